@@ -1,0 +1,27 @@
+"""Sparse, distilled training of transformers inside the Hugging Face Trainer."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Recipe": "hf_sparse.recipe",
+    "SparseArguments": "hf_sparse.training.arguments",
+    "SparseTrainer": "hf_sparse.training.trainer",
+    "SparseTrainerMixin": "hf_sparse.training.mixin",
+    "SparsityCallback": "hf_sparse.training.callbacks",
+    "find_targets": "hf_sparse.targets",
+    "measure_sparsity": "hf_sparse.sparsity.measure",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that `import hf_sparse` itself costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hf_sparse' has no attribute {name!r}; it offers {sorted(_HOMES)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

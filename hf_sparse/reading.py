@@ -1,0 +1,62 @@
+"""Recipes as people write them: YAML, dotted assignments, mistakes."""
+
+import difflib
+import re
+from types import UnionType
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers: PyYAML alone reads 1e-4 as a string."""
+
+
+_Loader.yaml_implicit_resolvers = dict(yaml.SafeLoader.yaml_implicit_resolvers)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Parse YAML; an empty text is an empty mapping. Raises `ValueError` where it is malformed."""
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not readable as YAML: {error}") from error
+    return {} if values is None else values
+
+
+def parse_assignment(text: str) -> tuple[list[str], Any]:
+    """Split `a.b=value` into its path and its value, read as YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.strip().split(".")):
+        raise ValueError(f"{text!r} is not an assignment; write it like sparsity.schedule.final=0.85")
+    return path.strip().split("."), yaml.load(value, Loader=_Loader)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say in plain sentences what is wrong with a recipe, where, and what would be right."""
+    return "; ".join(dict.fromkeys(_sentence(detail, model) for detail in error.errors()))
+
+
+def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "recipe"
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(model, detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known keys are {', '.join(known)}"
+        return f"{where} is not a recipe key; {hint}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if isinstance(detail["input"], dict):
+        return f"{where}: {message}"
+    return f"{where} is {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        candidates = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        model = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(model.model_fields)

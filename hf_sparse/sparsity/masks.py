@@ -1,0 +1,122 @@
+"""Which entries of the target weights are kept, held at one byte a weight beside the model."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_sparse.sparsity.counting import count_nonzero
+from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.patterns import Block
+from hf_sparse.targets import Targets
+
+_INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Masks:
+    """The masks of a model's targets, applied in place to weights, gradients and optimizer state.
+
+    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bit pattern that a bitwise AND needs.
+    Removed entries are exact zeros of the weight; the converse need not hold.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        self.targets = targets
+        self._keep: dict[str, Tensor] = {
+            target.name: torch.full_like(target.weight, -1, dtype=torch.int8, requires_grad=False) for target in targets
+        }
+        self._removed: dict[str, int] = dict.fromkeys(self._keep, 0)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return one mask as booleans, (out, in), True where kept."""
+        return self._keep[name] != 0
+
+    def kept_blocks(self, name: str, pattern: Block) -> Tensor:
+        """Return which blocks are kept, (out / rows, in / columns); a block counts as kept if its first entry is."""
+        return self._keep[name][:: pattern.rows, :: pattern.columns] != 0
+
+    def set(self, name: str, keep: Tensor) -> None:
+        """Replace one mask by a boolean one of the weight's shape."""
+        if keep.shape != self._keep[name].shape:
+            raise ValueError(f"the mask of {name} has shape {tuple(keep.shape)}, its weight {tuple(self._keep[name].shape)}")
+        torch.neg(keep.to(self._keep[name].device).view(torch.int8), out=self._keep[name])
+        self._removed[name] = keep.numel() - count_nonzero(keep)
+
+    def lock_zeros(self, pattern: Block) -> None:
+        """Remove exactly the blocks that hold nothing but zeros now."""
+        for target in self.targets:
+            nonzero = pattern.pool((target.weight.detach() != 0).to(torch.int32)) > 0
+            self.set(target.name, pattern.expand(nonzero))
+
+    def removed(self, name: str) -> int:
+        """Return how many entries of a weight are removed."""
+        return self._removed[name]
+
+    @property
+    def sparsity(self) -> float:
+        """Share of all target weights that is removed."""
+        return sum(self._removed.values()) / sum(keep.numel() for keep in self._keep.values())
+
+    def apply_to_weights(self) -> None:
+        """Set removed weights to zero."""
+        self._apply([(target.weight.data, self._keep[target.name]) for target in self.targets])
+
+    def apply_to_gradients(self) -> None:
+        """Set the gradients of removed weights to zero, infinite and NaN ones too."""
+        gradients = [(target.weight.grad, self._keep[target.name]) for target in self.targets]
+        self._apply([(gradient, keep) for gradient, keep in gradients if gradient is not None])
+
+    def apply_to_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set optimizer state of removed weights to zero: old momentum would move them off zero again."""
+        state = [
+            (value, self._keep[target.name])
+            for target in self.targets
+            for value in optimizer.state.get(target.weight, {}).values()
+            if torch.is_tensor(value) and value.is_floating_point() and value.shape == target.weight.shape
+        ]
+        self._apply(state)
+
+    def nonzero_removed(self) -> dict[str, int]:
+        """Count, for each weight that has any, the removed entries that are not zero."""
+        counts = {
+            target.name: count_nonzero(target.weight.data) - count_nonzero(target.weight.data * -self._keep[target.name])
+            for target in self.targets
+            if self._removed[target.name]
+        }
+        return {name: count for name, count in counts.items() if count}
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return the masks at one bit a weight, uint8 in row-major order, most significant bit first."""
+        return {name: torch.from_numpy(np.packbits(keep.cpu().numpy().ravel() != 0)) for name, keep in self._keep.items()}
+
+    def unpack(self, packed: Mapping[str, Tensor]) -> None:
+        """Take over masks from `pack`; raise `ValueError` if they are of other weights."""
+        if set(packed) != set(self._keep):
+            other = sorted(set(packed) ^ set(self._keep))
+            raise ValueError(f"the stored masks and the model's targets differ in {len(other)} names, such as {other[0]}")
+        for name, bits in packed.items():
+            shape = self._keep[name].shape
+            if bits.numel() != -(-shape.numel() // 8):
+                raise ValueError(f"the stored mask of {name} has {bits.numel()} bytes, which does not fit {tuple(shape)}")
+            keep = np.unpackbits(bits.cpu().numpy(), count=shape.numel()).reshape(shape)
+            self.set(name, torch.from_numpy(keep).view(torch.bool))
+
+    def _apply(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        # Bitwise AND rather than a product: NaN * 0 is NaN, and -1 * 0 is -0.
+        on_cpu = [(values, keep) for values, keep in pairs if values.device.type == "cpu" and values.is_contiguous()]
+        parallel_map(_and_numpy, on_cpu)
+        for values, keep in pairs:
+            if values.device.type != "cpu" or not values.is_contiguous():
+                values.view(_integer_type(values)).bitwise_and_(keep)
+
+
+def _integer_type(values: Tensor) -> torch.dtype:
+    return _INTEGER_OF_SIZE[values.element_size()]
+
+
+def _and_numpy(pair: tuple[Tensor, Tensor]) -> None:
+    # torch converts the int8 operand in a slow loop: three times numpy's cost on the same thread.
+    values, keep = (tensor.detach().view(-1) for tensor in pair)
+    values = values.view(_integer_type(values)).numpy()
+    np.bitwise_and(values, keep.numpy(), out=values)

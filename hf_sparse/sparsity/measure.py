@@ -1,0 +1,42 @@
+"""How sparse a model is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from hf_sparse.sparsity.counting import count_nonzero
+from hf_sparse.targets import Targets, find_targets
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """Zeros among the target weights of a model; every sparsity is a share of zeros in [0, 1]."""
+
+    zeros_per_target: Mapping[str, int]
+    size_per_target: Mapping[str, int]
+
+    @property
+    def zeros(self) -> int:
+        return sum(self.zeros_per_target.values())
+
+    @property
+    def total(self) -> int:
+        return sum(self.size_per_target.values())
+
+    @property
+    def overall(self) -> float:
+        return self.zeros / self.total
+
+    @property
+    def per_target(self) -> dict[str, float]:
+        return {name: zeros / self.size_per_target[name] for name, zeros in self.zeros_per_target.items()}
+
+
+def measure_sparsity(model: nn.Module, targets: Targets | None = None) -> SparsityReport:
+    """Count the zeros in the targets of a model, by default those of `find_targets`."""
+    weights = {target.name: target.weight.detach() for target in targets or find_targets(model)}
+    return SparsityReport(
+        {name: weight.numel() - count_nonzero(weight) for name, weight in weights.items()},
+        {name: weight.numel() for name, weight in weights.items()},
+    )

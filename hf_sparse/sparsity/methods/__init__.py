@@ -1,0 +1,7 @@
+"""The pruning methods a recipe can name."""
+
+from hf_sparse.sparsity.methods.magnitude import magnitude
+from hf_sparse.sparsity.methods.method import Method
+from hf_sparse.sparsity.methods.pattern_lock import pattern_lock
+
+METHODS: dict[str, Method] = {"magnitude": magnitude, "lock": pattern_lock}

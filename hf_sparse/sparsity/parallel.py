@@ -1,0 +1,26 @@
+"""Whole-tensor numpy work on several threads."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Map over items on as many threads as torch uses; for functions that spend their time in numpy, off the GIL."""
+    items, threads = list(items), torch.get_num_threads()
+    if threads == 1 or len(items) < 2:
+        return [function(item) for item in items]
+    return list(_pool(threads, os.getpid()).map(function, items))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    # Keyed by process as well: threads do not survive a fork.
+    return ThreadPoolExecutor(threads, thread_name_prefix="hf_sparse")

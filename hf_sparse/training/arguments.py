@@ -1,0 +1,52 @@
+"""The command-line arguments a script adds to its `HfArgumentParser`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_sparse.recipe import Recipe, preset_names
+
+
+@dataclass
+class SparseArguments:
+    """Recipe and teacher of a run."""
+
+    recipe: str | None = field(
+        default=None, metadata={"help": "Name of a preset, or path of a recipe in YAML; nothing is pruned by default."}
+    )
+    recipe_override: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Changes to the recipe, such as sparsity.schedule.final=0.85 or distillation=null."},
+    )
+    sparsity: float | None = field(
+        default=None, metadata={"help": "Final sparsity in [0, 1); alone it means the gmp_finetune preset."}
+    )
+    pattern: str | None = field(
+        default=None, metadata={"help": "unstructured, or blocks as rows x columns such as 4x1, with --recipe or --sparsity."}
+    )
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model to distil from, where the recipe has distillation."}
+    )
+    allow_schedule_change: bool = field(
+        default=False, metadata={"help": "Let a resumed run change its schedule or its length; sparsity never falls."}
+    )
+
+    def build_recipe(self) -> Recipe:
+        """Return the recipe these arguments mean; raise `ValueError` where they contradict each other."""
+        if self.recipe is None and self.sparsity is None and (self.pattern or self.recipe_override):
+            given = "--pattern" if self.pattern else "--recipe_override"
+            raise ValueError(f"{given} changes a recipe, and none is given; add --recipe or --sparsity")
+        assignments = list(self.recipe_override)
+        if self.sparsity is not None:
+            assignments.insert(0, f"sparsity.schedule.final={self.sparsity}")
+        if self.pattern is not None:
+            assignments.insert(0, f"sparsity.pattern={self.pattern}")
+        return self._base().override(assignments)
+
+    def _base(self) -> Recipe:
+        if self.recipe is None:
+            return Recipe() if self.sparsity is None else Recipe.preset("gmp_finetune")
+        if self.recipe in preset_names():
+            return Recipe.preset(self.recipe)
+        if not Path(self.recipe).is_file():
+            raise ValueError(f"--recipe {self.recipe} is neither a file nor a preset; presets are {', '.join(preset_names())}")
+        return Recipe.from_yaml(self.recipe)

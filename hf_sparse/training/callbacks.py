@@ -1,0 +1,105 @@
+"""Sparsity for people who keep their own Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_sparse.recipe import Recipe
+from hf_sparse.training.resume import check_length, read_resumable
+from hf_sparse.training.sparsifier import Sparsifier
+from hf_sparse.training.state import SavedState, write_state
+
+
+class SparsityCallback(TrainerCallback):
+    """Grows and keeps the masks of a recipe during any Trainer's run, with a sidecar in every checkpoint.
+
+    A callback sees gradients only after clipping, so the clipped norm includes those of removed weights; it cannot
+    change the loss, so a recipe with distillation is refused; and it leaves saving to the Trainer, which a crash can
+    interrupt. `SparseTrainer` has none of these limits.
+    """
+
+    def __init__(self, recipe: Recipe, resume_from_checkpoint: str | None = None, allow_schedule_change: bool = False) -> None:
+        if recipe.sparsity is None:
+            raise ValueError("SparsityCallback needs a recipe with sparsity; leave the callback out to train densely")
+        if recipe.distillation is not None:
+            raise ValueError(
+                "a callback cannot change the loss, so it cannot distil; use SparseTrainer or SparseTrainerMixin, "
+                "or leave distillation out of the recipe"
+            )
+        self.recipe = recipe
+        self.resume_from_checkpoint = resume_from_checkpoint
+        self.allow_schedule_change = allow_schedule_change
+        self.sparsifier: Sparsifier | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        **kwargs: Any,
+    ) -> None:
+        if args.auto_find_batch_size:
+            raise ValueError(AUTO_BATCH_SIZE)
+        if args.load_best_model_at_end and self.recipe.sparsity.schedule is not None:
+            raise ValueError(
+                "a callback cannot keep load_best_model_at_end from choosing a model of before the final sparsity; "
+                "use SparseTrainer, or set load_best_model_at_end=False"
+            )
+        saved = None
+        if state.global_step:
+            checkpoint = self.resume_from_checkpoint or _checkpoint(args, state)
+            saved = read_resumable(checkpoint, self.recipe, self.allow_schedule_change)
+            check_length(saved, state.max_steps, self.allow_schedule_change)
+        self.sparsifier = Sparsifier(self.recipe.sparsity, model, state.max_steps, saved)
+        if saved is None:
+            self.sparsifier.update(0, optimizer)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.sparsifier.masks.apply_to_gradients()
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: torch.optim.Optimizer,
+        **kwargs: Any,
+    ) -> None:
+        self.sparsifier.after_optimizer_step(optimizer)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: torch.optim.Optimizer,
+        **kwargs: Any,
+    ) -> None:
+        self.sparsifier.update(state.global_step, optimizer)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.sparsifier.verify(state.global_step)
+        if args.should_save:
+            saved = SavedState(self.recipe, state.global_step, state.max_steps, self.sparsifier.masks.pack())
+            write_state(_checkpoint(args, state), saved)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.sparsifier.verify(state.global_step)
+
+
+AUTO_BATCH_SIZE = (
+    "auto_find_batch_size restarts training on weights that are pruned already; "
+    "set per_device_train_batch_size and auto_find_batch_size=False"
+)
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

@@ -1,0 +1,82 @@
+"""Checkpoints that are whole or absent."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+
+from hf_sparse.training.files import publish_directory, recover_directories
+from hf_sparse.training.state import SIDECAR
+
+if TYPE_CHECKING:
+    import optuna
+
+_STAGING = ".saving"
+
+
+class AtomicCheckpoints:
+    """Lets a Trainer write each checkpoint beside its place and move it there when it is complete.
+
+    Stock Trainer writes into `checkpoint-N` itself: a process killed in the middle leaves one that
+    `resume_from_checkpoint=True` picks up and fails on.
+    """
+
+    _staging = False
+    _push_pending = False
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train, after putting right what an earlier process that was killed while saving left behind."""
+        self._recover(Path(self.args.output_dir))
+        return super().train(*args, **kwargs)
+
+    def _get_output_dir(self, trial: "optuna.Trial | dict | None") -> str:
+        home = super()._get_output_dir(trial)
+        return os.path.join(home, _STAGING) if self._staging else home
+
+    def _save_checkpoint(self, model: nn.Module, trial: "optuna.Trial | dict | None") -> None:
+        home = Path(super()._get_output_dir(trial))
+        self._recover(home)
+        self._staging = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = False
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staged, final = home / _STAGING / name, home / name
+        self._point_to_best(home, staged)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            publish_directory(staged, final)
+            shutil.rmtree(home / _STAGING, ignore_errors=True)
+            rotate_checkpoints(str(home), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+        self.accelerator.wait_for_everyone()
+        if self._push_pending:
+            self._push_pending = False
+            self._push_from_checkpoint(str(final))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._staging:
+            self._push_pending = True
+            return
+        # The stock method copies only the files it knows into the directory it pushes.
+        sidecar = Path(checkpoint_folder) / SIDECAR
+        if self.is_world_process_zero() and sidecar.is_file():
+            shutil.copy(sidecar, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _recover(self, home: Path) -> None:
+        if self.args.should_save:
+            recover_directories(home / _STAGING, home)
+        self.accelerator.wait_for_everyone()
+
+    def _point_to_best(self, home: Path, staged: Path) -> None:
+        """Record the best checkpoint under the name it will have, in the state and in the staged file."""
+        best = home / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        if self.state.best_global_step and (best.name == staged.name or best.is_dir()):
+            self.state.best_model_checkpoint = str(best)
+        if self.args.should_save:
+            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))

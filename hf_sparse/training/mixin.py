@@ -1,0 +1,229 @@
+"""What a recipe adds to a Trainer."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from hf_sparse.recipe import Recipe, SparsityRecipe
+from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.targets import find_targets
+from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
+from hf_sparse.training.checkpoints import AtomicCheckpoints
+from hf_sparse.training.distiller import Distiller
+from hf_sparse.training.files import require_writable
+from hf_sparse.training.resume import check_length, read_resumable
+from hf_sparse.training.rewind import check_rewindable, rewind
+from hf_sparse.training.sparsifier import SPARSE_FROM, Sparsifier, check_targets
+from hf_sparse.training.state import SavedState, write_state
+
+logger = logging.getLogger(__name__)
+
+
+class SparseTrainerMixin(AtomicCheckpoints):
+    """Prunes and distils by a recipe inside any Trainer: `class MyTrainer(SparseTrainerMixin, TheirTrainer)`.
+
+    `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros of a
+    model that is sparse already are kept. `teacher`: the model to distil from, on the same inputs; it is frozen, and
+    neither saved nor optimized. `allow_schedule_change`: let a resumed run have another schedule or length.
+
+    Raises `ValueError` where recipe, model, teacher and training arguments do not go together.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        recipe: Recipe | None = None,
+        teacher: nn.Module | None = None,
+        allow_schedule_change: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        training_args = kwargs.get("args", args[1] if len(args) > 1 else None)
+        if training_args is not None:
+            require_writable(training_args.output_dir)
+        super().__init__(*args, **kwargs)
+        self.recipe = _with_default_lock(recipe or Recipe(), self.model)
+        self.allow_schedule_change = allow_schedule_change
+        self.sparsifier: Sparsifier | None = None
+        self.distiller = self._make_distiller(teacher)
+        self._resumed: SavedState | None = None
+        self._check_arguments()
+        self.add_callback(_SparsityFlow(self))
+
+    def _make_distiller(self, teacher: nn.Module | None) -> Distiller | None:
+        if (self.recipe.distillation is None) != (teacher is None):
+            raise ValueError(
+                "the recipe has distillation but no teacher was given; pass teacher=, or override distillation=null"
+                if teacher is None
+                else "a teacher was given but the recipe has no distillation; leave the teacher out, or add distillation"
+            )
+        if teacher is None:
+            return None
+        # Trainer leaves dividing by accumulation steps to models that take num_items_in_batch. Encoders take it and
+        # ignore it; with a loss of our own, the division is always wanted.
+        self.model_accepts_loss_kwargs = False
+        return Distiller(self.recipe.distillation, teacher, self.model, self.accelerator)
+
+    def _check_arguments(self) -> None:
+        sparsity = self.recipe.sparsity
+        if sparsity is None:
+            return
+        if self.args.auto_find_batch_size:
+            raise ValueError(AUTO_BATCH_SIZE)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("pruning under FSDP or DeepSpeed is not supported; run with DDP, which torchrun does by default")
+        check_targets(sparsity, self.model)
+        if sparsity.lr_rewind:
+            check_rewindable(self.args.lr_scheduler_type)
+        if sparsity.schedule is not None and self.args.max_steps > 0:
+            sparsity.schedule.resolve(self.args.max_steps)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Create the learning-rate scheduler, rewound at mask updates where the recipe says so."""
+        sparsity = self.recipe.sparsity
+        if sparsity is None or not sparsity.lr_rewind:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is not None:
+            raise ValueError(
+                "lr_rewind builds the learning-rate scheduler from the training arguments, and one was passed in "
+                "optimizers=; pass the optimizer alone, or set sparsity.lr_rewind=false"
+            )
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        rewind(scheduler, sparsity.schedule.resolve(num_training_steps), self.args)
+        return scheduler
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Tensor | int | None]:
+        """Collect the micro-batches of one optimizer step, counting what the loss will be divided by."""
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        if self.distiller is not None:
+            self.distiller.begin_step(batches)
+        return batches, num_items
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Return the task's loss, in training with the teacher's added; evaluation sees the task's alone."""
+        if self.distiller is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
+        # Label smoothing takes the labels out of what it is given.
+        task, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
+        loss = self.distiller.loss(task, outputs, inputs, self.current_gradient_accumulation_steps)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run forward and backward; after the last micro-batch, clear the gradients of removed weights."""
+        loss = super().training_step(*args, **kwargs)
+        # Here and not in a callback: callbacks see gradients after clipping, when the norm has been taken.
+        if self.sparsifier is not None and self.accelerator.sync_gradients:
+            self.sparsifier.masks.apply_to_gradients()
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, with each loss term and the sparsity beside every training loss."""
+        if "loss" in logs and self.distiller is not None:
+            logs.update(self.distiller.drain_logs())
+        if "loss" in logs and self.sparsifier is not None:
+            logs["sparsity"] = self.sparsifier.masks.sparsity
+        super().log(logs, *args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model with its sidecar; raise `RuntimeError` if removed weights are not zero."""
+        if self.sparsifier is not None:
+            self.sparsifier.verify(self.state.global_step)
+        if self.args.should_save and self.recipe != Recipe() and self.state.max_steps > 0:
+            masks = self.sparsifier.masks.pack() if self.sparsifier is not None else {}
+            state = SavedState(self.recipe, self.state.global_step, self.state.max_steps, masks)
+            write_state(output_dir or self.args.output_dir, state)
+        super().save_model(output_dir, _internal_call)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Compare only models that have their final sparsity; during the ramp, let `save_strategy="best"` save."""
+        if self.sparsifier is not None and not self.sparsifier.reached(self.state.global_step):
+            return self.args.save_strategy == SaveStrategy.BEST
+        return super()._determine_best_metric(metrics, trial)
+
+    def begin_sparsity(self, optimizer: torch.optim.Optimizer) -> None:
+        """Attach to the model that is about to be trained, a new one or one from a checkpoint."""
+        saved, self._resumed = self._resumed, None
+        if saved is not None and self.state.global_step:
+            check_length(saved, self.state.max_steps, self.allow_schedule_change)
+        if self.recipe.sparsity is None:
+            return
+        if self.state.global_step == 0:
+            self.sparsifier = Sparsifier(self.recipe.sparsity, self.model, self.state.max_steps)
+            self.sparsifier.update(0, optimizer)
+        else:
+            self.sparsifier = Sparsifier(self.recipe.sparsity, self.model, self.state.max_steps, saved)
+
+    def end_sparsity(self) -> None:
+        """Check the outcome; after `load_best_model_at_end`, take the masks of the model that was loaded."""
+        if self.distiller is not None:
+            self.distiller.end_training()
+        if self.sparsifier is None:
+            return
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None:
+            self.sparsifier.masks.unpack(read_resumable(best, self.recipe, self.allow_schedule_change).masks)
+        if not self.sparsifier.reached(self.state.global_step):
+            logger.warning(
+                "Training stopped at step %d, before the ramp's end: sparsity is %.4f, not the recipe's %.4f.",
+                self.state.global_step,
+                self.sparsifier.masks.sparsity,
+                self.recipe.sparsity.schedule.final,
+            )
+        self.sparsifier.verify(self.state.global_step)
+
+
+class _SparsityFlow(TrainerCallback):
+    """Calls the trainer back where Trainer has an event but no method to override."""
+
+    def __init__(self, trainer: SparseTrainerMixin) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.begin_sparsity(kwargs["optimizer"])
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.sparsifier is not None:
+            self.trainer.sparsifier.after_optimizer_step(kwargs["optimizer"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.sparsifier is not None:
+            self.trainer.sparsifier.update(state.global_step, kwargs["optimizer"])
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.end_sparsity()
+
+
+def _with_default_lock(recipe: Recipe, model: nn.Module) -> Recipe:
+    """Lock the zeros of a model that is sparse already, where the recipe says nothing about sparsity."""
+    if recipe.sparsity is not None:
+        return recipe
+    try:
+        targets = find_targets(model)
+    except ValueError:
+        return recipe
+    present = measure_sparsity(model, targets).overall
+    if present < SPARSE_FROM:
+        return recipe
+    logger.warning(
+        "The model is %.1f %% sparse and the recipe says nothing about it: its zeros are locked, as by method lock.",
+        100 * present,
+    )
+    return recipe.model_copy(update={"sparsity": SparsityRecipe(method="lock")})

@@ -1,0 +1,51 @@
+"""Whether a run may go on from a checkpoint."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_sparse.recipe import Recipe
+from hf_sparse.training.state import SIDECAR, SavedState, read_state
+
+_WAY_OUT = "resume with the recipe and length of the run that wrote the checkpoint, or pass allow_schedule_change"
+
+
+def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change: bool) -> SavedState | None:
+    """Read the sidecar of a checkpoint; None if the recipe is empty and there is none.
+
+    Raises `ValueError` if the checkpoint was written under another recipe, `FileNotFoundError` if it has no sidecar.
+    """
+    if recipe == Recipe() and not (Path(checkpoint) / SIDECAR).is_file():
+        return None
+    saved = read_state(checkpoint)
+    differences = list(_differences(saved.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")))
+    fixed = [difference for difference in differences if difference.startswith(_FIXED)]
+    if differences and (fixed or not allow_schedule_change):
+        way_out = "these can never change within a run" if allow_schedule_change else _WAY_OUT
+        raise ValueError(f"{checkpoint} was written under another recipe ({'; '.join(fixed or differences)}); {way_out}")
+    return saved
+
+
+def check_length(saved: SavedState, total_steps: int, allow_schedule_change: bool) -> None:
+    """Raise `ValueError` if the run being resumed has another length, unless that is allowed."""
+    if saved.total_steps != total_steps and not allow_schedule_change:
+        raise ValueError(
+            f"the checkpoint belongs to a run of {saved.total_steps} steps, this run has {total_steps}, which would move "
+            f"its schedule; {_WAY_OUT}"
+        )
+
+
+# What gives the masks their meaning.
+_FIXED = ("sparsity.method", "sparsity.pattern", "sparsity.include", "sparsity.exclude")
+
+
+def _differences(saved: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        for key in saved:
+            yield from _differences(saved[key], now[key], f"{path}.{key}" if path else key)
+    elif saved != now:
+        yield f"{path} was {_short(saved)}, is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    return "set" if isinstance(value, Mapping) else "unset" if value is None else repr(value)

@@ -1,0 +1,92 @@
+"""Learning-rate rewinding: full rate while pruning, full decay afterwards (Zafrir et al. 2021, arXiv:2111.05754)."""
+
+from collections.abc import Callable
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainingArguments, get_scheduler
+
+from hf_sparse.sparsity.schedules import Schedule
+
+_REFUSED = ("reduce_lr_on_plateau", "greedy")
+
+
+def check_rewindable(scheduler_type: str) -> None:
+    """Raise `ValueError` for learning-rate schedules that follow a metric instead of the step."""
+    if scheduler_type in _REFUSED:
+        raise ValueError(
+            f"lr_rewind needs a learning rate that is a function of the step, and {scheduler_type} follows a metric; "
+            "choose another lr_scheduler_type, or set sparsity.lr_rewind=false"
+        )
+
+
+def rewound_step(step: int, schedule: Schedule) -> int:
+    """Return the step of a run without the ramp whose learning rate belongs to this step.
+
+    Within the ramp the count starts anew at every mask update; the ramp's steps are left out of the decay.
+    """
+    if step < schedule.begin:
+        return step
+    if step < schedule.ramp_end:
+        return schedule.begin + (step - schedule.begin) % schedule.every
+    return step - (schedule.ramp_end - schedule.begin)
+
+
+def rewind(scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments) -> None:
+    """Let a learning-rate scheduler that has not stepped yet rewind at the mask updates of a ramp, in place.
+
+    The decay spans the T - (p1 - p0) steps outside the ramp [p0, p1). The linear schedule is the authors' own, which
+    starts its decay W steps early after a rewind, W being the warm-up: up to T' / (T' - W) times the peak rate. Other
+    schedules never go back into their warm-up. Raises `ValueError` if the scheduler is not a `LambdaLR`.
+    """
+    if not isinstance(scheduler, LambdaLR):
+        raise ValueError(
+            f"lr_rewind works on schedulers made of a function of the step (LambdaLR), got {type(scheduler).__name__}; "
+            "choose another lr_scheduler_type, or set sparsity.lr_rewind=false"
+        )
+    warmup = args.get_warmup_steps(schedule.total_steps)
+    horizon = schedule.total_steps - (schedule.ramp_end - schedule.begin)
+    if warmup >= horizon:
+        raise ValueError(
+            f"lr_rewind leaves {horizon} steps outside the pruning ramp, no more than the {warmup} warm-up steps; "
+            "shorten the warm-up or the ramp, or set sparsity.lr_rewind=false"
+        )
+    if args.lr_scheduler_type == "linear":
+        multiplier = _linear(warmup, horizon, schedule)
+        scheduler.lr_lambdas = [multiplier for _ in scheduler.lr_lambdas]
+        return
+    scheduler.lr_lambdas = [
+        _rewound(multiplier, warmup, schedule) for multiplier in _lambdas(scheduler.optimizer, warmup, horizon, args)
+    ]
+
+
+def _linear(warmup: int, horizon: int, schedule: Schedule) -> Callable[[int], float]:
+    def multiplier(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        return max(horizon - rewound_step(step, schedule), 0) / (horizon - warmup)
+
+    return multiplier
+
+
+def _rewound(original: Callable[[int], float], warmup: int, schedule: Schedule) -> Callable[[int], float]:
+    def multiplier(step: int) -> float:
+        return original(step if step < warmup else max(warmup, rewound_step(step, schedule)))
+
+    return multiplier
+
+
+def _lambdas(
+    optimizer: torch.optim.Optimizer, warmup: int, horizon: int, args: TrainingArguments
+) -> list[Callable[[int], float]]:
+    """Build the schedule the arguments name for another horizon, on a stand-in for the optimizer."""
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": group["lr"]} for group in optimizer.param_groups]
+    # Some schedules read the peak rate from the optimizer's defaults.
+    stand_in = torch.optim.SGD(groups, lr=optimizer.defaults["lr"])
+    return get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=stand_in,
+        num_warmup_steps=warmup,
+        num_training_steps=horizon,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+    ).lr_lambdas
