@@ -1,4 +1,7 @@
-"""Counts over large boolean and integer tensors."""
+"""Tests and counts over large boolean and integer tensors.
+
+On a CPU numpy does them: torch's comparisons with a constant and its reductions of booleans take 20 times longer.
+"""
 
 import numpy as np
 import torch
@@ -6,13 +9,17 @@ from torch import Tensor
 
 
 def count_nonzero(values: Tensor) -> int:
-    """Count the entries that are not zero.
-
-    On a CPU numpy counts: torch's reductions of booleans take 25 times longer.
-    """
+    """Count the entries that are not zero."""
     if values.device.type == "cpu" and values.dtype != torch.bfloat16:
         return int(np.count_nonzero(values.detach().numpy()))
     return int(torch.count_nonzero(values))
+
+
+def nonzero(values: Tensor) -> Tensor:
+    """Return as booleans which entries are not zero."""
+    if values.device.type == "cpu" and values.dtype != torch.bfloat16:
+        return torch.from_numpy(values.detach().numpy() != 0)
+    return values != 0
 
 
 def is_subset(part: Tensor, whole: Tensor) -> bool:

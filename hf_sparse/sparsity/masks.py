@@ -1,12 +1,13 @@
 """Which entries of the target weights are kept, held at one byte a weight beside the model."""
 
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import count_nonzero
+from hf_sparse.sparsity.counting import count_nonzero, nonzero
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.sparsity.patterns import Block
 from hf_sparse.targets import Targets
@@ -24,17 +25,18 @@ class Masks:
     def __init__(self, targets: Targets) -> None:
         self.targets = targets
         self._keep: dict[str, Tensor] = {
-            target.name: torch.full_like(target.weight, -1, dtype=torch.int8, requires_grad=False) for target in targets
+            target.name: torch.full(target.weight.shape, -1, dtype=torch.int8, device=target.weight.device)
+            for target in targets
         }
         self._removed: dict[str, int] = dict.fromkeys(self._keep, 0)
 
     def __getitem__(self, name: str) -> Tensor:
         """Return one mask as booleans, (out, in), True where kept."""
-        return self._keep[name] != 0
+        return nonzero(self._keep[name])
 
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
         """Return which blocks are kept, (out / rows, in / columns); a block counts as kept if its first entry is."""
-        return self._keep[name][:: pattern.rows, :: pattern.columns] != 0
+        return nonzero(self._keep[name][:: pattern.rows, :: pattern.columns])
 
     def set(self, name: str, keep: Tensor) -> None:
         """Replace one mask by a boolean one of the weight's shape."""
@@ -58,6 +60,11 @@ class Masks:
         """Share of all target weights that is removed."""
         return sum(self._removed.values()) / sum(keep.numel() for keep in self._keep.values())
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the masks take."""
+        return sum(keep.nbytes for keep in self._keep.values())
+
     def apply_to_weights(self) -> None:
         """Set removed weights to zero."""
         self._apply([(target.weight.data, self._keep[target.name]) for target in self.targets])
@@ -80,26 +87,30 @@ class Masks:
     def nonzero_removed(self) -> dict[str, int]:
         """Count, for each weight that has any, the removed entries that are not zero."""
         counts = {
-            target.name: count_nonzero(target.weight.data) - count_nonzero(target.weight.data * -self._keep[target.name])
+            target.name: count_nonzero(target.weight.data.masked_fill(self[target.name], 0))
             for target in self.targets
             if self._removed[target.name]
         }
         return {name: count for name, count in counts.items() if count}
 
     def pack(self) -> dict[str, Tensor]:
-        """Return the masks at one bit a weight, uint8 in row-major order, most significant bit first."""
-        return {name: torch.from_numpy(np.packbits(keep.cpu().numpy().ravel() != 0)) for name, keep in self._keep.items()}
+        """Return the masks as uint8: one bit a weight in row-major order, compressed by zlib."""
+        bits = {name: np.packbits(self[name].cpu().numpy()) for name in self._keep}
+        # Level 1: the bits are nearly random, so that higher levels cost time and gain nothing.
+        packed = {name: np.frombuffer(bytearray(zlib.compress(values, 1)), np.uint8) for name, values in bits.items()}
+        return {name: torch.from_numpy(values) for name, values in packed.items()}
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over masks from `pack`; raise `ValueError` if they are of other weights."""
         if set(packed) != set(self._keep):
             other = sorted(set(packed) ^ set(self._keep))
             raise ValueError(f"the stored masks and the model's targets differ in {len(other)} names, such as {other[0]}")
-        for name, bits in packed.items():
+        for name, values in packed.items():
             shape = self._keep[name].shape
-            if bits.numel() != -(-shape.numel() // 8):
-                raise ValueError(f"the stored mask of {name} has {bits.numel()} bytes, which does not fit {tuple(shape)}")
-            keep = np.unpackbits(bits.cpu().numpy(), count=shape.numel()).reshape(shape)
+            bits = np.frombuffer(zlib.decompress(values.cpu().numpy()), np.uint8)
+            if bits.size != -(-shape.numel() // 8):
+                raise ValueError(f"the stored mask of {name} has {bits.size} bytes of bits, which do not fit {tuple(shape)}")
+            keep = np.unpackbits(bits, count=shape.numel()).reshape(shape)
             self.set(name, torch.from_numpy(keep).view(torch.bool))
 
     def _apply(self, pairs: list[tuple[Tensor, Tensor]]) -> None:

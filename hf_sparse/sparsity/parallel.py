@@ -1,6 +1,7 @@
 """Whole-tensor numpy work on several threads."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -11,11 +12,16 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_NAME = "hf_sparse-map"
+
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Map over items on as many threads as torch uses; for functions that spend their time in numpy, off the GIL."""
+    """Map over items on as many threads as torch uses; for functions that spend their time in numpy, off the GIL.
+
+    Within a function that is being mapped it works serially: threads waiting for each other would never end.
+    """
     items, threads = list(items), torch.get_num_threads()
-    if threads == 1 or len(items) < 2:
+    if threads == 1 or len(items) < 2 or threading.current_thread().name.startswith(_NAME):
         return [function(item) for item in items]
     return list(_pool(threads, os.getpid()).map(function, items))
 
@@ -23,4 +29,4 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
 @lru_cache(maxsize=1)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     # Keyed by process as well: threads do not survive a fork.
-    return ThreadPoolExecutor(threads, thread_name_prefix="hf_sparse")
+    return ThreadPoolExecutor(threads, thread_name_prefix=_NAME)

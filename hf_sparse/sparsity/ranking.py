@@ -1,6 +1,6 @@
 """Exact choice of the largest scores among one or many weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.sparsity.patterns import Array
-
-Score = Callable[[Array], Array]
+from hf_sparse.sparsity.score import Score
 
 # Scores looked at per pass: 512 KiB of fp32 stays in a core's cache, and numpy's overhead per call does not show.
 _CHUNK = 1 << 17
@@ -33,13 +31,7 @@ def keep_largest(rankings: Sequence[Ranking], score: Score) -> list[list[Tensor]
     """
     if any(values.is_cuda for ranking in rankings for values in ranking.values):
         return [_keep_on_device(ranking, score) for ranking in rankings]
-    if len(rankings) == 1:
-        return [_keep_on_cpu(rankings[0], score, parallel_map)]
-    return parallel_map(lambda ranking: _keep_on_cpu(ranking, score, _serial_map), rankings)
-
-
-def _serial_map(function: Callable, items: Sequence) -> list:
-    return [function(item) for item in items]
+    return parallel_map(lambda ranking: _keep_on_cpu(ranking, score), rankings)
 
 
 def _keep_on_device(ranking: Ranking, score: Score) -> list[Tensor]:
@@ -54,17 +46,17 @@ def _keep_on_device(ranking: Ranking, score: Score) -> list[Tensor]:
     return list(keep.split([values.numel() for values in ranking.values]))
 
 
-def _keep_on_cpu(ranking: Ranking, score: Score, map_: Callable) -> list[Tensor]:
+def _keep_on_cpu(ranking: Ranking, score: Score) -> list[Tensor]:
     arrays = [_array(values) for values in ranking.values]
     total = sum(array.size for array in arrays)
     if ranking.removed == 0:
         return [torch.ones(array.size, dtype=torch.bool) for array in arrays]
     bracket = _bracket(arrays, total, ranking.removed, score)
-    passes = map_(lambda array: _split(array, score, *bracket), arrays)
+    passes = parallel_map(lambda array: _split(array, score, *bracket), arrays)
     needed = total - ranking.removed - sum(split.sure for split in passes)
     if not 0 <= needed <= sum(split.scores.size for split in passes):
         # The sample missed the threshold, which a few runs in a hundred thousand do: take every score.
-        passes = map_(lambda array: _split(array, score, -np.inf, np.inf), arrays)
+        passes = parallel_map(lambda array: _split(array, score, -np.inf, np.inf), arrays)
         needed = total - ranking.removed
     chosen = _largest(np.concatenate([split.scores for split in passes]), needed)
     for split, keep in zip(passes, np.split(chosen, np.cumsum([split.scores.size for split in passes])), strict=False):

@@ -9,7 +9,7 @@ from torch import Tensor
 from hf_sparse.sparsity.allocation import ALLOCATIONS, Budget
 from hf_sparse.sparsity.counting import is_subset
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.methods.method import Score
+from hf_sparse.sparsity.score import Score
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.sparsity.patterns import Array, Block
 from hf_sparse.sparsity.ranking import Ranking, keep_largest
@@ -38,8 +38,11 @@ def grow(masks: Masks, sparsity: float, score: Score, pattern: Block, allocation
         pooled = parallel_map(lambda name: _pool(weights[name], score, pattern), names)
         values, rank_by = dict(zip(names, pooled, strict=True)), _identity
     keeps = keep_largest([_ranking(budget, values) for budget in budgets], rank_by)
-    for budget, chosen in zip(budgets, keeps, strict=True):
-        _take_over(masks, budget, chosen, values, rank_by, pattern)
+
+    def take_over(choice: tuple[Budget, list[Tensor]]) -> None:
+        _take_over(masks, *choice, values, rank_by, pattern)
+
+    parallel_map(take_over, zip(budgets, keeps, strict=True))
     return bool(budgets)
 
 
@@ -48,12 +51,18 @@ def _take_over(
 ) -> None:
     """Set the masks of one budget to the choice, ranked again if it would bring a removed weight back."""
     kept = {name: masks.kept_blocks(name, pattern) for name in budget.names}
-    if not all(is_subset(keep, kept[name].flatten()) for name, keep in zip(budget.names, chosen, strict=True)):
+    choices = list(zip(budget.names, chosen, strict=True))
+    if not all(parallel_map(lambda choice: is_subset(choice[1], kept[choice[0]].flatten()), choices)):
         # Weights that are zero without being removed tie with those that are; put the removed ones strictly below.
         lowest = {name: rank_by(values[name]).masked_fill(~kept[name], -torch.inf) for name in budget.names}
         (chosen,) = keep_largest([_ranking(budget, lowest)], _identity)
-    for name, keep in zip(budget.names, chosen, strict=True):
+        choices = list(zip(budget.names, chosen, strict=True))
+
+    def set_mask(choice: tuple[str, Tensor]) -> None:
+        name, keep = choice
         masks.set(name, pattern.expand(keep.view(kept[name].shape)))
+
+    parallel_map(set_mask, choices)
 
 
 def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:

@@ -36,7 +36,7 @@ def check_length(saved: SavedState, total_steps: int, allow_schedule_change: boo
 
 
 # What gives the masks their meaning.
-_FIXED = ("sparsity.method", "sparsity.pattern", "sparsity.include", "sparsity.exclude")
+_FIXED = ("sparsity was", "sparsity.method", "sparsity.pattern", "sparsity.include", "sparsity.exclude")
 
 
 def _differences(saved: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainingArguments, get_scheduler
+from transformers import SchedulerType, TrainingArguments, get_scheduler
 
 from hf_sparse.sparsity.schedules import Schedule
 
@@ -15,7 +15,7 @@ def check_rewindable(scheduler_type: str) -> None:
     """Raise `ValueError` for learning-rate schedules that follow a metric instead of the step."""
     if scheduler_type in _REFUSED:
         raise ValueError(
-            f"lr_rewind needs a learning rate that is a function of the step, and {scheduler_type} follows a metric; "
+            f"lr_rewind needs a learning rate that is a function of the step, and {SchedulerType(scheduler_type).value} follows a metric; "
             "choose another lr_scheduler_type, or set sparsity.lr_rewind=false"
         )
 

@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class SavedState:
-    """A run after `step` of `total_steps` optimizer steps; `masks` as `Masks.pack` makes them, one bit a weight."""
+    """A run after `step` of `total_steps` optimizer steps; `masks` as `Masks.pack` makes them."""
 
     recipe: Recipe
     step: int
@@ -35,8 +35,8 @@ def write_state(directory: str | Path, state: SavedState) -> None:
         "recipe": json.dumps(state.recipe.to_dict()),
         "step": str(state.step),
         "total_steps": str(state.total_steps),
-        "digest": _digest(masks),
     }
+    metadata["digest"] = _digest(masks, metadata)
     write_atomically(Path(directory) / SIDECAR, save(masks, metadata))
 
 
@@ -58,14 +58,14 @@ def read_state(directory: str | Path) -> SavedState:
     version = metadata.get("format_version", "")
     if not version.isdigit() or int(version) > FORMAT_VERSION:
         raise ValueError(f"{path} has format version {version or 'none'}, this release reads up to {FORMAT_VERSION}; upgrade hf_sparse")
-    if metadata.get("digest") != _digest(masks):
-        raise ValueError(f"{path} is damaged (its masks do not match their digest); resume from an earlier checkpoint")
+    if metadata.pop("digest", None) != _digest(masks, metadata):
+        raise ValueError(f"{path} is damaged (it does not match its digest); resume from an earlier checkpoint")
     recipe = Recipe.from_dict(json.loads(metadata["recipe"]))
     return SavedState(recipe, int(metadata["step"]), int(metadata["total_steps"]), masks)
 
 
-def _digest(masks: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(masks: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(masks):
         digest.update(name.encode())
         digest.update(masks[name].numpy().tobytes())

@@ -1,15 +1,8 @@
 """What a pruning method answers: which weights matter."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from hf_sparse.sparsity.patterns import Array
-
-
-class Score(Protocol):
-    """Maps weights to scores entry by entry, numpy arrays and tensors alike, into `out` where given."""
-
-    def __call__(self, weight: Array, out: Array | None = None) -> Array: ...
+from hf_sparse.sparsity.score import Score
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""Time and memory of recomputing the masks of BERT-base's 85 million encoder weights."""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from measuring import write_results
+from rich.progress import track
+from transformers import BertConfig, BertModel
+
+from hf_sparse import Recipe, find_targets
+from hf_sparse.sparsity.masks import Masks
+from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.sparsity.patterns import parse_pattern
+from hf_sparse.sparsity.update import grow
+from hf_sparse.targets import Targets
+from hf_sparse.training.state import SIDECAR, SavedState, write_state
+
+CASES = [
+    ("unstructured", "uniform", 150),
+    ("unstructured", "global", 300),
+    *((pattern, "uniform", 150) for pattern in ("1x4", "4x1", "4x4", "16x1")),
+]
+STEPS = [(0.0, 0.05), (0.85, 0.9), (0.9, 0.9)]
+
+
+def update_seconds(targets: Targets, pattern: str, allocation: str, before: float, after: float) -> float:
+    """Time one update, from masks at one sparsity to masks at another, applied to the weights."""
+    for target in targets:
+        torch.nn.init.normal_(target.weight, std=0.02)
+    masks, block, score = Masks(targets), parse_pattern(pattern), METHODS["magnitude"].score
+    grow(masks, before, score, block, allocation)
+    masks.apply_to_weights()
+    started = time.perf_counter()
+    if grow(masks, after, score, block, allocation):
+        masks.apply_to_weights()
+    return time.perf_counter() - started
+
+
+def bytes_a_weight(targets: Targets) -> tuple[float, float]:
+    """Measure what masks take in memory, and the sidecar on disk."""
+    masks = Masks(targets)
+    weights = sum(target.weight.numel() for target in targets)
+    with tempfile.TemporaryDirectory() as folder:
+        write_state(folder, SavedState(Recipe.preset("prune_ofa_90"), 1, 100_000, masks.pack()))
+        return masks.nbytes / weights, (Path(folder) / SIDECAR).stat().st_size / weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    repeats = parser.parse_args().repeats
+    targets = find_targets(BertModel(BertConfig()))
+    # Turned about case by case, so that a busy moment of the machine does not fall on one of them alone.
+    seconds = {(*case, *step): [] for case in CASES for step in STEPS}
+    for _ in track(range(repeats), description="Updating masks"):
+        for (pattern, allocation, bar, before, after), times in seconds.items():
+            times.append(update_seconds(targets, pattern, allocation, before, after))
+    rows = [
+        {
+            "pattern": pattern,
+            "allocation": allocation,
+            "sparsity": f"{before:.0%} to {after:.0%}",
+            "median ms": round(1000 * statistics.median(times), 1),
+            "best ms": round(1000 * min(times), 1),
+            "bar ms": bar,
+        }
+        for (pattern, allocation, bar, before, after), times in seconds.items()
+    ]
+    in_memory, on_disk = bytes_a_weight(targets)
+    settings = {
+        "weights": sum(target.weight.numel() for target in targets),
+        "repeats": repeats,
+        "mask bytes a weight in memory": round(in_memory, 4),
+        "sidecar bits a weight on disk": round(8 * on_disk, 4),
+    }
+    for row in rows:
+        print(row)
+    print(settings, write_results("mask_update", "Time of a mask update", rows, settings, list(rows[0])))
+
+
+if __name__ == "__main__":
+    main()
