@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import torch
-from measuring import write_results
 from rich.progress import track
 from transformers import BertConfig, BertModel
 
@@ -18,6 +17,7 @@ from hf_sparse.sparsity.patterns import parse_pattern
 from hf_sparse.sparsity.update import grow
 from hf_sparse.targets import Targets
 from hf_sparse.training.state import SIDECAR, SavedState, write_state
+from measuring import write_results
 
 CASES = [
     ("unstructured", "uniform", 150),
@@ -57,7 +57,7 @@ def main() -> None:
     # Turned about case by case, so that a busy moment of the machine does not fall on one of them alone.
     seconds = {(*case, *step): [] for case in CASES for step in STEPS}
     for _ in track(range(repeats), description="Updating masks"):
-        for (pattern, allocation, bar, before, after), times in seconds.items():
+        for (pattern, allocation, _bar, before, after), times in seconds.items():
             times.append(update_seconds(targets, pattern, allocation, before, after))
     rows = [
         {

@@ -16,7 +16,11 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_results(
-    name: str, title: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], columns: Sequence[str]
+    name: str,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    columns: Sequence[str],
 ) -> Path:
     """Write `results/{name}.json`: figures with the settings, versions, hardware and command behind them."""
     RESULTS.mkdir(exist_ok=True)
@@ -40,8 +44,9 @@ def hardware() -> str:
     """Name the processor with the threads used of it."""
     names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     flags = next((line.split() for line in _cpuinfo() if line.startswith("flags")), [])
-    widest = next((flag for flag in ("avx512_vnni", "avx512f", "avx2") if flag in flags), "")
-    return f"{names[0] if names else platform.machine()} {widest}, {torch.get_num_threads()} threads, no GPU".replace("  ", " ")
+    widest = next((flag for flag in ("avx512_vnni", "avx512f", "avx2") if flag in flags), "no AVX2")
+    processor = names[0] if names else platform.machine()
+    return f"{processor} with {widest}, {torch.get_num_threads()} threads, no GPU"
 
 
 def _cpuinfo() -> list[str]:

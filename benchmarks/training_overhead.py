@@ -9,11 +9,17 @@ from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
-from measuring import write_results
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.utils import logging
 
 from hf_sparse import Recipe, SparseTrainer
+from measuring import write_results
 
 BATCH, LENGTH = 16, 32
 
@@ -112,7 +118,9 @@ def main() -> None:
     plain = seconds["plain Trainer"]
     rows = []
     for name, values in seconds.items():
-        paired = statistics.quantiles([ours / theirs for ours, theirs in zip(values, plain, strict=True)], n=4)
+        paired = statistics.quantiles(
+            [ours / theirs for ours, theirs in zip(values, plain, strict=True)], n=4
+        )
         rows.append(
             {
                 "variant": name,

@@ -10,22 +10,35 @@ from pydantic import BaseModel, ValidationError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: PyYAML alone reads 1e-4 as a string."""
+    """YAML 1.2 numbers: PyYAML alone reads 1e-4 as a string, and 2:4 as 124, in base 60."""
+
+    # Lists of its own: they are shared with every other user of PyYAML otherwise.
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
-_Loader.yaml_implicit_resolvers = dict(yaml.SafeLoader.yaml_implicit_resolvers)
+_DIGITS = list("-+.0123456789")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][\d_]*)$"), _DIGITS)
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)$|\.nan$"),
+    _DIGITS,
 )
 
 
 def read_yaml(text: str) -> Any:
     """Parse YAML; an empty text is an empty mapping. Raises `ValueError` where it is malformed."""
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not readable as YAML: {error}") from error
+    values = _load(text)
     return {} if values is None else values
+
+
+def _load(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is not readable as YAML: {error}") from error
 
 
 def parse_assignment(text: str) -> tuple[list[str], Any]:
@@ -33,7 +46,7 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     path, equals, value = text.partition("=")
     if not equals or not all(path.strip().split(".")):
         raise ValueError(f"{text!r} is not an assignment; write it like sparsity.schedule.final=0.85")
-    return path.strip().split("."), yaml.load(value, Loader=_Loader)
+    return path.strip().split("."), _load(value)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from hf_sparse.reading import explain, parse_assignment, read_yaml
 from hf_sparse.sparsity.allocation import ALLOCATIONS
@@ -42,7 +50,9 @@ def _point(value: object) -> object:
                 return value
         except ValueError:
             pass
-    raise ValueError("a point in time is a whole number of steps such as 1000, or a share of the run such as '50%'")
+    raise ValueError(
+        "a point in time is a whole number of steps such as 1000, or a share of the run such as '50%'"
+    )
 
 
 Point = Annotated[int | str, BeforeValidator(_point)]
@@ -68,17 +78,28 @@ class ScheduleRecipe(_Part):
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         if self.shape in ("one_shot", "constant") and (self.ramp_end is not None or self.initial):
-            raise ValueError(f"a {self.shape} schedule has no ramp; leave out initial and ramp_end, or choose another shape")
+            raise ValueError(
+                f"a {self.shape} schedule has no ramp; leave out initial and ramp_end, or choose another "
+                "shape"
+            )
         if self.shape == "constant" and self.begin != "0%":
-            raise ValueError("a constant schedule holds from the first step; leave out begin, or choose one_shot")
+            raise ValueError(
+                "a constant schedule holds from the first step; leave out begin, or choose one_shot"
+            )
         if self.initial > self.final:
-            raise ValueError(f"initial sparsity {self.initial} exceeds final sparsity {self.final}; sparsity only grows")
+            raise ValueError(
+                f"initial sparsity {self.initial} exceeds final sparsity {self.final}; sparsity only grows"
+            )
         return self
 
     def resolve(self, total_steps: int) -> Schedule:
         """Turn shares of the run into steps; raise `ValueError` where the result cannot be run."""
         begin = _steps(self.begin, total_steps)
-        ramp_end = begin if self.shape in ("one_shot", "constant") else _steps("50%" if self.ramp_end is None else self.ramp_end, total_steps)
+        ramp_end = (
+            begin
+            if self.shape in ("one_shot", "constant")
+            else _steps("50%" if self.ramp_end is None else self.ramp_end, total_steps)
+        )
         update_end = ramp_end if self.update_end is None else _steps(self.update_end, total_steps)
         # A share that rounds to nothing means "as often as there are steps"; a written 0 is an error.
         every = self.every if isinstance(self.every, int) else max(_steps(self.every, total_steps), 1)
@@ -105,11 +126,15 @@ class SparsityRecipe(_Part):
             extra = self.model_fields_set & {"schedule", "pattern", "allocation", "lr_rewind"}
             if extra:
                 raise ValueError(
-                    f"method {self.method} keeps the zeros the model comes with, so {', '.join(sorted(extra))} "
+                    f"method {self.method} keeps the zeros the model comes with, so "
+                    f"{', '.join(sorted(extra))} "
                     "would have no effect; leave it out"
                 )
         if self.lr_rewind and self.schedule.shape in ("one_shot", "constant"):
-            raise ValueError(f"lr_rewind rewinds during a ramp, and a {self.schedule.shape} schedule has none; set lr_rewind: false")
+            raise ValueError(
+                f"lr_rewind rewinds during a ramp, and a {self.schedule.shape} schedule has none; set "
+                "lr_rewind: false"
+            )
         return self
 
 
@@ -123,7 +148,9 @@ class DistillationRecipe(_Part):
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
         if not self.logits:
-            raise ValueError("logits has weight 0, so the teacher would be run for nothing; leave distillation out")
+            raise ValueError(
+                "logits has weight 0, so the teacher would be run for nothing; leave distillation out"
+            )
         return self
 
 
@@ -137,7 +164,9 @@ class Recipe(_Part):
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """Check a nested mapping; raise `ValueError` naming every unknown key and wrong value."""
         if not isinstance(values, Mapping):
-            raise ValueError(f"a recipe is a mapping of sparsity and distillation, got {type(values).__name__}")
+            raise ValueError(
+                f"a recipe is a mapping of sparsity and distillation, got {type(values).__name__}"
+            )
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -152,11 +181,14 @@ class Recipe(_Part):
     def preset(cls, name: str) -> "Recipe":
         """Return a recipe that comes with the package."""
         if name not in preset_names():
-            raise ValueError(f"no preset is called {name!r}; choose one of {', '.join(preset_names())}, or give a YAML file")
+            raise ValueError(
+                f"no preset is called {name!r}; choose one of {', '.join(preset_names())}, or give a YAML "
+                "file"
+            )
         return cls.from_dict(read_yaml((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
 
     def override(self, assignments: Iterable[str]) -> "Recipe":
-        """Return a copy with dotted assignments made, such as `sparsity.schedule.final=0.85` or `distillation=null`."""
+        """Return a copy with dotted assignments made, such as `distillation=null`."""
         values = self.to_dict()
         for assignment in assignments:
             path, value = parse_assignment(assignment)
@@ -185,4 +217,6 @@ _PRESETS = files("hf_sparse") / "presets"
 
 
 def preset_names() -> list[str]:
-    return sorted(entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml")
+    )

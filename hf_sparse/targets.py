@@ -60,20 +60,20 @@ class Targets:
 def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Targets:
     """Find the weights to prune, each once, with the reason for every Linear that is left out.
 
-    By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`. `include` chooses
-    among all Linears of the model instead, `exclude` removes from the choice; both hold module names or regular
-    expressions searched in them. Raises `ValueError` if an expression is malformed or matches no Linear, or if
-    nothing is left to prune.
+    By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`. `include`
+    chooses among all Linears of the model instead, `exclude` removes from the choice; both hold module names
+    or regular expressions searched in them. Raises `ValueError` if an expression is malformed or matches no
+    Linear, or if nothing is left to prune.
     """
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    included, excluded = _matcher(include, linears, "include"), _matcher(exclude, linears, "exclude")
+    included, excluded = _compiled(include, linears, "include"), _compiled(exclude, linears, "exclude")
     stack, base = _layer_stack(model), _base_names(model)
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
 
     seen: dict[int, str] = {}
     found, left_out = [], []
     for name, module in linears:
-        reason = _reason_against(name, module, stack, base, embeddings, included, excluded, bool(include))
+        reason = _reason_against(name, module, stack, base, embeddings, included, excluded)
         if reason is None and id(module.weight) in seen:
             reason = f"shares its weight with {seen[id(module.weight)]}"
         if reason is not None:
@@ -94,36 +94,36 @@ def _reason_against(
     stack: set[str],
     base: set[str],
     embeddings: set[int],
-    included: "re.Pattern[str] | None",
-    excluded: "re.Pattern[str] | None",
-    chosen_by_name: bool,
+    included: list[re.Pattern[str]],
+    excluded: list[re.Pattern[str]],
 ) -> str | None:
     if id(module.weight) in embeddings:
         return "tied to an embedding"
-    if excluded is not None and (match := excluded.search(name)):
+    if match := next(filter(None, (pattern.search(name) for pattern in excluded)), None):
         return f"excluded (matches at {match.group()!r})"
-    if chosen_by_name:
-        return None if included.search(name) else "not included"
+    if included:
+        return None if any(pattern.search(name) for pattern in included) else "not included"
     if name not in base:
         return "head: outside the base model"
     return None if name in stack else "outside the layer stack (embedding projection or pooler)"
 
 
-def _matcher(
+def _compiled(
     expressions: Sequence[str], linears: list[tuple[str, nn.Linear]], role: str
-) -> "re.Pattern[str] | None":
-    """Join names or expressions into one pattern, refusing any that names no Linear of the model."""
+) -> list[re.Pattern[str]]:
+    """Compile names or expressions, refusing any that names no Linear of the model."""
+    patterns = []
     for expression in expressions:
         try:
-            compiled = re.compile(expression)
+            patterns.append(re.compile(expression))
         except re.error as error:
             raise ValueError(f"{role}: {expression!r} is not a regular expression: {error}") from error
-        if not any(compiled.search(name) for name, _ in linears):
+        if not any(patterns[-1].search(name) for name, _ in linears):
             raise ValueError(
                 f"{role}: {expression!r} matches no Linear of the model; "
                 f"its Linears are named like {linears[0][0] if linears else '(it has none)'!r}"
             )
-    return re.compile("|".join(f"(?:{expression})" for expression in expressions)) if expressions else None
+    return patterns
 
 
 def _base_prefix(model: nn.Module) -> str:
@@ -134,12 +134,16 @@ def _base_prefix(model: nn.Module) -> str:
 def _base_names(model: nn.Module) -> set[str]:
     prefix = _base_prefix(model)
     return {
-        name for name, _ in model.named_modules() if not prefix or name == prefix or name.startswith(prefix + ".")
+        name
+        for name, _ in model.named_modules()
+        if not prefix or name == prefix or name.startswith(prefix + ".")
     }
 
 
 def _layer_stack(model: nn.Module) -> set[str]:
     """Names of all modules below an `nn.ModuleList` of the base model: the repeated layers."""
     base = _base_names(model)
-    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and name in base]
+    lists = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and name in base
+    ]
     return {name for name in base if any(name.startswith(f"{parent}.") for parent in lists)}

@@ -1,6 +1,7 @@
 """Tests and counts over large boolean and integer tensors.
 
-On a CPU numpy does them: torch's comparisons with a constant and its reductions of booleans take 20 times longer.
+On a CPU numpy does them: torch's comparisons with a constant and its reductions of booleans take 20 times
+longer.
 """
 
 import numpy as np

@@ -18,8 +18,8 @@ _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Masks:
     """The masks of a model's targets, applied in place to weights, gradients and optimizer state.
 
-    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bit pattern that a bitwise AND needs.
-    Removed entries are exact zeros of the weight; the converse need not hold.
+    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bit pattern that a bitwise AND
+    needs. Removed entries are exact zeros of the weight; the converse need not hold.
     """
 
     def __init__(self, targets: Targets) -> None:
@@ -35,13 +35,16 @@ class Masks:
         return nonzero(self._keep[name])
 
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
-        """Return which blocks are kept, (out / rows, in / columns); a block counts as kept if its first entry is."""
+        """Return which blocks are kept, (out / rows, in / columns), going by the first entry of each."""
         return nonzero(self._keep[name][:: pattern.rows, :: pattern.columns])
 
     def set(self, name: str, keep: Tensor) -> None:
         """Replace one mask by a boolean one of the weight's shape."""
         if keep.shape != self._keep[name].shape:
-            raise ValueError(f"the mask of {name} has shape {tuple(keep.shape)}, its weight {tuple(self._keep[name].shape)}")
+            raise ValueError(
+                f"the mask of {name} has shape {tuple(keep.shape)}, its weight "
+                f"{tuple(self._keep[name].shape)}"
+            )
         torch.neg(keep.to(self._keep[name].device).view(torch.int8), out=self._keep[name])
         self._removed[name] = keep.numel() - count_nonzero(keep)
 
@@ -97,25 +100,35 @@ class Masks:
         """Return the masks as uint8: one bit a weight in row-major order, compressed by zlib."""
         bits = {name: np.packbits(self[name].cpu().numpy()) for name in self._keep}
         # Level 1: the bits are nearly random, so that higher levels cost time and gain nothing.
-        packed = {name: np.frombuffer(bytearray(zlib.compress(values, 1)), np.uint8) for name, values in bits.items()}
+        packed = {
+            name: np.frombuffer(bytearray(zlib.compress(values, 1)), np.uint8)
+            for name, values in bits.items()
+        }
         return {name: torch.from_numpy(values) for name, values in packed.items()}
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over masks from `pack`; raise `ValueError` if they are of other weights."""
         if set(packed) != set(self._keep):
             other = sorted(set(packed) ^ set(self._keep))
-            raise ValueError(f"the stored masks and the model's targets differ in {len(other)} names, such as {other[0]}")
+            raise ValueError(
+                f"the stored masks and the model's targets differ in {len(other)} names, such as {other[0]}"
+            )
         for name, values in packed.items():
             shape = self._keep[name].shape
             bits = np.frombuffer(zlib.decompress(values.cpu().numpy()), np.uint8)
             if bits.size != -(-shape.numel() // 8):
-                raise ValueError(f"the stored mask of {name} has {bits.size} bytes of bits, which do not fit {tuple(shape)}")
+                raise ValueError(
+                    f"the stored mask of {name} has {bits.size} bytes of bits, which do not fit "
+                    f"{tuple(shape)}"
+                )
             keep = np.unpackbits(bits, count=shape.numel()).reshape(shape)
             self.set(name, torch.from_numpy(keep).view(torch.bool))
 
     def _apply(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         # Bitwise AND rather than a product: NaN * 0 is NaN, and -1 * 0 is -0.
-        on_cpu = [(values, keep) for values, keep in pairs if values.device.type == "cpu" and values.is_contiguous()]
+        on_cpu = [
+            (values, keep) for values, keep in pairs if values.device.type == "cpu" and values.is_contiguous()
+        ]
         parallel_map(_and_numpy, on_cpu)
         for values, keep in pairs:
             if values.device.type != "cpu" or not values.is_contiguous():

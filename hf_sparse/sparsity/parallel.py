@@ -16,7 +16,7 @@ _NAME = "hf_sparse-map"
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Map over items on as many threads as torch uses; for functions that spend their time in numpy, off the GIL.
+    """Map over items on as many threads as torch uses, for functions that leave Python to numpy.
 
     Within a function that is being mapped it works serially: threads waiting for each other would never end.
     """

@@ -44,7 +44,10 @@ class Block:
         """Sum scores (out, in) over each block to (out / rows, in / columns)."""
         # Slice additions: a reduction over an axis of length 4 is several times slower, in numpy as in torch.
         pooled = sum((scores[row :: self.rows] for row in range(1, self.rows)), start=scores[:: self.rows])
-        return sum((pooled[:, column :: self.columns] for column in range(1, self.columns)), start=pooled[:, :: self.columns])
+        return sum(
+            (pooled[:, column :: self.columns] for column in range(1, self.columns)),
+            start=pooled[:, :: self.columns],
+        )
 
     def expand(self, keep: Tensor) -> Tensor:
         """Repeat the verdict on each block, (out / rows, in / columns), for all its weights, (out, in)."""
@@ -64,4 +67,6 @@ def parse_pattern(text: str) -> Block:
         return UNSTRUCTURED
     if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text):
         return Block(int(match[1]), int(match[2]))
-    raise ValueError(f"{text!r} is not a pattern; write unstructured, or a block as rows x columns such as 1x4 or 4x4")
+    raise ValueError(
+        f"{text!r} is not a pattern; write unstructured, or a block as rows x columns such as 1x4 or 4x4"
+    )

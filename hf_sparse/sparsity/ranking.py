@@ -10,7 +10,8 @@ from torch import Tensor
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.sparsity.score import Score
 
-# Scores looked at per pass: 512 KiB of fp32 stays in a core's cache, and numpy's overhead per call does not show.
+# Scores looked at per pass: 512 KiB of fp32 stays in a core's cache, and numpy's overhead per call does not
+# show.
 _CHUNK = 1 << 17
 _SAMPLE = 8192
 
@@ -26,8 +27,8 @@ class Ranking:
 def keep_largest(rankings: Sequence[Ranking], score: Score) -> list[list[Tensor]]:
     """Return for every ranking one flat boolean mask a tensor, True where the value is kept.
 
-    Exactly `removed` entries of a ranking are False. Among equal scores the earlier entry goes first, in the order of
-    the tensors and of their flat index, so that ties never change the count.
+    Exactly `removed` entries of a ranking are False. Among equal scores the earlier entry goes first, in the
+    order of the tensors and of their flat index, so that ties never change the count.
     """
     if any(values.is_cuda for ranking in rankings for values in ranking.values):
         return [_keep_on_device(ranking, score) for ranking in rankings]
@@ -59,14 +60,16 @@ def _keep_on_cpu(ranking: Ranking, score: Score) -> list[Tensor]:
         passes = parallel_map(lambda array: _split(array, score, -np.inf, np.inf), arrays)
         needed = total - ranking.removed
     chosen = _largest(np.concatenate([split.scores for split in passes]), needed)
-    for split, keep in zip(passes, np.split(chosen, np.cumsum([split.scores.size for split in passes])), strict=False):
+    for split, keep in zip(
+        passes, np.split(chosen, np.cumsum([split.scores.size for split in passes])), strict=False
+    ):
         split.mask[split.index[keep]] = True
     return [torch.from_numpy(split.mask) for split in passes]
 
 
 @dataclass(frozen=True)
 class _Split:
-    """One pass over a weight: `mask` holds what is surely kept, `scores` at `index` are near the threshold."""
+    """One pass over a weight: `mask` has what is surely kept, `scores` at `index` lie near the threshold."""
 
     mask: np.ndarray
     sure: int
@@ -76,7 +79,8 @@ class _Split:
 
 def _split(array: np.ndarray, score: Score, low: float, high: float) -> _Split:
     mask = np.empty(array.size, dtype=bool)
-    # Scratch made once: at this size every new array would be fresh pages from the system, slower than the arithmetic.
+    # Scratch made once: at this size every new array would be fresh pages from the system, slower than the
+    # arithmetic.
     chunk_scores, chunk_near = np.empty(_CHUNK, array.dtype), np.empty(_CHUNK, dtype=bool)
     scores, index = [], []
     for start in range(0, array.size, _CHUNK):

@@ -16,8 +16,8 @@ SHAPES: dict[str, Callable[[float], float]] = {
 class Schedule:
     """Target sparsity at each step; step t means "after t optimizer steps".
 
-    Sparsity rises from `initial` at `begin` to `final` at `ramp_end`. Masks are recomputed every `every` steps from
-    `begin` on, always at `ramp_end`, and no more after `update_end`.
+    Sparsity rises from `initial` at `begin` to `final` at `ramp_end`. Masks are recomputed every `every`
+    steps from `begin` on, always at `ramp_end`, and no more after `update_end`.
     """
 
     shape: str
@@ -36,14 +36,20 @@ class Schedule:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} sparsity is a share in [0, 1), got {getattr(self, name)}")
         if self.initial > self.final:
-            raise ValueError(f"initial sparsity {self.initial} exceeds final sparsity {self.final}; sparsity only grows")
+            raise ValueError(
+                f"initial sparsity {self.initial} exceeds final sparsity {self.final}; sparsity only grows"
+            )
         if self.every < 1:
             raise ValueError(f"every counts steps from 1, got {self.every}")
         if not 0 <= self.begin <= self.ramp_end:
-            raise ValueError(f"the ramp begins at step {self.begin}, after its end at step {self.ramp_end}; move begin forward")
+            raise ValueError(
+                f"the ramp begins at step {self.begin}, after its end at step {self.ramp_end}; move begin "
+                "forward"
+            )
         if self.ramp_end > self.total_steps - 1:
             raise ValueError(
-                f"ramp_end is step {self.ramp_end} of {self.total_steps}, but at least one step must train at the final "
+                f"ramp_end is step {self.ramp_end} of {self.total_steps}, but at least one step must train "
+                "at the final "
                 f"sparsity; move ramp_end to {self.total_steps - 1} or earlier, or train longer"
             )
         if not self.ramp_end <= self.update_end <= self.total_steps:

@@ -9,10 +9,10 @@ from torch import Tensor
 from hf_sparse.sparsity.allocation import ALLOCATIONS, Budget
 from hf_sparse.sparsity.counting import is_subset
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.score import Score
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.sparsity.patterns import Array, Block
 from hf_sparse.sparsity.ranking import Ranking, keep_largest
+from hf_sparse.sparsity.score import Score
 
 # Weights scored at a time before they are pooled into blocks, so that the scores stay in cache.
 _BAND = 1 << 17
@@ -21,8 +21,8 @@ _BAND = 1 << 17
 def grow(masks: Masks, sparsity: float, score: Score, pattern: Block, allocation: str) -> bool:
     """Remove further weights, lowest scores first, until exactly the target share of blocks is gone.
 
-    What was removed stays removed; where more than the target is gone already, nothing changes. Only the masks
-    change, not the weights. Returns whether they did.
+    What was removed stays removed; where more than the target is gone already, nothing changes. Only the
+    masks change, not the weights. Returns whether they did.
     """
     weights = {target.name: target.weight.detach() for target in masks.targets}
     blocks = {name: weight.numel() // pattern.size for name, weight in weights.items()}
@@ -47,13 +47,19 @@ def grow(masks: Masks, sparsity: float, score: Score, pattern: Block, allocation
 
 
 def _take_over(
-    masks: Masks, budget: Budget, chosen: list[Tensor], values: Mapping[str, Tensor], rank_by: Score, pattern: Block
+    masks: Masks,
+    budget: Budget,
+    chosen: list[Tensor],
+    values: Mapping[str, Tensor],
+    rank_by: Score,
+    pattern: Block,
 ) -> None:
     """Set the masks of one budget to the choice, ranked again if it would bring a removed weight back."""
     kept = {name: masks.kept_blocks(name, pattern) for name in budget.names}
     choices = list(zip(budget.names, chosen, strict=True))
     if not all(parallel_map(lambda choice: is_subset(choice[1], kept[choice[0]].flatten()), choices)):
-        # Weights that are zero without being removed tie with those that are; put the removed ones strictly below.
+        # Weights that are zero without being removed tie with those that are; put the removed ones strictly
+        # below.
         lowest = {name: rank_by(values[name]).masked_fill(~kept[name], -torch.inf) for name in budget.names}
         (chosen,) = keep_largest([_ranking(budget, lowest)], _identity)
         choices = list(zip(budget.names, chosen, strict=True))

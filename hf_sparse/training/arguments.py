@@ -11,23 +11,30 @@ class SparseArguments:
     """Recipe and teacher of a run."""
 
     recipe: str | None = field(
-        default=None, metadata={"help": "Name of a preset, or path of a recipe in YAML; nothing is pruned by default."}
+        default=None,
+        metadata={"help": "Name of a preset, or path of a recipe in YAML; nothing is pruned by default."},
     )
     recipe_override: list[str] = field(
         default_factory=list,
-        metadata={"help": "Changes to the recipe, such as sparsity.schedule.final=0.85 or distillation=null."},
+        metadata={
+            "help": "Changes to the recipe, such as sparsity.schedule.final=0.85 or distillation=null."
+        },
     )
     sparsity: float | None = field(
         default=None, metadata={"help": "Final sparsity in [0, 1); alone it means the gmp_finetune preset."}
     )
     pattern: str | None = field(
-        default=None, metadata={"help": "unstructured, or blocks as rows x columns such as 4x1, with --recipe or --sparsity."}
+        default=None,
+        metadata={
+            "help": "unstructured, or blocks as rows x columns such as 4x1, with --recipe or --sparsity."
+        },
     )
     teacher_name_or_path: str | None = field(
         default=None, metadata={"help": "Model to distil from, where the recipe has distillation."}
     )
     allow_schedule_change: bool = field(
-        default=False, metadata={"help": "Let a resumed run change its schedule or its length; sparsity never falls."}
+        default=False,
+        metadata={"help": "Let a resumed run change its schedule or its length; sparsity never falls."},
     )
 
     def build_recipe(self) -> Recipe:
@@ -48,5 +55,8 @@ class SparseArguments:
         if self.recipe in preset_names():
             return Recipe.preset(self.recipe)
         if not Path(self.recipe).is_file():
-            raise ValueError(f"--recipe {self.recipe} is neither a file nor a preset; presets are {', '.join(preset_names())}")
+            raise ValueError(
+                f"--recipe {self.recipe} is neither a file nor a preset; presets are "
+                f"{', '.join(preset_names())}"
+            )
         return Recipe.from_yaml(self.recipe)

@@ -17,18 +17,28 @@ from hf_sparse.training.state import SavedState, write_state
 class SparsityCallback(TrainerCallback):
     """Grows and keeps the masks of a recipe during any Trainer's run, with a sidecar in every checkpoint.
 
-    A callback sees gradients only after clipping, so the clipped norm includes those of removed weights; it cannot
-    change the loss, so a recipe with distillation is refused; and it leaves saving to the Trainer, which a crash can
-    interrupt. `SparseTrainer` has none of these limits.
+    A callback sees gradients only after clipping, so the clipped norm includes those of removed weights; it
+    cannot change the loss, so a recipe with distillation is refused; and it leaves saving to the Trainer,
+    which a crash can interrupt. `SparseTrainer` has none of these limits.
     """
 
-    def __init__(self, recipe: Recipe, resume_from_checkpoint: str | None = None, allow_schedule_change: bool = False) -> None:
+    def __init__(
+        self, recipe: Recipe, resume_from_checkpoint: str | None = None, allow_schedule_change: bool = False
+    ) -> None:
         if recipe.sparsity is None:
-            raise ValueError("SparsityCallback needs a recipe with sparsity; leave the callback out to train densely")
+            raise ValueError(
+                "SparsityCallback needs a recipe with sparsity; leave the callback out to train densely"
+            )
         if recipe.distillation is not None:
             raise ValueError(
-                "a callback cannot change the loss, so it cannot distil; use SparseTrainer or SparseTrainerMixin, "
+                "a callback cannot change the loss, so it cannot distil; use SparseTrainer or "
+                "SparseTrainerMixin, "
                 "or leave distillation out of the recipe"
+            )
+        if recipe.sparsity.lr_rewind:
+            raise ValueError(
+                "a callback comes after the learning-rate scheduler is made, so it cannot rewind it; use SparseTrainer "
+                "or SparseTrainerMixin, or set sparsity.lr_rewind=false"
             )
         self.recipe = recipe
         self.resume_from_checkpoint = resume_from_checkpoint
@@ -48,7 +58,8 @@ class SparsityCallback(TrainerCallback):
             raise ValueError(AUTO_BATCH_SIZE)
         if args.load_best_model_at_end and self.recipe.sparsity.schedule is not None:
             raise ValueError(
-                "a callback cannot keep load_best_model_at_end from choosing a model of before the final sparsity; "
+                "a callback cannot keep load_best_model_at_end from choosing a model of before the final "
+                "sparsity; "
                 "use SparseTrainer, or set load_best_model_at_end=False"
             )
         saved = None
@@ -85,13 +96,17 @@ class SparsityCallback(TrainerCallback):
     ) -> None:
         self.sparsifier.update(state.global_step, optimizer)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.sparsifier.verify(state.global_step)
         if args.should_save:
             saved = SavedState(self.recipe, state.global_step, state.max_steps, self.sparsifier.masks.pack())
             write_state(_checkpoint(args, state), saved)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.sparsifier.verify(state.global_step)
 
 

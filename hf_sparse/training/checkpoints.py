@@ -52,7 +52,9 @@ class AtomicCheckpoints:
         if self.args.should_save:
             publish_directory(staged, final)
             shutil.rmtree(home / _STAGING, ignore_errors=True)
-            rotate_checkpoints(str(home), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+            rotate_checkpoints(
+                str(home), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+            )
         self.accelerator.wait_for_everyone()
         if self._push_pending:
             self._push_pending = False

@@ -15,13 +15,15 @@ from hf_sparse.recipe import DistillationRecipe
 
 
 class Distiller:
-    """Adds the teacher's loss to the task's, each divided by its count over the accumulated batch of all processes.
+    """Adds the teacher's loss to the task's, each divided by its count over the whole batch.
 
-    A mean over every micro-batch, averaged again, weighs a token by the length of its neighbours; sums divided by
-    the counts of the whole batch give the loss of one large batch instead.
+    A mean over every micro-batch, averaged again, weighs a token by the length of its neighbours; sums
+    divided by the counts of the whole batch give the loss of one large batch instead.
     """
 
-    def __init__(self, recipe: DistillationRecipe, teacher: nn.Module, student: nn.Module, accelerator: Accelerator) -> None:
+    def __init__(
+        self, recipe: DistillationRecipe, teacher: nn.Module, student: nn.Module, accelerator: Accelerator
+    ) -> None:
         check_compatible(student, teacher)
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
@@ -40,15 +42,18 @@ class Distiller:
         self._totals = self._over_processes(sum(counts[1:], start=counts[0]))
         self._steps += 1
 
-    def end_training(self) -> None:
-        """Forget the counts of the last step, so that a loss computed later stands for its own batch."""
+    def forget(self) -> None:
+        """Forget all earlier steps, so that no later loss or log line is mixed with theirs."""
         self._totals = None
+        self._logged, self._steps = {}, 0
 
-    def loss(self, task: Tensor, student: ModelOutput, inputs: Mapping[str, Any], micro_batches: int) -> Tensor:
+    def loss(
+        self, task: Tensor, student: ModelOutput, inputs: Mapping[str, Any], micro_batches: int
+    ) -> Tensor:
         """Return the weighted loss of one micro-batch.
 
-        Scaled so that the mean over `micro_batches` and over processes, which Trainer and DDP take of gradients, is
-        the loss of the whole batch.
+        Scaled so that the mean over `micro_batches` and over processes, which Trainer and DDP take of
+        gradients, is the loss of the whole batch.
         """
         with torch.no_grad(), self.accelerator.autocast():
             teacher = self.teacher(**teacher_inputs(inputs))
@@ -63,10 +68,12 @@ class Distiller:
         shares = {name: _share(parts, totals) for name, parts in terms.items()}
         for name, share in shares.items():
             self._logged[name] = self._logged.get(name, 0.0) + share.detach()
-        return copies * (self.recipe.task * shares["task"] + self.recipe.logits * shares["logits"])
+        weights = {"task": self.recipe.task, "logits": self.recipe.logits}
+        # A term without weight stays out of the graph: 0 times a loss that overflowed would not be 0.
+        return copies * sum(weights[name] * share for name, share in shares.items() if weights[name])
 
     def drain_logs(self) -> dict[str, float]:
-        """Return the mean of each unweighted loss term over the steps since the last call, over all processes."""
+        """Return the mean of each unweighted loss term, over all processes, since the last call."""
         if not self._steps:
             return {}
         means = {
@@ -79,7 +86,9 @@ class Distiller:
     def _over_processes(self, counts: Counts) -> Counts:
         if self.accelerator.num_processes == 1:
             return counts
-        return Counts(self.accelerator.gather(counts.values.reshape(1, -1).to(self.accelerator.device)).sum(0))
+        return Counts(
+            self.accelerator.gather(counts.values.reshape(1, -1).to(self.accelerator.device)).sum(0)
+        )
 
 
 def _share(terms: list[LossTerm], totals: Counts) -> Tensor:

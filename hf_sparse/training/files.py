@@ -21,8 +21,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def publish_directory(staged: Path, final: Path) -> None:
     """Move a finished directory to its place, replacing one that is there already.
 
-    A directory that is replaced waits beside the staged one until the new one stands; `recover_directories` puts it
-    back if the process dies in between.
+    A directory that is replaced waits beside the staged one until the new one stands; `recover_directories`
+    puts it back if the process dies in between.
     """
     for folder, _, names in os.walk(staged):
         for name in names:
@@ -52,7 +52,9 @@ def require_writable(directory: str | Path) -> None:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".writable"):
             pass
     except OSError as error:
-        raise ValueError(f"output directory {directory} cannot be written ({error.strerror}); choose another output_dir") from error
+        raise ValueError(
+            f"output directory {directory} cannot be written ({error.strerror}); choose another output_dir"
+        ) from error
 
 
 _REPLACED = "replaced-"

@@ -27,9 +27,10 @@ logger = logging.getLogger(__name__)
 class SparseTrainerMixin(AtomicCheckpoints):
     """Prunes and distils by a recipe inside any Trainer: `class MyTrainer(SparseTrainerMixin, TheirTrainer)`.
 
-    `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros of a
-    model that is sparse already are kept. `teacher`: the model to distil from, on the same inputs; it is frozen, and
-    neither saved nor optimized. `allow_schedule_change`: let a resumed run have another schedule or length.
+    `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
+    of a model that is sparse already are kept. `teacher`: the model to distil from, on the same inputs; it is
+    frozen, and neither saved nor optimized. `allow_schedule_change`: let a resumed run have another schedule
+    or length.
 
     Raises `ValueError` where recipe, model, teacher and training arguments do not go together.
     """
@@ -57,14 +58,16 @@ class SparseTrainerMixin(AtomicCheckpoints):
     def _make_distiller(self, teacher: nn.Module | None) -> Distiller | None:
         if (self.recipe.distillation is None) != (teacher is None):
             raise ValueError(
-                "the recipe has distillation but no teacher was given; pass teacher=, or override distillation=null"
+                "the recipe has distillation but no teacher was given; pass teacher=, or override "
+                "distillation=null"
                 if teacher is None
-                else "a teacher was given but the recipe has no distillation; leave the teacher out, or add distillation"
+                else "a teacher was given but the recipe has no distillation; leave the teacher out, or add "
+                "distillation"
             )
         if teacher is None:
             return None
-        # Trainer leaves dividing by accumulation steps to models that take num_items_in_batch. Encoders take it and
-        # ignore it; with a loss of our own, the division is always wanted.
+        # Trainer leaves dividing by accumulation steps to models that take num_items_in_batch. Encoders take
+        # it and ignore it; with a loss of our own, the division is always wanted.
         self.model_accepts_loss_kwargs = False
         return Distiller(self.recipe.distillation, teacher, self.model, self.accelerator)
 
@@ -75,21 +78,27 @@ class SparseTrainerMixin(AtomicCheckpoints):
         if self.args.auto_find_batch_size:
             raise ValueError(AUTO_BATCH_SIZE)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("pruning under FSDP or DeepSpeed is not supported; run with DDP, which torchrun does by default")
+            raise ValueError(
+                "pruning under FSDP or DeepSpeed is not supported; run with DDP, which torchrun does by "
+                "default"
+            )
         check_targets(sparsity, self.model)
         if sparsity.lr_rewind:
             check_rewindable(self.args.lr_scheduler_type)
         if sparsity.schedule is not None and self.args.max_steps > 0:
             sparsity.schedule.resolve(self.args.max_steps)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
         """Create the learning-rate scheduler, rewound at mask updates where the recipe says so."""
         sparsity = self.recipe.sparsity
         if sparsity is None or not sparsity.lr_rewind:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is not None:
             raise ValueError(
-                "lr_rewind builds the learning-rate scheduler from the training arguments, and one was passed in "
+                "lr_rewind builds the learning-rate scheduler from the training arguments, and one was "
+                "passed in "
                 "optimizers=; pass the optimizer alone, or set sparsity.lr_rewind=false"
             )
         scheduler = super().create_scheduler(num_training_steps, optimizer)
@@ -104,14 +113,21 @@ class SparseTrainerMixin(AtomicCheckpoints):
         return batches, num_items
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor | tuple[Tensor, Any]:
         """Return the task's loss, in training with the teacher's added; evaluation sees the task's alone."""
         if self.distiller is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
         # Label smoothing takes the labels out of what it is given.
         task, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
-        loss = self.distiller.loss(task, outputs, inputs, self.current_gradient_accumulation_steps)
+        # Trainer takes the mean over micro-batches, but leaves it to a loss function of the user's own.
+        micro_batches = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
+        loss = self.distiller.loss(task, outputs, inputs, micro_batches)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -145,13 +161,15 @@ class SparseTrainerMixin(AtomicCheckpoints):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Compare only models that have their final sparsity; during the ramp, let `save_strategy="best"` save."""
+        """Compare only models of final sparsity; before that, let `save_strategy="best"` save every one."""
         if self.sparsifier is not None and not self.sparsifier.reached(self.state.global_step):
             return self.args.save_strategy == SaveStrategy.BEST
         return super()._determine_best_metric(metrics, trial)
 
     def begin_sparsity(self, optimizer: torch.optim.Optimizer) -> None:
         """Attach to the model that is about to be trained, a new one or one from a checkpoint."""
+        if self.distiller is not None:
+            self.distiller.forget()
         saved, self._resumed = self._resumed, None
         if saved is not None and self.state.global_step:
             check_length(saved, self.state.max_steps, self.allow_schedule_change)
@@ -166,7 +184,7 @@ class SparseTrainerMixin(AtomicCheckpoints):
     def end_sparsity(self) -> None:
         """Check the outcome; after `load_best_model_at_end`, take the masks of the model that was loaded."""
         if self.distiller is not None:
-            self.distiller.end_training()
+            self.distiller.forget()
         if self.sparsifier is None:
             return
         best = self.state.best_model_checkpoint
@@ -174,7 +192,8 @@ class SparseTrainerMixin(AtomicCheckpoints):
             self.sparsifier.masks.unpack(read_resumable(best, self.recipe, self.allow_schedule_change).masks)
         if not self.sparsifier.reached(self.state.global_step):
             logger.warning(
-                "Training stopped at step %d, before the ramp's end: sparsity is %.4f, not the recipe's %.4f.",
+                "Training stopped at step %d, before the ramp's end: sparsity is %.4f, not the recipe's "
+                "%.4f.",
                 self.state.global_step,
                 self.sparsifier.masks.sparsity,
                 self.recipe.sparsity.schedule.final,
@@ -223,7 +242,8 @@ def _with_default_lock(recipe: Recipe, model: nn.Module) -> Recipe:
     if present < SPARSE_FROM:
         return recipe
     logger.warning(
-        "The model is %.1f %% sparse and the recipe says nothing about it: its zeros are locked, as by method lock.",
+        "The model is %.1f %% sparse and the recipe says nothing about it: its zeros are locked, as by "
+        "method lock.",
         100 * present,
     )
     return recipe.model_copy(update={"sparsity": SparsityRecipe(method="lock")})

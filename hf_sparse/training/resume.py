@@ -7,13 +7,17 @@ from typing import Any
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.state import SIDECAR, SavedState, read_state
 
-_WAY_OUT = "resume with the recipe and length of the run that wrote the checkpoint, or pass allow_schedule_change"
+_NEVER = "these never change within a run: resume with the checkpoint's own, or start a new run"
+_WAY_OUT = (
+    "resume with the recipe and length of the run that wrote the checkpoint, or pass allow_schedule_change"
+)
 
 
 def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change: bool) -> SavedState | None:
     """Read the sidecar of a checkpoint; None if the recipe is empty and there is none.
 
-    Raises `ValueError` if the checkpoint was written under another recipe, `FileNotFoundError` if it has no sidecar.
+    Raises `ValueError` if the checkpoint was written under another recipe, `FileNotFoundError` if it has no
+    sidecar.
     """
     if recipe == Recipe() and not (Path(checkpoint) / SIDECAR).is_file():
         return None
@@ -21,8 +25,10 @@ def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change
     differences = list(_differences(saved.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")))
     fixed = [difference for difference in differences if difference.startswith(_FIXED)]
     if differences and (fixed or not allow_schedule_change):
-        way_out = "these can never change within a run" if allow_schedule_change else _WAY_OUT
-        raise ValueError(f"{checkpoint} was written under another recipe ({'; '.join(fixed or differences)}); {way_out}")
+        way_out = _NEVER if fixed else _WAY_OUT
+        raise ValueError(
+            f"{checkpoint} was written under another recipe ({'; '.join(fixed or differences)}); {way_out}"
+        )
     return saved
 
 
@@ -30,7 +36,8 @@ def check_length(saved: SavedState, total_steps: int, allow_schedule_change: boo
     """Raise `ValueError` if the run being resumed has another length, unless that is allowed."""
     if saved.total_steps != total_steps and not allow_schedule_change:
         raise ValueError(
-            f"the checkpoint belongs to a run of {saved.total_steps} steps, this run has {total_steps}, which would move "
+            f"the checkpoint belongs to a run of {saved.total_steps} steps, this run has {total_steps}, "
+            "which would move "
             f"its schedule; {_WAY_OUT}"
         )
 

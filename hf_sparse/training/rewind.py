@@ -1,4 +1,4 @@
-"""Learning-rate rewinding: full rate while pruning, full decay afterwards (Zafrir et al. 2021, arXiv:2111.05754)."""
+"""Learning-rate rewinding while pruning (Zafrir et al. 2021, arXiv:2111.05754)."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,8 @@ def check_rewindable(scheduler_type: str) -> None:
     """Raise `ValueError` for learning-rate schedules that follow a metric instead of the step."""
     if scheduler_type in _REFUSED:
         raise ValueError(
-            f"lr_rewind needs a learning rate that is a function of the step, and {SchedulerType(scheduler_type).value} follows a metric; "
+            "lr_rewind needs a learning rate that is a function of the step, and "
+            f"{SchedulerType(scheduler_type).value} follows a metric; "
             "choose another lr_scheduler_type, or set sparsity.lr_rewind=false"
         )
 
@@ -35,20 +36,23 @@ def rewound_step(step: int, schedule: Schedule) -> int:
 def rewind(scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments) -> None:
     """Let a learning-rate scheduler that has not stepped yet rewind at the mask updates of a ramp, in place.
 
-    The decay spans the T - (p1 - p0) steps outside the ramp [p0, p1). The linear schedule is the authors' own, which
-    starts its decay W steps early after a rewind, W being the warm-up: up to T' / (T' - W) times the peak rate. Other
-    schedules never go back into their warm-up. Raises `ValueError` if the scheduler is not a `LambdaLR`.
+    The decay spans the T - (p1 - p0) steps outside the ramp [p0, p1). The linear schedule is the authors'
+    own, which starts its decay W steps early after a rewind, W being the warm-up: up to T' / (T' - W) times
+    the peak rate. Other schedules never go back into their warm-up. Raises `ValueError` if the scheduler is
+    not a `LambdaLR`.
     """
     if not isinstance(scheduler, LambdaLR):
         raise ValueError(
-            f"lr_rewind works on schedulers made of a function of the step (LambdaLR), got {type(scheduler).__name__}; "
+            "lr_rewind works on schedulers made of a function of the step (LambdaLR), got "
+            f"{type(scheduler).__name__}; "
             "choose another lr_scheduler_type, or set sparsity.lr_rewind=false"
         )
     warmup = args.get_warmup_steps(schedule.total_steps)
     horizon = schedule.total_steps - (schedule.ramp_end - schedule.begin)
     if warmup >= horizon:
         raise ValueError(
-            f"lr_rewind leaves {horizon} steps outside the pruning ramp, no more than the {warmup} warm-up steps; "
+            f"lr_rewind leaves {horizon} steps outside the pruning ramp, no more than the {warmup} warm-up "
+            "steps; "
             "shorten the warm-up or the ramp, or set sparsity.lr_rewind=false"
         )
     if args.lr_scheduler_type == "linear":
@@ -56,7 +60,8 @@ def rewind(scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments) -> 
         scheduler.lr_lambdas = [multiplier for _ in scheduler.lr_lambdas]
         return
     scheduler.lr_lambdas = [
-        _rewound(multiplier, warmup, schedule) for multiplier in _lambdas(scheduler.optimizer, warmup, horizon, args)
+        _rewound(multiplier, warmup, schedule)
+        for multiplier in _lambdas(scheduler.optimizer, warmup, horizon, args)
     ]
 
 
@@ -80,7 +85,10 @@ def _lambdas(
     optimizer: torch.optim.Optimizer, warmup: int, horizon: int, args: TrainingArguments
 ) -> list[Callable[[int], float]]:
     """Build the schedule the arguments name for another horizon, on a stand-in for the optimizer."""
-    groups = [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": group["lr"]} for group in optimizer.param_groups]
+    groups = [
+        {"params": [torch.nn.Parameter(torch.zeros(()))], "lr": group["lr"]}
+        for group in optimizer.param_groups
+    ]
     # Some schedules read the peak rate from the optimizer's defaults.
     stand_in = torch.optim.SGD(groups, lr=optimizer.defaults["lr"])
     return get_scheduler(

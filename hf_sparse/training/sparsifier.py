@@ -17,8 +17,8 @@ from hf_sparse.training.state import SavedState
 
 logger = logging.getLogger(__name__)
 
-# From this share of zeros on a model counts as sparse. Dense models have next to none, and rounding to 8 bits makes
-# a few in a hundred.
+# From this share of zeros on a model counts as sparse. Dense models have next to none, and rounding to 8 bits
+# makes a few in a hundred.
 SPARSE_FROM = 0.1
 
 # Optimizers whose update is exactly zero for a zero weight with zero gradient and zero state.
@@ -26,7 +26,7 @@ _KEEPS_ZEROS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 
 
 def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
-    """Find what a recipe prunes in a model; raise `ValueError` if it is nothing or the pattern does not fit."""
+    """Find what a recipe prunes; raise `ValueError` if it is nothing or the pattern does not fit."""
     targets = find_targets(model, recipe.include, recipe.exclude)
     for name, shape in targets.shapes.items():
         parse_pattern(recipe.pattern).check(name, shape)
@@ -36,7 +36,9 @@ def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
 class Sparsifier:
     """Grows the masks of a model on schedule and keeps its removed weights at zero."""
 
-    def __init__(self, recipe: SparsityRecipe, model: nn.Module, total_steps: int, saved: SavedState | None = None) -> None:
+    def __init__(
+        self, recipe: SparsityRecipe, model: nn.Module, total_steps: int, saved: SavedState | None = None
+    ) -> None:
         self.recipe = recipe
         self.pattern: Block = parse_pattern(recipe.pattern)
         self.score = METHODS[recipe.method].score
@@ -44,7 +46,9 @@ class Sparsifier:
         self.masks = Masks(check_targets(recipe, model))
         if saved is not None:
             self.masks.unpack(saved.masks)
-            self._require_zeros("the checkpoint's weights and masks belong to different steps; resume from another one")
+            self._require_zeros(
+                "the checkpoint's weights and masks belong to different steps; resume from another one"
+            )
         else:
             self._start_from_zeros(model)
         self._check_reachable()
@@ -54,7 +58,7 @@ class Sparsifier:
         return self.schedule is None or self.schedule.is_final(step)
 
     def update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
-        """Recompute the masks if the schedule says so after `step` optimizer steps, in weights and optimizer state."""
+        """Recompute and apply the masks, if the schedule says so after `step` optimizer steps."""
         if self.schedule is None or not self.schedule.is_update(step):
             return
         if grow(self.masks, self.schedule.sparsity(step), self.score, self.pattern, self.recipe.allocation):
@@ -68,8 +72,10 @@ class Sparsifier:
             self.masks.apply_to_weights()
 
     def verify(self, step: int) -> None:
-        """Raise `RuntimeError` unless removed weights are zero and, once the ramp is over, as many as the recipe asks."""
-        self._require_zeros("something wrote to the weights during training; remove that, or load the last checkpoint")
+        """Raise `RuntimeError` unless removed weights are zero and, after the ramp, as many as was asked."""
+        self._require_zeros(
+            "something wrote to the weights during training; remove that, or load the last checkpoint"
+        )
         if self.schedule is None or not self.schedule.is_final(step):
             return
         for names, removed, asked in self._final_counts():
@@ -88,7 +94,9 @@ class Sparsifier:
             )
         if self.score is None or present >= SPARSE_FROM:
             self.masks.lock_zeros(UNSTRUCTURED if self.score is None else self.pattern)
-            logger.warning("The model is %.1f %% sparse already; these zeros stay.", 100 * self.masks.sparsity)
+            logger.warning(
+                "The model is %.1f %% sparse already; these zeros stay.", 100 * self.masks.sparsity
+            )
 
     def _check_reachable(self) -> None:
         """Refuse a final sparsity below what is removed already: pruning never gives weights back."""
@@ -97,12 +105,13 @@ class Sparsifier:
         for names, removed, asked in self._final_counts():
             if removed > asked:
                 raise ValueError(
-                    f"{removed} weights of {names} are zero already, more than the {asked} that final sparsity "
+                    f"{removed} weights of {names} are zero already, more than the {asked} that final "
+                    "sparsity "
                     f"{self.schedule.final} removes; raise sparsity.schedule.final, or use method lock"
                 )
 
     def _final_counts(self) -> list[tuple[str, int, int]]:
-        """Return, for every group of weights ranked together, its names, and how many are and should be removed."""
+        """Return for every group ranked together its name, how many are removed, how many should be."""
         size = self.pattern.size
         blocks = {target.name: target.weight.numel() // size for target in self.masks.targets}
         return [
@@ -117,4 +126,6 @@ class Sparsifier:
     def _require_zeros(self, way_out: str) -> None:
         if wrong := self.masks.nonzero_removed():
             name, count = next(iter(wrong.items()))
-            raise RuntimeError(f"{count} removed weights of {name} are not zero ({len(wrong)} weights affected); {way_out}")
+            raise RuntimeError(
+                f"{count} removed weights of {name} are not zero ({len(wrong)} weights affected); {way_out}"
+            )

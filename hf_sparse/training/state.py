@@ -41,7 +41,10 @@ def write_state(directory: str | Path, state: SavedState) -> None:
 
 
 def read_state(directory: str | Path) -> SavedState:
-    """Read the sidecar; raise `FileNotFoundError` if there is none, `ValueError` if it is damaged or of a newer format."""
+    """Read the sidecar.
+
+    Raises `FileNotFoundError` if there is none, `ValueError` if it is damaged or of a newer format.
+    """
     path = Path(directory) / SIDECAR
     if not path.is_file():
         raise FileNotFoundError(
@@ -57,9 +60,14 @@ def read_state(directory: str | Path) -> SavedState:
         raise ValueError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from error
     version = metadata.get("format_version", "")
     if not version.isdigit() or int(version) > FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {version or 'none'}, this release reads up to {FORMAT_VERSION}; upgrade hf_sparse")
+        raise ValueError(
+            f"{path} has format version {version or 'none'}, this release reads up to {FORMAT_VERSION}; "
+            "upgrade hf_sparse"
+        )
     if metadata.pop("digest", None) != _digest(masks, metadata):
-        raise ValueError(f"{path} is damaged (it does not match its digest); resume from an earlier checkpoint")
+        raise ValueError(
+            f"{path} is damaged (it does not match its digest); resume from an earlier checkpoint"
+        )
     recipe = Recipe.from_dict(json.loads(metadata["recipe"]))
     return SavedState(recipe, int(metadata["step"]), int(metadata["total_steps"]), masks)
 

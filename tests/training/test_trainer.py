@@ -75,7 +75,12 @@ def test_blocks_are_removed_whole(pattern: str, tmp_path: Path) -> None:
     trainer.train()
     for target in find_targets(trainer.model):
         out, inputs = target.weight.shape
-        blocks = (target.weight == 0).view(out // rows, rows, inputs // columns, columns).transpose(1, 2).flatten(2)
+        blocks = (
+            (target.weight == 0)
+            .view(out // rows, rows, inputs // columns, columns)
+            .transpose(1, 2)
+            .flatten(2)
+        )
         assert int(blocks.all(-1).sum()) == int(0.9 * blocks.shape[0] * blocks.shape[1])
         assert not (blocks.any(-1) ^ blocks.all(-1)).any()
 
@@ -121,7 +126,11 @@ def test_gradients_of_removed_weights_do_not_count_in_the_norm(tmp_path: Path) -
             norms.append(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
 
     trainer = SparseTrainer(
-        bert(), arguments(tmp_path, max_grad_norm=1e9), train_dataset=sentences(), recipe=pruning(), callbacks=[Watch]
+        bert(),
+        arguments(tmp_path, max_grad_norm=1e9),
+        train_dataset=sentences(),
+        recipe=pruning(),
+        callbacks=[Watch],
     )
     trainer.train()
     logged = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
@@ -154,7 +163,11 @@ def test_a_scheduler_of_the_users_own_is_refused_for_rewinding(tmp_path: Path) -
     optimizer = torch.optim.AdamW(model.parameters())
     scheduler = get_scheduler("linear", optimizer, 0, 12)
     trainer = SparseTrainer(
-        model, arguments(tmp_path), train_dataset=sentences(), recipe=pruning(), optimizers=(optimizer, scheduler)
+        model,
+        arguments(tmp_path),
+        train_dataset=sentences(),
+        recipe=pruning(),
+        optimizers=(optimizer, scheduler),
     )
     with pytest.raises(ValueError, match="lr_rewind builds the learning-rate scheduler"):
         trainer.train()
@@ -173,7 +186,7 @@ def test_a_sparse_model_is_locked_by_default_with_a_line_that_says_so(tmp_path: 
 
 
 def test_the_best_model_is_one_of_final_sparsity(tmp_path: Path) -> None:
-    """Evaluation gets worse from the first step on, so that an ungated choice would be a model of the ramp."""
+    """Evaluation only gets worse, so that an ungated choice would be a model of the ramp."""
     scores = iter(range(100, 0, -1))
     trainer = SparseTrainer(
         bert(),
@@ -207,8 +220,13 @@ def test_saving_the_best_saves_during_the_ramp_too(tmp_path: Path) -> None:
     trainer = SparseTrainer(
         bert(),
         arguments(
-            tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="best", metric_for_best_model="score",
-            greater_is_better=True, load_best_model_at_end=True,
+            tmp_path,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_strategy="best",
+            metric_for_best_model="score",
+            greater_is_better=True,
+            load_best_model_at_end=True,
         ),
         train_dataset=sentences(),
         eval_dataset=sentences(8),
@@ -216,7 +234,11 @@ def test_saving_the_best_saves_during_the_ramp_too(tmp_path: Path) -> None:
         recipe=pruning(),
     )
     trainer.train()
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
     assert trainer.state.best_metric == 98
 
 
@@ -225,8 +247,14 @@ def test_early_stopping_counts_from_the_final_sparsity_on(tmp_path: Path) -> Non
     trainer = SparseTrainer(
         bert(),
         arguments(
-            tmp_path, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
-            metric_for_best_model="score", greater_is_better=True, load_best_model_at_end=True,
+            tmp_path,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            metric_for_best_model="score",
+            greater_is_better=True,
+            load_best_model_at_end=True,
         ),
         train_dataset=sentences(),
         eval_dataset=sentences(8),
@@ -239,7 +267,9 @@ def test_early_stopping_counts_from_the_final_sparsity_on(tmp_path: Path) -> Non
 
 
 def test_model_init_is_pruned_anew_in_every_run(tmp_path: Path) -> None:
-    trainer = SparseTrainer(model_init=lambda: bert(), args=arguments(tmp_path), train_dataset=sentences(), recipe=pruning())
+    trainer = SparseTrainer(
+        model_init=lambda: bert(), args=arguments(tmp_path), train_dataset=sentences(), recipe=pruning()
+    )
     for _ in range(2):
         trainer.train()
         assert measure_sparsity(trainer.model).zeros == expected_zeros(trainer.model, 0.9)
@@ -253,12 +283,17 @@ def test_hyper_parameter_search_prunes_every_trial(tmp_path: Path) -> None:
         return metrics["eval_loss"]
 
     trainer = SparseTrainer(
-        model_init=lambda: bert(), args=arguments(tmp_path, eval_strategy="epoch"), train_dataset=sentences(),
-        eval_dataset=sentences(8), recipe=pruning(),
+        model_init=lambda: bert(),
+        args=arguments(tmp_path, eval_strategy="epoch"),
+        train_dataset=sentences(),
+        eval_dataset=sentences(8),
+        recipe=pruning(),
     )
     trainer.hyperparameter_search(
         hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3)},
-        n_trials=2, compute_objective=objective, backend="optuna",
+        n_trials=2,
+        compute_objective=objective,
+        backend="optuna",
     )
     assert found[-1] == expected_zeros(bert(), 0.9)
     assert found.count(found[-1]) >= 2
@@ -266,8 +301,12 @@ def test_hyper_parameter_search_prunes_every_trial(tmp_path: Path) -> None:
 
 def test_evaluation_sees_what_would_be_saved(tmp_path: Path) -> None:
     trainer = SparseTrainer(
-        bert(), arguments(tmp_path, save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=4),
-        train_dataset=sentences(), eval_dataset=sentences(16), compute_metrics=accuracy, recipe=pruning(),
+        bert(),
+        arguments(tmp_path, save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=4),
+        train_dataset=sentences(),
+        eval_dataset=sentences(16),
+        compute_metrics=accuracy,
+        recipe=pruning(),
     )
     trainer.train()
     logged = {line["step"]: line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line}
@@ -312,15 +351,25 @@ def test_saving_fails_loudly_when_something_revives_weights(tmp_path: Path) -> N
     ("changes", "assignments", "message"),
     [
         ({"auto_find_batch_size": True}, [], "auto_find_batch_size restarts training"),
-        ({"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}, [], "reduce_lr_on_plateau follows a metric"),
+        (
+            {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"},
+            [],
+            "reduce_lr_on_plateau follows a metric",
+        ),
         ({}, ["sparsity.pattern=5x5"], "5x5 does not tile bert.encoder"),
-        ({}, ["sparsity.schedule.ramp_end=12", "sparsity.schedule.update_end=12"], "ramp_end is step 12 of 12"),
+        (
+            {},
+            ["sparsity.schedule.ramp_end=12", "sparsity.schedule.update_end=12"],
+            "ramp_end is step 12 of 12",
+        ),
         ({}, ["sparsity.schedule.begin=8"], "begins at step 8, after its end at step 6"),
         ({}, ["sparsity.include=[decoder]"], "matches no Linear"),
         ({"warmup_steps": 6}, [], "leaves 6 steps outside the pruning ramp"),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_first_step(changes, assignments, message, tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused_before_the_first_step(
+    changes, assignments, message, tmp_path: Path
+) -> None:
     steps = []
     with pytest.raises(ValueError, match=message):
         SparseTrainer(
@@ -336,8 +385,12 @@ def test_what_cannot_work_is_refused_before_the_first_step(changes, assignments,
 
 def test_an_output_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match=r"output directory .*file/run cannot be written .*choose another output_dir"):
-        SparseTrainer(bert(), arguments(tmp_path / "file" / "run"), train_dataset=sentences(), recipe=pruning())
+    with pytest.raises(
+        ValueError, match=r"output directory .*file/run cannot be written .*choose another output_dir"
+    ):
+        SparseTrainer(
+            bert(), arguments(tmp_path / "file" / "run"), train_dataset=sentences(), recipe=pruning()
+        )
 
 
 def test_lock_without_zeros_is_refused(tmp_path: Path) -> None:

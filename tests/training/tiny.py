@@ -28,7 +28,7 @@ SIZES = {
 
 def bert(seed: int = 0, **config: Any) -> BertForSequenceClassification:
     torch.manual_seed(seed)
-    return BertForSequenceClassification(BertConfig(**SIZES, **config))
+    return BertForSequenceClassification(BertConfig(**(SIZES | config)))
 
 
 def masked_lm(seed: int = 0) -> BertForMaskedLM:
@@ -82,7 +82,9 @@ def arguments(directory: Path | str, **changes: Any) -> TrainingArguments:
 
 def pruning(*assignments: str) -> Recipe:
     """Magnitude pruning to 90 % by the middle of the run, updated at every step; no teacher."""
-    return Recipe.preset("prune_ofa_90").override(["distillation=null", "sparsity.schedule.every=1", *assignments])
+    return Recipe.preset("prune_ofa_90").override(
+        ["distillation=null", "sparsity.schedule.every=1", *assignments]
+    )
 
 
 def same_weights(one: PreTrainedModel, other: PreTrainedModel) -> bool:

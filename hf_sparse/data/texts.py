@@ -1,0 +1,62 @@
+"""The text to classify: in which columns it is, as which tokens."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from datasets import Dataset, Value
+from transformers import PreTrainedTokenizerBase
+
+GLUE_COLUMNS: dict[str, tuple[str, ...]] = {
+    "cola": ("sentence",),
+    "sst2": ("sentence",),
+    "mrpc": ("sentence1", "sentence2"),
+    "qqp": ("question1", "question2"),
+    "stsb": ("sentence1", "sentence2"),
+    "mnli": ("premise", "hypothesis"),
+    "qnli": ("question", "sentence"),
+    "rte": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+
+
+def text_columns(
+    rows: Dataset, task: str | None = None, chosen: Sequence[str] = (), label: str = "label"
+) -> tuple[str, ...]:
+    """Find the one or two columns of text: the chosen ones, those of the GLUE task, or else guess.
+
+    The guess is `sentence1` with `sentence2`, or else the first two columns of strings beside the label.
+    """
+    wanted = tuple(chosen) or GLUE_COLUMNS.get(task or "", ())
+    missing = [column for column in wanted if column not in rows.column_names]
+    if missing or len(wanted) > 2:
+        reason = (
+            f"there is no text column {missing}" if missing else f"a text has 1 or 2 columns, not {wanted}"
+        )
+        raise ValueError(f"{reason}; choose among {rows.column_names}")
+    if wanted:
+        return wanted
+    strings = [column for column, feature in rows.features.items() if column != label and _is_text(feature)]
+    if {"sentence1", "sentence2"} <= set(strings):
+        return "sentence1", "sentence2"
+    if not strings:
+        raise ValueError(f"no column of {rows.column_names} holds text; a column of strings is needed")
+    return tuple(strings[:2])
+
+
+def text_encoder(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[str], max_length: int, pad: bool = False
+) -> Callable[[Mapping[str, Sequence[str | None]]], dict[str, list[list[int]]]]:
+    """Make the function from a batch of rows to tokens, for `Dataset.map(..., batched=True)`.
+
+    Texts are cut to `max_length` tokens and, with `pad`, all padded to it. A missing text counts as empty.
+    """
+
+    def encode(batch: Mapping[str, Sequence[str | None]]) -> dict[str, list[list[int]]]:
+        texts = [[text or "" for text in batch[column]] for column in columns]
+        padding = "max_length" if pad else False
+        return dict(tokenizer(*texts, truncation=True, max_length=max_length, padding=padding))
+
+    return encode
+
+
+def _is_text(feature: object) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")

@@ -1,0 +1,104 @@
+"""The demo as a whole: from sources through all stages to table, results, picture."""
+
+import time
+from dataclasses import asdict
+
+from rich.console import Console
+
+from hf_sparse.demo.pipeline import Outcomes, run_pipeline
+from hf_sparse.demo.progress import silence, stage_lines
+from hf_sparse.demo.settings import DemoSettings
+from hf_sparse.demo.sources import Sources, load_sources, words
+from hf_sparse.demo.stages import Outcome
+from hf_sparse.report.plots import plot_demo
+from hf_sparse.report.results import write_results
+from hf_sparse.report.tables import ModelRow, duration, model_table
+from hf_sparse.training.files import require_writable
+
+_RESULTS, _PICTURE = "results.json", "demo.png"
+
+
+def run_demo(settings: DemoSettings, console: Console) -> Outcomes:
+    """Run the demo, leaving in the output directory a model for every stage, `results.json`, `demo.png`.
+
+    Raises `ValueError` if settings or data cannot be used, before anything is trained.
+    """
+    require_writable(settings.output_dir)
+    began = time.perf_counter()
+    with silence():
+        with console.status("Collecting text"):
+            sources = load_sources(settings)
+        console.print(_about(sources))
+        with stage_lines(console) as progress:
+            outcomes = run_pipeline(settings, sources, progress)
+    elapsed = time.perf_counter() - began
+    _report(settings, sources, outcomes, elapsed, console)
+    return outcomes
+
+
+def _about(sources: Sources) -> str:
+    return (
+        f"Text: {words(sources.texts):,} words. Task: {len(sources.names)} classes, "
+        f"{len(sources.train):,} examples to learn from, {len(sources.validation):,} held out."
+    )
+
+
+def _report(
+    settings: DemoSettings, sources: Sources, outcomes: Outcomes, elapsed: float, console: Console
+) -> None:
+    home = settings.output_dir
+    write_results(home / _RESULTS, _results(settings, sources, outcomes, elapsed))
+    plot_demo(
+        outcomes.student.log,
+        {
+            "dense": outcomes.dense.accuracy,
+            "pruned once,\ntransferred": outcomes.transfer.accuracy,
+            "pruned while\nfine-tuning": outcomes.finetune.accuracy,
+        },
+        sources.majority,
+        f"One model at {settings.sparsity:.0%} sparsity, two ways",
+        home / _PICTURE,
+    )
+    console.print(model_table(_groups(outcomes)))
+    console.print(
+        f"Always answering the most frequent class scores {sources.majority:.1%}. Files do not shrink yet: "
+        "a zero is stored like any number."
+    )
+    console.print(f"{duration(elapsed)} min in all. Models, {_RESULTS}, {_PICTURE}: {home}", soft_wrap=True)
+
+
+def _groups(outcomes: Outcomes) -> list[tuple[str, list[ModelRow]]]:
+    language = [("teacher, dense", outcomes.teacher), ("student, pruned once", outcomes.student)]
+    task = [
+        ("fine-tuned dense", outcomes.dense),
+        ("pruned once, transferred", outcomes.transfer),
+        ("pruned while fine-tuning", outcomes.finetune),
+    ]
+    return [
+        ("Guessing masked words", [_row(*pair) for pair in language]),
+        ("The task", [_row(*pair) for pair in task]),
+    ]
+
+
+def _row(name: str, outcome: Outcome) -> ModelRow:
+    return ModelRow(name, outcome.accuracy, outcome.sparsity, outcome.bytes, outcome.seconds)
+
+
+def _results(settings: DemoSettings, sources: Sources, outcomes: Outcomes, elapsed: float) -> dict:
+    asked = {name: value for name, value in vars(settings).items() if name not in ("plan", "output_dir")}
+    return {
+        "settings": asked | {"plan": asdict(settings.plan)},
+        "data": {
+            "words": words(sources.texts),
+            "train": len(sources.train),
+            "validation": len(sources.validation),
+            "classes": sources.balance,
+            "majority_accuracy": sources.majority,
+            "digest": sources.digest,
+        },
+        "seconds": round(elapsed, 1),
+        "stages": [
+            {name: value for name, value in vars(outcome).items() if name != "log"}
+            for outcome in vars(outcomes).values()
+        ],
+    }

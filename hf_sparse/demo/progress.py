@@ -1,0 +1,91 @@
+"""What the demo shows while it works: one line for every stage."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+
+class _Numbers(ProgressColumn):
+    """Steps with the latest loss and sparsity, as far as there are any."""
+
+    def render(self, task: Task) -> Text:
+        parts = [f"{task.completed:.0f}/{task.total:.0f}"]
+        if (loss := task.fields.get("loss")) is not None:
+            parts.append(f"loss {loss:.2f}")
+        if (sparsity := task.fields.get("sparsity")) is not None:
+            parts.append(f"zeros {sparsity:.0%}")
+        if (note := task.fields.get("note")) is not None:
+            parts.append(note)
+        return Text("  ".join(parts), style="progress.percentage")
+
+
+class StageProgress(TrainerCallback):
+    """Moves a stage's line along with its Trainer."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress = progress
+        self.line = progress.add_task(title, total=None, start=False, visible=False)
+
+    def skip(self, steps: int) -> None:
+        """Show a stage as finished earlier."""
+        self.progress.update(self.line, total=steps, completed=steps, visible=True, note="done before")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        self.progress.start_task(self.line)
+        self.progress.update(self.line, total=state.max_steps, visible=True)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        self.progress.update(self.line, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs: object,
+    ) -> None:
+        self.progress.update(self.line, **{name: logs[name] for name in ("loss", "sparsity") if name in logs})
+
+
+def stage_lines(console: Console) -> Progress:
+    """Make the display that stages add their lines to."""
+    return Progress(
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=10),
+        _Numbers(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep the libraries below from printing anything but errors; afterwards they print as before."""
+    ours = logging.getLogger("hf_sparse")
+    levels = transformers_logging.get_verbosity(), ours.level
+    bars = datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(levels[0])
+        ours.setLevel(levels[1])
+        if not bars[0]:
+            datasets.enable_progress_bars()
+        if bars[1]:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,115 @@
+"""How the demo is run: its sources, its budget, the recipe of every stage."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_sparse.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Training:
+    """One stage's training: optimizer steps of `batch` texts at a peak learning rate."""
+
+    steps: int
+    learning_rate: float
+    batch: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a stage trains at least 1 step, got {self.steps}; raise the budget")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the whole job: lengths in tokens, the training of every stage, a new model's shape."""
+
+    prepare: Training
+    prune: Training
+    task: Training
+    length: int = 64
+    vocabulary: int = 4096
+    hidden: int = 128
+    layers: int = 2
+    # The most rows of any split that are used; None means all.
+    rows: int | None = None
+
+
+def default_plan(new_model: bool) -> Plan:
+    """Choose a plan: minutes on two cores for a small new model, less training for a pre-trained one."""
+    if new_model:
+        return Plan(Training(1200, 1e-3, 16), Training(900, 1e-3, 16), Training(1100, 5e-4, 16))
+    return Plan(Training(200, 5e-5, 16), Training(400, 1e-4, 16), Training(400, 5e-5, 32), length=128)
+
+
+def quick_plan() -> Plan:
+    """Choose a plan of some seconds, which shows that everything works but nothing more."""
+    tiny = Training(8, 1e-3, 4)
+    return Plan(tiny, tiny, tiny, length=16, vocabulary=512, hidden=32, layers=2, rows=64)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the user asked for.
+
+    `model`, `dataset`, `text` are Hub names, directories or files; None stands for the built-in ones.
+    `budget` multiplies the steps of every stage.
+    """
+
+    output_dir: Path = Path("hf_sparse_demo")
+    model: str | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    text: str | None = None
+    sparsity: float = 0.9
+    seed: int = 0
+    budget: float = 1.0
+    quick: bool = False
+    plan: Plan = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sparsity < 1:
+            raise ValueError(f"sparsity is a share between 0 and 1 such as 0.9, got {self.sparsity}")
+        if not 0 < self.budget <= 1000:
+            raise ValueError(
+                f"the budget multiplies the steps; it is above 0, at most 1000, got {self.budget}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"a seed is at least 0, got {self.seed}")
+        if self.dataset_config is not None and self.dataset is None:
+            raise ValueError("a dataset configuration was given without a dataset; add --dataset")
+        object.__setattr__(self, "plan", self._scaled())
+
+    def _scaled(self) -> Plan:
+        plan = quick_plan() if self.quick else default_plan(new_model=self.model is None)
+        scaled = {
+            name: Training(
+                max(_FEWEST_STEPS, round(part.steps * self.budget)), part.learning_rate, part.batch
+            )
+            for name, part in (("prepare", plan.prepare), ("prune", plan.prune), ("task", plan.task))
+        }
+        return Plan(**(vars(plan) | scaled))
+
+    @property
+    def prune_recipe(self) -> Recipe:
+        """Pruning once, during pre-training, beside the dense model it started from."""
+        return Recipe.preset("prune_ofa_90").override([self._final])
+
+    @property
+    def transfer_recipe(self) -> Recipe:
+        """Learning the task with the zeros locked."""
+        return Recipe.preset("transfer")
+
+    @property
+    def finetune_recipe(self) -> Recipe:
+        """Pruning while learning the task, from the same teacher and to the same sparsity as the transfer."""
+        distillation = self.transfer_recipe.to_dict()["distillation"]
+        recipe = Recipe.preset("gmp_finetune").override([self._final])
+        return Recipe.from_dict(recipe.to_dict() | {"distillation": distillation})
+
+    @property
+    def _final(self) -> str:
+        return f"sparsity.schedule.final={self.sparsity}"
+
+
+# The shares of the recipes need some steps to fall on.
+_FEWEST_STEPS = 8

@@ -1,0 +1,137 @@
+"""The text and the task of the demo, built-in or the user's own."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from hf_sparse.data.files import load_splits
+from hf_sparse.data.labels import Labels, find_labels, label_encoder
+from hf_sparse.data.texts import text_columns
+from hf_sparse.demo.corpus import library_docstrings, library_sections, library_texts
+from hf_sparse.demo.settings import DemoSettings
+
+_VALIDATIONS = ("validation", "validation_matched", "test")
+_HELD_OUT_SHARE = 20
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled texts: one column of texts or two, a class number for each row."""
+
+    texts: tuple[list[str], ...]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the models read: running text to learn the language from, examples of the task."""
+
+    texts: list[str]
+    held_out_texts: list[str]
+    names: tuple[str, ...]
+    train: Examples
+    validation: Examples
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of everything that is read."""
+        lines = [self.texts, self.held_out_texts, self.names]
+        lines += [part for rows in (self.train, self.validation) for part in (*rows.texts, rows.labels)]
+        return hashlib.sha256(repr(lines).encode()).hexdigest()
+
+    @property
+    def balance(self) -> dict[str, int]:
+        """Count the training examples of every class."""
+        counts = Counter(self.train.labels)
+        return {name: counts[number] for number, name in enumerate(self.names)}
+
+    @property
+    def majority(self) -> float:
+        """Return the validation accuracy of always answering the class that is most frequent in training."""
+        answer = Counter(self.train.labels).most_common(1)[0][0]
+        return self.validation.labels.count(answer) / len(self.validation)
+
+
+def load_sources(settings: DemoSettings) -> Sources:
+    """Read or collect what the settings name; without a text of its own, a data set also lends its texts."""
+    docstrings = library_docstrings() if settings.dataset is None else []
+    task = (
+        load_splits_of(settings.dataset, settings.dataset_config)
+        if settings.dataset
+        else library_sections(docstrings)
+    )
+    limit = settings.plan.rows
+    names, train, validation = _task(task, limit)
+    if settings.text is not None:
+        texts, held_out = _running_texts(load_splits_of(settings.text), limit)
+    elif settings.dataset is not None:
+        texts, held_out = ([text for column in rows.texts for text in column] for rows in (train, validation))
+    else:
+        texts, held_out = _running_texts(library_texts(docstrings), limit)
+    return Sources(texts, held_out, names, train, validation)
+
+
+def load_splits_of(source: str, config: str | None = None) -> DatasetDict:
+    """Load a Hub name, a directory or a single file, which then is the train split."""
+    try:
+        return load_splits(files={"train": source}) if Path(source).is_file() else load_splits(source, config)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no data set could be read from {source} ({error}); give a file, a directory with a file train.parquet, "
+            "train.csv, train.jsonl or train.txt, or a Hub name"
+        ) from error
+
+
+def _task(splits: DatasetDict, limit: int | None) -> tuple[tuple[str, ...], Examples, Examples]:
+    train, validation = _train_validation(splits)
+    labels = find_labels(train)
+    if labels.regression:
+        raise ValueError(
+            "the demo compares accuracies, and the labels of this data set are numbers; give one with classes"
+        )
+    return labels.names, *(_examples(_first(rows, limit), labels) for rows in (train, validation))
+
+
+def _examples(rows: Dataset, labels: Labels) -> Examples:
+    if not len(rows):
+        raise ValueError("the data set has a split without rows; give rows to learn from, rows to hold out")
+    class_of = label_encoder(rows, "label", labels)
+    texts = tuple([text or "" for text in rows[column]] for column in text_columns(rows))
+    return Examples(texts, [class_of(value) for value in rows["label"]])
+
+
+def _running_texts(splits: DatasetDict, limit: int | None) -> tuple[list[str], list[str]]:
+    return tuple(_texts(_first(rows, limit)) for rows in _train_validation(splits))
+
+
+def _texts(rows: Dataset) -> list[str]:
+    column = "text" if "text" in rows.column_names else text_columns(rows)[0]
+    return [text for text in rows[column] if text and not text.isspace()]
+
+
+def _train_validation(splits: DatasetDict) -> tuple[Dataset, Dataset]:
+    """Take the train and the validation split, or set rows of train apart if there is no other split."""
+    if "train" not in splits:
+        raise ValueError(f"the data has no split 'train', only {list(splits)}; name a file train.*")
+    train = splits["train"]
+    for name in _VALIDATIONS:
+        if name in splits:
+            return train, splits[name]
+    rows = range(len(train))
+    held_out = [row for row in rows if row % _HELD_OUT_SHARE == 0]
+    return train.select([row for row in rows if row % _HELD_OUT_SHARE]), train.select(held_out)
+
+
+def _first(rows: Dataset, limit: int | None) -> Dataset:
+    return rows if limit is None else rows.select(range(min(limit, len(rows))))
+
+
+def words(texts: Iterable[str]) -> int:
+    return sum(len(text.split()) for text in texts)

@@ -1,0 +1,167 @@
+"""One stage of the demo: a training run that leaves a plain Hugging Face directory, whole or not at all."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_sparse.demo.lessons import Lesson, most_likely
+from hf_sparse.demo.settings import Training
+from hf_sparse.recipe import Recipe
+from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.training.files import publish_directory, write_atomically
+from hf_sparse.training.trainer import SparseTrainer
+
+UNFINISHED = ".unfinished"
+_RECORD = "stage.json"
+_WARM_UP, _WEIGHT_DECAY, _EVALUATION_BATCH = 0.05, 0.01, 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a finished stage; `bytes` is its weights' size on disk, `log` the Trainer's lines."""
+
+    name: str
+    fingerprint: str
+    recipe: dict
+    training: dict
+    seconds: float
+    loss: float
+    accuracy: float
+    sparsity: float
+    bytes: int
+    log: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage is made of: whatever changes its outcome is part of its fingerprint.
+
+    `start` and `teacher` are earlier stages' outcomes; instead of a start there may be the fingerprint of the
+    model that the first stage starts from.
+    """
+
+    name: str
+    lesson: Lesson
+    training: Training
+    recipe: Recipe
+    seed: int
+    start: Outcome | str
+    teacher: Outcome | None = None
+
+    def fingerprint(self, sources: str) -> str:
+        """Return a hash of all that determines the outcome; `sources` is that of the data."""
+        parents = [self.start, self.teacher]
+        origin = [parent.fingerprint if isinstance(parent, Outcome) else parent for parent in parents]
+        parts = [self.lesson.name, asdict(self.training), self.recipe.digest(), self.seed, origin, sources]
+        parts += [_WARM_UP, _WEIGHT_DECAY]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def read_outcome(directory: Path) -> Outcome | None:
+    """Read the record of a finished stage; None where there is none that can be read."""
+    try:
+        return Outcome(**json.loads((directory / _RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def run_stage(
+    stage: Stage,
+    home: Path,
+    fingerprint: str,
+    tokenizer: PreTrainedTokenizerBase,
+    load_start: Callable[[], PreTrainedModel],
+    progress: TrainerCallback,
+) -> Outcome:
+    """Train in a folder for unfinished work, then move the result to its place, replacing what is there."""
+    staged = home / UNFINISHED / stage.name
+    began = time.perf_counter()
+    # Before the model is made, so that the same new head is drawn for every model that learns the task.
+    set_seed(stage.seed)
+    model = load_start()
+    teacher = None if stage.teacher is None else stage.lesson.load(home / stage.teacher.name)
+    trainer = _trainer(stage, staged, model, teacher, tokenizer, progress)
+    trainer.train()
+    scores = trainer.evaluate()
+    trainer.save_model()
+    outcome = Outcome(
+        name=stage.name,
+        fingerprint=fingerprint,
+        recipe=stage.recipe.to_dict(),
+        training=asdict(stage.training),
+        seconds=round(time.perf_counter() - began, 1),
+        loss=scores["eval_loss"],
+        accuracy=scores["eval_accuracy"],
+        sparsity=measure_sparsity(trainer.model).overall,
+        bytes=sum(
+            path.stat().st_size for path in staged.glob("*.safetensors") if path.name.startswith("model")
+        ),
+        log=[line for line in trainer.state.log_history if "loss" in line],
+    )
+    write_atomically(staged / _RECORD, json.dumps(asdict(outcome), indent=1).encode())
+    publish_directory(staged, home / stage.name)
+    return outcome
+
+
+def _trainer(
+    stage: Stage,
+    staged: Path,
+    model: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: TrainerCallback,
+) -> SparseTrainer:
+    trainer = SparseTrainer(
+        model=model,
+        args=_arguments(stage, staged),
+        train_dataset=stage.lesson.train,
+        eval_dataset=stage.lesson.validation,
+        data_collator=stage.lesson.collate,
+        processing_class=tokenizer,
+        compute_metrics=stage.lesson.score,
+        preprocess_logits_for_metrics=most_likely,
+        callbacks=[*(callback() for callback in stage.lesson.callbacks), progress],
+        recipe=stage.recipe,
+        teacher=teacher,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(stage: Stage, staged: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(staged),
+        max_steps=stage.training.steps,
+        learning_rate=stage.training.learning_rate,
+        per_device_train_batch_size=stage.training.batch,
+        per_device_eval_batch_size=_EVALUATION_BATCH,
+        train_sampling_strategy=stage.lesson.sampling,
+        warmup_steps=_WARM_UP,
+        weight_decay=_WEIGHT_DECAY,
+        logging_steps=max(1, stage.training.steps // 100),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=stage.seed,
+    )
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return a hash of a model's weights."""
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+    return hashlib.sha256(save(tensors)).hexdigest()

@@ -1,0 +1,94 @@
+"""How much a batch holds, in the units by which losses are divided."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Unit = Literal["sequences", "tokens", "labels"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Sequences, non-padding tokens, labels that enter the loss: one int64 tensor (3,) in this order.
+
+    They stay on the device of the batch, so that counting never waits for it; add those of the micro-batches.
+    """
+
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(UNITS),) or self.values.dtype != torch.int64:
+            raise ValueError(
+                f"counts are an int64 tensor of shape ({len(UNITS)},) holding {', '.join(UNITS)}, "
+                f"got {self.values.dtype} of shape {tuple(self.values.shape)}; use count(inputs)"
+            )
+
+    @property
+    def tokens(self) -> Tensor:
+        return self.values[UNITS.index("tokens")]
+
+    @property
+    def labels(self) -> Tensor:
+        return self.values[UNITS.index("labels")]
+
+    def of(self, unit: Unit) -> Tensor:
+        """Return what a sum counted in `unit` is divided by: the count, or 1 where nothing was counted."""
+        return self.values[UNITS.index(unit)].clamp(min=1)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.values + other.values)
+
+
+def count(inputs: Mapping[str, object], shift_labels: bool) -> Counts:
+    """Count one micro-batch; `shift_labels` is for causal models, which never predict the first label.
+
+    Labels are integer labels other than -100, or answers whose start and end both lie in the input; without
+    either (float labels, none at all) every sequence counts as one. Raises `ValueError` without any tensor.
+    """
+    first = _first_tensor(inputs)
+    values = torch.full((len(UNITS),), len(first), dtype=torch.int64, device=first.device)
+    keep = token_mask(inputs)
+    if keep is not None:
+        values[1] = keep.sum()
+    elif first.dim() > 1:
+        values[1] = first.shape[:2].numel()
+    valid = _valid_labels(inputs, shift_labels)
+    if valid is not None:
+        values[2] = valid.sum()
+    return Counts(values)
+
+
+def token_mask(inputs: Mapping[str, object]) -> Tensor | None:
+    """Return the boolean (batch, length) mask of non-padding tokens, None where nothing is padding."""
+    mask = inputs.get("attention_mask")
+    return None if mask is None else mask != 0
+
+
+def _first_tensor(inputs: Mapping[str, object]) -> Tensor:
+    named = (inputs.get(name) for name in ("input_ids", "inputs_embeds"))
+    tensors = (value for value in (*named, *inputs.values()) if isinstance(value, Tensor) and value.dim())
+    first = next(tensors, None)
+    if first is None:
+        raise ValueError(
+            f"cannot count a batch without tensors, got {sorted(inputs)}; check the data collator"
+        )
+    return first
+
+
+def _valid_labels(inputs: Mapping[str, object], shift_labels: bool) -> Tensor | None:
+    if inputs.get("shift_labels") is not None:
+        return inputs["shift_labels"] != IGNORED_LABEL
+    labels = inputs.get("labels")
+    if labels is not None:
+        if labels.is_floating_point():
+            return None
+        return (labels[..., 1:] if shift_labels and labels.dim() > 1 else labels) != IGNORED_LABEL
+    if inputs.get("start_positions") is None or inputs.get("end_positions") is None:
+        return None
+    length = _first_tensor(inputs).shape[1]
+    return (inputs["start_positions"] < length) & (inputs["end_positions"] < length)

@@ -1,0 +1,178 @@
+"""A teacher that is frozen, with the checks that its outputs mean what its student's mean."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+_TARGET_NAMES = {"start_positions", "end_positions"}
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
+_HUB_OPTIONS = {
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+}
+_SHOWN = 5
+
+
+def freeze(teacher: nn.Module) -> nn.Module:
+    """Put a model into evaluation mode, stop its gradients, return it."""
+    return teacher.eval().requires_grad_(False)
+
+
+def teacher_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out everything that labels the batch, so that the teacher computes no loss."""
+    return {
+        name: value for name, value in inputs.items() if "label" not in name and name not in _TARGET_NAMES
+    }
+
+
+def check_compatible(student: nn.Module, teacher: nn.Module) -> None:
+    """Raise `ValueError` unless the teacher's outputs mean what the student's mean.
+
+    Compares weights (none may be shared), vocabulary size, kind of head, number of labels, problem type,
+    label names. Models without a configuration are only checked for shared weights.
+    """
+    _check_nothing_shared(student, teacher)
+    ours, theirs = getattr(student, "config", None), getattr(teacher, "config", None)
+    if not (isinstance(ours, PreTrainedConfig) and isinstance(theirs, PreTrainedConfig)):
+        return
+    sizes = [getattr(config.get_text_config(), "vocab_size", None) for config in (ours, theirs)]
+    _check_same("vocabulary size", *sizes, "take a teacher that was trained with the student's tokenizer")
+    heads = _head(student), _head(teacher)
+    _check_same("kind of head", *heads, "load both with the same AutoModelFor... class")
+    if heads[0] is None or "Classification" in heads[0]:
+        _check_same_labels(ours, theirs)
+
+
+def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> None:
+    """Raise `ValueError` unless both tokenizers give every token the same id."""
+    ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+    different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    if different:
+        raise ValueError(
+            f"student and teacher give {len(different):,} tokens other ids, such as {different[:_SHOWN]}; "
+            "take a teacher that was trained with the student's tokenizer"
+        )
+
+
+def load_teacher(
+    name_or_path: str, student: PreTrainedModel, processing_class: Any = None, **from_pretrained_kwargs: Any
+) -> PreTrainedModel:
+    """Load a frozen teacher with the student's kind of head, after checking that the two fit.
+
+    `processing_class`: the student's tokenizer, compared with the teacher's where there is one. Raises
+    `ValueError` if they do not fit, or if the checkpoint lacks weights of such a head.
+    """
+    hub = {name: value for name, value in from_pretrained_kwargs.items() if name in _HUB_OPTIONS}
+    if hasattr(processing_class, "get_vocab") and _has_tokenizer(name_or_path, hub):
+        check_same_vocabulary(processing_class, AutoTokenizer.from_pretrained(name_or_path, **hub))
+    architecture = _architecture(
+        name_or_path, AutoConfig.from_pretrained(name_or_path, **hub), _head(student)
+    )
+    teacher, loading = architecture.from_pretrained(
+        name_or_path, output_loading_info=True, **from_pretrained_kwargs
+    )
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"{name_or_path} has no weights for {sorted(loading['missing_keys'])[:_SHOWN]} of "
+            f"{architecture.__name__}, which would teach noise; train it on the student's task first"
+        )
+    check_compatible(student, teacher)
+    return freeze(teacher)
+
+
+def _check_nothing_shared(student: nn.Module, teacher: nn.Module) -> None:
+    ours = {id(parameter) for parameter in student.parameters()}
+    if teacher is student or any(id(parameter) in ours for parameter in teacher.parameters()):
+        raise ValueError(
+            f"the teacher {type(teacher).__name__} shares weights with the student, so freezing it would "
+            "freeze the student; load the teacher separately, or pass copy.deepcopy(model)"
+        )
+
+
+def _check_same(what: str, ours: object, theirs: object, remedy: str) -> None:
+    """Raise `ValueError` where both are known but differ."""
+    if ours is not None and theirs is not None and ours != theirs:
+        raise ValueError(f"the student's {what} is {ours}, the teacher's {theirs}; {remedy}")
+
+
+def _check_same_labels(ours: PreTrainedConfig, theirs: PreTrainedConfig) -> None:
+    remedy = "take a teacher that was trained for the student's labels"
+    _check_same("number of labels", ours.num_labels, theirs.num_labels, remedy)
+    _check_same("problem type", _problem_type(ours), _problem_type(theirs), remedy)
+    names, other_names = _label_names(ours), _label_names(theirs)
+    if names is None or other_names is None:
+        return
+    wrong = [index for index in sorted(names) if names[index] != other_names.get(index)]
+    if wrong:
+        pairs = [f"{index}: {names[index]} / {other_names.get(index)}" for index in wrong[:_SHOWN]]
+        raise ValueError(
+            f"student and teacher name {len(wrong)} of {len(names)} labels differently ({', '.join(pairs)}); "
+            "give the student the id2label of its teacher, with the data labelled in that order"
+        )
+
+
+def _problem_type(config: PreTrainedConfig) -> str | None:
+    return config.problem_type or ("regression" if config.num_labels == 1 else None)
+
+
+def _label_names(config: PreTrainedConfig) -> dict[int, str] | None:
+    """Return the lower-case names of the labels, None where they are only numbered."""
+    names = {int(index): str(name).lower() for index, name in config.id2label.items()}
+    return None if all(name == f"label_{index}" for index, name in names.items()) else names
+
+
+def _head(model: nn.Module) -> str | None:
+    """Return what a model is for: MaskedLM of BertForMaskedLM, none of BertModel, None where it is unknown.
+
+    A class derived from one of transformers' has its head, unless that has none to inherit.
+    """
+    for ancestor in type(model).__mro__:
+        if ancestor.__module__.startswith("transformers.models."):
+            return _purpose(ancestor.__name__) or ("none" if ancestor is type(model) else None)
+    return None
+
+
+def _purpose(class_name: str) -> str | None:
+    if class_name.endswith("LMHeadModel"):
+        return "CausalLM"
+    found = re.search(r"For([A-Z]\w*)$", class_name)
+    return found and found[1]
+
+
+def _architecture(name_or_path: str, config: PreTrainedConfig, head: str | None) -> type[PreTrainedModel]:
+    """Choose the class of the checkpoint, with the student's head where its family has one.
+
+    So a BertForPreTraining checkpoint, whose heads include the one for masked language modelling, teaches a
+    BertForMaskedLM.
+    """
+    saved = (config.architectures or ["no architecture"])[0]
+    wanted = re.sub(r"For[A-Z]\w*$", f"For{head}", saved)
+    architecture = getattr(transformers, wanted, None) or getattr(transformers, saved, None)
+    if architecture is None:
+        raise ValueError(
+            f"{name_or_path} holds {saved}, which transformers {transformers.__version__} does not have; "
+            "load it yourself and pass it as teacher="
+        )
+    return architecture
+
+
+def _has_tokenizer(name_or_path: str, hub: Mapping[str, Any]) -> bool:
+    return any(_has_file(name_or_path, file, hub) for file in _TOKENIZER_FILES)
+
+
+def _has_file(name_or_path: str, file: str, hub: Mapping[str, Any]) -> bool:
+    options = {name: value for name, value in hub.items() if name != "trust_remote_code"}
+    try:
+        return cached_file(name_or_path, file, **options) is not None
+    except OSError:
+        return False

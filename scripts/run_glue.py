@@ -1,0 +1,185 @@
+"""Fine-tune a model on a GLUE task or any texts with labels, sparse or distilled as a recipe says.
+
+    python scripts/run_glue.py --model_name_or_path pruned --task_name sst2 --do_train --do_eval \\
+        --recipe transfer --teacher_name_or_path dense-sst2 --output_dir pruned-sst2
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    default_data_collator,
+)
+
+import common
+from hf_sparse import SparseArguments, SparseTrainer
+from hf_sparse.data.labels import GLUE_LABELS, Labels, find_labels, label_encoder
+from hf_sparse.data.texts import text_columns, text_encoder
+from hf_sparse.metrics.glue import glue_metric, text_metric
+
+# MNLI has two evaluation sets, of the genres in its training set and of others.
+EVALUATION_ENDINGS = {"validation": "", "validation_matched": "", "validation_mismatched": "_mm"}
+TESTS = ("test", "test_matched", "test_mismatched")
+
+
+@dataclass
+class GlueModelArguments(common.ModelArguments):
+    """Which model is fine-tuned."""
+
+    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "replace a head of another size"})
+
+
+@dataclass
+class GlueDataArguments(common.DataArguments):
+    """Which task it learns."""
+
+    task_name: str | None = field(default=None, metadata={"help": f"one of {', '.join(GLUE_LABELS)}"})
+    test_file: str | None = field(default=None, metadata={"help": "the same for prediction"})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "the same for prediction"})
+    text_column_names: list[str] = field(
+        default_factory=list, metadata={"help": "one or two, if not guessed"}
+    )
+    label_column_name: str = field(default="label", metadata={"help": "the column of labels"})
+
+    def __post_init__(self) -> None:
+        if self.task_name is not None and self.task_name not in GLUE_LABELS:
+            raise ValueError(f"{self.task_name!r} is no GLUE task; choose one of {', '.join(GLUE_LABELS)}")
+        if self.task_name is not None and self.dataset_name is None and not self.files:
+            self.dataset_name, self.dataset_config_name = "nyu-mll/glue", self.task_name
+
+    @property
+    def files(self) -> dict[str, str]:
+        return super().files | ({"test": self.test_file} if self.test_file is not None else {})
+
+
+def find_task(
+    splits: DatasetDict, data: GlueDataArguments, model: GlueModelArguments, sparse: SparseArguments
+) -> tuple[PreTrainedConfig, Labels]:
+    """Read the model's configuration; give it the classes of the data, in the order that it knows already.
+
+    A model new to these classes takes the order of its teacher.
+    """
+    if model.model_name_or_path is None:
+        raise ValueError("there is no model to fine-tune; give --model_name_or_path")
+    config = AutoConfig.from_pretrained(model.config_name or model.model_name_or_path, **model.where)
+    labelled = [split for split in ("train", *EVALUATION_ENDINGS) if split in splits]
+    if not labelled:
+        return config, Labels(tuple(config.id2label[i] for i in sorted(config.id2label)))
+    labels = find_labels(splits[labelled[0]], data.label_column_name, data.task_name)
+    if sparse.teacher_name_or_path is not None:
+        labels = labels.in_order_of(AutoConfig.from_pretrained(sparse.teacher_name_or_path).label2id)
+    labels = labels.in_order_of(config.label2id)
+    labels.write_to(config)
+    return config, labels
+
+
+def load_model(model: GlueModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
+    """Load the model with a head for these classes, a random one if it has none."""
+    return AutoModelForSequenceClassification.from_pretrained(
+        model.model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=model.ignore_mismatched_sizes,
+        **model.where,
+    )
+
+
+def encode(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    data: GlueDataArguments,
+    labels: Labels | None,
+) -> Dataset:
+    """Tokenize the texts, with their classes if `labels` are given."""
+    label, task = data.label_column_name, data.task_name
+    columns = text_columns(rows, task, data.text_column_names, label)
+    tokens = text_encoder(tokenizer, columns, length, data.pad_to_max_length)
+    if labels is None:
+        return common.tokenize(rows, tokens, data)
+    class_of = label_encoder(rows, label, labels, task)
+    return common.tokenize(
+        rows, lambda batch: tokens(batch) | {"labels": [*map(class_of, batch[label])]}, data
+    )
+
+
+def scores(labels: Labels, task: str | None) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Make the function that scores an evaluation."""
+    metric = glue_metric(task) if task is not None else text_metric(labels.regression)
+    # F1 is of the class that GLUE counts as 1, whatever the order the model knows.
+    order = np.array([GLUE_LABELS[task].index(name) for name in labels.names]) if task is not None else None
+
+    def score(answers: EvalPrediction) -> dict[str, float]:
+        predictions, references = best_answers(answers.predictions, labels), answers.label_ids
+        if order is not None and not labels.regression:
+            predictions, references = order[predictions], order[references]
+        results = metric.compute(predictions=predictions, references=references)
+        if len(results) > 1:
+            results["combined_score"] = sum(results.values()) / len(results)
+        return results
+
+    return score
+
+
+def best_answers(predictions: np.ndarray | tuple[np.ndarray, ...], labels: Labels) -> np.ndarray:
+    """Turn the outputs of the model, logits first, into classes or numbers."""
+    logits = predictions[0] if isinstance(predictions, tuple) else predictions
+    return logits.squeeze(-1) if labels.regression else logits.argmax(-1)
+
+
+def predict(trainer: SparseTrainer, split: str, rows: Dataset, labels: Labels) -> None:
+    """Write the answers for texts without labels to `predict_results_{split}.txt`."""
+    answers = best_answers(trainer.predict(rows, metric_key_prefix="predict").predictions, labels)
+    if trainer.is_world_process_zero():
+        names = [f"{answer:.4f}" if labels.regression else labels.names[answer] for answer in answers]
+        lines = ["index\tprediction", *(f"{i}\t{name}" for i, name in enumerate(names))]
+        (Path(trainer.args.output_dir) / f"predict_results_{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what the command line asks for."""
+    model_args, data, training, sparse = common.parse((GlueModelArguments, GlueDataArguments), argv)
+    checkpoint = common.find_checkpoint(training)
+    splits = common.load_data(data, model_args)
+    tokenizer = common.load_tokenizer(model_args)
+    config, labels = find_task(splits, data, model_args, sparse)
+    length = common.text_length(data.max_seq_length, tokenizer, config, most=128)
+
+    def rows(split: str, limit: int | None, labelled: bool = True) -> Dataset:
+        part = common.first(common.take(splits, split), limit)
+        return encode(part, tokenizer, length, data, labels if labelled else None)
+
+    sets = {}
+    if training.do_eval:
+        names = [split for split in EVALUATION_ENDINGS if split in splits] or ["validation"]
+        sets = {EVALUATION_ENDINGS[split]: rows(split, data.max_eval_samples) for split in names}
+    trainer = common.make_trainer(
+        load_model(model_args, config),
+        tokenizer,
+        training,
+        sparse,
+        train_dataset=rows("train", data.max_train_samples) if training.do_train else None,
+        eval_dataset=next(iter(sets.values()), None),
+        data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
+        compute_metrics=scores(labels, data.task_name),
+    )
+    if training.do_train:
+        common.train(trainer, checkpoint)
+    if training.do_eval:
+        common.keep_results(trainer, "eval", common.evaluate(trainer, sets))
+    if training.do_predict:
+        for split in [split for split in TESTS if split in splits] or ["test"]:
+            predict(trainer, split, rows(split, data.max_predict_samples, labelled=False), labels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""README's measured tables are those of the committed results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.readme import README, RESULTS, cell, fill, read_results, section
+
+STEP = {
+    "name": "step",
+    "columns": ["trainer", "ms a step", "ratio"],
+    "rows": [{"trainer": "plain", "ms a step": 40.0, "ratio": 1}, {"trainer": "sparse", "ms a step": 41.236}],
+    "hardware": "2 cores",
+    "versions": {"torch": "2.13.0"},
+    "settings": {},
+    "command": "python benchmarks/step.py",
+    "date": "2026-11-21",
+}
+PAGE = "Before.\n<!-- results:step -->\nold\n<!-- /results -->\nAfter.\n"
+
+
+def test_readme_holds_what_its_results_say() -> None:
+    page = README.read_text(encoding="utf-8")
+    assert fill(page, read_results(RESULTS)) == page
+
+
+def test_a_result_is_a_table_with_its_origin() -> None:
+    assert section(STEP) == (
+        "| trainer | ms a step | ratio |\n"
+        "| --- | --- | --- |\n"
+        "| plain | 40 | 1 |\n"
+        "| sparse | 41.24 | - |\n"
+        "\n"
+        "2 cores; torch 2.13.0; 2026-11-21. Measured by `python benchmarks/step.py`.\n"
+    )
+
+
+def test_a_table_replaces_what_stood_in_its_place() -> None:
+    page = fill(PAGE, {"step": STEP})
+    assert page.startswith("Before.\n<!-- results:step -->\n| trainer |")
+    assert page.endswith("`.\n<!-- /results -->\nAfter.\n")
+    assert "old" not in page
+
+
+def test_filling_twice_changes_nothing() -> None:
+    page = fill(PAGE, {"step": STEP})
+    assert fill(page, {"step": STEP}) == page
+
+
+def test_a_place_without_results_says_so() -> None:
+    assert fill(PAGE, {}) == "Before.\n<!-- results:step -->\nNot measured yet.\n<!-- /results -->\nAfter.\n"
+
+
+def test_a_result_without_a_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="README has no place for step; add <!-- results:step -->"):
+        fill("no place", {"step": STEP})
+
+
+def test_a_result_without_origin_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "step.json").write_text(json.dumps({key: STEP[key] for key in STEP if key != "hardware"}))
+    with pytest.raises(ValueError, match="step.json lacks hardware"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.9, "0.9"),
+        (88.875, "88.88"),
+        (12345.6, "12,346"),
+        (12345, "12,345"),
+        ("dense", "dense"),
+        (None, "-"),
+    ],
+)
+def test_numbers_are_written_for_readers(value: object, text: str) -> None:
+    assert cell(value) == text

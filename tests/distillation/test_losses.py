@@ -1,0 +1,119 @@
+"""Each kind of head has its own comparison, worked out by hand; what cannot be compared is refused."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hf_sparse.distillation.losses import LossTerm, count, logits_terms, task_terms
+
+
+def logits(*rows: list[float]) -> dict[str, Tensor]:
+    return {"logits": torch.tensor(rows)}
+
+
+def only(terms: list[LossTerm]) -> tuple[float, str]:
+    (term,) = terms
+    return term.total.item(), term.unit
+
+
+def test_class_logits_are_summed_over_the_batch() -> None:
+    student, teacher = logits([0.0, 0.0], [1.0, 1.0]), logits([2.0, 0.0], [0.0, 2.0])
+    single = 4 * functional.kl_div(
+        torch.full((2,), 0.5).log(),
+        torch.tensor([1.0, 0.0]).log_softmax(-1),
+        log_target=True,
+        reduction="sum",
+    )
+    total, unit = only(logits_terms(student, teacher, {}, 2.0, "single_label_classification"))
+    assert total == pytest.approx(2 * single.item(), rel=1e-5)
+    assert unit == "sequences"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_regression_is_a_squared_error_without_temperature(temperature: float) -> None:
+    one = logits_terms(logits([1.0], [2.0]), logits([0.0], [5.0]), {}, temperature, None)
+    assert only(one) == (10.0, "sequences")
+    two = logits_terms(logits([1.0, 2.0]), logits([0.0, 5.0]), {}, temperature, "regression")
+    assert only(two) == (5.0, "sequences")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "problem_type"), [({}, "multi_label_classification"), ({"labels": torch.zeros(1, 2)}, None)]
+)
+def test_several_labels_are_each_yes_or_no(inputs: dict[str, Tensor], problem_type: str | None) -> None:
+    p, q = torch.tensor([2.0, -1.0]).sigmoid(), torch.tensor([0.5, 0.5])
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+    total, unit = only(logits_terms(logits([0.0, 0.0]), logits([2.0, -1.0]), inputs, 1.0, problem_type))
+    assert total == pytest.approx(expected.item(), rel=1e-5)
+    assert unit == "sequences"
+
+
+def test_answers_weigh_start_and_end_by_half() -> None:
+    flat, sharp = torch.zeros(1, 2), torch.tensor([[3.0, 0.0]])
+    expected, _ = only(logits_terms({"logits": flat}, {"logits": sharp}, {}, 2.0, None))
+    start_only = logits_terms(
+        {"start_logits": flat, "end_logits": flat}, {"start_logits": sharp, "end_logits": flat}, {}, 2.0, None
+    )
+    assert only(start_only) == (pytest.approx(expected / 2), "sequences")
+
+
+@pytest.mark.parametrize("head", ["seq_relationship_logits", "sop_logits"])
+def test_pre_training_heads_give_a_term_each(head: str) -> None:
+    student = {"prediction_logits": torch.zeros(1, 3, 2), head: torch.zeros(1, 2)}
+    teacher = {"prediction_logits": torch.tensor([[[3.0, 0.0]] * 3]), head: torch.tensor([[3.0, 0.0]])}
+    tokens, sentences = logits_terms(
+        student, teacher, {"attention_mask": torch.tensor([[1, 1, 0]])}, 2.0, None
+    )
+    assert (tokens.unit, sentences.unit) == ("tokens", "sequences")
+    assert tokens.total.item() == pytest.approx(2 * sentences.total.item())
+
+
+def test_every_token_counts_where_there_is_no_mask() -> None:
+    student, teacher = torch.zeros(2, 3, 4), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    everywhere = {"attention_mask": torch.ones(2, 3)}
+    unmasked = only(logits_terms({"logits": student}, {"logits": teacher}, {}, 2.0, None))
+    assert unmasked == only(logits_terms({"logits": student}, {"logits": teacher}, everywhere, 2.0, None))
+    assert unmasked[1] == "tokens"
+
+
+def test_a_loss_that_diverged_stays_visible() -> None:
+    inputs = {"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.tensor([0, 1])}
+    (term,) = task_terms(torch.tensor(float("nan")), {}, inputs, count(inputs, False))
+    assert term.total.isnan()
+
+
+def test_logits_of_other_shapes_are_refused_with_both() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 2\), the teacher's \(1, 3\); take a teacher with the same"):
+        logits_terms(logits([0.0, 1.0]), logits([0.0, 1.0, 2.0]), {}, 2.0, None)
+
+
+def test_outputs_without_the_same_logits_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs logits .* the teacher returned \['last_hidden_state'\]"):
+        logits_terms(logits([0.0, 1.0]), {"last_hidden_state": torch.zeros(1)}, {}, 2.0, None)
+    with pytest.raises(ValueError, match=r"the student returned \[\]"):
+        logits_terms({}, {}, {}, 2.0, None)
+
+
+def test_logits_of_unknown_shape_are_refused() -> None:
+    images = {"logits": torch.zeros(1, 2, 3, 3)}
+    with pytest.raises(ValueError, match=r"got shape \(1, 2, 3, 3\)"):
+        logits_terms(images, images, {}, 2.0, None)
+
+
+def test_a_mask_that_does_not_fit_is_refused() -> None:
+    tokens = {"logits": torch.zeros(2, 3, 4)}
+    with pytest.raises(ValueError, match=r"attention_mask of shape \(2, 5\)"):
+        logits_terms(tokens, tokens, {"attention_mask": torch.ones(2, 5)}, 2.0, None)
+
+
+def test_token_logits_of_an_encoder_decoder_are_refused() -> None:
+    tokens = {"logits": torch.zeros(2, 3, 4), "encoder_last_hidden_state": torch.zeros(2, 3, 8)}
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        logits_terms(tokens, tokens, {"attention_mask": torch.ones(2, 3)}, 2.0, None)
+
+
+@pytest.mark.parametrize(("total", "unit"), [(torch.zeros(2), "tokens"), (torch.zeros(()), "words")])
+def test_terms_check_themselves(total: Tensor, unit: str) -> None:
+    with pytest.raises(ValueError, match="scalar counted in one of"):
+        LossTerm(total, unit)

@@ -1,0 +1,10 @@
+"""Keep what evaluate would put into the home directory inside the test's own."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def metrics_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", tmp_path)

@@ -1,0 +1,58 @@
+"""Counts over tensors of every type."""
+
+import math
+
+import pytest
+import torch
+
+from hf_sparse.sparsity.counting import count_nonzero, is_subset, nonzero
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_entries_that_are_not_zero_are_found_and_counted(dtype: torch.dtype) -> None:
+    values = torch.tensor([[0, 1, 0], [1, 1, 0]]).to(dtype)
+    assert count_nonzero(values) == 3
+    assert nonzero(values).dtype == torch.bool
+    assert nonzero(values).tolist() == [[False, True, False], [True, True, False]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_negative_zero_is_zero_and_nan_is_not(dtype: torch.dtype) -> None:
+    values = torch.tensor([-0.0, math.nan, math.inf, 0.0], dtype=dtype)
+    assert count_nonzero(values) == 2
+    assert nonzero(values).tolist() == [False, True, True, False]
+
+
+def test_the_smallest_subnormal_is_not_zero() -> None:
+    assert count_nonzero(torch.tensor([5e-324], dtype=torch.float64)) == 1
+    assert count_nonzero(torch.tensor([1e-45])) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_views_are_counted_as_they_look(dtype: torch.dtype) -> None:
+    values = torch.tensor([[0, 1, 1], [0, 1, 0]]).to(dtype)
+    assert count_nonzero(values.t()) == 3
+    assert count_nonzero(values[:, ::2]) == 1
+    assert nonzero(values.t()).int().tolist() == [[0, 0], [1, 1], [1, 0]]
+
+
+def test_parameters_are_counted() -> None:
+    assert count_nonzero(torch.nn.Parameter(torch.tensor([0.0, 2.0]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "nested"),
+    [
+        ([0, 0, 0], [0, 0, 0], True),
+        ([0, 1, 0], [0, 1, 1], True),
+        ([1, 1, 1], [1, 1, 1], True),
+        ([1, 0, 0], [0, 1, 1], False),
+        ([1, 1, 1], [1, 1, 0], False),
+    ],
+)
+def test_a_mask_is_nested_if_it_keeps_nothing_the_other_does_not(
+    part: list[int], whole: list[int], nested: bool
+) -> None:
+    assert is_subset(torch.tensor(part).bool(), torch.tensor(whole).bool()) is nested
