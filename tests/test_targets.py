@@ -24,7 +24,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from hf_sparse.targets import LeftOut, Target, find_targets
+from hf_sparse.targets import LeftOut, find_targets
 
 SIZES = {
     "vocab_size": 50,
@@ -212,6 +212,14 @@ def test_names_are_keys_of_the_state_dict_and_weights_are_the_models_own() -> No
     assert all(parameters[target.name] is target.weight for target in find_targets(model))
 
 
+def test_a_stack_beside_the_base_model_is_a_head_though_it_shares_the_prefix() -> None:
+    model = BertForSequenceClassification(BERT)
+    model.bert_experts = nn.ModuleList([nn.Linear(32, 32)])
+    targets = find_targets(model)
+    assert targets.names == BERT_WEIGHTS
+    assert LeftOut("bert_experts.0", HEAD) in targets.left_out
+
+
 def test_an_untied_decoder_is_left_out_as_a_head() -> None:
     model = BertForPreTraining(BertConfig(tie_word_embeddings=False, **SIZES))
     assert LeftOut("cls.predictions.decoder", HEAD) in find_targets(model).left_out
@@ -235,75 +243,9 @@ def test_two_modules_with_one_weight_give_one_target() -> None:
     )
 
 
-def test_include_chooses_among_all_linears_of_the_model() -> None:
-    targets = find_targets(
-        BertForSequenceClassification(BERT), include=["pooler", r"layer\.1\..*query$", "classifier"]
-    )
-    assert targets.names == [
-        "bert.encoder.layer.1.attention.self.query.weight",
-        "bert.pooler.dense.weight",
-        "classifier.weight",
-    ]
-    assert LeftOut("bert.encoder.layer.0.output.dense", "not included") in targets.left_out
-
-
-def test_include_does_not_reach_what_is_tied_to_an_embedding() -> None:
-    targets = find_targets(BertForPreTraining(BERT), include=["cls"])
-    assert targets.names == ["cls.predictions.transform.dense.weight", "cls.seq_relationship.weight"]
-    assert LeftOut("cls.predictions.decoder", TIED) in targets.left_out
-
-
-def test_exclude_takes_from_the_layer_stack() -> None:
-    targets = find_targets(BertModel(BERT), exclude=["attention", "layer.1.output.dense"])
-    assert targets.names == [
-        "encoder.layer.0.intermediate.dense.weight",
-        "encoder.layer.0.output.dense.weight",
-        "encoder.layer.1.intermediate.dense.weight",
-    ]
-    assert (
-        LeftOut("encoder.layer.0.attention.self.query", "excluded (matches at 'attention')")
-        in targets.left_out
-    )
-
-
-def test_exclude_wins_over_include() -> None:
-    targets = find_targets(BertModel(BERT), include=["pooler", "query"], exclude=[r"layer\.0"])
-    assert targets.names == ["encoder.layer.1.attention.self.query.weight", "pooler.dense.weight"]
-
-
-def test_each_expression_keeps_its_own_flags_and_groups() -> None:
-    expressions = ["(?i)(POOLER)", r"la(y)er\.1\..*\.quer\1$"]
-    targets = find_targets(BertModel(BERT), include=expressions)
-    assert targets.names == ["encoder.layer.1.attention.self.query.weight", "pooler.dense.weight"]
-
-
-@pytest.mark.parametrize("role", ["include", "exclude"])
-def test_an_expression_that_matches_nothing_is_refused(role: str) -> None:
-    with pytest.raises(ValueError, match=rf"{role}: 'qury' matches no Linear .* named like 'encoder.layer.0"):
-        find_targets(BertModel(BERT), **{role: ["query", "qury"]})
-
-
-@pytest.mark.parametrize("role", ["include", "exclude"])
-def test_a_malformed_expression_is_refused(role: str) -> None:
-    with pytest.raises(ValueError, match=rf"{role}: '\(query' is not a regular expression: missing"):
-        find_targets(BertModel(BERT), **{role: ["(query"]})
-
-
 def test_a_model_without_linears_has_nothing_to_prune() -> None:
     with pytest.raises(ValueError, match="Embedding has nothing to prune; name Linears with include"):
         find_targets(nn.Embedding(4, 4))
-
-
-def test_a_model_with_everything_excluded_has_nothing_to_prune() -> None:
-    with pytest.raises(ValueError, match=r"BertModel has nothing to prune; .*(?s:.*)excluded \(matches at"):
-        find_targets(BertModel(BERT), exclude=["encoder"])
-
-
-def test_linears_outside_a_layer_stack_are_found_only_by_name() -> None:
-    model = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3))
-    with pytest.raises(ValueError, match="Sequential has nothing to prune; name Linears with include"):
-        find_targets(model)
-    assert find_targets(model, include=["^2$"]).found == (Target("2.weight", model[2]),)
 
 
 def test_a_lone_linear_is_named_by_its_weight() -> None:

@@ -1,9 +1,11 @@
 """The model that the whole demo starts from, new or the user's."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from safetensors.torch import save
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -15,13 +17,12 @@ from transformers import (
 from hf_sparse.demo.lessons import new_model
 from hf_sparse.demo.settings import DemoSettings
 from hf_sparse.demo.sources import Sources
-from hf_sparse.demo.stages import weights_digest
 from hf_sparse.demo.vocabulary import learn_vocabulary
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How the model is made or loaded, with its tokenizer; `length` is how many tokens of a text it is given."""
+    """How the model is made or loaded, with its tokenizer; `length` is how many tokens of a text it sees."""
 
     tokenizer: PreTrainedTokenizerBase
     load: Callable[[], PreTrainedModel]
@@ -57,4 +58,10 @@ def _given(name: str, settings: DemoSettings) -> Origin:
         ) from error
     most = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     length = min(settings.plan.length, tokenizer.model_max_length, most)
-    return Origin(tokenizer, load, length, weights_digest(model))
+    return Origin(tokenizer, load, length, _digest(model))
+
+
+def _digest(model: PreTrainedModel) -> str:
+    """Return a hash of a model's weights."""
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+    return hashlib.sha256(save(tensors)).hexdigest()

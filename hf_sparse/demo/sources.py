@@ -84,8 +84,8 @@ def load_splits_of(source: str, config: str | None = None) -> DatasetDict:
         return load_splits(files={"train": source}) if Path(source).is_file() else load_splits(source, config)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no data set could be read from {source} ({error}); give a file, a directory with a file train.parquet, "
-            "train.csv, train.jsonl or train.txt, or a Hub name"
+            f"no data set could be read from {source}; give a file, a directory with a file train.parquet, "
+            f"train.csv, train.jsonl or train.txt, or a Hub name\n{error}"
         ) from error
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -159,9 +158,3 @@ def _arguments(stage: Stage, staged: Path) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=stage.seed,
     )
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """Return a hash of a model's weights."""
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
-    return hashlib.sha256(save(tensors)).hexdigest()

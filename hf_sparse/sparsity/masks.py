@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import count_nonzero, nonzero
+from hf_sparse.sparsity.counting import any_greater, count_nonzero, negative, nonzero
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.sparsity.patterns import Block
 from hf_sparse.targets import Targets
@@ -34,6 +34,10 @@ class Masks:
         """Return one mask as booleans, (out, in), True where kept."""
         return nonzero(self._keep[name])
 
+    def shape(self, name: str) -> tuple[int, int]:
+        """Return the shape of one mask, (out, in)."""
+        return tuple(self._keep[name].shape)
+
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
         """Return which blocks are kept, (out / rows, in / columns), going by the first entry of each."""
         return nonzero(self._keep[name][:: pattern.rows, :: pattern.columns])
@@ -45,14 +49,22 @@ class Masks:
                 f"the mask of {name} has shape {tuple(keep.shape)}, its weight "
                 f"{tuple(self._keep[name].shape)}"
             )
-        torch.neg(keep.to(self._keep[name].device).view(torch.int8), out=self._keep[name])
+        self._keep[name] = negative(keep.to(self._keep[name].device).contiguous().view(torch.int8))
         self._removed[name] = keep.numel() - count_nonzero(keep)
+
+    def covers(self, name: str, blocks: Tensor, pattern: Block) -> bool:
+        """Say whether the blocks to keep, booleans (out / rows, in / columns), are all kept already."""
+        if not self._removed[name]:
+            return True
+        # As unsigned numbers a mask holds 255 where an entry is kept.
+        kept = self._keep[name][:: pattern.rows, :: pattern.columns].view(torch.uint8)
+        return not any_greater(blocks.view(torch.uint8), kept)
 
     def lock_zeros(self, pattern: Block) -> None:
         """Remove exactly the blocks that hold nothing but zeros now."""
         for target in self.targets:
-            nonzero = pattern.pool((target.weight.detach() != 0).to(torch.int32)) > 0
-            self.set(target.name, pattern.expand(nonzero))
+            filled = pattern.pool(nonzero(target.weight).to(torch.int32)) > 0
+            self.set(target.name, pattern.expand(filled))
 
     def removed(self, name: str) -> int:
         """Return how many entries of a weight are removed."""

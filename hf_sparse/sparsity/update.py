@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from hf_sparse.sparsity.allocation import ALLOCATIONS, Budget
-from hf_sparse.sparsity.counting import is_subset
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.sparsity.patterns import Array, Block
@@ -55,20 +54,21 @@ def _take_over(
     pattern: Block,
 ) -> None:
     """Set the masks of one budget to the choice, ranked again if it would bring a removed weight back."""
-    kept = {name: masks.kept_blocks(name, pattern) for name in budget.names}
-    choices = list(zip(budget.names, chosen, strict=True))
-    if not all(parallel_map(lambda choice: is_subset(choice[1], kept[choice[0]].flatten()), choices)):
-        # Weights that are zero without being removed tie with those that are; put the removed ones strictly
-        # below.
+    choices = {
+        name: _grid(keep, masks, name, pattern) for name, keep in zip(budget.names, chosen, strict=True)
+    }
+    if not all(parallel_map(lambda name: masks.covers(name, choices[name], pattern), choices)):
+        # Weights that are zero without being removed tie with those that are; these go strictly below.
+        kept = {name: masks.kept_blocks(name, pattern) for name in budget.names}
         lowest = {name: rank_by(values[name]).masked_fill(~kept[name], -torch.inf) for name in budget.names}
         (chosen,) = keep_largest([_ranking(budget, lowest)], _identity)
-        choices = list(zip(budget.names, chosen, strict=True))
+        choices = {name: keep.view_as(kept[name]) for name, keep in zip(budget.names, chosen, strict=True)}
+    parallel_map(lambda name: masks.set(name, pattern.expand(choices[name])), choices)
 
-    def set_mask(choice: tuple[str, Tensor]) -> None:
-        name, keep = choice
-        masks.set(name, pattern.expand(keep.view(kept[name].shape)))
 
-    parallel_map(set_mask, choices)
+def _grid(keep: Tensor, masks: Masks, name: str, pattern: Block) -> Tensor:
+    rows, columns = masks.shape(name)
+    return keep.view(rows // pattern.rows, columns // pattern.columns)
 
 
 def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:

@@ -37,8 +37,8 @@ class SparsityCallback(TrainerCallback):
             )
         if recipe.sparsity.lr_rewind:
             raise ValueError(
-                "a callback comes after the learning-rate scheduler is made, so it cannot rewind it; use SparseTrainer "
-                "or SparseTrainerMixin, or set sparsity.lr_rewind=false"
+                "a callback comes after the learning-rate scheduler is made, so it cannot rewind it; "
+                "use SparseTrainer or SparseTrainerMixin, or set sparsity.lr_rewind=false"
             )
         self.recipe = recipe
         self.resume_from_checkpoint = resume_from_checkpoint

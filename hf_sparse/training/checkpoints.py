@@ -27,6 +27,7 @@ class AtomicCheckpoints:
 
     _staging = False
     _push_pending = False
+    _pushed: Path | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, after putting right what an earlier process that was killed while saving left behind."""
@@ -64,11 +65,19 @@ class AtomicCheckpoints:
         if self._staging:
             self._push_pending = True
             return
-        # The stock method copies only the files it knows into the directory it pushes.
-        sidecar = Path(checkpoint_folder) / SIDECAR
-        if self.is_world_process_zero() and sidecar.is_file():
-            shutil.copy(sidecar, self.args.output_dir)
-        super()._push_from_checkpoint(checkpoint_folder)
+        self._pushed = Path(checkpoint_folder)
+        try:
+            super()._push_from_checkpoint(checkpoint_folder)
+        finally:
+            self._pushed = None
+
+    def begin_push(self) -> None:
+        """Copy the sidecar beside the files that Trainer is about to push: it copies only those it knows.
+
+        Called when a push is certain; one that Trainer leaves out must not separate sidecar and weights.
+        """
+        if self._pushed is not None and (self._pushed / SIDECAR).is_file():
+            shutil.copy(self._pushed / SIDECAR, self.args.output_dir)
 
     def _recover(self, home: Path) -> None:
         if self.args.should_save:

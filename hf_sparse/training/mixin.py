@@ -229,6 +229,11 @@ class _SparsityFlow(TrainerCallback):
     ) -> None:
         self.trainer.end_sparsity()
 
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.begin_push()
+
 
 def _with_default_lock(recipe: Recipe, model: nn.Module) -> Recipe:
     """Lock the zeros of a model that is sparse already, where the recipe says nothing about sparsity."""

@@ -3,12 +3,12 @@
 import json
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from runs import CHECKPOINT_FILES, checkpoint
 from tiny import arguments, bert, pruning, sentences
-from transformers import Trainer
 
 from hf_sparse import SparseTrainer
 from hf_sparse.training.state import read_state
@@ -17,46 +17,99 @@ HOME_FILES = {"config.json", "model.safetensors", "hf_sparse_state.safetensors",
 
 
 class Upload:
-    """Stands for the Hub: notes what lies in each folder when it is uploaded."""
+    """Stands for the Hub: notes what lies in a folder when it is uploaded, in jobs that end at once or never."""
 
     def __init__(self, done: bool) -> None:
         self.done = done
-        self.folders: list[tuple[Path, set[str], int]] = []
+        self.folders: list[tuple[str, set[str], int]] = []
+
+    def create_repo(self, name: str, **kwargs: Any) -> SimpleNamespace:
+        return SimpleNamespace(repo_id=name)
 
     def upload_folder(self, folder_path: str, **kwargs: Any) -> Future:
         folder = Path(folder_path)
         files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        self.folders.append((folder, files, read_state(folder).step))
-        future: Future = Future()
+        self.folders.append((folder.name, files, read_state(folder).step))
+        job: Future = Future()
         if self.done:
-            future.set_result(None)
-        return future
-
-    def create_repo(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to do."""
+            job.set_result(None)
+        return job
 
 
 @pytest.fixture
-def pushing(monkeypatch: pytest.MonkeyPatch):
-    """Return a function that trains with uploads of a kind that ends at once, or never."""
+def pushed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Return a function that trains with uploads."""
 
-    def train(folder: Path, done: bool, strategy: str) -> Upload:
+    def train(done: bool, strategy: str) -> Upload:
         upload = Upload(done)
-        monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, **kwargs: None)
-        monkeypatch.setattr(Trainer, "push_to_hub", lambda self, **kwargs: None)
-        monkeypatch.setattr(Trainer, "_finish_current_push", lambda self: None)
-        replace_api(monkeypatch, upload)
+        monkeypatch.setattr("transformers.trainer.hf_api", lambda: upload)
         args = arguments(
-            folder,
+            tmp_path / "run",
             push_to_hub=True,
+            hub_model_id="somebody/model",
             hub_strategy=strategy,
             save_strategy="steps",
             save_steps=4,
             save_total_limit=1,
         )
         trainer = SparseTrainer(bert(), args, train_dataset=sentences(), recipe=pruning())
-        trainer.hub_model_id = "somebody/model"
+        monkeypatch.setattr(trainer, "_finish_current_push", lambda: None)
         trainer.train()
         return upload
 
     return train
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_what_is_pushed_is_in_its_place_with_its_sidecar(strategy: str, pushed) -> None:
+    folders = pushed(done=True, strategy=strategy).folders
+    models = [entry for entry in folders if entry[0] == "run"]
+    assert [step for _, _, step in models] == [4, 8, 12]
+    assert all(files >= HOME_FILES for _, files, _ in models)
+    assert not any(".saving" in name for _, files, _ in folders for name in files)
+    whole = [entry for entry in folders if entry[0] != "run"]
+    steps = [] if strategy == "every_save" else [4, 8, 12]
+    assert whole == [(f"checkpoint-{step}", CHECKPOINT_FILES, step) for step in steps]
+
+
+def test_a_push_left_out_does_not_part_sidecar_from_weights(pushed, tmp_path: Path) -> None:
+    """The first upload never ends, so that Trainer leaves out the others."""
+    assert [step for _, _, step in pushed(done=False, strategy="every_save").folders] == [4]
+    assert read_state(tmp_path / "run").step == 4
+    assert not (tmp_path / "run" / ".saving").exists()
+
+
+def test_a_model_pushed_at_the_end_gets_no_sidecar_before_its_weights(pushed, tmp_path: Path) -> None:
+    assert pushed(done=True, strategy="end").folders == []
+    assert not (tmp_path / "run" / "hf_sparse_state.safetensors").exists()
+
+
+def test_the_best_checkpoint_is_recorded_where_it_lies(tmp_path: Path) -> None:
+    scores = iter(range(100, 0, -1))
+    trainer = SparseTrainer(
+        bert(),
+        arguments(
+            tmp_path,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_strategy="steps",
+            save_steps=2,
+            metric_for_best_model="score",
+            greater_is_better=True,
+            load_best_model_at_end=True,
+        ),
+        train_dataset=sentences(),
+        eval_dataset=sentences(8),
+        compute_metrics=lambda _: {"score": next(scores)},
+        recipe=pruning(),
+    )
+    trainer.train()
+    recorded = {
+        step: json.loads((checkpoint(tmp_path, step) / "trainer_state.json").read_text())[
+            "best_model_checkpoint"
+        ]
+        for step in range(2, 13, 2)
+    }
+    best = str(checkpoint(tmp_path, 6))
+    assert recorded == {2: None, 4: None} | dict.fromkeys((6, 8, 10, 12), best)
+    assert trainer.state.best_model_checkpoint == best

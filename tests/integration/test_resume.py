@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
 import torch
 from runs import Cut, checkpoint, differences, distil, lock, mlm, outcome, prune
 from tiny import arguments, bert, pruning, sentences
@@ -42,7 +41,7 @@ def test_a_run_resumed_from_any_checkpoint_ends_bit_for_bit_like_a_straight_one(
 
 
 def test_an_interrupted_trainer_can_go_on_itself(tmp_path: Path) -> None:
-    """As in a notebook, where the same object is told to train again; its log must not hold the lost half step."""
+    """As in a notebook, where one object is told to train again; its log must not hold the lost half step."""
     straight = distil(tmp_path / "straight")
     straight.train()
     trainer = distil(tmp_path, save_strategy="steps", save_steps=2, callbacks=[Cut(5)])
@@ -90,7 +89,10 @@ def steps_of(trainer: SparseTrainer) -> list[int]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipe": pruning("sparsity.schedule.final=0.8")}, r"schedule.final was 0.9, is 0.8.*allow_schedule"),
+        (
+            {"recipe": pruning("sparsity.schedule.final=0.8")},
+            r"schedule.final was 0.9, is 0.8.*allow_schedule",
+        ),
         ({"recipe": pruning("sparsity.schedule.every=2")}, r"schedule.every was 1, is 2"),
         ({"recipe": pruning("sparsity.pattern=4x1")}, r"sparsity.pattern was 'unstructured', is '4x1'"),
         ({"recipe": Recipe()}, r"sparsity was set, is unset"),
@@ -147,7 +149,9 @@ def trainer_zeros(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_final_sparsity_below_the_one_reached_is_refused(saved: Path, tmp_path: Path) -> None:
     trainer = short(tmp_path, pruning("sparsity.schedule.final=0.5"), allow_schedule_change=True)
-    with pytest.raises(ValueError, match=r"are zero already, more than the \d+ that final sparsity 0.5 removes"):
+    with pytest.raises(
+        ValueError, match=r"are zero already, more than the \d+ that final sparsity 0.5 removes"
+    ):
         trainer.train(resume_from_checkpoint=str(saved))
 
 

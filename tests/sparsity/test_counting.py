@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_sparse.sparsity.counting import count_nonzero, is_subset, nonzero
+from hf_sparse.sparsity.counting import any_greater, count_nonzero, negative, nonzero
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.bool]
 
@@ -43,16 +43,14 @@ def test_parameters_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "nested"),
-    [
-        ([0, 0, 0], [0, 0, 0], True),
-        ([0, 1, 0], [0, 1, 1], True),
-        ([1, 1, 1], [1, 1, 1], True),
-        ([1, 0, 0], [0, 1, 1], False),
-        ([1, 1, 1], [1, 1, 0], False),
-    ],
+    ("one", "other", "exceeds"),
+    [([0, 0], [0, 0], False), ([0, 1], [255, 1], False), ([1, 0], [0, 255], True), ([1, 1], [255, 0], True)],
 )
-def test_a_mask_is_nested_if_it_keeps_nothing_the_other_does_not(
-    part: list[int], whole: list[int], nested: bool
-) -> None:
-    assert is_subset(torch.tensor(part).bool(), torch.tensor(whole).bool()) is nested
+def test_one_number_that_exceeds_its_neighbour_is_enough(one: list, other: list, exceeds: bool) -> None:
+    assert any_greater(torch.tensor(one).to(torch.uint8), torch.tensor(other).to(torch.uint8)) is exceeds
+
+
+def test_the_negative_is_a_new_tensor() -> None:
+    values = torch.tensor([1, 0], dtype=torch.int8)
+    assert negative(values).tolist() == [-1, 0]
+    assert values.tolist() == [1, 0]

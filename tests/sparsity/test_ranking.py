@@ -157,6 +157,14 @@ def test_a_sample_brackets_the_threshold_narrowly(kind: str) -> None:
         assert np.count_nonzero((scores > low) & (scores <= high)) < 0.06 * values.size
 
 
+def test_a_sample_does_not_run_along_the_columns_of_a_square_matrix() -> None:
+    matrix = weights_of_a_layer("normal", 512 * 512).view(512, 512)
+    # The columns that a stride of size / samples = 32 would see, and no others.
+    matrix[:, ::32] *= 100
+    low, high = ranking._bracket([matrix.flatten().numpy()], matrix.numel(), matrix.numel() // 2, absolute)
+    assert low < matrix.abs().median() <= high
+
+
 @pytest.mark.parametrize(
     "bracket",
     [(2.0, 3.0), (-2.0, -1.0), (0.0, 0.0), (0.0, 0.001), (0.05, np.inf), (-np.inf, 0.01), (-np.inf, -np.inf)],

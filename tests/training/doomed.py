@@ -47,7 +47,7 @@ class Moment:
 
 
 def cheap_processes() -> ForkServerContext:
-    """Return a maker of processes that have everything imported when they start; nothing may be patched in them."""
+    """Return a maker of processes in which everything is imported already when they start."""
     paths = [*map(str, _FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     context = multiprocessing.get_context("forkserver")
@@ -55,7 +55,9 @@ def cheap_processes() -> ForkServerContext:
     return context
 
 
-def train(folder: Path, resume: str | bool | None, changes: dict[str, Any], moment: Moment | None = None) -> None:
+def train(
+    folder: Path, resume: str | bool | None, changes: dict[str, Any], moment: Moment | None = None
+) -> None:
     """Train in this process, as far as the moment lets it."""
     if moment is not None:
         moment.arm()

@@ -19,6 +19,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    TrainerCallback,
 )
 
 TEMPERATURE = 2.0
@@ -29,7 +30,7 @@ QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initi
 
 @dataclass(frozen=True)
 class Lesson:
-    """How one kind of model is taught: `logits_loss` says, for all rows at once, what its distance should be."""
+    """How one kind of model is taught; `logits_loss` gives its distance to the teacher, all rows at once."""
 
     model: type[PreTrainedModel]
     rows: Callable[[int], list[Row]]
@@ -98,7 +99,10 @@ def _relabelled(make: Callable[[int], list[Row]], label: Callable[[int, Row], Ro
 
 def _with_answer(index: int, row: Row) -> Row:
     row.pop("labels")
-    return row | {"start_positions": torch.tensor(1 + index % 3), "end_positions": torch.tensor(4 + index % 5)}
+    return row | {
+        "start_positions": torch.tensor(1 + index % 3),
+        "end_positions": torch.tensor(4 + index % 5),
+    }
 
 
 def _classes(index: int, row: Row) -> Row:
@@ -116,7 +120,8 @@ LESSONS = {
     "multi-label": Lesson(
         BertForSequenceClassification,
         _relabelled(
-            sentences, lambda index, row: row | {"labels": torch.tensor([index % 2, 1.0, index % 3 == 0]).float()}
+            sentences,
+            lambda index, row: row | {"labels": torch.tensor([index % 2, 1.0, index % 3 == 0]).float()},
         ),
         _labels,
         {"num_labels": 3, "problem_type": "multi_label_classification"},
@@ -150,3 +155,16 @@ class Spoiled(nn.Module):
             if name in outputs:
                 outputs[name][padding] = torch.nan
         return outputs
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of every optimizer step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Tensor]] = []
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any
+    ) -> None:
+        found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        self.steps.append({name: gradient.clone() for name, gradient in found.items()})

@@ -127,10 +127,16 @@ def test_recipes_that_a_callback_cannot_follow_are_refused(recipe: Recipe, messa
     ],
     ids=["auto_find_batch_size", "load_best_model_at_end"],
 )
-def test_arguments_that_a_callback_cannot_serve_are_refused(changes: dict, message: str, tmp_path: Path) -> None:
+def test_arguments_that_a_callback_cannot_serve_are_refused(
+    changes: dict, message: str, tmp_path: Path
+) -> None:
     args = arguments(tmp_path, **changes)
     run = Trainer(
-        bert(), args, train_dataset=sentences(), eval_dataset=sentences(8), callbacks=[SparsityCallback(RECIPE)]
+        bert(),
+        args,
+        train_dataset=sentences(),
+        eval_dataset=sentences(8),
+        callbacks=[SparsityCallback(RECIPE)],
     )
     with pytest.raises(ValueError, match=message):
         run.train()

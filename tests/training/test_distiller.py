@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import LESSONS, TEMPERATURE, Lesson, Spoiled
+from lessons import LESSONS, TEMPERATURE, Gradients, Lesson, Spoiled
 from tiny import arguments, texts
-from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from torch import Tensor
+from transformers import Trainer
 
 from hf_sparse import Recipe, SparseTrainer
 
@@ -20,17 +20,6 @@ CUTS = [(4, 2), (2, 4), (3, 3)]
 
 def teaching(task: float = TASK, logits: float = LOGITS) -> Recipe:
     return Recipe.from_dict({"distillation": {"temperature": TEMPERATURE, "task": task, "logits": logits}})
-
-
-class Gradients(TrainerCallback):
-    """Keeps the gradients of every optimizer step."""
-
-    def __init__(self) -> None:
-        self.steps: list[dict[str, Tensor]] = []
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
-        self.steps.append({name: gradient.clone() for name, gradient in found.items()})
 
 
 def taught(

@@ -116,6 +116,11 @@ def test_the_count_starts_anew_at_every_mask_update_of_the_ramp(step: int, count
     assert rewound_step(step, LATE) == counted
 
 
+def test_a_ramp_that_ends_between_updates_ends_the_count_too() -> None:
+    schedule = Schedule("cubic", 0.0, 0.9, 20, 45, 45, 10, 100)
+    assert [rewound_step(step, schedule) for step in (40, 44, 45, 46, 100)] == [20, 24, 20, 21, 75]
+
+
 DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / 50)),
     "polynomial": lambda step: (1 - 1e-7) * (1 - (step - WARMUP) / 50) + 1e-7,

@@ -12,7 +12,6 @@ from transformers import Adafactor
 from hf_sparse.recipe import SparsityRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.sparsifier import Sparsifier, check_targets
-from hf_sparse.training.state import SavedState
 
 FIRST, SECOND = "layers.0.weight", "layers.1.weight"
 LOCK = SparsityRecipe(method="lock")
@@ -23,10 +22,10 @@ def gradual(final: float = 0.9, pattern: str = "unstructured", allocation: str =
     return SparsityRecipe.model_validate({"schedule": schedule, "pattern": pattern, "allocation": allocation})
 
 
-def stack(rows: int = 8, columns: int = 16) -> nn.Module:
+def stack() -> nn.Module:
     torch.manual_seed(0)
     model = nn.Module()
-    model.layers = nn.ModuleList([nn.Linear(columns, rows), nn.Linear(rows, columns)])
+    model.layers = nn.ModuleList([nn.Linear(16, 8), nn.Linear(8, 16)])
     return model
 
 
@@ -37,10 +36,6 @@ def sparse_stack(share: float = 0.5) -> nn.Module:
         flat = layer.weight.data.view(-1)
         flat[: round(share * flat.numel())] = 0
     return model
-
-
-def saved_from(sparsifier: Sparsifier, step: int) -> SavedState:
-    return SavedState(recipe=None, step=step, total_steps=10, masks=sparsifier.masks.pack())
 
 
 def step_with(optimizer: torch.optim.Optimizer, model: nn.Module, sparsifier: Sparsifier) -> None:
@@ -257,60 +252,6 @@ def test_a_pattern_that_does_not_tile_a_target_is_refused() -> None:
 def test_a_model_with_nothing_to_prune_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear has nothing to prune"):
         check_targets(gradual(), nn.Linear(4, 4))
-
-
-def test_a_resumed_run_has_the_masks_of_the_checkpoint() -> None:
-    model = stack()
-    first = Sparsifier(gradual(), model, total_steps=10)
-    first.update(2, None)
-    # Trained to zero without being removed: not part of the mask.
-    kept = first.masks[FIRST].nonzero()[0]
-    model.layers[0].weight.data[*kept] = 0
-    second = Sparsifier(gradual(), model, total_steps=10, saved=saved_from(first, 2))
-    assert torch.equal(second.masks[FIRST], first.masks[FIRST])
-    assert torch.equal(second.masks[SECOND], first.masks[SECOND])
-
-
-def test_a_resumed_run_grows_to_the_same_masks() -> None:
-    model = stack()
-    first = Sparsifier(gradual(), model, total_steps=10)
-    first.update(2, None)
-    second = Sparsifier(gradual(), model, total_steps=10, saved=saved_from(first, 2))
-    first.update(4, None)
-    second.update(4, None)
-    assert torch.equal(second.masks[FIRST], first.masks[FIRST])
-    second.verify(4)
-
-
-def test_a_resumed_run_may_be_dense_still() -> None:
-    model = stack()
-    saved = saved_from(Sparsifier(gradual(), model, total_steps=10), 1)
-    assert Sparsifier(gradual(), model, total_steps=10, saved=saved).masks.sparsity == 0
-
-
-def test_masks_of_other_weights_are_refused_on_resume() -> None:
-    model = stack()
-    saved = saved_from(Sparsifier(gradual(), model, total_steps=10), 1)
-    with pytest.raises(ValueError, match="stored masks and the model's targets differ in 1 names"):
-        Sparsifier(gradual().model_copy(update={"exclude": ("0",)}), model, total_steps=10, saved=saved)
-
-
-def test_weights_that_do_not_belong_to_the_masks_are_refused_on_resume() -> None:
-    model = stack()
-    sparsifier = Sparsifier(gradual(), model, total_steps=10)
-    sparsifier.update(4, None)
-    with pytest.raises(
-        RuntimeError, match="115 removed weights of layers.0.weight .* different steps; resume"
-    ):
-        Sparsifier(gradual(), stack(), total_steps=10, saved=saved_from(sparsifier, 4))
-
-
-def test_resuming_never_lowers_sparsity() -> None:
-    model = stack()
-    sparsifier = Sparsifier(gradual(), model, total_steps=10)
-    sparsifier.update(4, None)
-    with pytest.raises(ValueError, match="115 weights of layers.0.weight are zero already, more than the 64"):
-        Sparsifier(gradual(0.5), model, total_steps=10, saved=saved_from(sparsifier, 4))
 
 
 def test_a_weight_written_from_outside_is_found() -> None:

@@ -58,7 +58,9 @@ def test_evaluation_reports_the_loss_of_the_task(tmp_path: Path) -> None:
     run.train()
     stock = Trainer(run.model, arguments(tmp_path), eval_dataset=sentences(16, seed=2)).evaluate()
     assert run.evaluate()["eval_loss"] == stock["eval_loss"]
-    assert [line["eval_loss"] for line in run.state.log_history if "eval_loss" in line][-1] == stock["eval_loss"]
+    assert [line["eval_loss"] for line in run.state.log_history if "eval_loss" in line][-1] == stock[
+        "eval_loss"
+    ]
 
 
 def test_the_teacher_stays_as_it_was(tmp_path: Path) -> None:
@@ -98,7 +100,9 @@ def test_no_outputs_are_held_between_micro_batches(tmp_path: Path) -> None:
     def look() -> None:
         gc.collect()
         tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
-        found.append([tensor.shape for tensor in tensors if tensor.dim() > 1 and tensor.shape[-1] == vocabulary])
+        found.append(
+            [tensor.shape for tensor in tensors if tensor.dim() > 1 and tensor.shape[-1] == vocabulary]
+        )
 
     SparseTrainer(
         model(0),

@@ -1,0 +1,54 @@
+"""The recipes that come with the package."""
+
+import pytest
+
+from hf_sparse.recipe import DistillationRecipe, Recipe, SparsityRecipe, preset_names
+from hf_sparse.sparsity.schedules import Schedule
+
+PRESETS = ["gmp_finetune", "prune_ofa_80_1x4", "prune_ofa_85", "prune_ofa_90", "transfer"]
+
+
+def test_preset_names_are_those_of_the_package() -> None:
+    assert preset_names() == PRESETS
+
+
+@pytest.mark.parametrize(("name", "final"), [("prune_ofa_85", 0.85), ("prune_ofa_90", 0.9)])
+def test_prune_ofa_presets_are_the_published_recipe(name: str, final: float) -> None:
+    recipe = Recipe.preset(name)
+    expected = Schedule("cubic", 0.0, final, 0, 50_000, 80_000, 1_000, 100_000)
+    assert recipe.sparsity.schedule.resolve(100_000) == expected
+    assert recipe.sparsity.pattern == "unstructured"
+    assert recipe.sparsity.allocation == "uniform"
+    assert recipe.sparsity.lr_rewind
+    assert recipe.distillation == DistillationRecipe(temperature=2.0, task=0.5, logits=0.5)
+
+
+def test_the_block_preset_runs_along_the_inputs() -> None:
+    sparsity = Recipe.preset("prune_ofa_80_1x4").sparsity
+    assert (sparsity.pattern, sparsity.schedule.final, sparsity.lr_rewind) == ("1x4", 0.8, True)
+
+
+def test_the_transfer_preset_locks_and_listens_to_the_teacher_alone() -> None:
+    recipe = Recipe.preset("transfer")
+    assert recipe.sparsity == SparsityRecipe(method="lock")
+    assert recipe.distillation == DistillationRecipe(temperature=2.0, task=0.0, logits=1.0)
+
+
+def test_the_fine_tuning_preset_needs_no_teacher() -> None:
+    recipe = Recipe.preset("gmp_finetune")
+    assert recipe.distillation is None
+    assert not recipe.sparsity.lr_rewind
+    assert recipe.sparsity.schedule.resolve(1_000) == Schedule("cubic", 0.0, 0.85, 100, 600, 600, 10, 1_000)
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=f"no preset is called 'prune'; choose one of {', '.join(PRESETS)}"):
+        Recipe.preset("prune")
+
+
+@pytest.mark.parametrize("total", [2, 3, 10, 99, 101])
+@pytest.mark.parametrize("name", PRESETS[:4])
+def test_presets_fit_runs_of_any_length(name: str, total: int) -> None:
+    resolved = Recipe.preset(name).sparsity.schedule.resolve(total)
+    assert resolved.is_update(resolved.ramp_end)
+    assert resolved.sparsity(total - 1) == resolved.final

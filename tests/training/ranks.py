@@ -1,0 +1,95 @@
+"""What each of two processes does that train together."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+from doomed import cheap_processes
+from lessons import LESSONS, TEMPERATURE, Gradients
+from runs import checkpoint, outcome
+from tiny import arguments, bert, sentences
+
+from hf_sparse import Recipe, SparseTrainer
+
+RANKS = 2
+TEACHING = Recipe.from_dict({"distillation": {"temperature": TEMPERATURE, "task": 0.3, "logits": 0.7}})
+
+
+def lesson(name: str, folder: Path, batch: int) -> dict[str, Any]:
+    """Teach one step over 16 rows, in two micro-batches of `batch` rows a process; return what came of it."""
+    gradients = Gradients()
+    trainer = SparseTrainer(
+        LESSONS[name].make(0),
+        arguments(
+            folder,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=2,
+            num_train_epochs=1,
+            max_steps=-1,
+            max_grad_norm=0.0,
+        ),
+        train_dataset=LESSONS[name].rows(16),
+        recipe=TEACHING,
+        teacher=LESSONS[name].make(1),
+        callbacks=[gradients],
+    )
+    trainer.train()
+    return {"gradients": gradients.steps, "line": trainer.state.log_history[0]}
+
+
+def pruning_run(folder: Path, resume: Path | None = None) -> dict[str, Any]:
+    """Prune, with distillation, dropout, shuffling; return all that matters."""
+    trainer = SparseTrainer(
+        bert(),
+        arguments(
+            folder,
+            per_device_train_batch_size=2,
+            max_steps=8,
+            save_strategy="steps",
+            save_steps=3,
+            save_total_limit=2,
+        ),
+        train_dataset=sentences(20),
+        recipe=Recipe.preset("prune_ofa_90").override(["sparsity.schedule.every=1"]),
+        teacher=bert(seed=1),
+    )
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return outcome(trainer)
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    """Do everything as one process of two; leave the results in `rank-N.pt`."""
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": RANKS,
+        "LOCAL_WORLD_SIZE": RANKS,
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    results = {name: lesson(name, folder, batch=4) for name in ("masked", "causal", "classification")}
+    results["straight"] = pruning_run(folder / "run")
+    results["resumed"] = pruning_run(folder / "again", resume=checkpoint(folder / "run", 6))
+    torch.save(results, folder / f"rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def train_together(folder: Path) -> list[dict[str, Any]]:
+    """Run all processes; return the results of each, or raise `RuntimeError`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = cheap_processes()
+    processes = [context.Process(target=work, args=(rank, port, folder)) for rank in range(RANKS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    if codes != [0] * RANKS:
+        raise RuntimeError(f"the processes ended with exit codes {codes}")
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(RANKS)]
