@@ -60,11 +60,18 @@ def _report(
         home / _PICTURE,
     )
     console.print(model_table(_groups(outcomes)))
-    console.print(
-        f"Always answering the most frequent class scores {sources.majority:.1%}. Files do not shrink yet: "
-        "a zero is stored like any number."
-    )
+    console.print(_notes(settings, sources))
     console.print(f"{duration(elapsed)} min in all. Models, {_RESULTS}, {_PICTURE}: {home}", soft_wrap=True)
+
+
+def _notes(settings: DemoSettings, sources: Sources) -> str:
+    plan = settings.plan
+    return (
+        f"All three learnt the task in {plan.task.steps:,} steps. Pruning once took {plan.prune.steps:,} further steps "
+        "of pre-training, which serve any number of tasks.\n"
+        f"Always answering the most frequent class scores {sources.majority:.1%}. "
+        "Files do not shrink yet: a zero is stored like any number."
+    )
 
 
 def _groups(outcomes: Outcomes) -> list[tuple[str, list[ModelRow]]]:

@@ -48,13 +48,10 @@ def test_float_labels_are_one_a_sequence(shape: tuple[int, ...]) -> None:
     assert counted({"input_ids": IDS, "labels": torch.zeros(shape)}) == [2, 8, 2]
 
 
-def test_answers_count_where_they_lie_in_the_input() -> None:
-    inputs = {
-        "input_ids": IDS,
-        "start_positions": torch.tensor([1, 9]),
-        "end_positions": torch.tensor([3, 9]),
-    }
-    assert counted(inputs) == [2, 8, 1]
+@pytest.mark.parametrize(("start", "end", "labels"), [(0, 3, 2), (3, 3, 2), (9, 9, 1), (3, 4, 1), (4, 3, 1)])
+def test_answers_count_where_they_lie_in_the_input(start: int, end: int, labels: int) -> None:
+    positions = {"start_positions": torch.tensor([1, start]), "end_positions": torch.tensor([3, end])}
+    assert counted({"input_ids": IDS, **positions}) == [2, 8, labels]
 
 
 def test_inputs_other_than_text_count_as_sequences() -> None:

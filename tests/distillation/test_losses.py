@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.models.electra.modeling_electra import ElectraForPreTrainingOutput
 
 from hf_sparse.distillation.losses import LossTerm, count, logits_terms, task_terms
 
@@ -67,6 +68,19 @@ def test_pre_training_heads_give_a_term_each(head: str) -> None:
     )
     assert (tokens.unit, sentences.unit) == ("tokens", "sequences")
     assert tokens.total.item() == pytest.approx(2 * sentences.total.item())
+
+
+@pytest.mark.parametrize("hidden", [123.0, float("nan")])
+def test_replaced_tokens_are_each_yes_or_no_without_padding(hidden: float) -> None:
+    student = ElectraForPreTrainingOutput(logits=torch.tensor([[0.0, 0.0, hidden]]))
+    teacher = ElectraForPreTrainingOutput(logits=torch.tensor([[2.0, -1.0, 0.0]]))
+    p, q = torch.tensor([2.0, -1.0]).sigmoid(), torch.tensor([0.5, 0.5])
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
+    total, unit = only(
+        logits_terms(student, teacher, {"attention_mask": torch.tensor([[1, 1, 0]])}, 1.0, None)
+    )
+    assert total == pytest.approx(expected.item(), rel=1e-5)
+    assert unit == "tokens"
 
 
 def test_every_token_counts_where_there_is_no_mask() -> None:

@@ -17,7 +17,7 @@ HOME_FILES = {"config.json", "model.safetensors", "hf_sparse_state.safetensors",
 
 
 class Upload:
-    """Stands for the Hub: notes what lies in a folder when it is uploaded, in jobs that end at once or never."""
+    """Stands for the Hub: notes what lies in a folder when it is uploaded; its jobs end at once or never."""
 
     def __init__(self, done: bool) -> None:
         self.done = done

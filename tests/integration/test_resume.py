@@ -96,10 +96,10 @@ def steps_of(trainer: SparseTrainer) -> list[int]:
         ({"recipe": pruning("sparsity.schedule.every=2")}, r"schedule.every was 1, is 2"),
         ({"recipe": pruning("sparsity.pattern=4x1")}, r"sparsity.pattern was 'unstructured', is '4x1'"),
         ({"recipe": Recipe()}, r"sparsity was set, is unset"),
-        ({"recipe": Recipe(), "allow_schedule_change": True}, r"sparsity was set.*can never change"),
+        ({"recipe": Recipe(), "allow_schedule_change": True}, r"sparsity was set.*never change"),
         (
             {"recipe": pruning("sparsity.pattern=4x1"), "allow_schedule_change": True},
-            r"sparsity.pattern was.*can never change",
+            r"sparsity.pattern was.*never change",
         ),
         ({"max_steps": LENGTH + 1}, r"belongs to a run of 8 steps, this run has 9"),
     ],
