@@ -82,7 +82,7 @@ class ScheduleRecipe(_Part):
                 f"a {self.shape} schedule has no ramp; leave out initial and ramp_end, or choose another "
                 "shape"
             )
-        if self.shape == "constant" and self.begin != "0%":
+        if self.shape == "constant" and self.begin not in (0, "0%"):
             raise ValueError(
                 "a constant schedule holds from the first step; leave out begin, or choose one_shot"
             )

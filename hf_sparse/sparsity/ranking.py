@@ -15,6 +15,11 @@ from hf_sparse.sparsity.score import Score
 _CHUNK = 1 << 17
 _SAMPLE = 8192
 
+_NOT_NUMBERS = (
+    "weights to be pruned are not numbers, so they cannot be ranked: training has diverged; "
+    "lower the learning rate, or resume from an earlier checkpoint"
+)
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -28,9 +33,10 @@ def keep_largest(rankings: Sequence[Ranking], score: Score) -> list[list[Tensor]
     """Return for every ranking one flat boolean mask a tensor, True where the value is kept.
 
     Exactly `removed` entries of a ranking are False. Among equal scores the earlier entry goes first, in the
-    order of the tensors and of their flat index, so that ties never change the count.
+    order of the tensors and of their flat index, so that ties never change the count. Raises
+    `FloatingPointError` where too many scores are NaN for that.
     """
-    if any(values.is_cuda for ranking in rankings for values in ranking.values):
+    if any(values.device.type != "cpu" for ranking in rankings for values in ranking.values):
         return [_keep_on_device(ranking, score) for ranking in rankings]
     return parallel_map(lambda ranking: _keep_on_cpu(ranking, score), rankings)
 
@@ -43,6 +49,8 @@ def _keep_on_device(ranking: Ranking, score: Score) -> list[Tensor]:
         keep = flat > threshold
         ties = (flat == threshold).nonzero().flatten()
         surplus = flat.numel() - ranking.removed - keep.sum()
+        if surplus > ties.numel():
+            raise FloatingPointError(_NOT_NUMBERS)
         keep[ties[ties.numel() - surplus :]] = True
     return list(keep.split([values.numel() for values in ranking.values]))
 
@@ -59,6 +67,8 @@ def _keep_on_cpu(ranking: Ranking, score: Score) -> list[Tensor]:
         # The sample missed the threshold, which a few runs in a hundred thousand do: take every score.
         passes = parallel_map(lambda array: _split(array, score, -np.inf, np.inf), arrays)
         needed = total - ranking.removed
+        if needed > sum(split.scores.size for split in passes):
+            raise FloatingPointError(_NOT_NUMBERS)
     chosen = _largest(np.concatenate([split.scores for split in passes]), needed)
     for split, keep in zip(
         passes, np.split(chosen, np.cumsum([split.scores.size for split in passes])), strict=False

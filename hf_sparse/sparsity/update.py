@@ -21,7 +21,8 @@ def grow(masks: Masks, sparsity: float, score: Score, pattern: Block, allocation
     """Remove further weights, lowest scores first, until exactly the target share of blocks is gone.
 
     What was removed stays removed; where more than the target is gone already, nothing changes. Only the
-    masks change, not the weights. Returns whether they did.
+    masks change, not the weights. Returns whether they did. Raises `FloatingPointError`
+    where weights are NaN.
     """
     weights = {target.name: target.weight.detach() for target in masks.targets}
     blocks = {name: weight.numel() // pattern.size for name, weight in weights.items()}

@@ -85,10 +85,7 @@ def _lambdas(
     optimizer: torch.optim.Optimizer, warmup: int, horizon: int, args: TrainingArguments
 ) -> list[Callable[[int], float]]:
     """Build the schedule the arguments name for another horizon, on a stand-in for the optimizer."""
-    groups = [
-        {"params": [torch.nn.Parameter(torch.zeros(()))], "lr": group["lr"]}
-        for group in optimizer.param_groups
-    ]
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(()))]} for _ in optimizer.param_groups]
     # Some schedules read the peak rate from the optimizer's defaults.
     stand_in = torch.optim.SGD(groups, lr=optimizer.defaults["lr"])
     return get_scheduler(

@@ -94,9 +94,10 @@ class Sparsifier:
             )
         if self.score is None or present >= SPARSE_FROM:
             self.masks.lock_zeros(UNSTRUCTURED if self.score is None else self.pattern)
-            logger.warning(
-                "The model is %.1f %% sparse already; these zeros stay.", 100 * self.masks.sparsity
-            )
+            if self.masks.sparsity:
+                logger.warning(
+                    "The model is %.1f %% sparse already; these zeros stay.", 100 * self.masks.sparsity
+                )
 
     def _check_reachable(self) -> None:
         """Refuse a final sparsity below what is removed already: pruning never gives weights back."""

@@ -202,3 +202,10 @@ def test_rankings_are_independent() -> None:
 
 def test_nothing_to_rank_is_fine() -> None:
     assert keep_largest([], absolute) == []
+
+
+@both_paths
+def test_weights_that_are_not_numbers_are_refused(keep: Keep) -> None:
+    diverged = torch.full((100,), torch.nan)
+    with pytest.raises(FloatingPointError, match="training has diverged; lower the learning rate"):
+        keep(Ranking([diverged], 50), absolute)

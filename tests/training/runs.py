@@ -35,6 +35,11 @@ def prune(folder: Path | str, **changes: Any) -> SparseTrainer:
     return _trainer(folder, changes, model=bert(), recipe=pruning())
 
 
+def prune_little(folder: Path | str, **changes: Any) -> SparseTrainer:
+    """A trainer that has removed too few weights after its first steps for the model to count as sparse."""
+    return _trainer(folder, changes, model=bert(), recipe=pruning("sparsity.schedule.final=0.1"))
+
+
 def distil(folder: Path | str, **changes: Any) -> SparseTrainer:
     recipe = Recipe.preset("prune_ofa_90").override(["sparsity.schedule.every=1"])
     return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=bert(seed=1))

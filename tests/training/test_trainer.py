@@ -5,36 +5,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import arguments, bert, llama, pruning, same_weights, sentences, texts
+from tiny import (
+    RememberingCallback,
+    arguments,
+    bert,
+    expected_zeros,
+    llama,
+    pruning,
+    same_weights,
+    sentences,
+    texts,
+)
 from transformers import (
     AutoModelForSequenceClassification,
-    EarlyStoppingCallback,
     EvalPrediction,
     Trainer,
     TrainerCallback,
-    get_scheduler,
 )
 
 from hf_sparse import Recipe, SparseTrainer, SparseTrainerMixin, find_targets, measure_sparsity
-from hf_sparse.training.state import SIDECAR, read_state
-
-
-def expected_zeros(model: torch.nn.Module, sparsity: float) -> int:
-    return sum(int(sparsity * rows * columns) for rows, columns in find_targets(model).shapes.values())
+from hf_sparse.training.state import read_state
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
-
-
-class RememberingCallback(TrainerCallback):
-    """Keeps what happens at each step."""
-
-    def __init__(self, look) -> None:
-        self.look, self.seen = look, []
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.seen.append(self.look(state, kwargs))
 
 
 @pytest.mark.parametrize(("make", "data"), [(bert, sentences), (llama, texts)])
@@ -158,21 +152,6 @@ def test_the_learning_rate_is_rewound_at_every_update_of_the_ramp(tmp_path: Path
     assert rates == pytest.approx([*saw_tooth, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
-def test_a_scheduler_of_the_users_own_is_refused_for_rewinding(tmp_path: Path) -> None:
-    model = bert()
-    optimizer = torch.optim.AdamW(model.parameters())
-    scheduler = get_scheduler("linear", optimizer, 0, 12)
-    trainer = SparseTrainer(
-        model,
-        arguments(tmp_path),
-        train_dataset=sentences(),
-        recipe=pruning(),
-        optimizers=(optimizer, scheduler),
-    )
-    with pytest.raises(ValueError, match="lr_rewind builds the learning-rate scheduler"):
-        trainer.train()
-
-
 def test_a_sparse_model_is_locked_by_default_with_a_line_that_says_so(tmp_path: Path, caplog) -> None:
     pruned = SparseTrainer(bert(), arguments(tmp_path), train_dataset=sentences(), recipe=pruning())
     pruned.train()
@@ -183,87 +162,6 @@ def test_a_sparse_model_is_locked_by_default_with_a_line_that_says_so(tmp_path: 
     trainer.train()
     for target in find_targets(trainer.model):
         assert torch.equal(target.weight == 0, zeros[target.name])
-
-
-def test_the_best_model_is_one_of_final_sparsity(tmp_path: Path) -> None:
-    """Evaluation only gets worse, so that an ungated choice would be a model of the ramp."""
-    scores = iter(range(100, 0, -1))
-    trainer = SparseTrainer(
-        bert(),
-        arguments(
-            tmp_path,
-            eval_strategy="steps",
-            eval_steps=1,
-            save_strategy="steps",
-            save_steps=1,
-            load_best_model_at_end=True,
-            metric_for_best_model="score",
-            greater_is_better=True,
-            save_total_limit=2,
-        ),
-        train_dataset=sentences(),
-        eval_dataset=sentences(8),
-        compute_metrics=lambda _: {"score": next(scores)},
-        recipe=pruning(),
-    )
-    trainer.train()
-    assert trainer.state.best_global_step == 6
-    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-6")
-    assert measure_sparsity(trainer.model).zeros == expected_zeros(trainer.model, 0.9)
-    best = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-6")
-    assert same_weights(trainer.model, best)
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
-
-
-def test_saving_the_best_saves_during_the_ramp_too(tmp_path: Path) -> None:
-    scores = iter(range(100, 0, -1))
-    trainer = SparseTrainer(
-        bert(),
-        arguments(
-            tmp_path,
-            eval_strategy="steps",
-            eval_steps=2,
-            save_strategy="best",
-            metric_for_best_model="score",
-            greater_is_better=True,
-            load_best_model_at_end=True,
-        ),
-        train_dataset=sentences(),
-        eval_dataset=sentences(8),
-        compute_metrics=lambda _: {"score": next(scores)},
-        recipe=pruning(),
-    )
-    trainer.train()
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
-        "checkpoint-2",
-        "checkpoint-4",
-        "checkpoint-6",
-    ]
-    assert trainer.state.best_metric == 98
-
-
-def test_early_stopping_counts_from_the_final_sparsity_on(tmp_path: Path) -> None:
-    scores = iter(range(100, 0, -1))
-    trainer = SparseTrainer(
-        bert(),
-        arguments(
-            tmp_path,
-            eval_strategy="steps",
-            eval_steps=1,
-            save_strategy="steps",
-            save_steps=1,
-            metric_for_best_model="score",
-            greater_is_better=True,
-            load_best_model_at_end=True,
-        ),
-        train_dataset=sentences(),
-        eval_dataset=sentences(8),
-        compute_metrics=lambda _: {"score": next(scores)},
-        recipe=pruning(),
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
-    )
-    trainer.train()
-    assert trainer.state.global_step == 8
 
 
 def test_model_init_is_pruned_anew_in_every_run(tmp_path: Path) -> None:
@@ -329,79 +227,3 @@ def test_the_mixin_goes_on_any_trainer(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.called
     assert measure_sparsity(trainer.model).zeros == expected_zeros(trainer.model, 0.9)
-
-
-def test_saving_fails_loudly_when_something_revives_weights(tmp_path: Path) -> None:
-    class Vandal(TrainerCallback):
-        def on_step_end(self, args, state, control, model, **kwargs) -> None:
-            if state.global_step == 12:
-                find_targets(model).found[0].weight.data.fill_(1.0)
-
-    trainer = SparseTrainer(
-        bert(), arguments(tmp_path), train_dataset=sentences(), recipe=pruning(), callbacks=[Vandal]
-    )
-    with pytest.raises(RuntimeError, match=r"removed weights of .*query.* are not zero"):
-        trainer.train()
-    with pytest.raises(RuntimeError, match="are not zero"):
-        trainer.save_model()
-    assert not (tmp_path / SIDECAR).exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "assignments", "message"),
-    [
-        ({"auto_find_batch_size": True}, [], "auto_find_batch_size restarts training"),
-        (
-            {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"},
-            [],
-            "reduce_lr_on_plateau follows a metric",
-        ),
-        ({}, ["sparsity.pattern=5x5"], "5x5 does not tile bert.encoder"),
-        (
-            {},
-            ["sparsity.schedule.ramp_end=12", "sparsity.schedule.update_end=12"],
-            "ramp_end is step 12 of 12",
-        ),
-        ({}, ["sparsity.schedule.begin=8"], "begins at step 8, after its end at step 6"),
-        ({}, ["sparsity.include=[decoder]"], "matches no Linear"),
-        ({"warmup_steps": 6}, [], "leaves 6 steps outside the pruning ramp"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_the_first_step(
-    changes, assignments, message, tmp_path: Path
-) -> None:
-    steps = []
-    with pytest.raises(ValueError, match=message):
-        SparseTrainer(
-            bert(),
-            arguments(tmp_path, **({"metric_for_best_model": "loss"} | changes)),
-            train_dataset=sentences(),
-            eval_dataset=sentences(8),
-            recipe=pruning(*assignments),
-            callbacks=[RememberingCallback(lambda state, kwargs: steps.append(state.global_step))],
-        ).train()
-    assert not steps
-
-
-def test_an_output_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        ValueError, match=r"output directory .*file/run cannot be written .*choose another output_dir"
-    ):
-        SparseTrainer(
-            bert(), arguments(tmp_path / "file" / "run"), train_dataset=sentences(), recipe=pruning()
-        )
-
-
-def test_lock_without_zeros_is_refused(tmp_path: Path) -> None:
-    recipe = Recipe.from_dict({"sparsity": {"method": "lock"}})
-    with pytest.raises(ValueError, match="have none; load the pruned model"):
-        SparseTrainer(bert(), arguments(tmp_path), train_dataset=sentences(), recipe=recipe).train()
-
-
-def test_a_final_sparsity_below_what_is_there_is_refused(tmp_path: Path) -> None:
-    pruned = SparseTrainer(bert(), arguments(tmp_path), train_dataset=sentences(), recipe=pruning())
-    pruned.train()
-    recipe = pruning("sparsity.schedule.final=0.5")
-    with pytest.raises(ValueError, match=r"are zero already, more than the .* final sparsity 0.5 removes"):
-        SparseTrainer(pruned.model, arguments(tmp_path), train_dataset=sentences(), recipe=recipe).train()

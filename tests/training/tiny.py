@@ -1,5 +1,6 @@
 """Models, data and arguments small enough that a whole training run takes a second."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    TrainerCallback,
     TrainingArguments,
 )
 
-from hf_sparse import Recipe
+from hf_sparse import Recipe, find_targets
 
 VOCABULARY = 100
 SIZES = {
@@ -90,3 +92,18 @@ def pruning(*assignments: str) -> Recipe:
 def same_weights(one: PreTrainedModel, other: PreTrainedModel) -> bool:
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def expected_zeros(model: torch.nn.Module, sparsity: float) -> int:
+    """What uniform allocation removes in all."""
+    return sum(int(sparsity * rows * columns) for rows, columns in find_targets(model).shapes.values())
+
+
+class RememberingCallback(TrainerCallback):
+    """Keeps what `look` sees at each step."""
+
+    def __init__(self, look: Callable[[Any, dict[str, Any]], Any]) -> None:
+        self.look, self.seen = look, []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen.append(self.look(state, kwargs))

@@ -1,0 +1,89 @@
+"""Choosing the best model, and stopping early, among models of final sparsity only."""
+
+from pathlib import Path
+
+from tiny import arguments, bert, expected_zeros, pruning, same_weights, sentences
+from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback
+
+from hf_sparse import SparseTrainer, measure_sparsity
+
+
+def test_the_best_model_is_one_of_final_sparsity(tmp_path: Path) -> None:
+    """Evaluation only gets worse, so that an ungated choice would be a model of the ramp."""
+    scores = iter(range(100, 0, -1))
+    trainer = SparseTrainer(
+        bert(),
+        arguments(
+            tmp_path,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+            greater_is_better=True,
+            save_total_limit=2,
+        ),
+        train_dataset=sentences(),
+        eval_dataset=sentences(8),
+        compute_metrics=lambda _: {"score": next(scores)},
+        recipe=pruning(),
+    )
+    trainer.train()
+    assert trainer.state.best_global_step == 6
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-6")
+    assert measure_sparsity(trainer.model).zeros == expected_zeros(trainer.model, 0.9)
+    best = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-6")
+    assert same_weights(trainer.model, best)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
+
+
+def test_saving_the_best_saves_during_the_ramp_too(tmp_path: Path) -> None:
+    scores = iter(range(100, 0, -1))
+    trainer = SparseTrainer(
+        bert(),
+        arguments(
+            tmp_path,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_strategy="best",
+            metric_for_best_model="score",
+            greater_is_better=True,
+            load_best_model_at_end=True,
+        ),
+        train_dataset=sentences(),
+        eval_dataset=sentences(8),
+        compute_metrics=lambda _: {"score": next(scores)},
+        recipe=pruning(),
+    )
+    trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
+    assert trainer.state.best_metric == 98
+
+
+def test_early_stopping_counts_from_the_final_sparsity_on(tmp_path: Path) -> None:
+    scores = iter(range(100, 0, -1))
+    trainer = SparseTrainer(
+        bert(),
+        arguments(
+            tmp_path,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            metric_for_best_model="score",
+            greater_is_better=True,
+            load_best_model_at_end=True,
+        ),
+        train_dataset=sentences(),
+        eval_dataset=sentences(8),
+        compute_metrics=lambda _: {"score": next(scores)},
+        recipe=pruning(),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+    )
+    trainer.train()
+    assert trainer.state.global_step == 8
