@@ -68,7 +68,7 @@ def _notes(settings: DemoSettings, sources: Sources) -> str:
     plan = settings.plan
     return (
         f"All three learnt the task in {plan.task.steps:,} steps. Pruning once took {plan.prune.steps:,} "
-        "steps of pre-training, which serve any number of tasks.\n"
+        "more of pre-training, which serve any number of tasks.\n"
         f"Always answering the most frequent class scores {sources.majority:.1%}. "
         "Files do not shrink yet: a zero is stored like any number."
     )

@@ -29,7 +29,6 @@ class Distiller:
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
         self.shifts_labels = type(student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        self.problem_type = getattr(getattr(student, "config", None), "problem_type", None)
         self._totals: Counts | None = None
         self._logged: dict[str, Tensor] = {}
         self._steps = 0
@@ -48,7 +47,12 @@ class Distiller:
         self._logged, self._steps = {}, 0
 
     def loss(
-        self, task: Tensor, student: ModelOutput, inputs: Mapping[str, Any], micro_batches: int
+        self,
+        task: Tensor,
+        student: ModelOutput,
+        inputs: Mapping[str, Any],
+        micro_batches: int,
+        problem_type: str | None,
     ) -> Tensor:
         """Return the weighted loss of one micro-batch.
 
@@ -60,7 +64,7 @@ class Distiller:
         counts = count(inputs, self.shifts_labels)
         terms = {
             "task": task_terms(task.mean(), student, inputs, counts),
-            "logits": logits_terms(student, teacher, inputs, self.recipe.temperature, self.problem_type),
+            "logits": logits_terms(student, teacher, inputs, self.recipe.temperature, problem_type),
         }
         totals, copies = self._totals or counts, 1
         if self._totals is not None:

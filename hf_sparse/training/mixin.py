@@ -127,7 +127,9 @@ class SparseTrainerMixin(AtomicCheckpoints):
         task, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
         # Trainer takes the mean over micro-batches, but leaves it to a loss function of the user's own.
         micro_batches = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
-        loss = self.distiller.loss(task, outputs, inputs, micro_batches)
+        # Models that are not told the type of their problem find out in their first forward pass.
+        problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
+        loss = self.distiller.loss(task, outputs, inputs, micro_batches, problem_type)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
