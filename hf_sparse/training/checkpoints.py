@@ -15,7 +15,8 @@ from hf_sparse.training.state import SIDECAR
 if TYPE_CHECKING:
     import optuna
 
-_STAGING = ".saving"
+# Trainer leaves names with an underscore out of what it pushes to the Hub.
+_STAGING = "_saving"
 
 
 class AtomicCheckpoints:

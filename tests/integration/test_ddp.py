@@ -56,7 +56,7 @@ def test_a_checkpoint_of_two_processes_is_whole(ranks: list[dict[str, Any]], fol
     ]
     for step in (6, 8):
         assert {path.name for path in checkpoint(folder / "run", step).iterdir()} == files
-    assert not (folder / "run" / ".saving").exists()
+    assert not (folder / "run" / "_saving").exists()
 
 
 def test_two_processes_resume_bit_for_bit(ranks: list[dict[str, Any]]) -> None:

@@ -59,7 +59,7 @@ def test_a_killed_run_leaves_whole_checkpoints_and_ends_like_a_straight_one(
     assert all(files == CHECKPOINT_FILES for files in checkpoints(tmp_path).values())
     assert list(differences(straight, resumed(tmp_path))) == []
     assert list(checkpoints(tmp_path)) == [10, 12]
-    assert not (tmp_path / ".saving").exists()
+    assert not (tmp_path / "_saving").exists()
 
 
 @pytest.mark.parametrize("limit", [1, 2])
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_never_lost_while_it_is_replaced(
     again = Moment("os", "rename", 2, after=after)
     train_until(again, tmp_path, resume=str(checkpoint(tmp_path, 2)), **SAVING)
     assert list(checkpoints(tmp_path)) == ([2, 4] if after else [2])
-    recover_directories(tmp_path / ".saving", tmp_path)
+    recover_directories(tmp_path / "_saving", tmp_path)
     assert checkpoints(tmp_path) == {2: CHECKPOINT_FILES, 4: CHECKPOINT_FILES}
     assert list(differences(straight, resumed(tmp_path))) == []
 

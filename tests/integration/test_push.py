@@ -66,7 +66,7 @@ def test_what_is_pushed_is_in_its_place_with_its_sidecar(strategy: str, pushed) 
     models = [entry for entry in folders if entry[0] == "run"]
     assert [step for _, _, step in models] == [4, 8, 12]
     assert all(files >= HOME_FILES for _, files, _ in models)
-    assert not any(".saving" in name for _, files, _ in folders for name in files)
+    assert not any("_saving" in name for _, files, _ in folders for name in files)
     whole = [entry for entry in folders if entry[0] != "run"]
     steps = [] if strategy == "every_save" else [4, 8, 12]
     assert whole == [(f"checkpoint-{step}", CHECKPOINT_FILES, step) for step in steps]
@@ -76,7 +76,7 @@ def test_a_push_left_out_does_not_part_sidecar_from_weights(pushed, tmp_path: Pa
     """The first upload never ends, so that Trainer leaves out the others."""
     assert [step for _, _, step in pushed(done=False, strategy="every_save").folders] == [4]
     assert read_state(tmp_path / "run").step == 4
-    assert not (tmp_path / "run" / ".saving").exists()
+    assert not (tmp_path / "run" / "_saving").exists()
 
 
 def test_a_model_pushed_at_the_end_gets_no_sidecar_before_its_weights(pushed, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_content_reaches_the_disk_before_its_name_does(
 
 
 def test_a_finished_directory_moves_to_its_place(tmp_path: Path) -> None:
-    staged = folder(tmp_path / ".saving" / "checkpoint-5", model="weights")
+    staged = folder(tmp_path / "_saving" / "checkpoint-5", model="weights")
     (staged / "sub").mkdir()
     (staged / "sub" / "state").write_text("state")
     publish_directory(staged, tmp_path / "checkpoint-5")
@@ -75,14 +75,14 @@ def test_a_finished_directory_moves_to_its_place(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_there_already_is_replaced_whole(tmp_path: Path) -> None:
     folder(tmp_path / "checkpoint-5", model="old", leftover="old")
-    publish_directory(folder(tmp_path / ".saving" / "checkpoint-5", model="new"), tmp_path / "checkpoint-5")
+    publish_directory(folder(tmp_path / "_saving" / "checkpoint-5", model="new"), tmp_path / "checkpoint-5")
     assert contents(tmp_path) == {"checkpoint-5/model": "new"}
 
 
 def test_everything_reaches_the_disk_before_the_directory_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    staged = folder(tmp_path / ".saving" / "checkpoint-5", model="new", state="new")
+    staged = folder(tmp_path / "_saving" / "checkpoint-5", model="new", state="new")
     calls = []
     for name in ("fsync", "rename"):
         original = getattr(os, name)
@@ -96,7 +96,7 @@ def test_a_process_killed_while_replacing_loses_neither(
     survived: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder(tmp_path / "checkpoint-5", model="old")
-    staged = folder(tmp_path / ".saving" / "checkpoint-5", model="new")
+    staged = folder(tmp_path / "_saving" / "checkpoint-5", model="new")
     renames, rename = [], os.rename
 
     def rename_until_killed(*args: Path) -> None:
@@ -111,21 +111,21 @@ def test_a_process_killed_while_replacing_loses_neither(
             patch.setattr("shutil.rmtree", killed)
         with pytest.raises(Killed):
             publish_directory(staged, tmp_path / "checkpoint-5")
-    recover_directories(tmp_path / ".saving", tmp_path)
+    recover_directories(tmp_path / "_saving", tmp_path)
     assert contents(tmp_path) == {"checkpoint-5/model": "new" if survived == 2 else "old"}
 
 
 def test_recovery_clears_what_was_never_finished(tmp_path: Path) -> None:
-    folder(tmp_path / ".saving" / "checkpoint-9", half="written")
+    folder(tmp_path / "_saving" / "checkpoint-9", half="written")
     folder(tmp_path / "checkpoint-5", model="whole")
-    recover_directories(tmp_path / ".saving", tmp_path)
+    recover_directories(tmp_path / "_saving", tmp_path)
     assert contents(tmp_path) == {"checkpoint-5/model": "whole"}
-    assert not (tmp_path / ".saving").exists()
+    assert not (tmp_path / "_saving").exists()
 
 
 def test_recovery_without_anything_to_recover_does_nothing(tmp_path: Path) -> None:
-    recover_directories(tmp_path / ".saving", tmp_path)
-    recover_directories(tmp_path / "absent" / ".saving", tmp_path / "absent")
+    recover_directories(tmp_path / "_saving", tmp_path)
+    recover_directories(tmp_path / "absent" / "_saving", tmp_path / "absent")
     assert list(tmp_path.iterdir()) == []
 
 
