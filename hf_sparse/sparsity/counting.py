@@ -23,9 +23,12 @@ def nonzero(values: Tensor) -> Tensor:
     return values != 0
 
 
-def negative(values: Tensor) -> Tensor:
-    """Negate numbers in a new tensor."""
-    return torch.from_numpy(np.negative(values.numpy())) if values.device.type == "cpu" else -values
+def negate(values: Tensor, out: Tensor) -> None:
+    """Write the negatives of numbers into a tensor of the same shape and type."""
+    if values.device.type == "cpu":
+        np.negative(values.numpy(), out=out.numpy())
+    else:
+        torch.neg(values, out=out)
 
 
 def any_greater(one: Tensor, other: Tensor) -> bool:

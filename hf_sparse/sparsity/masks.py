@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import any_greater, count_nonzero, negative, nonzero
+from hf_sparse.sparsity.counting import any_greater, count_nonzero, negate, nonzero
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.sparsity.patterns import Block
 from hf_sparse.targets import Targets
@@ -49,7 +49,7 @@ class Masks:
                 f"the mask of {name} has shape {tuple(keep.shape)}, its weight "
                 f"{tuple(self._keep[name].shape)}"
             )
-        self._keep[name] = negative(keep.to(self._keep[name].device).contiguous().view(torch.int8))
+        negate(keep.to(self._keep[name].device).contiguous().view(torch.int8), self._keep[name])
         self._removed[name] = keep.numel() - count_nonzero(keep)
 
     def covers(self, name: str, blocks: Tensor, pattern: Block) -> bool:

@@ -23,7 +23,13 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     items, threads = list(items), torch.get_num_threads()
     if threads == 1 or len(items) < 2 or threading.current_thread().name.startswith(_NAME):
         return [function(item) for item in items]
-    return list(_pool(threads, os.getpid()).map(function, items))
+    # One task a thread: handing over each item would cost more than small items take.
+    groups = [items[first::threads] for first in range(threads)]
+    mapped = _pool(threads, os.getpid()).map(lambda group: [function(item) for item in group], groups)
+    results: list[Result | None] = [None] * len(items)
+    for first, group in enumerate(mapped):
+        results[first::threads] = group
+    return results
 
 
 @lru_cache(maxsize=1)

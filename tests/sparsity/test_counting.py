@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_sparse.sparsity.counting import any_greater, count_nonzero, negative, nonzero
+from hf_sparse.sparsity.counting import any_greater, count_nonzero, negate, nonzero
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.bool]
 
@@ -50,7 +50,8 @@ def test_one_number_that_exceeds_its_neighbour_is_enough(one: list, other: list,
     assert any_greater(torch.tensor(one).to(torch.uint8), torch.tensor(other).to(torch.uint8)) is exceeds
 
 
-def test_the_negative_is_a_new_tensor() -> None:
-    values = torch.tensor([1, 0], dtype=torch.int8)
-    assert negative(values).tolist() == [-1, 0]
+def test_negatives_are_written_where_asked() -> None:
+    values, out = torch.tensor([1, 0], dtype=torch.int8), torch.tensor([7, 7], dtype=torch.int8)
+    negate(values, out)
+    assert out.tolist() == [-1, 0]
     assert values.tolist() == [1, 0]
