@@ -1,16 +1,12 @@
-"""What the benchmarks share: the machine they ran on, the file their figures go to."""
+"""Where the figures of a benchmark go, with what they were measured on."""
 
-import json
-import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+from hf_sparse.report import results
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,27 +24,10 @@ def write_results(
     content = {
         "name": name,
         "title": title,
-        "date": date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
-        "hardware": hardware(),
-        "versions": {package: version(package) for package in ("torch", "transformers", "numpy")},
         "settings": dict(settings),
         "columns": list(columns),
         "rows": [dict(row) for row in rows],
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    results.write_results(path, content)
     return path
-
-
-def hardware() -> str:
-    """Name the processor with the threads used of it."""
-    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    flags = next((line.split() for line in _cpuinfo() if line.startswith("flags")), [])
-    widest = next((flag for flag in ("avx512_vnni", "avx512f", "avx2") if flag in flags), "no AVX2")
-    processor = names[0] if names else platform.machine()
-    return f"{processor} with {widest}, {torch.get_num_threads()} threads, no GPU"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []

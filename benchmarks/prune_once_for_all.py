@@ -8,9 +8,9 @@ run again.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from measuring import write_results
@@ -94,20 +94,18 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def run(name: str, command: list[str], options: argparse.Namespace) -> dict[str, float]:
-    """Run one stage, or read what it left; return its results with the seconds it took."""
+    """Run one stage, unless it has been; return the results it left with the steps it took."""
     output = Path(options.work) / name
     results = output / "stage.json"
     if not results.exists():
         print(f"{name}: {' '.join(command)}", flush=True)
-        started = time.perf_counter()
         seeded = ["--seed", str(options.seed), "--output_dir", str(output)]
         subprocess.run(
             [sys.executable, str(SCRIPTS / command[0]), *command[1:], *COMMON, *seeded], check=True
         )
-        found = json.loads((output / "all_results.json").read_text())
-        found["stage_seconds"] = time.perf_counter() - started
-        results.write_text(json.dumps(found))
-    return json.loads(results.read_text())
+        shutil.copyfile(output / "all_results.json", results)
+    state = json.loads((output / "trainer_state.json").read_text())
+    return json.loads(results.read_text()) | {"steps": state["global_step"]}
 
 
 def row(name: str, found: dict[str, float]) -> dict[str, object]:
@@ -116,9 +114,9 @@ def row(name: str, found: dict[str, float]) -> dict[str, object]:
         metrics = {"masked accuracy": found["eval_accuracy"], "perplexity": found["perplexity"]}
     return {
         "stage": name,
+        "steps": found["steps"],
         **{metric: round(value, 4) for metric, value in metrics.items()},
         "sparsity": round(found.get("sparsity", 0.0), 4),
-        "train seconds": round(found["train_runtime"]),
     }
 
 
@@ -139,14 +137,9 @@ def main() -> None:
         "text": Path(options.text).name,
         "task": "SST-2, full validation set",
         "seed": options.seed,
-        "steps": {
-            "teacher": options.teacher_steps,
-            "student": options.student_steps,
-            "task": options.task_steps,
-        },
         "commands": {name: " ".join(command) for name, command in commands.items()},
     }
-    columns = ["stage", "accuracy", "masked accuracy", "perplexity", "sparsity", "train seconds"]
+    columns = ["stage", "steps", "accuracy", "masked accuracy", "perplexity", "sparsity"]
     print(write_results("prune_once_for_all_sst2", "Prune Once for All on SST-2", rows, settings, columns))
 
 

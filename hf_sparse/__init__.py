@@ -11,6 +11,7 @@ _HOMES = {
     "SparseTrainerMixin": "hf_sparse.training.mixin",
     "SparsityCallback": "hf_sparse.training.callbacks",
     "find_targets": "hf_sparse.targets",
+    "load_teacher": "hf_sparse.distillation.teacher",
     "measure_sparsity": "hf_sparse.sparsity.measure",
 }
 __all__ = ["__version__", *_HOMES]

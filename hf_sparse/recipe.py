@@ -55,8 +55,14 @@ def _point(value: object) -> object:
     )
 
 
+def _share(value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError("a sparsity is the share of weights to remove, in [0, 1), such as 0.9")
+    return value
+
+
 Point = Annotated[int | str, BeforeValidator(_point)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, AfterValidator(_share)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

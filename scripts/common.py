@@ -168,12 +168,13 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     training: TrainingArguments,
     sparse: SparseArguments,
+    cache_dir: str | None,
     **others: object,
 ) -> SparseTrainer:
     """Make the trainer that the sparse arguments describe, teacher included."""
     teacher, recipe = None, sparse.build_recipe() if training.do_train else None
     if sparse.teacher_name_or_path is not None and training.do_train:
-        teacher = load_teacher(sparse.teacher_name_or_path, model, tokenizer)
+        teacher = load_teacher(sparse.teacher_name_or_path, model, tokenizer, cache_dir=cache_dir)
     return SparseTrainer(
         model=model,
         args=training,

@@ -73,14 +73,26 @@ def find_task(
         raise ValueError("there is no model to fine-tune; give --model_name_or_path")
     config = AutoConfig.from_pretrained(model.config_name or model.model_name_or_path, **model.where)
     labelled = [split for split in ("train", *EVALUATION_ENDINGS) if split in splits]
-    if not labelled:
-        return config, Labels(tuple(config.id2label[i] for i in sorted(config.id2label)))
-    labels = find_labels(splits[labelled[0]], data.label_column_name, data.task_name)
+    if labelled:
+        labels = find_labels(splits[labelled[0]], data.label_column_name, data.task_name)
+    else:
+        labels = known_labels(config, data.task_name)
     if sparse.teacher_name_or_path is not None:
-        labels = labels.in_order_of(AutoConfig.from_pretrained(sparse.teacher_name_or_path).label2id)
-    labels = labels.in_order_of(config.label2id)
+        teacher = AutoConfig.from_pretrained(sparse.teacher_name_or_path, cache_dir=model.cache_dir)
+        labels = labels.in_order_of(teacher.id2label)
+    labels = labels.in_order_of(config.id2label)
     labels.write_to(config)
     return config, labels
+
+
+def known_labels(config: PreTrainedConfig, task: str | None) -> Labels:
+    """Answer the classes for data without labels: those of the task, or else of the model."""
+    if task is not None:
+        return Labels(GLUE_LABELS[task])
+    if config.num_labels == 1:
+        # A number, although transformers gives it the name LABEL_0.
+        return Labels(())
+    return Labels(tuple(config.id2label[i] for i in sorted(config.id2label)))
 
 
 def load_model(model: GlueModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
@@ -167,10 +179,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokenizer,
         training,
         sparse,
+        cache_dir=model_args.cache_dir,
         train_dataset=rows("train", data.max_train_samples) if training.do_train else None,
         eval_dataset=next(iter(sets.values()), None),
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
-        compute_metrics=scores(labels, data.task_name),
+        compute_metrics=scores(labels, data.task_name) if training.do_eval else None,
     )
     if training.do_train:
         common.train(trainer, checkpoint)

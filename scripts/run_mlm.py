@@ -127,6 +127,8 @@ def masked_sets(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     model_args, data, training, sparse = common.parse((MlmModelArguments, MlmDataArguments), argv)
+    if training.do_predict:
+        raise ValueError("there is no task to predict; leave --do_predict out, --do_eval scores the model")
     checkpoint = common.find_checkpoint(training)
     tokenizer = common.load_tokenizer(model_args)
     model = load_model(model_args, tokenizer)
@@ -141,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokenizer,
         training,
         sparse,
+        cache_dir=model_args.cache_dir,
         **masked_sets(splits, tokenizer, length, data, training),
         data_collator=DataCollatorForTokenClassification(tokenizer) if ragged else default_data_collator,
         compute_metrics=masked_accuracy,

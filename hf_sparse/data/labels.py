@@ -50,9 +50,9 @@ class Labels:
             config.id2label = self.id2label
             config.label2id = {name: i for i, name in self.id2label.items()}
 
-    def in_order_of(self, label2id: Mapping[str, int]) -> "Labels":
+    def in_order_of(self, id2label: Mapping[int, str]) -> "Labels":
         """Take the order in which a model already knows these very names; else stay as they are."""
-        places = {name.lower(): place for name, place in label2id.items()}
+        places = {name.lower(): place for place, name in id2label.items()}
         if places.keys() != {name.lower() for name in self.names}:
             return self
         return Labels(tuple(sorted(self.names, key=lambda name: places[name.lower()])))

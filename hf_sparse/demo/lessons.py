@@ -1,12 +1,10 @@
 """The two things a model of the demo learns: the language, the task."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForMaskedLM,
@@ -22,8 +20,8 @@ from transformers import (
 
 from hf_sparse.demo.settings import Plan
 from hf_sparse.demo.sources import Examples, Sources
-from hf_sparse.metrics.classification import Accuracy
-from hf_sparse.training.mlm import IGNORED, EpochCallback, MaskedTokens, group_texts
+from hf_sparse.metrics.masked import masked_accuracy
+from hf_sparse.training.mlm import EpochCallback, MaskedTokens, group_texts
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def language_lesson(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: 
         train=MaskedTokens(train, tokenizer, seed=seed),
         validation=MaskedTokens(validation, tokenizer, fixed=True),
         collate=default_data_collator,
-        score=_accuracy,
+        score=masked_accuracy,
         callbacks=(EpochCallback,),
     )
 
@@ -71,7 +69,7 @@ def task_lesson(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: Plan
         train=_encoded(sources.train, tokenizer, plan.length),
         validation=_encoded(sources.validation, tokenizer, plan.length),
         collate=DataCollatorWithPadding(tokenizer),
-        score=_accuracy,
+        score=masked_accuracy,
         sampling="group_by_length",
     )
 
@@ -87,21 +85,6 @@ def new_model(tokenizer: PreTrainedTokenizerBase, plan: Plan) -> BertForMaskedLM
         max_position_embeddings=max(plan.length, 2),
     )
     return BertForMaskedLM(config)
-
-
-def most_likely(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """Keep the answer alone, so that an evaluation need not keep the logits."""
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
-
-
-def perplexity(loss: float) -> float:
-    """Return exp(loss) of a mean cross entropy, infinite where that is beyond any number."""
-    return math.exp(loss) if loss < 700 else math.inf
-
-
-def _accuracy(answers: EvalPrediction) -> dict[str, float]:
-    counted = answers.label_ids != IGNORED
-    return Accuracy().compute(predictions=answers.predictions[counted], references=answers.label_ids[counted])
 
 
 def _blocks(

@@ -15,7 +15,14 @@ from hf_sparse.demo.origin import Origin, find_origin
 from hf_sparse.demo.progress import StageProgress
 from hf_sparse.demo.settings import DemoSettings, Plan, Training
 from hf_sparse.demo.sources import Sources
-from hf_sparse.demo.stages import UNFINISHED, Outcome, Stage, read_outcome, run_stage
+from hf_sparse.demo.stages import (
+    UNFINISHED,
+    Outcome,
+    Stage,
+    read_outcome,
+    require_own_directories,
+    run_stage,
+)
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.files import recover_directories
 
@@ -37,6 +44,9 @@ def run_pipeline(settings: DemoSettings, sources: Sources, progress: Progress) -
     An outcome is taken as it is if settings, data and versions are those it was made with. A stage that was
     interrupted starts again from its beginning.
     """
+    require_own_directories(
+        settings.output_dir, ("teacher", "pruned", "task-dense", "task-transfer", "task-gmp")
+    )
     recover_directories(settings.output_dir / UNFINISHED, settings.output_dir)
     origin = find_origin(settings, sources)
     plan = replace(settings.plan, length=origin.length)

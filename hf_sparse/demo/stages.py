@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from transformers import (
     set_seed,
 )
 
-from hf_sparse.demo.lessons import Lesson, most_likely
+from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.settings import Training
+from hf_sparse.metrics.masked import most_likely
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.files import publish_directory, write_atomically
@@ -76,6 +77,17 @@ def read_outcome(directory: Path) -> Outcome | None:
         return Outcome(**json.loads((directory / _RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def require_own_directories(home: Path, names: Iterable[str]) -> None:
+    """Raise `ValueError` if a directory that a stage would replace holds something else than a stage."""
+    for name in names:
+        directory = home / name
+        if directory.exists() and read_outcome(directory) is None:
+            raise ValueError(
+                f"{directory} was not written by this demo and would be replaced; "
+                "choose another --output-dir, or move it away"
+            )
 
 
 def run_stage(

@@ -9,7 +9,7 @@ IGNORED = -100  # the label of a token that is not scored
 
 
 def most_likely(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """Reduce logits (B, L, V) to tokens (B, L), so that an evaluation need not keep them.
+    """Reduce logits (B, L, V) to tokens (B, L), or (B, C) to classes (B), so that no evaluation keeps them.
 
     For the argument `preprocess_logits_for_metrics` of a Trainer.
     """
@@ -17,6 +17,6 @@ def most_likely(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
 
 
 def masked_accuracy(answers: EvalPrediction) -> dict[str, float]:
-    """Score the answers of `most_likely` at the masked tokens, for `compute_metrics` of a Trainer."""
+    """Score the answers of `most_likely` where a label is not -100, for `compute_metrics` of a Trainer."""
     masked = answers.label_ids != IGNORED
     return Accuracy().compute(predictions=answers.predictions[masked], references=answers.label_ids[masked])

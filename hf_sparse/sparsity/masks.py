@@ -109,29 +109,32 @@ class Masks:
         return {name: count for name, count in counts.items() if count}
 
     def pack(self) -> dict[str, Tensor]:
-        """Return the masks as uint8: one bit a weight in row-major order, compressed by zlib."""
+        """Return the masks as uint8: one bit a weight in row-major order, by zlib where that is less."""
         bits = {name: np.packbits(self[name].cpu().numpy()) for name in self._keep}
         # Level 1: the bits are nearly random, so that higher levels cost time and gain nothing.
         packed = {
-            name: np.frombuffer(bytearray(zlib.compress(values, 1)), np.uint8)
+            name: min(bytearray(values), bytearray(zlib.compress(values, 1)), key=len)
             for name, values in bits.items()
         }
-        return {name: torch.from_numpy(values) for name, values in packed.items()}
+        return {name: torch.frombuffer(content, dtype=torch.uint8) for name, content in packed.items()}
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over masks from `pack`; raise `ValueError` if they are of other weights."""
         if set(packed) != set(self._keep):
             other = sorted(set(packed) ^ set(self._keep))
             raise ValueError(
-                f"the stored masks and the model's targets differ in {len(other)} names, such as {other[0]}"
+                f"the stored masks and the model's targets differ in {len(other)} names, such as {other[0]}; "
+                "load them into the model they were made for"
             )
         for name, values in packed.items():
             shape = self._keep[name].shape
-            bits = np.frombuffer(zlib.decompress(values.cpu().numpy()), np.uint8)
-            if bits.size != -(-shape.numel() // 8):
+            size = -(-shape.numel() // 8)
+            content = values.cpu().numpy()
+            bits = content if content.size == size else np.frombuffer(zlib.decompress(content), np.uint8)
+            if bits.size != size:
                 raise ValueError(
                     f"the stored mask of {name} has {bits.size} bytes of bits, which do not fit "
-                    f"{tuple(shape)}"
+                    f"{tuple(shape)}; load it into the model it was made for"
                 )
             keep = np.unpackbits(bits, count=shape.numel()).reshape(shape)
             self.set(name, torch.from_numpy(keep).view(torch.bool))

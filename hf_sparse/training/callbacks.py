@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.resume import check_length, read_resumable
+from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
 from hf_sparse.training.state import SavedState, write_state
 
@@ -67,6 +67,7 @@ class SparsityCallback(TrainerCallback):
             checkpoint = self.resume_from_checkpoint or _checkpoint(args, state)
             saved = read_resumable(checkpoint, self.recipe, self.allow_schedule_change)
             check_length(saved, state.max_steps, self.allow_schedule_change)
+            check_step(saved, state.global_step)
         self.sparsifier = Sparsifier(self.recipe.sparsity, model, state.max_steps, saved)
         if saved is None:
             self.sparsifier.update(0, optimizer)

@@ -25,6 +25,11 @@ class Distiller:
         self, recipe: DistillationRecipe, teacher: nn.Module, student: nn.Module, accelerator: Accelerator
     ) -> None:
         check_compatible(student, teacher)
+        if getattr(getattr(student, "config", None), "is_encoder_decoder", False):
+            raise ValueError(
+                f"{type(student).__name__} is an encoder-decoder, whose logits cannot be distilled yet; "
+                "use a recipe without distillation"
+            )
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
@@ -40,6 +45,11 @@ class Distiller:
             return
         self._totals = self._over_processes(sum(counts[1:], start=counts[0]))
         self._steps += 1
+
+    def begin_training(self, accelerator: Accelerator) -> None:
+        """Start anew with the accelerator of this run: hyper-parameter search makes one for every trial."""
+        self.accelerator = accelerator
+        self.forget()
 
     def forget(self) -> None:
         """Forget all earlier steps, so that no later loss or log line is mixed with theirs."""

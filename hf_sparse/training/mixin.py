@@ -16,7 +16,7 @@ from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.distiller import Distiller
 from hf_sparse.training.files import require_writable
-from hf_sparse.training.resume import check_length, read_resumable
+from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind
 from hf_sparse.training.sparsifier import SPARSE_FROM, Sparsifier, check_targets
 from hf_sparse.training.state import SavedState, write_state
@@ -43,6 +43,13 @@ class SparseTrainerMixin(AtomicCheckpoints):
         allow_schedule_change: bool = False,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(recipe, Recipe | None):
+            raise TypeError(
+                f"recipe is a Recipe, got {recipe!r}; make one by Recipe.preset(name), "
+                "Recipe.from_yaml(path) or Recipe.from_dict(values)"
+            )
+        if not isinstance(teacher, nn.Module | None):
+            raise TypeError(f"teacher is a model, got {teacher!r}; load it, as by load_teacher(name, model)")
         training_args = kwargs.get("args", args[1] if len(args) > 1 else None)
         if training_args is not None:
             require_writable(training_args.output_dir)
@@ -81,6 +88,11 @@ class SparseTrainerMixin(AtomicCheckpoints):
             raise ValueError(
                 "pruning under FSDP or DeepSpeed is not supported; run with DDP, which torchrun does by "
                 "default"
+            )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"pruning on {self.args.n_gpu} GPUs in one process (DataParallel) is not supported; start a "
+                "process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one of them"
             )
         check_targets(sparsity, self.model)
         if sparsity.lr_rewind:
@@ -171,10 +183,14 @@ class SparseTrainerMixin(AtomicCheckpoints):
     def begin_sparsity(self, optimizer: torch.optim.Optimizer) -> None:
         """Attach to the model that is about to be trained, a new one or one from a checkpoint."""
         if self.distiller is not None:
-            self.distiller.forget()
+            self.distiller.begin_training(self.accelerator)
         saved, self._resumed = self._resumed, None
         if saved is not None and self.state.global_step:
             check_length(saved, self.state.max_steps, self.allow_schedule_change)
+            check_step(saved, self.state.global_step)
+            if (saved.recipe, saved.total_steps) != (self.recipe, self.state.max_steps):
+                # A best model of the old schedule may be less sparse than the new one asks for.
+                self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
         if self.recipe.sparsity is None:
             return
         if self.state.global_step == 0:
@@ -182,6 +198,7 @@ class SparseTrainerMixin(AtomicCheckpoints):
             self.sparsifier.update(0, optimizer)
         else:
             self.sparsifier = Sparsifier(self.recipe.sparsity, self.model, self.state.max_steps, saved)
+            self.sparsifier.catch_up(self.state.global_step, optimizer)
 
     def end_sparsity(self) -> None:
         """Check the outcome; after `load_best_model_at_end`, take the masks of the model that was loaded."""

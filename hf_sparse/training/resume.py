@@ -37,8 +37,16 @@ def check_length(saved: SavedState, total_steps: int, allow_schedule_change: boo
     if saved.total_steps != total_steps and not allow_schedule_change:
         raise ValueError(
             f"the checkpoint belongs to a run of {saved.total_steps} steps, this run has {total_steps}, "
-            "which would move "
-            f"its schedule; {_WAY_OUT}"
+            f"which would move its schedules, that of the learning rate included; {_WAY_OUT}"
+        )
+
+
+def check_step(saved: SavedState, step: int) -> None:
+    """Raise `ValueError` if the masks are of another step than the checkpoint they lie in."""
+    if saved.step != step:
+        raise ValueError(
+            f"the sidecar is that of step {saved.step}, and the checkpoint is one of step {step}; "
+            "resume from a checkpoint whose files belong together"
         )
 
 

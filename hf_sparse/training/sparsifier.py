@@ -59,8 +59,15 @@ class Sparsifier:
 
     def update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         """Recompute and apply the masks, if the schedule says so after `step` optimizer steps."""
-        if self.schedule is None or not self.schedule.is_update(step):
-            return
+        if self.schedule is not None and self.schedule.is_update(step):
+            self._grow(step, optimizer)
+
+    def catch_up(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Reach the final sparsity at once where a changed schedule has its ramp behind the resumed step."""
+        if self.schedule is not None and self.schedule.is_final(step):
+            self._grow(step, optimizer)
+
+    def _grow(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         if grow(self.masks, self.schedule.sparsity(step), self.score, self.pattern, self.recipe.allocation):
             self.masks.apply_to_weights()
             if optimizer is not None:

@@ -80,7 +80,7 @@ def test_a_configuration_is_told_the_classes() -> None:
 
 def test_a_model_that_knows_the_names_keeps_its_order() -> None:
     labels = Labels(("entailment", "neutral", "contradiction"))
-    ordered = labels.in_order_of({"CONTRADICTION": 0, "ENTAILMENT": 1, "NEUTRAL": 2})
+    ordered = labels.in_order_of({0: "CONTRADICTION", 1: "ENTAILMENT", 2: "NEUTRAL"})
     assert ordered.names == ("contradiction", "entailment", "neutral")
     data = rows([0, 1, 2])
     assert [label_encoder(data, "label", ordered, "mnli")(value) for value in (0, 1, 2)] == [1, 2, 0]
@@ -88,7 +88,7 @@ def test_a_model_that_knows_the_names_keeps_its_order() -> None:
 
 def test_a_model_with_other_names_changes_nothing() -> None:
     labels = Labels(("negative", "positive"))
-    assert labels.in_order_of({"LABEL_0": 0, "LABEL_1": 1}) == labels
+    assert labels.in_order_of({0: "LABEL_0", 1: "LABEL_1"}) == labels
     assert labels.in_order_of({}) == labels
 
 

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from transformers import BertTokenizer, EvalPrediction
 
-from hf_sparse.demo.lessons import language_lesson, most_likely, new_model, task_lesson
+from hf_sparse.demo.lessons import language_lesson, new_model, task_lesson
 from hf_sparse.demo.settings import Plan, Training
 from hf_sparse.demo.sources import Examples, Sources
 
@@ -47,8 +46,9 @@ def test_only_masked_words_are_scored(tokenizer: BertTokenizer) -> None:
     assert score(EvalPrediction(answers, labels)) == {"accuracy": pytest.approx(2 / 3)}
 
 
-def test_the_answer_is_the_class_with_the_largest_logit() -> None:
-    assert most_likely(torch.tensor([[0.1, 0.9, 0.3]]), torch.tensor([0])).tolist() == [1]
+def test_every_class_is_scored(tokenizer: BertTokenizer) -> None:
+    score = task_lesson(SOURCES, tokenizer, PLAN).score
+    assert score(EvalPrediction(np.array([1, 0, 0, 1]), np.array([1, 0, 1, 1]))) == {"accuracy": 0.75}
 
 
 def test_a_new_model_has_the_shape_of_the_plan(tokenizer: BertTokenizer) -> None:

@@ -17,3 +17,7 @@ def test_logits_become_the_most_likely_token() -> None:
     logits = torch.tensor([[[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]])
     assert most_likely(logits, torch.zeros(1, 2)).tolist() == [[1, 0]]
     assert most_likely((logits, torch.zeros(3)), torch.zeros(1, 2)).tolist() == [[1, 0]]
+
+
+def test_logits_become_the_most_likely_class() -> None:
+    assert most_likely(torch.tensor([[0.1, 0.9, 0.3]]), torch.tensor([0])).tolist() == [1]

@@ -78,7 +78,10 @@ def test_teacher_and_permission_are_passed_on() -> None:
             ("--recipe", "prune_ofa"),
             "--recipe prune_ofa is neither a file nor a preset; presets are gmp_finetune, prune_ofa_80_1x4,",
         ),
-        (("--sparsity", "1.0"), "sparsity.schedule.final is 1.0: input should be less than 1"),
+        (
+            ("--sparsity", "1.0"),
+            "sparsity.schedule.final is 1.0: a sparsity is the share of weights to remove",
+        ),
         (
             ("--sparsity", "-0.5"),
             "sparsity.schedule.final is -0.5: input should be greater than or equal to 0",

@@ -100,3 +100,16 @@ def test_a_final_sparsity_below_what_is_there_is_refused(tmp_path: Path) -> None
     recipe = pruning("sparsity.schedule.final=0.5")
     with pytest.raises(ValueError, match=r"are zero already, more than the .* final sparsity 0.5 removes"):
         SparseTrainer(pruned.model, arguments(tmp_path), train_dataset=sentences(), recipe=recipe).train()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"recipe": "gmp_finetune"}, "recipe is a Recipe, got 'gmp_finetune'; make one by Recipe.preset"),
+        ({"recipe": {"sparsity": None}}, "recipe is a Recipe, got {'sparsity': None}"),
+        ({"recipe": Recipe(), "teacher": "bert"}, "teacher is a model, got 'bert'; load it"),
+    ],
+)
+def test_names_in_place_of_recipes_and_models_are_refused(wrong: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=message):
+        SparseTrainer(bert(), arguments(tmp_path), train_dataset=sentences(), **wrong)

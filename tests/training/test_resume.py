@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.resume import check_length, read_resumable
+from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.state import SIDECAR, SavedState, write_state
 
 RECIPE = Recipe.preset("prune_ofa_90")
@@ -138,3 +138,10 @@ def test_another_length_has_to_be_allowed() -> None:
     ) as caught:
         check_length(saved, 200, False)
     assert str(caught.value).endswith(WAY_OUT)
+
+
+def test_masks_of_another_step_are_refused(checkpoint: Path) -> None:
+    saved = read_resumable(checkpoint, RECIPE, False)
+    check_step(saved, 5)
+    with pytest.raises(ValueError, match="sidecar is that of step 5, and the checkpoint is one of step 6"):
+        check_step(saved, 6)

@@ -1,0 +1,72 @@
+"""What run_glue answers where the data has no labels to tell the classes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+from tests.scripts.tiny_data import sentences, write_table
+
+Script = Callable[[str], ModuleType]
+
+
+def answering(
+    folder: Path,
+    bias: Sequence[float],
+    names: Sequence[str],
+    config: BertConfig,
+    tokenizer: BertTokenizerFast,
+) -> Path:
+    """Save a model whose outputs are `bias`, whatever it reads."""
+    # As in some files on the Hub, without label2id.
+    labels = {"id2label": dict(enumerate(names))}
+    model = BertForSequenceClassification(BertConfig(**config.to_dict() | labels))
+    torch.nn.init.zeros_(model.classifier.weight)
+    model.classifier.bias.data = torch.tensor(bias)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "bias", "answer"),
+    [
+        ("stsb", ["LABEL_0"], [3.5], "3.5000"),
+        ("mrpc", ["LABEL_0", "LABEL_1"], [0.0, 1.0], "equivalent"),
+        ("mrpc", ["Equivalent", "Not_Equivalent"], [0.0, 1.0], "not_equivalent"),
+        (None, ["LABEL_0"], [3.5], "3.5000"),
+        (None, ["pear", "fig", "apple"], [0.0, 1.0, 0.0], "fig"),
+    ],
+)
+def test_texts_alone_are_answered_in_the_words_of_task_or_model(
+    script: Script,
+    config: BertConfig,
+    tokenizer: BertTokenizerFast,
+    tmp_path: Path,
+    task: str | None,
+    names: list[str],
+    bias: list[float],
+    answer: str,
+) -> None:
+    model = answering(tmp_path / "model", bias, names, config, tokenizer)
+    test = tmp_path / "test.jsonl"
+    write_table(test, {"sentence1": sentences(2), "sentence2": sentences(2, seed=1)})
+    given = f"--model_name_or_path {model} --test_file {test} --output_dir {tmp_path / 'out'} --do_predict"
+    chosen = ["--task_name", task] if task is not None else []
+    script("run_glue").main([*given.split(), *chosen, "--use_cpu", "True", "--disable_tqdm", "True"])
+    lines = (tmp_path / "out" / "predict_results_test.txt").read_text().splitlines()
+    assert lines == ["index\tprediction", f"0\t{answer}", f"1\t{answer}"]
+
+
+def test_a_model_with_another_number_of_classes_is_refused(
+    script: Script, config: BertConfig, tokenizer: BertTokenizerFast, tmp_path: Path
+) -> None:
+    model = answering(tmp_path / "model", [0.0, 1.0], ["LABEL_0", "LABEL_1"], config, tokenizer)
+    test = tmp_path / "test.jsonl"
+    write_table(test, {"premise": sentences(2), "hypothesis": sentences(2, seed=1)})
+    given = f"--model_name_or_path {model} --test_file {test} --output_dir {tmp_path / 'out'} --do_predict"
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        script("run_glue").main([*given.split(), "--task_name", "mnli", "--use_cpu", "True"])
