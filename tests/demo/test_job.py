@@ -131,3 +131,12 @@ def test_a_model_of_the_user_is_trained_further(finished: Finished, task_dir: Pa
     assert further.outcomes.teacher.bytes == finished.outcomes.teacher.bytes
     assert further.outcomes.teacher.fingerprint != finished.outcomes.teacher.fingerprint
     assert further.outcomes.transfer.sparsity == pytest.approx(0.9, abs=1e-3)
+
+
+def test_directories_of_others_are_not_replaced(task_dir: Path, tmp_path: Path) -> None:
+    thesis = tmp_path / "teacher" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    with pytest.raises(ValueError, match="teacher was not written by this demo and would be replaced"):
+        run(tmp_path, task_dir)
+    assert thesis.read_text() == "years of work"
