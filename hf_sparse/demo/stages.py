@@ -83,7 +83,7 @@ def require_own_directories(home: Path, names: Iterable[str]) -> None:
     """Raise `ValueError` if a directory that a stage would replace holds something else than a stage."""
     for name in names:
         directory = home / name
-        if directory.exists() and read_outcome(directory) is None:
+        if directory.exists() and not (directory / _RECORD).exists():
             raise ValueError(
                 f"{directory} was not written by this demo and would be replaced; "
                 "choose another --output-dir, or move it away"

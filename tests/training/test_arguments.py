@@ -84,7 +84,7 @@ def test_teacher_and_permission_are_passed_on() -> None:
         ),
         (
             ("--sparsity", "-0.5"),
-            "sparsity.schedule.final is -0.5: input should be greater than or equal to 0",
+            "sparsity.schedule.final is -0.5: a sparsity is the share",
         ),
         (("--sparsity", "nan"), "sparsity.schedule.final is "),
         (("--sparsity", "0.5", "--pattern", "2:4"), "'2:4' is not a pattern; write unstructured, or a block"),
