@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from runs import Cut
 from tiny import arguments, bert, expected_zeros, pruning, sentences
 from transformers import TrainerCallback
@@ -42,7 +43,8 @@ def test_a_run_made_shorter_than_its_ramp_still_reaches_its_sparsity(tmp_path: P
     recipe = pruning(
         "sparsity.schedule.update_end=50%", "sparsity.schedule.every=4", "sparsity.lr_rewind=false"
     )
-    trainer(tmp_path, recipe, [1] * 24, Cut(11), max_steps=24).train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, recipe, [1] * 24, Cut(11), max_steps=24).train()
     assert measure_sparsity_of(tmp_path / "checkpoint-11") < expected_zeros(bert(), 0.9)
     resumed = trainer(tmp_path, recipe, [1] * 24, max_steps=16)
     resumed.train(resume_from_checkpoint=True)
@@ -53,7 +55,8 @@ def test_a_best_model_of_the_old_schedule_does_not_win(tmp_path: Path) -> None:
     """It scored 9, and nothing that follows scores above 5."""
     half, most = pruning("sparsity.schedule.final=0.5"), pruning("sparsity.schedule.ramp_end=10")
     recipe = most.override(["sparsity.schedule.update_end=10"])
-    trainer(tmp_path, half, [9] * 12, Cut(8)).train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, half, [9] * 12, Cut(8)).train()
     resumed = trainer(tmp_path, recipe, [5, 4, 3, 2])
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.best_global_step == 10
