@@ -37,7 +37,7 @@ class Plan:
 def default_plan(new_model: bool) -> Plan:
     """Choose a plan: minutes on two cores for a small new model, less training for a pre-trained one."""
     if new_model:
-        return Plan(Training(1200, 1e-3, 16), Training(900, 1e-3, 16), Training(1100, 5e-4, 16))
+        return Plan(Training(900, 1e-3, 16), Training(700, 1e-3, 16), Training(700, 5e-4, 16))
     return Plan(Training(200, 5e-5, 16), Training(400, 1e-4, 16), Training(400, 5e-5, 32), length=128)
 
 
