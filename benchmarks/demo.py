@@ -4,11 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from measuring import write_results
 from rich.console import Console
 
 from hf_sparse.demo.job import run_demo
 from hf_sparse.demo.settings import DemoSettings
+from measuring import write_results
 
 NAMES = {
     "teacher": "teacher, dense",
