@@ -128,13 +128,11 @@ class Masks:
             )
         for name, values in packed.items():
             shape = self._keep[name].shape
-            size = -(-shape.numel() // 8)
-            content = values.cpu().numpy()
-            bits = content if content.size == size else np.frombuffer(zlib.decompress(content), np.uint8)
-            if bits.size != size:
+            bits = _bits(values.cpu().numpy(), -(-shape.numel() // 8))
+            if bits is None:
                 raise ValueError(
-                    f"the stored mask of {name} has {bits.size} bytes of bits, which do not fit "
-                    f"{tuple(shape)}; load it into the model it was made for"
+                    f"the stored mask of {name} ({values.numel()} bytes) is not one of {tuple(shape)} entries; "
+                    "load it into the model it was made for"
                 )
             keep = np.unpackbits(bits, count=shape.numel()).reshape(shape)
             self.set(name, torch.from_numpy(keep).view(torch.bool))
@@ -148,6 +146,17 @@ class Masks:
         for values, keep in pairs:
             if values.device.type != "cpu" or not values.is_contiguous():
                 values.view(_integer_type(values)).bitwise_and_(keep)
+
+
+def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
+    """Return packed bits as they are or decompressed; None if they are not `size` bytes."""
+    if content.size == size:
+        return content
+    try:
+        bits = np.frombuffer(zlib.decompress(content), np.uint8)
+    except zlib.error:
+        return None
+    return bits if bits.size == size else None
 
 
 def _integer_type(values: Tensor) -> torch.dtype:
