@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import track
 from transformers import BertConfig, BertModel
@@ -40,8 +41,28 @@ def update_seconds(targets: Targets, pattern: str, allocation: str, before: floa
     return time.perf_counter() - started
 
 
+def copy_seconds(targets: Targets) -> float:
+    """Time a copy of all weights, which tells the speed of the machine's memory."""
+    spare = [torch.zeros_like(target.weight) for target in targets]
+    started = time.perf_counter()
+    for copy, target in zip(spare, targets, strict=True):
+        copy.copy_(target.weight.detach())
+    return time.perf_counter() - started
+
+
+def partition_seconds(targets: Targets) -> float:
+    """Time numpy's selection of a threshold on dense weights, what masks would otherwise be made by."""
+    weights = [torch.nn.init.normal_(target.weight, std=0.02).detach().numpy().ravel() for target in targets]
+    started = time.perf_counter()
+    for weight in weights:
+        np.partition(np.abs(weight), weight.size // 20)
+    return time.perf_counter() - started
+
+
 def bytes_a_weight(targets: Targets) -> tuple[float, float]:
     """Measure what masks at 90 % take in memory, and the sidecar on disk."""
+    for target in targets:
+        torch.nn.init.normal_(target.weight, std=0.02)
     masks = Masks(targets)
     grow(masks, 0.9, METHODS["magnitude"].score, parse_pattern("unstructured"), "uniform")
     weights = sum(target.weight.numel() for target in targets)
@@ -57,7 +78,10 @@ def main() -> None:
     targets = find_targets(BertModel(BertConfig()))
     # Turned about case by case, so that a busy moment of the machine does not fall on one of them alone.
     seconds = {(*case, *step): [] for case in CASES for step in STEPS}
+    references = {"numpy.partition, one thread": [], "a copy of the weights": []}
     for _ in track(range(repeats), description="Updating masks"):
+        references["numpy.partition, one thread"].append(partition_seconds(targets))
+        references["a copy of the weights"].append(copy_seconds(targets))
         for (pattern, allocation, _bar, before, after), times in seconds.items():
             times.append(update_seconds(targets, pattern, allocation, before, after))
     rows = [
@@ -70,6 +94,14 @@ def main() -> None:
             "bar ms": bar,
         }
         for (pattern, allocation, bar, before, after), times in seconds.items()
+    ]
+    rows += [
+        {
+            "pattern": f"for comparison: {name}",
+            "median ms": round(1000 * statistics.median(times), 1),
+            "best ms": round(1000 * min(times), 1),
+        }
+        for name, times in references.items()
     ]
     in_memory, on_disk = bytes_a_weight(targets)
     settings = {

@@ -131,7 +131,7 @@ class Masks:
             bits = _bits(values.cpu().numpy(), -(-shape.numel() // 8))
             if bits is None:
                 raise ValueError(
-                    f"the stored mask of {name} ({values.numel()} bytes) is not one of {tuple(shape)} entries; "
+                    f"the stored mask of {name} ({values.numel()} bytes) is not one of {tuple(shape)}; "
                     "load it into the model it was made for"
                 )
             keep = np.unpackbits(bits, count=shape.numel()).reshape(shape)

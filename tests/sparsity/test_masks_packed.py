@@ -80,6 +80,6 @@ def test_masks_of_weights_of_another_size_are_refused() -> None:
     packed = masks_of(stack((4, 9))).pack()
     with pytest.raises(
         ValueError,
-        match=r"stored mask of layers.0.weight \(5 bytes\) is not one of \(4, 4\) entries; load it into",
+        match=r"stored mask of layers.0.weight \(5 bytes\) is not one of \(4, 4\); load it into",
     ):
         masks_of(stack((4, 4))).unpack(packed)
