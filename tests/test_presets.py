@@ -2,7 +2,9 @@
 
 import pytest
 
-from hf_sparse.recipe import DistillationRecipe, Recipe, SparsityRecipe, preset_names
+from hf_sparse.recipe import Recipe, preset_names
+from hf_sparse.settings.distillation import DistillationRecipe
+from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
 
 PRESETS = ["gmp_finetune", "prune_ofa_80_1x4", "prune_ofa_85", "prune_ofa_90", "transfer"]

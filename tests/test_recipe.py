@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.recipe import DistillationRecipe, Recipe, ScheduleRecipe, SparsityRecipe
+from hf_sparse.recipe import Recipe
+from hf_sparse.settings.distillation import DistillationRecipe
+from hf_sparse.settings.sparsity import ScheduleRecipe, SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
 
 PRESETS = ["gmp_finetune", "prune_ofa_80_1x4", "prune_ofa_85", "prune_ofa_90", "transfer"]

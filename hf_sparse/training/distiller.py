@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from hf_sparse.distillation.losses import Counts, LossTerm, count, logits_terms, task_terms
 from hf_sparse.distillation.teacher import check_compatible, freeze, teacher_inputs
-from hf_sparse.recipe import DistillationRecipe
+from hf_sparse.settings.distillation import DistillationRecipe
 
 
 class Distiller:

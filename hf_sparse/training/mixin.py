@@ -9,7 +9,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from hf_sparse.recipe import Recipe, SparsityRecipe
+from hf_sparse.recipe import Recipe
+from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.targets import find_targets
 from hf_sparse.training.callbacks import AUTO_BATCH_SIZE

@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from hf_sparse.recipe import SparsityRecipe
+from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.allocation import ALLOCATIONS
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity

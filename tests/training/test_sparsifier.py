@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import Adafactor
 
-from hf_sparse.recipe import SparsityRecipe
+from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.sparsifier import Sparsifier, check_targets
 

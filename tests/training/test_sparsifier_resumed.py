@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_sparse.recipe import SparsityRecipe
+from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.training.sparsifier import Sparsifier
 from hf_sparse.training.state import SavedState
 

@@ -1,0 +1,85 @@
+"""What a recipe says about sparsity."""
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from hf_sparse.settings.values import Part, Point, Share, one_of, steps_of
+from hf_sparse.sparsity.allocation import ALLOCATIONS
+from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.sparsity.patterns import parse_pattern
+from hf_sparse.sparsity.schedules import SHAPES, Schedule
+
+
+class ScheduleRecipe(Part):
+    """When how much is removed; see `Schedule`, which it becomes once the length of the run is known."""
+
+    final: Share
+    shape: Annotated[str, one_of(SHAPES)] = "cubic"
+    initial: Share = 0.0
+    begin: Point = "0%"
+    ramp_end: Point | None = None
+    update_end: Point | None = None
+    every: Point = "1%"
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.shape in ("one_shot", "constant") and (self.ramp_end is not None or self.initial):
+            raise ValueError(
+                f"a {self.shape} schedule has no ramp; leave out initial and ramp_end, or choose another "
+                "shape"
+            )
+        if self.shape == "constant" and self.begin not in (0, "0%"):
+            raise ValueError(
+                "a constant schedule holds from the first step; leave out begin, or choose one_shot"
+            )
+        if self.initial > self.final:
+            raise ValueError(
+                f"initial sparsity {self.initial} exceeds final sparsity {self.final}; sparsity only grows"
+            )
+        return self
+
+    def resolve(self, total_steps: int) -> Schedule:
+        """Turn shares of the run into steps; raise `ValueError` where the result cannot be run."""
+        begin = steps_of(self.begin, total_steps)
+        ramp_end = (
+            begin
+            if self.shape in ("one_shot", "constant")
+            else steps_of("50%" if self.ramp_end is None else self.ramp_end, total_steps)
+        )
+        update_end = ramp_end if self.update_end is None else steps_of(self.update_end, total_steps)
+        # A share that rounds to nothing means "as often as there are steps"; a written 0 is an error.
+        every = self.every if isinstance(self.every, int) else max(steps_of(self.every, total_steps), 1)
+        return Schedule(self.shape, self.initial, self.final, begin, ramp_end, update_end, every, total_steps)
+
+
+class SparsityRecipe(Part):
+    """Which weights are removed, how they are chosen, and when."""
+
+    method: Annotated[str, one_of(METHODS)] = "magnitude"
+    pattern: Annotated[str, AfterValidator(lambda text: str(parse_pattern(text)))] = "unstructured"
+    schedule: ScheduleRecipe | None = None
+    allocation: Annotated[str, one_of(ALLOCATIONS)] = "uniform"
+    lr_rewind: bool = False
+    include: tuple[str, ...] = Field(default=(), strict=False)
+    exclude: tuple[str, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def _check_method(self) -> Self:
+        scheduled = METHODS[self.method].score is not None
+        if scheduled and self.schedule is None:
+            raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")
+        if not scheduled:
+            extra = self.model_fields_set & {"schedule", "pattern", "allocation", "lr_rewind"}
+            if extra:
+                raise ValueError(
+                    f"method {self.method} keeps the zeros the model comes with, so "
+                    f"{', '.join(sorted(extra))} "
+                    "would have no effect; leave it out"
+                )
+        if self.lr_rewind and self.schedule.shape in ("one_shot", "constant"):
+            raise ValueError(
+                f"lr_rewind rewinds during a ramp, and a {self.schedule.shape} schedule has none; set "
+                "lr_rewind: false"
+            )
+        return self

@@ -1,0 +1,51 @@
+"""Kinds of values that every part of a recipe is made of."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def one_of(choices: Iterable[str]) -> AfterValidator:
+    names = sorted(choices)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"choose one of {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _point(value: object) -> object:
+    """Accept a step such as 1000 or a share of the run such as '50%'."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and value.endswith("%"):
+        try:
+            if 0 <= float(value[:-1]) <= 100:
+                return value
+        except ValueError:
+            pass
+    raise ValueError(
+        "a point in time is a whole number of steps such as 1000, or a share of the run such as '50%'"
+    )
+
+
+def _share(value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError("a sparsity is the share of weights to remove, in [0, 1), such as 0.9")
+    return value
+
+
+Point = Annotated[int | str, BeforeValidator(_point)]
+Share = Annotated[float, AfterValidator(_share)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def steps_of(point: int | str, total_steps: int) -> int:
+    return point if isinstance(point, int) else round(float(point[:-1]) / 100 * total_steps)
