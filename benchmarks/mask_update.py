@@ -12,9 +12,10 @@ from rich.progress import track
 from transformers import BertConfig, BertModel
 
 from hf_sparse import Recipe, find_targets
+from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods import METHODS
-from hf_sparse.sparsity.patterns import parse_pattern
+from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.update import grow
 from hf_sparse.targets import Targets
 from hf_sparse.training.state import SIDECAR, SavedState, write_state
@@ -28,15 +29,19 @@ CASES = [
 STEPS = [(0.0, 0.05), (0.85, 0.9), (0.9, 0.9)]
 
 
+def grow_to(masks: Masks, sparsity: float, layout: Layout) -> bool:
+    return grow(masks, layout.budgets(lambda final: sparsity), METHODS["magnitude"].score, layout.blocks)
+
+
 def update_seconds(targets: Targets, pattern: str, allocation: str, before: float, after: float) -> float:
     """Time one update, from masks at one sparsity to masks at another, applied to the weights."""
     for target in targets:
         torch.nn.init.normal_(target.weight, std=0.02)
-    masks, block, score = Masks(targets), parse_pattern(pattern), METHODS["magnitude"].score
-    grow(masks, before, score, block, allocation)
+    masks, layout = Masks(targets), Layout(targets, parse_pattern(pattern), allocation, least=0.01)
+    grow_to(masks, before, layout)
     masks.apply_to_weights()
     started = time.perf_counter()
-    if grow(masks, after, score, block, allocation):
+    if grow_to(masks, after, layout):
         masks.apply_to_weights()
     return time.perf_counter() - started
 
@@ -64,7 +69,7 @@ def bytes_a_weight(targets: Targets) -> tuple[float, float]:
     for target in targets:
         torch.nn.init.normal_(target.weight, std=0.02)
     masks = Masks(targets)
-    grow(masks, 0.9, METHODS["magnitude"].score, parse_pattern("unstructured"), "uniform")
+    grow_to(masks, 0.9, Layout(masks.targets, parse_pattern("unstructured")))
     weights = sum(target.weight.numel() for target in targets)
     with tempfile.TemporaryDirectory() as folder:
         write_state(folder, SavedState(Recipe.preset("prune_ofa_90"), 1, 100_000, masks.pack()))

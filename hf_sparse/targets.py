@@ -5,23 +5,47 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 
 @dataclass(frozen=True)
 class Target:
-    """A weight that can be pruned; `weight` is (out, in), `name` its key in the state dict."""
+    """A weight that can be pruned, whatever way its module stores it.
+
+    `name` is the key of its parameter in the state dict, with the expert's number in brackets where the
+    parameter holds one matrix for every expert.
+    """
 
     name: str
-    module: nn.Linear
+    module: nn.Module
+    parameter_name: str = "weight"
+    transposed: bool = False
+    expert: int | None = None
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        return getattr(self.module, self.parameter_name)
 
     @property
     def weight(self) -> Tensor:
-        return self.module.weight
+        """The logical matrix, (out, in), as a view of the parameter."""
+        return self.view(self.parameter)
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The gradient of the matrix, (out, in), as a view of the parameter's."""
+        gradient = self.parameter.grad
+        return None if gradient is None else self.view(gradient)
+
+    def view(self, values: Tensor) -> Tensor:
+        """Return the (out, in) part that is this target's of anything shaped like its parameter."""
+        values = values if self.expert is None else values[self.expert]
+        return values.t() if self.transposed else values
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A Linear that is not a target, with the reason."""
+    """A Linear, or the like, that is not a target, with the reason."""
 
     name: str
     reason: str
@@ -57,30 +81,56 @@ class Targets:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A parameter that multiplies activations, and how it lies; `problem` says why it cannot be pruned."""
+
+    name: str
+    module: nn.Module
+    parameter_name: str = "weight"
+    transposed: bool = False
+    problem: str | None = None
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        return getattr(self.module, self.parameter_name)
+
+    def targets(self) -> list[Target]:
+        key = self.name if self.parameter_name != "weight" else f"{self.name}.weight".lstrip(".")
+        if self.parameter.dim() == 2:
+            return [Target(key, self.module, self.parameter_name, self.transposed)]
+        return [
+            Target(f"{key}[{expert}]", self.module, self.parameter_name, self.transposed, expert)
+            for expert in range(len(self.parameter))
+        ]
+
+
 def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Targets:
     """Find the weights to prune, each once, with the reason for every Linear that is left out.
 
-    By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`. `include`
-    chooses among all Linears of the model instead, `exclude` removes from the choice; both hold module names
-    or regular expressions searched in them. Raises `ValueError` if an expression is malformed or matches no
-    Linear, or if nothing is left to prune.
+    By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`, the
+    `Conv1D` of GPT-2 and the experts of mixtures included. `include` chooses among all Linears of the model
+    instead, `exclude` removes from the choice; both hold module names or regular expressions searched in
+    them. Raises `ValueError` if an expression is malformed or matches no Linear, or if nothing is left to
+    prune.
     """
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    included, excluded = _compiled(include, linears, "include"), _compiled(exclude, linears, "exclude")
     stack, base = _layer_stack(model), _base_names(model)
+    candidates = list(_candidates(model, stack))
+    included, excluded = _compiled(include, candidates, "include"), _compiled(exclude, candidates, "exclude")
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
 
     seen: dict[int, str] = {}
     found, left_out = [], []
-    for name, module in linears:
-        reason = _reason_against(name, module, stack, base, embeddings, included, excluded)
-        if reason is None and id(module.weight) in seen:
-            reason = f"shares its weight with {seen[id(module.weight)]}"
+    for candidate in candidates:
+        name, key = candidate.name, id(candidate.parameter)
+        reason = _reason_against(candidate, stack, base, embeddings, included, excluded)
+        if reason is None and key in seen:
+            reason = f"shares its weight with {seen[key]}"
         if reason is not None:
             left_out.append(LeftOut(name, reason))
             continue
-        seen[id(module.weight)] = name
-        found.append(Target(f"{name}.weight" if name else "weight", module))
+        seen[key] = name
+        found += candidate.targets()
 
     targets = Targets(tuple(found), tuple(left_out))
     if not found:
@@ -88,29 +138,47 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     return targets
 
 
+def _candidates(model: nn.Module, stack: set[str]) -> Iterator[_Candidate]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            yield _Candidate(name, module, transposed=isinstance(module, Conv1D))
+        elif name in stack and not isinstance(module, nn.Conv1d):
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() == 3:
+                    yield _experts(f"{name}.{parameter_name}", module, parameter_name)
+
+
+def _experts(name: str, module: nn.Module, parameter_name: str) -> _Candidate:
+    # Set by transformers on every mixture whose matrices it knows how to multiply.
+    transposed = getattr(module, "is_transposed", None)
+    problem = "3-D parameter of unknown orientation" if transposed is None else None
+    return _Candidate(name, module, parameter_name, bool(transposed), problem)
+
+
 def _reason_against(
-    name: str,
-    module: nn.Linear,
+    candidate: _Candidate,
     stack: set[str],
     base: set[str],
     embeddings: set[int],
     included: list[re.Pattern[str]],
     excluded: list[re.Pattern[str]],
 ) -> str | None:
-    if id(module.weight) in embeddings:
+    name = candidate.name
+    owner = name if candidate.parameter_name == "weight" else name.rpartition(".")[0]
+    if id(candidate.parameter) in embeddings:
         return "tied to an embedding"
     if match := next(filter(None, (pattern.search(name) for pattern in excluded)), None):
         return f"excluded (matches at {match.group()!r})"
+    if candidate.problem is not None:
+        return candidate.problem
     if included:
         return None if any(pattern.search(name) for pattern in included) else "not included"
-    if name not in base:
+    if owner not in base:
         return "head: outside the base model"
-    return None if name in stack else "outside the layer stack (embedding projection or pooler)"
+    return None if owner in stack else "outside the layer stack (embedding projection or pooler)"
 
 
-def _compiled(
-    expressions: Sequence[str], linears: list[tuple[str, nn.Linear]], role: str
-) -> list[re.Pattern[str]]:
+def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: str) -> list[re.Pattern[str]]:
     """Compile names or expressions, refusing any that names no Linear of the model."""
     patterns = []
     for expression in expressions:
@@ -118,10 +186,10 @@ def _compiled(
             patterns.append(re.compile(expression))
         except re.error as error:
             raise ValueError(f"{role}: {expression!r} is not a regular expression: {error}") from error
-        if not any(patterns[-1].search(name) for name, _ in linears):
+        if not any(patterns[-1].search(candidate.name) for candidate in candidates):
             raise ValueError(
                 f"{role}: {expression!r} matches no Linear of the model; "
-                f"its Linears are named like {linears[0][0] if linears else '(it has none)'!r}"
+                f"its Linears are named like {candidates[0].name if candidates else '(it has none)'!r}"
             )
     return patterns
 

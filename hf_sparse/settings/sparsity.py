@@ -2,12 +2,12 @@
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hf_sparse.settings.values import Part, Point, Share, one_of, steps_of
 from hf_sparse.sparsity.allocation import ALLOCATIONS
 from hf_sparse.sparsity.methods import METHODS
-from hf_sparse.sparsity.patterns import parse_pattern
+from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.schedules import SHAPES, Schedule
 
 
@@ -53,14 +53,57 @@ class ScheduleRecipe(Part):
         return Schedule(self.shape, self.initial, self.final, begin, ramp_end, update_end, every, total_steps)
 
 
+def _pattern(text: str) -> str:
+    return str(parse_pattern(text))
+
+
+PatternName = Annotated[str, AfterValidator(_pattern)]
+
+
+def _rewind(value: object) -> object:
+    if not isinstance(value, bool) and value != "cyclic":
+        raise ValueError("write true, false or cyclic")
+    return value
+
+
+class OverrideRecipe(Part):
+    """What differs for some weights: their final sparsity, their pattern."""
+
+    sparsity: Share | None = None
+    pattern: PatternName | None = None
+
+    @model_validator(mode="after")
+    def _check_share(self) -> Self:
+        if self.pattern is not None and self.sparsity is not None:
+            check_share(self.pattern, self.sparsity, "sparsity")
+        if self.pattern is None and self.sparsity is None:
+            raise ValueError(
+                "an override changes sparsity, pattern or both; to leave weights out use exclude"
+            )
+        return self
+
+
+def check_share(pattern: str, sparsity: float, setting: str) -> None:
+    """Raise `ValueError` if a pattern can only have another sparsity than this."""
+    share = parse_pattern(pattern).share
+    if share is not None and abs(share - sparsity) > 1e-3:
+        raise ValueError(
+            f"pattern {pattern} removes {share:.4g} of every weight, got {sparsity}; "
+            f"set {setting}={share:.4g}"
+        )
+
+
 class SparsityRecipe(Part):
     """Which weights are removed, how they are chosen, and when."""
 
     method: Annotated[str, one_of(METHODS)] = "magnitude"
-    pattern: Annotated[str, AfterValidator(lambda text: str(parse_pattern(text)))] = "unstructured"
+    pattern: PatternName = "unstructured"
     schedule: ScheduleRecipe | None = None
     allocation: Annotated[str, one_of(ALLOCATIONS)] = "uniform"
-    lr_rewind: bool = False
+    floor: Share = 0.01
+    overrides: dict[str, OverrideRecipe] = Field(default_factory=dict)
+    revive: bool = False
+    lr_rewind: Annotated[bool | str, BeforeValidator(_rewind)] = False
     include: tuple[str, ...] = Field(default=(), strict=False)
     exclude: tuple[str, ...] = Field(default=(), strict=False)
 
@@ -70,12 +113,19 @@ class SparsityRecipe(Part):
         if scheduled and self.schedule is None:
             raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")
         if not scheduled:
-            extra = self.model_fields_set & {"schedule", "pattern", "allocation", "lr_rewind"}
+            extra = self.model_fields_set - {"method", "include", "exclude"}
             if extra:
                 raise ValueError(
                     f"method {self.method} keeps the zeros the model comes with, so "
                     f"{', '.join(sorted(extra))} "
                     "would have no effect; leave it out"
+                )
+        if scheduled:
+            check_share(self.pattern, self.schedule.final, "sparsity.schedule.final")
+            if parse_pattern(self.pattern).share is not None and self.allocation != "uniform":
+                raise ValueError(
+                    f"pattern {self.pattern} removes the same share of every weight, so allocation "
+                    f"{self.allocation} has nothing to allocate; set sparsity.allocation=uniform"
                 )
         if self.lr_rewind and self.schedule.shape in ("one_shot", "constant"):
             raise ValueError(

@@ -2,28 +2,82 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
+
+from hf_sparse.sparsity.patterns.block import Tiled
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Weights that are ranked together, with the number of blocks removed among them."""
+    """Weights that are ranked together, with the number of blocks removed among them.
+
+    `most` bounds the blocks that each weight may lose.
+    """
 
     names: tuple[str, ...]
     removed: int
+    most: tuple[int, ...]
 
 
-def uniform(blocks: Mapping[str, int], sparsity: float) -> list[Budget]:
+def uniform(weights: Mapping[str, Tiled], sparsity: float, least: float) -> list[Budget]:
     """Give every weight the same share."""
-    return [Budget((name,), floor(sparsity * count)) for name, count in blocks.items()]
+    return [Budget((name,), weight.removed(sparsity), (weight.blocks,)) for name, weight in weights.items()]
 
 
-def global_ranking(blocks: Mapping[str, int], sparsity: float) -> list[Budget]:
+def global_ranking(weights: Mapping[str, Tiled], sparsity: float, least: float) -> list[Budget]:
     """Rank the blocks of all weights together, whatever share of each is removed."""
-    return [Budget(tuple(blocks), floor(sparsity * sum(blocks.values())))]
+    sizes = sorted({weight.block.size for weight in weights.values()})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"global allocation compares blocks of one size, and these have {', '.join(map(str, sizes))} "
+            "weights; choose allocation uniform or erk, or blocks of a fixed size"
+        )
+    removed = floor(sparsity * sum(weight.blocks for weight in weights.values()))
+    return [_checked(Budget(tuple(weights), removed, _most(weights, least)), least)]
 
 
-ALLOCATIONS: dict[str, Callable[[Mapping[str, int], float], list[Budget]]] = {
+def erdos_renyi_kernel(weights: Mapping[str, Tiled], sparsity: float, least: float) -> list[Budget]:
+    """Keep more of small weights: densities proportional to (out + in) / (out * in).
+
+    Erdos-Renyi-kernel of Evci et al. 2020 (arXiv:1911.11134, section 3); each weight rounds down to
+    whole blocks.
+    """
+    raw = {name: sum(weight.shape) / (weight.shape[0] * weight.shape[1]) for name, weight in weights.items()}
+    sizes = {name: weight.shape[0] * weight.shape[1] for name, weight in weights.items()}
+    wanted = (1 - sparsity) * sum(sizes.values())
+
+    def densities(scale: float) -> dict[str, float]:
+        return {name: min(max(scale * share, least), 1.0) for name, share in raw.items()}
+
+    # The number kept rises with the scale; bisection, since clamping makes it piecewise linear.
+    low, high = 0.0, 1 / min(raw.values())
+    for _ in range(100):
+        middle = (low + high) / 2
+        kept = sum(sizes[name] * density for name, density in densities(middle).items())
+        low, high = (middle, high) if kept < wanted else (low, middle)
+    # Rounding of the bisection must not cost a block of a share such as 0.5 of 64.
+    removed = {
+        name: floor((1 - density) * weights[name].blocks + 1e-6) for name, density in densities(high).items()
+    }
+    most = dict(zip(weights, _most(weights, least), strict=True))
+    return [Budget((name,), min(removed[name], most[name]), (most[name],)) for name in weights]
+
+
+def _most(weights: Mapping[str, Tiled], least: float) -> tuple[int, ...]:
+    return tuple(weight.blocks - ceil(least * weight.blocks) for weight in weights.values())
+
+
+def _checked(budget: Budget, least: float) -> Budget:
+    if budget.removed > sum(budget.most):
+        raise ValueError(
+            f"{budget.removed} blocks are to be removed, and floor {least} leaves {sum(budget.most)} of them "
+            "removable; lower sparsity.floor or the final sparsity"
+        )
+    return budget
+
+
+ALLOCATIONS: dict[str, Callable[[Mapping[str, Tiled], float, float], list[Budget]]] = {
     "uniform": uniform,
     "global": global_ranking,
+    "erk": erdos_renyi_kernel,
 }

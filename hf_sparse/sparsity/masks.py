@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hf_sparse.sparsity.counting import any_greater, count_nonzero, negate, nonzero
 from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.sparsity.patterns import Block
+from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.targets import Targets
 
 _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -25,7 +25,8 @@ class Masks:
     def __init__(self, targets: Targets) -> None:
         self.targets = targets
         self._keep: dict[str, Tensor] = {
-            target.name: torch.full(target.weight.shape, -1, dtype=torch.int8, device=target.weight.device)
+            # In the memory order of the weight, so that the two are combined in one pass.
+            target.name: torch.full_like(target.weight.detach(), -1, dtype=torch.int8)
             for target in targets
         }
         self._removed: dict[str, int] = dict.fromkeys(self._keep, 0)
@@ -53,18 +54,20 @@ class Masks:
         self._removed[name] = keep.numel() - count_nonzero(keep)
 
     def covers(self, name: str, blocks: Tensor, pattern: Block) -> bool:
-        """Say whether the blocks to keep, booleans (out / rows, in / columns), are all kept already."""
+        """Say whether the blocks to keep, flat booleans, are all kept already."""
         if not self._removed[name]:
             return True
         # As unsigned numbers a mask holds 255 where an entry is kept.
         kept = self._keep[name][:: pattern.rows, :: pattern.columns].view(torch.uint8)
-        return not any_greater(blocks.view(torch.uint8), kept)
+        return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept)
 
-    def lock_zeros(self, pattern: Block) -> None:
+    def lock_zeros(self, blocks: Mapping[str, Block]) -> None:
         """Remove exactly the blocks that hold nothing but zeros now."""
         for target in self.targets:
-            filled = pattern.pool(nonzero(target.weight).to(torch.int32)) > 0
-            self.set(target.name, pattern.expand(filled))
+            rows, columns = blocks[target.name].rows, blocks[target.name].columns
+            block = Block(rows, columns)
+            filled = block.pool(nonzero(target.weight).to(torch.int32)) > 0
+            self.set(target.name, block.expand(filled))
 
     def removed(self, name: str) -> int:
         """Return how many entries of a weight are removed."""
@@ -82,27 +85,27 @@ class Masks:
 
     def apply_to_weights(self) -> None:
         """Set removed weights to zero."""
-        self._apply([(target.weight.data, self._keep[target.name]) for target in self.targets])
+        self._apply([(target.weight.detach(), self._keep[target.name]) for target in self.targets])
 
     def apply_to_gradients(self) -> None:
         """Set the gradients of removed weights to zero, infinite and NaN ones too."""
-        gradients = [(target.weight.grad, self._keep[target.name]) for target in self.targets]
+        gradients = [(target.gradient, self._keep[target.name]) for target in self.targets]
         self._apply([(gradient, keep) for gradient, keep in gradients if gradient is not None])
 
     def apply_to_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Set optimizer state of removed weights to zero: old momentum would move them off zero again."""
         state = [
-            (value, self._keep[target.name])
+            (target.view(value), self._keep[target.name])
             for target in self.targets
-            for value in optimizer.state.get(target.weight, {}).values()
-            if torch.is_tensor(value) and value.is_floating_point() and value.shape == target.weight.shape
+            for value in optimizer.state.get(target.parameter, {}).values()
+            if torch.is_tensor(value) and value.is_floating_point() and value.shape == target.parameter.shape
         ]
         self._apply(state)
 
     def nonzero_removed(self) -> dict[str, int]:
         """Count, for each weight that has any, the removed entries that are not zero."""
         counts = {
-            target.name: count_nonzero(target.weight.data.masked_fill(self[target.name], 0))
+            target.name: count_nonzero(target.weight.detach().masked_fill(self[target.name], 0))
             for target in self.targets
             if self._removed[target.name]
         }
@@ -139,12 +142,13 @@ class Masks:
 
     def _apply(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         # Bitwise AND rather than a product: NaN * 0 is NaN, and -1 * 0 is -0.
-        on_cpu = [
-            (values, keep) for values, keep in pairs if values.device.type == "cpu" and values.is_contiguous()
-        ]
-        parallel_map(_and_numpy, on_cpu)
-        for values, keep in pairs:
-            if values.device.type != "cpu" or not values.is_contiguous():
+        pairs = [_in_memory_order(values, keep) for values, keep in pairs]
+        alike = [values.is_contiguous() and keep.is_contiguous() for values, keep in pairs]
+        on_cpu = [values.device.type == "cpu" for values, _ in pairs]
+        fast = [pair for pair, *flags in zip(pairs, alike, on_cpu, strict=True) if all(flags)]
+        parallel_map(_and_numpy, fast)
+        for (values, keep), *flags in zip(pairs, alike, on_cpu, strict=True):
+            if not all(flags):
                 values.view(_integer_type(values)).bitwise_and_(keep)
 
 
@@ -157,6 +161,13 @@ def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
     except zlib.error:
         return None
     return bits if bits.size == size else None
+
+
+def _in_memory_order(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Transpose both where that makes them contiguous: weights of `Conv1D` lie as (in, out)."""
+    return (
+        (values, keep) if values.is_contiguous() or not keep.t().is_contiguous() else (values.t(), keep.t())
+    )
 
 
 def _integer_type(values: Tensor) -> torch.dtype:

@@ -1,7 +1,7 @@
 """How much is removed by when: pure functions of the training step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Share of the ramp's height at a share of its length; both in [0, 1].
 SHAPES: dict[str, Callable[[float], float]] = {
@@ -58,6 +58,10 @@ class Schedule:
                 f"outside [{self.ramp_end}, {self.total_steps}]"
             )
 
+    def towards(self, final: float | None) -> "Schedule":
+        """Return this schedule with another final sparsity, never above it; None stands for its own."""
+        return self if final is None else replace(self, final=final, initial=min(self.initial, final))
+
     def sparsity(self, step: int) -> float:
         """Return the target share of removed weights after `step` optimizer steps."""
         if step >= self.ramp_end:
@@ -72,6 +76,14 @@ class Schedule:
         if not self.begin <= step <= self.update_end:
             return False
         return step == self.ramp_end or (step - self.begin) % self.every == 0
+
+    def is_update_left(self, step: int) -> bool:
+        """Say whether any update follows those made after `step` optimizer steps."""
+        return step < max(self.ramp_end, self.update_end - (self.update_end - self.begin) % self.every)
+
+    def is_last_update(self, step: int) -> bool:
+        """Say whether the update after `step` optimizer steps is the last one."""
+        return self.is_update(step) and not self.is_update_left(step)
 
     def is_final(self, step: int) -> bool:
         """Say whether the final sparsity holds after `step` optimizer steps."""

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from hf_sparse.sparsity.patterns import Array
+from hf_sparse.sparsity.patterns.block import Array
 
 
 class Score(Protocol):

@@ -1,15 +1,17 @@
 """One recomputation of the masks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.allocation import ALLOCATIONS, Budget
+from hf_sparse.sparsity.allocation import Budget
+from hf_sparse.sparsity.counting import count_nonzero
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.sparsity.patterns import Array, Block
+from hf_sparse.sparsity.patterns.block import Array, Block
 from hf_sparse.sparsity.ranking import Ranking, keep_largest
 from hf_sparse.sparsity.score import Score
 
@@ -17,72 +19,114 @@ from hf_sparse.sparsity.score import Score
 _BAND = 1 << 17
 
 
-def grow(masks: Masks, sparsity: float, score: Score, pattern: Block, allocation: str) -> bool:
-    """Remove further weights, lowest scores first, until exactly the target share of blocks is gone.
+def grow(masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[str, Block]) -> bool:
+    """Remove further weights, lowest scores first, until exactly what the budgets ask for is gone.
 
-    What was removed stays removed; where more than the target is gone already, nothing changes. Only the
-    masks change, not the weights. Returns whether they did. Raises `FloatingPointError`
-    where weights are NaN.
+    What was removed stays removed; where more than a budget is gone already, nothing changes. Only the
+    masks change, not the weights. Returns whether they did. Raises `FloatingPointError` where weights are
+    NaN.
     """
-    weights = {target.name: target.weight.detach() for target in masks.targets}
-    blocks = {name: weight.numel() // pattern.size for name, weight in weights.items()}
+    gone = {name: masks.removed(name) // block.size for name, block in blocks.items()}
     budgets = [
-        budget
-        for budget in ALLOCATIONS[allocation](blocks, sparsity)
-        if budget.removed * pattern.size > sum(masks.removed(name) for name in budget.names)
+        replace(budget, most=tuple(map(max, budget.most, (gone[name] for name in budget.names))))
+        for budget in budgets
+        if budget.removed > sum(gone[name] for name in budget.names)
     ]
-    names = [name for budget in budgets for name in budget.names]
-    if pattern.size == 1:
-        values, rank_by = weights, score
-    else:
-        pooled = parallel_map(lambda name: _pool(weights[name], score, pattern), names)
-        values, rank_by = dict(zip(names, pooled, strict=True)), _identity
-    keeps = keep_largest([_ranking(budget, values) for budget in budgets], rank_by)
+    values, rank_by = _values(masks, budgets, score, blocks)
 
     def take_over(choice: tuple[Budget, list[Tensor]]) -> None:
-        _take_over(masks, *choice, values, rank_by, pattern)
+        budget, keeps = choice
+        if not all(map(masks.covers, budget.names, keeps, (blocks[name] for name in budget.names))):
+            # Weights that are zero without being removed tie with those that are; these go strictly below.
+            lowest = {name: _pool_kept(masks, name, score, blocks[name]) for name in budget.names}
+            for part, chosen in _choices([budget], lowest, _identity):
+                _set(masks, part, chosen, blocks)
+        else:
+            _set(masks, budget, keeps, blocks)
 
-    parallel_map(take_over, zip(budgets, keeps, strict=True))
+    parallel_map(take_over, _choices(budgets, values, rank_by))
     return bool(budgets)
 
 
-def _take_over(
-    masks: Masks,
-    budget: Budget,
-    chosen: list[Tensor],
-    values: Mapping[str, Tensor],
-    rank_by: Score,
-    pattern: Block,
-) -> None:
-    """Set the masks of one budget to the choice, ranked again if it would bring a removed weight back."""
-    choices = {
-        name: _grid(keep, masks, name, pattern) for name, keep in zip(budget.names, chosen, strict=True)
-    }
-    if not all(parallel_map(lambda name: masks.covers(name, choices[name], pattern), choices)):
-        # Weights that are zero without being removed tie with those that are; these go strictly below.
-        kept = {name: masks.kept_blocks(name, pattern) for name in budget.names}
-        lowest = {name: rank_by(values[name]).masked_fill(~kept[name], -torch.inf) for name in budget.names}
-        (chosen,) = keep_largest([_ranking(budget, lowest)], _identity)
-        choices = {name: keep.view_as(kept[name]) for name, keep in zip(budget.names, chosen, strict=True)}
-    parallel_map(lambda name: masks.set(name, pattern.expand(choices[name])), choices)
+def choose(masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[str, Block]) -> None:
+    """Choose all masks anew, lowest scores first, whatever was removed before; otherwise as `grow`."""
+    values, rank_by = _values(masks, budgets, score, blocks)
+    for budget, keeps in _choices(budgets, values, rank_by):
+        _set(masks, budget, keeps, blocks)
 
 
-def _grid(keep: Tensor, masks: Masks, name: str, pattern: Block) -> Tensor:
-    rows, columns = masks.shape(name)
-    return keep.view(rows // pattern.rows, columns // pattern.columns)
+def _set(masks: Masks, budget: Budget, keeps: Sequence[Tensor], blocks: Mapping[str, Block]) -> None:
+    """Set the masks of a budget from flat verdicts on the blocks of each weight."""
+
+    def expand(pair: tuple[str, Tensor]) -> None:
+        name, keep = pair
+        rows, columns = masks.shape(name)
+        block = blocks[name]
+        masks.set(name, block.expand(keep.view(rows // block.rows, columns // block.columns)))
+
+    parallel_map(expand, zip(budget.names, keeps, strict=True))
+
+
+def _values(
+    masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[str, Block]
+) -> tuple[dict[str, Tensor], Score]:
+    """Return what is ranked: the weights as they are, or the scores of their blocks."""
+    weights = {target.name: target.weight.detach() for target in masks.targets}
+    names = [name for budget in budgets for name in budget.names]
+    if not any(blocks[name].pools for name in names):
+        return weights, score
+    pooled = parallel_map(lambda name: _pool(weights[name], score, blocks[name]), names)
+    return dict(zip(names, pooled, strict=True)), _identity
+
+
+def _choices(
+    budgets: Sequence[Budget], values: Mapping[str, Tensor], rank_by: Score
+) -> list[tuple[Budget, list[Tensor]]]:
+    """Return for every budget what is kept; a budget in which a weight lost too much comes in parts."""
+    done, open_ = [], list(budgets)
+    while open_:
+        keeps = keep_largest([_ranking(budget, values) for budget in open_], rank_by)
+        pairs, open_ = list(zip(open_, keeps, strict=True)), []
+        for budget, chosen in pairs:
+            parts = _within_bounds(budget, chosen)
+            if parts == [budget]:
+                done.append((budget, chosen))
+            else:
+                open_ += parts
+    return done
+
+
+def _within_bounds(budget: Budget, chosen: list[Tensor]) -> list[Budget]:
+    """Split the weights off that lost more than their most; what they keep goes at the others' expense."""
+    lost = [keep.numel() - count_nonzero(keep) for keep in chosen]
+    over = [index for index, (count, most) in enumerate(zip(lost, budget.most, strict=True)) if count > most]
+    if not over:
+        return [budget]
+    bounded = [Budget((budget.names[i],), budget.most[i], (budget.most[i],)) for i in over]
+    rest = [index for index in range(len(lost)) if index not in over]
+    left = budget.removed - sum(part.removed for part in bounded)
+    names, most = (tuple(values[i] for i in rest) for values in (budget.names, budget.most))
+    return [*bounded, replace(budget, names=names, removed=left, most=most)]
 
 
 def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:
     return Ranking([values[name] for name in budget.names], budget.removed)
 
 
-def _pool(weight: Tensor, score: Score, pattern: Block) -> Tensor:
+def _pool(weight: Tensor, score: Score, block: Block) -> Tensor:
     if weight.device.type != "cpu":
-        return pattern.pool(score(weight))
+        return block.pool(score(weight))
     array = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).numpy()
-    rows = max(_BAND // array.shape[1] // pattern.rows, 1) * pattern.rows
-    bands = [pattern.pool(score(array[start : start + rows])) for start in range(0, array.shape[0], rows)]
+    rows = max(_BAND // array.shape[1] // block.rows, 1) * block.rows
+    bands = [block.pool(score(array[start : start + rows])) for start in range(0, array.shape[0], rows)]
     return torch.from_numpy(np.concatenate(bands))
+
+
+def _pool_kept(masks: Masks, name: str, score: Score, block: Block) -> Tensor:
+    """Score one weight with everything that is removed at minus infinity, before blocks are made of it."""
+    weight = next(target.weight for target in masks.targets if target.name == name).detach()
+    weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+    return block.pool(score(weight).masked_fill(~masks[name], -torch.inf))
 
 
 def _identity(scores: Array, out: Array | None = None) -> Array:

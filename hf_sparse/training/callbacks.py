@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
-from hf_sparse.training.state import SavedState, write_state
+from hf_sparse.training.state import write_state
 
 
 class SparsityCallback(TrainerCallback):
@@ -76,6 +76,7 @@ class SparsityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.sparsifier.masks.apply_to_gradients()
+        self.sparsifier.before_optimizer_step()
 
     def on_optimizer_step(
         self,
@@ -102,7 +103,7 @@ class SparsityCallback(TrainerCallback):
     ) -> None:
         self.sparsifier.verify(state.global_step)
         if args.should_save:
-            saved = SavedState(self.recipe, state.global_step, state.max_steps, self.sparsifier.masks.pack())
+            saved = self.sparsifier.save(self.recipe, state.global_step, state.max_steps)
             write_state(_checkpoint(args, state), saved)
 
     def on_train_end(

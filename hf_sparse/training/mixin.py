@@ -115,7 +115,8 @@ class SparseTrainerMixin(AtomicCheckpoints):
                 "optimizers=; pass the optimizer alone, or set sparsity.lr_rewind=false"
             )
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        rewind(scheduler, sparsity.schedule.resolve(num_training_steps), self.args)
+        cyclic = sparsity.lr_rewind == "cyclic"
+        rewind(scheduler, sparsity.schedule.resolve(num_training_steps), self.args, cyclic)
         return scheduler
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Tensor | int | None]:
@@ -166,10 +167,14 @@ class SparseTrainerMixin(AtomicCheckpoints):
         if self.sparsifier is not None:
             self.sparsifier.verify(self.state.global_step)
         if self.args.should_save and self.recipe != Recipe() and self.state.max_steps > 0:
-            masks = self.sparsifier.masks.pack() if self.sparsifier is not None else {}
-            state = SavedState(self.recipe, self.state.global_step, self.state.max_steps, masks)
-            write_state(output_dir or self.args.output_dir, state)
+            write_state(output_dir or self.args.output_dir, self._state_to_save())
         super().save_model(output_dir, _internal_call)
+
+    def _state_to_save(self) -> SavedState:
+        step, total_steps = self.state.global_step, self.state.max_steps
+        if self.sparsifier is None:
+            return SavedState(self.recipe, step, total_steps, {})
+        return self.sparsifier.save(self.recipe, step, total_steps)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
@@ -231,6 +236,12 @@ class _SparsityFlow(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.begin_sparsity(kwargs["optimizer"])
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.sparsifier is not None:
+            self.trainer.sparsifier.before_optimizer_step()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

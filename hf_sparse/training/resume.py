@@ -51,13 +51,21 @@ def check_step(saved: SavedState, step: int) -> None:
 
 
 # What gives the masks their meaning.
-_FIXED = ("sparsity was", "sparsity.method", "sparsity.pattern", "sparsity.include", "sparsity.exclude")
+_FIXED = (
+    "sparsity was",
+    "sparsity.method",
+    "sparsity.pattern",
+    "sparsity.include",
+    "sparsity.exclude",
+    "sparsity.overrides",
+    "sparsity.revive",
+)
 
 
 def _differences(saved: Any, now: Any, path: str = "") -> Iterator[str]:
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
-        for key in saved:
-            yield from _differences(saved[key], now[key], f"{path}.{key}" if path else key)
+        for key in {**saved, **now}:
+            yield from _differences(saved.get(key), now.get(key), f"{path}.{key}" if path else key)
     elif saved != now:
         yield f"{path} was {_short(saved)}, is {_short(now)}"
 

@@ -1,5 +1,6 @@
 """Learning-rate rewinding while pruning (Zafrir et al. 2021, arXiv:2111.05754)."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 import torch
@@ -7,6 +8,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 
 from hf_sparse.sparsity.schedules import Schedule
+
+# Share of the peak rate at the end of a cycle: 8e-5 to 8e-6 in the published recipes.
+LOWEST = 0.1
 
 _REFUSED = ("reduce_lr_on_plateau", "greedy")
 
@@ -33,8 +37,11 @@ def rewound_step(step: int, schedule: Schedule) -> int:
     return step - (schedule.ramp_end - schedule.begin)
 
 
-def rewind(scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments) -> None:
+def rewind(scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments, cyclic: bool = False) -> None:
     """Let a learning-rate scheduler that has not stepped yet rewind at the mask updates of a ramp, in place.
+
+    With `cyclic` the rate falls from its peak to a tenth of it between one update and the next, and once more
+    before the ramp and after it (Kurtic et al. 2022, arXiv:2203.07259, appendix A). Otherwise:
 
     The decay spans the T - (p1 - p0) steps outside the ramp [p0, p1). The linear schedule is the authors'
     own, which starts its decay W steps early after a rewind, W being the warm-up: up to T' / (T' - W) times
@@ -49,6 +56,9 @@ def rewind(scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments) -> 
         )
     warmup = args.get_warmup_steps(schedule.total_steps)
     horizon = schedule.total_steps - (schedule.ramp_end - schedule.begin)
+    if cyclic:
+        scheduler.lr_lambdas = [_cycles(warmup, schedule) for _ in scheduler.lr_lambdas]
+        return
     if warmup >= horizon:
         raise ValueError(
             f"lr_rewind leaves {horizon} steps outside the pruning ramp, no more than the {warmup} warm-up "
@@ -70,6 +80,25 @@ def _linear(warmup: int, horizon: int, schedule: Schedule) -> Callable[[int], fl
         if step < warmup:
             return step / warmup
         return max(horizon - rewound_step(step, schedule), 0) / (horizon - warmup)
+
+    return multiplier
+
+
+def _cycles(warmup: int, schedule: Schedule) -> Callable[[int], float]:
+    ramp = range(schedule.begin, schedule.ramp_end, schedule.every)
+    starts = [
+        min(warmup, schedule.total_steps - 1),
+        *(step for step in ramp if step > warmup),
+        schedule.ramp_end,
+    ]
+    ends = [*starts[1:], schedule.total_steps]
+
+    def multiplier(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        cycle = max(bisect_right(starts, step) - 1, 0)
+        elapsed = (step - starts[cycle]) / max(ends[cycle] - starts[cycle], 1)
+        return 1 - (1 - LOWEST) * min(elapsed, 1.0)
 
     return multiplier
 

@@ -5,13 +5,17 @@ import logging
 import torch
 from torch import nn
 
+from hf_sparse.recipe import Recipe
 from hf_sparse.settings.sparsity import SparsityRecipe
-from hf_sparse.sparsity.allocation import ALLOCATIONS
+from hf_sparse.sparsity.allocation import Budget
+from hf_sparse.sparsity.layout import Layout, Override
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.methods import METHODS
-from hf_sparse.sparsity.patterns import UNSTRUCTURED, Block, parse_pattern
-from hf_sparse.sparsity.update import grow
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
+from hf_sparse.sparsity.patterns.parse import parse_pattern
+from hf_sparse.sparsity.remembered import RememberedWeights
+from hf_sparse.sparsity.update import choose, grow
 from hf_sparse.targets import Targets, find_targets
 from hf_sparse.training.state import SavedState
 
@@ -21,15 +25,29 @@ logger = logging.getLogger(__name__)
 # makes a few in a hundred.
 SPARSE_FROM = 0.1
 
+# From this difference on, between a sparsity and the nearest one that whole blocks make, people are told.
+ROUNDING = 0.02
+
 # Optimizers whose update is exactly zero for a zero weight with zero gradient and zero state.
 _KEEPS_ZEROS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
+
+
+def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
+    """Lay the patterns of a recipe over the targets of a model; raise `ValueError` if they do not fit."""
+    overrides = [
+        Override(expression, part.pattern and parse_pattern(part.pattern), part.sparsity)
+        for expression, part in recipe.overrides.items()
+    ]
+    layout = Layout(targets, parse_pattern(recipe.pattern), recipe.allocation, recipe.floor, overrides)
+    if recipe.schedule is not None:
+        layout.budgets(lambda final: recipe.schedule.final if final is None else final)
+    return layout
 
 
 def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
     """Find what a recipe prunes; raise `ValueError` if it is nothing or the pattern does not fit."""
     targets = find_targets(model, recipe.include, recipe.exclude)
-    for name, shape in targets.shapes.items():
-        parse_pattern(recipe.pattern).check(name, shape)
+    lay_out(recipe, targets)
     return targets
 
 
@@ -40,18 +58,21 @@ class Sparsifier:
         self, recipe: SparsityRecipe, model: nn.Module, total_steps: int, saved: SavedState | None = None
     ) -> None:
         self.recipe = recipe
-        self.pattern: Block = parse_pattern(recipe.pattern)
         self.score = METHODS[recipe.method].score
         self.schedule = recipe.schedule.resolve(total_steps) if self.score else None
         self.masks = Masks(check_targets(recipe, model))
+        self.layout = lay_out(recipe, self.masks.targets)
+        self.remembered: RememberedWeights | None = RememberedWeights(self.masks) if recipe.revive else None
         if saved is not None:
             self.masks.unpack(saved.masks)
             self._require_zeros(
                 "the checkpoint's weights and masks belong to different steps; resume from another one"
             )
+            self._take_up(saved)
         else:
             self._start_from_zeros(model)
         self._check_reachable()
+        self._warn_of_rounding()
 
     def reached(self, step: int) -> bool:
         """Say whether the final sparsity holds after `step` optimizer steps."""
@@ -60,22 +81,51 @@ class Sparsifier:
     def update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         """Recompute and apply the masks, if the schedule says so after `step` optimizer steps."""
         if self.schedule is not None and self.schedule.is_update(step):
-            self._grow(step, optimizer)
+            self._update(step, optimizer)
 
     def catch_up(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Reach the final sparsity at once where a changed schedule has its ramp behind the resumed step."""
-        if self.schedule is not None and self.schedule.is_final(step):
+        if self.schedule is None or not self.schedule.is_final(step):
+            return
+        if self.remembered is None:
             self._grow(step, optimizer)
+            return
+        self.remembered.restore()
+        grow(self.masks, self._budgets(step), self.score, self.layout.blocks)
+        self.remembered.withdraw()
+
+    def _update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.remembered is None:
+            self._grow(step, optimizer)
+            return
+        self.remembered.restore()
+        choose(self.masks, self._budgets(step), self.score, self.layout.blocks)
+        self.remembered.withdraw()
+        if self.schedule.is_last_update(step):
+            # Nothing can return any more.
+            self.remembered = None
+            if optimizer is not None:
+                self.masks.apply_to_optimizer(optimizer)
 
     def _grow(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
-        if grow(self.masks, self.schedule.sparsity(step), self.score, self.pattern, self.recipe.allocation):
+        if grow(self.masks, self._budgets(step), self.score, self.layout.blocks):
             self.masks.apply_to_weights()
             if optimizer is not None:
                 self.masks.apply_to_optimizer(optimizer)
 
+    def _budgets(self, step: int) -> list[Budget]:
+        return self.layout.budgets(lambda final: self.schedule.towards(final).sparsity(step))
+
+    def before_optimizer_step(self) -> None:
+        """Give the optimizer the remembered values to move, where removed weights may return."""
+        if self.remembered is not None:
+            self.remembered.restore()
+
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Put removed weights back to zero, where the optimizer may have moved them."""
-        if type(getattr(optimizer, "optimizer", optimizer)) not in _KEEPS_ZEROS:
+        if self.remembered is not None:
+            self.remembered.withdraw()
+        elif type(getattr(optimizer, "optimizer", optimizer)) not in _KEEPS_ZEROS:
             self.masks.apply_to_weights()
 
     def verify(self, step: int) -> None:
@@ -100,7 +150,8 @@ class Sparsifier:
                 f"{type(model).__name__} have none; load the pruned model, or choose another method"
             )
         if self.score is None or present >= SPARSE_FROM:
-            self.masks.lock_zeros(UNSTRUCTURED if self.score is None else self.pattern)
+            single = dict.fromkeys(self.layout.blocks, UNSTRUCTURED)
+            self.masks.lock_zeros(single if self.score is None else self.layout.blocks)
             if self.masks.sparsity:
                 logger.warning(
                     "The model is %.1f %% sparse already; these zeros stay.", 100 * self.masks.sparsity
@@ -120,16 +171,51 @@ class Sparsifier:
 
     def _final_counts(self) -> list[tuple[str, int, int]]:
         """Return for every group ranked together its name, how many are removed, how many should be."""
-        size = self.pattern.size
-        blocks = {target.name: target.weight.numel() // size for target in self.masks.targets}
+        budgets = self.layout.budgets(lambda final: self.schedule.final if final is None else final)
         return [
             (
-                budget.names[0] if len(budget.names) == 1 else "all targets",
+                budget.names[0] if len(budget.names) == 1 else f"{len(budget.names)} targets",
                 sum(self.masks.removed(name) for name in budget.names),
-                budget.removed * size,
+                budget.removed * self.layout.blocks[budget.names[0]].size,
             )
-            for budget in ALLOCATIONS[self.recipe.allocation](blocks, self.schedule.final)
+            for budget in budgets
         ]
+
+    def save(self, recipe: Recipe, step: int, total_steps: int) -> SavedState:
+        """Return what a checkpoint has to hold of this object."""
+        extras = {} if self.remembered is None else {"remembered": self.remembered.pack()}
+        return SavedState(recipe, step, total_steps, self.masks.pack(), extras)
+
+    def _take_up(self, saved: SavedState) -> None:
+        """Go on remembering where the checkpoint does; it has stopped if no update was left."""
+        if self.remembered is None:
+            return
+        if self.schedule.is_update_left(saved.step):
+            self.remembered.unpack(saved.extras.get("remembered", {}))
+        else:
+            self.remembered = None
+
+    def _warn_of_rounding(self) -> None:
+        """Say so where whole blocks cannot come near the sparsity asked for."""
+        if self.schedule is None:
+            return
+        far = {
+            name: weight.removed(final) / weight.blocks
+            for name, weight in self.layout.weights.items()
+            if self.recipe.allocation == "uniform"
+            for final in [self.layout.finals[name] or self.schedule.final]
+            if final - weight.removed(final) / weight.blocks > ROUNDING
+        }
+        if far:
+            name, share = next(iter(far.items()))
+            logger.warning(
+                "Whole blocks leave %d weights more than %.0f %% short of the sparsity asked for, such as %s "
+                "at %.1f %%; a smaller pattern comes nearer.",
+                len(far),
+                100 * ROUNDING,
+                name,
+                100 * share,
+            )
 
     def _require_zeros(self, way_out: str) -> None:
         if wrong := self.masks.nonzero_removed():

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -14,30 +15,36 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.training.files import write_atomically
 
 SIDECAR = "hf_sparse_state.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_MASKS = "masks"
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A run after `step` of `total_steps` optimizer steps; `masks` as `Masks.pack` makes them."""
+    """A run after `step` of `total_steps` optimizer steps; `masks` as `Masks.pack` makes them.
+
+    `extras` holds tensors of other parts of the run, by the name of the part and their own.
+    """
 
     recipe: Recipe
     step: int
     total_steps: int
     masks: Mapping[str, Tensor]
+    extras: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def write_state(directory: str | Path, state: SavedState) -> None:
     """Write the sidecar into a checkpoint or model directory."""
-    masks = dict(state.masks)
+    parts = {_MASKS: state.masks, **state.extras}
+    tensors = {f"{part}/{name}": value for part, held in parts.items() for name, value in held.items()}
     metadata = {
         "format_version": str(FORMAT_VERSION),
         "recipe": json.dumps(state.recipe.to_dict()),
         "step": str(state.step),
         "total_steps": str(state.total_steps),
     }
-    metadata["digest"] = _digest(masks, metadata)
-    write_atomically(Path(directory) / SIDECAR, save(masks, metadata))
+    metadata["digest"] = _digest(tensors, metadata)
+    write_atomically(Path(directory) / SIDECAR, save(tensors, metadata))
 
 
 def read_state(directory: str | Path) -> SavedState:
@@ -55,7 +62,7 @@ def read_state(directory: str | Path) -> SavedState:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             names = file.keys()
-            masks = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from error
     version = metadata.get("format_version", "")
@@ -64,17 +71,24 @@ def read_state(directory: str | Path) -> SavedState:
             f"{path} has format version {version or 'none'}, this release reads up to {FORMAT_VERSION}; "
             "upgrade hf_sparse"
         )
-    if metadata.pop("digest", None) != _digest(masks, metadata):
+    if metadata.pop("digest", None) != _digest(tensors, metadata):
         raise ValueError(
             f"{path} is damaged (it does not match its digest); resume from an earlier checkpoint"
         )
     recipe = Recipe.from_dict(json.loads(metadata["recipe"]))
-    return SavedState(recipe, int(metadata["step"]), int(metadata["total_steps"]), masks)
+    parts: dict[str, dict[str, Tensor]] = {_MASKS: {}}
+    for key, tensor in tensors.items():
+        # Version 1 held nothing but masks, under the names of their weights.
+        part, name = (_MASKS, key) if version == "1" else key.split("/", 1)
+        parts.setdefault(part, {})[name] = tensor
+    masks = parts.pop(_MASKS)
+    return SavedState(recipe, int(metadata["step"]), int(metadata["total_steps"]), masks, parts)
 
 
-def _digest(masks: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(masks):
+    for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(masks[name].numpy().tobytes())
+        # As bytes: numpy has no bfloat16.
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

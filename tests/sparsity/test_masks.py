@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Adafactor
 
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.patterns import UNSTRUCTURED, Block
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.targets import find_targets
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -99,7 +99,7 @@ def test_locking_removes_exactly_the_zeros() -> None:
     model = stack((2, 3), (1, 2))
     model.layers[0].weight.data = torch.tensor([[0.0, 1e-45, -0.0], [math.nan, -1.0, 0.0]])
     masks = masks_of(model)
-    masks.lock_zeros(UNSTRUCTURED)
+    masks.lock_zeros(dict.fromkeys(masks.targets.names, UNSTRUCTURED))
     assert masks[FIRST].int().tolist() == [[0, 1, 0], [1, 1, 0]]
     assert masks.removed(SECOND) == 0
 
@@ -108,7 +108,7 @@ def test_locking_blocks_leaves_single_zeros_free() -> None:
     model = stack((2, 4))
     model.layers[0].weight.data = torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
     masks = masks_of(model)
-    masks.lock_zeros(Block(1, 2))
+    masks.lock_zeros(dict.fromkeys(masks.targets.names, Block(1, 2)))
     assert masks[FIRST].int().tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
     assert masks.removed(FIRST) == 4
 

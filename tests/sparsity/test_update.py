@@ -1,5 +1,7 @@
 """Recomputing masks: exact counts, nested masks, whole blocks."""
 
+from math import ceil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,9 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hf_sparse.sparsity.allocation import ALLOCATIONS
+from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods.magnitude import absolute
-from hf_sparse.sparsity.patterns import UNSTRUCTURED, Block
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
+from hf_sparse.sparsity.patterns.pattern import Pattern
 from hf_sparse.sparsity.update import grow
 from hf_sparse.targets import find_targets
 
@@ -33,20 +37,25 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def grow_to(masks: Masks, sparsity: float, pattern: Pattern, allocation: str, least: float = 0.0) -> bool:
+    layout = Layout(masks.targets, pattern, allocation, least)
+    return grow(masks, layout.budgets(lambda final: sparsity), absolute, layout.blocks)
+
+
 def removed(masks: Masks) -> int:
     return sum(masks.removed(target.name) for target in masks.targets)
 
 
 def test_the_smallest_magnitudes_go_first() -> None:
     masks = masks_over(torch.tensor([[3.0, -1.0], [0.5, -4.0]]))
-    assert grow(masks, 0.5, absolute, UNSTRUCTURED, "uniform") is True
+    assert grow_to(masks, 0.5, UNSTRUCTURED, "uniform") is True
     assert masks[FIRST].tolist() == [[True, False], [False, True]]
 
 
 def test_only_the_masks_change() -> None:
     values = noise(8, 8)
     masks = masks_over(values)
-    grow(masks, 0.5, absolute, UNSTRUCTURED, "uniform")
+    grow_to(masks, 0.5, UNSTRUCTURED, "uniform")
     (target,) = masks.targets
     assert torch.equal(target.weight, values)
 
@@ -65,7 +74,7 @@ def test_real_layers_lose_exactly_the_published_count(
     shape: tuple[int, int], sparsity: float, block: Block, count: int
 ) -> None:
     masks = masks_over(noise(*shape))
-    grow(masks, sparsity, absolute, block, "uniform")
+    grow_to(masks, sparsity, block, "uniform")
     assert masks.removed(FIRST) == count
     assert int((~masks[FIRST]).sum()) == count
 
@@ -76,7 +85,7 @@ def test_real_layers_lose_exactly_the_published_count(
 def test_the_count_is_exact_at_every_step(dtype: torch.dtype, block: Block, allocation: str) -> None:
     masks = masks_over(noise(32, 48, dtype=dtype), noise(16, 32, seed=1, dtype=dtype))
     for sparsity in (0.05, 0.3, 0.31, 0.7, 0.9, 0.99):
-        grow(masks, sparsity, absolute, block, allocation)
+        grow_to(masks, sparsity, block, allocation)
         blocks = [32 * 48 // block.size, 16 * 32 // block.size]
         if allocation == "uniform":
             expected = [int(sparsity * count) * block.size for count in blocks]
@@ -90,7 +99,7 @@ def test_the_count_is_exact_at_every_step(dtype: torch.dtype, block: Block, allo
 def test_equal_weights_lose_no_more_than_their_share(block: Block, value: float) -> None:
     masks = masks_over(torch.full((32, 16), value), torch.full((16, 16), value))
     for sparsity in (0.1, 0.5, 0.9):
-        grow(masks, sparsity, absolute, block, "uniform")
+        grow_to(masks, sparsity, block, "uniform")
         assert masks.removed(FIRST) == int(sparsity * (512 // block.size)) * block.size
         assert masks.removed(SECOND) == int(sparsity * (256 // block.size)) * block.size
 
@@ -98,13 +107,13 @@ def test_equal_weights_lose_no_more_than_their_share(block: Block, value: float)
 @pytest.mark.parametrize(("shape", "count"), [((1, 1), 0), ((1, 2), 1), ((3, 1), 2), ((2, 5), 9)])
 def test_tiny_weights_round_down(shape: tuple[int, int], count: int) -> None:
     masks = masks_over(noise(*shape))
-    grow(masks, 0.9, absolute, UNSTRUCTURED, "uniform")
+    grow_to(masks, 0.9, UNSTRUCTURED, "uniform")
     assert masks.removed(FIRST) == count
 
 
 def test_no_sparsity_changes_nothing() -> None:
     masks = masks_over(noise(4, 4))
-    assert grow(masks, 0.0, absolute, UNSTRUCTURED, "uniform") is False
+    assert grow_to(masks, 0.0, UNSTRUCTURED, "uniform") is False
     assert masks.sparsity == 0
 
 
@@ -112,11 +121,11 @@ def test_no_sparsity_changes_nothing() -> None:
 @pytest.mark.parametrize("sparsity", [0.2, 0.5])
 def test_where_more_is_gone_already_nothing_changes(allocation: str, sparsity: float) -> None:
     masks = masks_over(noise(8, 8), noise(8, 8, seed=1))
-    grow(masks, 0.5, absolute, UNSTRUCTURED, allocation)
+    grow_to(masks, 0.5, UNSTRUCTURED, allocation)
     before = [masks[FIRST], masks[SECOND]]
     for target in masks.targets:
         target.weight.data = noise(8, 8, seed=2)
-    assert grow(masks, sparsity, absolute, UNSTRUCTURED, allocation) is False
+    assert grow_to(masks, sparsity, UNSTRUCTURED, allocation) is False
     assert torch.equal(masks[FIRST], before[0])
     assert torch.equal(masks[SECOND], before[1])
 
@@ -127,7 +136,7 @@ def test_a_layer_ahead_of_its_share_waits_for_the_others() -> None:
     ahead[0] = True
     masks.set(FIRST, ahead)
     masks.apply_to_weights()
-    assert grow(masks, 0.5, absolute, UNSTRUCTURED, "uniform") is True
+    assert grow_to(masks, 0.5, UNSTRUCTURED, "uniform") is True
     assert torch.equal(masks[FIRST], ahead)
     assert masks.removed(SECOND) == 8
 
@@ -141,7 +150,7 @@ def test_masks_are_nested_whatever_the_survivors_become(
     masks = masks_over(noise(32, 16, dtype=dtype), noise(16, 48, seed=1, dtype=dtype))
     before = {name: masks[name] for name in (FIRST, SECOND)}
     for step, sparsity in enumerate((0.2, 0.4, 0.6, 0.8)):
-        grow(masks, sparsity, absolute, block, allocation)
+        grow_to(masks, sparsity, block, allocation)
         for target in masks.targets:
             assert not (masks[target.name] & ~before[target.name]).any()
             before[target.name] = masks[target.name]
@@ -156,14 +165,14 @@ def test_kept_zeros_do_not_bring_removed_weights_back(allocation: str) -> None:
     # The removed entry is the last of four zeros: by index alone it would be kept before the others.
     masks = masks_over(torch.tensor([[5.0, 0.0, 0.0, 0.0, 0.0, 6.0]]))
     masks.set(FIRST, torch.tensor([[True, True, True, True, False, True]]))
-    grow(masks, 0.5, absolute, UNSTRUCTURED, allocation)
+    grow_to(masks, 0.5, UNSTRUCTURED, allocation)
     assert masks[FIRST].int().tolist() == [[1, 0, 0, 1, 0, 1]]
 
 
 def test_kept_blocks_of_zeros_do_not_bring_removed_blocks_back() -> None:
     masks = masks_over(torch.tensor([[5.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]))
     masks.set(FIRST, torch.tensor([[True, True, True, True, True, True, False, False]]))
-    grow(masks, 0.5, absolute, Block(1, 2), "uniform")
+    grow_to(masks, 0.5, Block(1, 2), "uniform")
     assert masks[FIRST].int().tolist() == [[1, 1, 0, 0, 1, 1, 0, 0]]
 
 
@@ -171,7 +180,7 @@ def test_kept_blocks_of_zeros_do_not_bring_removed_blocks_back() -> None:
 def test_blocks_are_kept_or_removed_whole_by_their_sum(block: Block) -> None:
     weight = noise(16, 16)
     masks = masks_over(weight)
-    grow(masks, 0.5, absolute, block, "uniform")
+    grow_to(masks, 0.5, block, "uniform")
     rows, columns = 16 // block.rows, 16 // block.columns
     grouped = weight.abs().view(rows, block.rows, columns, block.columns).sum(dim=(1, 3)).flatten()
     verdicts = masks[FIRST].view(rows, block.rows, columns, block.columns)
@@ -185,20 +194,20 @@ def test_one_by_four_runs_along_the_inputs() -> None:
     weight = torch.ones(4, 8)
     weight[2, 4:] = 0.1
     masks = masks_over(weight)
-    grow(masks, 0.125, absolute, Block(1, 4), "uniform")
+    grow_to(masks, 0.125, Block(1, 4), "uniform")
     assert (~masks[FIRST]).nonzero().tolist() == [[2, 4], [2, 5], [2, 6], [2, 7]]
 
 
 def test_a_block_counts_by_magnitude_not_by_its_signed_sum() -> None:
     masks = masks_over(torch.tensor([[9.0, -9.0, 1.0, 1.0]]))
-    grow(masks, 0.5, absolute, Block(1, 2), "uniform")
+    grow_to(masks, 0.5, Block(1, 2), "uniform")
     assert masks[FIRST].int().tolist() == [[1, 1, 0, 0]]
 
 
 def test_blocks_of_a_matrix_taller_than_one_band_are_pooled_whole() -> None:
     weight = noise(1024, 512)
     masks = masks_over(weight)
-    grow(masks, 0.75, absolute, Block(16, 1), "uniform")
+    grow_to(masks, 0.75, Block(16, 1), "uniform")
     pooled = weight.abs().view(64, 16, 512).sum(1).flatten()
     kept = masks.kept_blocks(FIRST, Block(16, 1)).flatten()
     assert masks.removed(FIRST) == 1024 * 512 * 3 // 4
@@ -207,15 +216,15 @@ def test_blocks_of_a_matrix_taller_than_one_band_are_pooled_whole() -> None:
 
 def test_uniform_takes_the_same_share_of_small_and_large_weights() -> None:
     masks = masks_over(noise(10, 10), 100 * noise(10, 10, seed=1))
-    grow(masks, 0.5, absolute, UNSTRUCTURED, "uniform")
+    grow_to(masks, 0.5, UNSTRUCTURED, "uniform")
     assert (masks.removed(FIRST), masks.removed(SECOND)) == (50, 50)
 
 
 def test_global_takes_the_smallest_weights_wherever_they_are() -> None:
     masks = masks_over(1 + noise(10, 10).abs(), 100 + noise(10, 10, seed=1).abs())
-    grow(masks, 0.4, absolute, UNSTRUCTURED, "global")
+    grow_to(masks, 0.4, UNSTRUCTURED, "global")
     assert (masks.removed(FIRST), masks.removed(SECOND)) == (80, 0)
-    grow(masks, 0.6, absolute, UNSTRUCTURED, "global")
+    grow_to(masks, 0.6, UNSTRUCTURED, "global")
     assert (masks.removed(FIRST), masks.removed(SECOND)) == (100, 20)
 
 
@@ -227,7 +236,7 @@ def test_weights_in_another_memory_order_are_ranked_alike() -> None:
     for block in (Block(4, 4), UNSTRUCTURED):
         sparsity = 0.3 if block.size > 1 else 0.6
         for masks in (plain, turned):
-            grow(masks, sparsity, absolute, block, "uniform")
+            grow_to(masks, sparsity, block, "uniform")
         assert torch.equal(plain[FIRST], turned[FIRST])
 
 
@@ -238,9 +247,10 @@ def test_weights_in_another_memory_order_are_ranked_alike() -> None:
     sparsity=st.floats(0, 1, exclude_max=True),
     block=st.sampled_from([UNSTRUCTURED, Block(1, 2), Block(2, 2)]),
     allocation=st.sampled_from(sorted(ALLOCATIONS)),
+    least=st.sampled_from([0.0, 0.01, 0.2]),
 )
 def test_growing_from_any_mask_is_exact_and_nested(
-    entries: list[float], gone: set[int], sparsity: float, block: Block, allocation: str
+    entries: list[float], gone: set[int], sparsity: float, block: Block, allocation: str, least: float
 ) -> None:
     masks = masks_over(torch.tensor(entries[:16]).view(4, 4), torch.tensor(entries[16:]).view(2, 8))
     kept = torch.tensor([index not in gone for index in range(32)])
@@ -249,10 +259,17 @@ def test_growing_from_any_mask_is_exact_and_nested(
         masks.set(target.name, block.expand(blocks))
     masks.apply_to_weights()
     before = {name: (masks[name], masks.removed(name)) for name in (FIRST, SECOND)}
-    grow(masks, sparsity, absolute, block, allocation)
-    asked = int(sparsity * (16 // block.size)) * block.size
+    layout = Layout(masks.targets, block, allocation, least)
+    try:
+        budgets = layout.budgets(lambda final: sparsity)
+    except ValueError:
+        assert allocation == "global" and int(sparsity * (32 // block.size)) * block.size > 32 * (1 - least)
+        return
+    grow(masks, budgets, absolute, layout.blocks)
     for name, (mask, count) in before.items():
         assert not (masks[name] & ~mask).any()
-        assert allocation == "global" or masks.removed(name) == max(asked, count)
-    total = int(sparsity * (32 // block.size)) * block.size
-    assert allocation == "uniform" or removed(masks) == max(total, sum(count for _, count in before.values()))
+        floor = ceil(least * (16 // block.size)) * block.size
+        assert allocation == "uniform" or masks.removed(name) <= max(16 - floor, count)
+    for budget in budgets:
+        earlier = sum(before[name][1] for name in budget.names)
+        assert sum(map(masks.removed, budget.names)) == max(budget.removed * block.size, earlier)

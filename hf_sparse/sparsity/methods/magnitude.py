@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from hf_sparse.sparsity.methods.method import Method
-from hf_sparse.sparsity.patterns import Array
+from hf_sparse.sparsity.patterns.block import Array
 
 
 def absolute(weight: Array, out: Array | None = None) -> Array:

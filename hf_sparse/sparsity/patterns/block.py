@@ -1,7 +1,8 @@
-"""The shapes in which weights are removed together."""
+"""Blocks of neighbouring weights, kept or removed whole; single weights are blocks of one."""
 
 import re
 from dataclasses import dataclass
+from math import floor
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class Block:
-    """Blocks of rows x columns of the (out, in) matrix that are kept or removed whole; 1x1 is unstructured.
+    """Blocks of rows x columns of the (out, in) matrix; 1x1 is unstructured.
 
     `pool` takes and returns numpy arrays or tensors alike.
     """
@@ -32,16 +33,28 @@ class Block:
         """Weights in one block."""
         return self.rows * self.columns
 
-    def check(self, name: str, shape: tuple[int, int]) -> None:
-        """Raise `ValueError` if the blocks do not tile a weight of this (out, in) shape."""
+    @property
+    def share(self) -> float | None:
+        return None
+
+    @property
+    def pools(self) -> bool:
+        """Whether `pool` changes scores; if not, weights are ranked as they are."""
+        return self.size > 1
+
+    def fit(self, name: str, shape: tuple[int, int]) -> "Block":
+        """Return these blocks if they tile a weight of this (out, in) shape, else raise `ValueError`."""
         if shape[0] % self.rows or shape[1] % self.columns:
             raise ValueError(
                 f"pattern {self} does not tile {name} of shape {shape[0]} x {shape[1]}; "
                 "exclude that module or choose a block that divides both sides"
             )
+        return self
 
     def pool(self, scores: Array) -> Array:
         """Sum scores (out, in) over each block to (out / rows, in / columns)."""
+        if self.rows == 1 and self.columns == scores.shape[1]:
+            return scores.sum(1)[:, None]
         # Slice additions: a reduction over an axis of length 4 is several times slower, in numpy as in torch.
         pooled = sum((scores[row :: self.rows] for row in range(1, self.rows)), start=scores[:: self.rows])
         return sum(
@@ -57,16 +70,33 @@ class Block:
         blocks = keep[:, None, :, None].expand(rows, self.rows, columns, self.columns)
         return blocks.reshape(rows * self.rows, columns * self.columns)
 
+    def removed(self, blocks: int, sparsity: float) -> int:
+        """Return how many of so many blocks are removed at a sparsity."""
+        return floor(sparsity * blocks)
+
 
 UNSTRUCTURED = Block(1, 1)
 
 
-def parse_pattern(text: str) -> Block:
+@dataclass(frozen=True)
+class Tiled:
+    """The blocks of one weight, (out, in)."""
+
+    shape: tuple[int, int]
+    block: Block
+
+    @property
+    def blocks(self) -> int:
+        return self.shape[0] * self.shape[1] // self.block.size
+
+    def removed(self, sparsity: float) -> int:
+        """Return how many blocks are removed at a sparsity."""
+        return self.block.removed(self.blocks, sparsity)
+
+
+def read_block(text: str) -> Block | None:
     """Read `unstructured` or `RxC`, rows by columns of the (out, in) matrix: `1x4` runs along the inputs."""
     if text == "unstructured":
         return UNSTRUCTURED
-    if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text):
-        return Block(int(match[1]), int(match[2]))
-    raise ValueError(
-        f"{text!r} is not a pattern; write unstructured, or a block as rows x columns such as 1x4 or 4x4"
-    )
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    return Block(int(match[1]), int(match[2])) if match else None

@@ -1,0 +1,64 @@
+"""N:M sparsity, N weights kept of every M consecutive inputs (Mishra et al. 2021, arXiv:2104.08378)."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hf_sparse.sparsity.patterns.block import Array, Block
+
+
+@dataclass(frozen=True)
+class NOfM(Block):
+    """Single weights, of which the `kept` best in every `group` consecutive inputs cannot be removed."""
+
+    kept: int = 2
+    group: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.kept < self.group:
+            raise ValueError(f"N:M keeps 1 to M - 1 of M weights, got {self.kept}:{self.group}")
+
+    def __str__(self) -> str:
+        return f"{self.kept}:{self.group}"
+
+    @property
+    def share(self) -> float:
+        return 1 - self.kept / self.group
+
+    @property
+    def pools(self) -> bool:
+        return True
+
+    def fit(self, name: str, shape: tuple[int, int]) -> "NOfM":
+        if shape[1] % self.group:
+            raise ValueError(
+                f"pattern {self} does not fit {name} of shape {shape[0]} x {shape[1]}: its {shape[1]} inputs "
+                f"are no multiple of {self.group}; exclude that module or choose another pattern"
+            )
+        return self
+
+    def pool(self, scores: Array) -> Array:
+        """Return the scores (out, in), infinite for weights that stay; among equals earlier ones go."""
+        groups = scores.reshape(scores.shape[0], -1, self.group)
+        # Flipped, because a stable order has earlier entries first and it is the later ones that stay.
+        if isinstance(scores, np.ndarray):
+            order = np.argsort(-groups[..., ::-1], axis=-1, kind="stable")[..., : self.kept]
+            pooled = groups.copy()
+            np.put_along_axis(pooled, self.group - 1 - order, np.inf, axis=-1)
+        else:
+            order = torch.argsort(-groups.flip(-1), dim=-1, stable=True)[..., : self.kept]
+            pooled = groups.scatter(-1, self.group - 1 - order, torch.inf)
+        return pooled.reshape(scores.shape)
+
+    def removed(self, blocks: int, sparsity: float) -> int:
+        most = blocks // self.group * (self.group - self.kept)
+        # The final sparsity is written as a decimal, which 1:3 has none of.
+        return most if sparsity > self.share - 1e-3 else min(super().removed(blocks, sparsity), most)
+
+
+def read_n_of_m(text: str) -> NOfM | None:
+    """Read `N:M`, such as `2:4`: two of every four consecutive inputs are kept."""
+    match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
+    return NOfM(kept=int(match[1]), group=int(match[2])) if match else None
