@@ -7,12 +7,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Recipe": "hf_sparse.recipe",
     "SparseArguments": "hf_sparse.training.arguments",
+    "SparseSeq2SeqTrainer": "hf_sparse.training.trainer",
     "SparseTrainer": "hf_sparse.training.trainer",
     "SparseTrainerMixin": "hf_sparse.training.mixin",
     "SparsityCallback": "hf_sparse.training.callbacks",
     "find_targets": "hf_sparse.targets",
     "load_teacher": "hf_sparse.distillation.teacher",
     "measure_sparsity": "hf_sparse.sparsity.measure",
+    "prune": "hf_sparse.sparsity.prune",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -109,12 +109,12 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     """Find the weights to prune, each once, with the reason for every Linear that is left out.
 
     By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`, the
-    `Conv1D` of GPT-2 and the experts of mixtures included. `include` chooses among all Linears of the model
-    instead, `exclude` removes from the choice; both hold module names or regular expressions searched in
-    them. Raises `ValueError` if an expression is malformed or matches no Linear, or if nothing is left to
+    `Conv1D` of GPT-2 and the experts of mixtures included, without the routers that choose among experts.
+    `include` chooses among all Linears of the model instead, `exclude` removes from the choice; both hold
+    module names or regular expressions searched in them. Raises `ValueError` if an expression is malformed or matches no Linear, or if nothing is left to
     prune.
     """
-    stack, base = _layer_stack(model), _base_names(model)
+    stack, base, routers = _layer_stack(model), _base_names(model), _routers(model)
     candidates = list(_candidates(model, stack))
     included, excluded = _compiled(include, candidates, "include"), _compiled(exclude, candidates, "exclude")
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -123,7 +123,7 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     found, left_out = [], []
     for candidate in candidates:
         name, key = candidate.name, id(candidate.parameter)
-        reason = _reason_against(candidate, stack, base, embeddings, included, excluded)
+        reason = _reason_against(candidate, stack, base, routers, embeddings, included, excluded)
         if reason is None and key in seen:
             reason = f"shares its weight with {seen[key]}"
         if reason is not None:
@@ -159,6 +159,7 @@ def _reason_against(
     candidate: _Candidate,
     stack: set[str],
     base: set[str],
+    routers: set[str],
     embeddings: set[int],
     included: list[re.Pattern[str]],
     excluded: list[re.Pattern[str]],
@@ -175,7 +176,9 @@ def _reason_against(
         return None if any(pattern.search(name) for pattern in included) else "not included"
     if owner not in base:
         return "head: outside the base model"
-    return None if owner in stack else "outside the layer stack (embedding projection or pooler)"
+    if owner not in stack:
+        return "outside the layer stack (embedding projection or pooler)"
+    return "router: chooses among experts" if owner in routers else None
 
 
 def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: str) -> list[re.Pattern[str]]:
@@ -194,13 +197,13 @@ def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: st
     return patterns
 
 
-def _base_prefix(model: nn.Module) -> str:
+def base_prefix(model: nn.Module) -> str:
     base = getattr(model, "base_model", model)
     return next((name for name, module in model.named_modules() if module is base), "")
 
 
 def _base_names(model: nn.Module) -> set[str]:
-    prefix = _base_prefix(model)
+    prefix = base_prefix(model)
     return {
         name
         for name, _ in model.named_modules()
@@ -215,3 +218,16 @@ def _layer_stack(model: nn.Module) -> set[str]:
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and name in base
     ]
     return {name for name in base if any(name.startswith(f"{parent}.") for parent in lists)}
+
+
+def _routers(model: nn.Module) -> set[str]:
+    """Names of the modules that choose among experts or weigh them, and of all modules below these."""
+    names = [name for name, _ in model.named_modules()]
+    blocks = {name.rpartition(".")[0] for name in names if name.endswith(".experts")}
+
+    def routes(name: str) -> bool:
+        parent, _, own = name.rpartition(".")
+        return "router" in own or (own.endswith("gate") and parent in blocks)
+
+    chosen = {name for name in names if routes(name)}
+    return {name for name in names if any(f"{name}.".startswith(f"{router}.") for router in chosen)}

@@ -169,13 +169,14 @@ def make_trainer(
     training: TrainingArguments,
     sparse: SparseArguments,
     cache_dir: str | None,
+    kind: type[SparseTrainer] = SparseTrainer,
     **others: object,
 ) -> SparseTrainer:
-    """Make the trainer that the sparse arguments describe, teacher included."""
+    """Make the trainer that the sparse arguments describe, teacher included; `others` are for its `kind`."""
     teacher, recipe = None, sparse.build_recipe() if training.do_train else None
     if sparse.teacher_name_or_path is not None and training.do_train:
         teacher = load_teacher(sparse.teacher_name_or_path, model, tokenizer, cache_dir=cache_dir)
-    return SparseTrainer(
+    return kind(
         model=model,
         args=training,
         processing_class=tokenizer,

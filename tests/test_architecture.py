@@ -14,7 +14,11 @@ from transformers import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_sparse"
-FILLED_INITS = {PACKAGE / "__init__.py", PACKAGE / "sparsity" / "methods" / "__init__.py"}
+FILLED_INITS = {
+    PACKAGE / "__init__.py",
+    PACKAGE / "sparsity" / "methods" / "__init__.py",
+    PACKAGE / "sparsity" / "patterns" / "__init__.py",
+}
 EXTRAS = {"matplotlib", "optuna", "scipy", "sklearn"}
 PRIVATE_TRAINER_METHODS = {
     "_save_checkpoint": ["self", "model", "trial"],

@@ -7,7 +7,7 @@ from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
 
-PRESETS = ["gmp_finetune", "prune_ofa_80_1x4", "prune_ofa_85", "prune_ofa_90", "transfer"]
+PRESETS = ["gmp_finetune", "gmp_star", "prune_ofa_80_1x4", "prune_ofa_85", "prune_ofa_90", "transfer"]
 
 
 def test_preset_names_are_those_of_the_package() -> None:
@@ -43,13 +43,23 @@ def test_the_fine_tuning_preset_needs_no_teacher() -> None:
     assert recipe.sparsity.schedule.resolve(1_000) == Schedule("cubic", 0.0, 0.85, 100, 600, 600, 10, 1_000)
 
 
+def test_the_star_preset_is_the_published_schedule_in_shares_of_the_run() -> None:
+    """Of 30 epochs: two dense, the first 70 % at once, the rest until epoch 26."""
+    recipe = Recipe.preset("gmp_star")
+    schedule = recipe.sparsity.schedule.resolve(30_000)
+    assert (schedule.begin, schedule.ramp_end, schedule.initial) == (2_100, 26_100, 0.7)
+    assert schedule.sparsity(2_100) == 0.7 and schedule.sparsity(14_100) == pytest.approx(0.875)
+    assert (recipe.sparsity.allocation, recipe.sparsity.lr_rewind) == ("global", "cyclic")
+    assert recipe.distillation == DistillationRecipe(temperature=2.0, task=0.0, logits=1.0)
+
+
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=f"no preset is called 'prune'; choose one of {', '.join(PRESETS)}"):
         Recipe.preset("prune")
 
 
-@pytest.mark.parametrize("total", [2, 3, 10, 99, 101])
-@pytest.mark.parametrize("name", PRESETS[:4])
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 99, 101])
+@pytest.mark.parametrize("name", PRESETS[:5])
 def test_presets_fit_runs_of_any_length(name: str, total: int) -> None:
     resolved = Recipe.preset(name).sparsity.schedule.resolve(total)
     assert resolved.is_update(resolved.ramp_end)

@@ -113,8 +113,8 @@ def test_an_override_is_checked_like_a_recipe() -> None:
             "sparsity.schedule.ramp is not a recipe key; did you mean ramp_end?",
         ),
         (
-            {"distillation": {"hint": 1}},
-            "distillation.hint is not a recipe key; known keys are temperature, task, logits",
+            {"distillation": {"zzz": 1}},
+            "distillation.zzz is not a recipe key; known keys are temperature, task, logits",
         ),
         ({"sparsity": 5}, "sparsity is 5: input should be a valid dictionary"),
         ({"sparsity": {"schedule": {}}}, "sparsity.schedule.final: Field required"),

@@ -1,4 +1,4 @@
-"""How much a batch holds, in the units by which losses are divided."""
+"""What a batch holds, in the units by which losses are divided, and where."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor
 Unit = Literal["sequences", "tokens", "labels"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 IGNORED_LABEL = -100
+_TEXTS = ("input_ids", "inputs_embeds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,19 +49,25 @@ def count(inputs: Mapping[str, object], shift_labels: bool) -> Counts:
     """Count one micro-batch; `shift_labels` is for causal models, which never predict the first label.
 
     Labels are integer labels other than -100, or answers whose start and end both lie in the input; without
-    either (float labels, none at all) every sequence counts as one. Raises `ValueError` without any tensor.
+    either (float labels, none at all) every sequence counts as one. Where there are no tokens, each sequence
+    counts as one. Raises `ValueError` without any tensor.
     """
     first = _first_tensor(inputs)
     values = torch.full((len(UNITS),), len(first), dtype=torch.int64, device=first.device)
     keep = token_mask(inputs)
     if keep is not None:
         values[1] = keep.sum()
-    elif first.dim() > 1:
+    elif has_tokens(inputs):
         values[1] = first.shape[:2].numel()
     valid = _valid_labels(inputs, shift_labels)
     if valid is not None:
         values[2] = valid.sum()
     return Counts(values)
+
+
+def has_tokens(inputs: Mapping[str, object]) -> bool:
+    """Say whether a batch is made of tokens; images are not, and their first two sizes are no positions."""
+    return any(inputs.get(name) is not None for name in ("attention_mask", *_TEXTS))
 
 
 def token_mask(inputs: Mapping[str, object]) -> Tensor | None:
@@ -69,8 +76,37 @@ def token_mask(inputs: Mapping[str, object]) -> Tensor | None:
     return None if mask is None else mask != 0
 
 
+def fitting_mask(shape: tuple[int, int], inputs: Mapping[str, object]) -> Tensor | None:
+    """Return which of (batch, length) positions are not padding, None where all are.
+
+    Raises `ValueError` if the batch has a mask of another shape.
+    """
+    keep = token_mask(inputs)
+    if keep is not None and keep.shape != shape:
+        raise ValueError(
+            f"attention_mask of shape {tuple(keep.shape)} does not say which of the positions of shape "
+            f"{tuple(shape)} are padding; pass a (batch, length) mask"
+        )
+    return keep
+
+
+def label_mask(shape: tuple[int, int], inputs: Mapping[str, object]) -> Tensor:
+    """Return which of the (batch, length) positions of a decoder have a label.
+
+    Raises `ValueError` unless the batch has labels of this shape.
+    """
+    labels = inputs.get("labels")
+    if labels is None or labels.shape != shape:
+        found = "none" if labels is None else f"some of shape {tuple(labels.shape)}"
+        raise ValueError(
+            f"labels of shape {tuple(shape)} say which positions of a decoder are compared, got {found}; "
+            "pass labels, with -100 for padding"
+        )
+    return labels != IGNORED_LABEL
+
+
 def _first_tensor(inputs: Mapping[str, object]) -> Tensor:
-    named = (inputs.get(name) for name in ("input_ids", "inputs_embeds"))
+    named = (inputs.get(name) for name in _TEXTS)
     tensors = (value for value in (*named, *inputs.values()) if isinstance(value, Tensor) and value.dim())
     first = next(tensors, None)
     if first is None:

@@ -7,10 +7,26 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from hf_sparse.distillation.counts import UNITS, Counts, Unit, count, token_mask
+from hf_sparse.distillation.counts import (
+    UNITS,
+    Counts,
+    Unit,
+    count,
+    fitting_mask,
+    has_tokens,
+    label_mask,
+)
 from hf_sparse.distillation.divergence import bernoulli, categorical
 
-__all__ = ["Counts", "LossTerm", "count", "logits_terms", "task_terms"]
+__all__ = [
+    "Counts",
+    "LossTerm",
+    "count",
+    "logits_terms",
+    "position_term",
+    "precise",
+    "task_terms",
+]
 
 # The second head of a pre-training model, with the label that trains it.
 _SENTENCE_HEADS = {"seq_relationship_logits": "next_sentence_label", "sop_logits": "sentence_order_label"}
@@ -39,13 +55,13 @@ def task_terms(
     `counts` are those of this micro-batch. Without any valid label the sum is 0 with zero gradients, although
     the model's mean is not a number then.
     """
-    loss = _precise(loss)
+    loss = precise(loss)
     if _is_discriminator(student):
         return [LossTerm(loss * counts.tokens.to(loss.device), "tokens")]
     terms = []
     for head, label in _SENTENCE_HEADS.items():
         if head in student and inputs.get(label) is not None:
-            sentence = functional.cross_entropy(_precise(student[head]).view(-1, 2), inputs[label].view(-1))
+            sentence = functional.cross_entropy(precise(student[head]).view(-1, 2), inputs[label].view(-1))
             terms.append(LossTerm(sentence * len(student[head]), "sequences"))
             loss = loss - sentence
     labels = counts.labels.to(loss.device)
@@ -62,7 +78,8 @@ def logits_terms(
     """Compare the outputs of student and teacher, by the kind of head that gave them.
 
     Classes: T^2 KL. Several labels at once: the same for each label, averaged. Regression: squared error.
-    Tokens: T^2 KL at each one that is not padding. Answers: T^2 KL over positions, halves for start, end.
+    Tokens: T^2 KL at each one that is not padding; of an encoder-decoder, at each one with a label. Answers:
+    T^2 KL over positions, halves for start, end.
     `problem_type` is that of the student's configuration. Raises `ValueError` for incomparable outputs.
     """
     if "start_logits" in student:
@@ -71,13 +88,11 @@ def logits_terms(
         return _pretraining_terms(student, teacher, inputs, temperature)
     ours, theirs = _pair(student, teacher, "logits")
     if _is_discriminator(student):
-        return [LossTerm(bernoulli(ours, theirs, temperature, _fitting_mask(ours, inputs)), "tokens")]
+        return [LossTerm(bernoulli(ours, theirs, temperature, fitting_mask(ours.shape, inputs)), "tokens")]
     if ours.dim() == 3:
         if "encoder_last_hidden_state" in student:
-            raise ValueError(
-                "token logits of an encoder-decoder model cannot be distilled: attention_mask says nothing "
-                "about them; use a recipe without distillation"
-            )
+            keep = label_mask(ours.shape[:2], inputs)
+            return [LossTerm(categorical(ours, theirs, temperature, keep), "labels")]
         return [_token_term(ours, theirs, inputs, temperature)]
     return [_sequence_term(ours, theirs, inputs, temperature, problem_type)]
 
@@ -96,7 +111,8 @@ def _pretraining_terms(
 
 
 def _token_term(ours: Tensor, theirs: Tensor, inputs: Mapping[str, object], temperature: float) -> LossTerm:
-    return LossTerm(categorical(ours, theirs, temperature, _fitting_mask(ours[..., 0], inputs)), "tokens")
+    total = categorical(ours, theirs, temperature, fitting_mask(ours.shape[:2], inputs))
+    return position_term(total, ours.shape[1], inputs)
 
 
 def _answer_term(
@@ -107,7 +123,7 @@ def _answer_term(
 ) -> LossTerm:
     def divergence(name: str) -> Tensor:
         ours, theirs = _pair(student, teacher, name)
-        keep = _fitting_mask(ours, inputs)
+        keep = fitting_mask(ours.shape, inputs)
         if keep is not None:
             ours, theirs = (
                 logits.masked_fill(~keep, torch.finfo(logits.dtype).min) for logits in (ours, theirs)
@@ -127,7 +143,7 @@ def _sequence_term(
         )
     outputs = ours.shape[1]
     if problem_type == "regression" or outputs == 1:
-        return LossTerm((_precise(ours) - _precise(theirs.detach())).square().sum() / outputs, "sequences")
+        return LossTerm((precise(ours) - precise(theirs.detach())).square().sum() / outputs, "sequences")
     if problem_type == "multi_label_classification" or _has_float_labels(inputs):
         return LossTerm(bernoulli(ours, theirs, temperature) / outputs, "sequences")
     return LossTerm(categorical(ours, theirs, temperature), "sequences")
@@ -149,14 +165,9 @@ def _pair(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], name: st
     return ours, theirs
 
 
-def _fitting_mask(positions: Tensor, inputs: Mapping[str, object]) -> Tensor | None:
-    keep = token_mask(inputs)
-    if keep is not None and keep.shape != positions.shape:
-        raise ValueError(
-            f"attention_mask of shape {tuple(keep.shape)} does not say which of the logits of shape "
-            f"{tuple(positions.shape)} are padding; pass a (batch, length) mask"
-        )
-    return keep
+def position_term(total: Tensor, length: int, inputs: Mapping[str, object]) -> LossTerm:
+    """Count what was summed over positions: by tokens or, where a batch has none, as a mean by sequences."""
+    return LossTerm(total, "tokens") if has_tokens(inputs) else LossTerm(total / length, "sequences")
 
 
 def _is_discriminator(output: Mapping[str, Tensor]) -> bool:
@@ -169,5 +180,6 @@ def _has_float_labels(inputs: Mapping[str, object]) -> bool:
     return labels is not None and labels.dim() == 2 and labels.is_floating_point()
 
 
-def _precise(tensor: Tensor) -> Tensor:
+def precise(tensor: Tensor) -> Tensor:
+    """Return a tensor as float32, or as float64 if it is that."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

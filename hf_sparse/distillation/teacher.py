@@ -9,6 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+_DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
+_FROM_LABELS = "prepare_decoder_input_ids_from_labels"
 _TARGET_NAMES = {"start_positions", "end_positions"}
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 _HUB_OPTIONS = {
@@ -35,11 +37,20 @@ def teacher_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_compatible(student: nn.Module, teacher: nn.Module) -> None:
+def decoder_inputs(student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the student's decoder starts from where only the labels say it; elsewhere, nothing."""
+    given = any(inputs.get(name) is not None for name in _DECODER_INPUTS)
+    if given or inputs.get("labels") is None or not hasattr(student, _FROM_LABELS):
+        return {}
+    return {"decoder_input_ids": getattr(student, _FROM_LABELS)(labels=inputs["labels"])}
+
+
+def check_compatible(student: nn.Module, teacher: nn.Module, outputs: bool = True) -> None:
     """Raise `ValueError` unless the teacher's outputs mean what the student's mean.
 
-    Compares weights (none may be shared), vocabulary size, kind of head, number of labels, problem type,
-    label names. Models without a configuration are only checked for shared weights.
+    Compares weights (none may be shared) and vocabulary size; where `outputs` are to be compared, also kind
+    of head, number of labels, problem type, label names. Models without a configuration are only checked for
+    shared weights.
     """
     _check_nothing_shared(student, teacher)
     ours, theirs = getattr(student, "config", None), getattr(teacher, "config", None)
@@ -47,6 +58,8 @@ def check_compatible(student: nn.Module, teacher: nn.Module) -> None:
         return
     sizes = [getattr(config.get_text_config(), "vocab_size", None) for config in (ours, theirs)]
     _check_same("vocabulary size", *sizes, "take a teacher that was trained with the student's tokenizer")
+    if not outputs:
+        return
     heads = _head(student), _head(teacher)
     _check_same("kind of head", *heads, "load both with the same AutoModelFor... class")
     if heads[0] is None or "Classification" in heads[0]:

@@ -1,23 +1,96 @@
 """What a recipe says about distillation."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from hf_sparse.settings.values import Part, Weight
+from hf_sparse.distillation.features.layer_map import CHOICES
+from hf_sparse.settings.values import Part, Weight, one_of
+
+
+def _layers(value: object) -> object:
+    """Accept a choice by name, or a mapping of layer numbers, whose keys JSON makes into text."""
+    if isinstance(value, str) and value in CHOICES:
+        return value
+    if isinstance(value, dict) and value:
+        pairs = [(_layer(student), _layer(teacher)) for student, teacher in value.items()]
+        if all(layer is not None for pair in pairs for layer in pair):
+            return dict(sorted(pairs))
+    raise ValueError(
+        f"choose one of {', '.join(CHOICES)}, or map numbers of student layers to those of teacher layers, "
+        "such as {1: 2, 2: 4}"
+    )
+
+
+def _layer(value: object) -> int | None:
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _weight_alone(value: object) -> object:
+    """Accept the weight of a term in place of its settings."""
+    return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Layers = Annotated[str | dict[int, int], BeforeValidator(_layers)]
+
+
+class FeatureRecipe(Part):
+    """A distance between inner states: its weight, and which student layer learns from which teacher layer.
+
+    Layers count from 1. `uniform` spreads the teacher's over the student's, `last` compares the last of each.
+    """
+
+    weight: Weight = 1.0
+    layers: Layers = "uniform"
+
+
+class HiddenRecipe(FeatureRecipe):
+    """Squared error of hidden states; in a mapping, layer 0 is the embeddings."""
+
+
+class AttentionRecipe(FeatureRecipe):
+    """Divergence of attention probabilities."""
+
+    layers: Layers = "last"
+
+
+class RelationsRecipe(FeatureRecipe):
+    """Divergence of the relations among queries, among keys, among values.
+
+    `heads`: into how many parts the vectors are split; the student's number of attention heads by default.
+    """
+
+    layers: Layers = "last"
+    heads: Annotated[int, Field(ge=1)] | None = None
 
 
 class DistillationRecipe(Part):
-    """Weights of the loss terms and the temperature of the softened distributions."""
+    """Weights of the loss terms, the temperature of the softened distributions, where the teacher is from.
+
+    `teacher`: `given` to the trainer, or `self`, a frozen copy of the dense model that training starts from.
+    """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     task: Weight = 0.5
     logits: Weight = 0.5
+    hidden: Annotated[HiddenRecipe | None, BeforeValidator(_weight_alone)] = None
+    attention: Annotated[AttentionRecipe | None, BeforeValidator(_weight_alone)] = None
+    relations: Annotated[RelationsRecipe | None, BeforeValidator(_weight_alone)] = None
+    teacher: Annotated[str, one_of(("given", "self"))] = "given"
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """The settings of each feature term that has a weight, by the name of its field."""
+        fields = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: part for name, part in fields if isinstance(part, FeatureRecipe) and part.weight}
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
-        if not self.logits:
+        if not self.logits and not self.features:
             raise ValueError(
-                "logits has weight 0, so the teacher would be run for nothing; leave distillation out"
+                "logits has weight 0, so the teacher would be run for nothing; leave distillation out, or "
+                "give a weight to logits, hidden, attention or relations"
             )
         return self

@@ -39,14 +39,19 @@ class ScheduleRecipe(Part):
             )
         return self
 
+    def _ramp_end(self, begin: int, total_steps: int) -> int:
+        if self.shape in ("one_shot", "constant"):
+            return begin
+        point = "50%" if self.ramp_end is None else self.ramp_end
+        ramp_end = steps_of(point, total_steps)
+        # A share of less than the whole run may round to all of a very short one, with no step left to train.
+        rounded_up = isinstance(point, str) and point != "100%" and ramp_end == total_steps
+        return total_steps - 1 if rounded_up else ramp_end
+
     def resolve(self, total_steps: int) -> Schedule:
         """Turn shares of the run into steps; raise `ValueError` where the result cannot be run."""
         begin = steps_of(self.begin, total_steps)
-        ramp_end = (
-            begin
-            if self.shape in ("one_shot", "constant")
-            else steps_of("50%" if self.ramp_end is None else self.ramp_end, total_steps)
-        )
+        ramp_end = self._ramp_end(begin, total_steps)
         update_end = ramp_end if self.update_end is None else steps_of(self.update_end, total_steps)
         # A share that rounds to nothing means "as often as there are steps"; a written 0 is an error.
         every = self.every if isinstance(self.every, int) else max(steps_of(self.every, total_steps), 1)

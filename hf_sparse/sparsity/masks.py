@@ -1,5 +1,6 @@
 """Which entries of the target weights are kept, held at one byte a weight beside the model."""
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 
@@ -110,6 +111,14 @@ class Masks:
             if self._removed[target.name]
         }
         return {name: count for name, count in counts.items() if count}
+
+    def digest(self, prefix: str = "") -> str:
+        """Return a SHA-256 of all masks, by the names of their weights without a prefix."""
+        digest = hashlib.sha256()
+        for name in sorted(self._keep):
+            digest.update(name.removeprefix(prefix).encode())
+            digest.update(np.packbits(self[name].cpu().numpy()).tobytes())
+        return digest.hexdigest()
 
     def pack(self) -> dict[str, Tensor]:
         """Return the masks as uint8: one bit a weight in row-major order, by zlib where that is less."""

@@ -99,12 +99,20 @@ class SparsityCallback(TrainerCallback):
         self.sparsifier.update(state.global_step, optimizer)
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **kwargs: Any,
     ) -> None:
         self.sparsifier.verify(state.global_step)
         if args.should_save:
             saved = self.sparsifier.save(self.recipe, state.global_step, state.max_steps)
             write_state(_checkpoint(args, state), saved)
+            self.sparsifier.record(model)
+            if getattr(model, "config", None) is not None:
+                model.config.save_pretrained(_checkpoint(args, state))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,6 +1,8 @@
 """The teacher's part in a training run: loss terms, their totals over the whole batch, their log lines."""
 
-from collections.abc import Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -9,13 +11,15 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from hf_sparse.distillation.features.term import Role
+from hf_sparse.distillation.features.terms import TERMS
 from hf_sparse.distillation.losses import Counts, LossTerm, count, logits_terms, task_terms
-from hf_sparse.distillation.teacher import check_compatible, freeze, teacher_inputs
+from hf_sparse.distillation.teacher import check_compatible, decoder_inputs, freeze, teacher_inputs
 from hf_sparse.settings.distillation import DistillationRecipe
 
 
 class Distiller:
-    """Adds the teacher's loss to the task's, each divided by its count over the whole batch.
+    """Adds the teacher's losses to the task's, each divided by its count over the whole batch.
 
     A mean over every micro-batch, averaged again, weighs a token by the length of its neighbours; sums
     divided by the counts of the whole batch give the loss of one large batch instead.
@@ -24,27 +28,65 @@ class Distiller:
     def __init__(
         self, recipe: DistillationRecipe, teacher: nn.Module, student: nn.Module, accelerator: Accelerator
     ) -> None:
-        check_compatible(student, teacher)
-        if getattr(getattr(student, "config", None), "is_encoder_decoder", False):
+        check_compatible(student, teacher, outputs=recipe.logits > 0)
+        if accelerator.num_processes > 1 and not (recipe.task or recipe.logits):
             raise ValueError(
-                f"{type(student).__name__} is an encoder-decoder, whose logits cannot be distilled yet; "
-                "use a recipe without distillation"
+                "with task and logits both of weight 0 the student's head gets no gradient, for which "
+                "several processes would wait; give one of them a small weight, or train in one process"
             )
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
+        self.features = nn.ModuleDict(
+            {name: TERMS[name](settings, student, teacher) for name, settings in recipe.features.items()}
+        ).to(accelerator.device)
+        self.weights = {"task": recipe.task, "logits": recipe.logits}
+        self.weights |= {name: settings.weight for name, settings in recipe.features.items()}
         self.shifts_labels = type(student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self._totals: Counts | None = None
         self._logged: dict[str, Tensor] = {}
         self._steps = 0
 
+    @property
+    def forward_options(self) -> dict[str, bool]:
+        """Keywords that the forward passes of student and teacher need, for what is compared."""
+        return {
+            name: value for term in self.features.values() for name, value in term.forward_options.items()
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what is learned beside the student, none of it part of any model."""
+        return list(self.features.parameters())
+
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of what is learned beside the student, on the CPU, for a checkpoint."""
+        return {name: value.cpu().clone() for name, value in self.features.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint's `state()`; raise `ValueError` if it does not fit."""
+        try:
+            self.features.load_state_dict(dict(state))
+        except RuntimeError as error:
+            raise ValueError(
+                f"what the checkpoint has learned beside the student does not fit this recipe and teacher "
+                f"({error}); resume with those of the run that wrote it"
+            ) from error
+
     def begin_step(self, batches: Iterable[Mapping[str, Any]]) -> None:
         """Count what one optimizer step will see, over all its micro-batches and processes."""
+        # Trainer clears the gradients of the model, which these parameters are no part of.
+        self.features.zero_grad()
         counts = [count(batch, self.shifts_labels) for batch in batches]
         if not counts:
             return
         self._totals = self._over_processes(sum(counts[1:], start=counts[0]))
         self._steps += 1
+
+    def end_step(self) -> None:
+        """Average the gradients of what is learned beside the student over processes, as DDP does its own."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self.parameters():
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
     def begin_training(self, accelerator: Accelerator) -> None:
         """Start anew with the accelerator of this run: hyper-parameter search makes one for every trial."""
@@ -56,35 +98,50 @@ class Distiller:
         self._totals = None
         self._logged, self._steps = {}, 0
 
+    @contextmanager
+    def watching(self, model: nn.Module, role: Role = "student") -> Iterator[list[Mapping[str, Any]]]:
+        """Collect, for each term that wants it, what a forward pass inside the block does not return."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(term.watch(model, role)) for term in self.features.values()]
+
     def loss(
         self,
+        student: nn.Module,
         task: Tensor,
-        student: ModelOutput,
+        outputs: ModelOutput,
+        watched: list[Mapping[str, Any]],
         inputs: Mapping[str, Any],
         micro_batches: int,
-        problem_type: str | None,
     ) -> Tensor:
         """Return the weighted loss of one micro-batch.
 
-        Scaled so that the mean over `micro_batches` and over processes, which Trainer and DDP take of
-        gradients, is the loss of the whole batch.
+        `task`, `outputs` and `watched` are of the student's forward pass over `inputs`. Scaled so that the
+        mean over `micro_batches` and over processes, which Trainer and DDP take of gradients, is the loss of
+        the whole batch.
         """
-        with torch.no_grad(), self.accelerator.autocast():
-            teacher = self.teacher(**teacher_inputs(inputs))
+        given = teacher_inputs(inputs) | decoder_inputs(student, inputs) | self.forward_options
+        with torch.no_grad(), self.accelerator.autocast(), self.watching(self.teacher, "teacher") as seen:
+            teacher = self.teacher(**given)
         counts = count(inputs, self.shifts_labels)
-        terms = {
-            "task": task_terms(task.mean(), student, inputs, counts),
-            "logits": logits_terms(student, teacher, inputs, self.recipe.temperature, problem_type),
-        }
+        terms = {"task": task_terms(task.mean(), outputs, inputs, counts)}
+        if self.recipe.logits:
+            # Models that are not told the type of their problem find out in their first forward pass.
+            problem_type = getattr(getattr(student, "config", None), "problem_type", None)
+            terms["logits"] = logits_terms(outputs, teacher, inputs, self.recipe.temperature, problem_type)
+        # Products of inner states in half precision would be coarser than the distances between them.
+        with torch.autocast(self.accelerator.device.type, enabled=False):
+            for name, term in self.features.items():
+                terms[name] = term(ChainMap(outputs, *watched), ChainMap(teacher, *seen), inputs)
         totals, copies = self._totals or counts, 1
         if self._totals is not None:
             copies = micro_batches * self.accelerator.num_processes
         shares = {name: _share(parts, totals) for name, parts in terms.items()}
         for name, share in shares.items():
             self._logged[name] = self._logged.get(name, 0.0) + share.detach()
-        weights = {"task": self.recipe.task, "logits": self.recipe.logits}
         # A term without weight stays out of the graph: 0 times a loss that overflowed would not be 0.
-        return copies * sum(weights[name] * share for name, share in shares.items() if weights[name])
+        return copies * sum(
+            self.weights[name] * share for name, share in shares.items() if self.weights[name]
+        )
 
     def drain_logs(self) -> dict[str, float]:
         """Return the mean of each unweighted loss term, over all processes, since the last call."""

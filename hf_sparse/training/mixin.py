@@ -9,23 +9,24 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
+from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
 from hf_sparse.recipe import Recipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.targets import find_targets
 from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
-from hf_sparse.training.distiller import Distiller
 from hf_sparse.training.files import require_writable
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind
 from hf_sparse.training.sparsifier import SPARSE_FROM, Sparsifier, check_targets
 from hf_sparse.training.state import SavedState, write_state
+from hf_sparse.training.teaching import DistillationMixin
 
 logger = logging.getLogger(__name__)
 
 
-class SparseTrainerMixin(AtomicCheckpoints):
+class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
     """Prunes and distils by a recipe inside any Trainer: `class MyTrainer(SparseTrainerMixin, TheirTrainer)`.
 
     `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
@@ -62,22 +63,6 @@ class SparseTrainerMixin(AtomicCheckpoints):
         self._resumed: SavedState | None = None
         self._check_arguments()
         self.add_callback(_SparsityFlow(self))
-
-    def _make_distiller(self, teacher: nn.Module | None) -> Distiller | None:
-        if (self.recipe.distillation is None) != (teacher is None):
-            raise ValueError(
-                "the recipe has distillation but no teacher was given; pass teacher=, or override "
-                "distillation=null"
-                if teacher is None
-                else "a teacher was given but the recipe has no distillation; leave the teacher out, or add "
-                "distillation"
-            )
-        if teacher is None:
-            return None
-        # Trainer leaves dividing by accumulation steps to models that take num_items_in_batch. Encoders take
-        # it and ignore it; with a loss of our own, the division is always wanted.
-        self.model_accepts_loss_kwargs = False
-        return Distiller(self.recipe.distillation, teacher, self.model, self.accelerator)
 
     def _check_arguments(self) -> None:
         sparsity = self.recipe.sparsity
@@ -119,35 +104,8 @@ class SparseTrainerMixin(AtomicCheckpoints):
         rewind(scheduler, sparsity.schedule.resolve(num_training_steps), self.args, cyclic)
         return scheduler
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Tensor | int | None]:
-        """Collect the micro-batches of one optimizer step, counting what the loss will be divided by."""
-        batches, num_items = super().get_batch_samples(*args, **kwargs)
-        if self.distiller is not None:
-            self.distiller.begin_step(batches)
-        return batches, num_items
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor | tuple[Tensor, Any]:
-        """Return the task's loss, in training with the teacher's added; evaluation sees the task's alone."""
-        if self.distiller is None or not model.training:
-            return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
-        # Label smoothing takes the labels out of what it is given.
-        task, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
-        # Trainer takes the mean over micro-batches, but leaves it to a loss function of the user's own.
-        micro_batches = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
-        # Models that are not told the type of their problem find out in their first forward pass.
-        problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
-        loss = self.distiller.loss(task, outputs, inputs, micro_batches, problem_type)
-        return (loss, outputs) if return_outputs else loss
-
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run forward and backward; after the last micro-batch, clear the gradients of removed weights."""
+        """Run a step; after the last micro-batch, clear the gradients of removed weights."""
         loss = super().training_step(*args, **kwargs)
         # Here and not in a callback: callbacks see gradients after clipping, when the norm has been taken.
         if self.sparsifier is not None and self.accelerator.sync_gradients:
@@ -155,9 +113,7 @@ class SparseTrainerMixin(AtomicCheckpoints):
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, with each loss term and the sparsity beside every training loss."""
-        if "loss" in logs and self.distiller is not None:
-            logs.update(self.distiller.drain_logs())
+        """Log, with the sparsity and each loss term beside every training loss."""
         if "loss" in logs and self.sparsifier is not None:
             logs["sparsity"] = self.sparsifier.masks.sparsity
         super().log(logs, *args, **kwargs)
@@ -166,6 +122,9 @@ class SparseTrainerMixin(AtomicCheckpoints):
         """Save the model with its sidecar; raise `RuntimeError` if removed weights are not zero."""
         if self.sparsifier is not None:
             self.sparsifier.verify(self.state.global_step)
+            self.sparsifier.record(self.model)
+        elif lost := lost_zeros(self.model):
+            raise RuntimeError(f"{describe_lost(lost)}; {_LOST}")
         if self.args.should_save and self.recipe != Recipe() and self.state.max_steps > 0:
             write_state(output_dir or self.args.output_dir, self._state_to_save())
         super().save_model(output_dir, _internal_call)
@@ -266,8 +225,19 @@ class _SparsityFlow(TrainerCallback):
         self.trainer.begin_push()
 
 
+_LOST = (
+    "something wrote to them, such as merging an adapter; load the model as it was saved, or accept its "
+    "weights as they are: del model.config.hf_sparse"
+)
+
+
 def _with_default_lock(recipe: Recipe, model: nn.Module) -> Recipe:
     """Lock the zeros of a model that is sparse already, where the recipe says nothing about sparsity."""
+    lost = lost_zeros(model)
+    if lost and (recipe.sparsity is None or recipe.sparsity.method == "lock"):
+        raise ValueError(f"{describe_lost(lost)}; {_LOST}")
+    if lost:
+        logger.warning("%s; they are pruned anew.", describe_lost(lost))
     if recipe.sparsity is not None:
         return recipe
     try:

@@ -5,6 +5,7 @@ import logging
 import torch
 from torch import nn
 
+from hf_sparse.checkpoint.contract import write_contract
 from hf_sparse.recipe import Recipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.allocation import Budget
@@ -185,6 +186,17 @@ class Sparsifier:
         """Return what a checkpoint has to hold of this object."""
         extras = {} if self.remembered is None else {"remembered": self.remembered.pack()}
         return SavedState(recipe, step, total_steps, self.masks.pack(), extras)
+
+    def record(self, model: nn.Module) -> None:
+        """Write what is removed into the configuration of the model."""
+        if self.schedule is None:
+            write_contract(model, self.masks, None, None, dict.fromkeys(self.masks.targets.names))
+            return
+        final, uniform = self.schedule.final, self.recipe.allocation == "uniform"
+        targets = {
+            name: own if own is not None or not uniform else final for name, own in self.layout.finals.items()
+        }
+        write_contract(model, self.masks, self.recipe.pattern, final, targets)
 
     def _take_up(self, saved: SavedState) -> None:
         """Go on remembering where the checkpoint does; it has stopped if no update was left."""

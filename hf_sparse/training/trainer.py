@@ -1,9 +1,13 @@
-"""The Trainer to write in place of `transformers.Trainer`."""
+"""The Trainers to write in place of those of transformers."""
 
-from transformers import Trainer
+from transformers import Seq2SeqTrainer, Trainer
 
 from hf_sparse.training.mixin import SparseTrainerMixin
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
     """A Trainer that prunes and distils by a `Recipe`; see `SparseTrainerMixin` for its arguments."""
+
+
+class SparseSeq2SeqTrainer(SparseTrainerMixin, Seq2SeqTrainer):
+    """The same for encoder-decoders, with the metrics of generated texts of `Seq2SeqTrainer`."""

@@ -86,7 +86,8 @@ def test_replaced_tokens_are_each_yes_or_no_without_padding(hidden: float) -> No
 def test_every_token_counts_where_there_is_no_mask() -> None:
     student, teacher = torch.zeros(2, 3, 4), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     everywhere = {"attention_mask": torch.ones(2, 3)}
-    unmasked = only(logits_terms({"logits": student}, {"logits": teacher}, {}, 2.0, None))
+    texts = {"input_ids": torch.ones(2, 3)}
+    unmasked = only(logits_terms({"logits": student}, {"logits": teacher}, texts, 2.0, None))
     assert unmasked == only(logits_terms({"logits": student}, {"logits": teacher}, everywhere, 2.0, None))
     assert unmasked[1] == "tokens"
 

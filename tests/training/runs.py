@@ -40,6 +40,12 @@ def prune_little(folder: Path | str, **changes: Any) -> SparseTrainer:
     return _trainer(folder, changes, model=bert(), recipe=pruning("sparsity.schedule.final=0.1"))
 
 
+def revive(folder: Path | str, **changes: Any) -> SparseTrainer:
+    """A trainer whose removed weights are remembered; the last of its updates is that of step 9."""
+    assignments = ["sparsity.revive=true", "sparsity.schedule.update_end=9"]
+    return _trainer(folder, changes, model=bert(), recipe=pruning(*assignments))
+
+
 def distil(folder: Path | str, **changes: Any) -> SparseTrainer:
     recipe = Recipe.preset("prune_ofa_90").override(["sparsity.schedule.every=1"])
     return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=bert(seed=1))

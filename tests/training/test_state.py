@@ -1,9 +1,12 @@
 """The sidecar: what it gives back, and what is said when it cannot."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from runs import checkpoint, differences, outcome, prune
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -136,3 +139,50 @@ def test_a_file_of_something_else_is_refused(metadata: dict[str, str] | None, si
     save_file({"weight": torch.zeros(2)}, sidecar, metadata=metadata)
     with pytest.raises(ValueError, match="has format version none, this release reads"):
         read_state(sidecar.parent)
+
+
+def test_extras_come_back_beside_the_masks(tmp_path: Path) -> None:
+    extras = {
+        "remembered": {"a.weight": torch.randn(3), "b.weight": torch.randn(2).to(torch.bfloat16)},
+        "distillation": {"hidden.0": torch.randn(2, 3)},
+    }
+    write_state(tmp_path, SavedState(RECIPE, 1, 2, MASKS, extras))
+    read = read_state(tmp_path)
+    assert same(read, SavedState(RECIPE, 1, 2, MASKS))
+    assert {part: set(held) for part, held in read.extras.items()} == {
+        part: set(held) for part, held in extras.items()
+    }
+    assert all(
+        torch.equal(read.extras[part][name], extras[part][name]) for part in extras for name in extras[part]
+    )
+
+
+def write_version_1(folder: Path, state: SavedState) -> None:
+    """Write a sidecar as the first release did: masks under the bare names of their weights, nothing else."""
+    masks = dict(state.masks)
+    metadata = {
+        "format_version": "1",
+        "recipe": json.dumps(state.recipe.to_dict()),
+        "step": str(state.step),
+        "total_steps": str(state.total_steps),
+    }
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(masks):
+        digest.update(name.encode())
+        digest.update(masks[name].numpy().tobytes())
+    save_file(masks, folder / SIDECAR, metadata | {"digest": digest.hexdigest()})
+
+
+def test_a_sidecar_of_version_1_is_read(tmp_path: Path) -> None:
+    write_version_1(tmp_path, STATE)
+    assert same(read_state(tmp_path), STATE)
+
+
+def test_a_run_with_a_sidecar_of_version_1_resumes_bit_for_bit(tmp_path: Path) -> None:
+    straight = prune(tmp_path, save_strategy="steps", save_steps=1)
+    straight.train()
+    folder = checkpoint(tmp_path, 4)
+    write_version_1(folder, read_state(folder))
+    resumed = prune(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(folder))
+    assert list(differences(outcome(straight), outcome(resumed))) == []

@@ -1,0 +1,130 @@
+"""What a saved configuration says about the sparsity of its model, and whether the weights still keep it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+from hf_sparse.sparsity.masks import Masks
+from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.targets import base_prefix, find_targets
+
+KEY = "hf_sparse"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Of one weight: the sparsity asked for, None where it was free; the share and the number removed."""
+
+    target: float | None
+    achieved: float
+    removed: int
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The record of a sparse model, under `hf_sparse` in its config.json.
+
+    Sparsity is a share of removed weights in [0, 1]; `digest` is a SHA-256 of the masks; `layers` goes by the
+    names of weights within the base model, so that another head changes nothing.
+    """
+
+    pattern: str
+    target: float | None
+    achieved: float
+    digest: str
+    layers: Mapping[str, Promise]
+
+
+def read_contract(model: nn.Module) -> Contract | None:
+    """Return the record in a model's configuration, None if there is none.
+
+    Raises `ValueError` if it cannot be understood.
+    """
+    record = getattr(getattr(model, "config", None), KEY, None)
+    if record is None:
+        return None
+    version = record.get("format_version") if isinstance(record, Mapping) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"the configuration's {KEY} record has format version {version}, this release reads "
+            f"{FORMAT_VERSION}; upgrade hf_sparse, or remove the record: del model.config.{KEY}"
+        )
+    try:
+        fields = {name: record[name] for name in ("pattern", "target", "achieved", "digest")}
+        return Contract(layers={name: Promise(**held) for name, held in record["layers"].items()}, **fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the configuration's {KEY} record is damaged ({error}); remove it: del model.config.{KEY}"
+        ) from error
+
+
+def write_contract(
+    model: nn.Module,
+    masks: Masks,
+    pattern: str | None,
+    target: float | None,
+    targets: Mapping[str, float | None],
+) -> None:
+    """Record the masks in the configuration of a model, if it has one.
+
+    Without `pattern` and `target` the zeros are those the model came with: what an earlier record says they
+    are is kept.
+    """
+    if getattr(model, "config", None) is None:
+        return
+    earlier = read_contract(model) if pattern is None else None
+    prefix = _prefix(model)
+    layers = {}
+    for name, (rows, columns) in masks.targets.shapes.items():
+        own, removed = name.removeprefix(prefix), masks.removed(name)
+        promised = earlier.layers.get(own) if earlier else None
+        asked = promised.target if promised else targets[name]
+        layers[own] = Promise(asked, round(removed / (rows * columns), 6), removed)
+    contract = Contract(
+        pattern=earlier.pattern if earlier else pattern or "unstructured",
+        target=earlier.target if earlier else target,
+        achieved=round(masks.sparsity, 6),
+        digest=masks.digest(prefix),
+        layers=layers,
+    )
+    setattr(model.config, KEY, {"format_version": FORMAT_VERSION, **asdict(contract)})
+
+
+def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return the weights with fewer zeros than are recorded: how many were removed, how many zeros there are.
+
+    Weights the model does not have, as of another head, are passed over.
+    """
+    contract = read_contract(model)
+    if contract is None:
+        return {}
+    # Everything there is, since the run that was recorded may have pruned other weights than the default.
+    every = find_targets(model, include=[""])
+    found = measure_sparsity(model, every).zeros_per_target
+    prefix = _prefix(model)
+    zeros = {name.removeprefix(prefix): count for name, count in found.items()}
+    return {
+        name: (promise.removed, zeros[name])
+        for name, promise in contract.layers.items()
+        if name in zeros and zeros[name] < promise.removed
+    }
+
+
+def describe_lost(lost: Mapping[str, tuple[int, int]]) -> str:
+    """Say in words which weights lost zeros."""
+    shown = [f"{name} ({zeros:,} of {removed:,})" for name, (removed, zeros) in list(lost.items())[:3]]
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return f"{len(lost)} weights have fewer zeros than the configuration records: {', '.join(shown)}{more}"
+
+
+def forget_contract(model: nn.Module) -> None:
+    """Remove the record from the configuration, where there is one."""
+    if getattr(getattr(model, "config", None), KEY, None) is not None:
+        delattr(model.config, KEY)
+
+
+def _prefix(model: nn.Module) -> str:
+    base = base_prefix(model)
+    return f"{base}." if base else ""

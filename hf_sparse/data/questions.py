@@ -1,0 +1,114 @@
+"""Questions about a text with their answers: in which columns they are, what is wrong with them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Value
+
+# The column that says from which row something was made.
+ROW = "row"
+
+_USUAL_NAMES = {
+    "question": ("question", "query"),
+    "context": ("context", "passage", "paragraph"),
+    "answers": ("answers", "answer"),
+}
+_ANSWER = {"text", "answer_start"}
+
+
+@dataclass(frozen=True)
+class QuestionColumns:
+    """The columns of a data set; without `answers` its questions can be answered but not scored."""
+
+    question: str
+    context: str
+    answers: str | None
+
+
+def question_columns(
+    rows: Dataset,
+    question: str | None = None,
+    context: str | None = None,
+    answers: str | None = None,
+    answered: bool = True,
+) -> QuestionColumns:
+    """Find the columns: the chosen ones, or else those of the usual names; `answered` demands that of answers.
+
+    Raises `ValueError` where a column is missing or holds something else: questions and contexts are strings,
+    answers `{"text": [...], "answer_start": [...]}` or lists of such pairs, `answer_start` being the index of
+    the text's first character in the context.
+    """
+    found = QuestionColumns(
+        question=_column(rows, "question", question),
+        context=_column(rows, "context", context),
+        answers=_column(rows, "answers", answers, required=answered),
+    )
+    for column in (found.question, found.context):
+        feature = rows.features[column]
+        if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
+            raise ValueError(f"column {column!r} holds {feature}, not text; name another column")
+    if found.answers is not None and not _holds_answers(rows.features[found.answers]):
+        raise ValueError(
+            f"column {found.answers!r} holds {rows.features[found.answers]}; answers are a text with its place "
+            'in the context, such as {"text": ["in Paris"], "answer_start": [17]}, the lists empty where there '
+            "is no answer"
+        )
+    return found
+
+
+def numbered(rows: Dataset) -> Dataset:
+    """Add the column of row numbers that is copied to everything made of a row."""
+    if ROW in rows.column_names:
+        raise ValueError(f"a column {ROW!r} is made of the numbers of the rows; rename the one in the data")
+    return rows.add_column(ROW, np.arange(len(rows)))
+
+
+def question_ids(rows: Dataset) -> list[str]:
+    """Answer the column `id` as strings, or the numbers of the rows if there is none."""
+    names = [str(name) for name in (rows["id"] if "id" in rows.column_names else range(len(rows)))]
+    doubles = len(names) - len(set(names))
+    if doubles:
+        raise ValueError(
+            f"{doubles} of {len(names)} questions have the id of another one, and answers are told apart by it; "
+            "make the ids differ, or remove the column 'id'"
+        )
+    return names
+
+
+def true_answers(value: Any) -> list[tuple[str, int]]:
+    """Answer the texts of one value in the column of answers, each with the index of its first character."""
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return list(zip(value["text"] or [], value["answer_start"] or [], strict=True))
+    return [(pair["text"], pair["answer_start"]) for pair in value]
+
+
+def require_answers(rows: Dataset, columns: QuestionColumns) -> None:
+    """Raise `ValueError` unless every question has a true answer."""
+    without = sum(not true_answers(value) for value in rows[columns.answers])
+    if without:
+        raise ValueError(
+            f"{without} of {len(rows)} questions have no answer; set version_2_with_negative, so that finding "
+            "none can be right, or remove them"
+        )
+
+
+def _column(rows: Dataset, kind: str, chosen: str | None, required: bool = True) -> str | None:
+    for name in (chosen,) if chosen is not None else _USUAL_NAMES[kind]:
+        if name in rows.column_names:
+            return name
+    if chosen is None and not required:
+        return None
+    usual = " or ".join(map(repr, _USUAL_NAMES[kind]))
+    missing = repr(chosen) if chosen is not None else f"for the {kind}, such as {usual},"
+    raise ValueError(f"there is no column {missing} among {rows.column_names}; name the one to use")
+
+
+def _holds_answers(feature: Any) -> bool:
+    if isinstance(feature, Mapping):
+        return feature.keys() >= _ANSWER and all(hasattr(feature[name], "feature") for name in _ANSWER)
+    inner = getattr(feature, "feature", None)
+    return isinstance(inner, Mapping) and inner.keys() >= _ANSWER

@@ -1,0 +1,151 @@
+"""What a teacher adds to a Trainer."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_sparse.recipe import Recipe
+from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.training.distiller import Distiller
+from hf_sparse.training.sparsifier import SPARSE_FROM
+
+
+class DistillationMixin:
+    """Adds the teacher's losses of `self.recipe` to the training loss of the Trainer below.
+
+    `self.distiller` is None where the recipe has no distillation.
+    """
+
+    recipe: Recipe
+    distiller: Distiller | None
+
+    def _make_distiller(self, teacher: nn.Module | None) -> Distiller | None:
+        recipe = self.recipe.distillation
+        if recipe is not None and recipe.teacher == "self":
+            self._check_self_teaching(teacher)
+            teacher = copy.deepcopy(self.model)
+        if (recipe is None) != (teacher is None):
+            raise ValueError(
+                "the recipe has distillation but no teacher was given; pass teacher=, or override "
+                "distillation=null"
+                if teacher is None
+                else "a teacher was given but the recipe has no distillation; leave the teacher out, or add "
+                "distillation"
+            )
+        if recipe is None:
+            return None
+        # Trainer leaves dividing by accumulation steps to models that take num_items_in_batch. Encoders take
+        # it and ignore it; with a loss of our own, the division is always wanted.
+        self.model_accepts_loss_kwargs = False
+        distiller = Distiller(recipe, teacher, self.model, self.accelerator)
+        if distiller.features and self.args.n_gpu > 1:
+            raise ValueError(
+                f"{', '.join(distiller.features)} on {self.args.n_gpu} GPUs in one process (DataParallel) is "
+                "not supported; start a process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to "
+                "one of them"
+            )
+        if distiller.parameters():
+            self._check_learned_parameters()
+        return distiller
+
+    def _check_self_teaching(self, teacher: nn.Module | None) -> None:
+        if teacher is not None:
+            raise ValueError(
+                "a teacher was given but the recipe says teacher: self, a copy of the model that training "
+                "starts from; leave the teacher out, or override distillation.teacher=given"
+            )
+        if self.model_init is not None:
+            raise ValueError(
+                "teacher: self copies the model that training starts from, and model_init makes another one "
+                "for every run; pass model= instead"
+            )
+        present = _share_of_zeros(self.model)
+        if present >= SPARSE_FROM:
+            raise ValueError(
+                f"teacher: self copies the dense model that training starts from, and {present:.1%} of this "
+                "one is zero already, so what it was is gone; start from the dense model, or pass it as "
+                "teacher= with distillation.teacher=given"
+            )
+
+    def _check_learned_parameters(self) -> None:
+        way_out = "take a teacher of the student's hidden size, or leave hidden out of distillation"
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                f"the projections to the teacher's width are not sharded under FSDP or DeepSpeed; {way_out}"
+            )
+        if self.model_init is not None:
+            raise ValueError(
+                "the projections to the teacher's width belong to one student, and model_init makes another "
+                f"one for every run; pass model= instead, or {way_out}"
+            )
+        if self.lr_scheduler is not None:
+            raise ValueError(
+                "the projections to the teacher's width join the optimizer when training begins, and the "
+                f"scheduler passed in optimizers= was made before; pass the optimizer alone, or {way_out}"
+            )
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Create the optimizer; what is learned beside the student joins it at the base learning rate."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.distiller is not None:
+            _join(optimizer, self.distiller.parameters())
+        return optimizer
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Tensor | int | None]:
+        """Collect the micro-batches of one optimizer step, counting what the loss will be divided by."""
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        if self.distiller is not None:
+            self.distiller.begin_step(batches)
+        return batches, num_items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Return the task's loss, in training with the teacher's added; evaluation sees the task's alone."""
+        if self.distiller is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
+        with self.distiller.watching(self.model) as watched:
+            # A copy, because label smoothing takes the labels out of what it is given.
+            seen = dict(inputs) | self.distiller.forward_options
+            task, outputs = super().compute_loss(model, seen, return_outputs=True)
+        # Trainer takes the mean over micro-batches, but leaves it to a loss function of the user's own.
+        micro_batches = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
+        loss = self.distiller.loss(self.model, task, outputs, watched, inputs, micro_batches)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run forward and backward; after the last micro-batch, average gradients that DDP does not know."""
+        loss = super().training_step(*args, **kwargs)
+        if self.distiller is not None and self.accelerator.sync_gradients:
+            self.distiller.end_step()
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, with each loss term beside every training loss."""
+        if "loss" in logs and self.distiller is not None:
+            logs.update(self.distiller.drain_logs())
+        super().log(logs, *args, **kwargs)
+
+
+def _share_of_zeros(model: nn.Module) -> float:
+    try:
+        return measure_sparsity(model).overall
+    except ValueError:
+        # Nothing to prune, so nothing that was.
+        return 0.0
+
+
+def _join(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Add a group of parameters without weight decay, unless they are in the optimizer already."""
+    present = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    new = [parameter for parameter in parameters if id(parameter) not in present]
+    if new:
+        optimizer.add_param_group({"params": new, "weight_decay": 0.0})

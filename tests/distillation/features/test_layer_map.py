@@ -1,0 +1,52 @@
+"""Layers are mapped as published, and never beyond what a model has."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_sparse.distillation.features.layer_map import layer_map
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        (4, 12, {1: 3, 2: 6, 3: 9, 4: 12}),
+        (6, 12, {1: 2, 2: 4, 3: 6, 4: 8, 5: 10, 6: 12}),
+        (3, 3, {1: 1, 2: 2, 3: 3}),
+        (4, 2, {1: 1, 2: 1, 3: 2, 4: 2}),
+    ],
+)
+def test_uniform_spreads_the_teachers_layers(student: int, teacher: int, expected: dict[int, int]) -> None:
+    assert layer_map("uniform", student, teacher) == expected
+
+
+@given(st.integers(1, 48), st.integers(1, 48))
+def test_uniform_stays_within_the_teacher_in_order_to_the_end(student: int, teacher: int) -> None:
+    mapped = list(layer_map("uniform", student, teacher).values())
+    assert mapped == sorted(mapped)
+    assert len(mapped) == student
+    assert mapped[0] >= 1
+    assert mapped[-1] == teacher
+
+
+def test_last_maps_the_last_layers() -> None:
+    assert layer_map("last", 4, 12) == {4: 12}
+
+
+def test_a_mapping_is_taken_as_it_is() -> None:
+    assert layer_map({1: 12, 3: 1}, 4, 12) == {1: 12, 3: 1}
+    assert layer_map({0: 0}, 4, 12, lowest=0) == {0: 0}
+
+
+@pytest.mark.parametrize(
+    ("layers", "lowest", "message"),
+    [
+        ({5: 12}, 1, "the student has no layer 5 to compare; its layers are 1 to 4, counted from 1"),
+        ({4: 13}, 1, "the teacher has no layer 13 to compare; its layers are 1 to 12"),
+        ({0: 1}, 1, "the student has no layer 0 to compare; its layers are 1 to 4"),
+        ({1: 13}, 0, "the teacher has no layer 13 to compare; its layers are 0 to 12"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(layers: dict[int, int], lowest: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer_map(layers, 4, 12, lowest)
