@@ -40,8 +40,9 @@ bench: $(VENV)/benchable  ## measure again what README publishes; choose with BE
 	for script in $(BENCHMARKS); do $(VENV)/bin/python $$script $(ARGS) || exit 1; done
 	$(MAKE) readme
 
-readme: $(VENV)/installed  ## write the measured tables into README.md
+readme: $(VENV)/installed  ## write the measured tables and that of architectures into README.md
 	$(VENV)/bin/python benchmarks/readme.py
+	PYTHONPATH=tests/training $(VENV)/bin/python tests/architectures/zoo_table.py
 
 clean:  ## remove what the other targets have made
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis hf_sparse_demo

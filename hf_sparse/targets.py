@@ -111,8 +111,8 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`, the
     `Conv1D` of GPT-2 and the experts of mixtures included, without the routers that choose among experts.
     `include` chooses among all Linears of the model instead, `exclude` removes from the choice; both hold
-    module names or regular expressions searched in them. Raises `ValueError` if an expression is malformed or matches no Linear, or if nothing is left to
-    prune.
+    module names or regular expressions searched in them. Raises `ValueError` if an expression is malformed or
+    matches no Linear, or if nothing is left to prune.
     """
     stack, base, routers = _layer_stack(model), _base_names(model), _routers(model)
     candidates = list(_candidates(model, stack))

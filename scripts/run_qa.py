@@ -14,7 +14,6 @@ from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
     DataCollatorWithPadding,
-    TrainingArguments,
     default_data_collator,
 )
 
@@ -33,22 +32,17 @@ from hf_sparse.training.question_answering import QuestionAnsweringTrainer
 
 @dataclass
 class QaDataArguments(common.DataArguments):
-    """Which questions it answers, how their answers are chosen."""
+    """Which questions it answers, how an answer is chosen."""
 
-    max_seq_length: int = field(
-        default=384, metadata={"help": "tokens of a question with its part of a context"}
-    )
-    doc_stride: int = field(
-        default=128, metadata={"help": "tokens that neighbouring parts of a context share"}
-    )
-    n_best_size: int = field(default=20, metadata={"help": "candidates kept for an answer"})
+    test_file: str | None = field(default=None, metadata={"help": "the same for prediction"})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "the same for prediction"})
+    doc_stride: int = field(default=128, metadata={"help": "tokens shared by two parts of a long context"})
+    n_best_size: int = field(default=20, metadata={"help": "candidates for an answer that are kept"})
     max_answer_length: int = field(default=30, metadata={"help": "tokens of an answer"})
     version_2_with_negative: bool = field(default=False, metadata={"help": "some questions have no answer"})
     null_score_diff_threshold: float = field(
-        default=0.0, metadata={"help": "how much better no answer must score than the best one"}
+        default=0.0, metadata={"help": "how far no answer has to score above the best one"}
     )
-    test_file: str | None = field(default=None, metadata={"help": "the same for prediction"})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "the same for prediction"})
     question_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
     context_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
     answer_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
@@ -59,7 +53,6 @@ class QaDataArguments(common.DataArguments):
 
     @property
     def finder(self) -> AnswerFinder:
-        """How answers are chosen."""
         return AnswerFinder(
             self.version_2_with_negative,
             self.n_best_size,
@@ -68,18 +61,18 @@ class QaDataArguments(common.DataArguments):
         )
 
     def columns(self, rows: Dataset, answered: bool = True) -> QuestionColumns:
-        """Find the columns of questions, contexts, answers."""
-        return question_columns(
-            rows, self.question_column_name, self.context_column_name, self.answer_column_name, answered
-        )
+        """Find the columns; refuse questions without an answer, unless these are said to be there."""
+        names = self.question_column_name, self.context_column_name, self.answer_column_name
+        columns = question_columns(rows, *names, answered)
+        if answered and not self.version_2_with_negative:
+            require_answers(rows, columns)
+        return columns
 
 
 def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Dataset:
-    """Cut the questions with their answers into labelled windows."""
+    """Cut questions with their answers into labelled windows."""
     columns = data.columns(rows)
-    if not data.version_2_with_negative:
-        require_answers(rows, columns)
-    windows = common.tokenize(numbered(rows), training_encoder(cutting, columns), data)
+    windows = common.tokenize(numbered(rows, columns), training_encoder(cutting, columns), data)
     report_left_out(rows, windows)
     return windows
 
@@ -87,37 +80,24 @@ def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Data
 def question_set(
     rows: Dataset, cutting: Cutting, data: QaDataArguments, answered: bool = True
 ) -> QuestionSet:
-    """Cut the questions into windows to find answers in; without `answered` these need not be known."""
+    """Cut questions into windows to find answers in, to be scored if they are `answered`."""
     columns = data.columns(rows, answered)
-    if columns.answers is not None and not data.version_2_with_negative:
-        require_answers(rows, columns)
-    return QuestionSet(
-        rows, common.tokenize(numbered(rows), evaluation_encoder(cutting, columns), data), columns
-    )
-
-
-def check_best_metric(training: TrainingArguments) -> None:
-    """Refuse to look for the best model by a loss that evaluation does not have."""
-    if (training.metric_for_best_model or "").endswith("loss"):
-        raise ValueError(
-            f"answers are scored without a loss, so there is no {training.metric_for_best_model!r} to find the best "
-            "model by; give --metric_for_best_model f1"
-        )
+    windows = common.tokenize(numbered(rows, columns), evaluation_encoder(cutting, columns), data)
+    return QuestionSet(rows, windows, columns)
 
 
 def predict(trainer: QuestionAnsweringTrainer, questions: QuestionSet) -> None:
-    """Write the answers to `predict_predictions.json`, all candidates for them, the odds against an answer."""
+    """Write the answers, the candidates for them and the odds against one to `predict_*.json`."""
     output = trainer.predict(questions, metric_key_prefix="predict")
-    results = output.metrics | {"predict_samples": len(questions.ids)}
-    common.keep_results(trainer, "predict", results)
+    common.keep_results(trainer, "predict", output.metrics | {"predict_samples": len(questions.ids)})
+    answers = output.predictions
+    files = {
+        "predictions": {answer.id: answer.text for answer in answers},
+        "nbest_predictions": {answer.id: [*map(asdict, answer.candidates)] for answer in answers},
+    }
+    if trainer.finder.version_2_with_negative:
+        files["null_odds"] = {answer.id: answer.null_odds for answer in answers}
     if trainer.is_world_process_zero():
-        answers = output.predictions
-        files = {
-            "predictions": {answer.id: answer.text for answer in answers},
-            "nbest_predictions": {answer.id: [*map(asdict, answer.candidates)] for answer in answers},
-        }
-        if trainer.finder.version_2_with_negative:
-            files["null_odds"] = {answer.id: answer.null_odds for answer in answers}
         for name, content in files.items():
             path = Path(trainer.args.output_dir) / f"predict_{name}.json"
             path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -128,7 +108,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     model_args, data, training, sparse = common.parse((common.ModelArguments, QaDataArguments), argv)
     if model_args.model_name_or_path is None:
         raise ValueError("there is no model to fine-tune; give --model_name_or_path")
-    check_best_metric(training)
     finder = data.finder
     checkpoint = common.find_checkpoint(training)
     splits = common.load_data(data, model_args)
@@ -149,10 +128,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_set = question_set(rows("validation", data.max_eval_samples), cutting, data)
     if training.do_predict:
         test_set = question_set(rows("test", data.max_predict_samples), cutting, data, answered=False)
+    model = AutoModelForQuestionAnswering.from_pretrained(
+        model_args.model_name_or_path, config=config, **model_args.where
+    )
     trainer = common.make_trainer(
-        AutoModelForQuestionAnswering.from_pretrained(
-            model_args.model_name_or_path, config=config, **model_args.where
-        ),
+        model,
         tokenizer,
         training,
         sparse,
@@ -166,8 +146,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.do_train:
         common.train(trainer, checkpoint)
     if training.do_eval:
-        results = common.evaluate(trainer, {"": eval_set}) | {"eval_samples": len(eval_set.ids)}
-        common.keep_results(trainer, "eval", results)
+        scores = common.evaluate(trainer, {"": eval_set})
+        common.keep_results(trainer, "eval", scores | {"eval_samples": len(eval_set.ids)})
     if training.do_predict:
         predict(trainer, test_set)
 

@@ -26,6 +26,10 @@ class QuestionColumns:
     context: str
     answers: str | None
 
+    @property
+    def names(self) -> list[str]:
+        return [self.question, self.context, *([self.answers] if self.answers is not None else [])]
+
 
 def question_columns(
     rows: Dataset,
@@ -34,7 +38,7 @@ def question_columns(
     answers: str | None = None,
     answered: bool = True,
 ) -> QuestionColumns:
-    """Find the columns: the chosen ones, or else those of the usual names; `answered` demands that of answers.
+    """Find the columns: the chosen ones, or else those of the usual names; `answered` wants that of answers.
 
     Raises `ValueError` where a column is missing or holds something else: questions and contexts are strings,
     answers `{"text": [...], "answer_start": [...]}` or lists of such pairs, `answer_start` being the index of
@@ -43,7 +47,7 @@ def question_columns(
     found = QuestionColumns(
         question=_column(rows, "question", question),
         context=_column(rows, "context", context),
-        answers=_column(rows, "answers", answers, required=answered),
+        answers=_column(rows, "answers", answers) if answered else None,
     )
     for column in (found.question, found.context):
         feature = rows.features[column]
@@ -51,18 +55,16 @@ def question_columns(
             raise ValueError(f"column {column!r} holds {feature}, not text; name another column")
     if found.answers is not None and not _holds_answers(rows.features[found.answers]):
         raise ValueError(
-            f"column {found.answers!r} holds {rows.features[found.answers]}; answers are a text with its place "
-            'in the context, such as {"text": ["in Paris"], "answer_start": [17]}, the lists empty where there '
-            "is no answer"
+            f"column {found.answers!r} holds {rows.features[found.answers]}; an answer is a text with its "
+            'place in the context, such as {"text": ["in Paris"], "answer_start": [17]}, both lists empty '
+            "where there is none"
         )
     return found
 
 
-def numbered(rows: Dataset) -> Dataset:
-    """Add the column of row numbers that is copied to everything made of a row."""
-    if ROW in rows.column_names:
-        raise ValueError(f"a column {ROW!r} is made of the numbers of the rows; rename the one in the data")
-    return rows.add_column(ROW, np.arange(len(rows)))
+def numbered(rows: Dataset, columns: QuestionColumns) -> Dataset:
+    """Keep the columns alone, with one of row numbers that is copied to everything made of a row."""
+    return rows.select_columns(columns.names).add_column(ROW, np.arange(len(rows)))
 
 
 def question_ids(rows: Dataset) -> list[str]:
@@ -71,7 +73,7 @@ def question_ids(rows: Dataset) -> list[str]:
     doubles = len(names) - len(set(names))
     if doubles:
         raise ValueError(
-            f"{doubles} of {len(names)} questions have the id of another one, and answers are told apart by it; "
+            f"{doubles} of {len(names)} questions have the id of another one, and answers go by it; "
             "make the ids differ, or remove the column 'id'"
         )
     return names
@@ -91,20 +93,33 @@ def require_answers(rows: Dataset, columns: QuestionColumns) -> None:
     without = sum(not true_answers(value) for value in rows[columns.answers])
     if without:
         raise ValueError(
-            f"{without} of {len(rows)} questions have no answer; set version_2_with_negative, so that finding "
-            "none can be right, or remove them"
+            f"{without} of {len(rows)} questions have no answer; set version_2_with_negative, so that "
+            "finding none may be right, or remove them"
         )
 
 
-def _column(rows: Dataset, kind: str, chosen: str | None, required: bool = True) -> str | None:
-    for name in (chosen,) if chosen is not None else _USUAL_NAMES[kind]:
+def find_span(context: str | None, answers: list[tuple[str, int]]) -> tuple[int, int] | None:
+    """Find the first answer that is where it should be: its characters' range, less white space around it.
+
+    None where no answer is: its text is not at its `answer_start`, or is nothing but white space.
+    """
+    for text, start in answers:
+        bare = (text or "").strip()
+        if bare and start is not None and start >= 0 and (context or "").startswith(text, start):
+            first = start + text.index(bare)
+            return first, first + len(bare)
+    return None
+
+
+def _column(rows: Dataset, kind: str, chosen: str | None) -> str:
+    names = (chosen,) if chosen is not None else _USUAL_NAMES[kind]
+    for name in names:
         if name in rows.column_names:
             return name
-    if chosen is None and not required:
-        return None
-    usual = " or ".join(map(repr, _USUAL_NAMES[kind]))
-    missing = repr(chosen) if chosen is not None else f"for the {kind}, such as {usual},"
-    raise ValueError(f"there is no column {missing} among {rows.column_names}; name the one to use")
+    raise ValueError(
+        f"there is no column {' or '.join(map(repr, names))} among {rows.column_names}; "
+        f"name the one of the {kind}"
+    )
 
 
 def _holds_answers(feature: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Windows of tokens in which a model looks for the answer to a question, as the context may be too long for one."""
+"""Windows of tokens in which a model looks for the answer to a question, since a context may be too long."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from tokenizers import Encoding
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_sparse.data.questions import ROW, QuestionColumns, question_ids, true_answers
+from hf_sparse.data.questions import ROW, QuestionColumns, find_span, question_ids, true_answers
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +20,36 @@ Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
-class Cutting:
-    """How a question with its context becomes windows of `max_length` tokens at most, the question in each.
+class Window:
+    """What the L tokens of a window are: from which row of a batch, for which characters of its context.
 
-    Neighbours share `doc_stride` tokens of the context. With `pad` all are padded to `max_length`, as they are
-    where the tokenizer pads on the left: padding added there later on would move the tokens. Raises `ValueError`
-    for a tokenizer that does not say which characters a token stands for, or a `doc_stride` below 0.
+    A token stands for the characters from `first` (L) up to `end` (L); these are equal for tokens of the
+    question, special ones, and white space. `no_answer` is the index of the token that means "no answer".
+    """
+
+    row: int
+    first: np.ndarray
+    end: np.ndarray
+    no_answer: int
+
+    def tokens_of(self, first: int, end: int) -> tuple[int, int] | None:
+        """Answer the first and last token of a range of characters, or None unless all of it is here."""
+        tokens = np.flatnonzero(self.end > self.first)
+        if not len(tokens) or self.first[tokens[0]] > first or self.end[tokens[-1]] < end:
+            return None
+        start = int(tokens[np.searchsorted(self.end[tokens], first, side="right")])
+        stop = int(tokens[np.searchsorted(self.first[tokens], end, side="left") - 1])
+        return (start, stop) if start <= stop else None
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How a question and its context become windows: the whole question first, then a part of the context.
+
+    Windows have at most `max_length` tokens; neighbours share `doc_stride` tokens of the context. With `pad`
+    they are padded to `max_length`; always so where the tokenizer pads on the left, as padding that is added
+    there later on would move the tokens. Raises `ValueError` for a tokenizer that does not say which
+    characters a token stands for, and for a `doc_stride` below 0 or one that no context would be left beside.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -36,17 +60,17 @@ class Cutting:
     def __post_init__(self) -> None:
         if not self.tokenizer.is_fast:
             raise ValueError(
-                f"{type(self.tokenizer).__name__} does not say which characters a token stands for; load the fast "
-                "tokenizer of this model, with AutoTokenizer"
+                f"{type(self.tokenizer).__name__} does not say which characters a token stands for; take the "
+                "fast tokenizer of this model, which AutoTokenizer loads"
             )
         if self.doc_stride < 0:
             raise ValueError(f"doc_stride is a number of tokens, at least 0, got {self.doc_stride}")
 
     def __call__(
         self, questions: Sequence[str | None], contexts: Sequence[str | None]
-    ) -> tuple[Columns, list["Window"]]:
-        """Answer the inputs of the model, by name, with what its tokens stand for; missing texts are empty."""
-        # Spaces in front, which some data has by the hundred, are tokens to some tokenizers.
+    ) -> tuple[Columns, list[Window]]:
+        """Cut; answer the model's inputs by name, with what their tokens are. A missing text is empty."""
+        # Some data has hundreds of spaces in front of a question, each a token to some tokenizers.
         questions = [(text or "").strip() for text in questions]
         contexts = [text or "" for text in contexts]
         self._check_room(questions)
@@ -59,37 +83,36 @@ class Cutting:
             padding="max_length" if self.pad or self.tokenizer.padding_side == "left" else False,
             return_overflowing_tokens=True,
         )
-        visible = [np.cumsum([0, *(not letter.isspace() for letter in text)]) for text in contexts]
+        # How many characters up to each one can be seen.
+        visible = {text: np.cumsum([0, *(not letter.isspace() for letter in text)]) for text in set(contexts)}
         windows = [
-            self._window(encoding, row, visible[row])
+            self._window(encoding, row, visible[contexts[row]])
             for encoding, row in zip(tokens.encodings, tokens["overflow_to_sample_mapping"], strict=True)
         ]
         return {name: tokens[name] for name in self.tokenizer.model_input_names if name in tokens}, windows
 
     def _check_room(self, questions: Sequence[str]) -> None:
-        bare = self.tokenizer(
-            questions, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
-        )
-        longest = max(map(len, bare["input_ids"]))
+        longest = max(len(ids) for ids in self.tokenizer(questions, add_special_tokens=False)["input_ids"])
         room = self.max_length - longest - self.tokenizer.num_special_tokens_to_add(pair=True)
         if self.doc_stride >= room:
             raise ValueError(
                 f"a question of {longest} tokens leaves room for {max(room, 0)} tokens of its context in "
-                f"max_seq_length {self.max_length}, and doc_stride {self.doc_stride} has to be less than that; lower "
-                "it, raise max_seq_length, or shorten the question"
+                f"max_seq_length {self.max_length}, and doc_stride {self.doc_stride} has to be less; lower "
+                "doc_stride, raise max_seq_length, or remove the question"
             )
 
-    def _window(self, encoding: Encoding, row: int, visible: np.ndarray) -> "Window":
+    def _window(self, encoding: Encoding, row: int, visible: np.ndarray) -> Window:
         parts = encoding.sequence_ids
         places = np.array(encoding.offsets) * np.array([[part == 1] for part in parts])
         # Tokens of white space alone neither begin nor end an answer.
         places[visible[places[:, 0]] == visible[places[:, 1]]] = 0
         real = np.array(encoding.attention_mask) == 1
         added = real & np.array([part is None for part in parts])
-        return Window(row, places[:, 0], places[:, 1], self._no_answer(np.array(encoding.ids), real, added))
+        no_answer = self._no_answer(np.array(encoding.ids), real, added)
+        return Window(row, places[:, 0], places[:, 1], no_answer)
 
     def _no_answer(self, ids: np.ndarray, real: np.ndarray, added: np.ndarray) -> int:
-        """Choose the token that means "no answer": cls, or else bos, or else the first that is not padding."""
+        """Choose the token that means "no answer": cls, or else bos, or else the first but for padding."""
         for special in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id):
             found = np.flatnonzero(added & (ids == special))
             if len(found):
@@ -97,45 +120,20 @@ class Cutting:
         return int(real.argmax())
 
 
-@dataclass(frozen=True)
-class Window:
-    """What the L tokens of a window are: from which row of a batch, for which characters of its context.
-
-    A token stands for the characters from `first` (L) up to `end` (L), which are equal for tokens of the question,
-    of white space and special ones; `no_answer` is the index of the token that means that there is no answer.
-    """
-
-    row: int
-    first: np.ndarray
-    end: np.ndarray
-    no_answer: int
-
-    def tokens_of(self, first: int, end: int) -> tuple[int, int] | None:
-        """Answer the first and the last token of a range of characters, or None unless all of it is here."""
-        tokens = np.flatnonzero(self.end > self.first)
-        if not len(tokens) or self.first[tokens[0]] > first or self.end[tokens[-1]] < end:
-            return None
-        start = int(tokens[np.searchsorted(self.end[tokens], first, side="right")])
-        stop = int(tokens[np.searchsorted(self.first[tokens], end, side="left") - 1])
-        return (start, stop) if start <= stop else None
-
-
 def training_encoder(cutting: Cutting, columns: QuestionColumns) -> Callable[[Batch], Columns]:
     """Make the function from a batch of `numbered` rows to windows labelled with the answer.
 
-    For `Dataset.map(..., batched=True)`. The labels are `start_positions` and `end_positions`, the first and the
-    last token of the first answer that is at its `answer_start`, or else the token that means "no answer": in
-    windows that do not show all of the answer, and for questions without any. Where there are answers, but
-    none at its place and whole in some window, the row has no windows at all, since they would teach that
-    there is no answer; `report_left_out` counts those rows.
+    For `Dataset.map(..., batched=True)`. The labels `start_positions` and `end_positions` are the first and
+    last token of the first answer that is at its `answer_start`, or the token that means "no answer" in
+    windows that do not show all of it, and for questions without any. A row with answers of which none is at
+    its place and whole in some window has no windows: they would teach that there is no answer.
+    `report_left_out` counts such rows.
     """
 
     def encode(batch: Batch) -> Columns:
-        tokens, windows = cutting(batch[columns.question], batch[columns.context])
-        answers = [true_answers(value) for value in batch[columns.answers]]
-        ranges = [
-            _range(context, given) for context, given in zip(batch[columns.context], answers, strict=True)
-        ]
+        contexts, answers = batch[columns.context], [true_answers(value) for value in batch[columns.answers]]
+        tokens, windows = cutting(batch[columns.question], contexts)
+        ranges = [find_span(*pair) for pair in zip(contexts, answers, strict=True)]
         spans = [ranges[window.row] and window.tokens_of(*ranges[window.row]) for window in windows]
         shown = {window.row for window, span in zip(windows, spans, strict=True) if span is not None}
         keep = [i for i, window in enumerate(windows) if window.row in shown or not answers[window.row]]
@@ -168,33 +166,34 @@ def evaluation_encoder(cutting: Cutting, columns: QuestionColumns) -> Callable[[
 
 
 def report_left_out(rows: Dataset, windows: Dataset) -> None:
-    """Log how many rows `training_encoder` has left out; raise `ValueError` if no row is left."""
-    left_out = len(rows) - len(set(windows[ROW]))
-    if left_out == len(rows):
+    """Log how many rows `training_encoder` has left out; raise `ValueError` if none is left."""
+    left = len(set(windows[ROW])) if len(windows) else 0
+    if not left:
         raise ValueError(
             f"none of {len(rows)} questions has an answer that is at its answer_start and whole in a window; "
             "correct the places, or raise max_seq_length or doc_stride"
         )
-    if left_out:
+    if left < len(rows):
         logger.warning(
-            "%d of %d questions are left out of training: no answer is at its answer_start and whole in a window.",
-            left_out,
+            "%d of %d questions are left out of training: none of their answers is at its answer_start and "
+            "whole in a window.",
+            len(rows) - left,
             len(rows),
         )
 
 
 class QuestionSet(TorchDataset):
-    """A set of windows for the model, with all that is needed to turn its answers into text.
+    """Windows for a model to look for answers in, with all that is needed to turn what it says into text.
 
     `rows` are the questions, `windows` what `evaluation_encoder` made of them once `numbered`. Items are the
-    model's inputs alone. For the N windows of L tokens at most there are int64 arrays: `row` (N), `no_answer` (N),
-    `first` and `end` (N, L), filled up with zeros.
+    inputs of the model alone. For N windows of at most L tokens there are int64 arrays: `row` and `no_answer`
+    (N), `first` and `end` (N, L), filled up with zeros. `answers` is None where they are not known.
     """
 
     def __init__(self, rows: Dataset, windows: Dataset, columns: QuestionColumns) -> None:
         self.ids = question_ids(rows)
         self.contexts = [text or "" for text in rows[columns.context]]
-        self.answers = None
+        self.answers: list[list[tuple[str, int]]] | None = None
         if columns.answers is not None:
             self.answers = [true_answers(value) for value in rows[columns.answers]]
         self.row, self.no_answer = (np.array(windows[name]) for name in (ROW, "no_answer"))
@@ -212,19 +211,9 @@ class QuestionSet(TorchDataset):
         return self._inputs.__getitems__(indices)
 
 
-def _range(context: str | None, answers: Sequence[tuple[str, int]]) -> tuple[int, int] | None:
-    """Answer the characters of the first answer that is where it should be, without white space around it."""
-    for text, start in answers:
-        bare = (text or "").strip()
-        if bare and start is not None and start >= 0 and (context or "").startswith(text, start):
-            first = start + text.index(bare)
-            return first, first + len(bare)
-    return None
-
-
 def _table(windows: Dataset, name: str) -> np.ndarray:
     columns = windows.with_format("numpy")[name][:]
-    table = np.zeros((len(windows), max(map(len, columns), default=0)), dtype=np.int64)
+    table = np.zeros((len(windows), max(map(len, columns))), dtype=np.int64)
     for line, values in zip(table, columns, strict=True):
         line[: len(values)] = values
     return table

@@ -1,8 +1,9 @@
 """The scores of answers taken from a text, equal to those of the two official scripts of SQuAD.
 
 `Squad` gives what evaluate-v1.1.py gives (Rajpurkar et al. 2016, arXiv:1606.05250), `SquadV2` what
-evaluate-v2.0.py does (Rajpurkar et al. 2018, arXiv:1806.03822): all scores are in percent. The scripts differ
-where nothing is left of an answer, as of "the": two such answers share no word in the first, all in the second.
+evaluate-v2.0.py does (Rajpurkar et al. 2018, arXiv:1806.03822): all scores are in percent. The scripts
+differ where nothing is left of answers, as of "the": two of them score an F1 of 0 in the first, 100 in the
+second.
 """
 
 import logging
@@ -28,11 +29,11 @@ Row = Mapping[str, Any]
 
 
 class Squad(LocalMetric):
-    """Percentages of answers equal to, of words in common with, the best of the true answers.
+    """How many answers equal a true one (`exact_match`), how many words they have in common (`f1`).
 
-    Predictions are `{"id", "prediction_text"}`, references `{"id", "answers": {"text", "answer_start"}}` in any
-    order. A question whose id has no prediction scores 0, with a warning. Raises `ValueError` for a question
-    without true answers.
+    Predictions are `{"id", "prediction_text"}`, references `{"id", "answers": {"text", "answer_start"}}`, in
+    any order; among several true answers the best counts. A question whose id has no prediction scores 0,
+    with a warning. Raises `ValueError` for a question without true answers.
     """
 
     prediction: ClassVar[dict[str, datasets.Value]] = {"id": _TEXT, "prediction_text": _TEXT}
@@ -67,11 +68,11 @@ class Squad(LocalMetric):
 class SquadV2(Squad):
     """The same where some questions have no answer, with the scores of both kinds and the best threshold.
 
-    Predictions have a third value, `no_answer_probability`, in any unit that grows with the doubt that there is
-    an answer: above `no_answer_threshold` the question counts as answered by "". An unanswerable question
-    has no true answers. The result has `exact`, `f1`, `total`, these as `HasAns_*` and `NoAns_*` where there are
-    such questions, and what the best threshold would give: `best_exact` at `best_exact_thresh`, `best_f1` at
-    `best_f1_thresh`. Raises `ValueError` for a question without prediction.
+    Predictions have a third value, `no_answer_probability`, in any unit that grows with the doubt whether
+    there is an answer: above `no_answer_threshold` the question counts as answered by "". A question without
+    true answers is unanswerable. The result has `exact`, `f1` and `total`, the same as `HasAns_*` and
+    `NoAns_*` where there are such questions, and what the best threshold would give: `best_exact` at
+    `best_exact_thresh`, `best_f1` at `best_f1_thresh`. Raises `ValueError` for a question without prediction.
     """
 
     prediction: ClassVar[dict[str, datasets.Value]] = Squad.prediction | {

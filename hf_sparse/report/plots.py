@@ -1,17 +1,14 @@
 """Measured runs as pictures; needs `pip install hf_sparse[demo]`."""
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_sparse.training.files import write_atomically
+from hf_sparse.report.pictures import DENSE, GREY, RATE, ZEROS, hide_frame, new_figure, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_ZEROS, _RATE, _GREY, _DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
 
 
 def plot_demo(
@@ -22,9 +19,7 @@ def plot_demo(
     path: Path,
 ) -> None:
     """Write the picture of `demo_figure` as PNG."""
-    picture = BytesIO()
-    demo_figure(log, accuracies, majority, title).savefig(picture, format="png", dpi=150)
-    write_atomically(path, picture.getvalue())
+    write_png(demo_figure(log, accuracies, majority, title), path)
 
 
 def demo_figure(
@@ -35,10 +30,7 @@ def demo_figure(
     `log` holds the Trainer's lines with `step`, `sparsity`, `learning_rate`; `majority` is the accuracy of
     always giving the most frequent answer. The first of the accuracies is the dense model's.
     """
-    from matplotlib.figure import Figure
-
-    # A Figure of its own draws without a display and leaves matplotlib's global state alone.
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = new_figure(11, 4.4)
     run, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
     figure.suptitle(title, fontsize=12)
     _draw_run(run, log)
@@ -50,33 +42,32 @@ def _draw_run(zeros: "Axes", log: Sequence[Mapping[str, float]]) -> None:
     lines = [line for line in log if "sparsity" in line and "learning_rate" in line]
     steps = [line["step"] for line in lines]
     zeros.set_title("Pruning once, during pre-training", fontsize=10)
-    zeros.plot(steps, [100 * line["sparsity"] for line in lines], color=_ZEROS, linewidth=2)
+    zeros.plot(steps, [100 * line["sparsity"] for line in lines], color=ZEROS, linewidth=2)
     zeros.set_xlabel("optimizer step")
-    zeros.set_ylabel("zeros among the encoder's weights (%)", color=_ZEROS)
+    zeros.set_ylabel("zeros among the encoder's weights (%)", color=ZEROS)
     zeros.set_ylim(0, 100)
     zeros.set_xlim(left=0)
-    zeros.tick_params(axis="y", colors=_ZEROS)
+    zeros.tick_params(axis="y", colors=ZEROS)
     zeros.grid(alpha=0.25)
     rate = zeros.twinx()
-    rate.plot(steps, [1000 * line["learning_rate"] for line in lines], color=_RATE, linewidth=1.5)
-    rate.set_ylabel("learning rate (thousandths)", color=_RATE)
+    rate.plot(steps, [1000 * line["learning_rate"] for line in lines], color=RATE, linewidth=1.5)
+    rate.set_ylabel("learning rate (thousandths)", color=RATE)
     rate.set_ylim(bottom=0)
-    rate.tick_params(axis="y", colors=_RATE)
+    rate.tick_params(axis="y", colors=RATE)
     for axes in (zeros, rate):
-        axes.spines["top"].set_visible(False)
+        hide_frame(axes, "top")
 
 
 def _draw_accuracies(axes: "Axes", accuracies: Mapping[str, float], majority: float) -> None:
     names, values = list(accuracies), [100 * value for value in accuracies.values()]
-    colours = [_DENSE] + [_ZEROS] * (len(names) - 1)
+    colours = [DENSE] + [ZEROS] * (len(names) - 1)
     drawn = axes.bar(names, values, color=colours, width=0.62)
     axes.bar_label(drawn, fmt="%.1f", padding=2)
-    axes.axhline(100 * majority, color=_GREY, linestyle="--", linewidth=1, label="most frequent class")
+    axes.axhline(100 * majority, color=GREY, linestyle="--", linewidth=1, label="most frequent class")
     axes.legend(loc="upper right", frameon=False, fontsize=8)
     axes.set_title("After the same fine-tuning budget", fontsize=10)
     axes.set_ylabel("accuracy on held-out texts (%)")
     axes.set_ylim(0, 100)
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    hide_frame(axes, "top", "right")

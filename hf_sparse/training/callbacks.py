@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
-from hf_sparse.training.state import write_state
+from hf_sparse.training.state import SavedState, write_state
 
 
 class SparsityCallback(TrainerCallback):
@@ -108,7 +108,7 @@ class SparsityCallback(TrainerCallback):
     ) -> None:
         self.sparsifier.verify(state.global_step)
         if args.should_save:
-            saved = self.sparsifier.save(self.recipe, state.global_step, state.max_steps)
+            saved = SavedState(self.recipe, state.global_step, state.max_steps, *self.sparsifier.state())
             write_state(_checkpoint(args, state), saved)
             self.sparsifier.record(model)
             if getattr(model, "config", None) is not None:

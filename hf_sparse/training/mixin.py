@@ -130,10 +130,10 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         super().save_model(output_dir, _internal_call)
 
     def _state_to_save(self) -> SavedState:
-        step, total_steps = self.state.global_step, self.state.max_steps
-        if self.sparsifier is None:
-            return SavedState(self.recipe, step, total_steps, {})
-        return self.sparsifier.save(self.recipe, step, total_steps)
+        masks, extras = ({}, {}) if self.sparsifier is None else self.sparsifier.state()
+        if self.distiller is not None:
+            extras = extras | {"distillation": self.distiller.state()}
+        return SavedState(self.recipe, self.state.global_step, self.state.max_steps, masks, extras)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
@@ -150,6 +150,8 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         if self.distiller is not None:
             self.distiller.begin_training(self.accelerator)
         saved, self._resumed = self._resumed, None
+        if saved is not None and self.distiller is not None:
+            self.distiller.load_state(saved.extras.get("distillation", {}))
         if saved is not None and self.state.global_step:
             check_length(saved, self.state.max_steps, self.allow_schedule_change)
             check_step(saved, self.state.global_step)

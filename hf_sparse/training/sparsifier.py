@@ -3,10 +3,9 @@
 import logging
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_sparse.checkpoint.contract import write_contract
-from hf_sparse.recipe import Recipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.allocation import Budget
 from hf_sparse.sparsity.layout import Layout, Override
@@ -182,10 +181,10 @@ class Sparsifier:
             for budget in budgets
         ]
 
-    def save(self, recipe: Recipe, step: int, total_steps: int) -> SavedState:
-        """Return what a checkpoint has to hold of this object."""
+    def state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        """Return what a checkpoint has to hold of this object: packed masks, and other tensors by part."""
         extras = {} if self.remembered is None else {"remembered": self.remembered.pack()}
-        return SavedState(recipe, step, total_steps, self.masks.pack(), extras)
+        return self.masks.pack(), extras
 
     def record(self, model: nn.Module) -> None:
         """Write what is removed into the configuration of the model."""

@@ -55,10 +55,7 @@ def test_answers_count_where_they_lie_in_the_input(start: int, end: int, labels:
 
 
 def test_inputs_other_than_text_count_as_sequences() -> None:
-    assert counted({"pixel_values": torch.zeros(3, 1, 8, 8), "labels": torch.tensor([0, 1, 2])})[::2] == [
-        3,
-        3,
-    ]
+    assert counted({"pixel_values": torch.zeros(3, 2, 8, 8), "labels": torch.tensor([0, 1, 2])}) == [3, 3, 3]
 
 
 def test_counts_add_up_over_micro_batches() -> None:

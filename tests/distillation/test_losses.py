@@ -122,10 +122,36 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
         logits_terms(tokens, tokens, {"attention_mask": torch.ones(2, 5)}, 2.0, None)
 
 
-def test_token_logits_of_an_encoder_decoder_are_refused() -> None:
-    tokens = {"logits": torch.zeros(2, 3, 4), "encoder_last_hidden_state": torch.zeros(2, 3, 8)}
-    with pytest.raises(ValueError, match="encoder-decoder"):
-        logits_terms(tokens, tokens, {"attention_mask": torch.ones(2, 3)}, 2.0, None)
+def test_token_logits_of_an_encoder_decoder_count_where_there_is_a_label() -> None:
+    shape, encoder = (2, 3, 4), {"encoder_last_hidden_state": torch.zeros(2, 5, 8)}
+    teacher = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    inputs = {"attention_mask": torch.ones(2, 5), "labels": torch.tensor([[7, 8, -100], [0, -100, -100]])}
+    keep = inputs["labels"] != -100
+    expected = functional.kl_div(
+        torch.full((3, 4), 0.25).log(), teacher[keep].log_softmax(-1), log_target=True, reduction="sum"
+    )
+    student = {"logits": torch.zeros(shape), **encoder}
+    total, unit = only(logits_terms(student, {"logits": teacher, **encoder}, inputs, 1.0, None))
+    assert total == pytest.approx(expected.item(), rel=1e-5)
+    assert unit == "labels"
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"), [({}, "none"), ({"labels": torch.zeros(2, 4)}, r"some of shape \(2, 4\)")]
+)
+def test_a_decoder_without_labels_for_its_logits_is_refused(labels: dict[str, Tensor], found: str) -> None:
+    tokens = {"logits": torch.zeros(2, 3, 4), "encoder_last_hidden_state": torch.zeros(2, 5, 8)}
+    with pytest.raises(ValueError, match=rf"labels of shape \(2, 3\) say .* got {found}; pass labels"):
+        logits_terms(tokens, tokens, labels, 2.0, None)
+
+
+def test_positions_of_images_are_averaged_for_each() -> None:
+    student, teacher = torch.zeros(2, 5, 4), torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    texts = {"input_ids": torch.ones(2, 5)}
+    summed, _ = only(logits_terms({"logits": student}, {"logits": teacher}, texts, 2.0, None))
+    images = {"pixel_values": torch.zeros(2, 3, 8, 8)}
+    total, unit = only(logits_terms({"logits": student}, {"logits": teacher}, images, 2.0, None))
+    assert (total, unit) == (pytest.approx(summed / 5), "sequences")
 
 
 @pytest.mark.parametrize(("total", "unit"), [(torch.zeros(2), "tokens"), (torch.zeros(()), "words")])

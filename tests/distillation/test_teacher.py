@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pairs import encoder_decoder
 from torch import nn
 from transformers import (
     BertConfig,
@@ -28,6 +29,7 @@ from transformers import (
 from hf_sparse.distillation.teacher import (
     check_compatible,
     check_same_vocabulary,
+    decoder_inputs,
     freeze,
     load_teacher,
     teacher_inputs,
@@ -72,6 +74,24 @@ def test_the_teacher_sees_no_labels() -> None:
     ]
     seen = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids", "position_ids"), 1)
     assert teacher_inputs({**seen, **dict.fromkeys(hidden, 1)}) == seen
+
+
+def test_what_a_decoder_starts_from_is_made_of_the_labels_where_it_is_not_given() -> None:
+    student, labels = encoder_decoder("bart", 0, (1, 1)), torch.tensor([[5, 6, -100]])
+    made = decoder_inputs(student, {"labels": labels})
+    assert made["decoder_input_ids"].tolist() == [[2, 5, 6]]
+    for given in ("decoder_input_ids", "decoder_inputs_embeds"):
+        assert decoder_inputs(student, {"labels": labels, given: labels}) == {}
+    assert decoder_inputs(student, {"input_ids": labels}) == {}
+    assert decoder_inputs(bert(), {"labels": labels}) == {}
+
+
+def test_where_outputs_are_not_compared_heads_and_labels_may_differ() -> None:
+    check_compatible(bert(num_labels=3), bert(BertForTokenClassification), outputs=False)
+    with pytest.raises(ValueError, match="vocabulary size is 8, the teacher's 9"):
+        check_compatible(bert(), bert(vocab_size=9), outputs=False)
+    with pytest.raises(ValueError, match="shares weights"):
+        check_compatible(student := bert(), student, outputs=False)
 
 
 def test_models_of_another_size_or_family_fit() -> None:

@@ -39,6 +39,18 @@ def test_loss_with_gradient_are_those_of_one_process(
         assert line[key] == pytest.approx(alone["line"][key], rel=1e-4)
 
 
+def test_projections_are_learned_as_in_one_process(ranks: list[dict[str, Any]], tmp_path: Path) -> None:
+    alone = lesson("classification", tmp_path, batch=8, features=True)
+    for rank in ranks:
+        ours = rank["features"]
+        assert list(differences(ours["learned"], ranks[0]["features"]["learned"])) == []
+        for key in ("loss", "loss_hidden", "loss_relations"):
+            assert ours["line"][key] == pytest.approx(alone["line"][key], rel=1e-4)
+        assert len(ours["projections"]) == 2
+        for mine, expected in zip(ours["projections"], alone["projections"], strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_both_processes_hold_the_same_model_with_exact_zeros(ranks: list[dict[str, Any]]) -> None:
     ours, theirs = (rank["straight"] for rank in ranks)
     for part in ("weights", "masks", "optimizer"):

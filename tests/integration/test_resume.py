@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Cut, checkpoint, differences, distil, lock, mlm, outcome, prune, prune_little, revive
+from runs import (
+    Cut,
+    checkpoint,
+    differences,
+    distil,
+    distil_hidden,
+    lock,
+    mlm,
+    outcome,
+    prune,
+    prune_little,
+    revive,
+)
 from tiny import arguments, bert, pruning, sentences
 from transformers import TrainerCallback
 
@@ -27,10 +39,11 @@ LENGTH = 8
         # In the ramp, between its end and the last update, after that.
         (revive, (4, 7, 9, 10), {}),
         (distil, (3, 8), {"lr_scheduler_type": "cosine"}),
+        (distil_hidden, (3, 8), {}),
         (lock, (3, 8), {}),
         (mlm, (3, 8), {"warmup_steps": 2}),
     ],
-    ids=["prune", "prune little", "revive", "distil", "lock", "mlm"],
+    ids=["prune", "prune little", "revive", "distil", "distil hidden", "lock", "mlm"],
 )
 def test_a_run_resumed_from_any_checkpoint_ends_bit_for_bit_like_a_straight_one(
     run, steps: tuple[int, ...], changes: dict[str, Any], tmp_path: Path

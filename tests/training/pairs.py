@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     DistilBertConfig,
@@ -14,6 +16,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -59,6 +63,32 @@ def make(kind: str, seed: int = 0, **config: Any) -> PreTrainedModel:
         sizes |= {"hidden_dim": sizes.pop("intermediate_size")}
     torch.manual_seed(seed)
     return architecture(settings(**(QUIET | sizes)))
+
+
+def encoder_decoder(kind: str, seed: int, layers: tuple[int, int], width: int = 32) -> PreTrainedModel:
+    """A T5 or BART with so many layers in its encoder, in its decoder."""
+    torch.manual_seed(seed)
+    encoder, decoder = layers
+    if kind == "t5":
+        sizes = {"num_layers": encoder, "num_decoder_layers": decoder, "d_kv": 16, "d_ff": 64, "num_heads": 2}
+        config = T5Config(
+            vocab_size=100, d_model=width, dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, **sizes
+        )
+        return T5ForConditionalGeneration(config)
+    sizes = {f"{stack}_attention_heads": 2 for stack in ("encoder", "decoder")}
+    sizes |= {f"{stack}_ffn_dim": 64 for stack in ("encoder", "decoder")}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = BartConfig(
+        vocab_size=100,
+        d_model=width,
+        encoder_layers=encoder,
+        decoder_layers=decoder,
+        dropout=0.0,
+        max_position_embeddings=16,
+        **sizes,
+        **special,
+    )
+    return BartForConditionalGeneration(config)
 
 
 def batch(kind: str, rows: int = 6, length: int = 8) -> dict[str, Tensor]:

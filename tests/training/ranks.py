@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from doomed import cheap_processes
 from lessons import LESSONS, TEMPERATURE, Gradients
+from pairs import make
 from runs import checkpoint, outcome
 from tiny import arguments, bert, sentences
 
@@ -17,7 +18,11 @@ RANKS = 2
 TEACHING = Recipe.from_dict({"distillation": {"temperature": TEMPERATURE, "task": 0.3, "logits": 0.7}})
 
 
-def lesson(name: str, folder: Path, batch: int) -> dict[str, Any]:
+# With a wider teacher hidden states are compared through projections, which DDP does not know.
+FEATURES = TEACHING.override(["distillation.hidden=0.5", "distillation.relations=0.6"])
+
+
+def lesson(name: str, folder: Path, batch: int, features: bool = False) -> dict[str, Any]:
     """Teach one step over 16 rows, in two micro-batches of `batch` rows a process; return what came of it."""
     gradients = Gradients()
     trainer = SparseTrainer(
@@ -31,12 +36,18 @@ def lesson(name: str, folder: Path, batch: int) -> dict[str, Any]:
             max_grad_norm=0.0,
         ),
         train_dataset=LESSONS[name].rows(16),
-        recipe=TEACHING,
-        teacher=LESSONS[name].make(1),
+        recipe=FEATURES if features else TEACHING,
+        teacher=make("bert", 1, hidden_size=48) if features else LESSONS[name].make(1),
         callbacks=[gradients],
     )
     trainer.train()
-    return {"gradients": gradients.steps, "line": trainer.state.log_history[0]}
+    projections = [matrix.grad.clone() for matrix in trainer.distiller.parameters()]
+    return {
+        "gradients": gradients.steps,
+        "line": trainer.state.log_history[0],
+        "projections": projections,
+        "learned": trainer.distiller.state(),
+    }
 
 
 def pruning_run(folder: Path, resume: Path | None = None) -> dict[str, Any]:
@@ -72,6 +83,7 @@ def work(rank: int, port: int, folder: Path) -> None:
     # transformers 5.17 loads the optimizer of several processes to "cpu:0", a place that torch does not know.
     torch.serialization.register_package(0, lambda storage: None, _restore)
     results = {name: lesson(name, folder, batch=4) for name in ("masked", "causal", "classification")}
+    results["features"] = lesson("classification", folder, batch=4, features=True)
     results["straight"] = pruning_run(folder / "run")
     results["resumed"] = pruning_run(folder / "again", resume=checkpoint(folder / "run", 6))
     torch.save(results, folder / f"rank-{rank}.pt")

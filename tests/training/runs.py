@@ -51,6 +51,14 @@ def distil(folder: Path | str, **changes: Any) -> SparseTrainer:
     return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=bert(seed=1))
 
 
+def distil_hidden(folder: Path | str, **changes: Any) -> SparseTrainer:
+    """A trainer whose student learns projections to the width of its teacher."""
+    assignments = ["sparsity.schedule.every=1", "distillation.hidden=0.5"]
+    recipe = Recipe.preset("prune_ofa_90").override(assignments)
+    teacher = bert(seed=1, hidden_size=48)
+    return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=teacher)
+
+
 def lock(folder: Path | str, **changes: Any) -> SparseTrainer:
     model = bert()
     with torch.no_grad():

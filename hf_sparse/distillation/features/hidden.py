@@ -48,40 +48,40 @@ class Hidden(FeatureTerm):
                 f"{type(student).__name__} and {type(teacher).__name__}; take another teacher, or leave "
                 "hidden out"
             )
-        self.pairs = [
-            (stack, layer, their_layer)
+        self.pairs = {
+            stack: layer_map(settings.layers, depth, their_depths[stack], lowest=0)
             for stack, depth in depths.items()
-            for layer, their_layer in layer_map(settings.layers, depth, their_depths[stack], lowest=0).items()
-        ]
+        }
+        self.count = sum(len(layers) for layers in self.pairs.values())
         self.projections = nn.ParameterDict()
         if ours.hidden_size != theirs.hidden_size:
             # A generator of its own: what a seed gives must not depend on the recipe.
             generator = torch.Generator().manual_seed(_SEED)
-            for stack, layer, _ in self.pairs:
+            for name in (f"{stack}_{layer}" for stack, layers in self.pairs.items() for layer in layers):
                 matrix = torch.empty(theirs.hidden_size, ours.hidden_size)
                 nn.init.xavier_uniform_(matrix, generator=generator)
-                self.projections[f"{stack}_{layer}"] = nn.Parameter(matrix)
+                self.projections[name] = nn.Parameter(matrix)
 
     def forward(
         self, student: Mapping[str, Any], teacher: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> list[LossTerm]:
-        totals: dict[str, Tensor] = {}
-        for stack, layer, their_layer in self.pairs:
-            ours = precise(learnable(_state(student, stack, layer), f"hidden states of layer {layer}"))
-            theirs = precise(_state(teacher, stack, their_layer))
-            if self.projections:
-                ours = functional.linear(ours, self.projections[f"{stack}_{layer}"].to(ours.dtype))
-            require_same_shape(ours, theirs, "hidden states")
-            length = ours.shape[1]
-            keep = (label_mask if stack == _DECODER else fitting_mask)(ours.shape[:2], inputs)
-            if keep is not None:
-                ours, theirs = ours[keep], theirs[keep]
-            total = (ours - theirs).square().sum() / (theirs.shape[-1] * len(self.pairs))
-            totals[stack] = totals.get(stack, 0.0) + total
-        return [
-            LossTerm(total, "labels") if stack == _DECODER else position_term(total, length, inputs)
-            for stack, total in totals.items()
-        ]
+        terms = []
+        for stack, layers in self.pairs.items():
+            total: Tensor | float = 0.0
+            for layer, their_layer in layers.items():
+                ours = precise(learnable(_state(student, stack, layer), f"hidden states of layer {layer}"))
+                theirs = precise(_state(teacher, stack, their_layer))
+                if self.projections:
+                    ours = functional.linear(ours, self.projections[f"{stack}_{layer}"].to(ours.dtype))
+                require_same_shape(ours, theirs, "hidden states")
+                length = ours.shape[1]
+                keep = (label_mask if stack == _DECODER else fitting_mask)(ours.shape[:2], inputs)
+                if keep is not None:
+                    ours, theirs = ours[keep], theirs[keep]
+                total += (ours - theirs).square().sum() / (theirs.shape[-1] * self.count)
+            decoder = stack == _DECODER
+            terms.append(LossTerm(total, "labels") if decoder else position_term(total, length, inputs))
+        return terms
 
 
 def _depths(config: PreTrainedConfig) -> dict[str, int]:

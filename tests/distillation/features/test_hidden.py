@@ -2,9 +2,13 @@
 
 import pytest
 import torch
-from pairs import KINDS, batch, compare, make, mean, positions, states, term_of
-from transformers import BartConfig, BartForConditionalGeneration, EncoderDecoderConfig, EncoderDecoderModel
-from transformers import T5Config, T5ForConditionalGeneration
+from pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
+from transformers import (
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 WIDE = {"hidden_size": 48, "intermediate_size": 96}
 
@@ -72,31 +76,6 @@ def test_projections_are_the_same_every_time_and_draw_no_random_numbers() -> Non
     assert {value.dtype for value in first.values()} == {torch.float32}
 
 
-def encoder_decoder(kind: str, seed: int, layers: tuple[int, int], width: int = 32):
-    torch.manual_seed(seed)
-    encoder, decoder = layers
-    if kind == "t5":
-        sizes = {"num_layers": encoder, "num_decoder_layers": decoder, "d_kv": 16, "d_ff": 64, "num_heads": 2}
-        config = T5Config(
-            vocab_size=100, d_model=width, dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, **sizes
-        )
-        return T5ForConditionalGeneration(config)
-    sizes = {f"{stack}_attention_heads": 2 for stack in ("encoder", "decoder")}
-    sizes |= {f"{stack}_ffn_dim": 64 for stack in ("encoder", "decoder")}
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-    config = BartConfig(
-        vocab_size=100,
-        d_model=width,
-        encoder_layers=encoder,
-        decoder_layers=decoder,
-        dropout=0.0,
-        max_position_embeddings=16,
-        **sizes,
-        **special,
-    )
-    return BartForConditionalGeneration(config)
-
-
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_both_stacks_of_an_encoder_decoder_are_compared(kind: str) -> None:
     student, teacher = encoder_decoder(kind, 0, (1, 2)), encoder_decoder(kind, 1, (2, 2))
@@ -117,6 +96,39 @@ def test_both_stacks_of_an_encoder_decoder_are_compared(kind: str) -> None:
     terms = term(ours, theirs, inputs)
     assert [part.unit for part in terms] == ["tokens", "labels"]
     torch.testing.assert_close(mean(terms, inputs), sum(errors) / 3, rtol=1e-5, atol=0.0)
+
+
+def test_an_encoder_without_tokens_has_a_mean_over_its_own_positions() -> None:
+    """Sounds of 16 frames are 8 positions of the encoder, beside 5 labels."""
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        sizes = {f"{stack}_{part}": 1 for stack in ("encoder", "decoder") for part in ("layers", "ffn_dim")}
+        heads = {f"{stack}_attention_heads": 2 for stack in ("encoder", "decoder")}
+        special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+        config = WhisperConfig(
+            vocab_size=100,
+            d_model=32,
+            num_mel_bins=4,
+            max_source_positions=8,
+            **sizes,
+            **heads,
+            **special,
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
+        )
+        models.append(WhisperForConditionalGeneration(config).eval())
+    inputs = {"input_features": torch.randn(3, 4, 16), "labels": torch.arange(15).reshape(3, 5)}
+    term = term_of("hidden", *models)
+    ours, theirs = states(term, *models, inputs)
+    terms = term(ours, theirs, inputs)
+    errors = [
+        (ours[f"{stack}_hidden_states"][1] - theirs[f"{stack}_hidden_states"][1]).square().mean() / 2
+        for stack in ("encoder", "decoder")
+    ]
+    assert [part.unit for part in terms] == ["sequences", "labels"]
+    torch.testing.assert_close(terms[0].total / 3, errors[0], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(terms[1].total / 15, errors[1], rtol=1e-5, atol=0.0)
 
 
 def test_projections_of_an_encoder_decoder_are_told_apart() -> None:

@@ -49,10 +49,9 @@ def gradients(name: str, kind: str, sizes: list[int]) -> tuple[float, Tensor]:
 def test_any_split_of_a_batch_gives_the_loss_and_gradient_of_the_whole(name: str, kind: str) -> None:
     loss, gradient = gradients(name, kind, [6])
     assert loss > 0
-    for sizes in ([1] * 6, [4, 2]):
-        other, slope = gradients(name, kind, sizes)
-        assert other == pytest.approx(loss, rel=1e-5)
-        assert torch.allclose(slope, gradient, atol=1e-5 * gradient.abs().max().item())
+    other, slope = gradients(name, kind, [3, 2, 1])
+    assert other == pytest.approx(loss, rel=1e-5)
+    assert torch.allclose(slope, gradient, atol=1e-5 * gradient.abs().max().item())
 
 
 @pytest.mark.parametrize(("name", "kind"), [pair for pair in EVERY if pair[1] != "vit"])
@@ -111,6 +110,8 @@ def test_images_cut_into_other_patches_are_refused(name: str) -> None:
 @pytest.mark.parametrize("kind", ["bert", "vit"])
 def test_layers_may_be_mapped_one_by_one(name: str, kind: str) -> None:
     student, teacher, inputs = make(kind), make(kind, 1, num_hidden_layers=3), batch(kind)
-    apart = [mean(compare(name, student, teacher, inputs, layers={s: t}), inputs) for s, t in ((1, 3), (2, 1))]
+    apart = [
+        mean(compare(name, student, teacher, inputs, layers={s: t}), inputs) for s, t in ((1, 3), (2, 1))
+    ]
     together = mean(compare(name, student, teacher, inputs, layers={1: 3, 2: 1}), inputs)
     torch.testing.assert_close(together, sum(apart) / 2, rtol=1e-5, atol=0.0)

@@ -1,0 +1,47 @@
+"""Saved models, as the class they were saved as."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+)
+
+
+def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedModel:
+    """Load a model as the class that its configuration names, without a head where it names none."""
+    named = AutoConfig.from_pretrained(name_or_path).architectures or [""]
+    architecture = getattr(transformers, named[0], AutoModel)
+    return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
+
+
+def weight_bytes(name_or_path: str) -> int:
+    """Return the size of the files that the weights of a saved model lie in; the sidecar is none of them.
+
+    Raises `FileNotFoundError` if there are none that transformers would load.
+    """
+    for single, index in (
+        (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
+        (WEIGHTS_NAME, WEIGHTS_INDEX_NAME),
+    ):
+        if (file := _file(name_or_path, single)) is not None:
+            return file.stat().st_size
+        if (file := _file(name_or_path, index)) is not None:
+            shards = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+            return sum(Path(cached_file(name_or_path, shard)).stat().st_size for shard in shards)
+    raise FileNotFoundError(f"{name_or_path} holds no weights in a form that transformers loads")
+
+
+def _file(name_or_path: str, file: str) -> Path | None:
+    try:
+        found = cached_file(name_or_path, file)
+    except OSError:
+        return None
+    return None if found is None else Path(found)

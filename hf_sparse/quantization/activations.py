@@ -1,0 +1,104 @@
+"""Activations on a grid of 256 integers: where its ends are, and rounding to it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+LEVELS = 255
+
+
+def parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 scale and int32 zero point of the uint8 grid over [low, high], which holds 0 exactly.
+
+    Where the range is empty the scale is 1.
+    """
+    low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+    scale = (high - low) / LEVELS
+    scale = torch.where(scale == 0, 1.0, scale)
+    return scale, torch.round(-low / scale).clamp_(0, LEVELS).to(torch.int32)
+
+
+def simulate(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Round values to the uint8 grid over a range, per tensor.
+
+    Values beyond the range take its ends and no gradient.
+    """
+    scale, zero_point = parameters(low, high)
+    return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, LEVELS)
+
+
+class _PerToken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
+        scales = values.abs().amax(-1, keepdim=True).float() / 127
+        scales = torch.where(scales == 0, 1.0, scales)
+        return (values / scales).round_().mul_(scales).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def simulate_per_token(values: Tensor) -> Tensor:
+    """Round each token (last dimension) to signed 8-bit codes by its own largest value; nothing is clipped."""
+    return _PerToken.apply(values)
+
+
+Range = tuple[Tensor, Tensor]
+
+
+def _smallest_and_largest(values: Tensor) -> Range:
+    low, high = torch.aminmax(values)
+    return low.float(), high.float()
+
+
+# Share of the values on either side that may be clipped.
+_TAIL = 1e-4
+_SAMPLE = 1 << 16
+
+
+def _percentiles(values: Tensor) -> Range:
+    flat = values.float().flatten()
+    # An odd stride, or a sample of a wide layer would see some of its features only.
+    sample = flat[:: (len(flat) // _SAMPLE) | 1]
+    low, high = torch.quantile(sample, torch.tensor([_TAIL, 1 - _TAIL], device=values.device))
+    return low, high
+
+
+def _least_squares(values: Tensor) -> Range:
+    """Shrink the range of the values step by step and keep that of the least squared error."""
+    low, high = _smallest_and_largest(values)
+    flat = values.float().flatten()
+    sample = flat[:: (len(flat) // _SAMPLE) | 1]
+    shares = [1 - step / 40 for step in range(36)]
+    errors = torch.stack([(simulate(sample, low * s, high * s) - sample).square().sum() for s in shares])
+    best = torch.tensor(shares, device=values.device)[errors.argmin()]
+    return low * best, high * best
+
+
+# What is seen in one batch, and how much of it enters the average; None: the widest range ever seen.
+OBSERVERS: dict[str, tuple[Callable[[Tensor], Range], float | None]] = {
+    "moving_average": (_smallest_and_largest, 0.01),
+    "min_max": (_smallest_and_largest, None),
+    "percentile": (_percentiles, 0.01),
+    "mean_squared_error": (_least_squares, 0.01),
+}
+
+
+def observe(observer: str, values: Tensor, low: Tensor, high: Tensor) -> None:
+    """Let the range [low, high], scalars changed in place, follow the values of a batch.
+
+    A range that has seen nothing is [inf, -inf]. A batch with values that are not finite changes nothing.
+    """
+    measure, share = OBSERVERS[observer]
+    with torch.no_grad():
+        lowest, highest = measure(values.detach())
+        fine = torch.isfinite(lowest) & torch.isfinite(highest)
+        fresh = torch.isinf(low)
+        if share is None:
+            wide = torch.minimum(low, lowest), torch.maximum(high, highest)
+        else:
+            wide = torch.lerp(low, lowest, share), torch.lerp(high, highest, share)
+        for bound, first, later in zip((low, high), (lowest, highest), wide, strict=True):
+            bound.copy_(torch.where(fine, torch.where(fresh, first, later), bound))

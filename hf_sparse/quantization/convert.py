@@ -1,0 +1,68 @@
+"""Turning a model's Linears into quantized ones and back, in place, parameters untouched."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_sparse.quantization.linear import (
+    FakeQuantConv1D,
+    FakeQuantLinear,
+    LayerQuantization,
+    Phase,
+    SharedInput,
+)
+from hf_sparse.quantization.weights import WeightScheme
+from hf_sparse.targets import Target
+
+QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: FakeQuantLinear, Conv1D: FakeQuantConv1D}
+_LOW, _HIGH = "input_low", "input_high"
+
+
+def attach(
+    targets: Iterable[Target], weights: WeightScheme, activations: str, observer: str, phase: Phase
+) -> dict[str, LayerQuantization]:
+    """Quantize the modules of targets, by changing their class; return each layer's part by its name.
+
+    The ranges of inputs are buffers that no state dict holds, so that checkpoints stay as they are. Raises
+    `ValueError` where a weight cannot be covered or a module is of a kind that is not known.
+    """
+    targets = list(targets)
+    for target in targets:
+        if type(target.module) not in QUANTIZED:
+            raise ValueError(
+                f"{target.name} belongs to a {type(target.module).__name__}, which cannot be quantized; "
+                "exclude it"
+            )
+        weights.check(target.name, tuple(target.weight.shape))
+    families = Counter(_family(target) for target in targets)
+    shared = {family: SharedInput(readers) for family, readers in families.items() if readers > 1}
+    layers = {}
+    for target in targets:
+        module, device = target.module, target.parameter.device
+        for name, nothing in ((_LOW, torch.inf), (_HIGH, -torch.inf)):
+            module.register_buffer(name, torch.tensor(nothing, device=device), persistent=False)
+        module.__class__ = QUANTIZED[type(module)]
+        module.quantization = LayerQuantization(
+            weights, activations, observer, phase, shared.get(_family(target))
+        )
+        layers[target.name.removesuffix(".weight")] = module.quantization
+    return layers
+
+
+def detach(model: nn.Module) -> None:
+    """Give every quantized module its own class back."""
+    original = {quantized: kind for kind, quantized in QUANTIZED.items()}
+    for module in model.modules():
+        if type(module) in original:
+            module.__class__ = original[type(module)]
+            del module.quantization
+            for name in (_LOW, _HIGH):
+                delattr(module, name)
+
+
+def _family(target: Target) -> tuple[str, int]:
+    """Name what may read one input: modules side by side, with inputs of one width."""
+    return target.name.rpartition(".weight")[0].rpartition(".")[0], target.weight.shape[1]

@@ -1,0 +1,97 @@
+"""Weights on a grid of few integers: which of them share a scale, how they are rounded."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+Granularity = Literal["tensor", "channel", "group"]
+
+
+@dataclass(frozen=True)
+class WeightScheme:
+    """Symmetric signed integers of `bits`, from -(2^(bits-1) - 1) to its opposite, so that 0 stays 0.
+
+    A scale is shared by the whole weight (`tensor`), by a row (`channel`), or by `group` consecutive inputs.
+    """
+
+    bits: int = 8
+    granularity: Granularity = "channel"
+    group: int | None = None
+
+    def __str__(self) -> str:
+        ending = f"group_{self.group}" if self.granularity == "group" else f"per_{self.granularity}"
+        return f"int{self.bits}_{ending}"
+
+    @property
+    def highest(self) -> int:
+        """The largest code; the smallest is its negative."""
+        return 2 ** (self.bits - 1) - 1
+
+    def check(self, name: str, shape: tuple[int, int]) -> None:
+        """Raise `ValueError` if the scheme cannot cover a weight (out, in)."""
+        if self.granularity == "group" and shape[1] % self.group:
+            raise ValueError(
+                f"scheme {self} does not cover {name} of shape {shape[0]} x {shape[1]}: its "
+                f"{shape[1]} inputs are no multiple of {self.group}; exclude it, or choose another group or per_channel"
+            )
+
+    def scales(self, weight: Tensor) -> Tensor:
+        """Return the float32 step between codes: (1, 1), (out, 1) or (out, in / group).
+
+        Where all weights are zero the step is 1: any would do, and 0 would divide by zero.
+        """
+        low, high = torch.aminmax(self._grouped(weight.detach()), dim=-1)
+        largest = torch.maximum(-low, high).float()
+        if self.granularity == "tensor":
+            largest = largest.amax().reshape(1, 1)
+        scales = largest / self.highest
+        return torch.where(scales == 0, 1.0, scales)
+
+    def codes(self, weight: Tensor, scales: Tensor) -> Tensor:
+        """Round a weight (out, in) to int8 codes of the same shape."""
+        return self._rounded(weight, scales).to(torch.int8).view(weight.shape)
+
+    def restore(self, codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the weight (out, in) that codes stand for."""
+        return (self._grouped(codes) * scales.unsqueeze(-1)).view(codes.shape).to(dtype)
+
+    def simulate(self, weight: Tensor) -> Tensor:
+        """Return a weight (out, in) as its codes restore it; the gradient passes straight through."""
+        return _Simulated.apply(weight, self)
+
+    def _grouped(self, weight: Tensor) -> Tensor:
+        """Return a view (out, scales a row, weights a scale)."""
+        return weight.reshape(weight.shape[0], -1, self.group or weight.shape[1])
+
+    def _rounded(self, weight: Tensor, scales: Tensor) -> Tensor:
+        return torch.div(self._grouped(weight.float()), scales.unsqueeze(-1)).round_()
+
+
+class _Simulated(torch.autograd.Function):
+    """Rounding that clips nothing, since scales follow the largest weight: its gradient is all ones."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, weight: Tensor, scheme: WeightScheme) -> Tensor:
+        scales = scheme.scales(weight)
+        rounded = scheme._rounded(weight, scales).mul_(scales.unsqueeze(-1))
+        return rounded.view(weight.shape).to(weight.dtype)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def read_weight_scheme(text: str) -> WeightScheme:
+    """Read `int8_per_channel`, `int8_per_tensor`, `int4_per_channel`, `int4_group_32` and the like."""
+    match = re.fullmatch(r"int([2-8])_(?:per_(channel|tensor)|group_([1-9]\d*))", text)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a scheme of weights; write int8_per_channel, int8_per_tensor, int4_per_channel "
+            "or int4_group_32 (2 to 8 bits, any size of group)"
+        )
+    bits, whole, group = match.groups()
+    return WeightScheme(int(bits), whole or "group", group and int(group))

@@ -1,0 +1,119 @@
+"""The zeros of a model as pictures."""
+
+from collections.abc import Sequence
+from math import ceil, floor
+from typing import TYPE_CHECKING
+
+from hf_sparse.report.grid import Grid, arrange
+from hf_sparse.report.pictures import GREY, ZEROS, hide_frame, new_figure
+from hf_sparse.sparsity.inspection import WeightInspection, zero_density
+from hf_sparse.targets import Target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import Figure
+
+# Inches.
+_HEIGHT, _LETTER = 0.34, 0.085
+
+
+def sparsity_figure(weights: Sequence[WeightInspection], title: str) -> "Figure":
+    """Draw the sparsity of every kind of weight in every layer; raise `ValueError` if no layers are known."""
+    from matplotlib.cm import ScalarMappable
+
+    grids, _ = arrange(weights)
+    if not grids:
+        raise ValueError("the names of these weights tell no layers apart; draw one of them with --weight")
+    columns = max(len(grid.kinds) for grid in grids) + 1
+    longest = max(len(part) for grid in grids for label in grid.labels for part in label.split("."))
+    heights = [len(grid.layers) + 1 for grid in grids]
+    figure = new_figure(
+        1 + max(0.9, _LETTER * longest + 0.1) * columns, 1.5 + _HEIGHT * sum(heights) + 0.6 * len(grids)
+    )
+    figure.suptitle(title, fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold")
+    panels = figure.subplots(len(grids), 1, height_ratios=heights, squeeze=False)[:, 0]
+    colour = ScalarMappable(_range(weights), _colours())
+    for axes, grid in zip(panels, grids, strict=True):
+        _draw_grid(axes, grid, colour)
+        axes.set_xlim(-0.5, columns - 0.3)
+    ticks = [colour.norm.vmin, colour.norm.vmax]
+    bar = figure.colorbar(
+        colour, ax=panels, location="bottom", ticks=ticks, format="{x:.0%}", aspect=40, shrink=0.4, pad=0.02
+    )
+    bar.ax.tick_params(length=0, labelsize=8, colors=GREY)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def weight_figure(target: Target) -> "Figure":
+    """Draw where the zeros of one matrix are: one cell for every entry, or for a few of them."""
+    weight = target.weight
+    rows, columns = weight.shape
+    ratio = min(max(rows / columns, 0.3), 2.0)
+    figure = new_figure(7 / max(ratio, 1.0) + 1.8, 7 * min(ratio, 1.0) + 1.0)
+    figure.suptitle(target.name, fontsize=11, x=0.01, horizontalalignment="left", fontweight="bold")
+    axes = figure.subplots()
+    image = axes.imshow(
+        zero_density(weight),
+        cmap=_colours(),
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0, columns, rows, 0),
+    )
+    axes.set_xlabel(f"{columns:,} inputs")
+    axes.set_ylabel(f"{rows:,} outputs")
+    hide_frame(axes, "top", "right", "bottom", "left")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=40, format="{x:.0%}", label="zeros")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _draw_grid(axes: "Axes", grid: Grid, colour: "ScalarMappable") -> None:
+    layers, kinds = [*grid.layers, None], [*grid.kinds, None]
+    # The totals stand a little apart.
+    xs, ys = ([*range(len(keys) - 1), len(keys) - 0.8] for keys in (kinds, layers))
+    for y, layer in zip(ys, layers, strict=True):
+        for x, kind in zip(xs, kinds, strict=True):
+            if (share := grid.sparsity(layer, kind)) is not None:
+                _draw_cell(axes, x, y, share, colour)
+    axes.set_ylim(ys[-1] + 0.5, -0.5)
+    axes.set_xticks(xs, [*(label.replace(".", "\n") for label in grid.labels), "all"])
+    axes.set_yticks(ys, [*map(str, grid.layers), "all"])
+    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False, colors=GREY)
+    axes.set_ylabel(grid.stack, color=GREY, fontsize=9)
+    hide_frame(axes, "top", "right", "bottom", "left")
+
+
+def _draw_cell(axes: "Axes", x: float, y: float, share: float, colour: "ScalarMappable") -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour.to_rgba(share), linewidth=0))
+    axes.text(
+        x,
+        y,
+        f"{100 * share:.1f}",
+        color="white" if colour.norm(share) > 0.5 else "black",
+        fontsize=9,
+        horizontalalignment="center",
+        verticalalignment="center",
+    )
+
+
+def _range(weights: Sequence[WeightInspection]) -> "Normalize":
+    """Spread the colours over the tenths that occur, since layers differ by less than all there could be."""
+    from matplotlib.colors import Normalize
+
+    shares = [weight.sparsity for weight in weights]
+    low, high = floor(10 * min(shares)) / 10, ceil(10 * max(shares)) / 10
+    low = max(min(low, high - 0.1), 0)
+    return Normalize(low, max(high, low + 0.1))
+
+
+def _colours() -> "Colormap":
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("zeros", ["#eef3f5", "#a9cbd6", ZEROS, "#0d3b4c"])

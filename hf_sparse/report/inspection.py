@@ -1,0 +1,184 @@
+"""An inspected model as tables, as numbers."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from hf_sparse.checkpoint.contract import Contract, describe_lost, lost_zeros, read_contract
+from hf_sparse.report.grid import Grid, arrange
+from hf_sparse.report.tables import size
+from hf_sparse.sparsity.inspection import Inspection, WeightInspection, inspect_model
+from hf_sparse.sparsity.measure import SparsityReport
+from hf_sparse.targets import Targets
+
+# Between two columns of a table.
+_GAP = 3
+_NO_PATTERN = "none, without zeros"
+
+
+@dataclass(frozen=True)
+class InspectedModel:
+    """A saved model with what was found in it.
+
+    `file_bytes` is the size of its weight files; `contract` what its configuration records, None if nothing;
+    `lost` the weights with fewer zeros than are recorded: how many were removed, how many zeros there are.
+    """
+
+    name: str
+    architecture: str
+    inspection: Inspection
+    file_bytes: int
+    contract: Contract | None
+    lost: Mapping[str, tuple[int, int]]
+
+
+def inspect_saved(name: str, model: PreTrainedModel, targets: Targets, file_bytes: int) -> InspectedModel:
+    """Inspect a loaded model, with what its configuration records."""
+    return InspectedModel(
+        name,
+        type(model).__name__,
+        inspect_model(model, targets),
+        file_bytes,
+        read_contract(model),
+        lost_zeros(model),
+    )
+
+
+def print_inspection(found: InspectedModel, console: Console) -> None:
+    """Print what was found within the width of a console."""
+    console.print(f"{found.name}: {found.architecture}", highlight=False)
+    grids, rest = arrange(found.inspection.weights)
+    for grid in grids:
+        for table in _grid_tables(grid, console.width):
+            console.print(table)
+    if rest:
+        console.print(_list_of(rest))
+    console.print(_shares(found))
+    console.print(_patterns(found.inspection.weights))
+    _print_contract(found, console)
+
+
+def inspection_as_dict(found: InspectedModel) -> dict[str, Any]:
+    """Return everything that was found as JSON takes it."""
+    inspection = found.inspection
+    reports = {"targets": inspection.targets, "layers": inspection.layers, "whole": inspection.whole}
+    return {
+        "model": found.name,
+        "architecture": found.architecture,
+        "sparsity": {
+            name: {"zeros": report.zeros, "entries": report.total, "share": _share(report)}
+            for name, report in reports.items()
+        },
+        "weights": [asdict(weight) | {"sparsity": weight.sparsity} for weight in inspection.weights],
+        "file_bytes": found.file_bytes,
+        "contract": found.contract and asdict(found.contract),
+        "lost_zeros": {
+            name: {"removed": removed, "zeros": zeros} for name, (removed, zeros) in found.lost.items()
+        },
+    }
+
+
+def print_weight(found: InspectedModel, console: Console) -> None:
+    """Print what is known of the only weight that was inspected."""
+    weight = found.inspection.weights[0]
+    rows, columns = weight.shape
+    console.print(f"{weight.name}: {rows:,} outputs x {columns:,} inputs", highlight=False)
+    console.print(
+        f"{weight.zeros:,} of {weight.size:,} entries are zero ({_percent(weight.sparsity)}). Pattern: "
+        f"{weight.pattern or _NO_PATTERN}.",
+        highlight=False,
+    )
+    _print_lost(found, console)
+
+
+def _grid_tables(grid: Grid, width: int) -> list[Table]:
+    """Make one table of a grid, or several where its columns do not fit into one."""
+    labels = dict(zip(grid.kinds, grid.labels, strict=True)) | {None: "all"}
+    headings = {kind: label.split(".") for kind, label in labels.items()}
+    parts: list[list[str | None]] = []
+    room = 0
+    for kind, heading in headings.items():
+        needed = _GAP + max(len("100.0%"), *map(len, heading))
+        if needed > room:
+            parts.append([])
+            room = width - len("layer") - _GAP
+        parts[-1].append(kind)
+        room -= needed
+    tables = []
+    for part in parts:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("layer", justify="right", no_wrap=True)
+        for kind in part:
+            table.add_column("\n".join(headings[kind]), justify="right", vertical="bottom", no_wrap=True)
+        for layer in grid.layers:
+            table.add_row(str(layer), *(_percent(grid.sparsity(layer, kind)) for kind in part))
+        table.add_section()
+        table.add_row("all", *(_percent(grid.sparsity(kind=kind)) for kind in part))
+        tables.append(table)
+    return tables
+
+
+def _list_of(weights: Sequence[WeightInspection]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("weight", overflow="fold")
+    table.add_column("zeros", justify="right", no_wrap=True)
+    for weight in weights:
+        table.add_row(weight.name, _percent(weight.sparsity))
+    return table
+
+
+def _shares(found: InspectedModel) -> Table:
+    inspection = found.inspection
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "zeros", "entries", "not zero"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name, report in (
+        ("target weights", inspection.targets),
+        ("layers, with biases and norms", inspection.layers),
+        ("whole model", inspection.whole),
+    ):
+        kept = report.total - report.zeros
+        table.add_row(name, _percent(_share(report)), f"{report.total:,}", f"{kept:,}")
+    table.add_section()
+    table.add_row("weight files", "", size(found.file_bytes), "")
+    return table
+
+
+def _patterns(weights: Sequence[WeightInspection]) -> str:
+    counts = Counter(weight.pattern or _NO_PATTERN for weight in weights)
+    return "Pattern: " + "; ".join(
+        f"{name} in {count} of {len(weights)} weights" for name, count in counts.most_common()
+    )
+
+
+def _print_contract(found: InspectedModel, console: Console) -> None:
+    if (contract := found.contract) is None:
+        console.print("The configuration records no sparsity.")
+        return
+    console.print(
+        f"Recorded: {contract.pattern}, {_percent(contract.target)} asked for, "
+        f"{_percent(contract.achieved)} achieved, masks {contract.digest[:16]}.",
+        highlight=False,
+    )
+    if not found.lost:
+        console.print("Every weight has at least the zeros recorded of it.", highlight=False)
+    _print_lost(found, console)
+
+
+def _print_lost(found: InspectedModel, console: Console) -> None:
+    if found.lost:
+        console.print(f"Warning: {describe_lost(found.lost)}.", style="red", highlight=False)
+
+
+def _share(report: SparsityReport) -> float | None:
+    return report.overall if report.total else None
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

@@ -1,0 +1,36 @@
+"""What all pictures share: colours, and how they are written."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_sparse.training.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ZEROS, RATE, GREY, DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
+
+
+def write_png(figure: "Figure", path: Path) -> None:
+    """Write a picture, whole or not at all."""
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(path, picture.getvalue())
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty picture of so many inches; raise `ValueError` if matplotlib is not installed."""
+    try:
+        # A Figure of its own draws without a display and leaves matplotlib's global state alone.
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("pictures need matplotlib; run pip install hf_sparse[demo]") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def hide_frame(axes: "Axes", *sides: str) -> None:
+    """Take away lines around the drawing."""
+    for side in sides:
+        axes.spines[side].set_visible(False)

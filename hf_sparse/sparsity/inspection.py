@@ -1,0 +1,202 @@
+"""Which pattern the zeros of a model follow, as its weights show it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, log2
+
+import numpy as np
+from torch import Tensor, nn
+
+from hf_sparse.sparsity.counting import count_nonzero, nonzero
+from hf_sparse.sparsity.measure import SparsityReport
+from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
+from hf_sparse.sparsity.patterns.n_of_m import NOfM
+from hf_sparse.sparsity.patterns.parse import parse_pattern
+from hf_sparse.sparsity.patterns.pattern import Pattern
+from hf_sparse.targets import Target, Targets, find_targets
+
+CANDIDATES = (
+    "row",
+    "column",
+    "32x32",
+    "16x16",
+    "8x8",
+    "16x4",
+    "4x4",
+    "16x1",
+    "1x16",
+    "4x1",
+    "1x4",
+    "1:2",
+    "2:4",
+    "4:8",
+    "1:4",
+    "2:8",
+    "1:8",
+)
+"""Patterns that are looked for; of several N:M that fit, the one that comes first counts."""
+
+# The share of the zeros that must lie in blocks of zeros, the share of the other blocks that may be zero. The
+# second keeps a weight with hardly an entry left from counting as blocks: neighbours are zero by chance.
+_EXPLAINED, _STRAY = 0.99, 0.1
+# How far the sparsity may exceed that of N:M.
+_EXCESS = 0.02
+
+_PLACE = re.compile(r"(?:(.*?)\.)?(\d+)\.(.+?)(?:\.weight)?(?:\[\d+\])?")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a weight stands: in which stack of layers, in which layer, what it is there."""
+
+    stack: str
+    layer: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class WeightInspection:
+    """The zeros of one weight matrix of shape (out, in).
+
+    `pattern` is the one that explains them, `unstructured` where none does, None without zeros.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    zeros: int
+    pattern: str | None
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def sparsity(self) -> float:
+        return self.zeros / self.size
+
+    @property
+    def place(self) -> Place | None:
+        """Its place in a stack of layers; None if its name has no number. Experts of a layer share theirs."""
+        return place_of(self.name)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The target weights of a model, then all parameters of its layers, then all there are."""
+
+    weights: tuple[WeightInspection, ...]
+    layers: SparsityReport
+    whole: SparsityReport
+
+    @property
+    def targets(self) -> SparsityReport:
+        return SparsityReport(
+            {weight.name: weight.zeros for weight in self.weights},
+            {weight.name: weight.size for weight in self.weights},
+        )
+
+
+def inspect_model(model: nn.Module, targets: Targets) -> Inspection:
+    """Count the zeros of a model, find the pattern of every target; shared parameters count once."""
+    weights = inspect_weights(targets)
+    stacks = {weight.place.stack for weight in weights if weight.place is not None}
+    parameters = dict(model.named_parameters())
+    places = {name: place_of(name) for name in parameters}
+    layers = {name: parameters[name] for name, place in places.items() if place and place.stack in stacks}
+    return Inspection(weights, count_zeros(layers), count_zeros(parameters))
+
+
+def place_of(name: str) -> Place | None:
+    """Read the place of a parameter from its name: the first number in it is that of the layer."""
+    match = _PLACE.fullmatch(name)
+    return Place(match[1] or "", int(match[2]), match[3]) if match else None
+
+
+def find_weight(model: nn.Module, name: str) -> Targets:
+    """Return the one weight of a model, a target or not, that is called so or has this in its name.
+
+    Raises `ValueError` if there is none, or if several have it.
+    """
+    bare = re.sub(r"(\.weight)?(\[\d+\])?$", "", name)
+    found = find_targets(model, include=[re.escape(bare)]).found
+    chosen = [target for target in found if target.name in (name, f"{name}.weight")] or found
+    if len(chosen) > 1:
+        raise ValueError(
+            f"{name!r} is in the names of {len(chosen)} weights, such as {chosen[0].name} and "
+            f"{chosen[1].name}; write one of them in full"
+        )
+    return Targets(tuple(chosen), ())
+
+
+def inspect_weights(targets: Targets, candidates: Sequence[str] = CANDIDATES) -> tuple[WeightInspection, ...]:
+    """Count the zeros of every target and find the pattern among the candidates that explains them.
+
+    A block pattern does where at least 99 % of the zeros lie in blocks of nothing but zeros and at most 10 %
+    of the other blocks is zero; of several, the largest block counts. N:M does where at least M - N of every
+    M consecutive inputs are zero and no more than 2 % of the weight beyond.
+    """
+    patterns = [parse_pattern(candidate) for candidate in candidates]
+
+    def inspect(target: Target) -> WeightInspection:
+        filled = nonzero(target.weight.detach()).cpu().numpy()
+        zeros = filled.size - int(np.count_nonzero(filled))
+        return WeightInspection(target.name, filled.shape, zeros, _explain(filled, zeros, patterns))
+
+    return tuple(parallel_map(inspect, targets))
+
+
+def count_zeros(parameters: Mapping[str, Tensor]) -> SparsityReport:
+    """Count the zeros of whole parameters, by their names."""
+    return SparsityReport(
+        {name: values.numel() - count_nonzero(values.detach()) for name, values in parameters.items()},
+        {name: values.numel() for name, values in parameters.items()},
+    )
+
+
+def zero_density(weight: Tensor, most: int = 1024) -> np.ndarray:
+    """Return the share of zeros in each cell of a grid over a matrix, (out, in), float64.
+
+    The grid has at most `most` cells a side, of a power of two rows or columns, so that blocks fill them; the
+    last may be smaller.
+    """
+    zeros = ~nonzero(weight.detach()).cpu().numpy()
+    rows, columns = (_edges(length, most) for length in zeros.shape)
+    counts = np.add.reduceat(np.add.reduceat(zeros.astype(np.int64), rows[:-1], axis=0), columns[:-1], axis=1)
+    return counts / np.outer(np.diff(rows), np.diff(columns))
+
+
+def _explain(filled: np.ndarray, zeros: int, patterns: Sequence[Pattern]) -> str | None:
+    if not zeros:
+        return None
+    best, largest = str(UNSTRUCTURED), 1
+    for pattern in patterns:
+        try:
+            block = pattern.fit("", filled.shape)
+        except ValueError:
+            continue
+        # N:M has blocks of one entry, and is looked at only as long as no larger block explains the zeros.
+        fits = _is_n_of_m if isinstance(block, NOfM) else _is_made_of_blocks
+        if (block.size > largest or best == str(UNSTRUCTURED)) and fits(filled, zeros, block):
+            best, largest = str(pattern), block.size
+    return best
+
+
+def _is_made_of_blocks(filled: np.ndarray, zeros: int, block: Block) -> bool:
+    # The sum of booleans is their disjunction: which blocks hold anything.
+    kept = np.count_nonzero(block.pool(filled)) * block.size
+    stray = zeros - (filled.size - kept)
+    return stray <= (1 - _EXPLAINED) * zeros and stray <= _STRAY * kept
+
+
+def _is_n_of_m(filled: np.ndarray, zeros: int, block: NOfM) -> bool:
+    if not block.share - 1e-9 <= zeros / filled.size <= block.share + _EXCESS:
+        return False
+    counts = Block(1, block.group).pool(filled.view(np.uint8))
+    return bool((counts <= block.kept).all())
+
+
+def _edges(length: int, most: int) -> np.ndarray:
+    side = 2 ** max(ceil(log2(length / most)), 0)
+    return np.append(np.arange(0, length, side), length)

@@ -1,0 +1,120 @@
+"""What a run needs beside the activations of its model, and how much longer its steps take: estimates."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_sparse.distillation.features.projections import KINDS
+from hf_sparse.distillation.features.relations import Relations
+from hf_sparse.training.distiller import Distiller
+from hf_sparse.training.sparsifier import Sparsifier
+
+# Operations in the time that it takes to move one byte: an assumption. It is near 10 for processors in single
+# precision, up to hundreds for accelerators in half precision.
+BALANCE = 20
+
+# Bytes moved for each target weight of four bytes. Clearing a gradient reads it, reads its mask, writes it.
+# Reviving reads mask, weight and remembered value and writes the weight; then copies the weight, clears it.
+_CLEARING, _REVIVING = 9, 32
+
+# Values that AdamW, the Trainer's default, keeps for each trained parameter.
+_MOMENTS = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one process sees in one optimizer step: rows in a micro-batch, micro-batches, tokens in a row."""
+
+    rows: int = 8
+    accumulation: int = 1
+    tokens: int = 128
+
+    @property
+    def tokens_in_all(self) -> int:
+        return self.rows * self.accumulation * self.tokens
+
+
+def memory(
+    model: PreTrainedModel, sparsifier: Sparsifier | None, distiller: Distiller | None
+) -> dict[str, int]:
+    """Return the bytes of everything in a process but activations, in the precision of the loaded model.
+
+    Exact for weights, masks and teacher; gradients and state are those of AdamW on all trained parameters.
+    """
+    trained = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
+    learned = _bytes(distiller.parameters()) if distiller else 0
+    needed = {
+        "weights": _bytes(model.parameters()),
+        "gradients": trained,
+        "optimizer state, AdamW": _MOMENTS * trained,
+        "masks": sparsifier.masks.nbytes if sparsifier else 0,
+        "remembered values": _remembered(sparsifier),
+        "teacher": _bytes(distiller.teacher.parameters()) if distiller else 0,
+        "projections to the teacher": (2 + _MOMENTS) * learned,
+    }
+    return {name: count for name, count in needed.items() if count}
+
+
+def sidecar(sparsifier: Sparsifier | None, removed: int) -> int:
+    """Return the most bytes that the sidecar of a checkpoint takes, beside a header of some kilobytes.
+
+    One bit for each target weight; while weights may return, also the values of those that are removed.
+    """
+    if sparsifier is None:
+        return 0
+    weights = [target.weight for target in sparsifier.masks.targets]
+    values = removed * weights[0].element_size() if sparsifier.remembered is not None else 0
+    return sum(-(-weight.numel() // 8) for weight in weights) + values
+
+
+def step_cost(
+    model: PreTrainedModel, sparsifier: Sparsifier | None, distiller: Distiller | None, batch: Batch
+) -> dict[str, float]:
+    """Estimate what each part adds to the time of a training step, as a share of a plain step.
+
+    A plain step does 6 operations for each token and each parameter outside the embeddings, 2 of them in the
+    forward pass (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). So a teacher's forward pass takes a
+    third of a step times the ratio of the parameters; projections of hidden states take the share of their
+    own; relations take the products of the vectors they compare, three times in the student, there and back.
+    What only moves data is counted by bytes at `BALANCE` operations each. Left out, since it depends on the
+    machine more than on the recipe: comparing outputs, attention in its slower form, mask updates, loading.
+    """
+    plain = 6 * _computing(model)
+    cost: dict[str, float] = {}
+    if distiller is not None:
+        cost["teacher's forward pass"] = 2 * _computing(distiller.teacher) / plain
+        if learned := sum(parameter.numel() for parameter in distiller.parameters()):
+            cost["projections to the teacher"] = 6 * learned / plain
+        for name, term in distiller.features.items():
+            if isinstance(term, Relations):
+                products = _products(term, model, distiller.teacher, batch.tokens)
+                cost[name] = products / plain
+    if sparsifier is not None:
+        size = sum(target.weight.nbytes for target in sparsifier.masks.targets) / 4
+        moved = BALANCE * size / (plain * batch.tokens_in_all)
+        cost["clearing of gradients"] = _CLEARING * moved
+        if sparsifier.remembered is not None:
+            cost["removed weights that may return"] = _REVIVING * moved
+    return cost
+
+
+def _products(relations: Relations, student: PreTrainedModel, teacher: PreTrainedModel, tokens: int) -> float:
+    """Return the operations that comparing relations takes for each token."""
+    widths = [model.config.get_text_config().hidden_size for model in (student, teacher)]
+    return len(relations.pairs) * len(KINDS) * 2 * tokens * (3 * widths[0] + widths[1])
+
+
+def _remembered(sparsifier: Sparsifier | None) -> int:
+    if sparsifier is None or sparsifier.remembered is None:
+        return 0
+    return sum(target.weight.nbytes for target in sparsifier.masks.targets)
+
+
+def _computing(model: PreTrainedModel) -> int:
+    return model.num_parameters(exclude_embeddings=True)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,0 +1,102 @@
+"""Activations on a grid: zero is exact, ranges follow what is seen, clipped values get no gradient."""
+
+import pytest
+import torch
+
+from hf_sparse.quantization.activations import (
+    OBSERVERS,
+    observe,
+    parameters,
+    simulate,
+    simulate_per_token,
+)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scalars(low: float = torch.inf, high: float = -torch.inf) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(low), torch.tensor(high)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (0.5, 3.0), (-3.0, -0.5), (0.0, 0.0), (-1e-3, 1e6)])
+def test_zero_is_a_point_of_every_grid(low: float, high: float) -> None:
+    scale, zero_point = parameters(*scalars(low, high))
+    assert scale > 0 and 0 <= zero_point <= 255 and zero_point.dtype == torch.int32
+    assert simulate(torch.zeros(3), *scalars(low, high)).tolist() == [0, 0, 0]
+
+
+def test_the_error_is_half_a_step_within_the_range_and_clips_beyond() -> None:
+    low, high = scalars(-1.0, 2.0)
+    scale, _ = parameters(low, high)
+    values = torch.linspace(-1, 2, 1001)
+    simulated = simulate(values, low, high)
+    assert (simulated - values).abs().max() <= scale * 0.5001 + 1e-6
+    assert len(simulated.unique()) == 256
+    assert simulate(torch.tensor([-5.0, 9.0]), low, high).tolist() == pytest.approx([-1, 2], abs=scale.item())
+    assert torch.allclose(simulate(simulated, low, high), simulated)
+
+
+def test_clipped_values_get_no_gradient_and_others_all_of_it() -> None:
+    values = torch.tensor([-5.0, -0.5, 0.0, 1.5, 9.0], requires_grad=True)
+    simulate(values, *scalars(-1.0, 2.0)).sum().backward()
+    assert values.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_each_token_has_a_scale_of_its_own() -> None:
+    values = torch.stack([noise(8), 1000 * noise(8, seed=1), torch.zeros(8)]).requires_grad_()
+    simulated = simulate_per_token(values)
+    steps = values.detach().abs().amax(-1, keepdim=True) / 127
+    assert ((simulated - values).abs() <= steps * 0.5001).all()
+    simulated.sum().backward()
+    assert torch.equal(values.grad, torch.ones(3, 8))
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_the_first_batch_sets_the_range_and_the_same_again_leaves_it(observer: str) -> None:
+    low, high = scalars()
+    observe(observer, noise(100, 100), low, high)
+    first = low.item(), high.item()
+    observe(observer, noise(100, 100), low, high)
+    assert (low.item(), high.item()) == pytest.approx(first)
+    assert first[0] < -2.5 and first[1] > 2.5
+
+
+def test_the_moving_average_moves_by_a_hundredth() -> None:
+    low, high = scalars(-1.0, 1.0)
+    observe("moving_average", torch.tensor([-3.0, 5.0]), low, high)
+    assert (low.item(), high.item()) == pytest.approx((-1.02, 1.04))
+
+
+def test_min_max_never_narrows() -> None:
+    low, high = scalars(-1.0, 1.0)
+    for values in ([-3.0, 0.5], [-0.1, 4.0], [0.0, 0.0]):
+        observe("min_max", torch.tensor(values), low, high)
+    assert (low.item(), high.item()) == (-3.0, 4.0)
+
+
+def test_a_lone_outlier_does_not_stretch_the_range_of_percentiles() -> None:
+    values = noise(200, 200)
+    values[3, 7] = 1000.0
+    low, high = scalars()
+    observe("percentile", values, low, high)
+    assert 3 < high < 5 and -5 < low < -3
+
+
+def test_the_least_error_is_what_that_observer_finds() -> None:
+    values = noise(50, 50) ** 3
+    low, high = scalars()
+    observe("mean_squared_error", values, low, high)
+    error = (simulate(values, low, high) - values).square().sum()
+    for share in (0.9, 1.1):
+        other = (simulate(values, low * share, high * share) - values).square().sum()
+        assert other >= error * 0.999
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_change_nothing(observer: str, value: float) -> None:
+    low, high = scalars(-1.0, 1.0)
+    observe(observer, torch.full((3,), value), low, high)
+    assert (low.item(), high.item()) == (-1.0, 1.0)
