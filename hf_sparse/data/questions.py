@@ -64,6 +64,10 @@ def question_columns(
 
 def numbered(rows: Dataset, columns: QuestionColumns) -> Dataset:
     """Keep the columns alone, with one of row numbers that is copied to everything made of a row."""
+    if not len(rows):
+        raise ValueError(
+            "there are no questions, as the data has no rows; give other data, or more samples of it"
+        )
     return rows.select_columns(columns.names).add_column(ROW, np.arange(len(rows)))
 
 

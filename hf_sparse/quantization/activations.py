@@ -41,7 +41,7 @@ class _PerToken(torch.autograd.Function):
 
 
 def simulate_per_token(values: Tensor) -> Tensor:
-    """Round each token (last dimension) to signed 8-bit codes by its own largest value; nothing is clipped."""
+    """Round each token (last dimension) to signed 8-bit codes by its own largest value."""
     return _PerToken.apply(values)
 
 

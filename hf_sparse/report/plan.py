@@ -108,11 +108,10 @@ def _steps_of(every: int) -> str:
 
 
 def _steps(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("step", "zeros", "learning\nrate", *plan.loss_weights, "mask\nupdates"):
-        table.add_column(name, justify="right", no_wrap=True)
-    # With all the terms of a loss there is no room for it in 80 columns.
+    # With all the terms of a loss there is no room for notes in 80 columns.
     noted = len(plan.loss_weights) <= 3
+    table = narrow_table("", "zeros", "rate", *plan.loss_weights, "updates")
+    table.columns[0].header, table.columns[0].justify = "step", "right"
     if noted:
         table.add_column("", style="dim", no_wrap=True)
     notes = _notes(plan)

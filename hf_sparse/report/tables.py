@@ -23,6 +23,14 @@ class ModelRow:
                 raise ValueError(f"{name} of {self.name} is a share in [0, 1], got {getattr(self, name)}")
 
 
+def narrow_table(*columns: str) -> Table:
+    """Make a table with two spaces between its columns, of which the first is aligned to the left."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", vertical="bottom", no_wrap=True)
+    return table
+
+
 def model_table(groups: Sequence[tuple[str, Sequence[ModelRow]]], caption: str = "") -> Table:
     """Make one table of groups of models, each under its own name for what accuracy means in it."""
     table = Table(box=box.SIMPLE_HEAD, caption=caption or None, caption_justify="left", pad_edge=False)

@@ -16,6 +16,7 @@ from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.targets import find_targets
 from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
+from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.files import require_writable
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind
@@ -137,7 +138,11 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        reading = (model or self.model).register_load_state_dict_pre_hook(read_converted)
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        finally:
+            reading.remove()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Compare only models of final sparsity; before that, let `save_strategy="best"` save every one."""
@@ -147,6 +152,8 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
 
     def begin_sparsity(self, optimizer: torch.optim.Optimizer) -> None:
         """Attach to the model that is about to be trained, a new one or one from a checkpoint."""
+        # load_best_model_at_end reads a checkpoint too.
+        self._reading = self.model.register_load_state_dict_pre_hook(read_converted)
         if self.distiller is not None:
             self.distiller.begin_training(self.accelerator)
         saved, self._resumed = self._resumed, None
@@ -169,6 +176,7 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
 
     def end_sparsity(self) -> None:
         """Check the outcome; after `load_best_model_at_end`, take the masks of the model that was loaded."""
+        self._reading.remove()
         if self.distiller is not None:
             self.distiller.forget()
         if self.sparsifier is None:

@@ -91,6 +91,11 @@ def test_rows_are_numbered_even_if_the_data_has_such_a_column() -> None:
     assert table.column_names == ["question", "context", "answers", "row"] and table["row"][:] == [0]
 
 
+def test_data_without_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are no questions, as the data has no rows"):
+        numbered(rows().select([]), QuestionColumns("question", "context", "answers"))
+
+
 @pytest.mark.parametrize(
     ("answers", "span"),
     [

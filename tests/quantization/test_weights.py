@@ -105,7 +105,7 @@ def test_a_transposed_view_is_rounded_like_its_copy() -> None:
 
 def test_a_group_that_does_not_divide_a_row_is_refused_by_name() -> None:
     with pytest.raises(
-        ValueError, match="int4_group_32 does not cover layer.weight of shape 8 x 48: its 48 inputs"
+        ValueError, match="int4_group_32 does not cover layer.weight of shape 8 x 48: 48 inputs"
     ):
         read_weight_scheme("int4_group_32").check("layer.weight", (8, 48))
     read_weight_scheme("int4_group_16").check("layer.weight", (8, 48))

@@ -1,0 +1,227 @@
+"""How an inspected model is shown."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import bert, llama
+from torch import nn
+from transformers import T5Config, T5Model
+
+from hf_sparse import find_targets, prune
+from hf_sparse.checkpoint.contract import write_contract
+from hf_sparse.report.grid import arrange
+from hf_sparse.report.heatmap import sparsity_figure, weight_figure
+from hf_sparse.report.inspection import (
+    InspectedModel,
+    inspect_saved,
+    inspection_as_dict,
+    print_inspection,
+    print_weight,
+)
+from hf_sparse.report.pictures import write_png
+from hf_sparse.sparsity.inspection import WeightInspection, find_weight, inspect_weights
+
+
+def t5() -> T5Model:
+    config = T5Config(
+        d_model=32, d_kv=16, d_ff=64, num_layers=2, num_decoder_layers=3, num_heads=2, vocab_size=50
+    )
+    return T5Model(config)
+
+
+def inspected(model: nn.Module) -> InspectedModel:
+    return inspect_saved("here", model, find_targets(model), 1_230_000)
+
+
+def printed(found: InspectedModel, width: int = 80) -> list[str]:
+    console = Console(file=StringIO(), width=width)
+    print_inspection(found, console)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def pruned() -> nn.Module:
+    """A model of which every kind of weight is pruned in another way."""
+    model = bert()
+    prune(model, 0.5, overrides={"layer.1": 0.25, "query": 0.75})
+    return model
+
+
+def test_rows_are_layers_and_columns_are_kinds() -> None:
+    rows = [line.split() for line in printed(inspected(pruned()))]
+    assert ["layer", "query", "key", "value", "dense", "dense", "dense", "all"] in rows
+    assert ["0", "75.0%", "50.0%", "50.0%", "50.0%", "50.0%", "50.0%", "53.1%"] in rows
+    assert ["1", "25.0%", "25.0%", "25.0%", "25.0%", "25.0%", "25.0%", "25.0%"] in rows
+    assert ["all", "50.0%", "37.5%", "37.5%", "37.5%", "37.5%", "37.5%", "39.1%"] in rows
+
+
+def test_shares_sizes_and_patterns_are_shown() -> None:
+    model = pruned()
+    lines = printed(inspected(model))
+    rows = [line.split() for line in lines]
+    assert ["target", "weights", "39.1%", "16,384", "9,984"] in rows
+    assert any(row[:2] == ["whole", "model"] and row[3] == f"{model.num_parameters():,}" for row in rows)
+    assert ["weight", "files", "1.23", "MB"] in rows
+    assert "Pattern: unstructured in 12 of 12 weights" in lines
+
+
+@pytest.mark.parametrize("make", [bert, llama, t5, lambda: bert(num_hidden_layers=13)])
+def test_no_line_is_longer_than_80_characters_and_none_is_cut_off(make) -> None:
+    model = make()
+    prune(model, 0.5)
+    lines = printed(inspected(model))
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    assert sum("100.0%" in line or "50.0%" in line for line in lines) >= 3
+
+
+def test_columns_that_do_not_fit_go_into_another_table() -> None:
+    narrow = printed(inspected(pruned()), width=40)
+    assert max(map(len, narrow)) <= 40
+    assert sum(line.split()[:1] == ["layer"] for line in narrow) == 2
+
+
+def test_every_stack_has_its_grid() -> None:
+    grids, rest = arrange(inspected(t5()).inspection.weights)
+    assert [(grid.stack, len(grid.layers), len(grid.kinds)) for grid in grids] == [
+        ("encoder.block", 2, 6),
+        ("decoder.block", 3, 10),
+    ]
+    assert grids[0].labels == ["q", "k", "v", "o", "wi", "wo"]
+    assert grids[1].labels[:5] == [
+        "SelfAttention.q",
+        "SelfAttention.k",
+        "SelfAttention.v",
+        "SelfAttention.o",
+        "EncDecAttention.q",
+    ]
+    assert rest == []
+
+
+def test_experts_of_a_layer_share_a_cell() -> None:
+    weights = [
+        WeightInspection(f"layers.0.experts.up[{number}]", (2, 2), number, None) for number in range(4)
+    ]
+    (grid,), _ = arrange(weights)
+    assert grid.kinds == ["experts.up"] and grid.sparsity(0, "experts.up") == 6 / 16
+    assert grid.sparsity(1, "experts.up") is None
+
+
+def test_weights_without_a_layer_are_listed() -> None:
+    model = nn.ModuleDict({"one": nn.Linear(4, 4), "two": nn.Linear(4, 4)})
+    with torch.no_grad():
+        model["two"].weight[0] = 0.0
+    found = inspect_saved("here", model, find_targets(model, include=["one", "two"]), 10)
+    rows = [line.split() for line in printed(found)]
+    assert ["one.weight", "0.0%"] in rows and ["two.weight", "25.0%"] in rows
+    with pytest.raises(ValueError, match="tell no layers apart; draw one of them"):
+        sparsity_figure(found.inspection.weights, "title")
+
+
+def test_numbers_that_stand_for_no_layers_make_no_columns() -> None:
+    weights = [WeightInspection(f"stages.0.blocks.{number}.fc", (2, 2), 0, None) for number in range(17)]
+    assert arrange(weights) == ([], weights)
+
+
+def recorded() -> nn.Module:
+    model = bert()
+    masks = prune(model, 0.5, "4x1")
+    write_contract(model, masks, "4x1", 0.5, dict.fromkeys(masks.targets.names, 0.5))
+    return model
+
+
+def test_what_the_configuration_records_is_shown() -> None:
+    found = inspected(recorded())
+    text = " ".join(printed(found))
+    digest = found.contract.digest[:16]
+    assert f"Recorded: 4x1, 50.0% asked for, 50.0% achieved, masks {digest}." in text
+    assert "at least the zeros recorded" in text and "Warning" not in text
+    assert "records no sparsity" in " ".join(printed(inspected(bert())))
+
+
+def test_lost_zeros_are_a_warning_that_names_the_weights() -> None:
+    model = recorded()
+    nn.init.ones_(model.bert.encoder.layer[0].attention.self.key.weight)
+    found = inspected(model)
+    text = " ".join(printed(found))
+    assert "Warning: 1 weights have fewer zeros" in text
+    assert "encoder.layer.0.attention.self.key.weight (0 of 512)" in text
+    assert "at least the zeros recorded" not in text
+
+
+def test_the_numbers_survive_json() -> None:
+    model = recorded()
+    nn.init.ones_(model.bert.encoder.layer[0].attention.self.key.weight)
+    found = inspected(model)
+    numbers = json.loads(json.dumps(inspection_as_dict(found), allow_nan=False))
+    assert numbers["sparsity"]["targets"] == {"zeros": 7680, "entries": 16384, "share": 0.46875}
+    assert numbers["weights"][0] == {
+        "name": "bert.encoder.layer.0.attention.self.query.weight",
+        "shape": [32, 32],
+        "zeros": 512,
+        "pattern": "4x1",
+        "sparsity": 0.5,
+    }
+    assert numbers["contract"]["digest"] == found.contract.digest
+    assert numbers["lost_zeros"] == {
+        "encoder.layer.0.attention.self.key.weight": {"removed": 512, "zeros": 0}
+    }
+    assert numbers["file_bytes"] == 1_230_000
+
+
+def test_one_weight_is_shown_alone() -> None:
+    model = pruned()
+    found = inspect_saved("here", model, find_weight(model, "layer.1.output.dense"), 1)
+    console = Console(file=StringIO(), width=80)
+    print_weight(found, console)
+    assert console.file.getvalue().splitlines() == [
+        "bert.encoder.layer.1.output.dense.weight: 32 outputs x 64 inputs",
+        "512 of 2,048 entries are zero (25.0%). Pattern: unstructured.",
+    ]
+
+
+def test_the_heat_map_shows_every_cell_and_the_totals() -> None:
+    figure = sparsity_figure(inspect_weights(find_targets(pruned())), "title")
+    axes = figure.axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert len(texts) == 3 * 7 and texts[:2] == ["75.0", "50.0"] and texts[-1] == "39.1"
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["query", "key"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "all"]
+    colours = [patch.get_facecolor() for patch in axes.patches]
+    assert colours[0] != colours[1] == colours[2]
+
+
+def test_dark_cells_have_light_numbers() -> None:
+    axes = sparsity_figure(inspect_weights(find_targets(pruned())), "title").axes[0]
+    assert axes.texts[0].get_color() == "white"
+    assert axes.texts[7].get_color() == "black"
+
+
+def test_colours_span_the_shares_that_occur(tmp_path: Path) -> None:
+    def span(sparsity: float) -> tuple[float, float]:
+        model = bert()
+        prune(model, sparsity)
+        return sparsity_figure(inspect_weights(find_targets(model)), "title").axes[-1].get_xlim()
+
+    assert span(0.85) == pytest.approx((0.8, 0.9))
+    assert span(0.5) == pytest.approx((0.4, 0.5))
+    assert span(0.0) == pytest.approx((0.0, 0.1))
+
+
+def test_the_map_of_a_weight_shows_where_its_zeros_are() -> None:
+    model = bert()
+    target = find_weight(model, "layer.0.intermediate.dense").found[0]
+    with torch.no_grad():
+        target.weight[3] = 0.0
+    axes = weight_figure(target).axes[0]
+    drawn = axes.images[0].get_array()
+    assert drawn.shape == (64, 32) and drawn[3].min() == 1 and drawn.sum() == 32
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("64 outputs", "32 inputs")
+
+
+@pytest.mark.parametrize("make", [bert, t5])
+def test_it_is_written_as_png(make, tmp_path: Path) -> None:
+    write_png(sparsity_figure(inspect_weights(find_targets(make())), "title"), tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
