@@ -35,8 +35,8 @@ class WeightScheme:
         """Raise `ValueError` if the scheme cannot cover a weight (out, in)."""
         if self.granularity == "group" and shape[1] % self.group:
             raise ValueError(
-                f"scheme {self} does not cover {name} of shape {shape[0]} x {shape[1]}: {shape[1]} inputs are "
-                f"no multiple of {self.group}; exclude it, or choose another group or per_channel"
+                f"scheme {self} does not cover {name} of shape {shape[0]} x {shape[1]}: {shape[1]} inputs "
+                f"are no multiple of {self.group}; exclude it, or choose another group or per_channel"
             )
 
     def scales(self, weight: Tensor) -> Tensor:

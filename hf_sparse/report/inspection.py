@@ -5,20 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.contract import Contract, describe_lost, lost_zeros, read_contract
 from hf_sparse.report.grid import Grid, arrange
-from hf_sparse.report.tables import size
+from hf_sparse.report.tables import narrow_table, size
 from hf_sparse.sparsity.inspection import Inspection, WeightInspection, inspect_model
 from hf_sparse.sparsity.measure import SparsityReport
 from hf_sparse.targets import Targets
 
 # Between two columns of a table.
-_GAP = 3
+_GAP = 2
 _NO_PATTERN = "none, without zeros"
 
 
@@ -56,10 +55,10 @@ def print_inspection(found: InspectedModel, console: Console) -> None:
     grids, rest = arrange(found.inspection.weights)
     for grid in grids:
         for table in _grid_tables(grid, console.width):
-            console.print(table)
+            console.print("", table)
     if rest:
-        console.print(_list_of(rest))
-    console.print(_shares(found))
+        console.print("", _list_of(rest))
+    console.print("", _shares(found), "")
     console.print(_patterns(found.inspection.weights))
     _print_contract(found, console)
 
@@ -112,10 +111,7 @@ def _grid_tables(grid: Grid, width: int) -> list[Table]:
         room -= needed
     tables = []
     for part in parts:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("layer", justify="right", no_wrap=True)
-        for kind in part:
-            table.add_column("\n".join(headings[kind]), justify="right", vertical="bottom", no_wrap=True)
+        table = narrow_table("layer", *("\n".join(headings[kind]) for kind in part), numbered=True)
         for layer in grid.layers:
             table.add_row(str(layer), *(_percent(grid.sparsity(layer, kind)) for kind in part))
         table.add_section()
@@ -125,9 +121,8 @@ def _grid_tables(grid: Grid, width: int) -> list[Table]:
 
 
 def _list_of(weights: Sequence[WeightInspection]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("weight", overflow="fold")
-    table.add_column("zeros", justify="right", no_wrap=True)
+    table = narrow_table("weight", "zeros")
+    table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for weight in weights:
         table.add_row(weight.name, _percent(weight.sparsity))
     return table
@@ -135,9 +130,7 @@ def _list_of(weights: Sequence[WeightInspection]) -> Table:
 
 def _shares(found: InspectedModel) -> Table:
     inspection = found.inspection
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "zeros", "entries", "not zero"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table = narrow_table("", "zeros", "entries", "not zero")
     for name, report in (
         ("target weights", inspection.targets),
         ("layers, with biases and norms", inspection.layers),

@@ -3,12 +3,11 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from hf_sparse.report.pictures import GREY, RATE, ZEROS, hide_frame, new_figure
-from hf_sparse.report.tables import size
+from hf_sparse.report.tables import narrow_table, size
 from hf_sparse.training.plan import Plan
 from hf_sparse.training.rehearsal import Rehearsal
 
@@ -24,7 +23,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Print a plan within the width of a console."""
     for line in _about(plan):
         console.print(line, highlight=False)
-    console.print(_steps(plan))
+    console.print("", _steps(plan), "")
     if plan.rehearsal is not None:
         _print_rehearsal(plan.rehearsal, console)
     console.print(_listed(plan.remarks), highlight=False)
@@ -110,8 +109,7 @@ def _steps_of(every: int) -> str:
 def _steps(plan: Plan) -> Table:
     # With all the terms of a loss there is no room for notes in 80 columns.
     noted = len(plan.loss_weights) <= 3
-    table = narrow_table("", "zeros", "rate", *plan.loss_weights, "updates")
-    table.columns[0].header, table.columns[0].justify = "step", "right"
+    table = narrow_table("step", "zeros", "rate", *plan.loss_weights, "updates", numbered=True)
     if noted:
         table.add_column("", style="dim", no_wrap=True)
     notes = _notes(plan)
@@ -148,25 +146,21 @@ def _print_rehearsal(seen: Rehearsal, console: Console) -> None:
     if seen.left_out:
         reasons = "; ".join(f"{count} {reason}" for reason, count in seen.left_out.items())
         console.print(f"Linears left out: {reasons}.", highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("memory of a process, without activations", no_wrap=True)
-    table.add_column(size(sum(seen.memory.values())), justify="right", no_wrap=True)
+    table = narrow_table("memory of a process, without activations", size(sum(seen.memory.values())))
     for name, count in seen.memory.items():
         table.add_row(name, size(count))
     if seen.sidecar:
         table.add_section()
         table.add_row("on disk: sidecar of a checkpoint, at most", size(seen.sidecar))
-    console.print(table)
-    batch = seen.batch
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(
-        f"time of a step of {batch.rows * batch.accumulation} x {batch.tokens} tokens, estimated",
-        no_wrap=True,
+    console.print("", table, "")
+    rows, tokens = seen.batch.rows * seen.batch.accumulation, seen.batch.tokens
+    table = narrow_table(
+        f"time of a step of {rows} x {tokens} tokens, estimated",
+        f"{1 + sum(seen.cost.values()):.2f} x a plain one",
     )
-    table.add_column(f"{1 + sum(seen.cost.values()):.2f} x a plain one", justify="right", no_wrap=True)
     for name, share in seen.cost.items():
         table.add_row(name, f"+ {share:.2f}")
-    console.print(table)
+    console.print(table, "")
 
 
 def _share(zeros: int, seen: Rehearsal) -> str:

@@ -23,11 +23,15 @@ class ModelRow:
                 raise ValueError(f"{name} of {self.name} is a share in [0, 1], got {getattr(self, name)}")
 
 
-def narrow_table(*columns: str) -> Table:
-    """Make a table with two spaces between its columns, of which the first is aligned to the left."""
+def narrow_table(first: str, *others: str, numbered: bool = False) -> Table:
+    """Make a table with two spaces between its columns; those after the first hold numbers.
+
+    `numbered`: so does the first.
+    """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", vertical="bottom", no_wrap=True)
+    table.add_column(first, justify="right" if numbered else "left", vertical="bottom", no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     return table
 
 
