@@ -139,8 +139,8 @@ def _notes(plan: Plan) -> dict[int, str]:
 def _print_rehearsal(seen: Rehearsal, console: Console) -> None:
     if seen.weights:
         console.print(
-            f"{seen.targets} weight matrices of {seen.weights:,} entries: {_share(seen.zeros_now, seen)} are "
-            f"zero now, {_share(max(seen.removed.values()), seen)} at the end.",
+            f"{seen.targets} weight matrices, {seen.weights:,} entries in all: {_share(seen.zeros_now, seen)} "
+            f"are zero now, {_share(max(seen.removed.values()), seen)} at the end.",
             highlight=False,
         )
     if seen.left_out:

@@ -189,7 +189,7 @@ def test_a_copy_is_whole_and_independent(copied: str) -> None:
         other = torch.load(file, weights_only=False)
     assert torch.equal(other.eval()(**batch()).logits, model.eval()(**batch()).logits)
     low = model.get_submodule(QUERY).input_low.item()
-    other.get_submodule(QUERY)(torch.full((1, 32), -100.0))
+    other.train().get_submodule(QUERY)(torch.full((1, 32), -100.0))
     assert other.get_submodule(QUERY).input_low.item() < low == model.get_submodule(QUERY).input_low.item()
 
 
