@@ -1,16 +1,51 @@
 """The command `hf-sparse` as a user types it."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import bert
 from transformers import BertConfig, BertModel
 from typer.testing import CliRunner, Result
 
+from hf_sparse import prune
+from hf_sparse.checkpoint.contract import write_contract
 from hf_sparse.cli import app
 
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def lines(*arguments: object) -> list[str]:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def pruned_dir(tmp_path: Path) -> Path:
+    """A pruned model with a record of it."""
+    model = bert()
+    masks = prune(model, 0.5, "4x1")
+    write_contract(model, masks, "4x1", 0.5, dict.fromkeys(masks.targets.names, 0.5))
+    model.save_pretrained(tmp_path / "pruned")
+    return tmp_path / "pruned"
+
+
+@pytest.fixture
+def damaged_dir(pruned_dir: Path) -> Path:
+    """The same after something wrote to one of its weights."""
+    model = type(bert()).from_pretrained(pruned_dir)
+    torch.nn.init.ones_(model.bert.encoder.layer[1].output.dense.weight)
+    model.save_pretrained(pruned_dir)
+    return pruned_dir
 
 
 @pytest.fixture
@@ -23,6 +58,13 @@ def model_dir(tmp_path: Path) -> Path:
 def test_help_has_an_example() -> None:
     result = run("--help")
     assert result.exit_code == 0 and "hf-sparse demo --output-dir" in result.output
+
+
+@pytest.mark.parametrize("command", ["targets", "plan", "inspect"])
+def test_the_help_of_every_command_has_an_example(command: str, narrow: None) -> None:
+    text = lines(command, "--help")
+    assert any(f"Try: hf-sparse {command}" in line for line in text)
+    assert max(map(len, text)) <= 80
 
 
 def test_targets_shows_what_would_be_pruned_and_what_not(model_dir: Path) -> None:
@@ -65,3 +107,102 @@ def test_the_demo_runs_on_the_text_of_this_python(tmp_path: Path, monkeypatch: p
     assert {"results.json", "demo.png", "task-transfer"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
+
+
+def test_a_plan_fits_into_80_columns(model_dir: Path, narrow: None) -> None:
+    text = lines("plan", "prune_ofa_90", "--steps", 1000, "--model", model_dir)
+    assert max(map(len, text)) <= 80
+    assert ["500", "90.0%", "4.9e-05", "0.5", "0.5", "51", "ramp", "ends"] in [line.split() for line in text]
+    assert any("1.3" in line and "estimated" in line for line in text)
+
+
+def test_a_plan_takes_its_length_from_data(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text\n" + "word\n" * 50)
+    options = ["--batch-size", 4, "--accumulation", 2, "--processes", 2, "--epochs", 1.5]
+    text = lines("plan", "gmp_finetune", "--data", tmp_path / "train.csv", *options)
+    assert text[0].startswith("6 steps.")
+
+
+def test_a_plan_as_json_is_all_that_is_printed(model_dir: Path) -> None:
+    options = ["--learning-rate", 1e-3, "--warmup", 0.5, "--lr-scheduler", "cosine_with_min_lr"]
+    text = lines("plan", "gmp_finetune", "--steps", 10, *options, "--lr-option", "min_lr=1e-4", "--json")
+    numbers = json.loads("\n".join(text))
+    assert len(numbers["sparsity"]) == 11 and numbers["sparsity"][-1] == 0.85
+    assert numbers["learning_rate"][6] == 1e-3
+    assert numbers["model"] is None
+
+
+def test_a_plan_takes_changes_a_teacher_and_options_of_loading(model_dir: Path) -> None:
+    changes = ["--set", "distillation.attention=1", "--set", "sparsity.schedule.final=0.5", "--json"]
+    command = ["plan", "prune_ofa_90", "--steps", 10, "--model", model_dir, "--teacher", model_dir, *changes]
+    refused = run(*command)
+    assert refused.exit_code == 1 and "attention is sdpa" in refused.stderr and refused.stdout == ""
+    options = ["attn_implementation=eager", "attention_probs_dropout_prob=0.0"]
+    text = lines(*command, *(word for option in options for word in ("--model-option", option)))
+    numbers = json.loads("\n".join(text))
+    assert numbers["loss_weights"]["attention"] == 1 and numbers["sparsity"][-1] == 0.5
+    assert numbers["model"]["memory"]["teacher"] == numbers["model"]["memory"]["weights"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "given by --steps or by --data, one of them"),
+        (["--steps", "10", "--data", "x.csv"], "given by --steps or by --data, one of them"),
+        (["--steps", "10", "--teacher", "x"], "add --model"),
+        (["--steps", "10", "--set", "sparsity.pattern=2:3"], "set sparsity.schedule.final=0.3333"),
+        (["--steps", "10", "--set", "sparsity.schedule.ramp_end=10"], "ramp_end is step 10 of 10"),
+        (["--steps", "10", "--warmup", "6"], "shorten the warm-up or the ramp"),
+        (["--steps", "10", "--lr-scheduler", "greedy"], "greedy follows a metric"),
+        (["--steps", "10", "--lr-option", "nonsense"], "'nonsense' is not an assignment"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused_in_one_sentence(options: list[str], sentence: str) -> None:
+    result = run("plan", "prune_ofa_90", *options)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert sentence in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_plan_and_inspect_draw_what_they_show(pruned_dir: Path, tmp_path: Path) -> None:
+    pictures = [tmp_path / name for name in ("plan.png", "map.png", "weight.png")]
+    lines("plan", "gmp_finetune", "--steps", 100, "--png", pictures[0])
+    lines("inspect", pruned_dir, "--png", pictures[1])
+    lines("inspect", pruned_dir, "--weight", "layer.0.output.dense", "--png", pictures[2])
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_inspect_fits_into_80_columns(pruned_dir: Path, narrow: None) -> None:
+    text = lines("inspect", pruned_dir)
+    # The name of the directory, which is as long as it is, comes first.
+    assert max(map(len, text)) <= 80
+    assert "Pattern: 4x1 in 12 of 12 weights" in text
+    assert any(line.startswith("Recorded: 4x1, 50.0% asked for") for line in text)
+
+
+def test_inspect_as_json_is_all_that_is_printed(pruned_dir: Path) -> None:
+    numbers = json.loads("\n".join(lines("inspect", pruned_dir, "--json", "--exclude", "query")))
+    assert numbers["architecture"] == "BertForSequenceClassification"
+    assert numbers["sparsity"]["targets"]["share"] == 0.5 and len(numbers["weights"]) == 10
+    assert numbers["file_bytes"] == (pruned_dir / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--weight", "layer.0.output.dense"]])
+def test_inspect_exits_with_2_if_zeros_were_lost(damaged_dir: Path, form: list[str]) -> None:
+    result = run("inspect", damaged_dir, *form)
+    assert result.exit_code == 2
+    assert "encoder.layer.1.output.dense.weight" in result.stdout
+
+
+def test_a_model_that_is_not_there_is_an_error_in_one_sentence(tmp_path: Path) -> None:
+    for command in (
+        ["inspect", tmp_path / "none"],
+        ["plan", "transfer", "--steps", 5, "--model", tmp_path / "none"],
+    ):
+        result = run(*command)
+        assert result.exit_code == 1 and result.stdout == ""
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_weight_that_is_not_there_is_an_error_with_a_way_out(pruned_dir: Path) -> None:
+    result = run("inspect", pruned_dir, "--weight", "query")
+    assert result.exit_code == 1 and "write one of them in full" in result.stderr

@@ -43,7 +43,7 @@ def test_a_short_run_is_shown_step_by_step() -> None:
 
 def test_a_row_shows_sparsity_rate_weights_and_updates() -> None:
     rows = [line.split() for line in printed(make(learning_rate=1e-3))]
-    assert ["500", "90.0%", "1.0e-03", "0.5", "0.5", "51", "ramp", "ends"] in rows
+    assert ["500", "90.0%", "9.8e-04", "0.5", "0.5", "51", "ramp", "ends"] in rows
     assert ["0", "0.0%", "-", "0.5", "0.5", "1", "ramp", "begins"] in rows
     assert ["800", "90.0%", "4.0e-04", "0.5", "0.5", "81", "updates", "end"] in rows
 

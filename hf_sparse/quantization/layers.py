@@ -1,0 +1,70 @@
+"""What a quantized model consists of, as integers and scales: what every export and every file is made from."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_sparse.quantization.activations import parameters
+from hf_sparse.quantization.linear import FakeQuantConv1D, FakeQuantLinear
+from hf_sparse.quantization.weights import WeightScheme
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedLayer:
+    """One layer: int8 `codes` (out, in), float32 `scales` as `WeightScheme.scales` shapes them.
+
+    `activations` as in the recipe; `input_scale` (float32) and `input_zero_point` (int32) are scalars of the uint8
+    grid, None unless activations are uint8_per_tensor. `transposed` layers store their weight as (in, out).
+    """
+
+    codes: Tensor
+    scales: Tensor
+    weights: WeightScheme
+    activations: str
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
+    transposed: bool
+
+    def weight(self) -> Tensor:
+        """Return the float32 weight (out, in) that the codes stand for."""
+        return self.weights.restore(self.codes, self.scales)
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """Return the quantized layers of a model by the names of their modules.
+
+    Raises `ValueError` naming layers whose input was never observed, or whose weights or range are not
+    finite.
+    """
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, FakeQuantLinear | FakeQuantConv1D)
+    }
+    unseen = [name for name, module in modules.items() if not module.quantization.observed]
+    if unseen:
+        raise ValueError(
+            f"no data has reached {len(unseen)} of {len(modules)} quantized layers, such as {unseen[0]}, so the "
+            "range of their inputs is unknown; train or calibrate with data that uses them, or exclude them"
+        )
+    return {name: _layer(name, module) for name, module in modules.items()}
+
+
+def _layer(name: str, module: FakeQuantLinear | FakeQuantConv1D) -> QuantizedLayer:
+    part, transposed = module.quantization, isinstance(module, Conv1D)
+    weight = (module.weight.t() if transposed else module.weight).detach()
+    if not torch.isfinite(weight).all():
+        raise ValueError(
+            f"the weight of {name} is not finite, so it cannot be quantized; training has diverged"
+        )
+    scales = part.weights.scales(weight)
+    grid = (None, None)
+    if part.activations == "uint8_per_tensor":
+        grid = parameters(module.input_low, module.input_high)
+        if not torch.isfinite(grid[0]):
+            raise ValueError(f"the range of the input of {name} is not finite; calibrate it with other data")
+    return QuantizedLayer(
+        part.weights.codes(weight, scales), scales, part.weights, part.activations, *grid, transposed
+    )

@@ -1,0 +1,51 @@
+"""Saved models are loaded as what they were, and their files measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SIZES, bert
+from transformers import BertConfig, BertModel
+
+from hf_sparse.checkpoint.loading import load_saved, weight_bytes
+from hf_sparse.training.state import SIDECAR
+
+
+def test_a_model_comes_back_as_the_class_it_was_saved_as(tmp_path: Path) -> None:
+    bert(num_labels=5).save_pretrained(tmp_path)
+    loaded = load_saved(str(tmp_path), hidden_dropout_prob=0.5)
+    assert type(loaded).__name__ == "BertForSequenceClassification" and loaded.classifier.out_features == 5
+    assert loaded.config.hidden_dropout_prob == 0.5
+
+
+@pytest.mark.parametrize("named", [None, ["NoSuchModel"]])
+def test_without_a_known_class_it_comes_without_a_head(tmp_path: Path, named: list[str] | None) -> None:
+    BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": named}))
+    assert type(load_saved(str(tmp_path))) is BertModel
+
+
+def test_only_files_with_weights_are_measured(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path)
+    (tmp_path / SIDECAR).write_bytes(b"0" * 1000)
+    assert weight_bytes(str(tmp_path)) == (tmp_path / "model.safetensors").stat().st_size
+
+
+def test_shards_are_measured_together(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path, max_shard_size="50KB")
+    shards = list(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    assert weight_bytes(str(tmp_path)) == sum(shard.stat().st_size for shard in shards)
+
+
+def test_the_older_format_is_measured_too(tmp_path: Path) -> None:
+    torch.save(bert().state_dict(), tmp_path / "pytorch_model.bin")
+    assert weight_bytes(str(tmp_path)) == (tmp_path / "pytorch_model.bin").stat().st_size
+
+
+def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
+    bert().config.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        weight_bytes(str(tmp_path))
