@@ -173,7 +173,6 @@ def test_plan_and_inspect_draw_what_they_show(pruned_dir: Path, tmp_path: Path) 
 
 def test_inspect_fits_into_80_columns(pruned_dir: Path, narrow: None) -> None:
     text = lines("inspect", pruned_dir)
-    # The name of the directory, which is as long as it is, comes first.
     assert max(map(len, text)) <= 80
     assert "Pattern: 4x1 in 12 of 12 weights" in text
     assert any(line.startswith("Recorded: 4x1, 50.0% asked for") for line in text)

@@ -57,16 +57,18 @@ def memory(
     return {name: count for name, count in needed.items() if count}
 
 
-def sidecar(sparsifier: Sparsifier | None, removed: int) -> int:
+def sidecar(sparsifier: Sparsifier | None, distiller: Distiller | None, removed: int) -> int:
     """Return the most bytes that the sidecar of a checkpoint takes, beside a header of some kilobytes.
 
-    One bit for each target weight; while weights may return, also the values of those that are removed.
+    One bit for each target weight; while weights may return, also the values of those that are `removed`;
+    what is learned beside the student.
     """
-    if sparsifier is None:
-        return 0
-    weights = [target.weight for target in sparsifier.masks.targets]
-    values = removed * weights[0].element_size() if sparsifier.remembered is not None else 0
-    return sum(-(-weight.numel() // 8) for weight in weights) + values
+    total = _bytes(distiller.parameters()) if distiller else 0
+    if sparsifier is not None:
+        weights = [target.weight for target in sparsifier.masks.targets]
+        total += sum(-(-weight.numel() // 8) for weight in weights)
+        total += removed * weights[0].element_size() if sparsifier.remembered is not None else 0
+    return total
 
 
 def step_cost(

@@ -68,7 +68,7 @@ def rehearse(
         removed=removed,
         left_out=Counter(entry.reason for entry in found.left_out) if found else {},
         memory=memory(model, sparsifier, trainer.distiller),
-        sidecar=sidecar(sparsifier, max(removed.values())) if sparsifier else 0,
+        sidecar=sidecar(sparsifier, trainer.distiller, max(removed.values(), default=0)),
         cost=step_cost(model, sparsifier, trainer.distiller, batch),
         batch=batch,
         warnings=tuple(heard),

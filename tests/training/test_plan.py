@@ -11,8 +11,7 @@ from accelerate.data_loader import BatchSamplerShard
 from tiny import arguments, bert, pruning, sentences
 from torch.utils.data import BatchSampler
 
-from hf_sparse import Recipe, SparseTrainer, find_targets, prune
-from hf_sparse.training.estimate import Batch
+from hf_sparse import Recipe, SparseTrainer, prune
 from hf_sparse.training.plan import Plan, count_rows, count_steps, make_plan
 
 STEPS = 12
@@ -211,74 +210,6 @@ def test_a_rate_that_follows_a_metric_is_unknown() -> None:
 def test_a_rate_whose_settings_are_missing_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="num_decay_steps.*give them as lr_scheduler_kwargs"):
         make_plan(Recipe(), STEPS, lr_scheduler_type="warmup_stable_decay")
-
-
-def test_memory_is_counted_in_bytes() -> None:
-    model = bert()
-    weights, targets = (
-        sum(parameter.numel() for parameter in model.parameters()),
-        sum(target.weight.numel() for target in find_targets(model)),
-    )
-    needed = make_plan(distilled("sparsity.revive=true"), STEPS, model=model).rehearsal.memory
-    assert needed == {
-        "weights": 4 * weights,
-        "gradients": 4 * weights,
-        "optimizer state, AdamW": 8 * weights,
-        "masks": targets,
-        "remembered values": 4 * targets,
-        "teacher": 4 * weights,
-    }
-
-
-@pytest.mark.parametrize("revive", ["false", "true"])
-def test_the_sidecar_of_a_real_run_is_no_larger_than_planned(tmp_path: Path, revive: str) -> None:
-    recipe = pruning(f"sparsity.revive={revive}")
-    logged(tmp_path, recipe, save_strategy="steps", save_steps=8)
-    written = (tmp_path / "checkpoint-8" / "hf_sparse_state.safetensors").read_bytes()
-    header = 8 + int.from_bytes(written[:8], "little")
-    planned = make_plan(recipe, STEPS, model=bert()).rehearsal.sidecar
-    assert 0.5 * planned < len(written) - header <= planned
-
-
-def test_a_teacher_costs_a_third_of_a_step_by_its_size() -> None:
-    def cost(teacher: Any) -> float:
-        return make_plan(distilled(), STEPS, model=bert(), teacher=teacher).rehearsal.cost[
-            "teacher's forward pass"
-        ]
-
-    assert cost(None) == cost(bert(seed=1)) == pytest.approx(1 / 3)
-    assert cost(bert(num_hidden_layers=4)) == pytest.approx(2 / 3, rel=0.1)
-
-
-def test_every_part_of_a_step_has_its_cost() -> None:
-    recipe = distilled("distillation.hidden=1", "distillation.relations=1", "sparsity.revive=true")
-
-    def cost(tokens: int) -> dict[str, float]:
-        batch = Batch(rows=2, accumulation=2, tokens=tokens)
-        return make_plan(
-            recipe, STEPS, model=bert(), teacher=bert(hidden_size=64), batch=batch
-        ).rehearsal.cost
-
-    short, long = cost(16), cost(32)
-    assert list(short) == [
-        "teacher's forward pass",
-        "projections to the teacher",
-        "relations",
-        "clearing of gradients",
-        "removed weights that may return",
-    ]
-    assert long["relations"] == pytest.approx(2 * short["relations"])
-    assert long["clearing of gradients"] == pytest.approx(short["clearing of gradients"] / 2)
-
-
-def test_relations_are_counted_by_their_products() -> None:
-    model = bert()
-    found = make_plan(distilled("distillation.relations=1"), STEPS, model=model).rehearsal
-    # 1 pair of layers, 3 kinds, 2 operations, 32 wide: three times in the student, once in the teacher.
-    products = 3 * 2 * found.batch.tokens * 32 * 4
-    assert found.cost["relations"] == pytest.approx(
-        products / (6 * model.num_parameters(exclude_embeddings=True))
-    )
 
 
 def test_linears_are_left_out_with_their_reasons() -> None:
