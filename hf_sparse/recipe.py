@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from hf_sparse.reading import explain, parse_assignment, read_yaml
 from hf_sparse.settings.distillation import DistillationRecipe
+from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.settings.values import Part
 
@@ -21,13 +22,14 @@ class Recipe(Part):
 
     sparsity: SparsityRecipe | None = None
     distillation: DistillationRecipe | None = None
+    quantization: QuantizationRecipe | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """Check a nested mapping; raise `ValueError` naming every unknown key and wrong value."""
         if not isinstance(values, Mapping):
             raise ValueError(
-                f"a recipe is a mapping of sparsity and distillation, got {type(values).__name__}"
+                f"a recipe is a mapping of {', '.join(cls.model_fields)}, got {type(values).__name__}"
             )
         try:
             return cls.model_validate(dict(values))

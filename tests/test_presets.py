@@ -7,7 +7,16 @@ from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
 
-PRESETS = ["gmp_finetune", "gmp_star", "prune_ofa_80_1x4", "prune_ofa_85", "prune_ofa_90", "transfer"]
+PRESETS = [
+    "gmp_finetune",
+    "gmp_star",
+    "prune_ofa_80_1x4",
+    "prune_ofa_85",
+    "prune_ofa_90",
+    "transfer",
+    "transfer_int4",
+    "transfer_int8",
+]
 
 
 def test_preset_names_are_those_of_the_package() -> None:
@@ -34,6 +43,15 @@ def test_the_transfer_preset_locks_and_listens_to_the_teacher_alone() -> None:
     recipe = Recipe.preset("transfer")
     assert recipe.sparsity == SparsityRecipe(method="lock")
     assert recipe.distillation == DistillationRecipe(temperature=2.0, task=0.0, logits=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("transfer_int8", "int8_per_channel"), ("transfer_int4", "int4_per_channel")]
+)
+def test_the_quantized_transfer_presets_add_nothing_else(name: str, weights: str) -> None:
+    recipe = Recipe.preset(name)
+    assert recipe.model_copy(update={"quantization": None}) == Recipe.preset("transfer")
+    assert (recipe.quantization.weights, recipe.quantization.activations) == (weights, "uint8_per_tensor")
 
 
 def test_the_fine_tuning_preset_needs_no_teacher() -> None:

@@ -193,7 +193,8 @@ def test_every_mistake_is_named_at_once() -> None:
 @pytest.mark.parametrize("values", [[1], "prune_ofa_90", None, 3])
 def test_a_recipe_is_a_mapping(values: object) -> None:
     with pytest.raises(
-        ValueError, match=f"a recipe is a mapping of sparsity and distillation, got {type(values).__name__}"
+        ValueError,
+        match=f"a mapping of sparsity, distillation, quantization, got {type(values).__name__}",
     ):
         Recipe.from_dict(values)
 

@@ -26,11 +26,14 @@ def attach(
 ) -> dict[str, LayerQuantization]:
     """Quantize the modules of targets, by changing their class; return each layer's part by its name.
 
+    What is quantized already starts anew.
+
     The ranges of inputs are buffers that no state dict holds, so that checkpoints stay as they are. Raises
     `ValueError` where a weight cannot be covered or a module is of a kind that is not known.
     """
     targets = list(targets)
     for target in targets:
+        _detach(target.module)
         if type(target.module) not in QUANTIZED:
             raise ValueError(
                 f"{target.name} belongs to a {type(target.module).__name__}, which cannot be quantized; "
@@ -54,13 +57,17 @@ def attach(
 
 def detach(model: nn.Module) -> None:
     """Give every quantized module its own class back."""
-    original = {quantized: kind for kind, quantized in QUANTIZED.items()}
     for module in model.modules():
-        if type(module) in original:
-            module.__class__ = original[type(module)]
-            del module.quantization
-            for name in (_LOW, _HIGH):
-                delattr(module, name)
+        _detach(module)
+
+
+def _detach(module: nn.Module) -> None:
+    original = {quantized: kind for kind, quantized in QUANTIZED.items()}
+    if type(module) in original:
+        module.__class__ = original[type(module)]
+        del module.quantization
+        for name in (_LOW, _HIGH):
+            delattr(module, name)
 
 
 def _family(target: Target) -> tuple[str, int]:

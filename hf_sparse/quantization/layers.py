@@ -1,4 +1,4 @@
-"""What a quantized model consists of, as integers and scales: what every export and every file is made from."""
+"""A quantized model as integers and scales: what every export and every file is made from."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ from hf_sparse.quantization.weights import WeightScheme
 class QuantizedLayer:
     """One layer: int8 `codes` (out, in), float32 `scales` as `WeightScheme.scales` shapes them.
 
-    `activations` as in the recipe; `input_scale` (float32) and `input_zero_point` (int32) are scalars of the uint8
-    grid, None unless activations are uint8_per_tensor. `transposed` layers store their weight as (in, out).
+    `activations` as in the recipe; `input_scale` (float32) and `input_zero_point` (int32) are scalars of the
+    uint8 grid, None unless activations are uint8_per_tensor. `transposed` layers store a weight as (in, out).
     """
 
     codes: Tensor
@@ -46,8 +46,9 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     unseen = [name for name, module in modules.items() if not module.quantization.observed]
     if unseen:
         raise ValueError(
-            f"no data has reached {len(unseen)} of {len(modules)} quantized layers, such as {unseen[0]}, so the "
-            "range of their inputs is unknown; train or calibrate with data that uses them, or exclude them"
+            f"no data has reached {len(unseen)} of {len(modules)} quantized layers, such as {unseen[0]}, so "
+            "the range of their inputs is unknown; train or calibrate with data that uses them, or exclude "
+            "them"
         )
     return {name: _layer(name, module) for name, module in modules.items()}
 
@@ -56,9 +57,7 @@ def _layer(name: str, module: FakeQuantLinear | FakeQuantConv1D) -> QuantizedLay
     part, transposed = module.quantization, isinstance(module, Conv1D)
     weight = (module.weight.t() if transposed else module.weight).detach()
     if not torch.isfinite(weight).all():
-        raise ValueError(
-            f"the weight of {name} is not finite, so it cannot be quantized; training has diverged"
-        )
+        raise ValueError(f"the weight of {name} is not finite: training has diverged; take an earlier one")
     scales = part.weights.scales(weight)
     grid = (None, None)
     if part.activations == "uint8_per_tensor":

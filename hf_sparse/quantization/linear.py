@@ -15,10 +15,18 @@ ACTIVATIONS = ("uint8_per_tensor", "int8_per_token", "none")
 
 @dataclass
 class Phase:
-    """What all quantized layers of a model do at the moment: quantize at all, follow their inputs' range."""
+    """What all quantized layers of a model do at the moment.
+
+    `active`: round at all; `observing`: move ranges, in training mode or, while `calibrating`, in any.
+    """
 
     active: bool = True
     observing: bool = True
+    calibrating: bool = False
+
+    def moves(self, training: bool) -> bool:
+        """Say whether ranges follow what is seen, in a layer in training mode or not."""
+        return self.observing and (training or self.calibrating)
 
 
 @dataclass(eq=False)
@@ -79,7 +87,7 @@ class LayerQuantization:
             return quantized
         # Inside a backward pass it is a recomputation, of activation checkpointing: it must see what the
         # forward pass saw.
-        if module.training and self.phase.observing and torch._C._current_graph_task_id() == -1:
+        if self.phase.moves(module.training) and torch._C._current_graph_task_id() == -1:
             observe(self.observer, values, low, high)
             self.seen = True
         if not self.seen:

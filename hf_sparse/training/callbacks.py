@@ -35,6 +35,11 @@ class SparsityCallback(TrainerCallback):
                 "SparseTrainerMixin, "
                 "or leave distillation out of the recipe"
             )
+        if recipe.quantization is not None:
+            raise ValueError(
+                "a callback comes after the optimizer is made, too late to quantize; use SparseTrainer or "
+                "SparseTrainerMixin, or leave quantization out of the recipe"
+            )
         if recipe.sparsity.lr_rewind:
             raise ValueError(
                 "a callback comes after the learning-rate scheduler is made, so it cannot rewind it; "

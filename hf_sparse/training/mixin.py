@@ -18,6 +18,7 @@ from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.files import require_writable
+from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind
 from hf_sparse.training.sparsifier import SPARSE_FROM, Sparsifier, check_targets
@@ -61,31 +62,45 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         self.allow_schedule_change = allow_schedule_change
         self.sparsifier: Sparsifier | None = None
         self.distiller = self._make_distiller(teacher)
+        quantization = self.recipe.quantization
+        self.quantizer = None if quantization is None else Quantizer(quantization, self.model)
         self._resumed: SavedState | None = None
         self._check_arguments()
         self.add_callback(_SparsityFlow(self))
 
     def _check_arguments(self) -> None:
         sparsity = self.recipe.sparsity
-        if sparsity is None:
+        if sparsity is None and self.quantizer is None:
             return
         if self.args.auto_find_batch_size:
             raise ValueError(AUTO_BATCH_SIZE)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
-                "pruning under FSDP or DeepSpeed is not supported; run with DDP, which torchrun does by "
-                "default"
+                "pruning or quantizing under FSDP or DeepSpeed is not supported; run with DDP, which "
+                "torchrun does by default"
             )
         if self.args.n_gpu > 1:
             raise ValueError(
-                f"pruning on {self.args.n_gpu} GPUs in one process (DataParallel) is not supported; start a "
-                "process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one of them"
+                f"pruning or quantizing on {self.args.n_gpu} GPUs in one process (DataParallel) is not "
+                "supported; start a process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one"
             )
+        if self.quantizer is not None and self.args.max_steps > 0:
+            self.recipe.quantization.resolve(self.args.max_steps)
+        if sparsity is None:
+            return
         check_targets(sparsity, self.model)
         if sparsity.lr_rewind:
             check_rewindable(self.args.lr_scheduler_type)
         if sparsity.schedule is not None and self.args.max_steps > 0:
             sparsity.schedule.resolve(self.args.max_steps)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Make the model of a run, quantized before an optimizer sees it."""
+        model = super().call_model_init(trial)
+        # Trainer makes its first model in its own __init__, before there is a recipe.
+        if getattr(self, "quantizer", None) is not None:
+            self.quantizer.attach(model)
+        return model
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -134,6 +149,8 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         masks, extras = ({}, {}) if self.sparsifier is None else self.sparsifier.state()
         if self.distiller is not None:
             extras = extras | {"distillation": self.distiller.state()}
+        if self.quantizer is not None:
+            extras = extras | {_RANGES: self.quantizer.state()}
         return SavedState(self.recipe, self.state.global_step, self.state.max_steps, masks, extras)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -159,6 +176,9 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         saved, self._resumed = self._resumed, None
         if saved is not None and self.distiller is not None:
             self.distiller.load_state(saved.extras.get("distillation", {}))
+        if self.quantizer is not None:
+            self.quantizer.load_state({} if saved is None else saved.extras.get(_RANGES, {}))
+            self.quantizer.begin(self.model, self.state.global_step, self.state.max_steps)
         if saved is not None and self.state.global_step:
             check_length(saved, self.state.max_steps, self.allow_schedule_change)
             check_step(saved, self.state.global_step)
@@ -179,11 +199,16 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         self._reading.remove()
         if self.distiller is not None:
             self.distiller.forget()
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        loaded = None if best is None else read_resumable(best, self.recipe, self.allow_schedule_change)
+        if self.quantizer is not None:
+            if loaded is not None:
+                self.quantizer.load_state(loaded.extras.get(_RANGES, {}))
+            self.quantizer.end()
         if self.sparsifier is None:
             return
-        best = self.state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best is not None:
-            self.sparsifier.masks.unpack(read_resumable(best, self.recipe, self.allow_schedule_change).masks)
+        if loaded is not None:
+            self.sparsifier.masks.unpack(loaded.masks)
         if not self.sparsifier.reached(self.state.global_step):
             logger.warning(
                 "Training stopped at step %d, before the ramp's end: sparsity is %.4f, not the recipe's "
@@ -223,6 +248,8 @@ class _SparsityFlow(TrainerCallback):
     ) -> None:
         if self.trainer.sparsifier is not None:
             self.trainer.sparsifier.update(state.global_step, kwargs["optimizer"])
+        if self.trainer.quantizer is not None:
+            self.trainer.quantizer.update(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -234,6 +261,9 @@ class _SparsityFlow(TrainerCallback):
     ) -> None:
         self.trainer.begin_push()
 
+
+# The part of the sidecar that holds the ranges of quantized layers' inputs.
+_RANGES = "ranges"
 
 _LOST = (
     "something wrote to them, such as merging an adapter; load the model as it was saved, or accept its "

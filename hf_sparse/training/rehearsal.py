@@ -95,18 +95,16 @@ def _removed(sparsifier: Sparsifier) -> dict[int, int]:
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """Collect what hf_sparse warns of, in place of its being printed."""
+    """Collect what hf_sparse warns of."""
     heard: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: heard.append(record.getMessage())
     logger = logging.getLogger("hf_sparse")
-    before = logger.level, logger.propagate
+    level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
-    logger.propagate = False
     try:
         yield heard
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        logger.setLevel(level)

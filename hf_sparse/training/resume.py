@@ -59,6 +59,12 @@ _FIXED = (
     "sparsity.exclude",
     "sparsity.overrides",
     "sparsity.revive",
+    "quantization was",
+    "quantization.weights",
+    "quantization.activations",
+    "quantization.observer",
+    "quantization.include",
+    "quantization.exclude",
 )
 
 

@@ -19,6 +19,7 @@ from runs import (
     outcome,
     prune,
     prune_little,
+    quantize,
     revive,
 )
 from tiny import arguments, bert, pruning, sentences
@@ -40,10 +41,12 @@ LENGTH = 8
         (revive, (4, 7, 9, 10), {}),
         (distil, (3, 8), {"lr_scheduler_type": "cosine"}),
         (distil_hidden, (3, 8), {}),
+        # Before rounding begins, while ranges move, after they froze.
+        (quantize, (1, 4, 11), {}),
         (lock, (3, 8), {}),
         (mlm, (3, 8), {"warmup_steps": 2}),
     ],
-    ids=["prune", "prune little", "revive", "distil", "distil hidden", "lock", "mlm"],
+    ids=["prune", "prune little", "revive", "distil", "distil hidden", "quantize", "lock", "mlm"],
 )
 def test_a_run_resumed_from_any_checkpoint_ends_bit_for_bit_like_a_straight_one(
     run, steps: tuple[int, ...], changes: dict[str, Any], tmp_path: Path

@@ -59,6 +59,14 @@ def distil_hidden(folder: Path | str, **changes: Any) -> SparseTrainer:
     return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=teacher)
 
 
+def quantize(folder: Path | str, **changes: Any) -> SparseTrainer:
+    """A trainer that prunes, distils and quantizes; rounding begins at step 2, ranges freeze at step 10."""
+    recipe = Recipe.preset("prune_ofa_90").override(
+        ["sparsity.schedule.every=1", "quantization={begin: 2, freeze: 10}"]
+    )
+    return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=bert(seed=1))
+
+
 def lock(folder: Path | str, **changes: Any) -> SparseTrainer:
     model = bert()
     with torch.no_grad():
@@ -111,6 +119,7 @@ def outcome(trainer: SparseTrainer) -> dict[str, Any]:
         "groups": state["param_groups"],
         "scheduler": trainer.lr_scheduler.state_dict()["last_epoch"],
         "log": lines,
+        "ranges": {} if trainer.quantizer is None else trainer.quantizer.state(),
     }
 
 

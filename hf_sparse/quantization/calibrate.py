@@ -1,0 +1,49 @@
+"""Quantization after training: ranges from a few batches, weights as they are."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
+from hf_sparse.quantization.linear import Phase
+from hf_sparse.quantization.weights import read_weight_scheme
+from hf_sparse.targets import Targets, find_targets
+
+
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    weights: str = "int8_per_channel",
+    activations: str = "uint8_per_tensor",
+    observer: str = "min_max",
+    targets: Targets | None = None,
+) -> dict[str, QuantizedLayer]:
+    """Quantize a trained model in place and return its layers; it computes with rounded values from then on.
+
+    `batches` are inputs of the model, without labels, looked at once in evaluation mode. Raises `ValueError` if
+    there is none, or for layers that none of them reaches.
+    """
+    phase = Phase(active=True, observing=True, calibrating=True)
+    attach(targets or find_targets(model), read_weight_scheme(weights), activations, observer, phase)
+    count = 0
+    with _evaluating(model), torch.no_grad():
+        for batch in batches:
+            model(**batch)
+            count += 1
+    phase.calibrating = phase.observing = False
+    if not count and activations == "uint8_per_tensor":
+        raise ValueError("there is no batch to calibrate with; give data that the model is meant for")
+    return quantized_layers(model)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

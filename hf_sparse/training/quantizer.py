@@ -1,0 +1,88 @@
+"""The quantization of one model during one training run."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.linear import LayerQuantization, Phase
+from hf_sparse.quantization.weights import read_weight_scheme
+from hf_sparse.settings.quantization import QuantizationRecipe
+from hf_sparse.targets import find_targets
+
+logger = logging.getLogger(__name__)
+
+
+class Quantizer:
+    """Simulates few bits in the layers of a model from one step on, and freezes their ranges at another.
+
+    Attached before the optimizer is made, it changes no parameter. Until training begins the model computes
+    as before. Raises `ValueError` for layers that cannot be quantized.
+    """
+
+    def __init__(self, recipe: QuantizationRecipe, model: nn.Module) -> None:
+        self.recipe = recipe
+        self.phase = Phase(active=False)
+        self.layers: dict[str, LayerQuantization] = {}
+        self._modules: dict[str, nn.Module] = {}
+        self.attach(model)
+
+    def attach(self, model: nn.Module) -> None:
+        """Quantize a model, the first one or one that `model_init` has made since."""
+        targets = find_targets(model, self.recipe.include, self.recipe.exclude)
+        scheme = read_weight_scheme(self.recipe.weights)
+        self.layers = attach(targets, scheme, self.recipe.activations, self.recipe.observer, self.phase)
+        self._modules = {target.name.removesuffix(".weight"): target.module for target in targets}
+
+    def begin(self, model: nn.Module, step: int, total_steps: int) -> None:
+        """Prepare for a run; raise `RuntimeError` if it trains another model than the one attached to."""
+        inside = {id(module) for module in model.modules()}
+        foreign = [name for name, module in self._modules.items() if id(module) not in inside]
+        if foreign:
+            raise RuntimeError(
+                f"the model was replaced after it was quantized ({foreign[0]} is no part of it); give the "
+                "trainer the model to train, or model_init"
+            )
+        self._begin, self._freeze = self.recipe.resolve(total_steps)
+        self.update(step)
+
+    def update(self, step: int) -> None:
+        """Switch rounding and observing as they are after `step` optimizer steps."""
+        self.phase.active = step >= self._begin
+        self.phase.observing = step < self._freeze
+
+    def end(self) -> None:
+        """Leave the model rounding, with ranges that nothing moves; name layers that no data has reached."""
+        self.phase.observing = False
+        unseen = [name for name, layer in self.layers.items() if not layer.observed]
+        if unseen and self.phase.active:
+            logger.warning(
+                "No data has reached %d of %d quantized layers, such as %s: their inputs are not rounded, "
+                "and the model cannot be exported.",
+                len(unseen),
+                len(self.layers),
+                unseen[0],
+            )
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the observed range of each layer's input, (2,) float32."""
+        return {
+            name: torch.stack([self._modules[name].input_low, self._modules[name].input_high]).cpu()
+            for name, layer in self.layers.items()
+            if layer.seen
+        }
+
+    def load_state(self, ranges: Mapping[str, Tensor]) -> None:
+        """Take over ranges from `state`; raise `ValueError` if they are of other layers."""
+        if foreign := sorted(set(ranges) - set(self.layers)):
+            raise ValueError(
+                f"the checkpoint has ranges for {len(foreign)} layers that are not quantized here, such as "
+                f"{foreign[0]}; resume with the recipe that wrote it"
+            )
+        for name, layer in self.layers.items():
+            layer.seen = name in ranges
+            low, high = ranges.get(name, (torch.tensor(torch.inf), torch.tensor(-torch.inf)))
+            self._modules[name].input_low.copy_(low)
+            self._modules[name].input_high.copy_(high)
