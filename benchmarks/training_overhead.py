@@ -61,6 +61,7 @@ def recipes(steps: int) -> dict[str, Recipe]:
         "pruned to 90 %": Recipe.from_dict({"sparsity": {"schedule": {"shape": "constant", "final": 0.9}}}),
         "pruning, masks updated every 10 steps": Recipe.from_dict({"sparsity": {"schedule": ramp}}),
         "distilled from a same-size teacher": Recipe.from_dict({"distillation": {"temperature": 2.0}}),
+        "quantized, int8 weights and uint8 inputs": Recipe.from_dict({"quantization": {"freeze": "100%"}}),
     }
 
 

@@ -23,8 +23,8 @@ def calibrate(
 ) -> dict[str, QuantizedLayer]:
     """Quantize a trained model in place and return its layers; it computes with rounded values from then on.
 
-    `batches` are inputs of the model, without labels, looked at once in evaluation mode. Raises `ValueError` if
-    there is none, or for layers that none of them reaches.
+    `batches` are inputs of the model, without labels, looked at once in evaluation mode. Raises `ValueError`
+    if there is none, or for layers that none of them reaches.
     """
     phase = Phase(active=True, observing=True, calibrating=True)
     attach(targets or find_targets(model), read_weight_scheme(weights), activations, observer, phase)
