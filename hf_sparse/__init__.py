@@ -14,7 +14,7 @@ _HOMES = {
     "find_targets": "hf_sparse.targets",
     "load_teacher": "hf_sparse.distillation.teacher",
     "measure_sparsity": "hf_sparse.sparsity.measure",
-    "prune": "hf_sparse.sparsity.prune",
+    "prune": "hf_sparse.training.prune",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -131,7 +131,8 @@ def plan(
         from hf_sparse.demo.progress import silence
         from hf_sparse.distillation.teacher import load_teacher
         from hf_sparse.report.pictures import write_png
-        from hf_sparse.report.plan import plan_as_dict, plan_figure, print_plan
+        from hf_sparse.report.plan import plan_as_dict, print_plan
+        from hf_sparse.report.timeline import plan_figure
         from hf_sparse.training.arguments import SparseArguments
         from hf_sparse.training.estimate import Batch
         from hf_sparse.training.plan import count_rows, count_steps, make_plan

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from types import UnionType
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import yaml
@@ -68,8 +68,15 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> str:
 
 
 def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        candidates = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-        model = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+    """List the fields of the part at a path of fields, keys of mappings and kinds of unions."""
+    for step in path:
+        if step in model.model_fields:
+            model = next(_models_in(model.model_fields[step].annotation), model)
     return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

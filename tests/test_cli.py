@@ -9,9 +9,9 @@ from tiny import bert
 from transformers import BertConfig, BertModel
 from typer.testing import CliRunner, Result
 
-from hf_sparse import prune
-from hf_sparse.checkpoint.contract import write_contract
+from hf_sparse import Recipe
 from hf_sparse.cli import app
+from hf_sparse.training.sparsifier import Sparsifier
 
 
 def run(*arguments: object) -> Result:
@@ -33,8 +33,12 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def pruned_dir(tmp_path: Path) -> Path:
     """A pruned model with a record of it."""
     model = bert()
-    masks = prune(model, 0.5, "4x1")
-    write_contract(model, masks, "4x1", 0.5, dict.fromkeys(masks.targets.names, 0.5))
+    recipe = Recipe.preset("gmp_finetune").override(
+        ["sparsity.pattern=4x1", "sparsity.schedule={shape: one_shot, final: 0.5}"]
+    )
+    sparsifier = Sparsifier(recipe.sparsity, model, total_steps=2)
+    sparsifier.update(0, optimizer=None)
+    sparsifier.record(model)
     model.save_pretrained(tmp_path / "pruned")
     return tmp_path / "pruned"
 

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from hf_sparse.cli import app
 from hf_sparse.reading import read_yaml
 from hf_sparse.recipe import Recipe, preset_names
 
@@ -16,12 +20,37 @@ def block(language: str) -> str:
     return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1]
 
 
-def test_the_ten_lines_print_what_readme_says(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", block("python")], cwd=tmp_path, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def ten_lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the ten lines print, and where they leave their model."""
+    folder = tmp_path_factory.mktemp("readme")
+    run = subprocess.run([sys.executable, "-c", block("python")], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == block("text").strip()
+    return run.stdout, folder
+
+
+def test_the_ten_lines_print_what_readme_says(ten_lines: tuple[str, Path]) -> None:
+    assert ten_lines[0].splitlines()[-1] == block("text").strip()
+
+
+@pytest.mark.parametrize("shown", re.findall(r"```console\n\$ hf-sparse (.*?)```", README, re.DOTALL))
+def test_commands_print_what_readme_says(
+    shown: str, ten_lines: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ten_lines[1])
+    monkeypatch.setenv("COLUMNS", "80")
+    command, *lines = shown.splitlines()
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == 0, result.output
+    assert lines and [steady(line) for line in lines] == [
+        steady(line) for line in result.stdout.splitlines()[: len(lines)]
+    ]
+
+
+def steady(line: str) -> str:
+    """Leave out what depends on the weights the model was born with: digests, zeros among its biases."""
+    line = re.sub(r"masks [0-9a-f]{16}", "masks", line).rstrip()
+    return line[:30] if line.startswith(("layers,", "whole")) else line
 
 
 def test_the_recipe_in_full_is_the_preset_prune_ofa_90() -> None:

@@ -15,8 +15,9 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Promise:
-    """Of one weight: the sparsity asked for, None where it was free; the share and the number removed."""
+    """Of one weight: its pattern; the sparsity asked for, None if it was free; share and number removed."""
 
+    pattern: str
     target: float | None
     achieved: float
     removed: int
@@ -65,29 +66,29 @@ def write_contract(
     masks: Masks,
     pattern: str | None,
     target: float | None,
-    targets: Mapping[str, float | None],
+    layers: Mapping[str, tuple[str, float | None]],
 ) -> None:
     """Record the masks in the configuration of a model, if it has one.
 
-    Without `pattern` and `target` the zeros are those the model came with: what an earlier record says they
-    are is kept.
+    `layers` holds pattern and target of each weight. Without `pattern` the zeros are those the model came
+    with: what an earlier record says they are is kept.
     """
     if getattr(model, "config", None) is None:
         return
     earlier = read_contract(model) if pattern is None else None
     prefix = _prefix(model)
-    layers = {}
+    promises = {}
     for name, (rows, columns) in masks.targets.shapes.items():
         own, removed = name.removeprefix(prefix), masks.removed(name)
         promised = earlier.layers.get(own) if earlier else None
-        asked = promised.target if promised else targets[name]
-        layers[own] = Promise(asked, round(removed / (rows * columns), 6), removed)
+        its, asked = (promised.pattern, promised.target) if promised else layers[name]
+        promises[own] = Promise(its, asked, round(removed / (rows * columns), 6), removed)
     contract = Contract(
         pattern=earlier.pattern if earlier else pattern or "unstructured",
         target=earlier.target if earlier else target,
         achieved=round(masks.sparsity, 6),
         digest=masks.digest(prefix),
-        layers=layers,
+        layers=promises,
     )
     setattr(model.config, KEY, {"format_version": FORMAT_VERSION, **asdict(contract)})
 
@@ -117,12 +118,6 @@ def describe_lost(lost: Mapping[str, tuple[int, int]]) -> str:
     shown = [f"{name} ({zeros:,} of {removed:,})" for name, (removed, zeros) in list(lost.items())[:3]]
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     return f"{len(lost)} weights have fewer zeros than the configuration records: {', '.join(shown)}{more}"
-
-
-def forget_contract(model: nn.Module) -> None:
-    """Remove the record from the configuration, where there is one."""
-    if getattr(getattr(model, "config", None), KEY, None) is not None:
-        delattr(model.config, KEY)
 
 
 def _prefix(model: nn.Module) -> str:

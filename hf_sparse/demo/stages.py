@@ -22,7 +22,8 @@ from hf_sparse.demo.settings import Training
 from hf_sparse.metrics.masked import most_likely
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.training.files import publish_directory, write_atomically
+from hf_sparse.storage import write_atomically
+from hf_sparse.training.files import publish_directory
 from hf_sparse.training.trainer import SparseTrainer
 
 UNFINISHED = ".unfinished"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import hf_sparse
-from hf_sparse.training.files import write_atomically
+from hf_sparse.storage import write_atomically
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 

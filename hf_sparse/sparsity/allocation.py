@@ -33,7 +33,9 @@ def global_ranking(weights: Mapping[str, Tiled], sparsity: float, least: float) 
             "weights; choose allocation uniform or erk, or blocks of a fixed size"
         )
     removed = floor(sparsity * sum(weight.blocks for weight in weights.values()))
-    return [_checked(Budget(tuple(weights), removed, _most(weights, least)), least)]
+    most = _most(weights, least)
+    _check_floor(removed, most, least)
+    return [Budget(tuple(weights), removed, most)]
 
 
 def erdos_renyi_kernel(weights: Mapping[str, Tiled], sparsity: float, least: float) -> list[Budget]:
@@ -42,8 +44,13 @@ def erdos_renyi_kernel(weights: Mapping[str, Tiled], sparsity: float, least: flo
     Erdos-Renyi-kernel of Evci et al. 2020 (arXiv:1911.11134, section 3); each weight rounds down to
     whole blocks.
     """
-    raw = {name: sum(weight.shape) / (weight.shape[0] * weight.shape[1]) for name, weight in weights.items()}
     sizes = {name: weight.shape[0] * weight.shape[1] for name, weight in weights.items()}
+    if sparsity > 1 - least:
+        raise ValueError(
+            f"floor {least} keeps more of every weight than sparsity {sparsity} leaves; lower "
+            "sparsity.floor or the final sparsity"
+        )
+    raw = {name: sum(weight.shape) / sizes[name] for name, weight in weights.items()}
     wanted = (1 - sparsity) * sum(sizes.values())
 
     def densities(scale: float) -> dict[str, float]:
@@ -67,13 +74,12 @@ def _most(weights: Mapping[str, Tiled], least: float) -> tuple[int, ...]:
     return tuple(weight.blocks - ceil(least * weight.blocks) for weight in weights.values())
 
 
-def _checked(budget: Budget, least: float) -> Budget:
-    if budget.removed > sum(budget.most):
+def _check_floor(removed: int, most: tuple[int, ...], least: float) -> None:
+    if removed > sum(most):
         raise ValueError(
-            f"{budget.removed} blocks are to be removed, and floor {least} leaves {sum(budget.most)} of them "
-            "removable; lower sparsity.floor or the final sparsity"
+            f"{removed} blocks are to be removed, and floor {least} leaves {sum(most)} of them removable; "
+            "lower sparsity.floor or the final sparsity"
         )
-    return budget
 
 
 ALLOCATIONS: dict[str, Callable[[Mapping[str, Tiled], float, float], list[Budget]]] = {

@@ -26,9 +26,9 @@ class Layout:
     """Patterns and allocation laid over the targets of a model.
 
     Where several overrides fit a weight, the first one counts; weights with a sparsity of their own take no
-    part in the allocation among the others. `least` is the share of its blocks that every weight keeps,
-    whatever the allocation. Raises `ValueError` where a pattern does not fit a weight, an expression is
-    malformed or matches no target.
+    part in the allocation among the others. `least` is the share of its blocks that every weight keeps under
+    an allocation that is free to choose. Raises `ValueError` where a pattern does not fit a weight, an
+    expression is malformed or matches no target.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Layout:
         self.allocation, self.least = allocation, least
         chosen = _chosen(targets, overrides)
         patterns = {name: override.pattern or pattern for name, override in chosen.items()}
+        self.patterns = {name: str(laid) for name, laid in patterns.items()}
         self.weights = {
             name: Tiled(shape, patterns[name].fit(name, shape)) for name, shape in targets.shapes.items()
         }

@@ -58,17 +58,14 @@ class Masks:
         """Say whether the blocks to keep, flat booleans, are all kept already."""
         if not self._removed[name]:
             return True
-        # As unsigned numbers a mask holds 255 where an entry is kept.
-        kept = self._keep[name][:: pattern.rows, :: pattern.columns].view(torch.uint8)
-        return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept)
+        kept = self.kept_blocks(name, pattern)
+        return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept.view(torch.uint8))
 
     def lock_zeros(self, blocks: Mapping[str, Block]) -> None:
         """Remove exactly the blocks that hold nothing but zeros now."""
         for target in self.targets:
-            rows, columns = blocks[target.name].rows, blocks[target.name].columns
-            block = Block(rows, columns)
-            filled = block.pool(nonzero(target.weight).to(torch.int32)) > 0
-            self.set(target.name, block.expand(filled))
+            block = blocks[target.name]
+            self.set(target.name, block.expand(block.filled(target.weight.detach())))
 
     def removed(self, name: str) -> int:
         """Return how many entries of a weight are removed."""
@@ -87,6 +84,22 @@ class Masks:
     def apply_to_weights(self) -> None:
         """Set removed weights to zero."""
         self._apply([(target.weight.detach(), self._keep[target.name]) for target in self.targets])
+
+    def take_removed(self, values: Mapping[str, Tensor]) -> None:
+        """Move removed weights into tensors like the weights, by name, where all others become zero."""
+        parallel_map(_take, self._beside(values))
+
+    def fill_removed(self, values: Mapping[str, Tensor]) -> None:
+        """Put what `take_removed` moved away into the weights again, whose removed entries are zeros."""
+        parallel_map(_fill, self._beside(values))
+
+    def _beside(self, values: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return weight, aside values and mask of each target as integers."""
+        weights = ((target.name, target.weight.detach()) for target in self.targets)
+        return [
+            (*(part.view(_integer_type(part)) for part in (weight, values[name])), self._keep[name])
+            for name, weight in weights
+        ]
 
     def apply_to_gradients(self) -> None:
         """Set the gradients of removed weights to zero, infinite and NaN ones too."""
@@ -177,6 +190,25 @@ def _in_memory_order(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return (
         (values, keep) if values.is_contiguous() or not keep.t().is_contiguous() else (values.t(), keep.t())
     )
+
+
+def _take(parts: tuple[Tensor, Tensor, Tensor]) -> None:
+    weight, aside, keep = parts
+    if weight.device.type == "cpu":
+        weight, aside, keep = (part.numpy() for part in parts)
+        np.bitwise_and(weight, np.invert(keep), out=aside)
+        np.bitwise_and(weight, keep, out=weight)
+    else:
+        torch.bitwise_and(weight, ~keep, out=aside)
+        weight.bitwise_and_(keep)
+
+
+def _fill(parts: tuple[Tensor, Tensor, Tensor]) -> None:
+    weight, aside, _ = parts
+    if weight.device.type == "cpu":
+        np.bitwise_or(weight.numpy(), aside.numpy(), out=weight.numpy())
+    else:
+        weight.bitwise_or_(aside)
 
 
 def _integer_type(values: Tensor) -> torch.dtype:

@@ -18,22 +18,15 @@ class RememberedWeights:
 
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
-        self._values: dict[str, Tensor] = {}
+        self._values = {target.name: torch.zeros_like(target.weight.detach()) for target in masks.targets}
 
     def restore(self) -> None:
         """Put the remembered values into the weights, in place of the zeros."""
-        with torch.no_grad():
-            for target in self.masks.targets:
-                if target.name in self._values:
-                    weight = target.weight.detach()
-                    torch.where(self.masks[target.name], weight, self._values.pop(target.name), out=weight)
+        self.masks.fill_removed(self._values)
 
     def withdraw(self) -> None:
         """Remember the values of removed weights and set them to zero."""
-        for target in self.masks.targets:
-            if self.masks.removed(target.name):
-                self._values[target.name] = target.weight.detach().clone()
-        self.masks.apply_to_weights()
+        self.masks.take_removed(self._values)
 
     def pack(self) -> dict[str, Tensor]:
         """Return the values of the removed weights alone, flat, in row-major order."""
@@ -41,15 +34,11 @@ class RememberedWeights:
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over what `pack` returned, for masks like those it was made with."""
-        for target in self.masks.targets:
-            removed = ~self.masks[target.name]
-            values = packed.get(target.name)
-            if self.masks.removed(target.name) != (0 if values is None else values.numel()):
+        for name, values in self._values.items():
+            removed = ~self.masks[name]
+            if name not in packed or packed[name].numel() != self.masks.removed(name):
                 raise ValueError(
-                    f"the remembered values of {target.name} are not those of its removed weights; resume "
-                    "from another checkpoint"
+                    f"the remembered values of {name} are not those of its removed weights; resume from "
+                    "another checkpoint"
                 )
-            if values is not None:
-                dense = torch.zeros_like(target.weight.detach())
-                dense[removed] = values.to(dense)
-                self._values[target.name] = dense
+            values.zero_()[removed] = packed[name].to(values)

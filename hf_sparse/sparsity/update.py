@@ -23,15 +23,15 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[
     """Remove further weights, lowest scores first, until exactly what the budgets ask for is gone.
 
     What was removed stays removed; where more than a budget is gone already, nothing changes. Only the
-    masks change, not the weights. Returns whether they did. Raises `FloatingPointError` where weights are
-    NaN.
+    masks change, not the weights. Returns whether they did. Raises `FloatingPointError` where weights that
+    are NaN leave too few to rank.
     """
-    gone = {name: masks.removed(name) // block.size for name, block in blocks.items()}
-    budgets = [
-        replace(budget, most=tuple(map(max, budget.most, (gone[name] for name in budget.names))))
+    due = [
+        budget
         for budget in budgets
-        if budget.removed > sum(gone[name] for name in budget.names)
+        if budget.removed > sum(masks.removed(name) // blocks[name].size for name in budget.names)
     ]
+    budgets = _at_least_as_now(masks, due, blocks)
     values, rank_by = _values(masks, budgets, score, blocks)
 
     def take_over(choice: tuple[Budget, list[Tensor]]) -> None:
@@ -49,10 +49,23 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[
 
 
 def choose(masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[str, Block]) -> None:
-    """Choose all masks anew, lowest scores first, whatever was removed before; otherwise as `grow`."""
+    """Choose all masks anew, lowest scores first: no fewer than are removed now, but not the same ones.
+
+    Otherwise as `grow`.
+    """
+    budgets = _at_least_as_now(masks, budgets, blocks)
     values, rank_by = _values(masks, budgets, score, blocks)
     for budget, keeps in _choices(budgets, values, rank_by):
         _set(masks, budget, keeps, blocks)
+
+
+def _at_least_as_now(masks: Masks, budgets: Sequence[Budget], blocks: Mapping[str, Block]) -> list[Budget]:
+    """Raise budgets to what is removed already: sparsity never falls."""
+    now = [[masks.removed(name) // blocks[name].size for name in budget.names] for budget in budgets]
+    return [
+        replace(budget, removed=max(budget.removed, sum(gone)), most=tuple(map(max, budget.most, gone)))
+        for budget, gone in zip(budgets, now, strict=True)
+    ]
 
 
 def _set(masks: Masks, budget: Budget, keeps: Sequence[Tensor], blocks: Mapping[str, Block]) -> None:

@@ -76,6 +76,8 @@ class SparsityCallback(TrainerCallback):
         self.sparsifier = Sparsifier(self.recipe.sparsity, model, state.max_steps, saved)
         if saved is None:
             self.sparsifier.update(0, optimizer)
+        else:
+            self.sparsifier.catch_up(state.global_step, optimizer)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -16,7 +16,7 @@ from hf_sparse.training.sparsifier import Sparsifier
 BALANCE = 20
 
 # Bytes moved for each target weight of four bytes. Clearing a gradient reads it, reads its mask, writes it.
-# Reviving reads mask, weight and remembered value and writes the weight; then copies the weight, clears it.
+# Reviving adds remembered values to weights, then moves them out again, by two masks.
 _CLEARING, _REVIVING = 9, 32
 
 # Values that AdamW, the Trainer's default, keeps for each trained parameter.
@@ -81,7 +81,7 @@ def step_cost(
     third of a step times the ratio of the parameters; projections of hidden states take the share of their
     own; relations take the products of the vectors they compare, three times in the student, there and back.
     What only moves data is counted by bytes at `BALANCE` operations each. Left out, since it depends on the
-    machine more than on the recipe: comparing outputs, attention in its slower form, mask updates, loading.
+    machine more than on the recipe: comparing outputs, attention in its slower form, mask updates, rounding.
     """
     plain = 6 * _computing(model)
     cost: dict[str, float] = {}

@@ -1,21 +1,11 @@
-"""Writing that a crash cannot leave half done."""
+"""Directories that a crash cannot leave half done."""
 
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment its old or its new content is there, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
+from hf_sparse.storage import sync
 
 
 def publish_directory(staged: Path, final: Path) -> None:
@@ -26,13 +16,13 @@ def publish_directory(staged: Path, final: Path) -> None:
     """
     for folder, _, names in os.walk(staged):
         for name in names:
-            _sync(Path(folder) / name)
-        _sync(Path(folder))
+            sync(Path(folder) / name)
+        sync(Path(folder))
     replaced = staged.with_name(_REPLACED + final.name)
     if final.exists():
         os.rename(final, replaced)
     os.rename(staged, final)
-    _sync(final.parent)
+    sync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -58,11 +48,3 @@ def require_writable(directory: str | Path) -> None:
 
 
 _REPLACED = "replaced-"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,8 +30,9 @@ class Plan:
     `sparsity[t]` is the share of removed weights after t steps, from 0: exact with a model, else as asked
     for, None where only the model could tell. `learning_rate[t]` is that of step t, None at 0, which is no
     step; None as a whole where the rate follows a metric. `updates` are the steps after which masks are
-    recomputed. The weights of loss terms are the same at every step. `rehearsal` is None without a model;
-    `remarks` say what is not promised.
+    recomputed; after `rounding` the rounding of quantization begins, after `freezing` the ranges of inputs
+    stay as they are. The weights of loss terms are the same at every step. `rehearsal` is None without a
+    model; `remarks` say what is not promised.
     """
 
     recipe: Recipe
@@ -40,6 +41,8 @@ class Plan:
     sparsity: tuple[float, ...] | None
     learning_rate: tuple[float | None, ...] | None
     updates: tuple[int, ...]
+    rounding: int | None
+    freezing: int | None
     loss_weights: Mapping[str, float]
     rehearsal: Rehearsal | None
     remarks: tuple[str, ...]
@@ -54,6 +57,7 @@ class Plan:
         points = {0, self.total_steps}
         if self.schedule is not None:
             points |= {self.schedule.begin, self.schedule.ramp_end, self.schedule.update_end}
+        points |= {step for step in (self.rounding, self.freezing) if step is not None}
         return tuple(sorted(points))
 
 
@@ -126,6 +130,7 @@ def make_plan(
     scheduled = recipe.sparsity is not None and recipe.sparsity.schedule is not None
     schedule = recipe.sparsity.schedule.resolve(total_steps) if scheduled else None
     updates = tuple(step for step in range(total_steps + 1) if schedule and schedule.is_update(step))
+    rounding, freezing = _quantization(recipe, total_steps)
     return Plan(
         recipe=recipe,
         total_steps=total_steps,
@@ -133,6 +138,8 @@ def make_plan(
         sparsity=_sparsities(schedule, updates, total_steps, seen),
         learning_rate=_learning_rates(recipe.sparsity, schedule, args) if rate_is_known else None,
         updates=updates,
+        rounding=rounding,
+        freezing=freezing,
         loss_weights=_loss_weights(recipe),
         rehearsal=seen,
         remarks=_remarks(recipe, schedule, seen, teacher is not None, rate_is_known),
@@ -180,6 +187,14 @@ def _sparsities(
     return tuple(found)
 
 
+def _quantization(recipe: Recipe, total_steps: int) -> tuple[int | None, int | None]:
+    """Return the steps after which rounding begins and ranges freeze, where there are ranges."""
+    if recipe.quantization is None:
+        return None, None
+    begin, freeze = recipe.quantization.resolve(total_steps)
+    return begin, freeze if recipe.quantization.activations == "uint8_per_tensor" else None
+
+
 def _loss_weights(recipe: Recipe) -> dict[str, float]:
     if (distillation := recipe.distillation) is None:
         return {}
@@ -206,6 +221,8 @@ def _remarks(
         said.append("Name the model to have its shapes checked and its memory counted.")
     if sparsity is not None and seen is None and not sparsity.include:
         said.append("Embeddings, pooler and head stay dense: only the layer stack is pruned.")
+    if recipe.quantization is not None:
+        said.append("Rounding is simulated: the model keeps its precision, and steps take longer by it.")
     if sparsity is not None:
         said.append("Zeros are stored like any number: files stay as large as those of the dense model.")
     if recipe != Recipe():

@@ -47,11 +47,14 @@ def rehearse(
     teacher: PreTrainedModel | None,
     batch: Batch,
 ) -> Rehearsal:
-    """Make a trainer and the masks of its run, both thrown away; the model's weights stay as they are.
+    """Make a trainer and the masks of its run, both thrown away; the model stays as it is.
 
     Without a `teacher`, a copy of the model stands in where the recipe wants one. Raises `ValueError` where
     the trainer would.
     """
+    if recipe.quantization is not None:
+        # The trainer changes the classes of its layers.
+        model = copy.deepcopy(model)
     if teacher is None and recipe.distillation is not None and recipe.distillation.teacher == "given":
         teacher = copy.deepcopy(model)
     with _warnings() as heard:

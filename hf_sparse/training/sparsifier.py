@@ -89,6 +89,9 @@ class Sparsifier:
             return
         if self.remembered is None:
             self._grow(step, optimizer)
+            if self.recipe.revive:
+                # The checkpoint may hold moments of values that were remembered when it was written.
+                self.masks.apply_to_optimizer(optimizer)
             return
         self.remembered.restore()
         grow(self.masks, self._budgets(step), self.score, self.layout.blocks)
@@ -189,13 +192,15 @@ class Sparsifier:
     def record(self, model: nn.Module) -> None:
         """Write what is removed into the configuration of the model."""
         if self.schedule is None:
-            write_contract(model, self.masks, None, None, dict.fromkeys(self.masks.targets.names))
+            unknown = dict.fromkeys(self.masks.targets.names, (str(UNSTRUCTURED), None))
+            write_contract(model, self.masks, None, None, unknown)
             return
         final, uniform = self.schedule.final, self.recipe.allocation == "uniform"
-        targets = {
-            name: own if own is not None or not uniform else final for name, own in self.layout.finals.items()
+        layers = {
+            name: (self.layout.patterns[name], own if own is not None or not uniform else final)
+            for name, own in self.layout.finals.items()
         }
-        write_contract(model, self.masks, self.recipe.pattern, final, targets)
+        write_contract(model, self.masks, self.recipe.pattern, final, layers)
 
     def _take_up(self, saved: SavedState) -> None:
         """Go on remembering where the checkpoint does; it has stopped if no update was left."""
@@ -214,7 +219,8 @@ class Sparsifier:
             name: weight.removed(final) / weight.blocks
             for name, weight in self.layout.weights.items()
             if self.recipe.allocation == "uniform"
-            for final in [self.layout.finals[name] or self.schedule.final]
+            for own in [self.layout.finals[name]]
+            for final in [self.schedule.final if own is None else own]
             if final - weight.removed(final) / weight.blocks > ROUNDING
         }
         if far:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.files import write_atomically
+from hf_sparse.storage import write_atomically
 
 SIDECAR = "hf_sparse_state.safetensors"
 FORMAT_VERSION = 2

@@ -52,6 +52,7 @@ def test_the_saved_configuration_records_every_layer(pruned: Path) -> None:
     assert len(record["layers"]) == 12
     removed = int(0.9 * ROWS * ROWS)
     assert record["layers"][INSIDE] == {
+        "pattern": "unstructured",
         "target": 0.9,
         "achieved": round(removed / ROWS**2, 6),
         "removed": removed,
@@ -72,6 +73,8 @@ def test_where_layers_are_free_they_have_no_target(tmp_path: Path) -> None:
     assert targets[INSIDE] is None
     assert targets["encoder.layer.0.output.dense.weight"] == 0.5
     assert contract.layers["encoder.layer.0.output.dense.weight"].achieved == 0.5
+    patterns = {name: layer.pattern for name, layer in contract.layers.items()}
+    assert (patterns[INSIDE], patterns["encoder.layer.0.output.dense.weight"]) == ("unstructured", "4x4")
 
 
 def test_transfer_keeps_the_record_and_its_digest(pruned: Path, tmp_path: Path) -> None:

@@ -65,3 +65,25 @@ def test_a_best_model_of_the_old_schedule_does_not_win(tmp_path: Path) -> None:
 
 def measure_sparsity_of(folder: Path) -> int:
     return measure_sparsity(type(bert()).from_pretrained(folder)).zeros
+
+
+def test_a_revival_resumed_after_its_last_update_keeps_its_zeros(tmp_path: Path) -> None:
+    """Its checkpoint holds moments of the remembered weights, which are remembered no more."""
+    recipe = pruning("sparsity.revive=true", "sparsity.schedule.update_end=100%", "sparsity.lr_rewind=false")
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, recipe, [1] * 12, Cut(9)).train()
+    earlier = recipe.override(["sparsity.schedule.update_end=8"])
+    resumed = trainer(tmp_path, earlier, [1] * 12)
+    resumed.train(resume_from_checkpoint=True)
+    assert measure_sparsity(resumed.model).zeros == expected_zeros(bert(), 0.9)
+
+
+def test_a_revival_made_longer_never_has_fewer_zeros(tmp_path: Path) -> None:
+    recipe = pruning("sparsity.revive=true", "sparsity.lr_rewind=false", "sparsity.schedule.update_end=50%")
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, recipe, [1] * 24, Cut(5)).train()
+    before = measure_sparsity_of(tmp_path / "checkpoint-5")
+    resumed = trainer(tmp_path, recipe, [1] * 24, Cut(7), max_steps=24)
+    with pytest.raises(KeyboardInterrupt):
+        resumed.train(resume_from_checkpoint=True)
+    assert measure_sparsity_of(tmp_path / "checkpoint-6") >= before

@@ -2,7 +2,6 @@
 
 import json
 from io import StringIO
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +10,9 @@ from tiny import bert, llama
 from torch import nn
 from transformers import T5Config, T5Model
 
-from hf_sparse import find_targets, prune
-from hf_sparse.checkpoint.contract import write_contract
+from hf_sparse import Recipe, find_targets, prune
 from hf_sparse.report.grid import arrange
-from hf_sparse.report.heatmap import sparsity_figure, weight_figure
+from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.inspection import (
     InspectedModel,
     inspect_saved,
@@ -22,8 +20,8 @@ from hf_sparse.report.inspection import (
     print_inspection,
     print_weight,
 )
-from hf_sparse.report.pictures import write_png
-from hf_sparse.sparsity.inspection import WeightInspection, find_weight, inspect_weights
+from hf_sparse.sparsity.inspection import WeightInspection, find_weight
+from hf_sparse.training.sparsifier import Sparsifier
 
 
 def t5() -> T5Model:
@@ -132,8 +130,12 @@ def test_numbers_that_stand_for_no_layers_make_no_columns() -> None:
 
 def recorded() -> nn.Module:
     model = bert()
-    masks = prune(model, 0.5, "4x1")
-    write_contract(model, masks, "4x1", 0.5, dict.fromkeys(masks.targets.names, 0.5))
+    recipe = Recipe.preset("gmp_finetune").override(
+        ["sparsity.pattern=4x1", "sparsity.schedule={shape: one_shot, final: 0.5}"]
+    )
+    sparsifier = Sparsifier(recipe.sparsity, model, total_steps=2)
+    sparsifier.update(0, optimizer=None)
+    sparsifier.record(model)
     return model
 
 
@@ -185,48 +187,3 @@ def test_one_weight_is_shown_alone() -> None:
         "bert.encoder.layer.1.output.dense.weight: 32 outputs x 64 inputs",
         "512 of 2,048 entries are zero (25.0%). Pattern: unstructured.",
     ]
-
-
-def test_the_heat_map_shows_every_cell_and_the_totals() -> None:
-    figure = sparsity_figure(inspect_weights(find_targets(pruned())), "title")
-    axes = figure.axes[0]
-    texts = [text.get_text() for text in axes.texts]
-    assert len(texts) == 3 * 7 and texts[:2] == ["75.0", "50.0"] and texts[-1] == "39.1"
-    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["query", "key"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "all"]
-    colours = [patch.get_facecolor() for patch in axes.patches]
-    assert colours[0] != colours[1] == colours[2]
-
-
-def test_dark_cells_have_light_numbers() -> None:
-    axes = sparsity_figure(inspect_weights(find_targets(pruned())), "title").axes[0]
-    assert axes.texts[0].get_color() == "white"
-    assert axes.texts[7].get_color() == "black"
-
-
-def test_colours_span_the_shares_that_occur(tmp_path: Path) -> None:
-    def span(sparsity: float) -> tuple[float, float]:
-        model = bert()
-        prune(model, sparsity)
-        return sparsity_figure(inspect_weights(find_targets(model)), "title").axes[-1].get_xlim()
-
-    assert span(0.85) == pytest.approx((0.8, 0.9))
-    assert span(0.5) == pytest.approx((0.4, 0.5))
-    assert span(0.0) == pytest.approx((0.0, 0.1))
-
-
-def test_the_map_of_a_weight_shows_where_its_zeros_are() -> None:
-    model = bert()
-    target = find_weight(model, "layer.0.intermediate.dense").found[0]
-    with torch.no_grad():
-        target.weight[3] = 0.0
-    axes = weight_figure(target).axes[0]
-    drawn = axes.images[0].get_array()
-    assert drawn.shape == (64, 32) and drawn[3].min() == 1 and drawn.sum() == 32
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("64 outputs", "32 inputs")
-
-
-@pytest.mark.parametrize("make", [bert, t5])
-def test_it_is_written_as_png(make, tmp_path: Path) -> None:
-    write_png(sparsity_figure(inspect_weights(find_targets(make())), "title"), tmp_path / "map.png")
-    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")

@@ -2,15 +2,13 @@
 
 import json
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 from tiny import bert
 
 from hf_sparse import Recipe
-from hf_sparse.report.pictures import write_png
-from hf_sparse.report.plan import plan_as_dict, plan_figure, print_plan, sampled_steps
+from hf_sparse.report.plan import plan_as_dict, print_plan, sampled_steps
 from hf_sparse.training.plan import Plan, make_plan
 
 EVERY_TERM = "distillation={task: 0.1, logits: 0.2, hidden: 0.3, attention: 0.4, relations: 0.5}"
@@ -58,6 +56,24 @@ def test_ramps_are_described() -> None:
     assert "every step until" in " ".join(printed(make(steps=20)))
 
 
+def test_quantization_is_described() -> None:
+    plan = make("quantization={begin: 100, freeze: 900}")
+    lines = printed(plan)
+    text = " ".join(lines)
+    assert "Quantized from step 100: weights int8_per_channel, inputs uint8_per_tensor, ranges frozen" in text
+    rows = [line.split() for line in lines]
+    assert any(row[:1] == ["100"] and row[-2:] == ["rounding", "begins"] for row in rows)
+    assert any(row[:1] == ["900"] and row[-2:] == ["ranges", "freeze"] for row in rows)
+    assert (plan_as_dict(plan)["rounding"], plan_as_dict(plan)["freezing"]) == (100, 900)
+    text = " ".join(printed(make("quantization={activations: none}")))
+    assert "inputs none." in text and "frozen" not in text and "freeze" not in text
+
+
+def test_the_first_step_is_the_start_where_nothing_else_begins() -> None:
+    rows = [line.split() for line in printed(make(preset="gmp_finetune"))]
+    assert ["0", "0.0%", "-", "0", "start"] in rows
+
+
 def test_what_is_unknown_is_a_dash() -> None:
     rows = [line.split() for line in printed(make(preset="transfer", lr_scheduler_type="greedy"))]
     assert ["100", "-", "-", "0", "1", "0"] in rows
@@ -95,29 +111,3 @@ def test_the_numbers_survive_json() -> None:
     assert numbers["model"]["removed_finally"] == round(0.9 * 16384 - 5.6)
     assert Recipe.from_dict(numbers["recipe"]) == plan.recipe
     assert json.loads(json.dumps(plan_as_dict(make(preset="transfer"))))["model"] is None
-
-
-def test_sparsity_rate_and_weights_are_drawn_against_the_step() -> None:
-    plan = make("distillation.task=0.25")
-    zeros, rate, losses = plan_figure(plan, "title").axes
-    assert zeros.lines[0].get_xydata().tolist() == [
-        [step, 100 * share] for step, share in enumerate(plan.sparsity)
-    ]
-    assert [segment[0][0] for segment in zeros.collections[1].get_segments()] == list(plan.updates)
-    assert rate.lines[0].get_ydata().tolist() == list(plan.learning_rate[1:])
-    assert rate.lines[0].get_xdata()[0] == 1
-    assert [text.get_text() for text in losses.texts] == ["task 0.25", "logits 0.5"]
-    assert losses.get_ylim() == (0, 0.75)
-    assert all(axes.get_ylabel() for axes in (zeros, rate, losses))
-
-
-def test_what_is_unknown_is_not_drawn() -> None:
-    figure = plan_figure(make(preset="transfer", lr_scheduler_type="greedy"), "title")
-    assert [axes.get_ylabel() for axes in figure.axes] == ["loss\nweights"]
-    with pytest.raises(ValueError, match="nothing is known of this run that could be drawn"):
-        plan_figure(make_plan(Recipe(), 10, lr_scheduler_type="greedy"), "title")
-
-
-def test_it_is_written_as_png(tmp_path: Path) -> None:
-    write_png(plan_figure(make(steps=20), "title"), tmp_path / "plan.png")
-    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")

@@ -64,7 +64,7 @@ def test_erk_keeps_no_weight_more_than_whole() -> None:
 
 def test_erk_leaves_each_weight_its_floor() -> None:
     sizes = {"a": Tiled((10, 10), SINGLE), "b": Tiled((1000, 1000), SINGLE)}
-    for least in (0.0, 0.05):
+    for least in (0.0, 0.005, 0.01):
         assert 1_000_000 - erdos_renyi_kernel(sizes, 0.99, least)[1].removed >= least * 1_000_000
 
 
@@ -108,3 +108,8 @@ def test_counts_of_real_layers_are_exact(allocation: str, size: int, sparsity: f
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_no_sparsity_removes_nothing(allocation: str) -> None:
     assert sum(budget.removed for budget in ALLOCATIONS[allocation](weights(a=10, b=3), 0.0, 0.01)) == 0
+
+
+def test_erk_refuses_a_floor_that_it_cannot_keep() -> None:
+    with pytest.raises(ValueError, match="floor 0.02 keeps more of every weight than sparsity 0.995 leaves"):
+        erdos_renyi_kernel(weights(a=100, b=50), 0.995, 0.02)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import bert, masked_lm
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2Model, MixtralConfig, MixtralModel
+from transformers import GPT2Config, GPT2Model, MixtralConfig, MixtralModel, T5Config, T5Model
 
 from hf_sparse import find_targets, prune
 from hf_sparse.sparsity.inspection import (
@@ -157,6 +157,13 @@ def test_layers_and_the_whole_model_are_counted_with_all_they_hold() -> None:
     # The padding's embedding, and the output matrix that shares its parameter with the embeddings.
     assert found.whole.zeros == found.targets.zeros + 32
     assert found.whole.total == sum(value.numel() for value in model.parameters())
+
+
+def test_layers_are_those_that_have_targets() -> None:
+    config = T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=20)
+    model = T5Model(config)
+    found = inspect_model(model, find_targets(model, exclude=["decoder"]))
+    assert found.layers.total == sum(value.numel() for value in model.encoder.block.parameters())
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,16 @@ def test_packing_holds_the_removed_values_alone_and_brings_them_back() -> None:
     assert torch.equal(masks.targets.found[0].weight.detach(), values)
 
 
+def test_signs_of_zero_and_kept_weights_come_through_bit_for_bit() -> None:
+    masks, remembered, _ = remembering()
+    weight = masks.targets.found[0].weight.detach()
+    weight[0, 1] = -0.0
+    for _ in range(2):
+        remembered.restore()
+        remembered.withdraw()
+    assert torch.signbit(weight[0, 1]) and not masks.nonzero_removed()
+
+
 def test_values_of_other_masks_are_refused() -> None:
     masks, remembered, _ = remembering()
     packed = remembered.pack()

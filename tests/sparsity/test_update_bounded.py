@@ -165,3 +165,11 @@ def test_choosing_anew_brings_back_what_has_grown() -> None:
     target.weight.data[0, 0] = 9.0
     choose(masks, to(layout, 0.5), absolute, layout.blocks)
     assert masks[FIRST].int().tolist() == [[1, 0, 0, 1]]
+
+
+def test_choosing_anew_never_lowers_what_is_removed() -> None:
+    masks = masks_over(noise(8, 8))
+    layout = Layout(masks.targets, UNSTRUCTURED)
+    choose(masks, to(layout, 0.5), absolute, layout.blocks)
+    choose(masks, to(layout, 0.2), absolute, layout.blocks)
+    assert masks.removed(FIRST) == 32

@@ -145,3 +145,14 @@ def test_arguments_that_a_callback_cannot_serve_are_refused(
 def test_a_recipe_that_wants_the_learning_rate_rewound_is_refused() -> None:
     with pytest.raises(ValueError, match="lr_rewind"):
         SparsityCallback(pruning())
+
+
+def test_a_run_resumed_behind_its_new_ramp_reaches_its_sparsity_at_once(tmp_path: Path) -> None:
+    late = pruning("sparsity.lr_rewind=false", "sparsity.schedule={final: 0.9, ramp_end: 10, update_end: 10}")
+    trainer(tmp_path, SparsityCallback(late), save_strategy="steps", save_steps=6).train()
+    soon = late.override(["sparsity.schedule={final: 0.9, ramp_end: 4, update_end: 4}"])
+    callback = SparsityCallback(soon, allow_schedule_change=True)
+    run = trainer(tmp_path / "resumed", callback, save_strategy="no")
+    callback.resume_from_checkpoint = str(checkpoint(tmp_path, 6))
+    run.train(resume_from_checkpoint=str(checkpoint(tmp_path, 6)))
+    assert callback.sparsifier.reached(12) and not callback.sparsifier.masks.nonzero_removed()

@@ -125,6 +125,7 @@ def test_rows_are_those_of_the_split_called_train(tmp_path: Path) -> None:
             "compares blocks of one size, and these have 32, 64 weights",
         ),
         (["sparsity.allocation=global", "sparsity.floor=0.2"], {"model": bert()}, "floor 0.2 leaves"),
+        (["quantization.begin=12"], {}, "quantization begins at step 12 of 12"),
         (["sparsity.exclude=[nowhere]"], {"model": bert()}, "'nowhere' matches no Linear"),
     ],
 )
@@ -161,11 +162,14 @@ def test_a_sparser_model_than_the_recipe_asks_for_is_refused() -> None:
         plan(model=model)
 
 
-def test_the_model_is_left_as_it_was() -> None:
+@pytest.mark.parametrize("quantization", ["null", "{weights: int4_per_channel}"])
+def test_the_model_is_left_as_it_was(quantization: str) -> None:
     model = bert()
+    kinds = [type(module) for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     recipe = distilled("sparsity.schedule={shape: constant, final: 0.9}", "sparsity.lr_rewind=false")
-    make_plan(recipe, STEPS, model=model)
+    make_plan(recipe.override([f"quantization={quantization}"]), STEPS, model=model)
+    assert [type(module) for module in model.modules()] == kinds
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -233,6 +237,7 @@ def test_remarks_say_what_is_taken_for_granted() -> None:
     )
     assert "after step 6 change nothing" in said(plan())
     assert "change nothing" not in said(plan("sparsity.revive=true"))
+    assert "Rounding is simulated" in said(plan("quantization={}"))
     assert make_plan(Recipe(), STEPS).remarks == ()
 
 

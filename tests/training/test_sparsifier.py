@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ FIRST, SECOND = "layers.0.weight", "layers.1.weight"
 LOCK = SparsityRecipe(method="lock")
 
 
-def gradual(final: float = 0.9, pattern: str = "unstructured", allocation: str = "uniform") -> SparsityRecipe:
+def gradual(final: float = 0.9, **others: Any) -> SparsityRecipe:
     schedule = {"final": final, "ramp_end": 4, "update_end": 6, "every": 2}
-    return SparsityRecipe.model_validate({"schedule": schedule, "pattern": pattern, "allocation": allocation})
+    return SparsityRecipe.model_validate({"schedule": schedule, **others})
 
 
 def stack() -> nn.Module:
@@ -274,3 +275,19 @@ def test_a_missed_final_update_is_found() -> None:
         RuntimeError, match="100 weights of layers.0.weight are removed, the recipe asks for 115"
     ):
         sparsifier.verify(4)
+
+
+def test_a_revival_that_starts_from_zeros_never_has_fewer(caplog: pytest.LogCaptureFixture) -> None:
+    sparsifier = Sparsifier(gradual(0.8, revive=True), sparse_stack(0.5), total_steps=10)
+    shares = []
+    for step in range(10):
+        sparsifier.update(step, None)
+        shares.append(sparsifier.masks.sparsity)
+    assert shares == sorted(shares) and shares[0] >= 0.49 and shares[-1] == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_weight_that_is_meant_to_stay_dense_is_no_rounding(caplog: pytest.LogCaptureFixture) -> None:
+    Sparsifier(gradual(0.5, overrides={"layers.0": {"sparsity": 0.0}}), stack(), total_steps=10)
+    assert "Whole blocks" not in caplog.text
+    Sparsifier(gradual(0.5, pattern="8x8"), stack(), total_steps=10)
+    assert "Whole blocks leave" in caplog.text

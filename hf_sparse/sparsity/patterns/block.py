@@ -6,7 +6,10 @@ from math import floor
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from hf_sparse.sparsity.counting import nonzero
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -53,14 +56,7 @@ class Block:
 
     def pool(self, scores: Array) -> Array:
         """Sum scores (out, in) over each block to (out / rows, in / columns)."""
-        if self.rows == 1 and self.columns == scores.shape[1]:
-            return scores.sum(1)[:, None]
-        # Slice additions: a reduction over an axis of length 4 is several times slower, in numpy as in torch.
-        pooled = sum((scores[row :: self.rows] for row in range(1, self.rows)), start=scores[:: self.rows])
-        return sum(
-            (pooled[:, column :: self.columns] for column in range(1, self.columns)),
-            start=pooled[:, :: self.columns],
-        )
+        return _sum_neighbours(_sum_neighbours(scores, self.rows).T, self.columns).T
 
     def expand(self, keep: Tensor) -> Tensor:
         """Repeat the verdict on each block, (out / rows, in / columns), for all its weights, (out, in)."""
@@ -70,9 +66,21 @@ class Block:
         blocks = keep[:, None, :, None].expand(rows, self.rows, columns, self.columns)
         return blocks.reshape(rows * self.rows, columns * self.columns)
 
+    def filled(self, weight: Tensor) -> Tensor:
+        """Return as booleans which blocks of a weight hold anything but zeros."""
+        return self.pool(nonzero(weight).to(torch.int32)) > 0
+
     def removed(self, blocks: int, sparsity: float) -> int:
         """Return how many of so many blocks are removed at a sparsity."""
         return floor(sparsity * blocks)
+
+
+def _sum_neighbours(scores: Array, count: int) -> Array:
+    """Sum so many rows at a time."""
+    if 1 < count == scores.shape[0]:
+        return scores.sum(0)[None]
+    # Slice additions: a reduction over an axis of length 4 is several times slower, in numpy as in torch.
+    return sum((scores[row::count] for row in range(1, count)), start=scores[::count])
 
 
 UNSTRUCTURED = Block(1, 1)

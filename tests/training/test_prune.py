@@ -37,11 +37,13 @@ def test_allocations_share_the_sparsity_unequally(allocation: str) -> None:
 
 
 def test_overrides_and_exclusions() -> None:
-    masks = hf_sparse.prune(bert(), 0.8, exclude=["layer.1"], overrides={"output": 0.25})
+    overrides = {"output": 0.25, "key": {"pattern": "4x4", "sparsity": 0.5}}
+    masks = hf_sparse.prune(bert(), 0.8, exclude=["layer.1"], overrides=overrides)
     shares = {name: masks.removed(name) / masks[name].numel() for name in masks.targets.names}
     assert not any("layer.1" in name for name in shares)
     assert {round(share, 2) for name, share in shares.items() if "output" in name} == {0.25}
-    assert {round(share, 2) for name, share in shares.items() if "output" not in name} == {0.8}
+    assert {round(share, 2) for name, share in shares.items() if "key" in name} == {0.5}
+    assert {round(share, 2) for name, share in shares.items() if "query" in name} == {0.8}
 
 
 def test_pruning_twice_adds_to_what_is_gone() -> None:
@@ -51,14 +53,23 @@ def test_pruning_twice_adds_to_what_is_gone() -> None:
     assert all(not (second[name] & ~first[name]).any() for name in first.targets.names)
 
 
+def test_a_model_that_is_sparser_already_is_refused() -> None:
+    model = bert()
+    hf_sparse.prune(model, 0.9)
+    with pytest.raises(ValueError, match="are zero already, more than the"):
+        hf_sparse.prune(model, 0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"sparsity": 1.0}, "share of weights to remove"),
         ({"sparsity": 0.9, "pattern": "2:4"}, "pattern 2:4 removes 0.5 of every weight, got 0.9"),
         ({"sparsity": 0.9, "pattern": "5x5"}, "pattern 5x5 does not tile"),
-        ({"sparsity": 0.9, "method": "lock"}, "'lock' does not rank weights; choose one of magnitude"),
-        ({"sparsity": 0.9, "method": "best"}, "'best' does not rank weights"),
+        ({"sparsity": 0.9, "method": "lock"}, "method lock keeps the zeros the model comes with"),
+        ({"sparsity": 0.9, "method": "best"}, "sparsity.method is 'best': choose one of"),
+        ({"sparsity": 0.9, "allocation": "best"}, "sparsity.allocation is 'best': choose one of"),
+        ({"sparsity": 0.5, "pattern": "2:4", "allocation": "erk"}, "allocation erk has nothing to allocate"),
         ({"sparsity": 0.9, "overrides": {"layer.9": 0.5}}, "matches no target"),
         ({"sparsity": 0.9, "overrides": {"layer.0": 1.5}}, "share of weights to remove"),
     ],

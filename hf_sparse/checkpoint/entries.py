@@ -1,0 +1,115 @@
+"""Single tensors and quantized weights as entries of a packed file, and back."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_sparse.checkpoint.container import Entry, Quantization
+from hf_sparse.checkpoint.packing import (
+    Coding,
+    check_codes,
+    check_words,
+    pack_codes,
+    pack_words,
+    unpack_codes,
+    unpack_words,
+)
+from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.weights import WeightScheme, read_weight_scheme
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*FLOATS, *INTEGERS)}
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SCALE_BYTES = 4
+
+
+def pack_tensor(name: str, tensor: Tensor) -> tuple[Entry, bytes]:
+    """Code a tensor of one of DTYPES bit for bit."""
+    coding, content = pack_words(_words(tensor))
+    return _entry(name, tensor, coding, content, None)
+
+
+def pack_layer(
+    name: str, weight: Tensor, layer: QuantizedLayer, observer: str, input_range: tuple[float, float] | None
+) -> tuple[Entry, bytes]:
+    """Code the weight of a layer as its codes and scales."""
+    coding, codes = pack_codes(layer.codes.cpu().numpy(), layer.weights.highest)
+    scales, content = pack_words(_words(layer.scales))
+    quantization = Quantization(
+        str(layer.weights), layer.activations, observer, layer.transposed, input_range, scales
+    )
+    return _entry(name, weight, coding, codes + content, quantization)
+
+
+def check(entry: Entry) -> None:
+    """Raise `ValueError` unless dtype, shape, scheme and codings of an entry fit each other.
+
+    Allocates nothing, so that a damaged entry cannot ask for memory.
+    """
+    if entry.dtype not in DTYPES:
+        raise ValueError(f"its dtype is {entry.dtype}; choose one of {', '.join(DTYPES)}")
+    dtype, numbers = DTYPES[entry.dtype], math.prod(entry.shape)
+    if entry.quantization is None:
+        check_words(entry.coding, numbers, dtype.itemsize)
+        return
+    if dtype not in FLOATS or len(entry.shape) != 2:
+        raise ValueError(f"a tensor of {entry.dtype} in {len(entry.shape)} dimensions cannot be quantized")
+    scheme, matrix = _matrix(entry)
+    scheme.check(entry.name, matrix)
+    check_codes(entry.coding, numbers, scheme.highest)
+    check_words(entry.quantization.scales, math.prod(_scales(scheme, matrix)), _SCALE_BYTES)
+
+
+def unpack(entry: Entry, content: memoryview) -> Tensor:
+    """Return the tensor of an entry that has been checked, a quantized one as its codes restore it.
+
+    Raises `ValueError` if the content is damaged.
+    """
+    dtype, numbers = DTYPES[entry.dtype], math.prod(entry.shape)
+    if entry.quantization is None:
+        words = unpack_words(entry.coding, content, numbers, dtype.itemsize)
+        return _tensor(words).view(dtype).view(entry.shape)
+    scheme, matrix = _matrix(entry)
+    shape, first = _scales(scheme, matrix), entry.coding.length
+    codes = _tensor(unpack_codes(entry.coding, content[:first], numbers, scheme.highest)).view(matrix)
+    words = unpack_words(entry.quantization.scales, content[first:], math.prod(shape), _SCALE_BYTES)
+    scales = _tensor(words).view(torch.float32).view(shape)
+    if not (torch.isfinite(scales) & (scales > 0)).all():
+        raise ValueError("its scales are not all positive numbers")
+    weight = scheme.restore(codes, scales, dtype)
+    return weight.t().contiguous() if entry.quantization.transposed else weight
+
+
+def _entry(
+    name: str, tensor: Tensor, coding: Coding, content: bytes, quantization: Quantization | None
+) -> tuple[Entry, bytes]:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Entry(name, dtype, tuple(tensor.shape), 0, len(content), 0, coding, quantization), content
+
+
+def _matrix(entry: Entry) -> tuple[WeightScheme, tuple[int, int]]:
+    """Return the scheme of a quantized entry and the shape of its codes, (out, in)."""
+    rows, columns = entry.shape
+    matrix = (columns, rows) if entry.quantization.transposed else (rows, columns)
+    return read_weight_scheme(entry.quantization.weights), matrix
+
+
+def _scales(scheme: WeightScheme, matrix: tuple[int, int]) -> tuple[int, int]:
+    rows, columns = matrix
+    if scheme.granularity == "tensor":
+        return 1, 1
+    return rows, columns // (scheme.group or columns)
+
+
+def _words(tensor: Tensor) -> np.ndarray:
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return flat.view(_WORDS[tensor.element_size()]).numpy()
+
+
+def _tensor(words: np.ndarray) -> Tensor:
+    # What was stored as it is lies in the file's own memory, which may not be written to.
+    native = words.astype(words.dtype.newbyteorder("="), copy=not words.flags.writeable)
+    return torch.from_numpy(native)

@@ -1,0 +1,185 @@
+"""Models in one small file: `hf_sparse.packed` beside the configuration, in place of the weights."""
+
+import copy
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from hf_sparse.checkpoint.container import (
+    PACKED,
+    Entry,
+    Quantization,
+    damaged,
+    read_packed,
+    write_packed,
+)
+from hf_sparse.checkpoint.entries import DTYPES, FLOATS, check, pack_layer, pack_tensor, unpack
+from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
+from hf_sparse.quantization.convert import QUANTIZED, attach
+from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.quantization.linear import Phase
+from hf_sparse.quantization.weights import read_weight_scheme
+from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.targets import Target
+
+_WEIGHT = ".weight"
+
+
+def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
+    """Write a model, quantized or not, with its configuration into a directory; return its sizes.
+
+    Quantized weights are stored as codes and scales, all other tensors bit for bit, tied ones once. Raises
+    `ValueError` for models that `load_packed` could not restore, or whose layers have seen no data.
+    """
+    kind, directory = type(model), Path(directory)
+    if getattr(transformers, kind.__name__, None) is not kind:
+        raise ValueError(
+            f"{kind.__name__} is no class of transformers, and no other can be loaded; pack a model of one"
+        )
+    layers, state = quantized_layers(model), model.state_dict(keep_vars=True)
+    ties = _ties(state)
+    if _shapes(state, ties) != _shapes(*_plan(kind, model.config)):
+        raise ValueError(
+            f"the tensors of this {kind.__name__}, their shapes or which of them are tied are not those that "
+            "its configuration says; change the configuration"
+        )
+    for name in ties:
+        if state[name].dtype not in DTYPES.values():
+            raise ValueError(f"{name} is {state[name].dtype}, which cannot be packed; cast it before")
+    for name in layers:
+        if len(ties.get(name + _WEIGHT, ())) != 1:
+            raise ValueError(f"the weight of {name} is tied to another one, so it cannot be quantized; exclude it")
+
+    def pack(name: str) -> tuple[Entry, bytes]:
+        layer = layers.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
+        if layer is None:
+            return pack_tensor(name, state[name])
+        module = model.get_submodule(name.removesuffix(_WEIGHT))
+        known = layer.input_scale is not None
+        ends = (module.input_low.item(), module.input_high.item()) if known else None
+        return pack_layer(name, state[name], layer, module.quantization.observer, ends)
+
+    packed = parallel_map(pack, ties)
+    config = copy.deepcopy(model.config)
+    config.architectures, config.dtype = [kind.__name__], model.dtype
+    config.save_pretrained(directory)
+    if model.can_generate():
+        model.generation_config.save_pretrained(directory)
+    file_bytes = write_packed(directory / PACKED, packed)
+    return measure_sizes(model, layers, [entry for entry, _ in packed], file_bytes)
+
+
+def load_packed(
+    directory: str | Path, dequantize: bool = False, **config_changes: Any
+) -> PreTrainedModel:
+    """Restore the model that `save_packed` wrote into a directory, in evaluation mode on the CPU.
+
+    It is of the class of transformers that its configuration names; `config_changes` are attributes of that,
+    such as `attn_implementation`. What was quantized rounds weights and inputs as before, its ranges fixed;
+    with `dequantize` it is a plain model with the weights that the codes stand for. Raises
+    `FileNotFoundError` if there is no file, `ValueError` if it is damaged, of a newer format or of another
+    model than the configuration describes.
+    """
+    path = Path(directory) / PACKED
+    pairs = {entry.name: (entry, content) for entry, content in read_packed(path)}
+    entries = {name: entry for name, (entry, _) in pairs.items()}
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False, **config_changes)
+    kind = _kind(config, path)
+    planned, ties = _plan(kind, config)
+    _compare(entries, planned, ties, path)
+
+    def restore(name: str) -> Tensor:
+        try:
+            return unpack(*pairs[name])
+        except ValueError as error:
+            raise damaged(path, f"{name}: {error}") from error
+
+    # The longest first, so that threads end together.
+    names = sorted(entries, key=lambda name: -entries[name].length)
+    tensors = dict(zip(names, parallel_map(restore, names), strict=True))
+    model = _build(kind, config, "cpu")
+    everything = {name: tensors[first] for first, tied in ties.items() for name in tied}
+    model.load_state_dict(everything, assign=True)
+    model.tie_weights()
+    model.eval()
+    if model.can_generate() and (path.parent / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    if not dequantize:
+        _quantize(model, {name: entry.quantization for name, entry in entries.items() if entry.quantization})
+    return model
+
+
+def _kind(config: PreTrainedConfig, path: Path) -> type[PreTrainedModel]:
+    name = (config.architectures or [None])[0]
+    kind = getattr(transformers, name, None) if isinstance(name, str) else None
+    fits = isinstance(kind, type) and issubclass(kind, PreTrainedModel) and kind.config_class is not None
+    if not fits or not isinstance(config, kind.config_class):
+        raise ValueError(
+            f"config.json beside {path} names {name} with a {type(config).__name__}, which is no class of "
+            "transformers with its configuration; restore the config.json that was written with it"
+        )
+    return kind
+
+
+def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -> PreTrainedModel:
+    """Make a model whose weights are yet to come."""
+    with torch.device(device), no_init_weights():
+        return kind(copy.deepcopy(config))
+
+
+def _plan(
+    kind: type[PreTrainedModel], config: PreTrainedConfig
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Return the tensors that a model has, without memory of their own, and which are tied."""
+    state = _build(kind, config, "meta").state_dict(keep_vars=True)
+    return state, _ties(state)
+
+
+def _ties(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Return all names of every tensor by the first of them."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        names.setdefault(id(tensor), []).append(name)
+    return {tied[0]: tied for tied in names.values()}
+
+
+def _shapes(
+    state: Mapping[str, Tensor], ties: Mapping[str, list[str]]
+) -> dict[str, tuple[torch.Size, list[str]]]:
+    return {name: (state[name].shape, tied) for name, tied in ties.items()}
+
+
+def _compare(
+    entries: Mapping[str, Entry],
+    planned: Mapping[str, Tensor],
+    ties: Mapping[str, list[str]],
+    path: Path,
+) -> None:
+    """Raise `ValueError` unless a file has the tensors of a model, in the codings that their shapes need."""
+    if entries.keys() != ties.keys():
+        other = sorted(entries.keys() ^ ties.keys())
+        raise ValueError(
+            f"{path} and the model of the config.json beside it differ in {len(other)} tensors, such as "
+            f"{other[0]}; restore the config.json that was written with it"
+        )
+    for name, entry in entries.items():
+        try:
+            check(entry)
+        except ValueError as error:
+            raise damaged(path, f"{name}: {error}") from error
+        tensor, dtype = planned[name], DTYPES[entry.dtype]
+        # Whole models are cast to other floats, never to integers.
+        alike = dtype == tensor.dtype or (dtype in FLOATS and tensor.dtype in FLOATS)
+        if entry.shape != tuple(tensor.shape) or not alike:
+            raise ValueError(
+                f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of the config.json beside it "
+                f"has {tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it"
+            )

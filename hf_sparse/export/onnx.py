@@ -1,0 +1,142 @@
+"""Models as ONNX files: floats as they are, quantized layers as integers."""
+
+import copy
+import inspect
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_sparse.export.layers import OPSET, onnx_layer
+from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
+
+
+@dataclass(frozen=True)
+class ExportedOnnx:
+    """An ONNX file: the names of its inputs and outputs, and how many nodes of each operator it has."""
+
+    path: Path
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    quantized_layers: int
+    nodes: Mapping[str, int]
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.nodes.items()))
+        return (
+            f"{self.path}: opset {self.opset}, {self.quantized_layers} quantized layers, "
+            f"{', '.join(self.inputs)} to {', '.join(self.outputs)}\n{counts}"
+        )
+
+
+def export_onnx(
+    model: PreTrainedModel, path: str | Path, inputs: Mapping[str, Tensor] | None = None
+) -> ExportedOnnx:
+    """Write a model as an ONNX file of opset 21; the model stays as it is.
+
+    Quantized layers become QuantizeLinear and DequantizeLinear around MatMul, or MatMulInteger where
+    activations are int8_per_token; weights of 2 to 4 bits whose inputs are floats take half a byte each.
+
+    `inputs` is an example batch of at least two rows, whose names the file's inputs get; for models of text the
+    default is what their tokenizer gives. Dimension 0 is dynamic, and so is dimension 1 of matrices; outputs
+    are named as in the model's own output. Weights of more than about 1.5 GB lie in a second file, PATH.data.
+
+    Raises `ValueError` for models that are not float32, that need an example batch, or with layers that ONNX
+    cannot express, all before anything is written.
+    """
+    if model.dtype != torch.float32:
+        raise ValueError(
+            f"the model is {model.dtype}, and only float32 is exported; call model.float() first"
+        )
+    inputs = example_inputs(model) if inputs is None else dict(inputs)
+    layers = quantized_layers(model)
+    exported = _for_export(model, layers)
+    outputs = _output_names(exported, inputs)
+    program = torch.onnx.export(
+        exported,
+        kwargs=inputs,
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes={name: _dynamic(name, value) for name, value in inputs.items()},
+        output_names=list(outputs),
+        verbose=False,
+    )
+    _narrow(program, layers)
+    path = Path(path)
+    _write(program, path)
+    nodes = Counter(node.op_type for node in program.model.graph)
+    return ExportedOnnx(path, OPSET, tuple(inputs), outputs, len(layers), nodes)
+
+
+def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return a batch (2, 8) of what the tokenizer of a text model gives; raise `ValueError` for other models."""
+    if model.main_input_name != "input_ids" or model.config.is_encoder_decoder:
+        raise ValueError(
+            f"what {type(model).__name__} reads is not only what a tokenizer gives; give inputs, an example batch "
+            "of at least two rows with all the model needs"
+        )
+    accepted = inspect.signature(model.forward).parameters
+    names = [name for name in ("input_ids", "attention_mask") if name in accepted]
+    if getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in accepted:
+        names.append("token_type_ids")
+    return {name: torch.ones(2, 8, dtype=torch.long, device=model.device) for name in names}
+
+
+def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) -> PreTrainedModel:
+    """Return a copy that shares the parameters, with other modules where layers are quantized."""
+    # `deepcopy` takes what its memo holds in place of a copy.
+    memo: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
+    for name, layer in layers.items():
+        module = model.get_submodule(name)
+        memo[id(module)] = onnx_layer(name, layer, module)
+    exported = copy.deepcopy(model, memo).eval()
+    exported.config.use_cache = False
+    exported.config.return_dict = True
+    return exported
+
+
+def _output_names(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[str, ...]:
+    with torch.no_grad():
+        outputs = model(**inputs)
+    return tuple(name for name, value in outputs.items() if isinstance(value, Tensor))
+
+
+def _dynamic(name: str, value: Tensor) -> dict[int, str]:
+    if value.dim() != 2:
+        return {0: "batch"}
+    return {0: "batch", 1: "decoder_sequence" if name.startswith("decoder_") else "sequence"}
+
+
+def _narrow(program: "ONNXProgram", layers: Mapping[str, QuantizedLayer]) -> None:
+    """Give codes that fit the type INT4, which torch does not have.
+
+    Not where the input is quantized too: runtimes multiply integers of 8 bits only.
+    """
+    import onnx_ir
+
+    for name, layer in layers.items():
+        if layer.weights.bits <= 4 and layer.activations == "none":
+            value = program.model.graph.initializers[f"{name}.codes"]
+            codes = value.const_value.numpy()
+            value.const_value = onnx_ir.tensor(codes, onnx_ir.DataType.INT4, name=value.name)
+            value.type = onnx_ir.TensorType(onnx_ir.DataType.INT4)
+
+
+def _write(program: "ONNXProgram", path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staged:
+        program.save(Path(staged) / path.name)
+        # The weights before the graph that refers to them: "name.onnx.data" sorts after "name.onnx".
+        for file in sorted(Path(staged).iterdir(), reverse=True):
+            os.replace(file, path.parent / file.name)
