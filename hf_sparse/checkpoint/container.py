@@ -48,7 +48,9 @@ class Quantization:
     @model_validator(mode="after")
     def _has_a_range_or_needs_none(self) -> Self:
         if (self.input_range is None) != (self.activations != "uint8_per_tensor"):
-            raise ValueError(f"{self.activations} and an input range of {self.input_range} exclude each other")
+            raise ValueError(
+                f"{self.activations} and an input range of {self.input_range} exclude each other"
+            )
         return self
 
 

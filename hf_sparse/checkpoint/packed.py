@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_sparse.checkpoint.container import (
@@ -44,9 +44,9 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         raise ValueError(
             f"{kind.__name__} is no class of transformers, and no other can be loaded; pack a model of one"
         )
-    layers, state = quantized_layers(model), model.state_dict(keep_vars=True)
-    ties = _ties(state)
-    if _shapes(state, ties) != _shapes(*_plan(kind, model.config)):
+    layers = quantized_layers(model)
+    state, ties = _tensors(model)
+    if _shapes(state, ties) != _shapes(*_tensors(_build(kind, model.config, "meta"))):
         raise ValueError(
             f"the tensors of this {kind.__name__}, their shapes or which of them are tied are not those that "
             "its configuration says; change the configuration"
@@ -56,7 +56,9 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
             raise ValueError(f"{name} is {state[name].dtype}, which cannot be packed; cast it before")
     for name in layers:
         if len(ties.get(name + _WEIGHT, ())) != 1:
-            raise ValueError(f"the weight of {name} is tied to another one, so it cannot be quantized; exclude it")
+            raise ValueError(
+                f"the weight of {name} is tied to another one, so it cannot be quantized; exclude it"
+            )
 
     def pack(name: str) -> tuple[Entry, bytes]:
         layer = layers.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
@@ -77,9 +79,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     return measure_sizes(model, layers, [entry for entry, _ in packed], file_bytes)
 
 
-def load_packed(
-    directory: str | Path, dequantize: bool = False, **config_changes: Any
-) -> PreTrainedModel:
+def load_packed(directory: str | Path, dequantize: bool = False, **config_changes: Any) -> PreTrainedModel:
     """Restore the model that `save_packed` wrote into a directory, in evaluation mode on the CPU.
 
     It is of the class of transformers that its configuration names; `config_changes` are attributes of that,
@@ -93,8 +93,10 @@ def load_packed(
     entries = {name: entry for name, (entry, _) in pairs.items()}
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False, **config_changes)
     kind = _kind(config, path)
-    planned, ties = _plan(kind, config)
+    skeleton = _build(kind, config, "meta")
+    planned, ties = _tensors(skeleton)
     _compare(entries, planned, ties, path)
+    _compare_layers(entries, skeleton, path)
 
     def restore(name: str) -> Tensor:
         try:
@@ -135,20 +137,12 @@ def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -
         return kind(copy.deepcopy(config))
 
 
-def _plan(
-    kind: type[PreTrainedModel], config: PreTrainedConfig
-) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return the tensors that a model has, without memory of their own, and which are tied."""
-    state = _build(kind, config, "meta").state_dict(keep_vars=True)
-    return state, _ties(state)
-
-
-def _ties(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Return all names of every tensor by the first of them."""
-    names: dict[int, list[str]] = {}
+def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Return the tensors of a model and, by the first name of each, all its names."""
+    state, names = model.state_dict(keep_vars=True), {}
     for name, tensor in state.items():
         names.setdefault(id(tensor), []).append(name)
-    return {tied[0]: tied for tied in names.values()}
+    return state, {tied[0]: tied for tied in names.values()}
 
 
 def _shapes(
@@ -183,3 +177,30 @@ def _compare(
                 f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of the config.json beside it "
                 f"has {tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it"
             )
+
+
+def _compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Path) -> None:
+    """Raise `ValueError` unless what is quantized are weights of Linears, stored as these store them."""
+    modules = dict(skeleton.named_modules())
+    for name, entry in entries.items():
+        if entry.quantization is None:
+            continue
+        module = modules.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
+        if type(module) not in QUANTIZED or entry.quantization.transposed != isinstance(module, Conv1D):
+            raise damaged(path, f"{name} is quantized and is not the weight of a Linear")
+
+
+def _quantize(model: PreTrainedModel, layers: Mapping[str, Quantization]) -> None:
+    phase = Phase(observing=False)
+    alike: dict[tuple[str, str, str], list[Target]] = {}
+    for name, layer in layers.items():
+        module = model.get_submodule(name.removesuffix(_WEIGHT))
+        key = (layer.weights, layer.activations, layer.observer)
+        alike.setdefault(key, []).append(Target(name, module, transposed=layer.transposed))
+    for (weights, activations, observer), targets in alike.items():
+        parts = attach(targets, read_weight_scheme(weights), activations, observer, phase)
+        for target in targets:
+            if (ends := layers[target.name].input_range) is not None:
+                target.module.input_low.fill_(ends[0])
+                target.module.input_high.fill_(ends[1])
+                parts[target.name.removesuffix(_WEIGHT)].seen = True

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# The share of the width that the name of a step takes.
+_ROOM = 0.16
 _LOSSES = ("#5b6b7a", "#7a5c86", "#a5566b", "#5f7d4f", "#8a6d3b")
 
 
@@ -40,18 +42,22 @@ def plan_figure(plan: Plan, title: str) -> "Figure":
 
 
 def _name_key_steps(axes: "Axes", plan: Plan) -> None:
-    for step, note in notes_of(plan).items():
+    """Write what happens above its step, higher where it would touch the name before."""
+    height, last = 0, -plan.total_steps
+    for step, note in sorted(notes_of(plan).items()):
         if 0 < step < plan.total_steps:
+            height = height + 1 if step - last < _ROOM * plan.total_steps else 0
             axes.annotate(
                 f"{note}, {step:,}",
                 (step, 1),
-                (0, 3),
+                (0, 3 + 12 * height),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",
                 horizontalalignment="center",
                 fontsize=8,
                 color=GREY,
             )
+            last = step
 
 
 def _draw_sparsity(axes: "Axes", plan: Plan) -> None:
@@ -93,13 +99,12 @@ def _draw_losses(axes: "Axes", plan: Plan) -> None:
                 [0, plan.total_steps], floor, floor + weight, color=colour, alpha=0.25, linewidth=0
             )
             axes.text(
-                plan.total_steps / 2,
+                0.01 * plan.total_steps,
                 floor + weight / 2,
                 f"{name} {weight:g}",
                 fontsize=8,
                 color=colour,
                 fontweight="bold",
-                horizontalalignment="center",
                 verticalalignment="center",
             )
             floor += weight

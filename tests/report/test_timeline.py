@@ -28,6 +28,18 @@ def test_sparsity_rate_and_weights_are_drawn_against_the_step() -> None:
     assert all(axes.get_ylabel() for axes in (zeros, rate, losses))
 
 
+def test_names_of_steps_that_are_close_stand_above_each_other() -> None:
+    plan = make("prune_ofa_90", "quantization={begin: 1, freeze: 850}")
+    zeros = plan_figure(plan, "title").axes[0]
+    heights = {text.get_text(): text.xyann[1] for text in zeros.texts if "," in text.get_text()}
+    assert heights == {
+        "rounding begins, 1": 3,
+        "ramp ends, 500": 3,
+        "updates end, 800": 3,
+        "ranges freeze, 850": 15,
+    }
+
+
 def test_what_is_unknown_is_not_drawn() -> None:
     figure = plan_figure(make("transfer", lr_scheduler_type="greedy"), "title")
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss\nweights"]
