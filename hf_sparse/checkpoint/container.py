@@ -24,8 +24,12 @@ from hf_sparse.storage import write_atomically
 PACKED = "hf_sparse.packed"
 FORMAT_VERSION = 1
 _MAGIC = b"hfsparse"
-# Little-endian: magic, version, CRC-32 of the header, its length.
+# Little-endian: magic, version, CRC-32 of the compressed header, its length.
 _PREFIX = struct.Struct("<8sIIQ")
+# Without header and checksum of zlib's own.
+_RAW = -15
+# A header of 64 MiB would name 100,000 tensors; a small file must not ask for more memory than that.
+_LARGEST_HEADER = 1 << 26
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -90,7 +94,7 @@ def write_packed(path: Path, tensors: Iterable[tuple[Entry, bytes]]) -> int:
         entries.append(placed)
         contents.append(content)
         offset += len(content)
-    header = json.dumps(entries, separators=(",", ":")).encode()
+    header = zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 9, _RAW)
     prefix = _PREFIX.pack(_MAGIC, FORMAT_VERSION, zlib.crc32(header), len(header))
     whole = b"".join([prefix, header, *contents])
     write_atomically(path, whole)
@@ -142,7 +146,7 @@ def _read(content: memoryview) -> list[tuple[Entry, memoryview]]:
     header, payload = content[_PREFIX.size :][:length], content[_PREFIX.size :][length:]
     if zlib.crc32(header) != checksum:
         raise ValueError("its header does not match its checksum")
-    entries = _INDEX.validate_json(bytes(header))
+    entries = _INDEX.validate_json(_expanded(header))
     end = 0
     for entry in entries:
         if entry.offset != end:
@@ -157,3 +161,14 @@ def _read(content: memoryview) -> list[tuple[Entry, memoryview]]:
         if zlib.crc32(part) != entry.crc32:
             raise ValueError(f"{entry.name} does not match its checksum")
     return pairs
+
+
+def _expanded(header: memoryview) -> bytes:
+    machine = zlib.decompressobj(_RAW)
+    try:
+        expanded = machine.decompress(header, _LARGEST_HEADER)
+    except zlib.error as error:
+        raise ValueError(f"its header cannot be decompressed: {error}") from error
+    if not machine.eof or machine.unused_data:
+        raise ValueError(f"its header does not decompress, or not to less than {_LARGEST_HEADER} bytes")
+    return expanded

@@ -117,7 +117,8 @@ def describe_lost(lost: Mapping[str, tuple[int, int]]) -> str:
     """Say in words which weights lost zeros."""
     shown = [f"{name} ({zeros:,} of {removed:,})" for name, (removed, zeros) in list(lost.items())[:3]]
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return f"{len(lost)} weights have fewer zeros than the configuration records: {', '.join(shown)}{more}"
+    subject = "1 weight has" if len(lost) == 1 else f"{len(lost)} weights have"
+    return f"{subject} fewer zeros than the configuration records: {', '.join(shown)}{more}"
 
 
 def _prefix(model: nn.Module) -> str:

@@ -26,9 +26,15 @@ _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SCALE_BYTES = 4
 
 
+def bit_patterns(tensor: Tensor) -> np.ndarray:
+    """Return the entries of a tensor of one of DTYPES as integers of their size, flat."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return flat.view(_WORDS[tensor.element_size()]).numpy()
+
+
 def pack_tensor(name: str, tensor: Tensor) -> tuple[Entry, bytes]:
     """Code a tensor of one of DTYPES bit for bit."""
-    coding, content = pack_words(_words(tensor))
+    coding, content = pack_words(bit_patterns(tensor))
     return _entry(name, tensor, coding, content, None)
 
 
@@ -37,7 +43,7 @@ def pack_layer(
 ) -> tuple[Entry, bytes]:
     """Code the weight of a layer as its codes and scales."""
     coding, codes = pack_codes(layer.codes.cpu().numpy(), layer.weights.highest)
-    scales, content = pack_words(_words(layer.scales))
+    scales, content = pack_words(bit_patterns(layer.scales))
     quantization = Quantization(
         str(layer.weights), layer.activations, observer, layer.transposed, input_range, scales
     )
@@ -104,12 +110,5 @@ def _scales(scheme: WeightScheme, matrix: tuple[int, int]) -> tuple[int, int]:
     return rows, columns // (scheme.group or columns)
 
 
-def _words(tensor: Tensor) -> np.ndarray:
-    flat = tensor.detach().cpu().contiguous().view(-1)
-    return flat.view(_WORDS[tensor.element_size()]).numpy()
-
-
 def _tensor(words: np.ndarray) -> Tensor:
-    # What was stored as it is lies in the file's own memory, which may not be written to.
-    native = words.astype(words.dtype.newbyteorder("="), copy=not words.flags.writeable)
-    return torch.from_numpy(native)
+    return torch.from_numpy(words.astype(words.dtype.newbyteorder("="), copy=False))

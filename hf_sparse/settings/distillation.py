@@ -86,6 +86,12 @@ class DistillationRecipe(Part):
         fields = ((name, getattr(self, name)) for name in type(self).model_fields)
         return {name: part for name, part in fields if isinstance(part, FeatureRecipe) and part.weight}
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each loss term, by its name."""
+        terms = {name: settings.weight for name, settings in self.features.items()}
+        return {"task": self.task, "logits": self.logits, **terms}
+
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
         if not self.logits and not self.features:

@@ -35,8 +35,7 @@ class Distiller:
         self.features = nn.ModuleDict(
             {name: TERMS[name](settings, student, teacher) for name, settings in recipe.features.items()}
         ).to(accelerator.device)
-        self.weights = {"task": recipe.task, "logits": recipe.logits}
-        self.weights |= {name: settings.weight for name, settings in recipe.features.items()}
+        self.weights = recipe.weights
         self.shifts_labels = type(student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self._totals: Counts | None = None
         self._logged: dict[str, Tensor] = {}

@@ -18,9 +18,7 @@ from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
 from hf_sparse.training.estimate import Batch
 from hf_sparse.training.rehearsal import Rehearsal, rehearse
-from hf_sparse.training.rewind import check_rewindable, rewind
-
-_OF_A_METRIC = ("reduce_lr_on_plateau", "greedy")
+from hf_sparse.training.rewind import FOLLOW_A_METRIC, check_rewindable, rewind
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def make_plan(
         raise ValueError("a teacher is checked against a model, and none is given; give the model too")
     if recipe.sparsity is not None and recipe.sparsity.lr_rewind:
         check_rewindable(lr_scheduler_type)
-    rate_is_known = lr_scheduler_type not in _OF_A_METRIC
+    rate_is_known = lr_scheduler_type not in FOLLOW_A_METRIC
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
@@ -140,7 +138,7 @@ def make_plan(
         updates=updates,
         rounding=rounding,
         freezing=freezing,
-        loss_weights=_loss_weights(recipe),
+        loss_weights={} if recipe.distillation is None else recipe.distillation.weights,
         rehearsal=seen,
         remarks=_remarks(recipe, schedule, seen, teacher is not None, rate_is_known),
     )
@@ -193,13 +191,6 @@ def _quantization(recipe: Recipe, total_steps: int) -> tuple[int | None, int | N
         return None, None
     begin, freeze = recipe.quantization.resolve(total_steps)
     return begin, freeze if recipe.quantization.activations == "uint8_per_tensor" else None
-
-
-def _loss_weights(recipe: Recipe) -> dict[str, float]:
-    if (distillation := recipe.distillation) is None:
-        return {}
-    weights = {"task": distillation.task, "logits": distillation.logits}
-    return weights | {name: settings.weight for name, settings in distillation.features.items()}
 
 
 def _remarks(

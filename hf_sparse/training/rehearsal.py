@@ -85,13 +85,12 @@ def _removed(sparsifier: Sparsifier) -> dict[int, int]:
     if schedule is None:
         return removed
     for step in filter(schedule.is_update, range(schedule.ramp_end + 1)):
-        shares = {final: schedule.towards(final).sparsity(step) for final in {None, *layout.finals.values()}}
         removed[step] = sum(
             max(
                 budget.removed * layout.blocks[budget.names[0]].size,
                 sum(masks.removed(name) for name in budget.names),
             )
-            for budget in layout.budgets(shares.__getitem__)
+            for budget in sparsifier.budgets(step)
         )
     return removed
 

@@ -12,12 +12,12 @@ from hf_sparse.sparsity.schedules import Schedule
 # Share of the peak rate at the end of a cycle: 8e-5 to 8e-6 in the published recipes.
 LOWEST = 0.1
 
-_REFUSED = ("reduce_lr_on_plateau", "greedy")
+FOLLOW_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 
 
 def check_rewindable(scheduler_type: str) -> None:
     """Raise `ValueError` for learning-rate schedules that follow a metric instead of the step."""
-    if scheduler_type in _REFUSED:
+    if scheduler_type in FOLLOW_A_METRIC:
         raise ValueError(
             "lr_rewind needs a learning rate that is a function of the step, and "
             f"{SchedulerType(scheduler_type).value} follows a metric; "

@@ -94,7 +94,7 @@ class Sparsifier:
                 self.masks.apply_to_optimizer(optimizer)
             return
         self.remembered.restore()
-        grow(self.masks, self._budgets(step), self.score, self.layout.blocks)
+        grow(self.masks, self.budgets(step), self.score, self.layout.blocks)
         self.remembered.withdraw()
 
     def _update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
@@ -102,7 +102,7 @@ class Sparsifier:
             self._grow(step, optimizer)
             return
         self.remembered.restore()
-        choose(self.masks, self._budgets(step), self.score, self.layout.blocks)
+        choose(self.masks, self.budgets(step), self.score, self.layout.blocks)
         self.remembered.withdraw()
         if self.schedule.is_last_update(step):
             # Nothing can return any more.
@@ -111,12 +111,13 @@ class Sparsifier:
                 self.masks.apply_to_optimizer(optimizer)
 
     def _grow(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
-        if grow(self.masks, self._budgets(step), self.score, self.layout.blocks):
+        if grow(self.masks, self.budgets(step), self.score, self.layout.blocks):
             self.masks.apply_to_weights()
             if optimizer is not None:
                 self.masks.apply_to_optimizer(optimizer)
 
-    def _budgets(self, step: int) -> list[Budget]:
+    def budgets(self, step: int) -> list[Budget]:
+        """Return what the recipe asks to be removed after `step` optimizer steps."""
         return self.layout.budgets(lambda final: self.schedule.towards(final).sparsity(step))
 
     def before_optimizer_step(self) -> None:

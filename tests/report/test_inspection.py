@@ -153,7 +153,7 @@ def test_lost_zeros_are_a_warning_that_names_the_weights() -> None:
     nn.init.ones_(model.bert.encoder.layer[0].attention.self.key.weight)
     found = inspected(model)
     text = " ".join(printed(found))
-    assert "Warning: 1 weights have fewer zeros" in text
+    assert "Warning: 1 weight has fewer zeros" in text
     assert "encoder.layer.0.attention.self.key.weight (0 of 512)" in text
     assert "at least the zeros recorded" not in text
 
