@@ -16,6 +16,9 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 KEYS = ("name", "columns", "rows", "hardware", "versions", "settings", "command", "date")
 
+# Of the versions, those that a figure depends on most; the file has all of them.
+_VERSIONS = ("hf_sparse", "torch", "transformers")
+
 _PLACE = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -56,9 +59,15 @@ def section(result: Mapping[str, Any]) -> str:
         *([cell(row.get(name)) for name in columns] for row in result["rows"]),
     ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    origin = [result["hardware"], result["versions"], result["settings"], result["date"]]
+    origin = [
+        result["hardware"],
+        _named(result["versions"], _VERSIONS),
+        result["settings"],
+        result["date"][:10],
+    ]
     context = "; ".join(plain(part) for part in origin if part)
-    return f"{table}\n\n{context}. Measured by `{result['command']}`.\n"
+    file = f"[{result['name']}.json](benchmarks/results/{result['name']}.json)"
+    return f"{table}\n\n{context}. Measured by `{result['command']}`; all there is to know in {file}.\n"
 
 
 def cell(value: Any) -> str:
@@ -71,10 +80,15 @@ def cell(value: Any) -> str:
 
 
 def plain(origin: Any) -> str:
-    """Write hardware, versions or settings, a text or a mapping, in one line."""
+    """Write hardware, versions or settings, a text or a mapping, in one line; what is nested is left out."""
     if isinstance(origin, Mapping):
-        return ", ".join(f"{name} {plain(value)}" for name, value in origin.items())
+        flat = {name: value for name, value in origin.items() if not isinstance(value, Mapping)}
+        return ", ".join(f"{name} {value}" for name, value in flat.items())
     return str(origin)
+
+
+def _named(values: Any, names: tuple[str, ...]) -> Any:
+    return {name: values[name] for name in names if name in values} if isinstance(values, Mapping) else values
 
 
 def main() -> None:

@@ -32,14 +32,15 @@ def test_a_result_is_a_table_with_its_origin() -> None:
         "| plain | 40 | 1 |\n"
         "| sparse | 41.24 | - |\n"
         "\n"
-        "2 cores; torch 2.13.0; 2026-11-21. Measured by `python benchmarks/step.py`.\n"
+        "2 cores; torch 2.13.0; 2026-11-21. Measured by `python benchmarks/step.py`; "
+        "all there is to know in [step.json](benchmarks/results/step.json).\n"
     )
 
 
 def test_a_table_replaces_what_stood_in_its_place() -> None:
     page = fill(PAGE, {"step": STEP})
     assert page.startswith("Before.\n<!-- results:step -->\n| trainer |")
-    assert page.endswith("`.\n<!-- /results -->\nAfter.\n")
+    assert page.endswith("step.json).\n<!-- /results -->\nAfter.\n")
     assert "old" not in page
 
 
