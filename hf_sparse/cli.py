@@ -103,12 +103,12 @@ def plan(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change the recipe: sparsity.schedule.final=0.8")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps of the run.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the run.")] = None,
     data: Annotated[str | None, typer.Option(help="Or its data: Hub name, directory or file.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows a process takes at a time.")] = 8,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
-    accumulation: Annotated[int, typer.Option(help="Batches of one optimizer step.")] = 1,
-    processes: Annotated[int, typer.Option(help="Processes that share the data.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a process takes at a time.")] = 8,
+    epochs: Annotated[float, typer.Option(min=0, help="Passes over the data.")] = 3.0,
+    accumulation: Annotated[int, typer.Option(min=1, help="Batches of one optimizer step.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the data.")] = 1,
     max_seq_length: Annotated[int, typer.Option(help="Tokens of a row, for the estimated cost.")] = 128,
     model: Annotated[str | None, typer.Option(help="Model to train: Hub name or directory.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Model to distil from, likewise.")] = None,

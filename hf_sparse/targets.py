@@ -114,6 +114,9 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     module names or regular expressions searched in them. Raises `ValueError` if an expression is malformed or
     matches no Linear, or if nothing is left to prune.
     """
+    for role, expressions in (("include", include), ("exclude", exclude)):
+        if isinstance(expressions, str):
+            raise ValueError(f"{role} is a list of names, got {expressions!r}; write [{expressions!r}]")
     stack, base, routers = _layer_stack(model), _base_names(model), _routers(model)
     candidates = list(_candidates(model, stack))
     included, excluded = _compiled(include, candidates, "include"), _compiled(exclude, candidates, "exclude")

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Self
 
+import torch
 from pydantic import AfterValidator, Field, NonNegativeInt, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -30,6 +31,10 @@ _PREFIX = struct.Struct("<8sIIQ")
 _RAW = -15
 # A header of 64 MiB would name 100,000 tensors; a small file must not ask for more memory than that.
 _LARGEST_HEADER = 1 << 26
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*FLOATS, *_INTEGERS)}
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -67,7 +72,7 @@ class Entry:
     """
 
     name: str
-    dtype: str
+    dtype: Annotated[str, one_of(DTYPES)]
     shape: tuple[NonNegativeInt, ...]
     offset: NonNegativeInt
     length: NonNegativeInt
@@ -86,8 +91,8 @@ class Entry:
 _INDEX = TypeAdapter(list[Entry])
 
 
-def write_packed(path: Path, tensors: Iterable[tuple[Entry, bytes]]) -> int:
-    """Write a file, whole or not at all; return its size. Offsets and checksums are filled in."""
+def write_packed(path: Path, tensors: Iterable[tuple[Entry, bytes]]) -> None:
+    """Write a file, whole or not at all. Offsets and checksums are filled in."""
     entries, contents, offset = [], [], 0
     for entry, content in tensors:
         placed = asdict(entry) | {"offset": offset, "crc32": zlib.crc32(content)}
@@ -96,9 +101,7 @@ def write_packed(path: Path, tensors: Iterable[tuple[Entry, bytes]]) -> int:
         offset += len(content)
     header = zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 9, _RAW)
     prefix = _PREFIX.pack(_MAGIC, FORMAT_VERSION, zlib.crc32(header), len(header))
-    whole = b"".join([prefix, header, *contents])
-    write_atomically(path, whole)
-    return len(whole)
+    write_atomically(path, b"".join([prefix, header, *contents]))
 
 
 def read_packed(path: Path) -> list[tuple[Entry, memoryview]]:

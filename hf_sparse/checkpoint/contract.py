@@ -54,7 +54,10 @@ def read_contract(model: nn.Module) -> Contract | None:
         )
     try:
         fields = {name: record[name] for name in ("pattern", "target", "achieved", "digest")}
-        return Contract(layers={name: Promise(**held) for name, held in record["layers"].items()}, **fields)
+        layers = {name: Promise(**held) for name, held in record["layers"].items()}
+        if not all(isinstance(promise.removed, int) for promise in layers.values()):
+            raise TypeError("a number of removed weights is not a number")
+        return Contract(layers=layers, **fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the configuration's {KEY} record is damaged ({error}); remove it: del model.config.{KEY}"
@@ -111,6 +114,19 @@ def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int]]:
         for name, promise in contract.layers.items()
         if name in zeros and zeros[name] < promise.removed
     }
+
+
+def recorded_modules(model: nn.Module) -> set[str]:
+    """Return the names of the model's modules, or 3-D parameters, whose weights its record names."""
+    contract = read_contract(model)
+    if contract is None:
+        return set()
+    prefix = _prefix(model)
+    recorded = {name.removesuffix(".weight").partition("[")[0] for name in contract.layers}
+    every = {
+        target.name.removesuffix(".weight").partition("[")[0] for target in find_targets(model, include=[""])
+    }
+    return {name for name in every if name.removeprefix(prefix) in recorded}
 
 
 def describe_lost(lost: Mapping[str, tuple[int, int]]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.checkpoint.container import Entry, Quantization
+from hf_sparse.checkpoint.container import DTYPES, FLOATS, Entry, Quantization
 from hf_sparse.checkpoint.packing import (
     Coding,
     check_codes,
@@ -19,9 +19,6 @@ from hf_sparse.checkpoint.packing import (
 from hf_sparse.quantization.layers import QuantizedLayer
 from hf_sparse.quantization.weights import WeightScheme, read_weight_scheme
 
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*FLOATS, *INTEGERS)}
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SCALE_BYTES = 4
 
@@ -55,8 +52,6 @@ def check(entry: Entry) -> None:
 
     Allocates nothing, so that a damaged entry cannot ask for memory.
     """
-    if entry.dtype not in DTYPES:
-        raise ValueError(f"its dtype is {entry.dtype}; choose one of {', '.join(DTYPES)}")
     dtype, numbers = DTYPES[entry.dtype], math.prod(entry.shape)
     if entry.quantization is None:
         check_words(entry.coding, numbers, dtype.itemsize)

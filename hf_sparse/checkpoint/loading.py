@@ -17,6 +17,11 @@ from transformers.utils import (
 
 def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedModel:
     """Load a model as the class that its configuration names, without a head where it names none."""
+    # Hub names have one slash at most and begin with neither of these.
+    if name_or_path.startswith(("/", ".", "~")) and not Path(name_or_path).is_dir():
+        raise ValueError(
+            f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
+        )
     named = AutoConfig.from_pretrained(name_or_path).architectures or [""]
     architecture = getattr(transformers, named[0], AutoModel)
     return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)

@@ -14,6 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_sparse.checkpoint.container import (
+    DTYPES,
+    FLOATS,
     PACKED,
     Entry,
     Quantization,
@@ -21,14 +23,14 @@ from hf_sparse.checkpoint.container import (
     read_packed,
     write_packed,
 )
-from hf_sparse.checkpoint.entries import DTYPES, FLOATS, check, pack_layer, pack_tensor, unpack
+from hf_sparse.checkpoint.entries import check, pack_layer, pack_tensor, unpack
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import QUANTIZED, attach
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.targets import Target
+from hf_sparse.targets import Target, find_targets
 
 _WEIGHT = ".weight"
 
@@ -44,6 +46,8 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         raise ValueError(
             f"{kind.__name__} is no class of transformers, and no other can be loaded; pack a model of one"
         )
+    # What has no encoder is refused before anything is written.
+    find_targets(model)
     layers = quantized_layers(model)
     state, ties = _tensors(model)
     if _shapes(state, ties) != _shapes(*_tensors(_build(kind, model.config, "meta"))):
@@ -75,8 +79,8 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     config.save_pretrained(directory)
     if model.can_generate():
         model.generation_config.save_pretrained(directory)
-    file_bytes = write_packed(directory / PACKED, packed)
-    return measure_sizes(model, layers, [entry for entry, _ in packed], file_bytes)
+    write_packed(directory / PACKED, packed)
+    return measure_sizes(model, directory)
 
 
 def load_packed(directory: str | Path, dequantize: bool = False, **config_changes: Any) -> PreTrainedModel:
@@ -134,7 +138,10 @@ def _kind(config: PreTrainedConfig, path: Path) -> type[PreTrainedModel]:
 def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -> PreTrainedModel:
     """Make a model whose weights are yet to come."""
     with torch.device(device), no_init_weights():
-        return kind(copy.deepcopy(config))
+        model = kind(copy.deepcopy(config))
+    # Otherwise done where weights are drawn.
+    model.tie_weights()
+    return model
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
@@ -165,10 +172,6 @@ def _compare(
             f"{other[0]}; restore the config.json that was written with it"
         )
     for name, entry in entries.items():
-        try:
-            check(entry)
-        except ValueError as error:
-            raise damaged(path, f"{name}: {error}") from error
         tensor, dtype = planned[name], DTYPES[entry.dtype]
         # Whole models are cast to other floats, never to integers.
         alike = dtype == tensor.dtype or (dtype in FLOATS and tensor.dtype in FLOATS)
@@ -177,6 +180,10 @@ def _compare(
                 f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of the config.json beside it "
                 f"has {tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it"
             )
+        try:
+            check(entry)
+        except ValueError as error:
+            raise damaged(path, f"{name}: {error}") from error
 
 
 def _compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Path) -> None:

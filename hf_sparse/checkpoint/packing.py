@@ -118,7 +118,7 @@ def _pack(
 ) -> tuple[Coding, bytes]:
     kept = np.flatnonzero(flat)
     values, sparse = flat[kept], 2 * len(kept) < flat.size
-    located = [_bitmap(flat)] + [_gaps(kept)] * sparse
+    located = [_bitmap(flat), _gaps(kept)] if sparse else [_bitmap(flat)]
     first = min(located, key=lambda candidate: candidate[1][0].length)
     candidates = [_coding(first, planes_of(values, False), len(values))]
     if not sparse:
@@ -223,6 +223,8 @@ def _check(coding: Coding, entries: int, planes: list[int]) -> None:
 
 
 def _decoded(coding: Coding, content: memoryview, entries: int) -> tuple[np.ndarray | None, list[np.ndarray]]:
+    if len(content) != coding.length:
+        raise ValueError(f"there are {len(content)} bytes, {coding.length} were expected")
     planes, first = [], 0
     for stream in coding.streams:
         planes.append(np.frombuffer(_expanded(stream, content[first : first + stream.length]), np.uint8))

@@ -1,14 +1,14 @@
 """What a packed model takes, beside what it would take otherwise and what it must take at least."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from hf_sparse.checkpoint.container import Entry
+from hf_sparse.checkpoint.container import PACKED, read_packed
 from hf_sparse.checkpoint.entries import bit_patterns
-from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.targets import find_targets
 
 _DENSE_BYTES = 4
@@ -71,14 +71,14 @@ def _entropy_bits(counts: np.ndarray) -> float:
     return float(-(seen * np.log2(seen / counts.sum())).sum())
 
 
-def measure_sizes(
-    model: nn.Module, layers: Mapping[str, QuantizedLayer], entries: Iterable[Entry], file_bytes: int
-) -> Sizes:
-    """Measure a model, its quantized layers, and the file of `file_bytes` whose entries are given.
+def measure_sizes(model: nn.Module, directory: str | Path) -> Sizes:
+    """Measure a model and the packed file in a directory that was made of it, or that it was loaded from.
 
-    Weights that are not quantized count the bits of their dtype.
+    Weights that are not quantized count the bits of their dtype. Raises as `read_packed` and
+    `quantized_layers` do.
     """
-    held = {entry.name: entry for entry in entries}
+    path, layers = Path(directory) / PACKED, quantized_layers(model)
+    held = {entry.name: entry for entry, _ in read_packed(path)}
     nonzero = weights = 0
     bound = counted = 0.0
     names = set()
@@ -94,14 +94,14 @@ def measure_sizes(
         nonzero += kept
         counted += kept * bits / 8
     numbers = sum(parameter.numel() for parameter in model.parameters())
-    encoder = [held[name] for name in names if name in held]
+    encoder = [held[name] for name in names]
     return Sizes(
         parameters=numbers,
         encoder_weights=weights,
         encoder_nonzero=nonzero,
         dense_bytes=_DENSE_BYTES * numbers,
         encoder_dense_bytes=_DENSE_BYTES * weights,
-        file_bytes=file_bytes,
+        file_bytes=path.stat().st_size,
         encoder_bytes=sum(entry.coding.length for entry in encoder),
         scale_bytes=sum(entry.quantization.scales.length for entry in encoder if entry.quantization),
         encoder_bound_bytes=bound,

@@ -84,12 +84,22 @@ def question_ids(rows: Dataset) -> list[str]:
 
 
 def true_answers(value: Any) -> list[tuple[str, int]]:
-    """Answer the texts of one value in the column of answers, each with the index of its first character."""
+    """Answer the texts of one value in the column of answers, each with the index of its first character.
+
+    Missing texts are left out. Raises `ValueError` where texts and places do not match.
+    """
     if value is None:
         return []
     if isinstance(value, Mapping):
-        return list(zip(value["text"] or [], value["answer_start"] or [], strict=True))
-    return [(pair["text"], pair["answer_start"]) for pair in value]
+        texts, starts = value["text"] or [], value["answer_start"] or []
+    else:
+        texts, starts = [pair["text"] for pair in value], [pair["answer_start"] for pair in value]
+    if len(texts) != len(starts) or any(start is not None and start != int(start) for start in starts):
+        raise ValueError(
+            f"answers {texts!r} are at {starts!r}; every text needs its answer_start, a whole number"
+        )
+    pairs = zip(texts, starts, strict=True)
+    return [(text, start if start is None else int(start)) for text, start in pairs if text is not None]
 
 
 def require_answers(rows: Dataset, columns: QuestionColumns) -> None:

@@ -92,13 +92,14 @@ class Cutting:
         return {name: tokens[name] for name in self.tokenizer.model_input_names if name in tokens}, windows
 
     def _check_room(self, questions: Sequence[str]) -> None:
-        longest = max(len(ids) for ids in self.tokenizer(questions, add_special_tokens=False)["input_ids"])
+        ids = self.tokenizer(questions, add_special_tokens=False)["input_ids"]
+        longest, question = max((len(tokens), text) for tokens, text in zip(ids, questions, strict=True))
         room = self.max_length - longest - self.tokenizer.num_special_tokens_to_add(pair=True)
         if self.doc_stride >= room:
             raise ValueError(
-                f"a question of {longest} tokens leaves room for {max(room, 0)} tokens of its context in "
-                f"max_seq_length {self.max_length}, and doc_stride {self.doc_stride} has to be less; lower "
-                "doc_stride, raise max_seq_length, or remove the question"
+                f"the question {question[:60]!r} of {longest} tokens leaves room for {max(room, 0)} tokens "
+                f"of its context in max_seq_length {self.max_length}, and doc_stride {self.doc_stride} has to "
+                f"be less; {'lower doc_stride, ' if room > 0 else ''}raise max_seq_length, or remove it"
             )
 
     def _window(self, encoding: Encoding, row: int, visible: np.ndarray) -> Window:

@@ -11,8 +11,8 @@ OPSET = 21
 def onnx_layer(name: str, layer: QuantizedLayer, module: nn.Module) -> nn.Module:
     """Return what stands for a quantized layer, of that module, while a model is exported.
 
-    Its buffer `codes` holds the weight's codes as (in, out), int8. Raises `ValueError` for weights with a scale
-    per group whose input is quantized too.
+    Its buffer `codes` holds the weight's codes as (in, out), int8. Raises `ValueError` for weights with a
+    scale per group whose input is quantized too.
     """
     if layer.weights.granularity == "group" and layer.activations != "none":
         raise ValueError(

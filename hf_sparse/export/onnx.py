@@ -2,10 +2,13 @@
 
 import copy
 import inspect
+import logging
 import os
 import tempfile
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,12 +51,14 @@ def export_onnx(
     Quantized layers become QuantizeLinear and DequantizeLinear around MatMul, or MatMulInteger where
     activations are int8_per_token; weights of 2 to 4 bits whose inputs are floats take half a byte each.
 
-    `inputs` is an example batch of at least two rows, whose names the file's inputs get; for models of text the
-    default is what their tokenizer gives. Dimension 0 is dynamic, and so is dimension 1 of matrices; outputs
-    are named as in the model's own output. Weights of more than about 1.5 GB lie in a second file, PATH.data.
+    `inputs` is an example batch of at least two rows, whose names the file's inputs get; for models of text
+    the default is what their tokenizer gives. Dimension 0 is dynamic, and so is dimension 1 of matrices;
+    outputs are named as in the model's own output. Weights of more than about 1.5 GB lie in a second file,
+    PATH.data.
 
     Raises `ValueError` for models that are not float32, that need an example batch, or with layers that ONNX
-    cannot express, all before anything is written.
+    cannot express; what torch itself cannot export, such as T5, fails with torch's own error. Nothing is
+    written then.
     """
     if model.dtype != torch.float32:
         raise ValueError(
@@ -63,15 +68,16 @@ def export_onnx(
     layers = quantized_layers(model)
     exported = _for_export(model, layers)
     outputs = _output_names(exported, inputs)
-    program = torch.onnx.export(
-        exported,
-        kwargs=inputs,
-        dynamo=True,
-        opset_version=OPSET,
-        dynamic_shapes={name: _dynamic(name, value) for name, value in inputs.items()},
-        output_names=list(outputs),
-        verbose=False,
-    )
+    with _quiet():
+        program = torch.onnx.export(
+            exported,
+            kwargs=inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={name: _dynamic(name, value) for name, value in inputs.items()},
+            output_names=list(outputs),
+            verbose=False,
+        )
     _narrow(program, layers)
     path = Path(path)
     _write(program, path)
@@ -80,11 +86,14 @@ def export_onnx(
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return a batch (2, 8) of what the tokenizer of a text model gives; raise `ValueError` for other models."""
+    """Return a batch (2, 8) of what the tokenizer of a text model gives.
+
+    Raises `ValueError` for models that read anything else.
+    """
     if model.main_input_name != "input_ids" or model.config.is_encoder_decoder:
         raise ValueError(
-            f"what {type(model).__name__} reads is not only what a tokenizer gives; give inputs, an example batch "
-            "of at least two rows with all the model needs"
+            f"what {type(model).__name__} reads is not only what a tokenizer gives; give inputs, an example "
+            "batch of at least two rows with all the model needs"
         )
     accepted = inspect.signature(model.forward).parameters
     names = [name for name in ("input_ids", "attention_mask") if name in accepted]
@@ -101,7 +110,10 @@ def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) ->
         module = model.get_submodule(name)
         memo[id(module)] = onnx_layer(name, layer, module)
     exported = copy.deepcopy(model, memo).eval()
-    exported.config.use_cache = False
+    # Decoders inside encoder-decoders have configurations of their own.
+    for module in exported.modules():
+        if isinstance(module, PreTrainedModel):
+            module.config.use_cache = False
     exported.config.return_dict = True
     return exported
 
@@ -116,6 +128,20 @@ def _dynamic(name: str, value: Tensor) -> dict[int, str]:
     if value.dim() != 2:
         return {0: "batch"}
     return {0: "batch", 1: "decoder_sequence" if name.startswith("decoder_") else "sequence"}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch says about itself: old interfaces it uses, packages it could support."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _narrow(program: "ONNXProgram", layers: Mapping[str, QuantizedLayer]) -> None:

@@ -14,7 +14,9 @@ ZEROS, RATE, GREY, DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
 
 
 def write_png(figure: "Figure", path: Path) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a picture, whole or not at all; raise `ValueError` if its name is none of a PNG file."""
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise ValueError(f"{path} cannot be the picture; name a file that ends in .png")
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_atomically(path, picture.getvalue())

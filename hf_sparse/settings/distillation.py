@@ -14,7 +14,8 @@ def _layers(value: object) -> object:
         return value
     if isinstance(value, dict) and value:
         pairs = [(_layer(student), _layer(teacher)) for student, teacher in value.items()]
-        if all(layer is not None for pair in pairs for layer in pair):
+        students = {student for student, _ in pairs}
+        if len(students) == len(pairs) and all(layer is not None for pair in pairs for layer in pair):
             return dict(sorted(pairs))
     raise ValueError(
         f"choose one of {', '.join(CHOICES)}, or map numbers of student layers to those of teacher layers, "

@@ -127,6 +127,10 @@ class SparsityRecipe(Part):
                 )
         if scheduled:
             check_share(self.pattern, self.schedule.final, "sparsity.schedule.final")
+            for expression, own in self.overrides.items():
+                if own.sparsity is not None:
+                    setting = f"the sparsity of override {expression!r}"
+                    check_share(own.pattern or self.pattern, own.sparsity, setting)
             if parse_pattern(self.pattern).share is not None and self.allocation != "uniform":
                 raise ValueError(
                     f"pattern {self.pattern} removes the same share of every weight, so allocation "

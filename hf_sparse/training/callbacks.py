@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.recipe import Recipe
+from hf_sparse.training.locking import settle
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
 from hf_sparse.training.state import SavedState, write_state
@@ -67,6 +68,7 @@ class SparsityCallback(TrainerCallback):
                 "sparsity; "
                 "use SparseTrainer, or set load_best_model_at_end=False"
             )
+        self.recipe = self.recipe.model_copy(update={"sparsity": settle(self.recipe.sparsity, model)})
         saved = None
         if state.global_step:
             checkpoint = self.resume_from_checkpoint or _checkpoint(args, state)

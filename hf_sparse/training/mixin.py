@@ -11,17 +11,15 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
 from hf_sparse.recipe import Recipe
-from hf_sparse.settings.sparsity import SparsityRecipe
-from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.targets import find_targets
 from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.files import require_writable
+from hf_sparse.training.locking import LOST, settle
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.resume import check_length, check_step, read_resumable
-from hf_sparse.training.rewind import check_rewindable, rewind
-from hf_sparse.training.sparsifier import SPARSE_FROM, Sparsifier, check_targets
+from hf_sparse.training.rewind import check_rewindable, rewind_by
+from hf_sparse.training.sparsifier import Sparsifier, check_targets
 from hf_sparse.training.state import SavedState, write_state
 from hf_sparse.training.teaching import DistillationMixin
 
@@ -58,7 +56,8 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         if training_args is not None:
             require_writable(training_args.output_dir)
         super().__init__(*args, **kwargs)
-        self.recipe = _with_default_lock(recipe or Recipe(), self.model)
+        recipe = recipe or Recipe()
+        self.recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
         self.allow_schedule_change = allow_schedule_change
         self.sparsifier: Sparsifier | None = None
         self.distiller = self._make_distiller(teacher)
@@ -116,8 +115,7 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
                 "optimizers=; pass the optimizer alone, or set sparsity.lr_rewind=false"
             )
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        cyclic = sparsity.lr_rewind == "cyclic"
-        rewind(scheduler, sparsity.schedule.resolve(num_training_steps), self.args, cyclic)
+        rewind_by(sparsity, scheduler, sparsity.schedule.resolve(num_training_steps), self.args)
         return scheduler
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -140,7 +138,7 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
             self.sparsifier.verify(self.state.global_step)
             self.sparsifier.record(self.model)
         elif lost := lost_zeros(self.model):
-            raise RuntimeError(f"{describe_lost(lost)}; {_LOST}")
+            raise RuntimeError(f"{describe_lost(lost)}; {LOST}")
         if self.args.should_save and self.recipe != Recipe() and self.state.max_steps > 0:
             write_state(output_dir or self.args.output_dir, self._state_to_save())
         super().save_model(output_dir, _internal_call)
@@ -264,32 +262,3 @@ class _SparsityFlow(TrainerCallback):
 
 # The part of the sidecar that holds the ranges of quantized layers' inputs.
 _RANGES = "ranges"
-
-_LOST = (
-    "something wrote to them, such as merging an adapter; load the model as it was saved, or accept its "
-    "weights as they are: del model.config.hf_sparse"
-)
-
-
-def _with_default_lock(recipe: Recipe, model: nn.Module) -> Recipe:
-    """Lock the zeros of a model that is sparse already, where the recipe says nothing about sparsity."""
-    lost = lost_zeros(model)
-    if lost and (recipe.sparsity is None or recipe.sparsity.method == "lock"):
-        raise ValueError(f"{describe_lost(lost)}; {_LOST}")
-    if lost:
-        logger.warning("%s; they are pruned anew.", describe_lost(lost))
-    if recipe.sparsity is not None:
-        return recipe
-    try:
-        targets = find_targets(model)
-    except ValueError:
-        return recipe
-    present = measure_sparsity(model, targets).overall
-    if present < SPARSE_FROM:
-        return recipe
-    logger.warning(
-        "The model is %.1f %% sparse and the recipe says nothing about it: its zeros are locked, as by "
-        "method lock.",
-        100 * present,
-    )
-    return recipe.model_copy(update={"sparsity": SparsityRecipe(method="lock")})

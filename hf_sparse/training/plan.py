@@ -18,7 +18,7 @@ from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
 from hf_sparse.training.estimate import Batch
 from hf_sparse.training.rehearsal import Rehearsal, rehearse
-from hf_sparse.training.rewind import FOLLOW_A_METRIC, check_rewindable, rewind
+from hf_sparse.training.rewind import FOLLOW_A_METRIC, check_rewindable, rewind_by
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _learning_rates(
             "give them as lr_scheduler_kwargs"
         ) from error
     if sparsity is not None and sparsity.lr_rewind:
-        rewind(scheduler, schedule, args, cyclic=sparsity.lr_rewind == "cyclic")
+        rewind_by(sparsity, scheduler, schedule, args)
     multiplier = scheduler.lr_lambdas[0]
     return None, *(args.learning_rate * multiplier(step) for step in range(args.max_steps))
 

@@ -23,6 +23,8 @@ def prune(
 ) -> Masks:
     """Remove weights of a model at once, in place, and return the masks that keep them removed.
 
+    The model's configuration records what was removed.
+
     `sparsity` is the share of zeros in [0, 1) among the weights of `find_targets(model, include, exclude)`;
     `overrides` maps regular expressions for their names to another one, or to what a recipe's overrides hold.
     In a training loop of your own, call `masks.apply_to_gradients()` before the optimizer's step and
@@ -36,8 +38,8 @@ def prune(
                 "pattern": pattern,
                 "schedule": {"shape": "one_shot", "final": sparsity, "begin": 0},
                 "allocation": allocation,
-                "include": tuple(include),
-                "exclude": tuple(exclude),
+                "include": include if isinstance(include, str) else tuple(include),
+                "exclude": exclude if isinstance(exclude, str) else tuple(exclude),
                 "floor": floor,
                 "overrides": {
                     expression: dict(own) if isinstance(own, Mapping) else {"sparsity": own}
@@ -48,4 +50,5 @@ def prune(
     )
     sparsifier = Sparsifier(recipe.sparsity, model, total_steps=1)
     sparsifier.update(0, optimizer=None)
+    sparsifier.record(model)
     return sparsifier.masks

@@ -7,6 +7,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 
+from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
 
 # Share of the peak rate at the end of a cycle: 8e-5 to 8e-6 in the published recipes.
@@ -37,11 +38,26 @@ def rewound_step(step: int, schedule: Schedule) -> int:
     return step - (schedule.ramp_end - schedule.begin)
 
 
-def rewind(scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments, cyclic: bool = False) -> None:
+def rewind_by(
+    recipe: SparsityRecipe, scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments
+) -> None:
+    """Rewind as a recipe says; see `rewind`."""
+    last_update = schedule.update_end if recipe.revive else schedule.ramp_end
+    rewind(scheduler, schedule, args, recipe.lr_rewind == "cyclic", last_update)
+
+
+def rewind(
+    scheduler: LambdaLR,
+    schedule: Schedule,
+    args: TrainingArguments,
+    cyclic: bool = False,
+    last_update: int | None = None,
+) -> None:
     """Let a learning-rate scheduler that has not stepped yet rewind at the mask updates of a ramp, in place.
 
-    With `cyclic` the rate falls from its peak to a tenth of it between one update and the next, and once more
-    before the ramp and after it (Kurtic et al. 2022, arXiv:2203.07259, appendix A). Otherwise:
+    With `cyclic` the rate falls from its peak to a tenth of it between one update and the next, the last
+    being at `last_update` or the ramp's end, and once more before the ramp and after it (Kurtic et al. 2022,
+    arXiv:2203.07259, appendix A). Otherwise:
 
     The decay spans the T - (p1 - p0) steps outside the ramp [p0, p1). The linear schedule is the authors'
     own, which starts its decay W steps early after a rewind, W being the warm-up: up to T' / (T' - W) times
@@ -57,7 +73,9 @@ def rewind(scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments, cyc
     warmup = args.get_warmup_steps(schedule.total_steps)
     horizon = schedule.total_steps - (schedule.ramp_end - schedule.begin)
     if cyclic:
-        scheduler.lr_lambdas = [_cycles(warmup, schedule) for _ in scheduler.lr_lambdas]
+        scheduler.lr_lambdas = [
+            _cycles(warmup, schedule, last_update or schedule.ramp_end) for _ in scheduler.lr_lambdas
+        ]
         return
     if warmup >= horizon:
         raise ValueError(
@@ -84,13 +102,9 @@ def _linear(warmup: int, horizon: int, schedule: Schedule) -> Callable[[int], fl
     return multiplier
 
 
-def _cycles(warmup: int, schedule: Schedule) -> Callable[[int], float]:
-    ramp = range(schedule.begin, schedule.ramp_end, schedule.every)
-    starts = [
-        min(warmup, schedule.total_steps - 1),
-        *(step for step in ramp if step > warmup),
-        schedule.ramp_end,
-    ]
+def _cycles(warmup: int, schedule: Schedule, last_update: int) -> Callable[[int], float]:
+    updates = filter(schedule.is_update, range(schedule.begin, last_update + 1))
+    starts = [min(warmup, schedule.total_steps - 1), *(step for step in updates if step > warmup)]
     ends = [*starts[1:], schedule.total_steps]
 
     def multiplier(step: int) -> float:

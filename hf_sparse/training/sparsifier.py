@@ -17,13 +17,10 @@ from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.remembered import RememberedWeights
 from hf_sparse.sparsity.update import choose, grow
 from hf_sparse.targets import Targets, find_targets
+from hf_sparse.training.locking import SPARSE_FROM
 from hf_sparse.training.state import SavedState
 
 logger = logging.getLogger(__name__)
-
-# From this share of zeros on a model counts as sparse. Dense models have next to none, and rounding to 8 bits
-# makes a few in a hundred.
-SPARSE_FROM = 0.1
 
 # From this difference on, between a sparsity and the nearest one that whole blocks make, people are told.
 ROUNDING = 0.02
@@ -208,7 +205,9 @@ class Sparsifier:
         if self.remembered is None:
             return
         if self.schedule.is_update_left(saved.step):
-            self.remembered.unpack(saved.extras.get("remembered", {}))
+            # Without any in the checkpoint, updates were over by then, and every value was forgotten: zero.
+            if "remembered" in saved.extras:
+                self.remembered.unpack(saved.extras["remembered"])
         else:
             self.remembered = None
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.distiller import Distiller
-from hf_sparse.training.sparsifier import SPARSE_FROM
+from hf_sparse.training.locking import SPARSE_FROM
 
 
 class DistillationMixin:

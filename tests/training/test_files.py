@@ -1,16 +1,11 @@
-"""Writing that a crash cannot leave half done."""
+"""Directories that a crash cannot leave half done."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from hf_sparse.training.files import (
-    publish_directory,
-    recover_directories,
-    require_writable,
-    write_atomically,
-)
+from hf_sparse.training.files import publish_directory, recover_directories, require_writable
 
 
 class Killed(BaseException):
@@ -30,39 +25,6 @@ def folder(path: Path, **files: str) -> Path:
 
 def contents(path: Path) -> dict[str, str]:
     return {file.relative_to(path).as_posix(): file.read_text() for file in path.rglob("*") if file.is_file()}
-
-
-def test_a_file_is_written_with_the_directories_it_needs(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a" / "b" / "file", b"new")
-    assert contents(tmp_path) == {"a/b/file": "new"}
-
-
-def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("a much longer old content")
-    write_atomically(tmp_path / "file", b"new")
-    assert contents(tmp_path) == {"file": "new"}
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_process_killed_while_writing_leaves_the_old_content(
-    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("old")
-    monkeypatch.setattr(os, call, killed)
-    with pytest.raises(Killed):
-        write_atomically(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_text() == "old"
-
-
-def test_content_reaches_the_disk_before_its_name_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-    for name in ("fsync", "replace"):
-        original = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *args, n=name, f=original: (calls.append(n), f(*args)))
-    write_atomically(tmp_path / "file", b"new")
-    assert calls == ["fsync", "replace", "fsync"]
 
 
 def test_a_finished_directory_moves_to_its_place(tmp_path: Path) -> None:

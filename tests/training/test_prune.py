@@ -6,6 +6,7 @@ from tiny import SIZES, bert, sentences
 
 import hf_sparse
 from hf_sparse import find_targets, measure_sparsity
+from hf_sparse.checkpoint.contract import lost_zeros, read_contract
 from hf_sparse.sparsity.masks import Masks
 
 
@@ -46,6 +47,13 @@ def test_overrides_and_exclusions() -> None:
     assert {round(share, 2) for name, share in shares.items() if "query" in name} == {0.8}
 
 
+def test_the_configuration_records_what_was_removed() -> None:
+    model = bert()
+    hf_sparse.prune(model, 0.9, "4x4")
+    contract = read_contract(model)
+    assert (contract.pattern, contract.target) == ("4x4", 0.9) and lost_zeros(model) == {}
+
+
 def test_pruning_twice_adds_to_what_is_gone() -> None:
     model = bert()
     first = hf_sparse.prune(model, 0.5)
@@ -71,6 +79,12 @@ def test_a_model_that_is_sparser_already_is_refused() -> None:
         ({"sparsity": 0.9, "allocation": "best"}, "sparsity.allocation is 'best': choose one of"),
         ({"sparsity": 0.5, "pattern": "2:4", "allocation": "erk"}, "allocation erk has nothing to allocate"),
         ({"sparsity": 0.9, "overrides": {"layer.9": 0.5}}, "matches no target"),
+        (
+            {"sparsity": 0.5, "pattern": "2:4", "overrides": {"layer.0": 0.9}},
+            "pattern 2:4 removes 0.5 of every",
+        ),
+        ({"sparsity": 0.5, "include": "layer"}, "sparsity.include is 'layer'"),
+        ({"sparsity": "0.9"}, "sparsity.schedule.final is '0.9'"),
         ({"sparsity": 0.9, "overrides": {"layer.0": 1.5}}, "share of weights to remove"),
     ],
 )

@@ -63,3 +63,21 @@ def test_a_training_run_uses_it(tmp_path: Path) -> None:
     # Logged is the rate of the step itself: restarts after 3, at the ramp's end after 6.
     expected = [1, 0.7, 0.4, 1, 0.7, 0.4, 1, 0.85, 0.7, 0.55, 0.4, 0.25]
     assert [rate / 1e-3 for rate in rates] == pytest.approx(expected)
+
+
+def test_with_revival_the_rate_restarts_at_the_updates_after_the_ramp_too(tmp_path: Path) -> None:
+    trainer = SparseTrainer(
+        model=bert(),
+        args=arguments(tmp_path, max_steps=12),
+        train_dataset=sentences(),
+        recipe=pruning("sparsity.lr_rewind=cyclic", "sparsity.schedule.every=3", "sparsity.revive=true"),
+    )
+    trainer.train()
+    rates = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
+    expected = [1, 0.7, 0.4, 1, 0.7, 0.4, 1, 0.7, 0.4, 1, 0.7, 0.4]
+    assert [rate / 1e-3 for rate in rates] == pytest.approx(expected)
+
+
+def test_a_warm_up_longer_than_the_ramp_reaches_the_peak(tmp_path: Path) -> None:
+    rates = multipliers(tmp_path, SCHEDULE, warmup=80)
+    assert rates[79] == 79 / 80 and rates[80] == 1.0 and rates[81] < 1.0

@@ -1,0 +1,153 @@
+"""Quantized models as compressed-tensors directories, which stock transformers and vLLM load."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME
+
+from hf_sparse.checkpoint.directories import published
+from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
+from hf_sparse.targets import base_prefix, find_targets
+
+METHOD = "compressed-tensors"
+# Their zero points are of signed integers, ours of unsigned ones.
+_SHIFT = 128
+
+
+def save_compressed(
+    model: PreTrainedModel, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Write a quantized model as a directory that `from_pretrained` loads with compressed-tensors installed.
+
+    With quantized inputs a weight lies there as int8 (format `int-quantized`), else packed at its own number
+    of bits (`pack-quantized`); scales are float32. All other parameters are as `save_pretrained` writes them.
+    The directory is to be loaded as the class it was saved as, or without the head. An earlier one of this
+    format is replaced, the tokenizer's files in it too, so give `tokenizer` again.
+
+    The package compressed-tensors is needed for packing only. Raises `ValueError` for models that are not
+    quantized, whose layers differ in their scheme or are no Linears, for mixtures of experts, and for
+    directories that hold something else.
+    """
+    layers = quantized_layers(model)
+    scheme = _scheme(model, layers)
+    packed = scheme["format"] == "pack-quantized"
+    state = model.state_dict()
+    for name, layer in layers.items():
+        weight = f"{name}.weight"
+        del state[weight]
+        state |= {f"{name}.{key}": value for key, value in _tensors(layer, packed).items()}
+    with published(Path(directory), _is_ours) as staged:
+        model.save_pretrained(staged, state_dict=state)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staged)
+        file = staged / CONFIG_NAME
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config["quantization_config"] = scheme
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _scheme(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> dict[str, Any]:
+    """Return the `quantization_config` of a config.json."""
+    if not layers:
+        raise ValueError(
+            "no layer of the model is quantized; train with a quantization recipe, or calibrate it"
+        )
+    transposed = [name for name, layer in layers.items() if layer.transposed]
+    if transposed:
+        raise ValueError(
+            f"{transposed[0]} is a Conv1D, and compressed-tensors knows Linears only; write a packed file or "
+            "export to ONNX instead"
+        )
+    experts = [target.name for target in find_targets(model, include=[""]) if target.expert is not None]
+    if experts:
+        raise ValueError(
+            f"{experts[0]} is the weight of an expert, which transformers takes for quantized in this "
+            "format; write a packed file instead"
+        )
+    kinds = {(str(layer.weights), layer.activations) for layer in layers.values()}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"layers are quantized in {len(kinds)} ways, {' and '.join(map(' with '.join, sorted(kinds)))}; "
+            "quantize all of them in one way, or export to ONNX"
+        )
+    layer = next(iter(layers.values()))
+    group = {
+        "weights": _arguments(layer.weights.bits, layer.weights.granularity, layer.weights.group),
+        "input_activations": {
+            "uint8_per_tensor": _arguments(8, "tensor", symmetric=False),
+            "int8_per_token": _arguments(8, "token", dynamic=True),
+            "none": None,
+        }[layer.activations],
+        "output_activations": None,
+        "targets": ["Linear"],
+    }
+    return {
+        "quant_method": METHOD,
+        "format": "pack-quantized" if layer.activations == "none" else "int-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": _ignored(model, layers),
+    }
+
+
+def _arguments(
+    bits: int, strategy: str, group: int | None = None, symmetric: bool = True, dynamic: bool = False
+) -> dict[str, Any]:
+    return {
+        "num_bits": bits,
+        "type": "int",
+        "strategy": strategy,
+        "group_size": group,
+        "symmetric": symmetric,
+        "dynamic": dynamic,
+    }
+
+
+def _ignored(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> list[str]:
+    """Name the Linears that are not quantized, those of the base model with and without its prefix.
+
+    So the directory can be loaded without the head, too.
+    """
+    prefix = base_prefix(model)
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in layers
+    ]
+    if not prefix:
+        return names
+    inside = f"{prefix}."
+    optional = f"re:(?:{re.escape(inside)})?"
+    return [
+        f"{optional}{re.escape(name.removeprefix(inside))}$" if name.startswith(inside) else name
+        for name in names
+    ]
+
+
+def _tensors(layer: QuantizedLayer, packed: bool) -> dict[str, Tensor]:
+    """Return the tensors of one layer as the format names them."""
+    scales = layer.scales.flatten() if layer.weights.granularity == "tensor" else layer.scales
+    tensors = {"weight_scale": scales}
+    if packed:
+        from compressed_tensors.compressors import pack_to_int32
+
+        tensors["weight_packed"] = pack_to_int32(layer.codes, layer.weights.bits)
+        tensors["weight_shape"] = torch.tensor(layer.codes.shape)
+    else:
+        tensors["weight"] = layer.codes
+    if layer.activations == "uint8_per_tensor":
+        tensors["input_scale"] = layer.input_scale.reshape(1)
+        tensors["input_zero_point"] = (layer.input_zero_point - _SHIFT).to(torch.int8).reshape(1)
+    return tensors
+
+
+def _is_ours(directory: Path) -> bool:
+    file = directory / CONFIG_NAME
+    if not file.is_file():
+        return False
+    held = json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}
+    return held.get("quant_method") == METHOD

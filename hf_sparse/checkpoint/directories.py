@@ -1,0 +1,43 @@
+"""Directories for others to load, which are there whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hf_sparse.storage import sync
+
+
+@contextmanager
+def published(directory: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give an empty directory to fill, which takes the place of `directory` once the block has ended.
+
+    Where the block fails nothing has changed. Raises `ValueError` if there is a directory already that is
+    neither empty nor recognized by `is_ours`.
+    """
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not is_ours(directory)):
+        raise ValueError(
+            f"{directory} holds something else, which would be lost; choose a directory that is new or empty"
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as home:
+        staged = Path(home) / "new"
+        staged.mkdir()
+        yield staged
+        for folder, _, names in os.walk(staged):
+            for name in names:
+                sync(Path(folder) / name)
+            sync(Path(folder))
+        replaced = Path(home) / "old"
+        if directory.exists():
+            os.rename(directory, replaced)
+        try:
+            os.rename(staged, directory)
+        except OSError:
+            if replaced.exists():
+                os.rename(replaced, directory)
+            raise
+        sync(directory.parent)
+        shutil.rmtree(replaced, ignore_errors=True)

@@ -1,0 +1,36 @@
+"""Models as OpenVINO's intermediate representation, made from their ONNX file."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_sparse.checkpoint.directories import published
+from hf_sparse.export.onnx import ExportedOnnx, export_onnx
+
+MODEL_NAME = "openvino_model.xml"
+
+
+def export_openvino(
+    model: PreTrainedModel, directory: str | Path, inputs: Mapping[str, Tensor] | None = None
+) -> ExportedOnnx:
+    """Write a model as openvino_model.xml and openvino_model.bin; return what the ONNX file between them was.
+
+    That file is gone by then. Parameters, limits and errors are those of `export_onnx`; a directory that
+    holds something else than an earlier export is refused with `ValueError`. Weights that are not quantized
+    stay float32.
+    """
+    import openvino
+
+    # `convert_model` would do, but it reports its use over the network.
+    with published(Path(directory), _is_ours) as staged, tempfile.TemporaryDirectory() as scratch:
+        exported = export_onnx(model, Path(scratch) / "model.onnx", inputs)
+        graph = openvino.Core().read_model(exported.path)
+        openvino.save_model(graph, staged / MODEL_NAME, compress_to_fp16=False)
+    return exported
+
+
+def _is_ours(directory: Path) -> bool:
+    return (directory / MODEL_NAME).is_file()
