@@ -95,7 +95,14 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
     path = Path(directory) / PACKED
     pairs = {entry.name: (entry, content) for entry, content in read_packed(path)}
     entries = {name: entry for name, (entry, _) in pairs.items()}
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=False, **config_changes)
+    config, unused = AutoConfig.from_pretrained(
+        directory, trust_remote_code=False, return_unused_kwargs=True, **config_changes
+    )
+    if refused := unused.keys() | config_changes.keys() & {"dtype"}:
+        raise ValueError(
+            f"{', '.join(sorted(refused))} cannot be chosen when a packed model is loaded: it comes in the dtypes "
+            "of the file, on the CPU; change it afterwards with model.to"
+        )
     kind = _kind(config, path)
     skeleton = _build(kind, config, "meta")
     planned, ties = _tensors(skeleton)

@@ -98,7 +98,7 @@ class Cutting:
         if self.doc_stride >= room:
             raise ValueError(
                 f"the question {question[:60]!r} of {longest} tokens leaves room for {max(room, 0)} tokens "
-                f"of its context in max_seq_length {self.max_length}, and doc_stride {self.doc_stride} has to "
+                f"of its context in max_seq_length {self.max_length}, and doc_stride {self.doc_stride} must "
                 f"be less; {'lower doc_stride, ' if room > 0 else ''}raise max_seq_length, or remove it"
             )
 

@@ -195,6 +195,15 @@ def test_the_configuration_can_be_changed_and_generation_settings_return(tmp_pat
     assert model.config.architectures is None
 
 
+@pytest.mark.parametrize(
+    "argument", [{"dtype": torch.float16}, {"device_map": "auto"}, {"num_hiden_layers": 1}]
+)
+def test_arguments_without_effect_are_refused(argument: dict[str, object], tmp_path: Path) -> None:
+    save_packed(bert(), tmp_path)
+    with pytest.raises(ValueError, match=f"{next(iter(argument))} cannot be chosen"):
+        load_packed(tmp_path, **argument)
+
+
 def test_values_that_are_hard_to_keep_are_kept(tmp_path: Path) -> None:
     model = bert().eval()
     with torch.no_grad():

@@ -202,7 +202,7 @@ def test_a_stride_that_leaves_no_context_is_refused(length: int, stride: int, ro
     data = table(asked("the cat", "cat", "who"), asked("the cat", "cat", "who sat ?"))
     with pytest.raises(
         ValueError,
-        match=f"of 3 tokens leaves room for {room} tokens .* doc_stride {stride} has to be less",
+        match=f"of 3 tokens leaves room for {room} tokens .* doc_stride {stride} must be less",
     ):
         encode(evaluation_encoder, Cutting(bert(), length, stride), data)
 

@@ -206,7 +206,7 @@ def test_bad_input_is_refused(script: Script, model_dir: Path, data: Path, tmp_p
         main(["--output_dir", str(tmp_path / "out"), "--do_eval"])
     with pytest.raises(ValueError, match="n_best_size is at least 1"):
         main(given(data, "--do_eval", "--n_best_size", "0"))
-    with pytest.raises(ValueError, match="leaves room for 19 tokens .* doc_stride 128 has to be less"):
+    with pytest.raises(ValueError, match="leaves room for 19 tokens .* doc_stride 128 must be less"):
         main(given(data, "--do_eval", "--doc_stride", "128"))
     write_table(tmp_path / "v2" / "validation.parquet", questions(4, unanswerable=True))
     with pytest.raises(ValueError, match="2 of 4 questions have no answer; set version_2_with_negative"):
