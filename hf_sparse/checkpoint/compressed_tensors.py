@@ -17,7 +17,7 @@ from hf_sparse.targets import base_prefix, find_targets
 
 METHOD = "compressed-tensors"
 # Their zero points are of signed integers, ours of unsigned ones.
-_SHIFT = 127
+_SHIFT = 128
 
 
 def save_compressed(

@@ -100,8 +100,8 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
     )
     if refused := unused.keys() | config_changes.keys() & {"dtype"}:
         raise ValueError(
-            f"{', '.join(sorted(refused))} cannot be chosen when a packed model is loaded: it comes in the dtypes "
-            "of the file, on the CPU; change it afterwards with model.to"
+            f"{', '.join(sorted(refused))} cannot be chosen when a packed model is loaded: it comes in the "
+            "dtypes of the file, on the CPU; change it afterwards with model.to"
         )
     kind = _kind(config, path)
     skeleton = _build(kind, config, "meta")

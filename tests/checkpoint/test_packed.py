@@ -29,6 +29,7 @@ from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import FakeQuantLinear, Phase
 from hf_sparse.quantization.weights import read_weight_scheme
+from hf_sparse.targets import Target
 
 ENCODER = {
     "hidden_size": 32,
@@ -244,6 +245,11 @@ def test_models_that_could_not_be_restored_are_refused_before_anything_is_writte
     )
     with pytest.raises(ValueError, match="no data has reached 12 of 12 quantized layers"):
         save_packed(unseen, tmp_path)
+    head = several("gpt2")()
+    output = Target("lm_head.weight", head.lm_head)
+    attach([output], read_weight_scheme("int8_per_channel"), "none", "min_max", Phase())
+    with pytest.raises(ValueError, match="the weight of lm_head is tied to another one"):
+        save_packed(head, tmp_path)
     complex_ = bert()
     complex_.classifier.bias.data = complex_.classifier.bias.data.to(torch.complex64)
     with pytest.raises(ValueError, match="classifier.bias is torch.complex64, which cannot be packed"):
