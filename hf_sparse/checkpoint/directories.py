@@ -17,6 +17,7 @@ def published(directory: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path
     Where the block fails nothing has changed. Raises `ValueError` if there is a directory already that is
     neither empty nor recognized by `is_ours`.
     """
+    directory = directory.resolve()
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not is_ours(directory)):
         raise ValueError(
             f"{directory} holds something else, which would be lost; choose a directory that is new or empty"

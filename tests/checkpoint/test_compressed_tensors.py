@@ -14,9 +14,11 @@ from tiny import SIZES, bert, llama, sentences
 from torch import Tensor
 from transformers import (
     AutoModel,
+    AutoTokenizer,
     BartConfig,
     BartForSequenceClassification,
     BertForSequenceClassification,
+    BertTokenizerFast,
     GPT2Config,
     GPT2LMHeadModel,
     MixtralConfig,
@@ -234,6 +236,15 @@ def test_only_an_earlier_directory_of_the_same_kind_is_replaced(tmp_path: Path) 
     save_compressed(model, tmp_path / "other")
     assert not (tmp_path / "other" / "stale").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other"]
+
+
+def test_a_tokenizer_lies_beside_the_model(tmp_path: Path) -> None:
+    tokenizer = BertTokenizerFast(
+        vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "cat": 5}
+    )
+    model = pruned_and_quantized(bert, "int8_per_channel", "none")
+    save_compressed(model, tmp_path / "model", tokenizer)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("cat").input_ids == [2, 5, 3]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
