@@ -19,7 +19,18 @@ FILLED_INITS = {
     PACKAGE / "sparsity" / "methods" / "__init__.py",
     PACKAGE / "sparsity" / "patterns" / "__init__.py",
 }
-EXTRAS = {"matplotlib", "optuna", "scipy", "sklearn"}
+EXTRAS = {
+    "compressed_tensors",
+    "matplotlib",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "optuna",
+    "scipy",
+    "sklearn",
+}
 PRIVATE_TRAINER_METHODS = {
     "_save_checkpoint": ["self", "model", "trial"],
     "_get_output_dir": ["self", "trial"],

@@ -1,5 +1,6 @@
 """Turning a model's Linears into quantized ones and back, in place, parameters untouched."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -40,7 +41,7 @@ def attach(
                 "exclude it"
             )
         weights.check(target.name, tuple(target.weight.shape))
-    families = Counter(_family(target) for target in targets)
+    families = Counter(filter(None, map(_family, targets)))
     shared = {family: SharedInput(readers) for family, readers in families.items() if readers > 1}
     layers = {}
     for target in targets:
@@ -70,6 +71,13 @@ def _detach(module: nn.Module) -> None:
             delattr(module, name)
 
 
-def _family(target: Target) -> tuple[str, int]:
-    """Name what may read one input: modules side by side, with inputs of one width."""
-    return target.name.rpartition(".weight")[0].rpartition(".")[0], target.weight.shape[1]
+# What reads the input of an attention, or of a gated feed-forward.
+_ATTENTION = re.compile(r"(q|k|v|query|key|value)(_lin|_proj)?")
+_GATED = re.compile(r"(gate|up)_proj|wi_[01]")
+
+
+def _family(target: Target) -> tuple[str, int, bool] | None:
+    """Name the modules side by side that probably read one input; those that do not just find another one."""
+    parent, _, name = target.name.removesuffix(".weight").rpartition(".")
+    attention = _ATTENTION.fullmatch(name) is not None
+    return (parent, target.weight.shape[1], attention) if attention or _GATED.fullmatch(name) else None

@@ -39,6 +39,13 @@ class SharedInput:
     outcome: tuple[Tensor, Tensor, Tensor] | None = None
     left: int = 0
 
+    def __getstate__(self) -> dict[str, int]:
+        """Copy and save no tensor: one that belongs to a graph cannot be."""
+        return {"readers": self.readers}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(**state)
+
     def get(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Return the quantized input with its range, None if the input is new."""
         if source is not self.source or source._version != self.version:

@@ -7,7 +7,13 @@ import pytest
 import torch
 from tiny import bert, llama, sentences
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
 from hf_sparse import find_targets
 from hf_sparse.quantization import linear
@@ -23,6 +29,13 @@ def gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100, bos_token_id=0, eos_token_id=0)
     return GPT2LMHeadModel(config)
+
+
+def distilbert() -> DistilBertForSequenceClassification:
+    torch.manual_seed(0)
+    return DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=100, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+    )
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -174,6 +187,15 @@ def test_recomputation_under_checkpointing_sees_what_the_forward_pass_saw() -> N
             model(**batch(), labels=torch.tensor([0, 1] * 4)).loss.backward()
         gradients.append([target.weight.grad for target in find_targets(model)])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("make", [distilbert, bert, llama])
+def test_a_model_can_be_copied_right_after_a_training_pass(make) -> None:
+    model, _ = quantized(make().train())
+    model(**batch())
+    shared = [target.module.quantization.shared for target in find_targets(model)]
+    assert any(shared) and all(part.source is None for part in shared if part)
+    copy.deepcopy(model)
 
 
 @pytest.mark.parametrize("copied", ["deepcopy", "pickle"])
