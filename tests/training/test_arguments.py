@@ -87,7 +87,7 @@ def test_teacher_and_permission_are_passed_on() -> None:
             "sparsity.schedule.final is -0.5: a sparsity is the share",
         ),
         (("--sparsity", "nan"), "sparsity.schedule.final is "),
-        (("--sparsity", "0.5", "--pattern", "2:4"), "'2:x' is not a pattern; write unstructured, or blocks"),
+        (("--sparsity", "0.5", "--pattern", "2:x"), "'2:x' is not a pattern; write unstructured, or blocks"),
         (("--sparsity", "0.5", "--pattern", "4"), "sparsity.pattern is "),
         (("--recipe", "transfer", "--sparsity", "0.9"), "method lock keeps the zeros the model comes with"),
         (("--recipe", "prune_ofa_90", "--recipe_override", "lr"), "'lr' is not an assignment; write it like"),
