@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 LEVELS = 255
 
@@ -25,18 +26,39 @@ def simulate(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     Values beyond the range take its ends and no gradient.
     """
     scale, zero_point = parameters(low, high)
+    if values.device.type == "cpu":
+        return _PerTensor.apply(values, scale.item(), zero_point.item())
     return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, LEVELS)
+
+
+class _PerTensor(torch.autograd.Function):
+    """What `torch.fake_quantize_per_tensor_affine` does, which on a CPU works value by value."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor, scale: float, zero_point: int) -> Tensor:
+        ctx.save_for_backward(values)
+        # Codes less the zero point, so that it need not be added and taken away again.
+        lowest, highest = -zero_point, LEVELS - zero_point
+        ctx.ends = (lowest - 0.5) * scale, (highest + 0.5) * scale
+        rounded = torch.mul(values.float(), 1 / scale).round_()
+        return rounded.clamp_(lowest, highest).mul_(scale).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (values,) = ctx.saved_tensors
+        # The gradient within two ends and zero beyond, in one pass.
+        return torch.ops.aten.hardtanh_backward(gradient, values, *ctx.ends), None, None
 
 
 class _PerToken(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
         scales = values.abs().amax(-1, keepdim=True).float() / 127
         scales = torch.where(scales == 0, 1.0, scales)
         return (values / scales).round_().mul_(scales).to(values.dtype)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         return gradient
 
 

@@ -44,8 +44,8 @@ class WeightScheme:
 
         Where all weights are zero the step is 1: any would do, and 0 would divide by zero.
         """
-        low, high = torch.aminmax(self._grouped(weight.detach()), dim=-1)
-        largest = torch.maximum(-low, high).float()
+        # Not aminmax, which along a dimension takes eight times longer on a CPU.
+        largest = self._grouped(weight.detach()).abs().amax(-1).float()
         if self.granularity == "tensor":
             largest = largest.amax().reshape(1, 1)
         scales = largest / self.highest

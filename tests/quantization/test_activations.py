@@ -100,3 +100,19 @@ def test_values_that_are_not_finite_change_nothing(observer: str, value: float) 
     low, high = scalars(-1.0, 1.0)
     observe(observer, torch.full((3,), value), low, high)
     assert (low.item(), high.item()) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (-0.3, 0.1), (0.0, 6.0), (-7.0, 0.0)])
+def test_rounding_is_that_of_torch(low: float, high: float, dtype: torch.dtype) -> None:
+    values = noise(64, 64).to(dtype)
+    scale, zero_point = parameters(*scalars(low, high))
+    found, expected = values.clone().requires_grad_(), values.clone().float().requires_grad_()
+    ours = simulate(found, *scalars(low, high))
+    theirs = torch.fake_quantize_per_tensor_affine(expected, scale, zero_point, 0, 255)
+    assert ours.dtype == dtype
+    assert torch.allclose(ours.float(), theirs, atol=1e-6 if dtype == torch.float32 else 0.03)
+    gradient = noise(64, 64, seed=1)
+    ours.backward(gradient.to(dtype)), theirs.backward(gradient)
+    assert torch.equal(found.grad == 0, expected.grad == 0)
+    assert torch.allclose(found.grad.float(), expected.grad, atol=0.02)
