@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
-    """Prunes and distils by a recipe inside any Trainer: `class MyTrainer(SparseTrainerMixin, TheirTrainer)`.
+    """Prunes, distils, quantizes by a recipe in any Trainer: `class Mine(SparseTrainerMixin, Theirs)`.
 
     `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
     of a model that is sparse already are kept. `teacher`: the model to distil from, on the same inputs; it is

@@ -57,7 +57,7 @@ class Sparsifier:
         self.recipe = recipe
         self.score = METHODS[recipe.method].score
         self.schedule = recipe.schedule.resolve(total_steps) if self.score else None
-        self.masks = Masks(check_targets(recipe, model))
+        self.masks = Masks(find_targets(model, recipe.include, recipe.exclude))
         self.layout = lay_out(recipe, self.masks.targets)
         self.remembered: RememberedWeights | None = RememberedWeights(self.masks) if recipe.revive else None
         if saved is not None:

@@ -6,7 +6,7 @@ from hf_sparse.training.mixin import SparseTrainerMixin
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
-    """A Trainer that prunes and distils by a `Recipe`; see `SparseTrainerMixin` for its arguments."""
+    """A Trainer that prunes, distils, quantizes by a `Recipe`; `SparseTrainerMixin` has its arguments."""
 
 
 class SparseSeq2SeqTrainer(SparseTrainerMixin, Seq2SeqTrainer):
