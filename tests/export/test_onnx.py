@@ -107,11 +107,14 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pr
     return exported
 
 
-def session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+def session(case: str, path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     # By default it rounds the inputs of weight-only layers to 8 bits as well.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # Processors without VNNI add two products of uint8 and int8 in 16 bits, which some do not fit.
+    if CASES[case][1] is None or CASES[case][1][1] != "int8_per_token":
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -141,7 +144,7 @@ def test_onnx_runtime_computes_the_same_at_any_size(case: str, export) -> None:
     model, exported = export(case)
     # Where a value lies between two codes, an error of one bit chooses the other.
     tolerance = 1e-5 if CASES[case][1] is None else 5e-3
-    assert max(relative_errors(model, session(exported.path), exported.inputs)) < tolerance
+    assert max(relative_errors(model, session(case, exported.path), exported.inputs)) < tolerance
 
 
 def test_the_tolerance_would_notice_a_model_that_is_not_quantized(export) -> None:
@@ -149,7 +152,7 @@ def test_the_tolerance_would_notice_a_model_that_is_not_quantized(export) -> Non
         model, exported = export(case)
         layers = [module for module in model.modules() if hasattr(module, "quantization")]
         layers[0].quantization.phase.active = False
-        errors = list(relative_errors(model, session(exported.path), exported.inputs))
+        errors = list(relative_errors(model, session(case, exported.path), exported.inputs))
         layers[0].quantization.phase.active = True
         assert max(errors) > 5e-3
 
@@ -159,7 +162,7 @@ def test_every_quantized_product_is_fused_and_no_other(case: str, export, tmp_pa
     _, exported = export(case)
     layers, operator = FUSED[case]
     assert exported.quantized_layers == layers
-    session(exported.path, tmp_path / "optimized.onnx")
+    session(case, exported.path, tmp_path / "optimized.onnx")
     nodes = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert nodes[operator] == layers
     # What is left: scores and contexts of attention (one scaled), and the heads.
@@ -175,7 +178,7 @@ def test_inputs_and_outputs_have_the_names_of_transformers_and_any_size(export) 
     assert names["GPT-2"] == (("input_ids", "attention_mask"), ("logits",))
     assert names["floats"] == (("input_ids", "attention_mask"), ("last_hidden_state",))
     for case in CASES:
-        running = session(export(case)[1].path)
+        running = session(case, export(case)[1].path)
         assert [(value.name, value.shape) for value in running.get_inputs()] == [
             (name, ["batch", "sequence"]) for name in names[case][0]
         ]
@@ -215,7 +218,9 @@ def test_texts_are_classified_as_the_pipeline_does(export, tokenizer: BertTokeni
     model, exported = export("classifier")
     texts = ["the film was good", "the big film was bad . bad", "who sat on a mat in paris ?"]
     expected = pipeline("text-classification", model=model, tokenizer=tokenizer)(texts, top_k=None)
-    logits = run(session(exported.path), dict(tokenizer(texts, padding=True, return_tensors="pt")))["logits"]
+    logits = run(
+        session("classifier", exported.path), dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    )["logits"]
     shares = torch.tensor(logits).softmax(-1)
     for row, scores in zip(shares, expected, strict=True):
         found = {model.config.id2label[index]: share.item() for index, share in enumerate(row)}
@@ -232,7 +237,7 @@ def test_questions_are_answered_as_by_the_model(export, tokenizer: BertTokenizer
     inputs = dict(tokenizer(questions, contexts, padding=True, return_tensors="pt"))
     with torch.no_grad():
         expected = model(**inputs)
-    found = run(session(exported.path), inputs)
+    found = run(session("reader", exported.path), inputs)
 
     def answers(starts: Tensor, ends: Tensor) -> list[str]:
         sums = (starts[:, :, None] + ends[:, None, :]).masked_fill(
