@@ -42,6 +42,11 @@ class Sizes:
         return self.dense_bytes / self.file_bytes
 
     @property
+    def encoder_ratio(self) -> float:
+        """The same of the encoder, with its scales."""
+        return self.encoder_dense_bytes / (self.encoder_bytes + self.scale_bytes)
+
+    @property
     def counted_ratio(self) -> float:
         """The compression that Prune Once for All states: 1 / (1 - sparsity) * 32 / bits."""
         return self.encoder_dense_bytes / self.counted_bytes if self.counted_bytes else float("inf")

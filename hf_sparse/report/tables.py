@@ -53,9 +53,9 @@ def _cells(row: ModelRow) -> list[str]:
     return [f"{row.accuracy:.1%}", f"{row.sparsity:.1%}", size(row.bytes), duration(row.seconds)]
 
 
-def size(count: int) -> str:
-    """Write a number of bytes in decimal megabytes, as a file manager shows it."""
-    return f"{count / 1e6:.2f} MB"
+def size(count: float) -> str:
+    """Write a number of bytes in decimal megabytes, or kilobytes if few, as a file manager shows it."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def duration(seconds: float) -> str:

@@ -26,5 +26,5 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_size_is_in_decimal_megabytes() -> None:
-    assert size(1_234_567) == "1.23 MB"
+def test_size_is_in_decimal_units() -> None:
+    assert [size(1_234_567), size(100_000), size(99_949)] == ["1.23 MB", "0.10 MB", "99.9 kB"]

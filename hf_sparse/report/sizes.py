@@ -1,0 +1,45 @@
+"""What a saved model takes on disk, as a table, as numbers."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from hf_sparse.checkpoint.sizes import Sizes
+from hf_sparse.report.tables import narrow_table, size
+
+_DERIVED = ("ratio", "encoder_ratio", "counted_ratio", "over_bound")
+
+
+def size_table(sizes: Sizes) -> Table:
+    """Make a table of encoder and whole model: as 4-byte floats, in the file, as publications count.
+
+    The last column is what the encoder's weights take in the file as a multiple of their entropy.
+    """
+    table = narrow_table("", "as float32", "this file", "ratio", "as papers count", "x entropy")
+    table.add_row(
+        "encoder",
+        size(sizes.encoder_dense_bytes),
+        size(sizes.encoder_bytes + sizes.scale_bytes),
+        _times(sizes.encoder_ratio),
+        f"{size(sizes.counted_bytes)}, {_times(sizes.counted_ratio)}",
+        _decimals(sizes.over_bound),
+    )
+    table.add_row("whole model", size(sizes.dense_bytes), size(sizes.file_bytes), _times(sizes.ratio), "", "")
+    return table
+
+
+def sizes_as_dict(sizes: Sizes) -> dict[str, Any]:
+    """Return sizes and the ratios between them as JSON takes them; a division by zero gives None."""
+    ratios = {name: getattr(sizes, name) for name in _DERIVED}
+    finite = {name: value if math.isfinite(value) else None for name, value in ratios.items()}
+    return asdict(sizes) | finite
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if math.isfinite(ratio) else "-"
+
+
+def _decimals(multiple: float) -> str:
+    return f"{multiple:.3f}" if math.isfinite(multiple) else "-"
