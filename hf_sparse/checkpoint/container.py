@@ -1,16 +1,20 @@
-"""The file `hf_sparse.packed`: a header that says what lies where, and the bytes of every tensor.
+"""The file `packed.safetensors`: the bytes of every tensor; its metadata index how they are coded.
 
 docs/packed_format.md describes it byte by byte.
 """
 
+import base64
 import json
-import struct
+import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Self
 
+import numpy as np
+import safetensors
+import safetensors.numpy
 import torch
 from pydantic import AfterValidator, Field, NonNegativeInt, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -22,15 +26,15 @@ from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.settings.values import one_of
 from hf_sparse.storage import write_atomically
 
-PACKED = "hf_sparse.packed"
+PACKED = "packed.safetensors"
 FORMAT_VERSION = 1
-_MAGIC = b"hfsparse"
-# Little-endian: magic, version, CRC-32 of the compressed header, its length.
-_PREFIX = struct.Struct("<8sIIQ")
+# What the bytes of a tensor are called; never as the tensor itself, which they are not.
+SUFFIX = ".packed"
+_KEY = "hf_sparse_packed"
 # Without header and checksum of zlib's own.
 _RAW = -15
-# A header of 64 MiB would name 100,000 tensors; a small file must not ask for more memory than that.
-_LARGEST_HEADER = 1 << 26
+# An index of 64 MiB would name 100,000 tensors; a small file must not ask for more memory than that.
+_LARGEST_INDEX = 1 << 26
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -67,41 +71,39 @@ class Quantization:
 class Entry:
     """One tensor of a state dict, bit for bit or, if quantized, as int8 codes; in row-major order.
 
-    `offset` counts from the first byte after the header, `length` bytes hold the streams of `coding` and then
-    those of the scales; `crc32` is of these bytes.
+    Its bytes hold the streams of `coding` and then those of the scales; `crc32` is of these bytes.
     """
 
     name: str
     dtype: Annotated[str, one_of(DTYPES)]
     shape: tuple[NonNegativeInt, ...]
-    offset: NonNegativeInt
-    length: NonNegativeInt
-    crc32: NonNegativeInt
     coding: Coding
     quantization: Quantization | None
+    crc32: NonNegativeInt = 0
 
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        scales = self.quantization.scales.length if self.quantization else 0
-        if self.coding.length + scales != self.length:
-            raise ValueError(f"the streams of {self.name} do not fill its {self.length} bytes")
-        return self
+    @property
+    def length(self) -> int:
+        """Bytes in the file."""
+        return self.coding.length + (self.quantization.scales.length if self.quantization else 0)
 
 
 _INDEX = TypeAdapter(list[Entry])
 
 
 def write_packed(path: Path, tensors: Iterable[tuple[Entry, bytes]]) -> None:
-    """Write a file, whole or not at all. Offsets and checksums are filled in."""
-    entries, contents, offset = [], [], 0
+    """Write a file, whole or not at all. Checksums are filled in."""
+    entries, contents = [], {}
     for entry, content in tensors:
-        placed = asdict(entry) | {"offset": offset, "crc32": zlib.crc32(content)}
-        entries.append(placed)
-        contents.append(content)
-        offset += len(content)
-    header = zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 9, _RAW)
-    prefix = _PREFIX.pack(_MAGIC, FORMAT_VERSION, zlib.crc32(header), len(header))
-    write_atomically(path, b"".join([prefix, header, *contents]))
+        entries.append(asdict(entry) | {"crc32": zlib.crc32(content)})
+        contents[entry.name + SUFFIX] = np.frombuffer(content, np.uint8)
+    write_atomically(path, safetensors.numpy.save(contents, index_metadata(entries)))
+
+
+def index_metadata(entries: object) -> dict[str, str]:
+    """Return the metadata of a file with these entries."""
+    packed = zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 9, _RAW)
+    # In one value, since safetensors writes several in any order.
+    return {_KEY: f"{FORMAT_VERSION} {zlib.crc32(packed)} {base64.b64encode(packed).decode()}"}
 
 
 def read_packed(path: Path) -> list[tuple[Entry, memoryview]]:
@@ -112,16 +114,18 @@ def read_packed(path: Path) -> list[tuple[Entry, memoryview]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; pack a model with save_packed")
-    content = memoryview(path.read_bytes())
     try:
-        return _read(content)
+        with safetensors.safe_open(path, "numpy") as file:
+            entries = _entries(file.metadata())
+            contents = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _paired(entries, contents)
     except _Newer as error:
         raise ValueError(f"{path} {error}; upgrade hf_sparse") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise damaged(path, f"its header cannot be understood: {where} {first['msg']}") from error
-    except ValueError as error:
+        raise damaged(path, f"its index cannot be understood: {where} {first['msg']}") from error
+    except (ValueError, safetensors.SafetensorError) as error:
         raise damaged(path, error) from error
 
 
@@ -134,44 +138,43 @@ class _Newer(Exception):
     pass
 
 
-def _read(content: memoryview) -> list[tuple[Entry, memoryview]]:
-    if len(content) < _PREFIX.size:
-        raise ValueError(f"it has {len(content)} bytes, fewer than its prefix")
-    magic, version, checksum, length = _PREFIX.unpack_from(content)
-    if magic != _MAGIC:
-        raise ValueError("it does not begin as a packed model does")
-    if version > FORMAT_VERSION:
+def _entries(metadata: Mapping[str, str] | None) -> list[Entry]:
+    match = re.fullmatch(r"([1-9]\d*) (\d+) ([\w+/=]+)", (metadata or {}).get(_KEY, ""), re.ASCII)
+    if match is None or len(metadata) > 1:
+        raise ValueError("its metadata are not those of a packed model")
+    version, checksum, text = match.groups()
+    if int(version) > FORMAT_VERSION:
         raise _Newer(f"has format version {version}, this release reads up to {FORMAT_VERSION}")
-    if not version:
-        raise ValueError("there is no format version 0")
-    if length > len(content) - _PREFIX.size:
-        raise ValueError(f"its header of {length} bytes is longer than the file")
-    header, payload = content[_PREFIX.size :][:length], content[_PREFIX.size :][length:]
-    if zlib.crc32(header) != checksum:
-        raise ValueError("its header does not match its checksum")
-    entries = _INDEX.validate_json(_expanded(header))
-    end = 0
-    for entry in entries:
-        if entry.offset != end:
-            raise ValueError(f"{entry.name} lies at {entry.offset} and not at {end}")
-        end += entry.length
-    if end != len(payload):
-        raise ValueError(f"it holds {len(payload)} bytes of tensors, its header says {end}")
+    packed = base64.b64decode(text, validate=True)
+    if str(zlib.crc32(packed)) != checksum:
+        raise ValueError("its index does not match its checksum")
+    entries = _INDEX.validate_json(_expanded(packed))
     if len({entry.name for entry in entries}) < len(entries):
         raise ValueError("a name occurs twice")
-    pairs = [(entry, payload[entry.offset :][: entry.length]) for entry in entries]
-    for entry, part in pairs:
-        if zlib.crc32(part) != entry.crc32:
+    return entries
+
+
+def _paired(entries: list[Entry], contents: Mapping[str, np.ndarray]) -> list[tuple[Entry, memoryview]]:
+    """Return entries with their bytes; raise `ValueError` unless these are as the entries say."""
+    if {entry.name + SUFFIX for entry in entries} != contents.keys():
+        raise ValueError(f"it holds {len(contents)} tensors, and not those of its index")
+    pairs = []
+    for entry in entries:
+        content = contents[entry.name + SUFFIX]
+        if content.dtype != np.uint8 or content.shape != (entry.length,):
+            raise ValueError(f"the streams of {entry.name} do not fill its {content.nbytes} bytes")
+        if zlib.crc32(content) != entry.crc32:
             raise ValueError(f"{entry.name} does not match its checksum")
+        pairs.append((entry, memoryview(content)))
     return pairs
 
 
-def _expanded(header: memoryview) -> bytes:
+def _expanded(index: bytes) -> bytes:
     machine = zlib.decompressobj(_RAW)
     try:
-        expanded = machine.decompress(header, _LARGEST_HEADER)
+        expanded = machine.decompress(index, _LARGEST_INDEX)
     except zlib.error as error:
-        raise ValueError(f"its header cannot be decompressed: {error}") from error
+        raise ValueError(f"its index cannot be decompressed: {error}") from error
     if not machine.eof or machine.unused_data:
-        raise ValueError(f"its header does not decompress, or not to less than {_LARGEST_HEADER} bytes")
+        raise ValueError(f"its index does not decompress, or not to less than {_LARGEST_INDEX} bytes")
     return expanded

@@ -88,7 +88,7 @@ def _entry(
     name: str, tensor: Tensor, coding: Coding, content: bytes, quantization: Quantization | None
 ) -> tuple[Entry, bytes]:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return Entry(name, dtype, tuple(tensor.shape), 0, len(content), 0, coding, quantization), content
+    return Entry(name, dtype, tuple(tensor.shape), coding, quantization), content
 
 
 def _matrix(entry: Entry) -> tuple[WeightScheme, tuple[int, int]]:

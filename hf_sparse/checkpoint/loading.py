@@ -36,15 +36,16 @@ def weight_bytes(name_or_path: str) -> int:
         (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
         (WEIGHTS_NAME, WEIGHTS_INDEX_NAME),
     ):
-        if (file := _file(name_or_path, single)) is not None:
+        if (file := saved_file(name_or_path, single)) is not None:
             return file.stat().st_size
-        if (file := _file(name_or_path, index)) is not None:
+        if (file := saved_file(name_or_path, index)) is not None:
             shards = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
             return sum(Path(cached_file(name_or_path, shard)).stat().st_size for shard in shards)
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that transformers loads")
 
 
-def _file(name_or_path: str, file: str) -> Path | None:
+def saved_file(name_or_path: str, file: str) -> Path | None:
+    """Return where a file of a saved model lies, None if it has none of that name."""
     try:
         found = cached_file(name_or_path, file)
     except OSError:

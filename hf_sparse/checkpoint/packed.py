@@ -1,4 +1,4 @@
-"""Models in one small file: `hf_sparse.packed` beside the configuration, in place of the weights."""
+"""Models in one small file: `packed.safetensors` beside the configuration, in place of the weights."""
 
 import copy
 from collections.abc import Mapping

@@ -1,11 +1,12 @@
 """The packed file as such: nothing that happens to its bytes goes unnoticed."""
 
-import struct
+import base64
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from hf_sparse.checkpoint.container import PACKED, Entry, read_packed, write_packed
 from hf_sparse.checkpoint.packing import pack_words
@@ -17,7 +18,7 @@ def small(tmp_path: Path) -> Path:
     tensors = []
     for name, words in (("a", np.arange(9, dtype=np.int8)), ("b", np.zeros(5, np.int8))):
         coding, content = pack_words(words)
-        tensors.append((Entry(name, "int8", words.shape, 0, len(content), 0, coding, None), content))
+        tensors.append((Entry(name, "int8", words.shape, coding, None), content))
     write_packed(tmp_path / PACKED, tensors)
     return tmp_path / PACKED
 
@@ -27,7 +28,7 @@ def test_no_flipped_bit_goes_unnoticed(small: Path) -> None:
     assert len(read_packed(small)) == 2
     for place in range(len(whole)):
         small.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match="hf_sparse.packed (is damaged|has format version)"):
+        with pytest.raises(ValueError, match="packed.safetensors (is damaged|has format version)"):
             read_packed(small)
 
 
@@ -43,16 +44,16 @@ def test_no_missing_or_additional_byte_goes_unnoticed(small: Path) -> None:
 
 
 def test_a_newer_format_asks_for_a_newer_release(small: Path) -> None:
-    whole = small.read_bytes()
-    small.write_bytes(whole[:8] + struct.pack("<I", 2) + whole[12:])
+    small.write_bytes(small.read_bytes().replace(b'hf_sparse_packed":"1 ', b'hf_sparse_packed":"2 '))
     with pytest.raises(
         ValueError, match="has format version 2, this release reads up to 1; upgrade hf_sparse"
     ):
         read_packed(small)
 
 
-def test_a_header_that_expands_without_end_is_not_expanded(small: Path) -> None:
-    header = zlib.compress(bytes(1 << 27), 9, -15)
-    small.write_bytes(struct.pack("<8sIIQ", b"hfsparse", 1, zlib.crc32(header), len(header)) + header)
-    with pytest.raises(ValueError, match="its header does not decompress"):
+def test_an_index_that_expands_without_end_is_not_expanded(small: Path) -> None:
+    index = zlib.compress(bytes(1 << 27), 9, -15)
+    metadata = {"hf_sparse_packed": f"1 {zlib.crc32(index)} {base64.b64encode(index).decode()}"}
+    save_file({}, small, metadata)
+    with pytest.raises(ValueError, match="its index does not decompress"):
         read_packed(small)

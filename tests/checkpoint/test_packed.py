@@ -104,7 +104,7 @@ def test_a_sparse_model_comes_back_bit_for_bit(maker: str, tmp_path: Path) -> No
     loaded = load_packed(tmp_path)
     assert type(loaded) is type(model) and not loaded.training
     assert same_weights(loaded, model) and torch.equal(outputs(loaded), outputs(model))
-    assert sizes.file_bytes == (tmp_path / "hf_sparse.packed").stat().st_size < sizes.dense_bytes
+    assert sizes.file_bytes == (tmp_path / "packed.safetensors").stat().st_size < sizes.dense_bytes
     tied = [len({id(value) for value in made.parameters()}) for made in (model, loaded)]
     assert tied[0] == tied[1] and all(value.requires_grad for value in loaded.parameters())
 
@@ -184,7 +184,9 @@ def test_what_is_loaded_moves_no_range_and_can_be_packed_again(tmp_path: Path) -
     loaded = load_packed(tmp_path / "a")
     outputs(loaded.train())
     save_packed(loaded, tmp_path / "b")
-    assert (tmp_path / "a/hf_sparse.packed").read_bytes() == (tmp_path / "b/hf_sparse.packed").read_bytes()
+    assert (tmp_path / "a/packed.safetensors").read_bytes() == (
+        tmp_path / "b/packed.safetensors"
+    ).read_bytes()
 
 
 def test_the_configuration_can_be_changed_and_generation_settings_return(tmp_path: Path) -> None:

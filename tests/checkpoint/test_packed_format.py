@@ -1,9 +1,9 @@
 """A reader written from docs/packed_format.md alone finds in the file what load_packed finds."""
 
+import base64
 import json
 import math
 import re
-import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +26,18 @@ SIZES = {"float32": 4, "bfloat16": 2, "int64": 8}
 
 def entries(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     content = path.read_bytes()
-    magic, version, checksum, length = struct.unpack("<8sIIQ", content[:24])
-    header, payload = content[24 : 24 + length], content[24 + length :]
-    assert (magic, version, zlib.crc32(header)) == (b"hfsparse", 1, checksum)
-    for entry in json.loads(zlib.decompress(header, -15)):
-        part = payload[entry["offset"] : entry["offset"] + entry["length"]]
+    length = 8 + int.from_bytes(content[:8], "little")
+    header, payload = json.loads(content[8:length]), content[length:]
+    version, checksum, text = header.pop("__metadata__")["hf_sparse_packed"].split(" ")
+    index = base64.b64decode(text)
+    assert (version, zlib.crc32(index)) == ("1", int(checksum))
+    for entry in json.loads(zlib.decompress(index, -15)):
+        place = header.pop(entry["name"] + ".packed")
+        part = payload[slice(*place["data_offsets"])]
+        assert place["dtype"] == "U8" and place["shape"] == [len(part)]
         assert zlib.crc32(part) == entry["crc32"]
         yield entry, part
+    assert not header
 
 
 def decode(coding: dict[str, Any], content: bytes, n: int, size: int, bits: int | None) -> list[int]:
@@ -122,7 +127,7 @@ def test_a_reader_made_from_the_page_reads_the_file(
     save_packed(model, tmp_path)
     loaded, plain = load_packed(tmp_path), load_packed(tmp_path, dequantize=True).state_dict()
     read_entries = {
-        entry["name"]: (entry, read(entry, part)) for entry, part in entries(tmp_path / "hf_sparse.packed")
+        entry["name"]: (entry, read(entry, part)) for entry, part in entries(tmp_path / "packed.safetensors")
     }
     assert read_entries.keys() <= plain.keys()
     for name, (entry, tensor) in read_entries.items():

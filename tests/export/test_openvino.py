@@ -25,7 +25,7 @@ def batch(rows: int, length: int) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
     model = bert(num_hidden_layers=1, initializer_range=0.2).eval()
-    # Of 8 bits, weights would have processors without VNNI add two products in 16 bits, which some do not fit.
+    # Of 8 bits: processors without VNNI would add two products in 16 bits, which some do not fit.
     calibrate(model, [batch(16, 12)], "int7_per_channel")
     directory = tmp_path_factory.mktemp("openvino") / "model"
     export_openvino(model, directory)

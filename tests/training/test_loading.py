@@ -1,0 +1,105 @@
+"""Saved models are loaded as they computed when they were saved."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import arguments, bert, pruning, sentences
+from transformers import PreTrainedModel
+
+from hf_sparse import Recipe, SparseTrainer
+from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.training.loading import load_trained
+from hf_sparse.training.state import SIDECAR
+
+BATCH = {
+    name: torch.stack([row[name] for row in sentences(8, seed=5)]) for name in ("input_ids", "attention_mask")
+}
+
+
+def trained(folder: Path, recipe: Recipe, **changes: object) -> PreTrainedModel:
+    trainer = SparseTrainer(
+        model=bert(), args=arguments(folder, **changes), train_dataset=sentences(), recipe=recipe
+    )
+    trainer.train()
+    trainer.save_model()
+    return trainer.model.eval()
+
+
+def same_logits(one: PreTrainedModel, other: PreTrainedModel) -> bool:
+    with torch.no_grad():
+        return torch.equal(one(**BATCH).logits, other(**BATCH).logits)
+
+
+def is_plain(model: PreTrainedModel) -> bool:
+    return quantized_layers(model) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "quantization={}",
+        "quantization={weights: int4_per_channel, exclude: [intermediate]}",
+        "quantization={activations: none}",
+    ],
+)
+def test_a_trained_model_rounds_as_before(tmp_path: Path, change: str) -> None:
+    model = trained(tmp_path, pruning(change))
+    loaded = load_trained(str(tmp_path))
+    assert quantized_layers(loaded).keys() == quantized_layers(model).keys() and not is_plain(loaded)
+    assert same_logits(loaded, model) and not loaded.training
+
+
+def test_nothing_moves_its_ranges(tmp_path: Path) -> None:
+    trained(tmp_path, pruning("quantization={freeze: '100%'}"))
+    loaded = load_trained(str(tmp_path)).train()
+    scales = [layer.input_scale.clone() for layer in quantized_layers(loaded).values()]
+    loaded(input_ids=torch.full((1, 4), 7))
+    assert [layer.input_scale for layer in quantized_layers(loaded).values()] == scales
+
+
+def test_models_that_were_not_quantized_are_plain(tmp_path: Path) -> None:
+    model = bert().eval()
+    model.save_pretrained(tmp_path / "alone")
+    pruned = trained(tmp_path / "pruned", pruning())
+    for folder, expected in (("alone", model), ("pruned", pruned)):
+        loaded = load_trained(str(tmp_path / folder))
+        assert is_plain(loaded) and same_logits(loaded, expected)
+
+
+def test_a_checkpoint_from_before_rounding_began_is_plain(tmp_path: Path) -> None:
+    recipe = Recipe.from_dict({"quantization": {"begin": 8, "freeze": 10}})
+    trained(tmp_path, recipe, save_strategy="steps", save_steps=6)
+    early, late = (load_trained(str(tmp_path / f"checkpoint-{step}")) for step in (6, 12))
+    assert is_plain(early) and not is_plain(late)
+
+
+def test_a_packed_directory_is_loaded_from_its_file(tmp_path: Path) -> None:
+    model = bert().eval()
+    calibrate(model, [BATCH])
+    save_packed(model, tmp_path)
+    loaded = load_trained(str(tmp_path))
+    assert len(quantized_layers(loaded)) == 12 and same_logits(loaded, model)
+
+
+def test_ranges_of_other_layers_are_refused(tmp_path: Path) -> None:
+    trained(tmp_path, Recipe.from_dict({"quantization": {}}))
+    bert(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"ranges for 6 layers.*such as bert.encoder.layer.1"):
+        load_trained(str(tmp_path))
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none is no directory"):
+        load_trained(str(tmp_path / "none"))
+
+
+def test_a_damaged_sidecar_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path, Recipe.from_dict({"quantization": {}}))
+    content = bytearray((tmp_path / SIDECAR).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / SIDECAR).write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_trained(str(tmp_path))
