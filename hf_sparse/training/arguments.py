@@ -29,6 +29,13 @@ class SparseArguments:
             "help": "unstructured, or blocks as rows x columns such as 4x1, with --recipe or --sparsity."
         },
     )
+    quantize: str | None = field(
+        default=None,
+        metadata={
+            "help": "int8, int4, or another scheme of weights such as int4_group_32; with or without "
+            "--recipe, --sparsity."
+        },
+    )
     teacher_name_or_path: str | None = field(
         default=None, metadata={"help": "Model to distil from, where the recipe has distillation."}
     )
@@ -39,15 +46,26 @@ class SparseArguments:
 
     def build_recipe(self) -> Recipe:
         """Return the recipe these arguments mean; raise `ValueError` where they contradict each other."""
-        if self.recipe is None and self.sparsity is None and (self.pattern or self.recipe_override):
-            given = "--pattern" if self.pattern else "--recipe_override"
-            raise ValueError(f"{given} changes a recipe, and none is given; add --recipe or --sparsity")
+        if self.recipe is None and self.sparsity is None:
+            self._check_changes()
         assignments = list(self.recipe_override)
+        if self.quantize is not None:
+            scheme = _SHORT.get(self.quantize, self.quantize)
+            assignments.insert(0, f"quantization.weights={scheme}")
         if self.sparsity is not None:
             assignments.insert(0, f"sparsity.schedule.final={self.sparsity}")
         if self.pattern is not None:
             assignments.insert(0, f"sparsity.pattern={self.pattern}")
         return self._base().override(assignments)
+
+    def _check_changes(self) -> None:
+        if self.pattern is not None:
+            raise ValueError("--pattern changes a recipe, and none is given; add --recipe or --sparsity")
+        if self.recipe_override and self.quantize is None:
+            raise ValueError(
+                "--recipe_override changes a recipe, and none is given; add --recipe, --sparsity or "
+                "--quantize"
+            )
 
     def _base(self) -> Recipe:
         if self.recipe is None:
@@ -60,3 +78,6 @@ class SparseArguments:
                 f"{', '.join(preset_names())}"
             )
         return Recipe.from_yaml(self.recipe)
+
+
+_SHORT = {"int8": "int8_per_channel", "int4": "int4_per_channel"}

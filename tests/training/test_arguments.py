@@ -54,6 +54,36 @@ def test_sparsity_and_pattern_change_a_recipe() -> None:
     assert (sparsity.schedule.final, sparsity.pattern, sparsity.lr_rewind) == (0.8, "1x4", True)
 
 
+@pytest.mark.parametrize(
+    ("asked", "weights"),
+    [
+        ("int8", "int8_per_channel"),
+        ("int4", "int4_per_channel"),
+        ("int8_per_tensor", "int8_per_tensor"),
+        ("int4_group_32", "int4_group_32"),
+    ],
+)
+def test_quantize_alone_does_nothing_else(asked: str, weights: str) -> None:
+    assert recipe("--quantize", asked) == Recipe.from_dict({"quantization": {"weights": weights}})
+
+
+@pytest.mark.parametrize(
+    "words", [("--recipe", "transfer"), ("--sparsity", "0.8"), ("--recipe", "transfer_int8")]
+)
+def test_quantize_adds_to_a_recipe_and_leaves_the_rest_of_it(words: tuple[str, ...]) -> None:
+    plain, added = recipe(*words), recipe(*words, "--quantize", "int4")
+    assert added.quantization.weights == "int4_per_channel"
+    assert added.quantization.activations == "uint8_per_tensor"
+    assert added.model_copy(update={"quantization": plain.quantization}) == plain
+
+
+def test_an_override_changes_what_quantize_asks_for() -> None:
+    words = ("--quantize", "int8", "--recipe_override", "quantization.begin=20%")
+    begun = recipe(*words).quantization
+    assert (begun.weights, begun.begin) == ("int8_per_channel", "20%")
+    assert recipe(*words, "quantization.weights=int4_per_tensor").quantization.weights == "int4_per_tensor"
+
+
 def test_an_override_has_the_last_word() -> None:
     words = ("--sparsity", "0.8", "--pattern", "4x1", "--recipe_override")
     sparsity = recipe(*words, "sparsity.schedule.final=0.6", "sparsity.pattern=16x1").sparsity
@@ -72,7 +102,14 @@ def test_teacher_and_permission_are_passed_on() -> None:
         (("--pattern", "1x4"), "--pattern changes a recipe, and none is given; add --recipe or --sparsity"),
         (
             ("--recipe_override", "distillation.task=1"),
-            "--recipe_override changes a recipe, and none is given; add --recipe or --sparsity",
+            "--recipe_override changes a recipe, and none is given; add --recipe, --sparsity or --quantize",
+        ),
+        (("--quantize", "int8", "--pattern", "1x4"), "--pattern changes a recipe, and none is given"),
+        (("--quantize", "int9"), "quantization.weights is 'int9': "),
+        (("--quantize", "8"), "quantization.weights is 8: "),
+        (
+            ("--quantize", "none"),
+            "quantization.weights is 'none': 'none' is not a scheme of weights; write int8",
         ),
         (
             ("--recipe", "prune_ofa"),
