@@ -14,6 +14,8 @@ from transformers.utils import (
     cached_file,
 )
 
+from hf_sparse.checkpoint.container import PACKED
+
 
 def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedModel:
     """Load a model as the class that its configuration names, without a head where it names none."""
@@ -27,21 +29,28 @@ def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedMo
     return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
 
 
-def weight_bytes(name_or_path: str) -> int:
-    """Return the size of the files that the weights of a saved model lie in; the sidecar is none of them.
+def weight_files(name_or_path: str) -> list[Path]:
+    """Return the files that the weights of a saved model lie in; the sidecar is none of them.
 
-    Raises `FileNotFoundError` if there are none that transformers would load.
+    Raises `FileNotFoundError` if there are none that transformers or `load_packed` would load.
     """
+    if (packed := saved_file(name_or_path, PACKED)) is not None:
+        return [packed]
     for single, index in (
         (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
         (WEIGHTS_NAME, WEIGHTS_INDEX_NAME),
     ):
         if (file := saved_file(name_or_path, single)) is not None:
-            return file.stat().st_size
+            return [file]
         if (file := saved_file(name_or_path, index)) is not None:
             shards = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
-            return sum(Path(cached_file(name_or_path, shard)).stat().st_size for shard in shards)
-    raise FileNotFoundError(f"{name_or_path} holds no weights in a form that transformers loads")
+            return [Path(cached_file(name_or_path, shard)) for shard in sorted(shards)]
+    raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
+
+
+def weight_bytes(name_or_path: str) -> int:
+    """Return the size of those files together."""
+    return sum(file.stat().st_size for file in weight_files(name_or_path))
 
 
 def saved_file(name_or_path: str, file: str) -> Path | None:

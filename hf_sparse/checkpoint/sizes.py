@@ -1,5 +1,8 @@
-"""What a packed model takes, beside what it would take otherwise and what it must take at least."""
+"""What a saved model takes, beside what it would take otherwise and what it must take at least."""
 
+import json
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +11,9 @@ from torch import nn
 
 from hf_sparse.checkpoint.container import PACKED, read_packed
 from hf_sparse.checkpoint.entries import bit_patterns
-from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.targets import find_targets
+from hf_sparse.checkpoint.loading import weight_files
+from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.targets import Target, find_targets
 
 _DENSE_BYTES = 4
 
@@ -18,9 +22,9 @@ _DENSE_BYTES = 4
 class Sizes:
     """Sizes in bytes, of a whole model and of its encoder: the weights that `find_targets` finds.
 
-    `dense_bytes`, `encoder_dense_bytes`: everything at 4 bytes a number. `file_bytes`: the packed file.
-    `encoder_bytes`: what positions and values of the encoder take in it, `scale_bytes`: what its scales take
-    besides. `encoder_bound_bytes`: the entropy of the encoder's weights, see `entropy_bytes`.
+    `dense_bytes`, `encoder_dense_bytes`: everything at 4 bytes a number. `file_bytes`: the files of the
+    weights. `encoder_bytes`: what positions and values of the encoder take in them, `scale_bytes`: what its
+    scales take besides. `encoder_bound_bytes`: the entropy of the encoder's weights, see `entropy_bytes`.
     `counted_bytes`: its non-zero weights times their bits, without positions, scales, biases, embeddings, as
     Prune Once for All counts (Zafrir et al. 2021, section 5).
     """
@@ -76,39 +80,77 @@ def _entropy_bits(counts: np.ndarray) -> float:
     return float(-(seen * np.log2(seen / counts.sum())).sum())
 
 
-def measure_sizes(model: nn.Module, directory: str | Path) -> Sizes:
-    """Measure a model and the packed file in a directory that was made of it, or that it was loaded from.
+def measure_sizes(model: nn.Module, name_or_path: str | Path) -> Sizes:
+    """Measure a model and the files that were made of it, or that it was loaded from, in any of the formats.
 
-    Weights that are not quantized count the bits of their dtype. Raises as `read_packed` and
-    `quantized_layers` do.
+    Weights that are not quantized count the bits of their dtype. Raises as `weight_files` and `read_packed`
+    do.
     """
-    path, layers = Path(directory) / PACKED, quantized_layers(model)
-    held = {entry.name: entry for entry, _ in read_packed(path)}
-    nonzero = weights = 0
-    bound = counted = 0.0
-    names = set()
-    for target in find_targets(model):
-        name = target.name.rpartition("[")[0] or target.name
-        layer = layers.get(name.removesuffix(".weight"))
-        words = bit_patterns(target.weight) if layer is None else layer.codes.cpu().numpy()
-        bits = 8 * words.itemsize if layer is None else layer.weights.bits
+    files, targets = weight_files(str(name_or_path)), list(find_targets(model))
+    nonzero, bound, counted = 0, 0.0, 0.0
+    for target in targets:
+        words, bits = _words(target)
         kept = int(np.count_nonzero(words))
-        names.add(name)
-        weights += target.weight.numel()
         bound += entropy_bytes(words)
         nonzero += kept
         counted += kept * bits / 8
     numbers = sum(parameter.numel() for parameter in model.parameters())
-    encoder = [held[name] for name in names]
+    weights = sum(target.weight.numel() for target in targets)
+    values, scales = _stored(files, targets)
     return Sizes(
         parameters=numbers,
         encoder_weights=weights,
         encoder_nonzero=nonzero,
         dense_bytes=_DENSE_BYTES * numbers,
         encoder_dense_bytes=_DENSE_BYTES * weights,
-        file_bytes=path.stat().st_size,
-        encoder_bytes=sum(entry.coding.length for entry in encoder),
-        scale_bytes=sum(entry.quantization.scales.length for entry in encoder if entry.quantization),
+        file_bytes=sum(file.stat().st_size for file in files),
+        encoder_bytes=values,
+        scale_bytes=scales,
         encoder_bound_bytes=bound,
         counted_bytes=counted,
     )
+
+
+def _words(target: Target) -> tuple[np.ndarray, int]:
+    """Return a weight as integers, the codes of a quantized one, and how many bits each has."""
+    if not isinstance(target.module, tuple(QUANTIZED.values())):
+        words = bit_patterns(target.weight)
+        return words, 8 * words.itemsize
+    scheme, weight = target.module.quantization.weights, target.weight.detach()
+    return scheme.codes(weight, scheme.scales(weight)).cpu().numpy(), scheme.bits
+
+
+def _stored(files: list[Path], targets: list[Target]) -> tuple[int, int]:
+    """Return the bytes that values and scales of targets take in files."""
+    if files[0].name == PACKED:
+        held = {entry.name: entry for entry, _ in read_packed(files[0])}
+        # All experts of a layer lie in one parameter.
+        encoder = [
+            held[name] for name in {target.name.rpartition("[")[0] or target.name for target in targets}
+        ]
+        scales = sum(entry.quantization.scales.length for entry in encoder if entry.quantization)
+        return sum(entry.coding.length for entry in encoder), scales
+    lengths = _tensor_bytes(file for file in files if file.suffix == ".safetensors")
+    if not any(name.endswith(".weight_scale") for name in lengths):
+        return sum(target.weight.nbytes for target in targets), 0
+    modules = {target.name.removesuffix("weight") for target in targets}
+    owned = {
+        name: length
+        for name, length in lengths.items()
+        if f"{name.rpartition('.')[0]}." in modules and not name.endswith(".bias")
+    }
+    values = sum(length for name, length in owned.items() if name.endswith((".weight", ".weight_packed")))
+    return values, sum(owned.values()) - values
+
+
+def _tensor_bytes(files: Iterable[Path]) -> dict[str, int]:
+    """Return the length of each tensor in safetensors files, from their headers."""
+    lengths = {}
+    for path in files:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        header.pop("__metadata__", None)
+        for name, tensor in header.items():
+            begin, end = tensor["data_offsets"]
+            lengths[name] = end - begin
+    return lengths

@@ -8,7 +8,9 @@ import torch
 from tiny import SIZES, bert
 from transformers import BertConfig, BertModel
 
+from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.loading import load_saved, weight_bytes
+from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.training.state import SIDECAR
 
 
@@ -43,6 +45,11 @@ def test_shards_are_measured_together(tmp_path: Path) -> None:
 def test_the_older_format_is_measured_too(tmp_path: Path) -> None:
     torch.save(bert().state_dict(), tmp_path / "pytorch_model.bin")
     assert weight_bytes(str(tmp_path)) == (tmp_path / "pytorch_model.bin").stat().st_size
+
+
+def test_a_packed_model_is_measured_by_its_file(tmp_path: Path) -> None:
+    save_packed(bert().eval(), tmp_path)
+    assert weight_bytes(str(tmp_path)) == (tmp_path / PACKED).stat().st_size
 
 
 def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:

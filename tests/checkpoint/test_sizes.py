@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import bert
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from hf_sparse import find_targets
+from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.packed import load_packed, save_packed
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
@@ -69,3 +71,43 @@ def test_experts_are_counted_once_each(tmp_path: Path) -> None:
     sizes = save_packed(model, tmp_path)
     assert sizes.encoder_weights == 4 * 32 * 32 + 3 * 3 * 32 * 64 == sizes.encoder_nonzero
     assert sizes.encoder_bytes < sizes.encoder_dense_bytes
+
+
+@pytest.mark.parametrize(
+    ("weights", "values"), [("int8_per_channel", "weight"), ("int4_group_8", "weight_packed")]
+)
+def test_a_compressed_directory_is_measured_by_its_tensors(tmp_path: Path, weights: str, values: str) -> None:
+    small, model = packed(tmp_path / "packed", weights)
+    activations = "none" if values == "weight_packed" else "int8_per_token"
+    attach(find_targets(model), read_weight_scheme(weights), activations, "min_max", Phase())
+    save_compressed(model, tmp_path / "compressed")
+    sizes = measure_sizes(model, tmp_path / "compressed")
+    file = tmp_path / "compressed" / "model.safetensors"
+    held = {name: value for name, value in load_file(file).items() if ".encoder.layer." in name}
+    linears = {name: value for name, value in held.items() if "LayerNorm" not in name and "bias" not in name}
+    expected = sum(value.nbytes for name, value in linears.items() if name.endswith(f".{values}"))
+    assert sizes.file_bytes == file.stat().st_size and sizes.encoder_bytes == expected > 0
+    assert sizes.scale_bytes == sum(value.nbytes for value in linears.values()) - expected > 0
+    assert sizes.counted_bytes == small.counted_bytes and sizes.over_bound > small.over_bound
+
+
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_a_plain_directory_holds_whole_floats(tmp_path: Path, shard: str) -> None:
+    model = bert().bfloat16()
+    model.save_pretrained(tmp_path, max_shard_size=shard)
+    sizes = measure_sizes(model, tmp_path)
+    assert sizes.encoder_bytes == sizes.encoder_dense_bytes / 2 and sizes.scale_bytes == 0
+    assert sizes.file_bytes == sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    assert sizes.counted_bytes == 2 * sizes.encoder_nonzero
+
+
+def test_what_was_trained_for_few_bits_is_counted_in_them(tmp_path: Path) -> None:
+    model = bert().eval()
+    attach(
+        find_targets(model), read_weight_scheme("int4_per_channel"), "uint8_per_tensor", "min_max", Phase()
+    )
+    model.save_pretrained(tmp_path)
+    # Though no data has reached its layers.
+    sizes = measure_sizes(model, tmp_path)
+    assert sizes.counted_bytes == sizes.encoder_nonzero / 2 < sizes.encoder_weights / 2
+    assert sizes.encoder_bytes == sizes.encoder_dense_bytes and sizes.over_bound > 8
