@@ -53,10 +53,13 @@ def weight_bytes(name_or_path: str) -> int:
     return sum(file.stat().st_size for file in weight_files(name_or_path))
 
 
-def saved_file(name_or_path: str, file: str) -> Path | None:
-    """Return where a file of a saved model lies, None if it has none of that name."""
+def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
+    """Return where a file of a saved model lies, None if it has none of that name.
+
+    `hub` is what `from_pretrained` takes to find a model on the Hub, such as `revision` and `cache_dir`.
+    """
     try:
-        found = cached_file(name_or_path, file)
+        found = cached_file(name_or_path, file, **hub)
     except OSError:
         return None
     return None if found is None else Path(found)

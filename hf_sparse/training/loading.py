@@ -1,6 +1,6 @@
 """Saved models as they computed when they were saved."""
 
-from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -8,7 +8,7 @@ from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.loading import load_saved, saved_file
 from hf_sparse.checkpoint.packed import load_packed
 from hf_sparse.training.quantizer import Quantizer
-from hf_sparse.training.state import SIDECAR, SavedState, read_state
+from hf_sparse.training.state import SIDECAR, read_state
 
 
 def load_trained(name_or_path: str) -> PreTrainedModel:
@@ -22,13 +22,20 @@ def load_trained(name_or_path: str) -> PreTrainedModel:
     if (packed := saved_file(name_or_path, PACKED)) is not None:
         return load_packed(packed.parent)
     model = load_saved(name_or_path)
-    sidecar = saved_file(name_or_path, SIDECAR)
-    if sidecar is not None:
-        _quantize(model, read_state(sidecar.parent), sidecar)
+    requantize(model, name_or_path)
     return model
 
 
-def _quantize(model: PreTrainedModel, saved: SavedState, sidecar: Path) -> None:
+def requantize(model: PreTrainedModel, name_or_path: str, **hub: Any) -> None:
+    """Quantize a model as the one it was loaded from was quantized when it was saved; leave a plain one.
+
+    Its head may be another. `hub` is what `from_pretrained` takes to find a model on the Hub, such as
+    `revision` and `cache_dir`. Raises `ValueError` as `load_trained` does.
+    """
+    sidecar = saved_file(name_or_path, SIDECAR, **hub)
+    if sidecar is None:
+        return
+    saved = read_state(sidecar.parent)
     recipe = saved.recipe.quantization
     if recipe is None or saved.step < recipe.resolve(saved.total_steps)[0]:
         return

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import arguments, bert, pruning, sentences
-from transformers import PreTrainedModel
+from transformers import BertForMaskedLM, PreTrainedModel
 
 from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.training.loading import load_trained
+from hf_sparse.training.loading import load_trained, requantize
 from hf_sparse.training.state import SIDECAR
 
 BATCH = {
@@ -50,6 +50,15 @@ def test_a_trained_model_rounds_as_before(tmp_path: Path, change: str) -> None:
     loaded = load_trained(str(tmp_path))
     assert quantized_layers(loaded).keys() == quantized_layers(model).keys() and not is_plain(loaded)
     assert same_logits(loaded, model) and not loaded.training
+
+
+def test_the_encoder_of_a_quantized_model_is_quantized_under_another_head(tmp_path: Path) -> None:
+    model = trained(tmp_path, Recipe.from_dict({"quantization": {}}))
+    other = BertForMaskedLM.from_pretrained(tmp_path).eval()
+    requantize(other, str(tmp_path))
+    with torch.no_grad():
+        ours, theirs = (part.bert(**BATCH).last_hidden_state for part in (model, other))
+    assert torch.equal(ours, theirs)
 
 
 def test_nothing_moves_its_ranges(tmp_path: Path) -> None:
