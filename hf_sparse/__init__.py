@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from hf_sparse.registration import register
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -12,9 +14,12 @@ _HOMES = {
     "SparseTrainerMixin": "hf_sparse.training.mixin",
     "SparsityCallback": "hf_sparse.training.callbacks",
     "find_targets": "hf_sparse.targets",
+    "load_packed": "hf_sparse.checkpoint.packed",
     "load_teacher": "hf_sparse.distillation.teacher",
     "measure_sparsity": "hf_sparse.sparsity.measure",
     "prune": "hf_sparse.training.prune",
+    "save_compressed": "hf_sparse.checkpoint.compressed_tensors",
+    "save_packed": "hf_sparse.checkpoint.packed",
 }
 __all__ = ["__version__", *_HOMES]
 
@@ -28,3 +33,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+register()

@@ -24,6 +24,7 @@ from hf_sparse.checkpoint.container import (
     write_packed,
 )
 from hf_sparse.checkpoint.entries import check, pack_layer, pack_tensor, unpack
+from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import QUANTIZED, attach
 from hf_sparse.quantization.layers import quantized_layers
@@ -76,6 +77,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     packed = parallel_map(pack, ties)
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [kind.__name__], model.dtype
+    config.quantization_config = {"quant_method": METHOD}
     config.save_pretrained(directory)
     if model.can_generate():
         model.generation_config.save_pretrained(directory)
@@ -104,20 +106,12 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
             "dtypes of the file, on the CPU; change it afterwards with model.to"
         )
     kind = _kind(config, path)
+    config.quantization_config = None
     skeleton = _build(kind, config, "meta")
     planned, ties = _tensors(skeleton)
     _compare(entries, planned, ties, path)
     _compare_layers(entries, skeleton, path)
-
-    def restore(name: str) -> Tensor:
-        try:
-            return unpack(*pairs[name])
-        except ValueError as error:
-            raise damaged(path, f"{name}: {error}") from error
-
-    # The longest first, so that threads end together.
-    names = sorted(entries, key=lambda name: -entries[name].length)
-    tensors = dict(zip(names, parallel_map(restore, names), strict=True))
+    tensors = _restored(pairs, path)
     model = _build(kind, config, "cpu")
     everything = {name: tensors[first] for first, tied in ties.items() for name in tied}
     model.load_state_dict(everything, assign=True)
@@ -126,8 +120,45 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
     if model.can_generate() and (path.parent / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory)
     if not dequantize:
-        _quantize(model, {name: entry.quantization for name, entry in entries.items() if entry.quantization})
+        quantize_again(model, _quantized(entries))
     return model
+
+
+def unpack_for(model: PreTrainedModel, file: str | Path) -> tuple[dict[str, Tensor], dict[str, Quantization]]:
+    """Return what a packed file holds for a model, which may have another head, by the names in the model.
+
+    Tensors as its weights, and how those are quantized that are. Raises as `load_packed` does.
+    """
+    path, planned = Path(file), model.state_dict()
+    prefix = f"{model.base_model_prefix}."
+    pairs = {}
+    for entry, content in read_packed(path):
+        name = entry.name
+        for candidate in (name, name.removeprefix(prefix), prefix + name):
+            if candidate in planned:
+                pairs[candidate] = entry, content
+                break
+    entries = {name: entry for name, (entry, _) in pairs.items()}
+    for name, entry in entries.items():
+        _compare_tensor(name, entry, planned[name], path)
+    _compare_layers(entries, model, path)
+    return _restored(pairs, path), _quantized(entries)
+
+
+def _restored(pairs: Mapping[str, tuple[Entry, memoryview]], path: Path) -> dict[str, Tensor]:
+    def restore(name: str) -> Tensor:
+        try:
+            return unpack(*pairs[name])
+        except ValueError as error:
+            raise damaged(path, f"{name}: {error}") from error
+
+    # The longest first, so that threads end together.
+    names = sorted(pairs, key=lambda name: -pairs[name][0].length)
+    return dict(zip(names, parallel_map(restore, names), strict=True))
+
+
+def _quantized(entries: Mapping[str, Entry]) -> dict[str, Quantization]:
+    return {name: entry.quantization for name, entry in entries.items() if entry.quantization}
 
 
 def _kind(config: PreTrainedConfig, path: Path) -> type[PreTrainedModel]:
@@ -179,18 +210,22 @@ def _compare(
             f"{other[0]}; restore the config.json that was written with it"
         )
     for name, entry in entries.items():
-        tensor, dtype = planned[name], DTYPES[entry.dtype]
-        # Whole models are cast to other floats, never to integers.
-        alike = dtype == tensor.dtype or (dtype in FLOATS and tensor.dtype in FLOATS)
-        if entry.shape != tuple(tensor.shape) or not alike:
-            raise ValueError(
-                f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of the config.json beside it "
-                f"has {tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it"
-            )
-        try:
-            check(entry)
-        except ValueError as error:
-            raise damaged(path, f"{name}: {error}") from error
+        _compare_tensor(name, entry, planned[name], path)
+
+
+def _compare_tensor(name: str, entry: Entry, tensor: Tensor, path: Path) -> None:
+    dtype = DTYPES[entry.dtype]
+    # Whole models are cast to other floats, never to integers.
+    alike = dtype == tensor.dtype or (dtype in FLOATS and tensor.dtype in FLOATS)
+    if entry.shape != tuple(tensor.shape) or not alike:
+        raise ValueError(
+            f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of the config.json beside it "
+            f"has {tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it"
+        )
+    try:
+        check(entry)
+    except ValueError as error:
+        raise damaged(path, f"{name}: {error}") from error
 
 
 def _compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Path) -> None:
@@ -204,7 +239,8 @@ def _compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Pat
             raise damaged(path, f"{name} is quantized and is not the weight of a Linear")
 
 
-def _quantize(model: PreTrainedModel, layers: Mapping[str, Quantization]) -> None:
+def quantize_again(model: PreTrainedModel, layers: Mapping[str, Quantization]) -> None:
+    """Quantize the layers of a loaded model, by the names of their weights, as they were."""
     phase = Phase(observing=False)
     alike: dict[tuple[str, str, str], list[Target]] = {}
     for name, layer in layers.items():
