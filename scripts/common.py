@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
+from rich.console import Console
 from transformers import (
     AutoTokenizer,
     HfArgumentParser,
@@ -20,8 +21,13 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_sparse import SparseArguments, SparseTrainer, find_targets, measure_sparsity
+from hf_sparse.checkpoint.compressed_tensors import save_compressed
+from hf_sparse.checkpoint.loading import weight_bytes
+from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.data.files import load_splits
 from hf_sparse.distillation.teacher import load_teacher
+from hf_sparse.report.sizes import size_table
+from hf_sparse.training.loading import requantize
 
 logger = logging.getLogger("hf_sparse.scripts")
 
@@ -149,6 +155,16 @@ def load_tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(name, **model.where)
 
 
+def load_model(
+    kind: type, model: ModelArguments, training: TrainingArguments, **others: object
+) -> PreTrainedModel:
+    """Load a model as an auto class does; unless it is trained, it rounds as it did when it was saved."""
+    loaded = kind.from_pretrained(model.model_name_or_path, **model.where, **others)
+    if not training.do_train:
+        requantize(loaded, model.model_name_or_path, **model.where)
+    return loaded
+
+
 def text_length(
     asked: int | None, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, most: int
 ) -> int:
@@ -188,12 +204,34 @@ def make_trainer(
 
 
 def train(trainer: SparseTrainer, checkpoint: str | None) -> dict[str, float]:
-    """Train, leave the model with its results in the output directory, answer them."""
+    """Train, leave the model with its results in the output directory; answer what `publish` does."""
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics
     results["train_samples"] = len(trainer.train_dataset)
     trainer.save_model()
     trainer.save_state()
-    return keep_results(trainer, "train", results)
+    sizes = publish(trainer) if trainer.quantizer is not None and trainer.is_world_process_zero() else {}
+    keep_results(trainer, "train", results | sizes)
+    return sizes
+
+
+def publish(trainer: SparseTrainer) -> dict[str, float]:
+    """Write a quantized model in the formats to publish it in, beside the plain one; print, answer sizes."""
+    model, tokenizer, sizes = trainer.model, trainer.processing_class, {}
+    packed, compressed = (Path(trainer.args.output_dir) / name for name in ("packed", "compressed-tensors"))
+    try:
+        measured = save_packed(model, packed)
+        tokenizer.save_pretrained(packed)
+        Console().print(size_table(measured))
+        sizes = {"packed_bytes": measured.file_bytes, "packed_ratio": measured.ratio}
+        sizes |= {"encoder_ratio": measured.encoder_ratio, "counted_ratio": measured.counted_ratio}
+    except ValueError as error:
+        logger.warning(f"No packed model: {error}.")
+    try:
+        save_compressed(model, compressed, tokenizer)
+        sizes["compressed_tensors_bytes"] = weight_bytes(str(compressed))
+    except (ImportError, ValueError) as error:
+        logger.warning(f"No compressed-tensors model: {error}.")
+    return sizes
 
 
 def evaluate(trainer: SparseTrainer, sets: Mapping[str, Dataset]) -> dict[str, float]:

@@ -16,7 +16,6 @@ from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     default_data_collator,
 )
@@ -95,16 +94,6 @@ def known_labels(config: PreTrainedConfig, task: str | None) -> Labels:
     return Labels(tuple(config.id2label[i] for i in sorted(config.id2label)))
 
 
-def load_model(model: GlueModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
-    """Load the model with a head for these classes, a random one if it has none."""
-    return AutoModelForSequenceClassification.from_pretrained(
-        model.model_name_or_path,
-        config=config,
-        ignore_mismatched_sizes=model.ignore_mismatched_sizes,
-        **model.where,
-    )
-
-
 def encode(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -174,8 +163,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.do_eval:
         names = [split for split in EVALUATION_ENDINGS if split in splits] or ["validation"]
         sets = {EVALUATION_ENDINGS[split]: rows(split, data.max_eval_samples) for split in names}
+    # A head for these classes, a random one if the model has none.
+    model = common.load_model(
+        AutoModelForSequenceClassification,
+        model_args,
+        training,
+        config=config,
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+    )
     trainer = common.make_trainer(
-        load_model(model_args, config),
+        model,
         tokenizer,
         training,
         sparse,
@@ -185,10 +182,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
         compute_metrics=scores(labels, data.task_name) if training.do_eval else None,
     )
-    if training.do_train:
-        common.train(trainer, checkpoint)
+    sizes = common.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
-        common.keep_results(trainer, "eval", common.evaluate(trainer, sets))
+        common.keep_results(trainer, "eval", common.evaluate(trainer, sets) | sizes)
     if training.do_predict:
         for split in [split for split in TESTS if split in splits] or ["test"]:
             predict(trainer, split, rows(split, data.max_predict_samples, labelled=False), labels)

@@ -47,7 +47,9 @@ class MlmDataArguments(common.DataArguments):
             raise ValueError(f"a percentage is between 0 and 100, got {self.validation_split_percentage}")
 
 
-def load_model(model: MlmModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def load_model(
+    model: MlmModelArguments, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments
+) -> PreTrainedModel:
     """Load a model, its head random if it has none, or make a new one."""
     if model.model_name_or_path is None:
         loaded = AutoModelForMaskedLM.from_config(new_config(model, len(tokenizer)))
@@ -55,7 +57,7 @@ def load_model(model: MlmModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
         raise ValueError("--config_overrides is for new models; leave it or --model_name_or_path out")
     else:
         config = AutoConfig.from_pretrained(model.config_name or model.model_name_or_path, **model.where)
-        loaded = AutoModelForMaskedLM.from_pretrained(model.model_name_or_path, config=config, **model.where)
+        loaded = common.load_model(AutoModelForMaskedLM, model, training, config=config)
     # A table larger than the vocabulary, padded to a round size, is left as it is.
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         loaded.resize_token_embeddings(len(tokenizer))
@@ -131,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("there is no task to predict; leave --do_predict out, --do_eval scores the model")
     checkpoint = common.find_checkpoint(training)
     tokenizer = common.load_tokenizer(model_args)
-    model = load_model(model_args, tokenizer)
+    model = load_model(model_args, tokenizer, training)
     length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
 
     splits = common.load_data(data, model_args)
@@ -150,10 +152,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         preprocess_logits_for_metrics=most_likely,
         callbacks=[EpochCallback()],
     )
-    if training.do_train:
-        common.train(trainer, checkpoint)
+    sizes = common.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
-        results = common.evaluate(trainer, {"": trainer.eval_dataset})
+        results = common.evaluate(trainer, {"": trainer.eval_dataset}) | sizes
         results["perplexity"] = math.exp(min(results["eval_loss"], 700))
         common.keep_results(trainer, "eval", results)
 

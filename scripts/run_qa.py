@@ -128,9 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_set = question_set(rows("validation", data.max_eval_samples), cutting, data)
     if training.do_predict:
         test_set = question_set(rows("test", data.max_predict_samples), cutting, data, answered=False)
-    model = AutoModelForQuestionAnswering.from_pretrained(
-        model_args.model_name_or_path, config=config, **model_args.where
-    )
+    model = common.load_model(AutoModelForQuestionAnswering, model_args, training, config=config)
     trainer = common.make_trainer(
         model,
         tokenizer,
@@ -143,10 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_dataset=eval_set,
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
     )
-    if training.do_train:
-        common.train(trainer, checkpoint)
+    sizes = common.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
-        scores = common.evaluate(trainer, {"": eval_set})
+        scores = common.evaluate(trainer, {"": eval_set}) | sizes
         common.keep_results(trainer, "eval", scores | {"eval_samples": len(eval_set.ids)})
     if training.do_predict:
         predict(trainer, test_set)
