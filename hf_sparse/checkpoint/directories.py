@@ -10,18 +10,22 @@ from pathlib import Path
 from hf_sparse.storage import sync
 
 
-@contextmanager
-def published(directory: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """Give an empty directory to fill, which takes the place of `directory` once the block has ended.
-
-    Where the block fails nothing has changed. Raises `ValueError` if there is a directory already that is
-    neither empty nor recognized by `is_ours`.
-    """
-    directory = directory.resolve()
+def require_free(directory: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Raise `ValueError` if a directory is there already, neither empty nor recognized by `is_ours`."""
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not is_ours(directory)):
         raise ValueError(
             f"{directory} holds something else, which would be lost; choose a directory that is new or empty"
         )
+
+
+@contextmanager
+def published(directory: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give an empty directory to fill, which takes the place of `directory` once the block has ended.
+
+    Where the block fails nothing has changed. Raises as `require_free` does.
+    """
+    directory = directory.resolve()
+    require_free(directory, is_ours)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as home:
         staged = Path(home) / "new"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -16,17 +16,38 @@ from transformers.utils import (
 
 from hf_sparse.checkpoint.container import PACKED
 
+_TOKENIZERS = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
 
 def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedModel:
     """Load a model as the class that its configuration names, without a head where it names none."""
-    # Hub names have one slash at most and begin with neither of these.
-    if name_or_path.startswith(("/", ".", "~")) and not Path(name_or_path).is_dir():
-        raise ValueError(
-            f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
-        )
+    _require_there(name_or_path)
     named = AutoConfig.from_pretrained(name_or_path).architectures or [""]
     architecture = getattr(transformers, named[0], AutoModel)
     return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer that was saved with a model, None if there is none."""
+    # Without any of them transformers makes up an empty one.
+    if all(saved_file(name_or_path, file) is None for file in _TOKENIZERS):
+        return None
+    return AutoTokenizer.from_pretrained(name_or_path)
+
+
+def rounded_as(name_or_path: str) -> str | None:
+    """Return the format in which the weights of a saved model are rounded, None if they are not."""
+    _require_there(name_or_path)
+    held = getattr(AutoConfig.from_pretrained(name_or_path), "quantization_config", None)
+    return held and held.get("quant_method", "quantized")
 
 
 def weight_files(name_or_path: str) -> list[Path]:
@@ -63,3 +84,11 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
     except OSError:
         return None
     return None if found is None else Path(found)
+
+
+def _require_there(name_or_path: str) -> None:
+    # Hub names have one slash at most and begin with neither of these.
+    if name_or_path.startswith(("/", ".", "~")) and not Path(name_or_path).is_dir():
+        raise ValueError(
+            f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
+        )

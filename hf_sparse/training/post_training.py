@@ -1,0 +1,108 @@
+"""Quantization of trained models without training, and the directory that quantized training would leave."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_sparse.checkpoint.directories import published, require_free
+from hf_sparse.checkpoint.loading import load_saved, rounded_as, saved_file
+from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.recipe import Recipe
+from hf_sparse.settings.quantization import QuantizationRecipe
+from hf_sparse.targets import find_targets
+from hf_sparse.training.state import SIDECAR, SavedState, read_state, write_state
+
+# What Trainer leaves beside every model it saves, and this module does not.
+_OF_A_TRAINER = "training_args.bin"
+
+
+def load_unrounded(name_or_path: str) -> PreTrainedModel:
+    """Load a model to quantize; raise `ValueError` if its weights have been rounded already."""
+    if (form := rounded_as(name_or_path)) is not None:
+        raise ValueError(
+            f"{name_or_path} is a {form} directory, whose weights are rounded already; quantize the model it "
+            "was made of"
+        )
+    return load_saved(name_or_path)
+
+
+def quantize_trained(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], recipe: QuantizationRecipe | None = None
+) -> dict[str, QuantizedLayer]:
+    """Quantize a model in place as a recipe says, its ranges observed in `batches`; see `calibrate`.
+
+    The recipe's points in time have no meaning here.
+    """
+    recipe = recipe or calibration_recipe()
+    targets = find_targets(model, recipe.include, recipe.exclude)
+    return calibrate(model, batches, recipe.weights, recipe.activations, recipe.observer, targets)
+
+
+def calibration_recipe(**settings: object) -> QuantizationRecipe:
+    """Return a checked recipe, ranges as wide as what is seen unless it says otherwise."""
+    if settings.get("activations", "uint8_per_tensor") == "uint8_per_tensor":
+        settings = {"observer": "min_max"} | settings
+    return Recipe.from_dict({"quantization": settings}).quantization
+
+
+def require_own(directory: str | Path) -> None:
+    """Raise `ValueError` unless `save_quantized` may write into a directory."""
+    require_free(Path(directory), _is_ours)
+
+
+def save_quantized(
+    model: PreTrainedModel,
+    directory: str | Path,
+    recipe: QuantizationRecipe,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    source: str | None = None,
+) -> None:
+    """Write a plain directory with a sidecar from which `load_trained` quantizes the model again.
+
+    Weights are not rounded in it. `source` is where the model was loaded from: masks and recipe in a sidecar
+    there are handed on. An earlier such directory is replaced; raises `ValueError` for one that holds
+    something else.
+    """
+    state = _state(recipe, _ranges(model), source)
+    with published(Path(directory), _is_ours) as staged:
+        model.save_pretrained(staged)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staged)
+        write_state(staged, state)
+
+
+def _ranges(model: nn.Module) -> dict[str, Tensor]:
+    """Return the observed range of each layer's input, as `Quantizer.state` does."""
+    kinds = tuple(QUANTIZED.values())
+    return {
+        name: torch.stack([module.input_low, module.input_high]).cpu()
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and module.quantization.seen
+    }
+
+
+def _state(recipe: QuantizationRecipe, ranges: Mapping[str, Tensor], source: str | None) -> SavedState:
+    # Rounding is in force from the start of a run, whatever its length.
+    kept = QuantizationRecipe(**recipe.model_dump(exclude={"begin", "freeze"}, exclude_unset=True))
+    sidecar = source and saved_file(source, SIDECAR)
+    if not sidecar:
+        return SavedState(Recipe(quantization=kept), 1, 1, {}, {"ranges": ranges})
+    saved = read_state(sidecar.parent)
+    changed = saved.recipe.model_copy(update={"quantization": kept})
+    return SavedState(
+        Recipe.from_dict(changed.to_dict()),
+        saved.step,
+        saved.total_steps,
+        saved.masks,
+        {**saved.extras, "ranges": ranges},
+    )
+
+
+def _is_ours(directory: Path) -> bool:
+    names = {entry.name for entry in directory.iterdir()}
+    return SIDECAR in names and _OF_A_TRAINER not in names
