@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hf_sparse.cli import app
+from hf_sparse.cli.main import app
 from hf_sparse.reading import read_yaml
 from hf_sparse.recipe import Recipe, preset_names
 

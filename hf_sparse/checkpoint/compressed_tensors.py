@@ -42,7 +42,7 @@ def save_compressed(
         weight = f"{name}.weight"
         del state[weight]
         state |= {f"{name}.{key}": value for key, value in _tensors(layer, packed).items()}
-    with published(Path(directory), _is_ours) as staged:
+    with published(Path(directory), is_compressed) as staged:
         model.save_pretrained(staged, state_dict=state)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
@@ -56,13 +56,14 @@ def _scheme(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> dict[str,
     """Return the `quantization_config` of a config.json."""
     if not layers:
         raise ValueError(
-            "no layer of the model is quantized; train with a quantization recipe, or calibrate it"
+            "no layer of the model is quantized; train with a quantization recipe, calibrate it (hf-sparse "
+            "quantize), or write a packed file (hf-sparse pack --format packed)"
         )
     transposed = [name for name, layer in layers.items() if layer.transposed]
     if transposed:
         raise ValueError(
-            f"{transposed[0]} is a Conv1D, and compressed-tensors knows Linears only; write a packed file or "
-            "export to ONNX instead"
+            f"{transposed[0]} is a Conv1D, and compressed-tensors knows Linears only; write a packed file "
+            "(hf-sparse pack --format packed) or export to ONNX instead"
         )
     experts = [target.name for target in find_targets(model, include=[""]) if target.expert is not None]
     if experts:
@@ -145,7 +146,8 @@ def _tensors(layer: QuantizedLayer, packed: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def _is_ours(directory: Path) -> bool:
+def is_compressed(directory: Path) -> bool:
+    """Say whether a directory holds a model of this format."""
     file = directory / CONFIG_NAME
     if not file.is_file():
         return False

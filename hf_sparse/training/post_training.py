@@ -1,5 +1,6 @@
 """Quantization of trained models without training, and the directory that quantized training would leave."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_sparse.checkpoint.directories import published, require_free
-from hf_sparse.checkpoint.loading import load_saved, rounded_as, saved_file
+from hf_sparse.checkpoint.loading import load_saved, load_tokenizer, rounded_as, saved_file
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.quantization.layers import QuantizedLayer
@@ -29,6 +30,29 @@ def load_unrounded(name_or_path: str) -> PreTrainedModel:
             "was made of"
         )
     return load_saved(name_or_path)
+
+
+def load_for_texts(
+    name_or_path: str, tokenizer: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[str, ...]]:
+    """Load a model to calibrate with texts, its tokenizer, and the names of the inputs it accepts.
+
+    `tokenizer` is where that lies, if not with the model. Raises `ValueError` if there is none, and for
+    models that read something else.
+    """
+    model = load_unrounded(name_or_path)
+    reader = load_tokenizer(tokenizer or name_or_path)
+    if reader is None:
+        raise ValueError(
+            f"{tokenizer or name_or_path} has no tokenizer; save it there with tokenizer.save_pretrained, or "
+            "say where it is (--tokenizer)"
+        )
+    if model.main_input_name != "input_ids":
+        raise ValueError(
+            f"{type(model).__name__} reads {model.main_input_name}, not texts; give quantize_trained batches "
+            "of those"
+        )
+    return model, reader, tuple(inspect.signature(model.forward).parameters)
 
 
 def quantize_trained(

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 from typer.testing import CliRunner, Result
 
 from hf_sparse import Recipe
-from hf_sparse.cli import app
+from hf_sparse.cli.main import app
 from hf_sparse.training.sparsifier import Sparsifier
 
 

@@ -1,0 +1,36 @@
+"""The command `hf-sparse`."""
+
+from typing import Annotated
+
+import typer
+
+from hf_sparse.cli.demo import demo
+from hf_sparse.cli.export import export
+from hf_sparse.cli.inspect import inspect
+from hf_sparse.cli.pack import pack
+from hf_sparse.cli.plan import plan
+from hf_sparse.cli.quantize import quantize
+from hf_sparse.cli.targets import targets
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Sparse, distilled transformers.\n\nTry: hf-sparse demo --output-dir my_demo",
+)
+for command in (demo, targets, plan, inspect, quantize, pack, export):
+    app.command()(command)
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    context.obj = debug
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,46 @@
+"""`hf-sparse pack`."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hf_sparse.cli.errors import plain_errors
+from hf_sparse.cli.options import Json, Model, Out
+from hf_sparse.cli.waiting import working
+
+
+def pack(
+    context: typer.Context,
+    model: Model,
+    out: Out,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="compressed-tensors, which stock transformers loads, or packed, the smallest."
+        ),
+    ] = "compressed-tensors",
+    as_json: Json = False,
+) -> None:
+    """Write a quantized model as a small directory, show its sizes.
+
+    The format packed is for any model.
+
+    Try: hf-sparse pack my_model_int8 my_model_packed --format packed
+    """
+    with plain_errors(context.obj):
+        with working("Packing"):
+            from hf_sparse.checkpoint.loading import load_tokenizer
+            from hf_sparse.checkpoint.publishing import publish, require_own
+            from hf_sparse.report.sizes import size_table, sizes_as_dict
+            from hf_sparse.training.loading import load_trained
+
+            require_own(out, form)
+            sizes = publish(load_trained(model), out, form, load_tokenizer(model))
+        if as_json:
+            typer.echo(json.dumps({"directory": str(out), "format": form, "sizes": sizes_as_dict(sizes)}))
+        else:
+            console = Console()
+            console.print(f"{out}: {form}", highlight=False)
+            console.print("", size_table(sizes))
