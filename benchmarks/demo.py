@@ -16,6 +16,7 @@ NAMES = {
     "task-dense": "fine-tuned dense",
     "task-transfer": "pruned once, transferred",
     "task-gmp": "pruned while fine-tuning",
+    "task-int8": "pruned once, in 8 bits",
 }
 
 

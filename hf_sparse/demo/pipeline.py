@@ -1,4 +1,4 @@
-"""The stages of the demo in their order: teacher, student pruned once, three models of the task."""
+"""The stages of the demo in their order: teacher, student pruned once, four models of the task."""
 
 import hashlib
 import shutil
@@ -36,6 +36,7 @@ class Outcomes:
     dense: Outcome
     transfer: Outcome
     finetune: Outcome
+    quantized: Outcome
 
 
 def run_pipeline(settings: DemoSettings, sources: Sources, progress: Progress) -> Outcomes:
@@ -44,9 +45,8 @@ def run_pipeline(settings: DemoSettings, sources: Sources, progress: Progress) -
     An outcome is taken as it is if settings, data and versions are those it was made with. A stage that was
     interrupted starts again from its beginning.
     """
-    require_own_directories(
-        settings.output_dir, ("teacher", "pruned", "task-dense", "task-transfer", "task-gmp")
-    )
+    names = ("teacher", "pruned", "task-dense", "task-transfer", "task-gmp", "task-int8")
+    require_own_directories(settings.output_dir, names)
     recover_directories(settings.output_dir / UNFINISHED, settings.output_dir)
     origin = find_origin(settings, sources)
     plan = replace(settings.plan, length=origin.length)
@@ -65,8 +65,11 @@ def run_pipeline(settings: DemoSettings, sources: Sources, progress: Progress) -
     finetune = line.run(
         "task-gmp", "5 Prune by fine-tuning", task, plan.task, settings.finetune_recipe, teacher, dense
     )
+    quantized = line.run(
+        "task-int8", "6 Quantize", task, plan.quantize, settings.quantize_recipe, transfer, dense
+    )
     shutil.rmtree(settings.output_dir / UNFINISHED, ignore_errors=True)
-    return Outcomes(teacher, student, dense, transfer, finetune)
+    return Outcomes(teacher, student, dense, transfer, finetune, quantized)
 
 
 @dataclass(frozen=True)

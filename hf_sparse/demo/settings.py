@@ -26,6 +26,7 @@ class Plan:
     prepare: Training
     prune: Training
     task: Training
+    quantize: Training
     length: int = 64
     vocabulary: int = 4096
     hidden: int = 128
@@ -37,14 +38,22 @@ class Plan:
 def default_plan(new_model: bool) -> Plan:
     """Choose a plan: minutes on two cores for a small new model, less training for a pre-trained one."""
     if new_model:
-        return Plan(Training(900, 1e-3, 16), Training(700, 1e-3, 16), Training(700, 5e-4, 16))
-    return Plan(Training(200, 5e-5, 16), Training(400, 1e-4, 16), Training(400, 5e-5, 32), length=128)
+        return Plan(
+            Training(900, 1e-3, 16), Training(700, 1e-3, 16), Training(700, 5e-4, 16), Training(250, 2e-4, 16)
+        )
+    return Plan(
+        Training(200, 5e-5, 16),
+        Training(400, 1e-4, 16),
+        Training(400, 5e-5, 32),
+        Training(150, 2e-5, 32),
+        length=128,
+    )
 
 
 def quick_plan() -> Plan:
     """Choose a plan of some seconds, which shows that everything works but nothing more."""
     tiny = Training(8, 1e-3, 4)
-    return Plan(tiny, tiny, tiny, length=16, vocabulary=512, hidden=32, layers=2, rows=64)
+    return Plan(tiny, tiny, tiny, tiny, length=16, vocabulary=512, hidden=32, layers=2, rows=64)
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,8 @@ class DemoSettings:
             name: Training(
                 max(_FEWEST_STEPS, round(part.steps * self.budget)), part.learning_rate, part.batch
             )
-            for name, part in (("prepare", plan.prepare), ("prune", plan.prune), ("task", plan.task))
+            for name, part in vars(plan).items()
+            if isinstance(part, Training)
         }
         return Plan(**(vars(plan) | scaled))
 
@@ -105,6 +115,11 @@ class DemoSettings:
         distillation = self.transfer_recipe.to_dict()["distillation"]
         recipe = Recipe.preset("gmp_finetune").override([self._final])
         return Recipe.from_dict(recipe.to_dict() | {"distillation": distillation})
+
+    @property
+    def quantize_recipe(self) -> Recipe:
+        """Going on with the task while weights and inputs are rounded to 8 bits, the zeros locked."""
+        return Recipe.preset("transfer_int8")
 
     @property
     def _final(self) -> str:

@@ -17,23 +17,30 @@ from transformers import (
     set_seed,
 )
 
+from hf_sparse.checkpoint.loading import weight_bytes
+from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.settings import Training
 from hf_sparse.metrics.masked import most_likely
 from hf_sparse.recipe import Recipe
+from hf_sparse.report.sizes import sizes_as_dict
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.storage import write_atomically
 from hf_sparse.training.files import publish_directory
 from hf_sparse.training.trainer import SparseTrainer
 
-UNFINISHED = ".unfinished"
+UNFINISHED, PACKED_FORM = ".unfinished", "packed"
 _RECORD = "stage.json"
 _WARM_UP, _WEIGHT_DECAY, _EVALUATION_BATCH = 0.05, 0.01, 64
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a finished stage; `bytes` is its weights' size on disk, `log` the Trainer's lines."""
+    """What is known of a finished stage; `log` holds the Trainer's lines.
+
+    `bytes` is what its weights take on disk. Where it quantizes, that is the packed file, scores are those of
+    the rounded model, and `sizes` is all that `sizes_as_dict` says of it.
+    """
 
     name: str
     fingerprint: str
@@ -45,6 +52,7 @@ class Outcome:
     sparsity: float
     bytes: int
     log: list[dict[str, float]]
+    sizes: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ def run_stage(
     trainer.train()
     scores = trainer.evaluate()
     trainer.save_model()
+    sizes = None if trainer.quantizer is None else _pack(trainer.model, tokenizer, staged / PACKED_FORM)
     outcome = Outcome(
         name=stage.name,
         fingerprint=fingerprint,
@@ -119,14 +128,19 @@ def run_stage(
         loss=scores["eval_loss"],
         accuracy=scores["eval_accuracy"],
         sparsity=measure_sparsity(trainer.model).overall,
-        bytes=sum(
-            path.stat().st_size for path in staged.glob("*.safetensors") if path.name.startswith("model")
-        ),
+        bytes=weight_bytes(str(staged)) if sizes is None else sizes["file_bytes"],
         log=[line for line in trainer.state.log_history if "loss" in line],
+        sizes=sizes,
     )
     write_atomically(staged / _RECORD, json.dumps(asdict(outcome), indent=1).encode())
     publish_directory(staged, home / stage.name)
     return outcome
+
+
+def _pack(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> dict:
+    sizes = save_packed(model, directory)
+    tokenizer.save_pretrained(directory)
+    return sizes_as_dict(sizes)
 
 
 def _trainer(

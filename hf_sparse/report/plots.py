@@ -65,7 +65,7 @@ def _draw_accuracies(axes: "Axes", accuracies: Mapping[str, float], majority: fl
     axes.bar_label(drawn, fmt="%.1f", padding=2)
     axes.axhline(100 * majority, color=GREY, linestyle="--", linewidth=1, label="most frequent class")
     axes.legend(loc="upper right", frameon=False, fontsize=8)
-    axes.set_title("After the same fine-tuning budget", fontsize=10)
+    axes.set_title("The task, after fine-tuning", fontsize=10)
     axes.set_ylabel("accuracy on held-out texts (%)")
     axes.set_ylim(0, 100)
     axes.grid(axis="y", alpha=0.25)

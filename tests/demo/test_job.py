@@ -7,17 +7,23 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
+from datasets import Dataset
 from rich.console import Console
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_sparse.checkpoint.packed import load_packed
 from hf_sparse.demo import pipeline
 from hf_sparse.demo.job import run_demo
 from hf_sparse.demo.pipeline import Outcomes
 from hf_sparse.demo.settings import DemoSettings
 from hf_sparse.demo.stages import run_stage
+from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 
 SPARSITY = {"teacher": 0.0, "pruned": 0.9, "task-dense": 0.0, "task-transfer": 0.9, "task-gmp": 0.9}
+SPARSITY["task-int8"] = 0.9
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ def test_every_stage_leaves_a_plain_directory_with_the_zeros_it_reports(finished
         model = kind.from_pretrained(folder)
         assert measure_sparsity(model).overall == outcome.sparsity
         assert outcome.sparsity == pytest.approx(SPARSITY[outcome.name], abs=1e-3)
-        assert outcome.bytes == (folder / "model.safetensors").stat().st_size
+        weights = "packed/packed.safetensors" if outcome.name == "task-int8" else "model.safetensors"
+        assert outcome.bytes == (folder / weights).stat().st_size
         assert len(AutoTokenizer.from_pretrained(folder)) == model.config.vocab_size
     assert model.config.id2label == {0: "city", 1: "river"}
     files = {path.name for path in finished.home.iterdir()}
@@ -83,6 +90,40 @@ def test_the_transfer_keeps_the_pattern_of_the_student(finished: Finished) -> No
     assert any((student[name] != transfer[name]).any() for name in pruned)
 
 
+def test_the_quantized_model_goes_on_from_the_transferred_one_in_8_bits(finished: Finished) -> None:
+    home, quantized = finished.home, finished.outcomes.quantized
+    transfer, rounded = (
+        AutoModelForSequenceClassification.from_pretrained(home / name).bert.encoder.state_dict()
+        for name in ("task-transfer", "task-int8")
+    )
+    assert all(((transfer[name] == 0) == (rounded[name] == 0)).all() for name in transfer)
+    assert any((transfer[name] != rounded[name]).any() for name in transfer)
+    packed = load_packed(home / "task-int8" / "packed")
+    assert all(layer.weights.bits == 8 for layer in quantized_layers(packed).values())
+    assert len(AutoTokenizer.from_pretrained(home / "task-int8" / "packed")) == packed.config.vocab_size
+    assert quantized.bytes < finished.outcomes.transfer.bytes
+    assert f"{quantized.sizes['encoder_ratio']:.1f}x smaller" in finished.printed
+    assert f"{quantized.sizes['counted_ratio']:.1f}x" in finished.printed
+    assert f"{quantized.accuracy:.1%}" in finished.printed
+
+
+def test_the_quantized_model_is_scored_as_it_lies_in_the_packed_file(
+    home: Path, task_dir: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 2 bits, so that rounding shows in the loss of a model that has learnt next to nothing."""
+    coarse = Recipe.preset("transfer_int8").override(["quantization.weights=int2_per_tensor"])
+    monkeypatch.setattr(DemoSettings, "quantize_recipe", coarse)
+    outcome = run(home, task_dir).outcomes.quantized
+    assert trained == ["task-int8"]
+    rows = Dataset.from_parquet(str(task_dir / "validation.parquet"))[:]
+    given = AutoTokenizer.from_pretrained(home / "task-int8")(rows["text"], return_tensors="pt", padding=True)
+    labels = torch.tensor([("city", "river").index(label) for label in rows["label"]])
+    packed = load_packed(home / "task-int8" / "packed")
+    plain = AutoModelForSequenceClassification.from_pretrained(home / "task-int8").eval()
+    rounded, unrounded = (model(**given, labels=labels).loss.item() for model in (packed, plain))
+    assert outcome.loss == pytest.approx(rounded, rel=1e-6) != unrounded
+
+
 def test_results_say_what_was_measured_and_how(finished: Finished) -> None:
     results = json.loads((finished.home / "results.json").read_text())
     assert results["settings"]["seed"] == 0 and results["settings"]["sparsity"] == 0.9
@@ -90,6 +131,7 @@ def test_results_say_what_was_measured_and_how(finished: Finished) -> None:
     assert [stage["name"] for stage in results["stages"]] == list(SPARSITY)
     assert results["stages"][3]["accuracy"] == finished.outcomes.transfer.accuracy
     assert results["stages"][3]["recipe"]["sparsity"] == {"method": "lock"}
+    assert results["stages"][5]["sizes"]["file_bytes"] == results["stages"][5]["bytes"]
     assert {"hardware", "versions", "date", "seconds"} <= results.keys()
 
 
@@ -102,7 +144,7 @@ def test_finished_stages_are_not_run_again(
     finished: Finished, home: Path, task_dir: Path, trained: list[str]
 ) -> None:
     again = run(home, task_dir)
-    assert trained == [] and again.printed.count("done before") == 5
+    assert trained == [] and again.printed.count("done before") == 6
     assert again.outcomes == finished.outcomes
 
 
@@ -110,7 +152,7 @@ def test_a_changed_setting_runs_again_only_what_depends_on_it(
     home: Path, task_dir: Path, trained: list[str]
 ) -> None:
     run(home, task_dir, sparsity=0.5)
-    assert trained == ["pruned", "task-transfer", "task-gmp"]
+    assert trained == ["pruned", "task-transfer", "task-gmp", "task-int8"]
 
 
 def test_what_an_interruption_left_behind_is_cleared_and_made_again_the_same(

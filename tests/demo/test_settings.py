@@ -15,7 +15,7 @@ def test_the_baseline_has_the_sparsity_and_the_teacher_of_the_transfer() -> None
 
 def test_the_budget_multiplies_the_steps_of_every_stage() -> None:
     once, twice = DemoSettings().plan, DemoSettings(budget=2).plan
-    for name in ("prepare", "prune", "task"):
+    for name in ("prepare", "prune", "task", "quantize"):
         assert getattr(twice, name).steps == 2 * getattr(once, name).steps
         assert getattr(twice, name).learning_rate == getattr(once, name).learning_rate
 
