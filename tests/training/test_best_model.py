@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from runs import differences
 from tiny import arguments, bert, expected_zeros, pruning, same_weights, sentences
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback
 
 from hf_sparse import SparseTrainer, measure_sparsity
+from hf_sparse.training.state import read_state
 
 
 def test_the_best_model_is_one_of_final_sparsity(tmp_path: Path) -> None:
@@ -36,6 +38,36 @@ def test_the_best_model_is_one_of_final_sparsity(tmp_path: Path) -> None:
     best = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-6")
     assert same_weights(trainer.model, best)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
+
+
+def test_masks_and_ranges_are_those_of_the_best_model(tmp_path: Path) -> None:
+    """Weights still come back between the best model and the last one, and ranges still move."""
+    scores = iter(range(100, 0, -1))
+    trainer = SparseTrainer(
+        bert(),
+        arguments(
+            tmp_path,
+            eval_strategy="steps",
+            eval_steps=6,
+            save_strategy="steps",
+            save_steps=6,
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+            greater_is_better=True,
+        ),
+        train_dataset=sentences(),
+        eval_dataset=sentences(8),
+        compute_metrics=lambda _: {"score": next(scores)},
+        recipe=pruning(
+            "sparsity.revive=true", "sparsity.schedule.update_end=11", "quantization={freeze: 12}"
+        ),
+    )
+    trainer.train()
+    trainer.save_model()
+    best, last, kept = (read_state(tmp_path / part) for part in ("checkpoint-6", "checkpoint-12", ""))
+    assert list(differences(kept.masks, best.masks)) == [] != list(differences(last.masks, best.masks))
+    mine, ours, theirs = (state.extras["ranges"] for state in (kept, best, last))
+    assert list(differences(mine, ours)) == [] != list(differences(theirs, ours))
 
 
 def test_saving_the_best_saves_during_the_ramp_too(tmp_path: Path) -> None:
