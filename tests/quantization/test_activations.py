@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hf_sparse.quantization.activations import (
     OBSERVERS,
+    _follow,
+    _follow_numbers,
+    _numbers,
     observe,
     parameters,
     simulate,
@@ -25,6 +30,13 @@ def test_zero_is_a_point_of_every_grid(low: float, high: float) -> None:
     scale, zero_point = parameters(*scalars(low, high))
     assert scale > 0 and 0 <= zero_point <= 255 and zero_point.dtype == torch.int32
     assert simulate(torch.zeros(3), *scalars(low, high)).tolist() == [0, 0, 0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(low=st.floats(-1e6, 1e6, width=32), high=st.floats(-1e6, 1e6, width=32))
+def test_training_on_a_cpu_rounds_to_the_grid_that_is_exported(low: float, high: float) -> None:
+    scale, zero_point = parameters(*scalars(low, high))
+    assert _numbers(*scalars(low, high)) == (scale.item(), zero_point.item())
 
 
 def test_the_error_is_half_a_step_within_the_range_and_clips_beyond() -> None:
@@ -67,6 +79,16 @@ def test_the_moving_average_moves_by_a_hundredth() -> None:
     low, high = scalars(-1.0, 1.0)
     observe("moving_average", torch.tensor([-3.0, 5.0]), low, high)
     assert (low.item(), high.item()) == pytest.approx((-1.02, 1.04))
+
+
+@pytest.mark.parametrize("share", [None, 0.01])
+def test_ranges_follow_alike_on_every_device(share: float | None) -> None:
+    numbers, tensors = scalars(), scalars()
+    for seed, last in enumerate([0.0, 5.0, float("nan"), -9.0, float("inf"), 1.0]):
+        seen = torch.aminmax(torch.cat([noise(50, seed=seed), torch.tensor([last])]))
+        _follow_numbers(share, seen.min.item(), seen.max.item(), *numbers)
+        _follow(share, seen.min, seen.max, *tensors)
+        assert torch.stack(numbers).tolist() == pytest.approx(torch.stack(tensors).tolist(), rel=1e-6)
 
 
 def test_min_max_never_narrows() -> None:
