@@ -8,6 +8,7 @@ from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Exclude, Include, Json, Model, Png
+from hf_sparse.cli.waiting import working
 
 
 def inspect(
@@ -28,8 +29,8 @@ def inspect(
     Try: hf-sparse inspect pruned --png heatmap.png
     """
     with plain_errors(context.obj):
-        from hf_sparse.checkpoint.loading import load_saved, weight_bytes
-        from hf_sparse.demo.progress import silence
+        from hf_sparse.checkpoint.loading import weight_bytes
+        from hf_sparse.checkpoint.sizes import measure_sizes
         from hf_sparse.report.heatmap import sparsity_figure, weight_figure
         from hf_sparse.report.inspection import (
             inspect_saved,
@@ -40,14 +41,18 @@ def inspect(
         from hf_sparse.report.pictures import write_png
         from hf_sparse.sparsity.inspection import find_weight
         from hf_sparse.targets import find_targets
+        from hf_sparse.training.loading import load_trained
 
-        with silence():
-            loaded = load_saved(model)
+        with working("Loading"):
+            loaded = load_trained(model)
         if weight is not None:
             chosen = find_weight(loaded, weight)
         else:
             chosen = find_targets(loaded, include or (), exclude or ())
-        found = inspect_saved(model, loaded, chosen, weight_bytes(model))
+        with working("Inspecting"):
+            # Of the whole model, so not where parts of it have been chosen.
+            sizes = None if weight or include or exclude else measure_sizes(loaded, model)
+            found = inspect_saved(model, loaded, chosen, weight_bytes(model), sizes)
         if png is not None and weight is not None:
             write_png(weight_figure(chosen.found[0]), png)
         elif png is not None:

@@ -70,4 +70,6 @@ def quantize(
             f"from {len(texts)} texts.",
             highlight=False,
         )
-        console.print(f"Now write small files: hf-sparse pack {out} {out}-packed", highlight=False)
+        # Whole, for it to be copied.
+        next_step = f"Now write a small directory: hf-sparse pack {out} {out}-packed"
+        console.print(next_step, highlight=False, markup=False, soft_wrap=True)

@@ -79,6 +79,7 @@ def export_onnx(
             verbose=False,
         )
     _narrow(program, layers)
+    _forget_origin(program)
     path = Path(path)
     _write(program, path)
     nodes = Counter(node.op_type for node in program.model.graph)
@@ -147,16 +148,23 @@ def _quiet() -> Iterator[None]:
 def _narrow(program: "ONNXProgram", layers: Mapping[str, QuantizedLayer]) -> None:
     """Give codes that fit the type INT4, which torch does not have.
 
-    Not where the input is quantized too: runtimes multiply integers of 8 bits only.
+    Not where the input is quantized too: runtimes multiply integers of 8 bits only. Nor in embeddings, which
+    they look up in 8 bits only.
     """
     import onnx_ir
 
     for name, layer in layers.items():
-        if layer.weights.bits <= 4 and layer.activations == "none":
+        if layer.weights.bits <= 4 and layer.activations == "none" and not layer.embedding:
             value = program.model.graph.initializers[f"{name}.codes"]
             codes = value.const_value.numpy()
             value.const_value = onnx_ir.tensor(codes, onnx_ir.DataType.INT4, name=value.name)
             value.type = onnx_ir.TensorType(onnx_ir.DataType.INT4)
+
+
+def _forget_origin(program: "ONNXProgram") -> None:
+    """Drop what torch notes of the code each node comes from, which makes small files twice as large."""
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
 
 
 def _write(program: "ONNXProgram", path: Path) -> None:

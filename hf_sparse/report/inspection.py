@@ -10,7 +10,10 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.contract import Contract, describe_lost, lost_zeros, read_contract
+from hf_sparse.checkpoint.sizes import Sizes
+from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.report.grid import Grid, arrange
+from hf_sparse.report.sizes import size_table, sizes_as_dict
 from hf_sparse.report.tables import narrow_table, size
 from hf_sparse.sparsity.inspection import Inspection, WeightInspection, inspect_model
 from hf_sparse.sparsity.measure import SparsityReport
@@ -27,6 +30,7 @@ class InspectedModel:
 
     `file_bytes` is the size of its weight files; `contract` what its configuration records, None if nothing;
     `lost` the weights with fewer zeros than are recorded: how many were removed, how many zeros there are.
+    `quantized` counts layers by the schemes of their weights and inputs; `sizes` are None if not measured.
     """
 
     name: str
@@ -35,10 +39,17 @@ class InspectedModel:
     file_bytes: int
     contract: Contract | None
     lost: Mapping[str, tuple[int, int]]
+    quantized: Mapping[tuple[str, str], int]
+    sizes: Sizes | None
 
 
-def inspect_saved(name: str, model: PreTrainedModel, targets: Targets, file_bytes: int) -> InspectedModel:
+def inspect_saved(
+    name: str, model: PreTrainedModel, targets: Targets, file_bytes: int, sizes: Sizes | None = None
+) -> InspectedModel:
     """Inspect a loaded model, with what its configuration records."""
+    parts = [
+        module.quantization for module in model.modules() if isinstance(module, tuple(QUANTIZED.values()))
+    ]
     return InspectedModel(
         name,
         type(model).__name__,
@@ -46,6 +57,8 @@ def inspect_saved(name: str, model: PreTrainedModel, targets: Targets, file_byte
         file_bytes,
         read_contract(model),
         lost_zeros(model),
+        Counter((str(part.weights), part.activations) for part in parts),
+        sizes,
     )
 
 
@@ -59,7 +72,13 @@ def print_inspection(found: InspectedModel, console: Console) -> None:
     if rest:
         console.print("", _list_of(rest))
     console.print("", _shares(found), "")
+    if found.sizes is not None:
+        console.print(size_table(found.sizes), "")
     console.print(_patterns(found.inspection.weights))
+    for (weights, activations), count in found.quantized.items():
+        console.print(
+            f"Quantized: weights {weights}, inputs {activations} in {count} layers.", highlight=False
+        )
     _print_contract(found, console)
 
 
@@ -76,6 +95,11 @@ def inspection_as_dict(found: InspectedModel) -> dict[str, Any]:
         },
         "weights": [asdict(weight) | {"sparsity": weight.sparsity} for weight in inspection.weights],
         "file_bytes": found.file_bytes,
+        "sizes": found.sizes and sizes_as_dict(found.sizes),
+        "quantized": [
+            {"weights": weights, "activations": activations, "layers": count}
+            for (weights, activations), count in found.quantized.items()
+        ],
         "contract": found.contract and asdict(found.contract),
         "lost_zeros": {
             name: {"removed": removed, "zeros": zeros} for name, (removed, zeros) in found.lost.items()

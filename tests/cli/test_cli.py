@@ -1,32 +1,19 @@
 """The command `hf-sparse` as a user types it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import bert
 from transformers import BertConfig, BertModel
-from typer.testing import CliRunner, Result
 
 from hf_sparse import Recipe
-from hf_sparse.cli.main import app
+from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.training.sparsifier import Sparsifier
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def lines(*arguments: object) -> list[str]:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout.splitlines()
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+from tests.cli.commands import lines, quantized, run
 
 
 @pytest.fixture
@@ -64,7 +51,19 @@ def test_help_has_an_example() -> None:
     assert result.exit_code == 0 and "hf-sparse demo --output-dir" in result.output
 
 
-@pytest.mark.parametrize("command", ["targets", "plan", "inspect"])
+def test_help_fits_a_screen_and_is_not_cut_off(narrow: None) -> None:
+    text = lines("--help")
+    assert len(text) <= 24 and max(map(len, text)) <= 80 and not any("..." in line for line in text[1:])
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = "import hf_sparse.cli.main, sys; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"torch", "transformers", "datasets", "numpy", "pydantic", "onnx", "onnxruntime", "openvino"}
+    assert heavy & {name.split(".")[0] for name in found.stdout.split()} == set()
+
+
+@pytest.mark.parametrize("command", ["demo", "targets", "plan", "inspect", "quantize", "pack", "export"])
 def test_the_help_of_every_command_has_an_example(command: str, narrow: None) -> None:
     text = lines(command, "--help")
     assert any(f"Try: hf-sparse {command}" in line for line in text)
@@ -187,6 +186,28 @@ def test_inspect_as_json_is_all_that_is_printed(pruned_dir: Path) -> None:
     assert numbers["architecture"] == "BertForSequenceClassification"
     assert numbers["sparsity"]["targets"]["share"] == 0.5 and len(numbers["weights"]) == 10
     assert numbers["file_bytes"] == (pruned_dir / "model.safetensors").stat().st_size
+
+
+def test_inspect_tells_quantized_and_packed_models_and_their_sizes(tmp_path: Path, narrow: None) -> None:
+    quantized(tmp_path / "int8")
+    lines("pack", tmp_path / "int8", tmp_path / "packed", "--format", "packed")
+    found = []
+    for name, file in (("int8", "model.safetensors"), ("packed", PACKED)):
+        text = lines("inspect", tmp_path / name)
+        assert max(map(len, text[1:])) <= 80 and any(line.startswith("whole model  ") for line in text)
+        schemes = "Quantized: weights int8_per_channel, inputs uint8_per_tensor in 6 layers."
+        assert schemes in text and any("as papers count" in line for line in text)
+        found.append(json.loads("\n".join(lines("inspect", tmp_path / name, "--json"))))
+        size = (tmp_path / name / file).stat().st_size
+        assert found[-1]["file_bytes"] == found[-1]["sizes"]["file_bytes"] == size
+    assert found[0]["sizes"]["counted_bytes"] == found[1]["sizes"]["counted_bytes"]
+    assert found[0]["sizes"]["encoder_ratio"] == 1 < found[1]["sizes"]["encoder_ratio"]
+
+
+def test_inspect_measures_the_whole_model_only(pruned_dir: Path) -> None:
+    for options in (["--exclude", "query"], ["--weight", "layer.0.output.dense"]):
+        assert json.loads("\n".join(lines("inspect", pruned_dir, *options, "--json")))["sizes"] is None
+    assert json.loads("\n".join(lines("inspect", pruned_dir, "--json")))["quantized"] == []
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--weight", "layer.0.output.dense"]])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from tiny import bert, sentences
@@ -52,6 +53,13 @@ def test_an_earlier_export_of_its_kind_is_replaced_and_nothing_else(
     with pytest.raises(ValueError, match="holds something else"):
         export_directory(model, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_file_holds_nothing_of_the_code_that_made_it(tmp_path: Path, model: torch.nn.Module) -> None:
+    exported = export_directory(model, tmp_path / "out")
+    graph = onnx.load(exported.path).graph
+    assert b".py" not in exported.path.read_bytes()
+    assert exported_bytes(exported) < 2 * sum(len(tensor.raw_data) for tensor in graph.initializer)
 
 
 def test_kinds_that_are_not_known_are_refused(tmp_path: Path) -> None:

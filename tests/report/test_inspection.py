@@ -2,6 +2,7 @@
 
 import json
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from torch import nn
 from transformers import T5Config, T5Model
 
 from hf_sparse import Recipe, find_targets, prune
+from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.linear import Phase
+from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.report.grid import arrange
 from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.inspection import (
@@ -176,6 +181,24 @@ def test_the_numbers_survive_json() -> None:
         "encoder.layer.0.attention.self.key.weight": {"removed": 512, "zeros": 0}
     }
     assert numbers["file_bytes"] == 1_230_000
+
+
+def test_schemes_and_sizes_are_shown_where_they_are_known(tmp_path: Path) -> None:
+    model = bert()
+    targets = find_targets(model)
+    attach(targets.found[:8], read_weight_scheme("int8_per_tensor"), "none", "min_max", Phase())
+    attach(targets.found[8:], read_weight_scheme("int4_per_channel"), "int8_per_token", "min_max", Phase())
+    sizes = save_packed(model, tmp_path)
+    found = inspect_saved("here", model, targets, sizes.file_bytes, sizes)
+    lines = printed(found)
+    assert "Quantized: weights int8_per_tensor, inputs none in 8 layers." in lines
+    assert "Quantized: weights int4_per_channel, inputs int8_per_token in 4 layers." in lines
+    assert max(map(len, lines)) <= 80 and any(line.startswith("encoder  ") for line in lines)
+    numbers = json.loads(json.dumps(inspection_as_dict(found), allow_nan=False))
+    assert numbers["sizes"]["counted_ratio"] == sizes.counted_ratio
+    assert {"weights": "int8_per_tensor", "activations": "none", "layers": 8} in numbers["quantized"]
+    plain = inspection_as_dict(inspected(bert()))
+    assert plain["sizes"] is None and plain["quantized"] == []
 
 
 def test_one_weight_is_shown_alone() -> None:
