@@ -32,10 +32,10 @@ def export(
             from hf_sparse.checkpoint.loading import load_tokenizer
             from hf_sparse.export.directory import export_directory, exported_bytes, require_own
             from hf_sparse.report.tables import size
-            from hf_sparse.training.loading import load_trained
+            from hf_sparse.training.loading import load_to_publish
 
             require_own(out, to)
-            exported = export_directory(load_trained(model), out, to, load_tokenizer(model))
+            exported = export_directory(load_to_publish(model), out, to, load_tokenizer(model))
         if as_json:
             found = vars(exported) | {"path": str(exported.path), "bytes": exported_bytes(exported)}
             typer.echo(json.dumps(found))

@@ -27,6 +27,9 @@ def quantize(
         str, typer.Option(help="Or int8_per_tensor, int4_per_channel, int4_group_32.")
     ] = "int8_per_channel",
     activations: Annotated[str, typer.Option(help="Or int8_per_token, none.")] = "uint8_per_tensor",
+    embeddings: Annotated[
+        str | None, typer.Option(help="Scheme of the embedding tables, such as int8_per_channel.")
+    ] = None,
     observer: Annotated[
         str | None,
         typer.Option(help="min_max (the default), moving_average, percentile, mean_squared_error."),
@@ -55,7 +58,7 @@ def quantize(
             )
 
             require_own(out)
-            given = {"observer": observer, "include": include, "exclude": exclude}
+            given = {"observer": observer, "embeddings": embeddings, "include": include, "exclude": exclude}
             chosen = {name: value for name, value in given.items() if value}
             recipe = calibration_recipe(weights=weights, activations=activations, **chosen)
             loaded, reader, accepted = load_for_texts(model, tokenizer)

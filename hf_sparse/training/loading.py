@@ -5,8 +5,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.loading import load_saved, saved_file
+from hf_sparse.checkpoint.loading import load_saved, rounded_as, saved_file
 from hf_sparse.checkpoint.packed import load_packed
+from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.state import SIDECAR, read_state
 
@@ -24,6 +25,16 @@ def load_trained(name_or_path: str) -> PreTrainedModel:
     model = load_saved(name_or_path)
     requantize(model, name_or_path)
     return model
+
+
+def load_to_publish(name_or_path: str) -> PreTrainedModel:
+    """Load a model to write in another format; raise `ValueError` for what other software has rounded."""
+    if (form := rounded_as(name_or_path)) not in (None, METHOD):
+        raise ValueError(
+            f"{name_or_path} is a {form} directory, which cannot be turned into another format; take the "
+            "model it was made of"
+        )
+    return load_trained(name_or_path)
 
 
 def requantize(model: PreTrainedModel, name_or_path: str, **hub: Any) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMH
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.loading import load_tokenizer
 from hf_sparse.checkpoint.packed import load_packed
+from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
 from tests.cli.commands import lines, quantized, refused
 
 WORDS = {"input_ids": torch.tensor([[5, 11, 12, 13]])}
@@ -55,8 +56,6 @@ def test_models_that_are_not_quantized_are_packed_but_not_compressed(tmp_path: P
 
 
 def test_the_way_out_for_models_of_conv1d_is_the_other_format(tmp_path: Path) -> None:
-    from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
-
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=16, vocab_size=50))
     recipe = calibration_recipe(activations="none")
     quantize_trained(model, [], recipe)
@@ -64,6 +63,16 @@ def test_the_way_out_for_models_of_conv1d_is_the_other_format(tmp_path: Path) ->
     message = refused("pack", tmp_path / "gpt", tmp_path / "out")
     assert "is a Conv1D" in message and "hf-sparse pack --format packed" in message
     lines("pack", tmp_path / "gpt", tmp_path / "out", "--format", "packed")
+
+
+def test_one_format_is_not_made_of_what_another_has_rounded(tmp_path: Path) -> None:
+    quantized(tmp_path / "int8")
+    lines("pack", tmp_path / "int8", tmp_path / "published")
+    lines("pack", tmp_path / "int8", tmp_path / "packed", "--format", "packed")
+    command = ["pack", tmp_path / "published", tmp_path / "out", "--format", "packed"]
+    assert "published is a compressed-tensors directory" in refused(*command)
+    # The packed file says how it is quantized.
+    lines("pack", tmp_path / "packed", tmp_path / "out")
 
 
 @pytest.mark.parametrize("form", ["packed", "compressed-tensors"])
