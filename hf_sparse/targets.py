@@ -223,6 +223,12 @@ def _layer_stack(model: nn.Module) -> set[str]:
     return {name for name in base if any(name.startswith(f"{parent}.") for parent in lists)}
 
 
+def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of the base model with their names, without those of its layer stack."""
+    wanted = _base_names(model) - _layer_stack(model)
+    return ((name, module) for name, module in model.named_modules() if name in wanted)
+
+
 def _routers(model: nn.Module) -> set[str]:
     """Names of the modules that choose among experts or weigh them, and of all modules below these."""
     names = [name for name, _ in model.named_modules()]

@@ -26,7 +26,8 @@ def save_compressed(
     """Write a quantized model as a directory that `from_pretrained` loads with compressed-tensors installed.
 
     With quantized inputs a weight lies there as int8 (format `int-quantized`), else packed at its own number
-    of bits (`pack-quantized`); scales are float32. All other parameters are as `save_pretrained` writes them.
+    of bits (`pack-quantized`); scales are float32. The format has no embeddings: quantized tables lie there
+    as rounded floats. All other parameters are as `save_pretrained` writes them.
     The directory is to be loaded as the class it was saved as, or without the head. An earlier one of this
     format is replaced, the tokenizer's files in it too, so give `tokenizer` again.
 
@@ -34,7 +35,8 @@ def save_compressed(
     quantized, whose layers differ in their scheme or are no Linears, for mixtures of experts, and for
     directories that hold something else.
     """
-    layers = quantized_layers(model)
+    quantized = quantized_layers(model)
+    layers = {name: layer for name, layer in quantized.items() if not layer.embedding}
     scheme = _scheme(model, layers)
     packed = scheme["format"] == "pack-quantized"
     state = model.state_dict()
@@ -42,6 +44,9 @@ def save_compressed(
         weight = f"{name}.weight"
         del state[weight]
         state |= {f"{name}.{key}": value for key, value in _tensors(layer, packed).items()}
+    for name in quantized.keys() - layers.keys():
+        weight = f"{name}.weight"
+        state[weight] = quantized[name].weight().to(state[weight].dtype)
     with published(Path(directory), is_compressed) as staged:
         model.save_pretrained(staged, state_dict=state)
         if tokenizer is not None:

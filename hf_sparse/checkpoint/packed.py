@@ -229,14 +229,16 @@ def _compare_tensor(name: str, entry: Entry, tensor: Tensor, path: Path) -> None
 
 
 def _compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Path) -> None:
-    """Raise `ValueError` unless what is quantized are weights of Linears, stored as these store them."""
+    """Raise `ValueError` unless what is quantized are weights of Linears or embeddings, stored alike."""
     modules = dict(skeleton.named_modules())
     for name, entry in entries.items():
         if entry.quantization is None:
             continue
         module = modules.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
-        if type(module) not in QUANTIZED or entry.quantization.transposed != isinstance(module, Conv1D):
-            raise damaged(path, f"{name} is quantized and is not the weight of a Linear")
+        fits = type(module) in QUANTIZED and entry.quantization.transposed == isinstance(module, Conv1D)
+        # An embedding reads no numbers that could be rounded.
+        if not fits or (isinstance(module, nn.Embedding) and entry.quantization.activations != "none"):
+            raise damaged(path, f"{name} is quantized and is not the weight of a Linear or an embedding")
 
 
 def quantize_again(model: PreTrainedModel, layers: Mapping[str, Quantization]) -> None:

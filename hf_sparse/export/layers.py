@@ -11,8 +11,8 @@ OPSET = 21
 def onnx_layer(name: str, layer: QuantizedLayer, module: nn.Module) -> nn.Module:
     """Return what stands for a quantized layer, of that module, while a model is exported.
 
-    Its buffer `codes` holds the weight's codes as (in, out), int8. Raises `ValueError` for weights with a
-    scale per group whose input is quantized too.
+    Its buffer `codes` holds the weight's codes as (in, out), an embedding's as (rows, width), int8. Raises
+    `ValueError` for weights with a scale per group whose input is quantized too.
     """
     if layer.weights.granularity == "group" and layer.activations != "none":
         raise ValueError(
@@ -20,7 +20,7 @@ def onnx_layer(name: str, layer: QuantizedLayer, module: nn.Module) -> nn.Module
             "multiply as integers: a scale of every group stands in the way; choose weights per_channel or "
             "activations none"
         )
-    return _KINDS[layer.activations](layer, module)
+    return _Table(layer, module) if layer.embedding else _KINDS[layer.activations](layer, module)
 
 
 class _WeightOnly(nn.Module):
@@ -72,6 +72,23 @@ class _PerToken(_WeightOnly):
         shape = (*inputs.shape[:-1], self.codes.shape[1])
         product = _operator("MatMulInteger", (codes, self.codes), shape, torch.int32)
         return self._biased(product.float() * (scales * self.scales))
+
+
+class _Table(nn.Module):
+    """An embedding whose rows are restored after they are looked up: the whole table stays integers."""
+
+    def __init__(self, layer: QuantizedLayer, module: nn.Embedding) -> None:
+        super().__init__()
+        self.weight, self.scheme = module.weight, layer.weights
+        self.register_buffer("codes", layer.codes)
+        self.register_buffer("scales", layer.scales)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        rows = self.codes[indices].float()
+        if self.scheme.granularity == "tensor":
+            return rows * self.scales.view(1)
+        groups = rows.unflatten(-1, (self.scales.shape[1], -1))
+        return (groups * self.scales[indices].unsqueeze(-1)).flatten(-2)
 
 
 _KINDS = {"none": _WeightOnly, "uint8_per_tensor": _PerTensor, "int8_per_token": _PerToken}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.embeddings import find_embeddings
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
@@ -20,14 +21,19 @@ def calibrate(
     activations: str = "uint8_per_tensor",
     observer: str = "min_max",
     targets: Targets | None = None,
+    embeddings: str | None = None,
 ) -> dict[str, QuantizedLayer]:
     """Quantize a trained model in place and return its layers; it computes with rounded values from then on.
 
-    `batches` are inputs of the model, without labels, looked at once in evaluation mode. Raises `ValueError`
-    if there is none, or for layers that none of them reaches.
+    `batches` are inputs of the model, without labels, looked at once in evaluation mode. `embeddings`
+    is the scheme of the embedding tables, None to leave them as they are. Raises `ValueError` if there is no
+    batch, for layers that none of them reaches, and as `find_embeddings` does.
     """
     phase = Phase(active=True, observing=True, calibrating=True)
+    tables = find_embeddings(model) if embeddings else ()
     attach(targets or find_targets(model), read_weight_scheme(weights), activations, observer, phase)
+    if embeddings:
+        attach(tables, read_weight_scheme(embeddings), "none", observer, phase)
     count = 0
     with _evaluating(model), torch.no_grad():
         for batch in batches:

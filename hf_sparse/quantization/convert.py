@@ -1,4 +1,4 @@
-"""Turning a model's Linears into quantized ones and back, in place, parameters untouched."""
+"""Turning a model's Linears and embeddings into quantized ones and back, in place, parameters untouched."""
 
 import re
 from collections import Counter
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_sparse.quantization.embeddings import FakeQuantEmbedding
 from hf_sparse.quantization.linear import (
     FakeQuantConv1D,
     FakeQuantLinear,
@@ -18,7 +19,11 @@ from hf_sparse.quantization.linear import (
 from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.targets import Target
 
-QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: FakeQuantLinear, Conv1D: FakeQuantConv1D}
+QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: FakeQuantLinear,
+    Conv1D: FakeQuantConv1D,
+    nn.Embedding: FakeQuantEmbedding,
+}
 _LOW, _HIGH = "input_low", "input_high"
 
 
@@ -27,7 +32,7 @@ def attach(
 ) -> dict[str, LayerQuantization]:
     """Quantize the modules of targets, by changing their class; return each layer's part by its name.
 
-    What is quantized already starts anew.
+    What is quantized already starts anew. Embeddings take activations `none`: they read no numbers.
 
     The ranges of inputs are buffers that no state dict holds, so that checkpoints stay as they are. Raises
     `ValueError` where a weight cannot be covered or a module is of a kind that is not known.

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.quantization.activations import parameters
-from hf_sparse.quantization.linear import FakeQuantConv1D, FakeQuantLinear
+from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.embeddings import FakeQuantEmbedding
 from hf_sparse.quantization.weights import WeightScheme
 
 
@@ -17,6 +18,7 @@ class QuantizedLayer:
 
     `activations` as in the recipe; `input_scale` (float32) and `input_zero_point` (int32) are scalars of the
     uint8 grid, None unless activations are uint8_per_tensor. `transposed` layers store a weight as (in, out).
+    An `embedding` is a table (rows, width), looked up and not multiplied.
     """
 
     codes: Tensor
@@ -26,6 +28,7 @@ class QuantizedLayer:
     input_scale: Tensor | None
     input_zero_point: Tensor | None
     transposed: bool
+    embedding: bool = False
 
     def weight(self) -> Tensor:
         """Return the float32 weight (out, in) that the codes stand for."""
@@ -41,7 +44,7 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     modules = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, FakeQuantLinear | FakeQuantConv1D)
+        if isinstance(module, tuple(QUANTIZED.values()))
     }
     unseen = [name for name, module in modules.items() if not module.quantization.observed]
     if unseen:
@@ -53,8 +56,9 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: _layer(name, module) for name, module in modules.items()}
 
 
-def _layer(name: str, module: FakeQuantLinear | FakeQuantConv1D) -> QuantizedLayer:
+def _layer(name: str, module: nn.Module) -> QuantizedLayer:
     part, transposed = module.quantization, isinstance(module, Conv1D)
+    embedding = isinstance(module, FakeQuantEmbedding)
     weight = (module.weight.t() if transposed else module.weight).detach()
     if not torch.isfinite(weight).all():
         raise ValueError(f"the weight of {name} is not finite: training has diverged; take an earlier one")
@@ -65,5 +69,11 @@ def _layer(name: str, module: FakeQuantLinear | FakeQuantConv1D) -> QuantizedLay
         if not torch.isfinite(grid[0]):
             raise ValueError(f"the range of the input of {name} is not finite; calibrate it with other data")
     return QuantizedLayer(
-        part.weights.codes(weight, scales), scales, part.weights, part.activations, *grid, transposed
+        part.weights.codes(weight, scales),
+        scales,
+        part.weights,
+        part.activations,
+        *grid,
+        transposed,
+        embedding,
     )

@@ -56,9 +56,12 @@ class WeightScheme:
         """Return the weight (out, in) that codes stand for."""
         return (self._rows(codes) * scales.view(-1, 1)).view(codes.shape).to(dtype)
 
-    def simulate(self, weight: Tensor) -> Tensor:
-        """Return a weight (out, in) as its codes restore it; the gradient passes straight through."""
-        return _Simulated.apply(weight, self)
+    def simulate(self, weight: Tensor, steps: Tensor | None = None) -> Tensor:
+        """Return a weight (out, in) as its codes restore it; the gradient passes straight through.
+
+        `steps` are the scales of a larger weight of which this is a part, (1, 1).
+        """
+        return _Simulated.apply(weight, self, steps)
 
     def _rows(self, weight: Tensor) -> Tensor:
         """Return the weight with what shares a scale in one row; whatever its shape, all in one anyway."""
@@ -78,17 +81,17 @@ class _Simulated(torch.autograd.Function):
     """Rounding that clips nothing, since scales follow the largest weight: its gradient is all ones."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, weight: Tensor, scheme: WeightScheme) -> Tensor:
+    def forward(ctx: FunctionCtx, weight: Tensor, scheme: WeightScheme, steps: Tensor | None) -> Tensor:
         rows = scheme._rows(weight.float())
         sizes = rows.abs()
-        steps = scheme._steps(sizes)
+        steps = scheme._steps(sizes) if steps is None else steps
         # Fresh memory costs more than a pass over what is in the cache.
         rounded = torch.div(rows, steps, out=sizes).round_().mul_(steps)
         return rounded.view(weight.shape).to(weight.dtype)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
 
 
 def read_weight_scheme(text: str) -> WeightScheme:

@@ -9,12 +9,18 @@ from hf_sparse.quantization.linear import ACTIVATIONS
 from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.settings.values import Part, Point, one_of, steps_of
 
+Scheme = Annotated[str, AfterValidator(lambda text: str(read_weight_scheme(text)))]
+
 
 class QuantizationRecipe(Part):
-    """How many bits weights and inputs have, and when their rounding is simulated."""
+    """How many bits weights and inputs have, and when their rounding is simulated.
 
-    weights: Annotated[str, AfterValidator(lambda text: str(read_weight_scheme(text)))] = "int8_per_channel"
+    `embeddings` is a scheme of weights for the embedding tables, None to leave them as they are.
+    """
+
+    weights: Scheme = "int8_per_channel"
     activations: Annotated[str, one_of(ACTIVATIONS)] = "uint8_per_tensor"
+    embeddings: Scheme | None = None
     observer: Annotated[str, one_of(OBSERVERS)] = "moving_average"
     begin: Point = "0%"
     freeze: Point = "80%"

@@ -64,7 +64,9 @@ def quantize_trained(
     """
     recipe = recipe or calibration_recipe()
     targets = find_targets(model, recipe.include, recipe.exclude)
-    return calibrate(model, batches, recipe.weights, recipe.activations, recipe.observer, targets)
+    return calibrate(
+        model, batches, recipe.weights, recipe.activations, recipe.observer, targets, recipe.embeddings
+    )
 
 
 def calibration_recipe(**settings: object) -> QuantizationRecipe:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.embeddings import find_embeddings
 from hf_sparse.quantization.linear import LayerQuantization, Phase
 from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.settings.quantization import QuantizationRecipe
@@ -32,9 +33,13 @@ class Quantizer:
     def attach(self, model: nn.Module) -> None:
         """Quantize a model, the first one or one that `model_init` has made since."""
         targets = find_targets(model, self.recipe.include, self.recipe.exclude)
+        tables = find_embeddings(model) if self.recipe.embeddings else ()
         scheme = read_weight_scheme(self.recipe.weights)
         self.layers = attach(targets, scheme, self.recipe.activations, self.recipe.observer, self.phase)
-        self._modules = {target.name.removesuffix(".weight"): target.module for target in targets}
+        if tables:
+            scheme = read_weight_scheme(self.recipe.embeddings)
+            self.layers |= attach(tables, scheme, "none", self.recipe.observer, self.phase)
+        self._modules = {target.name.removesuffix(".weight"): target.module for target in (*targets, *tables)}
 
     def begin(self, model: nn.Module, step: int, total_steps: int) -> None:
         """Prepare for a run; raise `RuntimeError` if it trains another model than the one attached to."""

@@ -177,7 +177,7 @@ def test_scales_that_are_no_scales_are_refused(scale: float, folder: Path) -> No
         load_packed(folder)
 
 
-def test_what_is_no_linear_is_not_quantized(folder: Path) -> None:
+def test_embeddings_have_no_inputs_to_round(folder: Path) -> None:
     donor = next(held for held, _ in read_packed(folder / PACKED) if held.name == QUERY)
 
     def change(held: Entry, content: bytes) -> tuple[Entry, bytes]:
