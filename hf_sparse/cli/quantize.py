@@ -70,7 +70,7 @@ def quantize(
         console = Console()
         console.print(
             f"{len(layers)} layers quantized: weights {recipe.weights}, activations {recipe.activations}, "
-            f"from {len(texts)} texts.",
+            f"{'' if embeddings is None else f'embeddings {recipe.embeddings}, '}from {len(texts)} texts.",
             highlight=False,
         )
         # Whole, for it to be copied.

@@ -52,6 +52,11 @@ def load_for_texts(
             f"{type(model).__name__} reads {model.main_input_name}, not texts; give quantize_trained batches "
             "of those"
         )
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"texts do not say what the decoder of {type(model).__name__} reads; give quantize_trained "
+            "batches with decoder_input_ids"
+        )
     return model, reader, tuple(inspect.signature(model.forward).parameters)
 
 

@@ -1,10 +1,17 @@
 """`hf-sparse quantize`: from a trained model and texts to what quantized training would have left."""
 
+import json
 from pathlib import Path
 
 import pytest
 from tiny import bert, same_weights
-from transformers import BertForSequenceClassification, ViTConfig, ViTModel
+from transformers import (
+    BertForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTModel,
+)
 
 from hf_sparse.checkpoint.loading import load_tokenizer
 from hf_sparse.quantization.layers import quantized_layers
@@ -57,6 +64,20 @@ def test_its_options_are_those_of_a_recipe(tmp_path: Path, model: Path, texts: P
     assert len(quantized_layers(load_trained(str(tmp_path / "out")))) == 10
 
 
+def test_embeddings_are_quantized_where_asked_for(tmp_path: Path, model: Path, texts: Path) -> None:
+    out = tmp_path / "out"
+    lines("quantize", model, out, "--calibration", texts, "--embeddings", "int8_per_channel")
+    assert read_state(out).recipe.quantization.embeddings == "int8_per_channel"
+    assert "bert.embeddings.word_embeddings" in quantized_layers(load_trained(str(out)))
+    lines("pack", out, tmp_path / "packed", "--format", "packed")
+    before, after = (
+        json.loads("".join(lines("inspect", tmp_path / name, "--json")))["sizes"]
+        for name in ("out", "packed")
+    )
+    # Of a model that is mostly embeddings.
+    assert after["ratio"] > 3 > 1 > before["ratio"]
+
+
 def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path, texts: Path) -> None:
     bert().save_pretrained(tmp_path / "bare")
     tokenizer().save_pretrained(tmp_path / "words")
@@ -100,6 +121,13 @@ def test_models_that_are_packed_or_read_no_text_are_refused(tmp_path: Path, text
     lines("pack", tmp_path / "int8", tmp_path / "packed", "--format", "packed")
     config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     ViTModel(config).save_pretrained(tmp_path / "vit")
-    tokenizer().save_pretrained(tmp_path / "vit")
-    for name, sentence in (("packed", "rounded already"), ("vit", "ViTModel reads pixel_values, not texts")):
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 50}
+    T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(tmp_path / "t5")
+    for name in ("vit", "t5"):
+        tokenizer().save_pretrained(tmp_path / name)
+    for name, sentence in (
+        ("packed", "rounded already"),
+        ("vit", "ViTModel reads pixel_values, not texts"),
+        ("t5", "give quantize_trained batches with decoder_input_ids"),
+    ):
         assert sentence in refused("quantize", tmp_path / name, tmp_path / "out", "--calibration", texts)
