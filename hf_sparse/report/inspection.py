@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.contract import Contract, describe_lost, lost_zeros, read_contract
@@ -30,7 +31,8 @@ class InspectedModel:
 
     `file_bytes` is the size of its weight files; `contract` what its configuration records, None if nothing;
     `lost` the weights with fewer zeros than are recorded: how many were removed, how many zeros there are.
-    `quantized` counts layers by the schemes of their weights and inputs; `sizes` are None if not measured.
+    `quantized` counts layers by the schemes of their weights and inputs, which embeddings have none of;
+    `sizes` are None if not measured.
     """
 
     name: str
@@ -39,7 +41,7 @@ class InspectedModel:
     file_bytes: int
     contract: Contract | None
     lost: Mapping[str, tuple[int, int]]
-    quantized: Mapping[tuple[str, str], int]
+    quantized: Mapping[tuple[str, str | None], int]
     sizes: Sizes | None
 
 
@@ -47,9 +49,7 @@ def inspect_saved(
     name: str, model: PreTrainedModel, targets: Targets, file_bytes: int, sizes: Sizes | None = None
 ) -> InspectedModel:
     """Inspect a loaded model, with what its configuration records."""
-    parts = [
-        module.quantization for module in model.modules() if isinstance(module, tuple(QUANTIZED.values()))
-    ]
+    quantized = [module for module in model.modules() if isinstance(module, tuple(QUANTIZED.values()))]
     return InspectedModel(
         name,
         type(model).__name__,
@@ -57,9 +57,14 @@ def inspect_saved(
         file_bytes,
         read_contract(model),
         lost_zeros(model),
-        Counter((str(part.weights), part.activations) for part in parts),
+        Counter(map(_schemes, quantized)),
         sizes,
     )
+
+
+def _schemes(module: nn.Module) -> tuple[str, str | None]:
+    part = module.quantization
+    return str(part.weights), None if isinstance(module, nn.Embedding) else part.activations
 
 
 def print_inspection(found: InspectedModel, console: Console) -> None:
@@ -76,9 +81,8 @@ def print_inspection(found: InspectedModel, console: Console) -> None:
         console.print(size_table(found.sizes), "")
     console.print(_patterns(found.inspection.weights))
     for (weights, activations), count in found.quantized.items():
-        console.print(
-            f"Quantized: weights {weights}, inputs {activations} in {count} layers.", highlight=False
-        )
+        what = f"embeddings {weights}" if activations is None else f"weights {weights}, inputs {activations}"
+        console.print(f"Quantized: {what} in {count} layers.", highlight=False)
     _print_contract(found, console)
 
 

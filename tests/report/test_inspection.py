@@ -14,6 +14,7 @@ from transformers import T5Config, T5Model
 from hf_sparse import Recipe, find_targets, prune
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.embeddings import find_embeddings
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.report.grid import arrange
@@ -188,11 +189,13 @@ def test_schemes_and_sizes_are_shown_where_they_are_known(tmp_path: Path) -> Non
     targets = find_targets(model)
     attach(targets.found[:8], read_weight_scheme("int8_per_tensor"), "none", "min_max", Phase())
     attach(targets.found[8:], read_weight_scheme("int4_per_channel"), "int8_per_token", "min_max", Phase())
+    attach(find_embeddings(model), read_weight_scheme("int8_per_channel"), "none", "min_max", Phase())
     sizes = save_packed(model, tmp_path)
     found = inspect_saved("here", model, targets, sizes.file_bytes, sizes)
     lines = printed(found)
     assert "Quantized: weights int8_per_tensor, inputs none in 8 layers." in lines
     assert "Quantized: weights int4_per_channel, inputs int8_per_token in 4 layers." in lines
+    assert "Quantized: embeddings int8_per_channel in 3 layers." in lines
     assert max(map(len, lines)) <= 80 and any(line.startswith("encoder  ") for line in lines)
     numbers = json.loads(json.dumps(inspection_as_dict(found), allow_nan=False))
     assert numbers["sizes"]["counted_ratio"] == sizes.counted_ratio
