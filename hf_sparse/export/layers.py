@@ -79,16 +79,16 @@ class _Table(nn.Module):
 
     def __init__(self, layer: QuantizedLayer, module: nn.Embedding) -> None:
         super().__init__()
-        self.weight, self.scheme = module.weight, layer.weights
+        # Not exported, as above.
+        self.weight = module.weight
         self.register_buffer("codes", layer.codes)
-        self.register_buffer("scales", layer.scales)
+        # One for every row: OpenVINO computes on with codes of a single scale, and not quite the same.
+        self.register_buffer("scales", layer.scales.expand(len(layer.codes), -1).contiguous())
 
     def forward(self, indices: Tensor) -> Tensor:
-        rows = self.codes[indices].float()
-        if self.scheme.granularity == "tensor":
-            return rows * self.scales.view(1)
-        groups = rows.unflatten(-1, (self.scales.shape[1], -1))
-        return (groups * self.scales[indices].unsqueeze(-1)).flatten(-2)
+        rows, scales = self.codes[indices].float(), self.scales[indices]
+        groups = rows.unflatten(-1, (scales.shape[-1], -1))
+        return (groups * scales.unsqueeze(-1)).flatten(-2)
 
 
 _KINDS = {"none": _WeightOnly, "uint8_per_tensor": _PerTensor, "int8_per_token": _PerToken}
