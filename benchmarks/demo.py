@@ -39,10 +39,13 @@ def main() -> None:
         }
         for stage in found["stages"]
     ]
+    (sizes,) = (stage["sizes"] for stage in found["stages"] if stage["name"] == "task-int8")
     settings = {
         "seed": found["settings"]["seed"],
         "classes": len(found["data"]["classes"]),
         "most frequent class": round(found["data"]["majority_accuracy"], 4),
+        "times smaller in 8 bits": round(sizes["ratio"], 1),
+        "its encoder alone": round(sizes["encoder_ratio"], 1),
         "seconds in all": found["seconds"],
     }
     print(write_results("demo", "The main job", rows, settings, list(rows[0]), "hf-sparse demo"))

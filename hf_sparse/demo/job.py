@@ -73,8 +73,8 @@ def _notes(settings: DemoSettings, sources: Sources, quantized: Outcome) -> str:
         "tasks.\n"
         f"Always answering the most frequent class scores {sources.majority:.1%}.\n"
         "Zeros alone shrink no file. Packed in 8 bits, the encoder is "
-        f"{sizes['encoder_ratio']:.1f}x smaller than dense, the embeddings hardly; papers, which count "
-        f"values without their places, would call it {sizes['counted_ratio']:.1f}x."
+        f"{sizes['encoder_ratio']:.1f}x smaller than dense, the whole model {sizes['ratio']:.1f}x; papers, "
+        f"which count values without their places, would call the encoder {sizes['counted_ratio']:.1f}x."
     )
 
 

@@ -118,8 +118,8 @@ class DemoSettings:
 
     @property
     def quantize_recipe(self) -> Recipe:
-        """Going on with the task while weights and inputs are rounded to 8 bits, the zeros locked."""
-        return Recipe.preset("transfer_int8")
+        """Going on with the task while all is rounded to 8 bits, embeddings too, the zeros locked."""
+        return Recipe.preset("transfer_int8").override(["quantization.embeddings=int8_per_channel"])
 
     @property
     def _final(self) -> str:
