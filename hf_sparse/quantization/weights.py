@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 Granularity = Literal["tensor", "channel", "group"]
+# Below it steps would have fewer digits, and codes might not fit.
+_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ class WeightScheme:
     def scales(self, weight: Tensor) -> Tensor:
         """Return the float32 step between codes: (1, 1), (out, 1) or (out, in / group).
 
-        Where all weights are zero the step is 1: any would do, and 0 would divide by zero.
+        Where all weights are zero the step is 1: any would do, and 0 would divide by zero. Steps of float32
+        weights are rounded to the 8 digits of bfloat16, so that a file holds them in a byte or so. The largest
+        weight is still `highest` steps, rounded, and gives back the same step.
         """
-        scales = self._steps(self._rows(weight.detach()).abs())
+        scales = self._steps(self._rows(weight.detach()).abs(), weight.dtype)
         return scales.view(len(weight), -1) if self.group else scales
 
     def codes(self, weight: Tensor, scales: Tensor) -> Tensor:
@@ -67,14 +71,17 @@ class WeightScheme:
         """Return the weight with what shares a scale in one row; whatever its shape, all in one anyway."""
         return weight.reshape(-1, self.group) if self.group else weight
 
-    def _steps(self, sizes: Tensor) -> Tensor:
-        """Return the step of each row of absolute values, or of them all."""
+    def _steps(self, sizes: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the step of each row of absolute values of weights of a type, or of them all."""
         # Not aminmax, which along a dimension takes eight times longer on a CPU.
         largest = sizes.amax(-1, keepdim=True).float()
         if self.granularity == "tensor":
             largest = largest.amax().view(1, 1)
         steps = largest.div_(self.highest)
-        return steps.masked_fill_(steps == 0, 1.0)
+        # In 16 bits the largest weight could not give such a step back: highest times it does not fit.
+        if torch.finfo(dtype).bits > 16:
+            steps = steps.bfloat16().float()
+        return steps.masked_fill_(steps < _SMALLEST, 1.0)
 
 
 class _Simulated(torch.autograd.Function):
@@ -84,7 +91,7 @@ class _Simulated(torch.autograd.Function):
     def forward(ctx: FunctionCtx, weight: Tensor, scheme: WeightScheme, steps: Tensor | None) -> Tensor:
         rows = scheme._rows(weight.float())
         sizes = rows.abs()
-        steps = scheme._steps(sizes) if steps is None else steps
+        steps = scheme._steps(sizes, weight.dtype) if steps is None else steps
         # Fresh memory costs more than a pass over what is in the cache.
         rounded = torch.div(rows, steps, out=sizes).round_().mul_(steps)
         return rounded.view(weight.shape).to(weight.dtype)

@@ -42,7 +42,26 @@ def test_scales_are_shared_as_the_scheme_says(text: str, shape: tuple[int, int])
     scales = scheme.scales(weight)
     assert scales.shape == shape and scales.dtype == torch.float32
     largest = weight.abs().view(shape[0], -1, weight.numel() // (shape[0] * shape[1])).amax(-1)
-    assert torch.equal(scales, largest.view(shape) / scheme.highest)
+    assert torch.equal(scales, (largest.view(shape) / scheme.highest).bfloat16().float())
+    largest = weight.half().abs().view(shape[0], -1, weight.numel() // (shape[0] * shape[1])).amax(-1)
+    assert torch.equal(scheme.scales(weight.half()), largest.float().view(shape) / scheme.highest)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    largest=st.floats(min_value=2.0**-149, max_value=2.0**126, width=32),
+    bits=st.integers(2, 8),
+)
+def test_the_largest_weight_is_the_largest_code_and_gives_its_step_back(largest: float, bits: int) -> None:
+    scheme, weight = WeightScheme(bits), torch.tensor([[largest, -largest, largest / 3, 0.0]])
+    steps = scheme.scales(weight)
+    restored = scheme.restore(scheme.codes(weight, steps), steps)
+    if largest < 1 and steps == 1:
+        # Too small for a step with all its digits: zeros, and no code that does not fit.
+        assert largest < 2.0**-118 and not restored.any()
+    else:
+        assert scheme.codes(weight, steps)[0, :2].tolist() == [scheme.highest, -scheme.highest]
+        assert torch.equal(scheme.scales(restored), steps)
 
 
 @pytest.mark.parametrize("text", SCHEMES)
