@@ -13,7 +13,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.directories import published
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
-from hf_sparse.targets import base_prefix, find_targets
+from hf_sparse.targets import base_prefix
 
 METHOD = "compressed-tensors"
 # Their zero points are of signed integers, ours of unsigned ones.
@@ -70,11 +70,13 @@ def _scheme(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> dict[str,
             f"{transposed[0]} is a Conv1D, and compressed-tensors knows Linears only; write a packed file "
             "(hf-sparse pack --format packed) or export to ONNX instead"
         )
-    experts = [target.name for target in find_targets(model, include=[""]) if target.expert is not None]
+    experts = [
+        name for name, parameter in model.named_parameters() if parameter.dim() == 3 and "expert" in name
+    ]
     if experts:
         raise ValueError(
-            f"{experts[0]} is the weight of an expert, which transformers takes for quantized in this "
-            "format; write a packed file instead"
+            f"{experts[0]} holds weights of experts, which transformers takes for quantized in this format; "
+            "write a packed file instead (hf-sparse pack --format packed)"
         )
     kinds = {(str(layer.weights), layer.activations) for layer in layers.values()}
     if len(kinds) > 1:

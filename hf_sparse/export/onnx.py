@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_sparse.export.graph import forget_origin, narrow, unsign
 from hf_sparse.export.layers import OPSET, onnx_layer
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 
@@ -56,9 +57,9 @@ def export_onnx(
     outputs are named as in the model's own output. Weights of more than about 1.5 GB lie in a second file,
     PATH.data.
 
-    Raises `ValueError` for models that are not float32, that need an example batch, or with layers that ONNX
-    cannot express; what torch itself cannot export, such as T5, fails with torch's own error. Nothing is
-    written then.
+    Raises `ValueError` for models that are not float32, that need an example batch, with layers that ONNX
+    cannot express, or that torch cannot export, such as Llama 4 with its complex numbers. Nothing is written
+    then.
     """
     if model.dtype != torch.float32:
         raise ValueError(
@@ -68,18 +69,10 @@ def export_onnx(
     layers = quantized_layers(model)
     exported = _for_export(model, layers)
     outputs = _output_names(exported, inputs)
-    with _quiet():
-        program = torch.onnx.export(
-            exported,
-            kwargs=inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes={name: _dynamic(name, value) for name, value in inputs.items()},
-            output_names=list(outputs),
-            verbose=False,
-        )
-    _narrow(program, layers)
-    _forget_origin(program)
+    program = _traced(exported, inputs, outputs)
+    narrow(program.model.graph, layers)
+    unsign(program.model.graph, layers)
+    forget_origin(program.model.graph)
     path = Path(path)
     _write(program, path)
     nodes = Counter(node.op_type for node in program.model.graph)
@@ -116,7 +109,32 @@ def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) ->
         if isinstance(module, PreTrainedModel):
             module.config.use_cache = False
     exported.config.return_dict = True
+    # The graph has no fused attention; torch fails to take T5's apart. Experts are chosen without a loop.
+    exported.set_attn_implementation("eager")
+    exported.set_experts_implementation("batched_mm")
     return exported
+
+
+def _traced(model: PreTrainedModel, inputs: Mapping[str, Tensor], outputs: tuple[str, ...]) -> "ONNXProgram":
+    try:
+        with _quiet():
+            return torch.onnx.export(
+                model,
+                kwargs=dict(inputs),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes={name: _dynamic(name, value) for name, value in inputs.items()},
+                output_names=list(outputs),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(
+            f"torch cannot export {type(model).__name__} to ONNX: {str(cause).splitlines()[0]}; save it "
+            "packed or compressed instead (hf-sparse pack)"
+        ) from error
 
 
 def _output_names(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -143,28 +161,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _narrow(program: "ONNXProgram", layers: Mapping[str, QuantizedLayer]) -> None:
-    """Give codes that fit the type INT4, which torch does not have.
-
-    Not where the input is quantized too: runtimes multiply integers of 8 bits only. Nor in embeddings, which
-    they look up in 8 bits only.
-    """
-    import onnx_ir
-
-    for name, layer in layers.items():
-        if layer.weights.bits <= 4 and layer.activations == "none" and not layer.embedding:
-            value = program.model.graph.initializers[f"{name}.codes"]
-            codes = value.const_value.numpy()
-            value.const_value = onnx_ir.tensor(codes, onnx_ir.DataType.INT4, name=value.name)
-            value.type = onnx_ir.TensorType(onnx_ir.DataType.INT4)
-
-
-def _forget_origin(program: "ONNXProgram") -> None:
-    """Drop what torch notes of the code each node comes from, which makes small files twice as large."""
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()
 
 
 def _write(program: "ONNXProgram", path: Path) -> None:

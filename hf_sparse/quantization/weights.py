@@ -45,8 +45,8 @@ class WeightScheme:
         """Return the float32 step between codes: (1, 1), (out, 1) or (out, in / group).
 
         Where all weights are zero the step is 1: any would do, and 0 would divide by zero. Steps of float32
-        weights are rounded to the 8 digits of bfloat16, so that a file holds them in a byte or so. The largest
-        weight is still `highest` steps, rounded, and gives back the same step.
+        weights are rounded to the 8 digits of bfloat16, so that a file holds them in a byte or so. The
+        largest weight is still `highest` steps, rounded, and gives back the same step.
         """
         scales = self._steps(self._rows(weight.detach()).abs(), weight.dtype)
         return scales.view(len(weight), -1) if self.group else scales

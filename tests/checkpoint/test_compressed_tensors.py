@@ -215,7 +215,7 @@ def test_what_the_format_has_no_place_for_is_refused(tmp_path: Path) -> None:
     calibrate(mixed, [], "int4_per_channel", "none", targets=find_targets(mixed, include=["key"]))
     for model, message in (
         (gpt2, "transformer.h.0.attn.c_attn is a Conv1D.*export to ONNX instead"),
-        (mixture, r"experts.* is the weight of an expert"),
+        (mixture, r"experts.* holds weights of experts"),
         (mixed, "quantized in 2 ways, int4_per_channel with none and int8_per_channel with none"),
         (bert(), "no layer of the model is quantized"),
     ):
