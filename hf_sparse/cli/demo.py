@@ -31,7 +31,7 @@ def demo(
     budget: Annotated[float, typer.Option(help="Multiplies the steps of every stage.")] = 1.0,
     quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to see that it works.")] = False,
 ) -> None:
-    """Prune a small model once, transfer it to a task, round it to 8 bits, compare.
+    """Prune a small model once, transfer it, quantize it, compare.
 
     Needs no network. Without --model and --dataset, the text is Python's own documentation, and the task is
     to tell which part of the standard library a docstring belongs to. A stage found in the output directory

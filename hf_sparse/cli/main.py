@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Sparse, distilled transformers.\n\nTry: hf-sparse demo --output-dir my_demo",
+    help="Sparse, distilled, 8-bit transformers.\n\nTry: hf-sparse demo --output-dir my_demo",
 )
 for command in (demo, targets, plan, inspect, quantize, pack, export):
     app.command()(command)
