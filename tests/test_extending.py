@@ -115,8 +115,8 @@ def test_a_method_takes_one_file_and_one_line(tmp_path: Path) -> None:
 
 def test_a_pattern_takes_one_file_and_one_line(tmp_path: Path) -> None:
     line = (
-        '    "row or column": read_whole,\n',
-        '    "row or column": read_whole,\n    "row_pair": '
+        '    "row, column, or segments of them in strips such as row/8": read_whole,\n',
+        '    "row, column, or segments of them in strips such as row/8": read_whole,\n    "row_pair": '
         '__import__("hf_sparse.sparsity.patterns.row_pair", fromlist=["x"]).read_row_pair,\n',
     )
     found = train_with(

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hf_sparse.settings.values import Part, Point, Share, one_of, steps_of
+from hf_sparse.settings.values import Factor, Part, Point, Share, one_of, steps_of
 from hf_sparse.sparsity.allocation import ALLOCATIONS
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.patterns.parse import parse_pattern
@@ -98,6 +98,17 @@ def check_share(pattern: str, sparsity: float, setting: str) -> None:
         )
 
 
+class GroupLassoRecipe(Part):
+    """How groups are made small before they are removed; see `GroupLasso`."""
+
+    strength: Factor = 1e-4
+    adapt: bool = True
+    epsilon: Factor = 1e-3
+    threshold: Factor = 0.1
+    refresh: Point = "5%"
+    every: Point = "1%"
+
+
 class SparsityRecipe(Part):
     """Which weights are removed, how they are chosen, and when."""
 
@@ -107,6 +118,7 @@ class SparsityRecipe(Part):
     allocation: Annotated[str, one_of(ALLOCATIONS)] = "uniform"
     floor: Share = 0.01
     overrides: dict[str, OverrideRecipe] = Field(default_factory=dict)
+    group_lasso: GroupLassoRecipe | None = None
     revive: bool = False
     lr_rewind: Annotated[bool | str, BeforeValidator(_rewind)] = False
     include: tuple[str, ...] = Field(default=(), strict=False)
@@ -136,9 +148,28 @@ class SparsityRecipe(Part):
                     f"pattern {self.pattern} removes the same share of every weight, so allocation "
                     f"{self.allocation} has nothing to allocate; set sparsity.allocation=uniform"
                 )
+        if METHODS[self.method].penalized:
+            self._check_groups()
+        elif self.group_lasso is not None:
+            raise ValueError(
+                f"method {self.method} has no penalty, so group_lasso would have no effect; set "
+                "method: group_lasso, or leave it out"
+            )
         if self.lr_rewind and self.schedule.shape in ("one_shot", "constant"):
             raise ValueError(
                 f"lr_rewind rewinds during a ramp, and a {self.schedule.shape} schedule has none; set "
                 "lr_rewind: false"
             )
         return self
+
+    def _check_groups(self) -> None:
+        patterns = [self.pattern, *(own.pattern for own in self.overrides.values() if own.pattern)]
+        if shared := [pattern for pattern in patterns if parse_pattern(pattern).share is not None]:
+            raise ValueError(
+                f"method {self.method} makes whole groups small, and pattern {shared[0]} removes a part of "
+                "every group; choose blocks such as 4x4, row or column, or method magnitude"
+            )
+        if self.revive:
+            raise ValueError(
+                f"method {self.method} removes groups once they are small, so none returns; leave revive out"
+            )

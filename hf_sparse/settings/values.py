@@ -45,6 +45,7 @@ def _share(value: float) -> float:
 Point = Annotated[int | str, BeforeValidator(_point)]
 Share = Annotated[float, AfterValidator(_share)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def steps_of(point: int | str, total_steps: int) -> int:

@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.recipe import Recipe
+from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.training.locking import settle
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
@@ -40,6 +41,11 @@ class SparsityCallback(TrainerCallback):
             raise ValueError(
                 "a callback comes after the optimizer is made, too late to quantize; use SparseTrainer or "
                 "SparseTrainerMixin, or leave quantization out of the recipe"
+            )
+        if METHODS[recipe.sparsity.method].penalized:
+            raise ValueError(
+                f"a callback cannot change the loss, and method {recipe.sparsity.method} adds a penalty; use "
+                "SparseTrainer or SparseTrainerMixin, or method magnitude"
             )
         if recipe.sparsity.lr_rewind:
             raise ValueError(

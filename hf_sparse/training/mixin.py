@@ -119,10 +119,13 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         return scheduler
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run a step; after the last micro-batch, clear the gradients of removed weights."""
+        """Run a step; after the last micro-batch, add the penalty, clear gradients of removed weights."""
         loss = super().training_step(*args, **kwargs)
         # Here and not in a callback: callbacks see gradients after clipping, when the norm has been taken.
         if self.sparsifier is not None and self.accelerator.sync_gradients:
+            scaler = self.accelerator.scaler
+            scale = 1.0 if scaler is None else scaler.get_scale()
+            loss = loss + self.sparsifier.regularize(self.state.global_step, scale)
             self.sparsifier.masks.apply_to_gradients()
         return loss
 
@@ -130,6 +133,8 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         """Log, with the sparsity and each loss term beside every training loss."""
         if "loss" in logs and self.sparsifier is not None:
             logs["sparsity"] = self.sparsifier.masks.sparsity
+            if self.sparsifier.regularizer is not None:
+                logs |= self.sparsifier.regularizer.logged()
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -18,12 +18,16 @@ from hf_sparse.sparsity.remembered import RememberedWeights
 from hf_sparse.sparsity.update import choose, grow
 from hf_sparse.targets import Targets, find_targets
 from hf_sparse.training.locking import SPARSE_FROM
+from hf_sparse.training.regularizer import Regularizer
 from hf_sparse.training.state import SavedState
 
 logger = logging.getLogger(__name__)
 
 # From this difference on, between a sparsity and the nearest one that whole blocks make, people are told.
 ROUNDING = 0.02
+
+# The part of the sidecar that holds the state of a penalty.
+_PENALTY = "group_lasso"
 
 # Optimizers whose update is exactly zero for a zero weight with zero gradient and zero state.
 _KEEPS_ZEROS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
@@ -60,6 +64,8 @@ class Sparsifier:
         self.masks = Masks(find_targets(model, recipe.include, recipe.exclude))
         self.layout = lay_out(recipe, self.masks.targets)
         self.remembered: RememberedWeights | None = RememberedWeights(self.masks) if recipe.revive else None
+        penalized = METHODS[recipe.method].penalized
+        self.regularizer = Regularizer(recipe, self.layout, self.masks, self.schedule) if penalized else None
         if saved is not None:
             self.masks.unpack(saved.masks)
             self._require_zeros(
@@ -75,8 +81,17 @@ class Sparsifier:
         """Say whether the final sparsity holds after `step` optimizer steps."""
         return self.schedule is None or self.schedule.is_final(step)
 
+    def regularize(self, step: int, scale: float = 1.0) -> float:
+        """Add the gradient of the method's penalty, if it has one, to those of step `step` + 1; return it.
+
+        `scale` is what the loss was multiplied by before its gradients were taken.
+        """
+        return 0.0 if self.regularizer is None else self.regularizer.add_gradients(step, scale)
+
     def update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         """Recompute and apply the masks, if the schedule says so after `step` optimizer steps."""
+        if self.regularizer is not None:
+            self.regularizer.update(step)
         if self.schedule is not None and self.schedule.is_update(step):
             self._update(step, optimizer)
 
@@ -185,6 +200,8 @@ class Sparsifier:
     def state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """Return what a checkpoint has to hold of this object: packed masks, and other tensors by part."""
         extras = {} if self.remembered is None else {"remembered": self.remembered.pack()}
+        if self.regularizer is not None:
+            extras[_PENALTY] = self.regularizer.state()
         return self.masks.pack(), extras
 
     def record(self, model: nn.Module) -> None:
@@ -201,7 +218,9 @@ class Sparsifier:
         write_contract(model, self.masks, self.recipe.pattern, final, layers)
 
     def _take_up(self, saved: SavedState) -> None:
-        """Go on remembering where the checkpoint does; it has stopped if no update was left."""
+        """Go on as the checkpoint did; nothing is remembered any more if no update was left."""
+        if self.regularizer is not None:
+            self.regularizer.load_state(saved.extras.get(_PENALTY, {}))
         if self.remembered is None:
             return
         if self.schedule.is_update_left(saved.step):

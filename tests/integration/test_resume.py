@@ -14,6 +14,7 @@ from runs import (
     differences,
     distil,
     distil_hidden,
+    lasso,
     lock,
     mlm,
     outcome,
@@ -43,10 +44,12 @@ LENGTH = 8
         (distil_hidden, (3, 8), {}),
         # Before rounding begins, while ranges move, after they froze.
         (quantize, (1, 4, 11), {}),
+        # While the penalty acts, at the hard step, after it.
+        (lasso, (1, 4, 6, 7, 8), {}),
         (lock, (3, 8), {}),
         (mlm, (3, 8), {"warmup_steps": 2}),
     ],
-    ids=["prune", "prune little", "revive", "distil", "distil hidden", "quantize", "lock", "mlm"],
+    ids=["prune", "prune little", "revive", "distil", "distil hidden", "quantize", "lasso", "lock", "mlm"],
 )
 def test_a_run_resumed_from_any_checkpoint_ends_bit_for_bit_like_a_straight_one(
     run, steps: tuple[int, ...], changes: dict[str, Any], tmp_path: Path

@@ -11,13 +11,19 @@ SCORED = [name for name, method in METHODS.items() if method.score is not None]
 
 
 def test_the_methods_a_recipe_can_name() -> None:
-    assert set(METHODS) == {"magnitude", "lock"}
+    assert set(METHODS) == {"magnitude", "group_lasso", "lock"}
 
 
 def test_magnitude_scores_by_absolute_value() -> None:
     score = METHODS["magnitude"].score
     assert score(torch.tensor(WEIGHTS)).tolist() == [[2.0, 0.5], [0.0, 0.0]]
     assert score(np.array(WEIGHTS)).tolist() == [[2.0, 0.5], [0.0, 0.0]]
+
+
+def test_groups_are_scored_by_their_squared_norm() -> None:
+    score = METHODS["group_lasso"].score
+    assert score(torch.tensor(WEIGHTS)).tolist() == [[4.0, 0.25], [0.0, 0.0]]
+    assert score(np.array(WEIGHTS)).tolist() == [[4.0, 0.25], [0.0, 0.0]]
 
 
 def test_lock_has_nothing_to_score() -> None:

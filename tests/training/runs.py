@@ -67,6 +67,13 @@ def quantize(folder: Path | str, **changes: Any) -> SparseTrainer:
     return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=bert(seed=1))
 
 
+def lasso(folder: Path | str, **changes: Any) -> SparseTrainer:
+    """A trainer whose groups are pushed towards zero until step 7, gamma anew at every third one."""
+    penalty = "sparsity.group_lasso={refresh: 3, every: 2, strength: 0.01}"
+    recipe = Recipe.preset("group_lasso_block").override(["sparsity.schedule.begin=7", penalty])
+    return _trainer(folder, changes, model=bert(), recipe=recipe)
+
+
 def lock(folder: Path | str, **changes: Any) -> SparseTrainer:
     model = bert()
     with torch.no_grad():
@@ -119,6 +126,7 @@ def outcome(trainer: SparseTrainer) -> dict[str, Any]:
         "groups": state["param_groups"],
         "scheduler": trainer.lr_scheduler.state_dict()["last_epoch"],
         "log": lines,
+        "penalty": {} if trainer.sparsifier.regularizer is None else trainer.sparsifier.regularizer.state(),
         "ranges": {} if trainer.quantizer is None else trainer.quantizer.state(),
     }
 

@@ -1,7 +1,8 @@
 """The pruning methods a recipe can name."""
 
+from hf_sparse.sparsity.methods.group_lasso import group_lasso
 from hf_sparse.sparsity.methods.magnitude import magnitude
 from hf_sparse.sparsity.methods.method import Method
 from hf_sparse.sparsity.methods.pattern_lock import pattern_lock
 
-METHODS: dict[str, Method] = {"magnitude": magnitude, "lock": pattern_lock}
+METHODS: dict[str, Method] = {"magnitude": magnitude, "group_lasso": group_lasso, "lock": pattern_lock}

@@ -10,5 +10,5 @@ from hf_sparse.sparsity.patterns.whole import read_whole
 PATTERNS: dict[str, Callable[[str], Pattern | None]] = {
     "unstructured, or blocks as rows x columns such as 1x4 or 4x4": read_block,
     "N:M such as 2:4": read_n_of_m,
-    "row or column": read_whole,
+    "row, column, or segments of them in strips such as row/8": read_whole,
 }

@@ -1,5 +1,6 @@
-"""Whole rows or whole columns: what can be taken out of a matrix to leave a smaller one."""
+"""Rows and columns, whole or in segments: what can be taken out of a matrix, or of a strip of it."""
 
+import re
 from dataclasses import dataclass
 
 from hf_sparse.sparsity.patterns.block import Block
@@ -7,30 +8,48 @@ from hf_sparse.sparsity.patterns.block import Block
 
 @dataclass(frozen=True)
 class Row:
-    """Whole rows of the (out, in) matrix: outputs."""
+    """Rows of the (out, in) matrix, outputs; of several vertical strips, the segments of rows inside each."""
 
+    strips: int = 1
     share: None = None
 
     def __str__(self) -> str:
-        return "row"
+        return _text("row", self.strips)
 
     def fit(self, name: str, shape: tuple[int, int]) -> Block:
-        return Block(1, shape[1])
+        return Block(1, _segment(self, name, shape, shape[1], "inputs"))
 
 
 @dataclass(frozen=True)
 class Column:
-    """Whole columns of the (out, in) matrix: inputs."""
+    """Columns of the (out, in) matrix, inputs; of several horizontal strips, the segments inside each."""
 
+    strips: int = 1
     share: None = None
 
     def __str__(self) -> str:
-        return "column"
+        return _text("column", self.strips)
 
     def fit(self, name: str, shape: tuple[int, int]) -> Block:
-        return Block(shape[0], 1)
+        return Block(_segment(self, name, shape, shape[0], "outputs"), 1)
 
 
 def read_whole(text: str) -> Row | Column | None:
-    """Read `row` or `column`."""
-    return {"row": Row(), "column": Column()}.get(text)
+    """Read `row`, `column`, or segments of them in so many strips, `row/8` or `column/8`."""
+    match = re.fullmatch(r"(row|column)(?:/([1-9]\d*))?", text)
+    if match is None:
+        return None
+    return {"row": Row, "column": Column}[match[1]](int(match[2] or 1))
+
+
+def _text(name: str, strips: int) -> str:
+    return name if strips == 1 else f"{name}/{strips}"
+
+
+def _segment(pattern: Row | Column, name: str, shape: tuple[int, int], length: int, side: str) -> int:
+    if length % pattern.strips:
+        raise ValueError(
+            f"pattern {pattern} does not tile {name} of shape {shape[0]} x {shape[1]}: its {length} {side} "
+            f"make no {pattern.strips} equal strips; exclude that module or choose another number"
+        )
+    return length // pattern.strips

@@ -1,0 +1,76 @@
+"""Norms of groups and the gradient of their sum: by hand, by autograd, in every layout of memory."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_sparse.sparsity.groups import add_gradient, group_norms, measure_groups
+from hf_sparse.sparsity.patterns.block import Block
+
+BLOCKS = [Block(1, 1), Block(4, 4), Block(1, 4), Block(4, 1), Block(2, 8), Block(1, 24), Block(16, 1)]
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def naive(weight: torch.Tensor, block: Block) -> torch.Tensor:
+    return torch.stack(
+        [
+            torch.stack([tile.norm() for tile in row.split(block.columns, 1)])
+            for row in weight.float().split(block.rows, 0)
+        ]
+    )
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_norms_are_those_of_each_group(block: Block, dtype: torch.dtype, transposed: bool) -> None:
+    weight = noise(16, 24, dtype=dtype)
+    laid = weight.t().contiguous().t() if transposed else weight
+    for measured in (measure_groups(laid, block), group_norms(laid.float(), block)):
+        assert measured.shape == (16 // block.rows, 24 // block.columns)
+        torch.testing.assert_close(measured.float(), naive(weight, block), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_gradient_is_that_of_autograd(block: Block, dtype: torch.dtype, transposed: bool) -> None:
+    weight, before = noise(16, 24, dtype=dtype), noise(16, 24, seed=1, dtype=dtype)
+    weight[4:8] = 0
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    factors = noise(16 // block.rows, 24 // block.columns, seed=2).abs().to(exact)
+    reference = weight.to(exact).requires_grad_()
+    expected = (factors * group_norms(reference, block)).sum()
+    expected.backward()
+    assert reference.grad.abs().max() > 0.1 and torch.isfinite(reference.grad).all()
+    gradient = before.clone()
+    if transposed:
+        weight, gradient = weight.t().contiguous().t(), gradient.t().contiguous().t()
+    value = add_gradient(weight, gradient, block, factors)
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(gradient, (before.to(exact) + reference.grad).to(dtype), **tolerance)
+
+
+def test_the_gradient_is_the_direction_of_the_group() -> None:
+    weight, gradient = torch.tensor([[3.0, 4.0, 0.0, 0.0]]), torch.zeros(1, 4)
+    value = add_gradient(weight, gradient, Block(1, 2), torch.tensor([[10.0, 7.0]]))
+    assert value == 50.0
+    torch.testing.assert_close(gradient, torch.tensor([[6.0, 8.0, 0.0, 0.0]]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    entries=st.lists(st.sampled_from([0.0, -0.0, 1e-38, 1e-30, 1e-20, -3.0, 1e10]), min_size=16, max_size=16),
+    block=st.sampled_from([Block(1, 1), Block(2, 2), Block(1, 4), Block(4, 1)]),
+    factor=st.sampled_from([0.0, 1e-7, 1000.0]),
+)
+def test_no_weight_makes_it_infinite(entries: list[float], block: Block, factor: float) -> None:
+    weight, gradient = torch.tensor(entries).view(4, 4), torch.zeros(4, 4)
+    factors = torch.full((4 // block.rows, 4 // block.columns), factor)
+    add_gradient(weight, gradient, block, factors)
+    assert torch.isfinite(gradient).all() and gradient.abs().max() <= factor * 1.0001

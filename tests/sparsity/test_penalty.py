@@ -1,0 +1,137 @@
+"""The reweighted group Lasso: its value, its gradient, what it keeps still, how its strength follows."""
+
+import pytest
+import torch
+from tiny import bert
+from torch import nn
+
+from hf_sparse.sparsity.groups import group_norms
+from hf_sparse.sparsity.patterns.block import Block
+from hf_sparse.sparsity.penalty import GroupLasso
+from hf_sparse.sparsity.strength import Strength
+from hf_sparse.targets import Targets, find_targets
+
+BLOCK, EPSILON, STRENGTH = Block(4, 4), 1e-3, 1e-2
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return bert()
+
+
+def penalty_of(model: nn.Module, **changes: float) -> tuple[GroupLasso, Targets]:
+    targets = find_targets(model)
+    return GroupLasso(targets, dict.fromkeys(targets.names, BLOCK), STRENGTH, EPSILON, **changes), targets
+
+
+def test_after_a_refresh_the_sum_counts_the_groups(model: nn.Module) -> None:
+    penalty, targets = penalty_of(model)
+    norms = [group_norms(target.weight.detach(), BLOCK) for target in targets]
+    expected = STRENGTH * sum((n / (n + EPSILON)).sum().item() for n in norms)
+    assert penalty.value() == pytest.approx(expected, rel=1e-5)
+    assert penalty.value() == pytest.approx(STRENGTH * sum(n.numel() for n in norms), rel=0.1)
+
+
+def test_gamma_does_not_move_between_refreshes(model: nn.Module) -> None:
+    penalty, targets = penalty_of(model)
+    first = penalty.value()
+    with torch.no_grad():
+        for target in targets:
+            target.weight.mul_(0.5)
+    assert penalty.value() == pytest.approx(first / 2, rel=1e-5)
+    penalty.refresh()
+    assert penalty.value() == pytest.approx(first, rel=0.05)
+
+
+def test_the_gradient_is_strength_gamma_and_direction(model: nn.Module) -> None:
+    penalty, targets = penalty_of(model)
+    for target in targets:
+        target.parameter.grad = torch.ones_like(target.parameter)
+    value = penalty.add_gradients(scale=8.0)
+    assert value == pytest.approx(penalty.value(), rel=1e-5)
+    for target in targets:
+        weight = target.weight.detach()
+        norms = group_norms(weight, BLOCK)
+        expected = BLOCK.expand(STRENGTH / (norms + EPSILON) / norms) * weight
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(target.gradient, 1 + 8 * expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_without_a_gradient_are_left_alone(model: nn.Module) -> None:
+    penalty, targets = penalty_of(model)
+    assert penalty.add_gradients() == 0.0
+    assert all(target.parameter.grad is None for target in targets)
+
+
+def test_groups_are_gone_below_a_share_of_where_their_weight_began(model: nn.Module) -> None:
+    penalty, targets = penalty_of(model, threshold=0.1)
+    assert penalty.measure(0, 0.5).gone == 0.0
+    with torch.no_grad():
+        for target in targets:
+            target.weight[: len(target.weight) // 2] *= 0.05
+    assert penalty.measure(1, 0.5).gone == pytest.approx(0.5)
+
+
+def test_a_state_is_taken_up_by_another(model: nn.Module) -> None:
+    penalty, _ = penalty_of(model)
+    penalty.strength.adjust(penalty.measure(3, 0.1).level, 1, 5)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight.mul_(0.01)
+    other, _ = penalty_of(model)
+    assert other.value() != penalty.value()
+    other.load_state({name: value.clone() for name, value in penalty.state().items()})
+    assert other.value() == penalty.value()
+    assert other.measure(4, 0.5) == penalty.measure(4, 0.5)
+    assert other.history == penalty.history and other.strength == penalty.strength
+
+
+def test_a_state_of_other_groups_is_refused(model: nn.Module) -> None:
+    targets = find_targets(model)
+    other = GroupLasso(targets, dict.fromkeys(targets.names, Block(2, 2)), STRENGTH)
+    with pytest.raises(ValueError, match="groups of the checkpoint's penalty are not those of this recipe"):
+        penalty_of(model)[0].load_state(other.state())
+
+
+def test_what_is_over_leaves_its_history(model: nn.Module) -> None:
+    penalty, _ = penalty_of(model)
+    penalty.finish(7, 0.5)
+    other, _ = penalty_of(model)
+    other.load_state(penalty.state())
+    assert [row.step for row in other.history] == [7]
+    assert not any(key.startswith("gamma") for key in penalty.state())
+
+
+def test_strength_makes_a_level_arrive_in_time() -> None:
+    strength = Strength(1.0)
+    strength.adjust(11.0, since=10, left=100)
+    assert strength.value == 1.0
+    # A tenth every step was needed, and is what there was.
+    strength.adjust(10.0, since=10, left=90)
+    assert strength.value == 1.0
+    strength.adjust(9.6, since=10, left=86)
+    assert strength.value == pytest.approx((0.1 / 0.04) ** 0.5)
+    strength.adjust(9.6, since=10, left=43)
+    assert strength.value == pytest.approx((0.1 / 0.04) ** 0.5 * 2)
+    strength.adjust(0.9, since=10, left=30)
+    assert strength.value == pytest.approx((0.1 / 0.04) ** 0.5)
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.25, 0.5, 1.0])
+def test_the_level_is_the_size_of_the_largest_group_that_is_to_go(model: nn.Module, asked: float) -> None:
+    penalty, targets = penalty_of(model, threshold=0.1)
+    row = penalty.measure(3, asked)
+    sizes = (
+        torch.cat(
+            [
+                (norms / norms.square().mean().sqrt() / 0.1).flatten()
+                for target in targets
+                for norms in [group_norms(target.weight.detach(), BLOCK)]
+            ]
+        )
+        .sort()
+        .values
+    )
+    count = round(asked * len(sizes))
+    expected = sizes[count - 1].item() if count else 0.0
+    assert row.level == pytest.approx(expected, rel=1e-4) and row.gone == 0.0
+    assert penalty.history == [row]

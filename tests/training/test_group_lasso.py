@@ -1,0 +1,103 @@
+"""Group-Lasso pruning in a run: three phases, the exact target, the task's loss alone in evaluation."""
+
+import pytest
+import torch
+from tiny import arguments, bert, sentences
+
+from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, measure_sparsity
+from hf_sparse.sparsity.groups import measure_groups
+from hf_sparse.sparsity.patterns.block import Block
+
+STEPS, HARD = 200, 120
+
+
+def recipe(*assignments: str, preset: str = "group_lasso_block") -> Recipe:
+    return Recipe.preset(preset).override(assignments)
+
+
+def trainer(folder, *assignments: str, preset: str = "group_lasso_block", **changes) -> SparseTrainer:
+    args = arguments(folder, **({"max_steps": STEPS, "lr_scheduler_type": "constant"} | changes))
+    rows = sentences()
+    return SparseTrainer(
+        bert(), args, train_dataset=rows, eval_dataset=rows, recipe=recipe(*assignments, preset=preset)
+    )
+
+
+@pytest.mark.parametrize("final", [0.5, 0.8])
+def test_groups_are_gone_when_the_penalty_ends_as_many_as_asked(tmp_path, final: float) -> None:
+    run = trainer(tmp_path, f"sparsity.schedule.final={final}")
+    run.train()
+    history = run.sparsifier.regularizer.penalty.history
+    assert history[-1].step == HARD
+    assert history[-1].gone == pytest.approx(final, abs=0.02)
+    assert len({row.strength for row in history}) > 5
+    assert measure_sparsity(run.model).overall == pytest.approx(final, abs=1e-3)
+    norms = [measure_groups(target.weight, Block(4, 4)).flatten() for target in find_targets(run.model)]
+    groups = torch.cat(norms)
+    assert int((groups == 0).sum()) == int(final * len(groups))
+
+
+@pytest.mark.parametrize("pattern", ["4x4", "1x4", "row/4", "column/4", "row", "column", "unstructured"])
+def test_every_shape_of_group_reaches_its_target(tmp_path, pattern: str) -> None:
+    run = trainer(tmp_path, f"sparsity.pattern={pattern}", "sparsity.allocation=uniform", max_steps=20)
+    run.train()
+    for target in find_targets(run.model):
+        block = run.sparsifier.layout.blocks[target.name]
+        norms = measure_groups(target.weight, block)
+        assert int((norms == 0).sum()) == norms.numel() // 2
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_the_penalty_is_in_the_training_loss_once_and_in_no_other(tmp_path, micro_batches: int) -> None:
+    settings = {"max_steps": 10, "gradient_accumulation_steps": micro_batches}
+    strong = trainer(tmp_path, "sparsity.group_lasso={strength: 1.0, adapt: false}", **settings)
+    weak = trainer(tmp_path, "sparsity.group_lasso={strength: 1e-30, adapt: false}", **settings)
+    assert strong.evaluate()["eval_loss"] == weak.evaluate()["eval_loss"]
+    logs = []
+    for run in (strong, weak):
+        run.train()
+        logs.append([row for row in run.state.log_history if "penalty" in row])
+    first, bare = logs[0][0], logs[1][0]
+    assert first["penalty"] > 100 and first["penalty_strength"] == 1.0
+    assert first["loss"] - bare["loss"] == pytest.approx(first["penalty"], rel=1e-4)
+    # After the hard step there is none.
+    assert logs[0][-1]["penalty"] == 0.0
+
+
+def test_what_is_removed_stays_removed_while_the_rest_is_retrained(tmp_path) -> None:
+    run = trainer(tmp_path, max_steps=20)
+    run.train()
+    assert not run.sparsifier.masks.nonzero_removed()
+    run.save_model()
+    record = run.model.config.hf_sparse
+    assert record["pattern"] == "4x4"
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["sparsity.pattern=2:4", "sparsity.allocation=uniform"], "removes a part of every group"),
+        (["sparsity.revive=true"], "so none returns; leave revive out"),
+        (["sparsity.method=magnitude", "sparsity.group_lasso={strength: 1.0}"], "has no penalty"),
+        (["sparsity.group_lasso.strength=0"], "greater than 0"),
+        (["sparsity.group_lasso.strength=nan"], "should be a valid number"),
+        (["sparsity.group_lasso.refresh=1.0"], "a point in time"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(assignments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(*assignments)
+
+
+def test_a_callback_refuses_the_penalty() -> None:
+    with pytest.raises(ValueError, match="method group_lasso adds a penalty; use SparseTrainer"):
+        SparsityCallback(recipe())
+
+
+def test_the_penalty_does_not_reach_weights_that_are_no_targets(tmp_path) -> None:
+    run = trainer(tmp_path, "sparsity.exclude=[output]", "sparsity.group_lasso.strength=100.0", max_steps=5)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.args.learning_rate = 1e-3
+    run.train()
+    excluded = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.linalg.vector_norm(run.model.state_dict()[excluded]) > 0.9 * before[excluded].norm()
