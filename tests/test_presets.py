@@ -10,6 +10,8 @@ from hf_sparse.sparsity.schedules import Schedule
 PRESETS = [
     "gmp_finetune",
     "gmp_star",
+    "group_lasso_block",
+    "group_lasso_strips",
     "prune_ofa_80_1x4",
     "prune_ofa_85",
     "prune_ofa_90",
