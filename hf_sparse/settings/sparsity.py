@@ -4,7 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hf_sparse.settings.values import Factor, Part, Point, Share, one_of, steps_of
+from hf_sparse.settings.methods import PARTS, GroupLassoRecipe, MovementRecipe
+from hf_sparse.settings.values import Part, Point, Share, one_of, steps_of
 from hf_sparse.sparsity.allocation import ALLOCATIONS
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.patterns.parse import parse_pattern
@@ -98,17 +99,6 @@ def check_share(pattern: str, sparsity: float, setting: str) -> None:
         )
 
 
-class GroupLassoRecipe(Part):
-    """How groups are made small before they are removed; see `GroupLasso`."""
-
-    strength: Factor = 1e-4
-    adapt: bool = True
-    epsilon: Factor = 1e-3
-    threshold: Factor = 0.1
-    refresh: Point = "5%"
-    every: Point = "1%"
-
-
 class SparsityRecipe(Part):
     """Which weights are removed, how they are chosen, and when."""
 
@@ -119,6 +109,7 @@ class SparsityRecipe(Part):
     floor: Share = 0.01
     overrides: dict[str, OverrideRecipe] = Field(default_factory=dict)
     group_lasso: GroupLassoRecipe | None = None
+    movement: MovementRecipe | None = None
     revive: bool = False
     lr_rewind: Annotated[bool | str, BeforeValidator(_rewind)] = False
     include: tuple[str, ...] = Field(default=(), strict=False)
@@ -126,7 +117,7 @@ class SparsityRecipe(Part):
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
-        scheduled = METHODS[self.method].score is not None
+        scheduled = METHODS[self.method].scheduled
         if scheduled and self.schedule is None:
             raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")
         if not scheduled:
@@ -148,12 +139,18 @@ class SparsityRecipe(Part):
                     f"pattern {self.pattern} removes the same share of every weight, so allocation "
                     f"{self.allocation} has nothing to allocate; set sparsity.allocation=uniform"
                 )
-        if METHODS[self.method].penalized:
+        for part, methods in PARTS.items():
+            if getattr(self, part) is not None and self.method not in methods:
+                raise ValueError(
+                    f"{part} says nothing about method {self.method}; leave it out, or set method: "
+                    f"{methods[0]}"
+                )
+        if self.method == "group_lasso":
             self._check_groups()
-        elif self.group_lasso is not None:
+        if self.revive and (self.method == "group_lasso" or METHODS[self.method].learned):
             raise ValueError(
-                f"method {self.method} has no penalty, so group_lasso would have no effect; set "
-                "method: group_lasso, or leave it out"
+                "revive is about magnitude: with learned scores removed weights may return in any case, with "
+                "group_lasso none does; leave it out"
             )
         if self.lr_rewind and self.schedule.shape in ("one_shot", "constant"):
             raise ValueError(
@@ -168,8 +165,4 @@ class SparsityRecipe(Part):
             raise ValueError(
                 f"method {self.method} makes whole groups small, and pattern {shared[0]} removes a part of "
                 "every group; choose blocks such as 4x4, row or column, or method magnitude"
-            )
-        if self.revive:
-            raise ValueError(
-                f"method {self.method} removes groups once they are small, so none returns; leave revive out"
             )

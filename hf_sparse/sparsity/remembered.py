@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hf_sparse.sparsity.masks import Masks
+from hf_sparse.targets import Target
 
 
 class RememberedWeights:
@@ -27,6 +28,10 @@ class RememberedWeights:
     def withdraw(self) -> None:
         """Remember the values of removed weights and set them to zero."""
         self.masks.take_removed(self._values)
+
+    def whole(self, target: Target) -> Tensor:
+        """Return a weight as it would be without its mask, (out, in)."""
+        return target.weight.detach() + self._values[target.name]
 
     def pack(self) -> dict[str, Tensor]:
         """Return the values of the removed weights alone, flat, in row-major order."""

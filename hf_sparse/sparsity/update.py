@@ -19,7 +19,11 @@ from hf_sparse.sparsity.score import Score
 _BAND = 1 << 17
 
 
-def grow(masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[str, Block]) -> bool:
+# What computes scores from weights, or the scores of all blocks by the names of the weights.
+Scores = Score | Mapping[str, Tensor]
+
+
+def grow(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping[str, Block]) -> bool:
     """Remove further weights, lowest scores first, until exactly what the budgets ask for is gone.
 
     What was removed stays removed; where more than a budget is gone already, nothing changes. Only the
@@ -48,7 +52,7 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[
     return bool(budgets)
 
 
-def choose(masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[str, Block]) -> None:
+def choose(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping[str, Block]) -> None:
     """Choose all masks anew, lowest scores first: no fewer than are removed now, but not the same ones.
 
     Otherwise as `grow`.
@@ -81,9 +85,11 @@ def _set(masks: Masks, budget: Budget, keeps: Sequence[Tensor], blocks: Mapping[
 
 
 def _values(
-    masks: Masks, budgets: Sequence[Budget], score: Score, blocks: Mapping[str, Block]
-) -> tuple[dict[str, Tensor], Score]:
+    masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping[str, Block]
+) -> tuple[Mapping[str, Tensor], Score]:
     """Return what is ranked: the weights as they are, or the scores of their blocks."""
+    if isinstance(score, Mapping):
+        return score, _identity
     weights = {target.name: target.weight.detach() for target in masks.targets}
     names = [name for budget in budgets for name in budget.names]
     if not any(blocks[name].pools for name in names):
@@ -135,8 +141,10 @@ def _pool(weight: Tensor, score: Score, block: Block) -> Tensor:
     return torch.from_numpy(np.concatenate(bands))
 
 
-def _pool_kept(masks: Masks, name: str, score: Score, block: Block) -> Tensor:
+def _pool_kept(masks: Masks, name: str, score: Scores, block: Block) -> Tensor:
     """Score one weight with everything that is removed at minus infinity, before blocks are made of it."""
+    if isinstance(score, Mapping):
+        return score[name].masked_fill(~masks.kept_blocks(name, block), -torch.inf)
     weight = next(target.weight for target in masks.targets if target.name == name).detach()
     weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
     return block.pool(score(weight).masked_fill(~masks[name], -torch.inf))

@@ -42,10 +42,11 @@ class SparsityCallback(TrainerCallback):
                 "a callback comes after the optimizer is made, too late to quantize; use SparseTrainer or "
                 "SparseTrainerMixin, or leave quantization out of the recipe"
             )
-        if METHODS[recipe.sparsity.method].penalized:
+        method = METHODS[recipe.sparsity.method]
+        if method.penalized or method.learned:
             raise ValueError(
-                f"a callback cannot change the loss, and method {recipe.sparsity.method} adds a penalty; use "
-                "SparseTrainer or SparseTrainerMixin, or method magnitude"
+                f"a callback can neither change the loss nor add what is learned to an optimizer, as method "
+                f"{recipe.sparsity.method} does; use SparseTrainer or SparseTrainerMixin, or method magnitude"
             )
         if recipe.sparsity.lr_rewind:
             raise ValueError(

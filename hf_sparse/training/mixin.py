@@ -11,6 +11,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
 from hf_sparse.recipe import Recipe
+from hf_sparse.settings.methods import MovementRecipe
+from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.conversion import read_converted
@@ -19,9 +22,9 @@ from hf_sparse.training.locking import LOST, settle
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind_by
-from hf_sparse.training.sparsifier import Sparsifier, check_targets
+from hf_sparse.training.sparsifier import Sparsifier, check_targets, make_scores
 from hf_sparse.training.state import SavedState, write_state
-from hf_sparse.training.teaching import DistillationMixin
+from hf_sparse.training.teaching import DistillationMixin, join
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         self.recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
         self.allow_schedule_change = allow_schedule_change
         self.sparsifier: Sparsifier | None = None
+        self.scores: MovementScores | None = None
         self.distiller = self._make_distiller(teacher)
         quantization = self.recipe.quantization
         self.quantizer = None if quantization is None else Quantizer(quantization, self.model)
@@ -90,6 +94,11 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         check_targets(sparsity, self.model)
         if sparsity.lr_rewind:
             check_rewindable(self.args.lr_scheduler_type)
+        if METHODS[sparsity.method].learned and self.lr_scheduler is not None:
+            raise ValueError(
+                f"the scores of method {sparsity.method} join the optimizer when training begins, and the "
+                "scheduler passed in optimizers= was made before; pass the optimizer alone"
+            )
         if sparsity.schedule is not None and self.args.max_steps > 0:
             sparsity.schedule.resolve(self.args.max_steps)
 
@@ -100,6 +109,16 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         if getattr(self, "quantizer", None) is not None:
             self.quantizer.attach(model)
         return model
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Create the optimizer; scores that a method learns join it, at their own rate, without decay."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        sparsity = self.recipe.sparsity
+        if sparsity is not None and METHODS[sparsity.method].learned:
+            self.scores = make_scores(sparsity, self.model)
+            rate = (sparsity.movement or MovementRecipe()).learning_rate
+            join(optimizer, self.scores.parameters(), lr=rate)
+        return optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -191,10 +210,13 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         if self.recipe.sparsity is None:
             return
         if self.state.global_step == 0:
-            self.sparsifier = Sparsifier(self.recipe.sparsity, self.model, self.state.max_steps)
+            saved = None
+        self.sparsifier = Sparsifier(
+            self.recipe.sparsity, self.model, self.state.max_steps, saved, self.scores
+        )
+        if saved is None:
             self.sparsifier.update(0, optimizer)
         else:
-            self.sparsifier = Sparsifier(self.recipe.sparsity, self.model, self.state.max_steps, saved)
             self.sparsifier.catch_up(self.state.global_step, optimizer)
 
     def end_sparsity(self) -> None:

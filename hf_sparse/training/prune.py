@@ -7,6 +7,7 @@ from torch import nn
 
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.masks import Masks
+from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.training.sparsifier import Sparsifier
 
 
@@ -31,6 +32,11 @@ def prune(
     `masks.apply_to_weights()` after it. Zeros of a sparse model stay and count. Raises `ValueError` where a
     recipe with these settings would be refused.
     """
+    if method in METHODS and METHODS[method].learned:
+        raise ValueError(
+            f"method {method} learns what to remove while training; use it in the recipe of a SparseTrainer, or "
+            "prune with method magnitude"
+        )
     recipe = Recipe.from_dict(
         {
             "sparsity": {

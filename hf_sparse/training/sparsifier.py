@@ -1,6 +1,7 @@
 """The sparsity of one model during one training run."""
 
 import logging
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,14 @@ from hf_sparse.sparsity.layout import Layout, Override
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.remembered import RememberedWeights
-from hf_sparse.sparsity.update import choose, grow
+from hf_sparse.sparsity.update import Scores, choose, grow
 from hf_sparse.targets import Targets, find_targets
 from hf_sparse.training.locking import SPARSE_FROM
-from hf_sparse.training.regularizer import Regularizer
+from hf_sparse.training.regularizer import Regularizer, make_regularizer
 from hf_sparse.training.state import SavedState
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,8 @@ logger = logging.getLogger(__name__)
 # From this difference on, between a sparsity and the nearest one that whole blocks make, people are told.
 ROUNDING = 0.02
 
-# The part of the sidecar that holds the state of a penalty.
-_PENALTY = "group_lasso"
+# The parts of the sidecar that hold learned scores and the state of a penalty.
+_SCORES, _PENALTY = "movement_scores", "penalty"
 
 # Optimizers whose update is exactly zero for a zero weight with zero gradient and zero state.
 _KEEPS_ZEROS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
@@ -52,20 +54,37 @@ def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
     return targets
 
 
+def make_scores(recipe: SparsityRecipe, model: nn.Module) -> MovementScores:
+    """Make the scores that a method learns for what a recipe prunes in a model, all zero."""
+    targets = find_targets(model, recipe.include, recipe.exclude)
+    return MovementScores(targets, lay_out(recipe, targets).blocks)
+
+
 class Sparsifier:
     """Grows the masks of a model on schedule and keeps its removed weights at zero."""
 
     def __init__(
-        self, recipe: SparsityRecipe, model: nn.Module, total_steps: int, saved: SavedState | None = None
+        self,
+        recipe: SparsityRecipe,
+        model: nn.Module,
+        total_steps: int,
+        saved: SavedState | None = None,
+        scores: MovementScores | None = None,
     ) -> None:
-        self.recipe = recipe
-        self.score = METHODS[recipe.method].score
-        self.schedule = recipe.schedule.resolve(total_steps) if self.score else None
+        self.recipe, self.method = recipe, METHODS[recipe.method]
+        self.schedule = recipe.schedule.resolve(total_steps) if self.method.scheduled else None
         self.masks = Masks(find_targets(model, recipe.include, recipe.exclude))
         self.layout = lay_out(recipe, self.masks.targets)
-        self.remembered: RememberedWeights | None = RememberedWeights(self.masks) if recipe.revive else None
-        penalized = METHODS[recipe.method].penalized
-        self.regularizer = Regularizer(recipe, self.layout, self.masks, self.schedule) if penalized else None
+        self.scores = scores
+        if self.method.learned and scores is None:
+            self.scores = MovementScores(self.masks.targets, self.layout.blocks)
+        revives = recipe.revive or self.method.learned
+        self.remembered: RememberedWeights | None = RememberedWeights(self.masks) if revives else None
+        self.regularizer: Regularizer | None = None
+        if self.method.penalized:
+            self.regularizer = make_regularizer(
+                recipe, self.masks.targets, self.layout, self.schedule, self.scores
+            )
         if saved is not None:
             self.masks.unpack(saved.masks)
             self._require_zeros(
@@ -84,8 +103,14 @@ class Sparsifier:
     def regularize(self, step: int, scale: float = 1.0) -> float:
         """Add the gradient of the method's penalty, if it has one, to those of step `step` + 1; return it.
 
-        `scale` is what the loss was multiplied by before its gradients were taken.
+        Gradients of the weights are not masked yet: learned scores take theirs from them. `scale` is what the
+        loss was multiplied by before its gradients were taken.
         """
+        if self.scores is not None:
+            if self.remembered is None:
+                self.scores.forget_gradients()
+            else:
+                self.scores.set_gradients(self.remembered.whole)
         return 0.0 if self.regularizer is None else self.regularizer.add_gradients(step, scale)
 
     def update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
@@ -101,12 +126,12 @@ class Sparsifier:
             return
         if self.remembered is None:
             self._grow(step, optimizer)
-            if self.recipe.revive:
+            if self.recipe.revive or self.method.learned:
                 # The checkpoint may hold moments of values that were remembered when it was written.
                 self.masks.apply_to_optimizer(optimizer)
             return
         self.remembered.restore()
-        grow(self.masks, self.budgets(step), self.score, self.layout.blocks)
+        grow(self.masks, self.budgets(step), self._ranked(), self.layout.blocks)
         self.remembered.withdraw()
 
     def _update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
@@ -114,7 +139,7 @@ class Sparsifier:
             self._grow(step, optimizer)
             return
         self.remembered.restore()
-        choose(self.masks, self.budgets(step), self.score, self.layout.blocks)
+        choose(self.masks, self.budgets(step), self._ranked(), self.layout.blocks)
         self.remembered.withdraw()
         if self.schedule.is_last_update(step):
             # Nothing can return any more.
@@ -123,14 +148,28 @@ class Sparsifier:
                 self.masks.apply_to_optimizer(optimizer)
 
     def _grow(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
-        if grow(self.masks, self.budgets(step), self.score, self.layout.blocks):
+        if grow(self.masks, self.budgets(step), self._ranked(), self.layout.blocks):
             self.masks.apply_to_weights()
             if optimizer is not None:
                 self.masks.apply_to_optimizer(optimizer)
 
+    def _ranked(self) -> Scores:
+        return self.method.score if self.scores is None else self.scores.ranked()
+
     def budgets(self, step: int) -> list[Budget]:
-        """Return what the recipe asks to be removed after `step` optimizer steps."""
-        return self.layout.budgets(lambda final: self.schedule.towards(final).sparsity(step))
+        """Return what the recipe asks to be removed after `step` optimizer steps.
+
+        On the ramp of soft movement these are the blocks whose score is below a rising threshold.
+        """
+        if not (self.method.learned and self.method.penalized) or self.schedule.is_final(step):
+            return self.layout.budgets(lambda final: self.schedule.towards(final).sparsity(step))
+        risen = self.schedule.sparsity(step) / self.schedule.final
+        lowest = self.regularizer.penalty.below(risen)
+        budgets = self.layout.budgets(lambda final: self.schedule.final if final is None else final)
+        return [
+            replace(budget, removed=min(budget.removed, sum(lowest[name] for name in budget.names)))
+            for budget in budgets
+        ]
 
     def before_optimizer_step(self) -> None:
         """Give the optimizer the remembered values to move, where removed weights may return."""
@@ -160,14 +199,14 @@ class Sparsifier:
 
     def _start_from_zeros(self, model: nn.Module) -> None:
         present = measure_sparsity(model, self.masks.targets).overall
-        if self.score is None and not present:
+        if not self.method.scheduled and not present:
             raise ValueError(
                 f"method {self.recipe.method} keeps the zeros of a sparse model, and the targets of this "
                 f"{type(model).__name__} have none; load the pruned model, or choose another method"
             )
-        if self.score is None or present >= SPARSE_FROM:
+        if not self.method.scheduled or present >= SPARSE_FROM:
             single = dict.fromkeys(self.layout.blocks, UNSTRUCTURED)
-            self.masks.lock_zeros(single if self.score is None else self.layout.blocks)
+            self.masks.lock_zeros(self.layout.blocks if self.method.scheduled else single)
             if self.masks.sparsity:
                 logger.warning(
                     "The model is %.1f %% sparse already; these zeros stay.", 100 * self.masks.sparsity
@@ -200,8 +239,10 @@ class Sparsifier:
     def state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """Return what a checkpoint has to hold of this object: packed masks, and other tensors by part."""
         extras = {} if self.remembered is None else {"remembered": self.remembered.pack()}
+        if self.scores is not None:
+            extras[_SCORES] = self.scores.state()
         if self.regularizer is not None:
-            extras[_PENALTY] = self.regularizer.state()
+            extras[_PENALTY] = self.regularizer.penalty.state()
         return self.masks.pack(), extras
 
     def record(self, model: nn.Module) -> None:
@@ -219,8 +260,10 @@ class Sparsifier:
 
     def _take_up(self, saved: SavedState) -> None:
         """Go on as the checkpoint did; nothing is remembered any more if no update was left."""
+        if self.scores is not None:
+            self.scores.load_state(saved.extras.get(_SCORES, {}))
         if self.regularizer is not None:
-            self.regularizer.load_state(saved.extras.get(_PENALTY, {}))
+            self.regularizer.penalty.load_state(saved.extras.get(_PENALTY, {}))
         if self.remembered is None:
             return
         if self.schedule.is_update_left(saved.step):

@@ -91,7 +91,7 @@ class DistillationMixin:
         """Create the optimizer; what is learned beside the student joins it at the base learning rate."""
         optimizer = super().create_optimizer(*args, **kwargs)
         if self.distiller is not None:
-            _join(optimizer, self.distiller.parameters())
+            join(optimizer, self.distiller.parameters())
         return optimizer
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Tensor | int | None]:
@@ -143,9 +143,9 @@ def _share_of_zeros(model: nn.Module) -> float:
         return 0.0
 
 
-def _join(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+def join(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], **settings: float) -> None:
     """Add a group of parameters without weight decay, unless they are in the optimizer already."""
     present = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     new = [parameter for parameter in parameters if id(parameter) not in present]
     if new:
-        optimizer.add_param_group({"params": new, "weight_decay": 0.0})
+        optimizer.add_param_group({"params": new, "weight_decay": 0.0} | settings)

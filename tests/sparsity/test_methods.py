@@ -11,7 +11,7 @@ SCORED = [name for name, method in METHODS.items() if method.score is not None]
 
 
 def test_the_methods_a_recipe_can_name() -> None:
-    assert set(METHODS) == {"magnitude", "group_lasso", "lock"}
+    assert set(METHODS) == {"magnitude", "movement", "soft_movement", "group_lasso", "lock"}
 
 
 def test_magnitude_scores_by_absolute_value() -> None:
@@ -27,7 +27,7 @@ def test_groups_are_scored_by_their_squared_norm() -> None:
 
 
 def test_lock_has_nothing_to_score() -> None:
-    assert METHODS["lock"].score is None
+    assert not METHODS["lock"].scheduled
 
 
 @pytest.mark.parametrize("name", SCORED)

@@ -5,9 +5,9 @@ import torch
 from tiny import bert
 from torch import nn
 
+from hf_sparse.sparsity.group_lasso import GroupLasso
 from hf_sparse.sparsity.groups import group_norms
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.sparsity.penalty import GroupLasso
 from hf_sparse.sparsity.strength import Strength
 from hf_sparse.targets import Targets, find_targets
 

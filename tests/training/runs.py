@@ -126,7 +126,9 @@ def outcome(trainer: SparseTrainer) -> dict[str, Any]:
         "groups": state["param_groups"],
         "scheduler": trainer.lr_scheduler.state_dict()["last_epoch"],
         "log": lines,
-        "penalty": {} if trainer.sparsifier.regularizer is None else trainer.sparsifier.regularizer.state(),
+        "penalty": {}
+        if trainer.sparsifier.regularizer is None
+        else trainer.sparsifier.regularizer.penalty.state(),
         "ranges": {} if trainer.quantizer is None else trainer.quantizer.state(),
     }
 

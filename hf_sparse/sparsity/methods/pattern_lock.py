@@ -2,4 +2,4 @@
 
 from hf_sparse.sparsity.methods.method import Method
 
-pattern_lock = Method(score=None)
+pattern_lock = Method()

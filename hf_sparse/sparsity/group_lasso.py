@@ -1,0 +1,101 @@
+"""The reweighted group-Lasso penalty of one model during one run."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hf_sparse.sparsity.groups import add_gradient, measure_groups
+from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.patterns.block import Block
+from hf_sparse.sparsity.penalty import Penalty
+from hf_sparse.targets import Target, Targets
+
+_GAMMA = "gamma."
+
+
+class GroupLasso(Penalty):
+    """strength * sum_g gamma_g ||w_g||_2, with gamma_g = 1 / (||w_g||_2 + epsilon) of an earlier moment.
+
+    Li et al. 2020 (arXiv:2009.08065) after Candes et al. 2008 (arXiv:0711.1612): groups that were small are
+    pushed harder, so that the sum approaches the number of groups that are left. `gamma` stays as it is
+    between calls of `refresh`. A group counts as gone once its root mean square is below `threshold` times
+    that of its weight at the start.
+    """
+
+    def __init__(
+        self,
+        targets: Targets,
+        blocks: Mapping[str, Block],
+        strength: float,
+        epsilon: float = 1e-3,
+        threshold: float = 0.1,
+    ) -> None:
+        super().__init__(strength)
+        self.targets, self.blocks, self.epsilon = targets, blocks, epsilon
+        self._gammas: dict[str, Tensor] = {}
+        self._limits = {target.name: threshold * self._spread(target) for target in targets}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take gamma from the weights as they are now."""
+        self._gammas = dict(parallel_map(self._gamma, self.targets))
+
+    def value(self) -> float:
+        """Return the penalty at the present weights."""
+        sums = parallel_map(
+            lambda target: float((self._gammas[target.name] * self._norms(target)).sum()), self.targets
+        )
+        return self.strength.value * sum(sums)
+
+    def add_gradients(self, scale: float = 1.0) -> float:
+        """Add the gradient of the penalty to those of the weights that have one; return the penalty."""
+        factor = self.strength.value * scale
+
+        def add(target: Target) -> float:
+            if target.gradient is None:
+                return 0.0
+            rates = self._gammas[target.name] * factor
+            return add_gradient(target.weight, target.gradient, self.blocks[target.name], rates)
+
+        return sum(parallel_map(add, self.targets)) / scale
+
+    def sizes(self) -> Tensor:
+        """Return the norms of all groups, flat, as multiples of the one below which they count as gone."""
+        parts = parallel_map(lambda target: self._norms(target) / self._limits[target.name], self.targets)
+        return torch.cat([part.flatten() for part in parts])
+
+    def finish(self, step: int, asked: float) -> None:
+        """Note how it ended; from here on there is nothing left of the penalty but its history."""
+        super().finish(step, asked)
+        self._gammas = {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that a run needs to go on as if it had not been interrupted."""
+        limits = torch.tensor(list(self._limits.values()), dtype=torch.float64)
+        gammas = {_GAMMA + name: gamma.contiguous() for name, gamma in self._gammas.items()}
+        return super().state() | {"limits": limits} | gammas
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned for the same model; raise `ValueError` if it was another."""
+        given = {key.removeprefix(_GAMMA): value for key, value in state.items() if key.startswith(_GAMMA)}
+        shapes = [{name: gamma.shape for name, gamma in side.items()} for side in (given, self._gammas)]
+        if given and shapes[0] != shapes[1]:
+            raise ValueError(
+                "the groups of the checkpoint's penalty are not those of this recipe and model; resume from "
+                "another one"
+            )
+        super().load_state(state)
+        self._gammas = {name: given[name].to(self._gammas[name]) for name in given}
+        self._limits = dict(zip(self._limits, state["limits"].tolist(), strict=True))
+
+    def _norms(self, target: Target) -> Tensor:
+        return measure_groups(target.weight, self.blocks[target.name])
+
+    def _gamma(self, target: Target) -> tuple[str, Tensor]:
+        return target.name, self._norms(target).add_(self.epsilon).reciprocal_()
+
+    def _spread(self, target: Target) -> float:
+        """Return the norm of an average group."""
+        weight = target.weight.detach()
+        return (self.blocks[target.name].size / weight.numel()) ** 0.5 * float(weight.float().norm())
