@@ -19,12 +19,7 @@ class MovementScores:
 
     def __init__(self, targets: Targets, blocks: Mapping[str, Block]) -> None:
         self.targets, self.blocks = targets, blocks
-        self._scores = {
-            target.name: nn.Parameter(
-                torch.zeros(_groups(target, blocks[target.name]), device=target.weight.device)
-            )
-            for target in targets
-        }
+        self._scores = {target.name: nn.Parameter(_zeros(target, blocks[target.name])) for target in targets}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the scores of one target."""
@@ -66,8 +61,8 @@ class MovementScores:
         for name, score in self._scores.items():
             if name not in state or state[name].shape != score.shape:
                 raise ValueError(
-                    f"the checkpoint's movement scores of {name} are not those of this recipe and model; resume "
-                    "from another one"
+                    f"the checkpoint's movement scores of {name} are not those of this recipe and model; "
+                    "resume from another one"
                 )
             score.data.copy_(state[name])
 
@@ -76,6 +71,6 @@ class MovementScores:
         return values if isinstance(block, NOfM) else block.pool(values).contiguous()
 
 
-def _groups(target: Target, block: Block) -> tuple[int, int]:
+def _zeros(target: Target, block: Block) -> Tensor:
     rows, columns = target.weight.shape
-    return rows // block.rows, columns // block.columns
+    return torch.zeros(rows // block.rows, columns // block.columns, device=target.weight.device)

@@ -34,8 +34,8 @@ def prune(
     """
     if method in METHODS and METHODS[method].learned:
         raise ValueError(
-            f"method {method} learns what to remove while training; use it in the recipe of a SparseTrainer, or "
-            "prune with method magnitude"
+            f"method {method} learns what to remove while training; use it in the recipe of a SparseTrainer, "
+            "or prune with method magnitude"
         )
     recipe = Recipe.from_dict(
         {

@@ -68,7 +68,7 @@ def make_regularizer(
     schedule: Schedule,
     scores: MovementScores | None,
 ) -> Regularizer:
-    """Make the penalty that the method of a recipe has: on learned scores if there are any, else on groups."""
+    """Make the penalty of a recipe's method: on learned scores if there are any, else on groups."""
     if scores is not None:
         soft = recipe.movement or MovementRecipe()
         return Regularizer(

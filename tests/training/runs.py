@@ -116,6 +116,7 @@ def outcome(trainer: SparseTrainer) -> dict[str, Any]:
     """Return every tensor, number of a finished run that an interruption must not change."""
     masks = trainer.sparsifier.masks
     state = trainer.optimizer.state_dict()
+    regularizer = trainer.sparsifier.regularizer
     lines = [
         {key: value for key, value in line.items() if key not in _CLOCK} for line in trainer.state.log_history
     ]
@@ -126,9 +127,7 @@ def outcome(trainer: SparseTrainer) -> dict[str, Any]:
         "groups": state["param_groups"],
         "scheduler": trainer.lr_scheduler.state_dict()["last_epoch"],
         "log": lines,
-        "penalty": {}
-        if trainer.sparsifier.regularizer is None
-        else trainer.sparsifier.regularizer.penalty.state(),
+        "penalty": {} if regularizer is None else regularizer.penalty.state(),
         "ranges": {} if trainer.quantizer is None else trainer.quantizer.state(),
     }
 
