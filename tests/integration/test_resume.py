@@ -17,6 +17,7 @@ from runs import (
     lasso,
     lock,
     mlm,
+    move,
     outcome,
     prune,
     prune_little,
@@ -46,10 +47,23 @@ LENGTH = 8
         (quantize, (1, 4, 11), {}),
         # While the penalty acts, at the hard step, after it.
         (lasso, (1, 4, 6, 7, 8), {}),
+        # While scores are drawn down, while they are learned, after that.
+        (move, (1, 4, 7, 9, 10), {}),
         (lock, (3, 8), {}),
         (mlm, (3, 8), {"warmup_steps": 2}),
     ],
-    ids=["prune", "prune little", "revive", "distil", "distil hidden", "quantize", "lasso", "lock", "mlm"],
+    ids=[
+        "prune",
+        "prune little",
+        "revive",
+        "distil",
+        "distil hidden",
+        "quantize",
+        "lasso",
+        "move",
+        "lock",
+        "mlm",
+    ],
 )
 def test_a_run_resumed_from_any_checkpoint_ends_bit_for_bit_like_a_straight_one(
     run, steps: tuple[int, ...], changes: dict[str, Any], tmp_path: Path

@@ -74,6 +74,12 @@ def lasso(folder: Path | str, **changes: Any) -> SparseTrainer:
     return _trainer(folder, changes, model=bert(), recipe=recipe)
 
 
+def move(folder: Path | str, **changes: Any) -> SparseTrainer:
+    """A trainer that learns scores until step 9 and draws them down until step 6."""
+    assignments = ["sparsity.method=soft_movement", "sparsity.schedule.update_end=9"]
+    return _trainer(folder, changes, model=bert(), recipe=pruning(*assignments))
+
+
 def lock(folder: Path | str, **changes: Any) -> SparseTrainer:
     model = bert()
     with torch.no_grad():
