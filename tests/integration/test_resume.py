@@ -52,18 +52,7 @@ LENGTH = 8
         (lock, (3, 8), {}),
         (mlm, (3, 8), {"warmup_steps": 2}),
     ],
-    ids=[
-        "prune",
-        "prune little",
-        "revive",
-        "distil",
-        "distil hidden",
-        "quantize",
-        "lasso",
-        "move",
-        "lock",
-        "mlm",
-    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_a_run_resumed_from_any_checkpoint_ends_bit_for_bit_like_a_straight_one(
     run, steps: tuple[int, ...], changes: dict[str, Any], tmp_path: Path
