@@ -1,0 +1,80 @@
+"""Pruning in one shot with calibration data, without training."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hf_sparse.checkpoint.contract import write_contract
+from hf_sparse.oneshot.layerwise import Current, walk
+from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
+from hf_sparse.settings.sparsity import check_share
+from hf_sparse.sparsity.masks import Masks
+from hf_sparse.sparsity.patterns.parse import parse_pattern
+from hf_sparse.targets import Target, find_targets
+
+
+def prune_with_data(
+    model: nn.Module,
+    sparsity: float,
+    batches: Iterable[Mapping[str, Tensor]],
+    pattern: str = "unstructured",
+    method: str = "wanda",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Masks:
+    """Remove weights of a model at once, in place, layer by layer, by what the layers read; return the masks.
+
+    `batches` are inputs of the model, without labels; padding is left out where they have an attention mask.
+    `method` is `wanda` or `sparse_gpt`. `sparsity` is the share of zeros of every target in [0, 1). The
+    model's configuration records what was removed. Raises `ValueError` for settings or models that the method
+    does not suit, and for weights that no text reaches.
+    """
+    if method not in STATISTICS:
+        raise ValueError(
+            f"method {method!r} needs no data or is unknown; choose one of {', '.join(STATISTICS)}"
+        )
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"a sparsity is the share of weights to remove, in [0, 1), got {sparsity}")
+    laid = parse_pattern(pattern)
+    check_share(pattern, sparsity, "sparsity")
+    targets = find_targets(model, include, exclude)
+    blocks = {name: laid.fit(name, shape) for name, shape in targets.shapes.items()}
+    for target in targets:
+        if blocks[target.name].size > 1 and not STATISTICS[method].knows_blocks:
+            raise ValueError(
+                f"method {method} removes single weights, and pattern {pattern} whole blocks; choose "
+                "unstructured, N:M such as 2:4, or method wanda"
+            )
+        if target.expert is not None:
+            raise ValueError(
+                f"{target.name} is the weight of an expert, whose inputs cannot be told; exclude experts, or "
+                "use method magnitude"
+            )
+    masks = Masks(targets)
+
+    def visit(own: list[Target], run: Callable[[], object], current: Current) -> None:
+        seen = {target.name: STATISTICS[method](target.weight.detach()) for target in own}
+        hooks = [_watch(target, seen[target.name], current) for target in own]
+        try:
+            run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, statistics in seen.items():
+            if not statistics.count:
+                raise ValueError(f"no text reaches {name}; exclude it, or give other texts")
+            masks.set(name, statistics.prune(sparsity, blocks[name]))
+
+    walk(model, targets, batches, visit)
+    write_contract(model, masks, pattern, sparsity, dict.fromkeys(targets.names, (pattern, sparsity)))
+    return masks
+
+
+def _watch(target: Target, statistics: InputStatistics, current: Current) -> RemovableHandle:
+    def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs, tokens = arguments[0], current.tokens
+        counted = tokens is not None and inputs.shape[:2] == tokens.shape
+        statistics.add(inputs[tokens] if counted else inputs.flatten(0, -2))
+
+    return target.module.register_forward_pre_hook(note)

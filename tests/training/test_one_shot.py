@@ -1,0 +1,143 @@
+"""Pruning with calibration data, on whole models: each layer sees what the pruned ones before it give."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tiny import VOCABULARY, bert, llama, sentences
+from torch import Tensor, nn
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    default_data_collator,
+    set_seed,
+)
+
+from hf_sparse import find_targets
+from hf_sparse.checkpoint.contract import lost_zeros
+from hf_sparse.training.one_shot import prune_with_data
+
+
+def batches(rows: int = 16) -> list[dict[str, Tensor]]:
+    found = sentences(rows)
+    return [
+        {key: value for key, value in default_data_collator(found[at : at + 4]).items() if key != "labels"}
+        for at in range(0, rows, 4)
+    ]
+
+
+def gpt2() -> GPT2LMHeadModel:
+    set_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=32)
+    return GPT2LMHeadModel(config)
+
+
+@pytest.mark.parametrize("make", [llama, gpt2, bert])
+@pytest.mark.parametrize("method", ["wanda", "sparse_gpt"])
+@pytest.mark.parametrize(("pattern", "sparsity"), [("unstructured", 0.5), ("2:4", 0.5)])
+def test_half_of_every_weight_goes(make, method: str, pattern: str, sparsity: float) -> None:
+    model = make()
+    masks = prune_with_data(model, sparsity, batches(), pattern, method)
+    for target in find_targets(model):
+        assert masks.removed(target.name) == target.weight.numel() // 2
+        assert int((target.weight == 0).sum()) == target.weight.numel() // 2
+    assert model.config.hf_sparse["pattern"] == pattern and not lost_zeros(model)
+    assert model.training and not masks.nonzero_removed()
+
+
+def test_a_layer_sees_what_the_pruned_ones_before_it_give() -> None:
+    model, seen = llama(), []
+    data = batches(4)
+    model.eval()
+    last = model.model.layers[1].self_attn.q_proj
+    prune_with_data(model, 0.9, data, method="sparse_gpt")
+
+    def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen.append(arguments[0])
+
+    # Pruning again what is pruned already shows the same inputs as a plain forward pass.
+    watching = last.register_forward_pre_hook(note)
+    with torch.no_grad():
+        model(**data[0])
+        plain = seen.pop()
+        prune_with_data(model, 0.0, data[:1])
+    watching.remove()
+    assert any(torch.equal(plain, inputs) for inputs in seen)
+
+
+def test_padding_is_left_out() -> None:
+    masked, cut = llama(), llama()
+    whole = batches(4)
+    shown = [
+        {"input_ids": batch["input_ids"][:1, :-3], "attention_mask": batch["attention_mask"][:1, :-3]}
+        for batch in batches(4)
+    ]
+    padded = []
+    for batch in shown:
+        ids = torch.nn.functional.pad(batch["input_ids"], (0, 5), value=7)
+        mask = torch.nn.functional.pad(batch["attention_mask"], (0, 5))
+        padded.append({"input_ids": ids, "attention_mask": mask})
+    assert len(whole) == 1
+    prune_with_data(masked, 0.5, padded)
+    prune_with_data(cut, 0.5, shown)
+    ours, theirs = masked.state_dict(), cut.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_outputs_keep_closer_than_by_magnitude() -> None:
+    from hf_sparse import prune
+
+    data, errors = batches(48), {}
+    for method in ("magnitude", "wanda", "sparse_gpt"):
+        model = llama()
+        for target in find_targets(model):
+            target.weight.data.mul_(5)
+        model.eval()
+        with torch.no_grad():
+            before = torch.cat([model(**batch).logits[batch["attention_mask"].bool()] for batch in data])
+            if method == "magnitude":
+                prune(model, 0.5)
+            else:
+                prune_with_data(model, 0.5, data, method=method)
+            after = torch.cat([model(**batch).logits[batch["attention_mask"].bool()] for batch in data])
+        errors[method] = (after - before).norm().item()
+    assert errors["sparse_gpt"] < errors["magnitude"]
+
+
+def encoder_decoder() -> BartForConditionalGeneration:
+    set_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": VOCABULARY}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = BartConfig(**sizes, **heads, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=32)
+    return BartForConditionalGeneration(config)
+
+
+def nothing() -> Iterator[dict[str, Tensor]]:
+    return iter(())
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (
+            llama,
+            {"method": "magnitude"},
+            "method 'magnitude' needs no data or is unknown; choose one of wanda",
+        ),
+        (llama, {"sparsity": 1.0}, "share of weights to remove, in"),
+        (llama, {"method": "sparse_gpt", "pattern": "4x4"}, "single weights, and pattern 4x4 whole blocks"),
+        (llama, {"pattern": "2:4", "sparsity": 0.6}, "pattern 2:4 removes 0.5 of every weight"),
+        (llama, {"batches": []}, "there is no batch to calibrate with"),
+        (encoder_decoder, {}, "lie in several stacks of layers, or in none"),
+    ],
+)
+def test_what_does_not_suit_is_refused_and_nothing_is_changed(make, settings: dict, message: str) -> None:
+    model = make()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        prune_with_data(model, **({"sparsity": 0.5, "batches": batches(4)} | settings))
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert getattr(model.config, "hf_sparse", None) is None
