@@ -1,17 +1,23 @@
 """Pruning in one shot with calibration data, without training."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.contract import write_contract
+from hf_sparse.checkpoint.contract import KEY, write_contract
+from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.oneshot.layerwise import Current, walk
 from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
 from hf_sparse.settings.sparsity import check_share
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.targets import Target, find_targets
+from hf_sparse.training.state import SIDECAR
 
 
 def prune_with_data(
@@ -69,6 +75,29 @@ def prune_with_data(
     walk(model, targets, batches, visit)
     write_contract(model, masks, pattern, sparsity, dict.fromkeys(targets.names, (pattern, sparsity)))
     return masks
+
+
+def require_own(directory: str | Path) -> None:
+    """Raise `ValueError` unless `save_pruned` may write into a directory."""
+    require_free(Path(directory), _is_ours)
+
+
+def save_pruned(
+    model: PreTrainedModel, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Write a plain directory; an earlier one of a pruned model is replaced, but none that a Trainer left."""
+    with published(Path(directory), _is_ours) as staged:
+        model.save_pretrained(staged)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staged)
+
+
+def _is_ours(directory: Path) -> bool:
+    names = {entry.name for entry in directory.iterdir()}
+    if CONFIG_NAME not in names or names & {SIDECAR, "training_args.bin", "optimizer.pt"}:
+        return False
+    config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
+    return KEY in config and "quantization_config" not in config
 
 
 def _watch(target: Target, statistics: InputStatistics, current: Current) -> RemovableHandle:

@@ -124,7 +124,7 @@ def nothing() -> Iterator[dict[str, Tensor]]:
         (
             llama,
             {"method": "magnitude"},
-            "method 'magnitude' needs no data or is unknown; choose one of wanda",
+            "method 'magnitude' needs no data or is unknown; choose one of",
         ),
         (llama, {"sparsity": 1.0}, "share of weights to remove, in"),
         (llama, {"method": "sparse_gpt", "pattern": "4x4"}, "single weights, and pattern 4x4 whole blocks"),
