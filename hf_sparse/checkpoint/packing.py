@@ -7,10 +7,10 @@ Which entries are zero, and what the others are, are coded apart, both by the Hu
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, FailFast, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
 Positions = Literal["all", "gaps", "bitmap"]
@@ -45,7 +45,7 @@ class Coding:
 
     positions: Positions
     count: NonNegativeInt
-    streams: tuple[Stream, ...]
+    streams: Annotated[tuple[Stream, ...], FailFast()]
 
     @property
     def length(self) -> int:

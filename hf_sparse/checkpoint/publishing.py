@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_sparse.checkpoint.compressed_tensors import is_compressed, save_compressed
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.directories import published, require_free
+from hf_sparse.checkpoint.directories import holds_only, published, require_free
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 
@@ -43,4 +43,4 @@ def require_own(directory: str | Path, form: str) -> None:
 
 
 def _is_packed(directory: Path) -> bool:
-    return [file.name for file in directory.glob("*.safetensors")] == [PACKED]
+    return (directory / PACKED).is_file() and holds_only(directory, PACKED)

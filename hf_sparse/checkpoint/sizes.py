@@ -48,7 +48,8 @@ class Sizes:
     @property
     def encoder_ratio(self) -> float:
         """The same of the encoder, with its scales."""
-        return self.encoder_dense_bytes / (self.encoder_bytes + self.scale_bytes)
+        taken = self.encoder_bytes + self.scale_bytes
+        return self.encoder_dense_bytes / taken if taken else float("inf")
 
     @property
     def counted_ratio(self) -> float:
@@ -133,7 +134,10 @@ def _stored(files: list[Path], targets: list[Target]) -> tuple[int, int]:
     lengths = _tensor_bytes(file for file in files if file.suffix == ".safetensors")
     if not any(name.endswith(".weight_scale") for name in lengths):
         return sum(target.weight.nbytes for target in targets), 0
-    modules = {target.name.removesuffix("weight") for target in targets}
+    scaled = {name.removesuffix("weight_scale") for name in lengths if name.endswith(".weight_scale")}
+    modules = {target.name.removesuffix("weight") for target in targets} & scaled
+    # transformers stores some models under other names; the file itself says what is quantized in it.
+    modules = modules or scaled
     owned = {
         name: length
         for name, length in lengths.items()

@@ -20,7 +20,7 @@ def export(
 ) -> None:
     """Write a model for ONNX Runtime or OpenVINO.
 
-    In integers where it is quantized, with configuration and tokenizer.
+    In integers where it is quantized, in single precision elsewhere; with configuration and tokenizer.
 
     Try: hf-sparse export my_model_int8 my_model_onnx --to onnx
     """
@@ -35,7 +35,8 @@ def export(
             from hf_sparse.training.loading import load_to_publish
 
             require_own(out, to)
-            exported = export_directory(load_to_publish(model), out, to, load_tokenizer(model))
+            # Files of half precision are for accelerators; these are for processors.
+            exported = export_directory(load_to_publish(model).float(), out, to, load_tokenizer(model))
         if as_json:
             found = vars(exported) | {"path": str(exported.path), "bytes": exported_bytes(exported)}
             typer.echo(json.dumps(found))

@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_sparse.checkpoint.directories import published, require_free
+from hf_sparse.checkpoint.directories import holds_only, published, require_free
 from hf_sparse.export.onnx import ExportedOnnx, export_onnx
 from hf_sparse.export.openvino import MODEL_NAME as OPENVINO_NAME
+from hf_sparse.export.openvino import WEIGHTS_NAME as OPENVINO_WEIGHTS
 from hf_sparse.export.openvino import export_openvino
 
 ONNX_NAME = "model.onnx"
@@ -61,4 +62,5 @@ def exported_bytes(exported: ExportedOnnx) -> int:
 
 def _is_ours(directory: Path, kind: str) -> bool:
     # Not the directory of a model that somebody has put an export into.
-    return (directory / KINDS[kind]).is_file() and not any(directory.glob("*.safetensors"))
+    name = KINDS[kind]
+    return (directory / name).is_file() and holds_only(directory, name, f"{name}.data", OPENVINO_WEIGHTS)

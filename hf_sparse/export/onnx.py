@@ -86,8 +86,8 @@ def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     """
     if model.main_input_name != "input_ids" or model.config.is_encoder_decoder:
         raise ValueError(
-            f"what {type(model).__name__} reads is not only what a tokenizer gives; give inputs, an example "
-            "batch of at least two rows with all the model needs"
+            f"what {type(model).__name__} reads is not only what a tokenizer gives; call export_onnx in "
+            "Python with inputs, an example batch of at least two rows with all the model needs"
         )
     accepted = inspect.signature(model.forward).parameters
     names = [name for name in ("input_ids", "attention_mask") if name in accepted]
@@ -131,9 +131,10 @@ def _traced(model: PreTrainedModel, inputs: Mapping[str, Tensor], outputs: tuple
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
         raise ValueError(
-            f"torch cannot export {type(model).__name__} to ONNX: {str(cause).splitlines()[0]}; save it "
-            "packed or compressed instead (hf-sparse pack)"
+            f"torch cannot export {type(model).__name__} to ONNX: {reason}; save it packed instead "
+            "(hf-sparse pack --format packed)"
         ) from error
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_sparse.checkpoint.directories import published
+from hf_sparse.checkpoint.directories import holds_only, published
 from hf_sparse.export.onnx import ExportedOnnx, export_onnx
 
-MODEL_NAME = "openvino_model.xml"
+MODEL_NAME, WEIGHTS_NAME = "openvino_model.xml", "openvino_model.bin"
 
 
 def export_openvino(
@@ -33,4 +33,4 @@ def export_openvino(
 
 
 def _is_ours(directory: Path) -> bool:
-    return (directory / MODEL_NAME).is_file()
+    return (directory / MODEL_NAME).is_file() and holds_only(directory, MODEL_NAME, WEIGHTS_NAME)

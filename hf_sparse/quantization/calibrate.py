@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.embeddings import find_embeddings
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 from hf_sparse.quantization.linear import Phase
@@ -27,22 +27,27 @@ def calibrate(
 
     `batches` are inputs of the model, without labels, looked at once in evaluation mode. `embeddings`
     is the scheme of the embedding tables, None to leave them as they are. Raises `ValueError` if there is no
-    batch, for layers that none of them reaches, and as `find_embeddings` does.
+    batch, for layers that none of them reaches, and as `find_embeddings` does; the model is plain then.
     """
     phase = Phase(active=True, observing=True, calibrating=True)
     tables = find_embeddings(model) if embeddings else ()
-    attach(targets or find_targets(model), read_weight_scheme(weights), activations, observer, phase)
-    if embeddings:
-        attach(tables, read_weight_scheme(embeddings), "none", observer, phase)
-    count = 0
-    with _evaluating(model), torch.no_grad():
-        for batch in batches:
-            model(**batch)
-            count += 1
-    phase.calibrating = phase.observing = False
-    if not count and activations == "uint8_per_tensor":
-        raise ValueError("there is no batch to calibrate with; give data that the model is meant for")
-    return quantized_layers(model)
+    try:
+        attach(targets or find_targets(model), read_weight_scheme(weights), activations, observer, phase)
+        if embeddings:
+            attach(tables, read_weight_scheme(embeddings), "none", observer, phase)
+        count = 0
+        with _evaluating(model), torch.no_grad():
+            for batch in batches:
+                model(**batch)
+                count += 1
+        phase.calibrating = phase.observing = False
+        if not count and activations == "uint8_per_tensor":
+            raise ValueError("there is no batch to calibrate with; give data that the model is meant for")
+        return quantized_layers(model)
+    except BaseException:
+        # Whoever goes on with the model after an error gets it as it was.
+        detach(model)
+        raise
 
 
 @contextmanager

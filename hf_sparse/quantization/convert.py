@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from hf_sparse.quantization.linear import (
     Phase,
     SharedInput,
 )
-from hf_sparse.quantization.weights import WeightScheme
+from hf_sparse.quantization.weights import WeightScheme, is_short
 from hf_sparse.targets import Target
 
 QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
@@ -54,8 +55,10 @@ def attach(
         for name, nothing in ((_LOW, torch.inf), (_HIGH, -torch.inf)):
             module.register_buffer(name, torch.tensor(nothing, device=device), persistent=False)
         module.__class__ = QUANTIZED[type(module)]
+        # As they are now: a model that is cast later goes on with the same steps.
+        own = replace(weights, exact=is_short(target.weight.dtype)) if weights.exact is None else weights
         module.quantization = LayerQuantization(
-            weights, activations, observer, phase, shared.get(_family(target))
+            own, activations, observer, phase, shared.get(_family(target))
         )
         layers[target.name.removesuffix(".weight")] = module.quantization
     return layers

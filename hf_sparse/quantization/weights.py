@@ -18,11 +18,15 @@ class WeightScheme:
     """Symmetric signed integers of `bits`, from -(2^(bits-1) - 1) to its opposite, so that 0 stays 0.
 
     A scale is shared by the whole weight (`tensor`), by a row (`channel`), or by `group` consecutive inputs.
+    Scales of float32 weights are rounded to the 8 digits of bfloat16, so that a file holds them in a byte or
+    so; those of weights of 16 bits are `exact`, since in 16 bits the largest weight could not give a rounded
+    one back. None goes by the weights at hand, which may have been of another type once.
     """
 
     bits: int = 8
     granularity: Granularity = "channel"
     group: int | None = None
+    exact: bool | None = None
 
     def __str__(self) -> str:
         ending = f"group_{self.group}" if self.granularity == "group" else f"per_{self.granularity}"
@@ -44,9 +48,8 @@ class WeightScheme:
     def scales(self, weight: Tensor) -> Tensor:
         """Return the float32 step between codes: (1, 1), (out, 1) or (out, in / group).
 
-        Where all weights are zero the step is 1: any would do, and 0 would divide by zero. Steps of float32
-        weights are rounded to the 8 digits of bfloat16, so that a file holds them in a byte or so. The
-        largest weight is still `highest` steps, rounded, and gives back the same step.
+        Where all weights are zero the step is 1: any would do, and 0 would divide by zero. The largest weight
+        is `highest` steps, once rounded, and gives back the same step.
         """
         scales = self._steps(self._rows(weight.detach()).abs(), weight.dtype)
         return scales.view(len(weight), -1) if self.group else scales
@@ -78,10 +81,14 @@ class WeightScheme:
         if self.granularity == "tensor":
             largest = largest.amax().view(1, 1)
         steps = largest.div_(self.highest)
-        # In 16 bits the largest weight could not give such a step back: highest times it does not fit.
-        if torch.finfo(dtype).bits > 16:
+        if not (is_short(dtype) if self.exact is None else self.exact):
             steps = steps.bfloat16().float()
         return steps.masked_fill_(steps < _SMALLEST, 1.0)
+
+
+def is_short(dtype: torch.dtype) -> bool:
+    """Say whether weights of a type have steps of all their digits."""
+    return torch.finfo(dtype).bits <= 16
 
 
 class _Simulated(torch.autograd.Function):

@@ -4,8 +4,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.loading import load_saved, rounded_as, saved_file
+from hf_sparse.checkpoint.loading import (
+    load_saved,
+    packed_file,
+    require_known_class,
+    rounded_as,
+    saved_file,
+)
 from hf_sparse.checkpoint.packed import load_packed
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.training.quantizer import Quantizer
@@ -15,12 +20,12 @@ from hf_sparse.training.state import SIDECAR, read_state
 def load_trained(name_or_path: str) -> PreTrainedModel:
     """Load a model, in evaluation mode, quantized where it was when it was saved, its ranges fixed.
 
-    It comes from a packed file if there is one; else from ordinary weights, whose sidecar says how layers
-    are quantized; without a sidecar, or at a step before rounding began, it is plain. `name_or_path` is a
-    directory or a Hub name. Raises `ValueError` for damaged files, and for ranges of other layers than the
-    model has.
+    It comes from a packed file if the configuration says so; else from ordinary weights, whose sidecar says
+    how layers are quantized; without a sidecar, or at a step before rounding began, it is plain.
+    `name_or_path` is a directory or a Hub name. Raises `ValueError` for damaged files, and for ranges of
+    other layers than the model has.
     """
-    if (packed := saved_file(name_or_path, PACKED)) is not None:
+    if (packed := packed_file(name_or_path)) is not None:
         return load_packed(packed.parent)
     model = load_saved(name_or_path)
     requantize(model, name_or_path)
@@ -34,6 +39,7 @@ def load_to_publish(name_or_path: str) -> PreTrainedModel:
             f"{name_or_path} is a {form} directory, which cannot be turned into another format; take the "
             "model it was made of"
         )
+    require_known_class(name_or_path)
     return load_trained(name_or_path)
 
 

@@ -8,8 +8,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_sparse.checkpoint.directories import published, require_free
-from hf_sparse.checkpoint.loading import load_saved, load_tokenizer, rounded_as, saved_file
+from hf_sparse.checkpoint.directories import holds_only, published, require_free
+from hf_sparse.checkpoint.loading import (
+    load_saved,
+    load_tokenizer,
+    require_known_class,
+    rounded_as,
+    saved_file,
+)
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.quantization.layers import QuantizedLayer
@@ -17,9 +23,6 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.targets import find_targets
 from hf_sparse.training.state import SIDECAR, SavedState, read_state, write_state
-
-# What Trainer leaves beside every model it saves, and this module does not.
-_OF_A_TRAINER = "training_args.bin"
 
 
 def load_unrounded(name_or_path: str) -> PreTrainedModel:
@@ -29,6 +32,7 @@ def load_unrounded(name_or_path: str) -> PreTrainedModel:
             f"{name_or_path} is a {form} directory, whose weights are rounded already; quantize the model it "
             "was made of"
         )
+    require_known_class(name_or_path)
     return load_saved(name_or_path)
 
 
@@ -135,5 +139,4 @@ def _state(recipe: QuantizationRecipe, ranges: Mapping[str, Tensor], source: str
 
 
 def _is_ours(directory: Path) -> bool:
-    names = {entry.name for entry in directory.iterdir()}
-    return SIDECAR in names and _OF_A_TRAINER not in names
+    return (directory / SIDECAR).is_file() and holds_only(directory, "model*.safetensors*", SIDECAR)

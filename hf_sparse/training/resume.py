@@ -62,6 +62,7 @@ _FIXED = (
     "quantization was",
     "quantization.weights",
     "quantization.activations",
+    "quantization.embeddings",
     "quantization.observer",
     "quantization.include",
     "quantization.exclude",

@@ -232,9 +232,13 @@ def test_only_an_earlier_directory_of_the_same_kind_is_replaced(tmp_path: Path) 
         save_compressed(model, directory)
     assert sorted(file.name for file in directory.iterdir()) == held
     save_compressed(model, tmp_path / "other")
-    (tmp_path / "other" / "stale").touch()
+    stale = tmp_path / "other" / "model-00002-of-00002.safetensors"
+    stale.touch()
     save_compressed(model, tmp_path / "other")
-    assert not (tmp_path / "other" / "stale").exists()
+    assert not stale.exists()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(ValueError, match="holds something else, which would be lost"):
+        save_compressed(model, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other"]
 
 

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from tiny import SIZES, bert
 from transformers import BertConfig, BertModel
 
+from hf_sparse.checkpoint import loading
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.loading import load_saved, weight_bytes
-from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.loading import load_saved, saved_file, weight_bytes
+from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.training.loading import load_to_publish, load_trained
+from hf_sparse.training.post_training import load_unrounded
 from hf_sparse.training.state import SIDECAR
 
 
@@ -56,3 +60,45 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
     bert().config.save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         weight_bytes(str(tmp_path))
+
+
+def test_weights_saved_beside_a_packed_file_are_newer(tmp_path: Path) -> None:
+    model = bert().eval()
+    save_packed(model, tmp_path)
+    assert load_trained(str(tmp_path)).state_dict().keys() == model.state_dict().keys()
+    with torch.no_grad():
+        model.classifier.weight.add_(1)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / PACKED).is_file()
+    assert torch.equal(load_trained(str(tmp_path)).classifier.weight, model.classifier.weight)
+    assert weight_bytes(str(tmp_path)) == (tmp_path / "model.safetensors").stat().st_size
+    with pytest.raises(ValueError, match="says nothing of it; .* were saved there since"):
+        load_packed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cause", "warned"),
+    [
+        (EntryNotFoundError("no such file"), False),
+        (LocalEntryNotFoundError("offline"), True),
+        (ConnectionError("no route"), True),
+    ],
+)
+def test_a_file_that_could_not_be_looked_for_is_not_passed_over_silently(
+    cause: Exception, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("not there") from cause
+
+    monkeypatch.setattr(loading, "cached_file", fail)
+    assert saved_file("user/model", SIDECAR) is None
+    assert ("could not be looked for in user/model" in caplog.text) is warned
+
+
+def test_a_class_that_is_not_known_is_not_published_without_its_head(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["MyBert"]}))
+    for load in (load_to_publish, load_unrounded):
+        with pytest.raises(ValueError, match="is a MyBert, which is no class of transformers"):
+            load(str(tmp_path))

@@ -1,8 +1,10 @@
 """Whole models in one small file come back as they were, down to the last bit of what they compute."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -24,7 +26,10 @@ from transformers import (
 )
 
 from hf_sparse import find_targets
+from hf_sparse.checkpoint.container import PACKED, read_packed, write_packed
 from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.packing import pack_words
+from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import FakeQuantLinear, Phase
@@ -257,3 +262,31 @@ def test_models_that_could_not_be_restored_are_refused_before_anything_is_writte
     with pytest.raises(ValueError, match="classifier.bias is torch.complex64, which cannot be packed"):
         save_packed(complex_, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_of_16_bits_keeps_its_codes_when_it_is_cast(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = bert().to(dtype).eval()
+    calibrate(model, [{"input_ids": torch.arange(5, 21).reshape(2, 8)}])
+    expected = quantized_layers(model)
+    save_packed(model, tmp_path)
+    cast = load_packed(tmp_path).float()
+    for name, layer in quantized_layers(cast).items():
+        assert torch.equal(layer.codes, expected[name].codes)
+
+
+def test_scales_that_the_codes_do_not_lead_to_are_refused(tmp_path: Path) -> None:
+    """Layers take their scales from the weights, and would compute with other codes than the file's."""
+    model = bert().eval()
+    calibrate(model, [{"input_ids": torch.arange(5, 21).reshape(2, 8)}])
+    save_packed(model, tmp_path)
+    query, pairs = "bert.encoder.layer.0.attention.self.query.weight", []
+    for entry, content in read_packed(tmp_path / PACKED):
+        if entry.name == query:
+            coding, scales = pack_words(np.full(32, 0.2501, np.float32).view(np.int32))
+            content = bytes(content[: entry.coding.length]) + scales
+            entry = replace(entry, quantization=replace(entry.quantization, scales=coding))
+        pairs.append((entry, bytes(content)))
+    write_packed(tmp_path / PACKED, pairs)
+    with pytest.raises(ValueError, match=f"{query}: its scales are not those that its largest codes belong"):
+        load_packed(tmp_path)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
 from tiny import bert, sentences
 
 from hf_sparse import find_targets
@@ -106,7 +107,7 @@ HOSTILE = {
     ),
     "a long stream": (set_to(WORDS, "coding", "streams", 0, "length", value=HUGE), "do not fill its"),
     "an unknown dtype": (set_to(NORM, "dtype", value="float128"), "choose one of bfloat16"),
-    "another dtype": (set_to(NORM, "dtype", value="int32"), "the model of the config.json beside it has"),
+    "another dtype": (set_to(NORM, "dtype", value="int32"), "the model of its configuration has"),
     "an unknown key": (set_to(NORM, "pickle", value="gASV"), "pickle Unexpected keyword argument"),
     "a number as text": (set_to(NORM, "crc32", value="32"), "valid integer"),
     "a wrong checksum": (set_to(NORM, "crc32", value=1), "does not match its checksum"),
@@ -265,3 +266,25 @@ def test_whatever_a_header_says_the_model_is_whole_or_refused(
         return
     names = {name: value.shape for name, value in load_packed(packed).state_dict().items()}
     assert {name: value.shape for name, value in loaded.state_dict().items()} == names
+
+
+def test_an_index_of_nothing_but_errors_takes_little_memory(folder: Path) -> None:
+    rewrite(folder, lambda entries: [{}] * 200_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="its index cannot be understood: 0"):
+            load_packed(folder)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float32])
+def test_tensors_that_are_no_bytes_are_refused(folder: Path, dtype: torch.dtype) -> None:
+    with safe_open(folder / PACKED, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    tensors[f"{NORM}.packed"] = torch.zeros(4).to(dtype)
+    save_torch_file(tensors, folder / PACKED, metadata)
+    with pytest.raises(ValueError, match=f"{NORM}.packed is .*, not bytes"):
+        load_packed(folder)

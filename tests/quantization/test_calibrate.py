@@ -76,3 +76,20 @@ def test_layers_that_no_data_reaches_are_named() -> None:
         ValueError, match=r"no data has reached 6 of 12 quantized layers, such as bert.encoder.layer.1"
     ):
         calibrate(model, batches())
+
+
+@pytest.mark.parametrize(
+    ("settings", "data"),
+    [
+        ({"embeddings": "int4_group_5"}, batches()),
+        ({"embeddings": "int99"}, batches()),
+        ({"weights": "int4_group_5"}, batches()),
+        ({}, []),
+        ({}, [{"no": torch.ones(1)}]),
+    ],
+)
+def test_after_an_error_the_model_is_plain(settings: dict, data: list) -> None:
+    model = bert()
+    with pytest.raises((ValueError, TypeError)):
+        calibrate(model, data, **settings)
+    assert not any(hasattr(module, "quantization") for module in model.modules())
