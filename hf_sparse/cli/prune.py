@@ -60,7 +60,7 @@ def prune(
                 raise ValueError(
                     f"method {method} looks at texts; give them with --calibration"
                     if method in STATISTICS
-                    else f"method {method} looks at no texts; leave --calibration out, or choose --method wanda"
+                    else f"method {method} looks at no texts; leave --calibration out, or choose wanda"
                 )
             if calibration is None:
                 loaded, reader = load_unrounded(model), load_tokenizer(tokenizer or model)

@@ -10,14 +10,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.contract import KEY, write_contract
-from hf_sparse.checkpoint.directories import published, require_free
+from hf_sparse.checkpoint.directories import holds_only, published, require_free
 from hf_sparse.oneshot.layerwise import Current, walk
 from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
 from hf_sparse.settings.sparsity import check_share
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.targets import Target, find_targets
-from hf_sparse.training.state import SIDECAR
 
 
 def prune_with_data(
@@ -93,10 +92,10 @@ def save_pruned(
 
 
 def _is_ours(directory: Path) -> bool:
-    names = {entry.name for entry in directory.iterdir()}
-    if CONFIG_NAME not in names or names & {SIDECAR, "training_args.bin", "optimizer.pt"}:
+    file = directory / CONFIG_NAME
+    if not file.is_file() or not holds_only(directory, "model*.safetensors*"):
         return False
-    config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
+    config = json.loads(file.read_text(encoding="utf-8"))
     return KEY in config and "quantization_config" not in config
 
 
