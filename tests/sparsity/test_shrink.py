@@ -1,0 +1,117 @@
+"""Feed-forward layers without their dead neurons: smaller, loadable, the same logits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import VOCABULARY, bert, llama
+from torch import nn
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    set_seed,
+)
+
+from hf_sparse import find_targets, prune
+from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.sparsity.shrink import shrink
+
+INPUTS = {"input_ids": torch.arange(5, 29).reshape(2, 12)}
+
+
+def gpt2() -> GPT2LMHeadModel:
+    set_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, "n_inner": 64}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **sizes))
+
+
+def distilbert() -> DistilBertForSequenceClassification:
+    set_seed(0)
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    return DistilBertForSequenceClassification(DistilBertConfig(vocab_size=VOCABULARY, **sizes))
+
+
+MODELS = [bert, distilbert, gpt2, llama]
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**INPUTS).logits
+
+
+def lively(model: PreTrainedModel) -> PreTrainedModel:
+    """Give biases values, as training does."""
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias.data.normal_(generator=generator)
+    return model
+
+
+def feed_forward(model: PreTrainedModel) -> list[str]:
+    return [target.name for target in find_targets(model) if 64 in target.weight.shape]
+
+
+@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize("pattern", ["row", "column"])
+def test_logits_stay_and_files_shrink(make, pattern: str, tmp_path: Path) -> None:
+    model = lively(make())
+    into = [name for name in feed_forward(model) if dict(model.named_parameters())[name].shape[0] == 64]
+    names = {"row": "intermediate|lin1|c_fc|gate_proj|up_proj", "column": r"output\.dense|lin2|c_proj|down"}
+    prune(model, 0.5, pattern=pattern, include=[rf"({names[pattern]})"], exclude=["attention", r"attn"])
+    expected = logits(model)
+    shrunk = shrink(model)
+    # Of two Llama matrices into the layer the same rows need not be zero, so that more neurons are dead.
+    assert into is not None and shrunk.before == 64 and 20 <= shrunk.now <= 32
+    torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    stock = type(model).from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(stock), expected, rtol=1e-5, atol=1e-5)
+    assert {min(stock.get_parameter(name).shape) for name in feed_forward_of(stock, shrunk.now)} <= {
+        shrunk.now,
+        32,
+    }
+
+
+def feed_forward_of(model: PreTrainedModel, width: int) -> list[str]:
+    return [target.name for target in find_targets(model) if width in target.weight.shape]
+
+
+def test_the_layer_with_the_fewest_dead_neurons_decides() -> None:
+    model = lively(bert())
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.weight[:40] = 0
+        model.bert.encoder.layer[1].output.dense.weight[:, 10:30] = 0
+    expected = logits(model)
+    shrunk = shrink(model)
+    assert (shrunk.before, shrunk.now) == (64, 44)
+    assert list(shrunk.dead.values()) == [40, 20]
+    assert model.config.intermediate_size == 44
+    torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_dead_changes_nothing() -> None:
+    model = bert()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert shrink(model).now == 64
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_shrunk_model_trains() -> None:
+    model = bert()
+    prune(model, 0.5, pattern="row", include=["intermediate"])
+    shrink(model)
+    model(**INPUTS, labels=torch.tensor([0, 1])).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.bert.encoder.parameters())
+
+
+def test_what_cannot_be_told_is_refused() -> None:
+    model = bert()
+    calibrate(model, [INPUTS])
+    with pytest.raises(ValueError, match="before it is quantized"):
+        shrink(model)
+    with pytest.raises(ValueError, match="cannot be told: 6 of its matrices have a side of 32"):
+        shrink(bert(intermediate_size=32))
