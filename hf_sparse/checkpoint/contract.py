@@ -7,7 +7,8 @@ from torch import nn
 
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.targets import base_prefix, find_targets
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
+from hf_sparse.targets import Targets, base_prefix, find_targets
 
 KEY = "hf_sparse"
 FORMAT_VERSION = 1
@@ -94,6 +95,22 @@ def write_contract(
         layers=promises,
     )
     setattr(model.config, KEY, {"format_version": FORMAT_VERSION, **asdict(contract)})
+
+
+def renew_contract(model: nn.Module) -> None:
+    """Record the zeros of a model as they are now, of which some were taken out with their matrices.
+
+    Without an earlier record there is none now.
+    """
+    earlier = read_contract(model)
+    if earlier is None:
+        return
+    targets, prefix = find_targets(model, include=[""]), _prefix(model)
+    kept = tuple(target for target in targets if target.name.removeprefix(prefix) in earlier.layers)
+    masks = Masks(Targets(kept, targets.left_out))
+    masks.lock_zeros(dict.fromkeys(masks.targets.names, UNSTRUCTURED))
+    layers = {name: (earlier.layers[name.removeprefix(prefix)].pattern, None) for name in masks.targets.names}
+    write_contract(model, masks, earlier.pattern, None, layers)
 
 
 def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,7 @@ from hf_sparse.cli.pack import pack
 from hf_sparse.cli.plan import plan
 from hf_sparse.cli.prune import prune
 from hf_sparse.cli.quantize import quantize
+from hf_sparse.cli.shrink import shrink
 from hf_sparse.cli.targets import targets
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Sparse, distilled, 8-bit transformers.\n\nTry: hf-sparse demo --output-dir my_demo",
 )
-for command in (demo, targets, plan, prune, inspect, quantize, pack, export):
+for command in (demo, targets, plan, prune, shrink, inspect, quantize, pack, export):
     app.command()(command)
 
 

@@ -1,0 +1,39 @@
+"""`hf-sparse shrink`: from a model with dead neurons to a smaller one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import bert
+from transformers import BertForSequenceClassification
+
+from hf_sparse import prune
+from hf_sparse.checkpoint.contract import lost_zeros, read_contract
+from tests.cli.commands import lines, refused
+
+INPUTS = {"input_ids": torch.arange(5, 29).reshape(2, 12)}
+
+
+@pytest.fixture
+def pruned(tmp_path: Path) -> BertForSequenceClassification:
+    model = bert().eval()
+    prune(model, 0.5, pattern="row", include=["intermediate"])
+    model.save_pretrained(tmp_path / "pruned")
+    return model
+
+
+def test_the_model_is_smaller_and_the_same(tmp_path: Path, pruned: torch.nn.Module, narrow: None) -> None:
+    out = tmp_path / "out"
+    printed = " ".join(lines("shrink", tmp_path / "pruned", out))
+    assert printed.startswith("Feed-forward layers of 32 neurons instead of 64;")
+    stock = BertForSequenceClassification.from_pretrained(out).eval()
+    assert stock.config.intermediate_size == 32
+    with torch.no_grad():
+        torch.testing.assert_close(stock(**INPUTS).logits, pruned(**INPUTS).logits, rtol=1e-5, atol=1e-5)
+    assert not lost_zeros(stock) and read_contract(stock).achieved == 0.0
+
+
+def test_where_no_neuron_is_dead_nothing_is_written(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path / "dense")
+    assert "has no dead neuron" in refused("shrink", tmp_path / "dense", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
