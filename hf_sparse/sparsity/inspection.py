@@ -20,6 +20,7 @@ from hf_sparse.targets import Target, Targets, find_targets
 CANDIDATES = (
     "row",
     "column",
+    *(f"{side}/{strips}" for side in ("row", "column") for strips in (2, 4, 8, 16)),
     "32x32",
     "16x16",
     "8x8",

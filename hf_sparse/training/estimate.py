@@ -16,8 +16,9 @@ from hf_sparse.training.sparsifier import Sparsifier
 BALANCE = 20
 
 # Bytes moved for each target weight of four bytes. Clearing a gradient reads it, reads its mask, writes it.
-# Reviving adds remembered values to weights, then moves them out again, by two masks.
-_CLEARING, _REVIVING = 9, 32
+# Reviving adds remembered values to weights, then moves them out again, by two masks. A penalty reads weight
+# and gradient, and writes that.
+_CLEARING, _REVIVING, _PENALIZING = 9, 32, 12
 
 # Values that AdamW, the Trainer's default, keeps for each trained parameter.
 _MOMENTS = 2
@@ -51,6 +52,7 @@ def memory(
         "optimizer state, AdamW": _MOMENTS * trained,
         "masks": sparsifier.masks.nbytes if sparsifier else 0,
         "remembered values": _remembered(sparsifier),
+        "learned scores": (2 + _MOMENTS) * _bytes(_scores(sparsifier)),
         "teacher": _bytes(distiller.teacher.parameters()) if distiller else 0,
         "projections to the teacher": (2 + _MOMENTS) * learned,
     }
@@ -99,6 +101,8 @@ def step_cost(
         cost["clearing of gradients"] = _CLEARING * moved
         if sparsifier.remembered is not None:
             cost["removed weights that may return"] = _REVIVING * moved
+        if sparsifier.regularizer is not None and sparsifier.scores is None:
+            cost["penalty on groups, while it acts"] = _PENALIZING * moved
     return cost
 
 
@@ -112,6 +116,10 @@ def _remembered(sparsifier: Sparsifier | None) -> int:
     if sparsifier is None or sparsifier.remembered is None:
         return 0
     return sum(target.weight.nbytes for target in sparsifier.masks.targets)
+
+
+def _scores(sparsifier: Sparsifier | None) -> list[Tensor]:
+    return [] if sparsifier is None or sparsifier.scores is None else sparsifier.scores.parameters()
 
 
 def _computing(model: PreTrainedModel) -> int:
