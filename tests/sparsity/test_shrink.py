@@ -15,7 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_sparse import find_targets, prune
+from hf_sparse import prune
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.sparsity.shrink import shrink
 
@@ -51,33 +51,26 @@ def lively(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def feed_forward(model: PreTrainedModel) -> list[str]:
-    return [target.name for target in find_targets(model) if 64 in target.weight.shape]
+# The matrices into the neurons of a feed-forward layer, and those out of them.
+ROWS = r"intermediate|lin1|mlp\.c_fc|gate_proj|up_proj"
+COLUMNS = r"\d\.output|lin2|mlp\.c_proj|down_proj"
 
 
 @pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("pattern", ["row", "column"])
-def test_logits_stay_and_files_shrink(make, pattern: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pattern", "where"), [("row", ROWS), ("column", COLUMNS)])
+def test_logits_stay_and_files_shrink(make, pattern: str, where: str, tmp_path: Path) -> None:
     model = lively(make())
-    into = [name for name in feed_forward(model) if dict(model.named_parameters())[name].shape[0] == 64]
-    names = {"row": "intermediate|lin1|c_fc|gate_proj|up_proj", "column": r"output\.dense|lin2|c_proj|down"}
-    prune(model, 0.5, pattern=pattern, include=[rf"({names[pattern]})"], exclude=["attention", r"attn"])
+    prune(model, 0.5, pattern=pattern, include=[where])
     expected = logits(model)
     shrunk = shrink(model)
-    # Of two Llama matrices into the layer the same rows need not be zero, so that more neurons are dead.
-    assert into is not None and shrunk.before == 64 and 20 <= shrunk.now <= 32
+    # Of a gate and what it lets through one row of zeros is enough, so more neurons are dead.
+    assert shrunk.before == 64 and 10 <= shrunk.now <= 32
+    assert shrunk.now == 32 or (make is llama and pattern == "row")
     torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
     model.save_pretrained(tmp_path)
     stock = type(model).from_pretrained(tmp_path)
     torch.testing.assert_close(logits(stock), expected, rtol=1e-5, atol=1e-5)
-    assert {min(stock.get_parameter(name).shape) for name in feed_forward_of(stock, shrunk.now)} <= {
-        shrunk.now,
-        32,
-    }
-
-
-def feed_forward_of(model: PreTrainedModel, width: int) -> list[str]:
-    return [target.name for target in find_targets(model) if width in target.weight.shape]
+    assert stock.num_parameters() == model.num_parameters() < make().num_parameters()
 
 
 def test_the_layer_with_the_fewest_dead_neurons_decides() -> None:
