@@ -1,7 +1,7 @@
 """Lossless coding of one tensor of numbers that are mostly zeros, near the entropy bound.
 
 Which entries are zero, and what the others are, are coded apart, both by the Huffman codes of DEFLATE
-(RFC 1951). These come within 1 % of the entropy here, in a third of the time that arithmetic coding takes;
+(RFC 1951). These come within 1 % of the entropy here, in a third of the time of arithmetic coding at most;
 `benchmarks/packing.py` has the figures. docs/packed_format.md describes the result byte by byte.
 """
 
