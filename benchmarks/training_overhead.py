@@ -57,9 +57,13 @@ def data() -> list[dict[str, torch.Tensor]]:
 
 def recipes(steps: int) -> dict[str, Recipe]:
     ramp = {"shape": "linear", "final": 0.9, "begin": 0, "ramp_end": steps - 1, "every": 10}
+    # Until the last step but one.
+    late = {"shape": "one_shot", "final": 0.5, "begin": steps - 1}
+    groups = {"method": "group_lasso", "pattern": "4x4", "schedule": late, "allocation": "global"}
     return {
         "pruned to 90 %": Recipe.from_dict({"sparsity": {"schedule": {"shape": "constant", "final": 0.9}}}),
         "pruning, masks updated every 10 steps": Recipe.from_dict({"sparsity": {"schedule": ramp}}),
+        "pushed by a group Lasso, blocks of 4x4": Recipe.from_dict({"sparsity": groups}),
         "distilled from a same-size teacher": Recipe.from_dict({"distillation": {"temperature": 2.0}}),
         "quantized, int8 weights and uint8 inputs": Recipe.from_dict({"quantization": {"freeze": "100%"}}),
     }
