@@ -97,8 +97,9 @@ def train_with(
 
 def test_a_method_takes_one_file_and_one_line(tmp_path: Path) -> None:
     line = (
-        '{"magnitude"',
-        '{"inverse": __import__("hf_sparse.sparsity.methods.inverse", fromlist=["x"]).inverse, "magnitude"',
+        '    "magnitude": magnitude,\n',
+        '    "magnitude": magnitude,\n    "inverse": '
+        '__import__("hf_sparse.sparsity.methods.inverse", fromlist=["x"]).inverse,\n',
     )
     found = train_with(
         tmp_path,

@@ -88,9 +88,19 @@ def _calls(
     def note(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         rest = dict(keywords)
         states, *others = arguments or (rest.pop("hidden_states"),)
+        if seen and not torch.equal(states, given[-1]):
+            raise ValueError(
+                f"{type(model).__name__} changes what a layer gives before the next one reads it; use method "
+                "magnitude"
+            )
         seen.append((numbers[id(layer)], states, _Call(tuple(others), rest)))
 
+    def keep(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        given[:] = [output[0] if isinstance(output, tuple) else output]
+
+    given: list[Tensor] = []
     hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    hooks += [layer.register_forward_hook(keep) for layer in layers]
     try:
         for batch in batches:
             seen.clear()
@@ -113,14 +123,18 @@ def _calls(
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     training, config = model.training, getattr(model, "config", None)
-    cached = getattr(config, "use_cache", None)
+    # A cache would grow with every run of a layer. Models of several kinds of input have a part for text.
+    caching = [part for part in _configurations(config) if getattr(part, "use_cache", False)]
     model.eval()
-    if cached:
-        # A cache would grow with every run of a layer.
-        config.use_cache = False
+    for part in caching:
+        part.use_cache = False
     try:
         yield
     finally:
         model.train(training)
-        if cached:
-            config.use_cache = cached
+        for part in caching:
+            part.use_cache = True
+
+
+def _configurations(config: Any) -> list[Any]:
+    return [] if config is None else [config, config.get_text_config()]

@@ -102,8 +102,10 @@ class SparseGpt(InputStatistics):
     def _inverse_factor(self, dead: Tensor) -> Tensor:
         """Return the upper Cholesky factor of the inverse Hessian."""
         hessian = self.hessian / max(self.count, 1)
-        hessian.diagonal()[dead] = 1
-        hessian.diagonal().add_(self.DAMPING * hessian.diagonal().mean())
+        diagonal = hessian.diagonal()
+        mean = float(diagonal[~dead].mean()) if not dead.all() else 1.0
+        diagonal[dead] = mean
+        diagonal.add_(self.DAMPING * mean)
         try:
             inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
             return torch.linalg.cholesky(inverse, upper=True)

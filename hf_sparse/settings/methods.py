@@ -1,12 +1,18 @@
 """What a recipe says about one pruning method."""
 
-from hf_sparse.settings.values import Factor, Part, Point
+from typing import Annotated
+
+from hf_sparse.settings.values import Factor, Part, Point, one_of
 
 
 class GroupLassoRecipe(Part):
-    """How groups are made small before they are removed; see `GroupLasso`."""
+    """How groups are made small before they are removed; see `GroupLasso`.
 
-    strength: Factor = 1e-4
+    Without a `strength`, proximal steps begin with one that would do at an even pace, gradients with 1e-4.
+    """
+
+    step: Annotated[str, one_of(("proximal", "gradient"))] = "proximal"
+    strength: Factor | None = None
     adapt: bool = True
     epsilon: Factor = 1e-3
     threshold: Factor = 0.1

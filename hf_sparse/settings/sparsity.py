@@ -115,6 +115,11 @@ class SparsityRecipe(Part):
     include: tuple[str, ...] = Field(default=(), strict=False)
     exclude: tuple[str, ...] = Field(default=(), strict=False)
 
+    @property
+    def revives(self) -> bool:
+        """Whether removed weights may return."""
+        return self.revive or METHODS[self.method].learned
+
     @model_validator(mode="after")
     def _check_method(self) -> Self:
         scheduled = METHODS[self.method].scheduled

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.groups import add_gradient, measure_groups
+from hf_sparse.sparsity.groups import add_gradient, measure_groups, shrink_groups
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.penalty import Penalty
 from hf_sparse.targets import Target, Targets
 
 _GAMMA = "gamma."
+# Of a strength, which is multiplied and so must not be zero.
+_LEAST = 1e-12
 
 
 class GroupLasso(Penalty):
@@ -60,6 +62,32 @@ class GroupLasso(Penalty):
 
         return sum(parallel_map(add, self.targets)) / scale
 
+    def shrink(self) -> None:
+        """Take from every group the proximal step of the penalty: w <- w * max(0, 1 - rate / ||w||).
+
+        `rate` is strength * gamma (Parikh & Boyd 2014, section 6.5.1). Done after a step of the optimizer, it
+        shrinks groups at a pace that no optimizer rescales, as decoupled weight decay does.
+        """
+
+        def step(target: Target) -> None:
+            rates = self._gammas[target.name] * self.strength.value
+            shrink_groups(target.weight, self.blocks[target.name], rates)
+
+        parallel_map(step, self.targets)
+
+    def proximal_strength(self, steps: int, asked: float) -> float:
+        """Return a strength whose proximal steps bring the share `asked` to its size in so many steps.
+
+        With gamma = 1 / n a norm falls by strength / n a step, so its square by twice the strength.
+        """
+        sizes = self.sizes()
+        count = round(asked * len(sizes))
+        if not count:
+            return _LEAST
+        level = float(sizes.kthvalue(count).values)
+        unit = sum(self._limits.values()) / len(self._limits)
+        return max((level**2 - 1) * unit**2 / (2 * steps), _LEAST)
+
     def sizes(self) -> Tensor:
         """Return the norms of all groups, flat, as multiples of the one below which they count as gone."""
         parts = parallel_map(lambda target: self._norms(target) / self._limits[target.name], self.targets)
@@ -73,7 +101,7 @@ class GroupLasso(Penalty):
     def state(self) -> dict[str, Tensor]:
         """Return all that a run needs to go on as if it had not been interrupted."""
         limits = torch.tensor(list(self._limits.values()), dtype=torch.float64)
-        gammas = {_GAMMA + name: gamma.contiguous() for name, gamma in self._gammas.items()}
+        gammas = {_GAMMA + name: gamma.cpu().contiguous() for name, gamma in self._gammas.items()}
         return super().state() | {"limits": limits} | gammas
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -86,7 +114,8 @@ class GroupLasso(Penalty):
                 "another one"
             )
         super().load_state(state)
-        self._gammas = {name: given[name].to(self._gammas[name]) for name in given}
+        # Without any it was over; whoever goes on with it takes them anew.
+        self._gammas = {name: given.get(name, gamma).to(gamma) for name, gamma in self._gammas.items()}
         self._limits = dict(zip(self._limits, state["limits"].tolist(), strict=True))
 
     def _norms(self, target: Target) -> Tensor:

@@ -62,6 +62,29 @@ def add_gradient(weight: Tensor, gradient: Tensor, block: Block, factors: Tensor
     return total
 
 
+def shrink_groups(weight: Tensor, block: Block, rates: Tensor) -> None:
+    """Shorten every group of a weight (out, in) by its rate, in place, to zero at most."""
+    weight = weight.detach()
+    if not _suits_numpy(weight):
+        norms = measure_groups(weight, block)
+        factors = torch.where(norms > 0, 1 - rates / norms, 0.0).clamp_(min=0)
+        weight.mul_(block.expand(factors).to(weight.dtype))
+        return
+    if _is_transposed(weight):
+        shrink_groups(weight.t(), _turned(block), rates.t())
+        return
+    array, shares = weight.numpy(), rates.numpy()
+    for rows in _bands(array, block):
+        band = array[rows]
+        norms = np.sqrt(block.pool(np.square(band)))
+        share = shares[rows.start // block.rows :][: len(norms)]
+        factors = 1 - np.divide(share, norms, out=np.ones_like(norms), where=norms > 0)
+        np.maximum(factors, 0, out=factors)
+        wide = np.repeat(factors, block.columns, axis=1) if block.columns > 1 else factors
+        for row in range(block.rows):
+            band[row :: block.rows] *= wide
+
+
 def _add_by_torch(weight: Tensor, gradient: Tensor, block: Block, factors: Tensor) -> float:
     norms = measure_groups(weight, block)
     rates = torch.where(norms > 0, factors / norms, 0.0)

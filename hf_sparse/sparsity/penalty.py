@@ -61,14 +61,15 @@ class Penalty(ABC):
 
     def state(self) -> dict[str, Tensor]:
         """Return all that a run needs to go on as if it had not been interrupted."""
-        level = float("nan") if self.strength.level is None else self.strength.level
+        strength = self.strength
+        level = float("nan") if strength.level is None else strength.level
         return {
-            "strength": torch.tensor([self.strength.value, level], dtype=torch.float64),
+            "strength": torch.tensor([strength.first, strength.value, level], dtype=torch.float64),
             "history": torch.tensor([astuple(row) for row in self.history], dtype=torch.float64).view(-1, 4),
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned; raise `ValueError` if it was of something else."""
-        value, level = state["strength"].tolist()
-        self.strength = Strength(value, None if isnan(level) else level)
+        first, value, level = state["strength"].tolist()
+        self.strength = Strength(first, value, None if isnan(level) else level)
         self.history = [Measurement(int(step), *rest) for step, *rest in state["history"].tolist()]

@@ -1,19 +1,21 @@
 """Taking neurons out of feed-forward layers that compute nothing, so that matrices become smaller."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.targets import Target, find_targets
 
 # What configurations call the width of a feed-forward layer, and its activation.
 _WIDTHS = ("intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner")
-_ACTIVATIONS = ("hidden_act", "activation", "activation_function", "dense_act_fn")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function", "dense_act_fn")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ def shrink(model: PreTrainedModel) -> Shrunk:
     activation = _activation(model)
     dead = {layer.name: _dead(layer, activation) for layer in layers}
     count = min(len(indices) for indices in dead.values())
+    config = copy.deepcopy(model.config)
+    setattr(config, key, width - count)
+    _check(model, config, layers, width - count)
     for layer in layers:
         gone = dead[layer.name][:count]
         keep = torch.ones(width, dtype=torch.bool)
@@ -55,14 +60,39 @@ def shrink(model: PreTrainedModel) -> Shrunk:
         for target in layer.into:
             _cut(target, keep.to(target.weight.device), outputs=True)
         _cut(layer.out, keep.to(layer.out.weight.device), outputs=False)
-    setattr(model.config, key, width - count)
+    model.config = config
     return Shrunk(width, width - count, {name: len(indices) for name, indices in dead.items()})
+
+
+def _check(model: PreTrainedModel, config: PreTrainedConfig, layers: list[_FeedForward], now: int) -> None:
+    """Raise `ValueError` unless a model of a configuration has the shapes that are left, and no other."""
+    planned = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for layer in layers:
+        for target in (*layer.into, layer.out):
+            rows, columns = target.weight.shape
+            shape = (rows, now) if target is layer.out else (now, columns)
+            planned[target.name] = shape[::-1] if target.transposed else shape
+            if target is not layer.out and target.module.bias is not None:
+                planned[f"{target.name.removesuffix('weight')}bias"] = (now,)
+    with torch.device("meta"), no_init_weights():
+        there = {
+            name: tuple(value.shape)
+            for name, value in type(model)(copy.deepcopy(config)).state_dict().items()
+        }
+    if wrong := [name for name in planned if planned[name] != there.get(name)]:
+        raise ValueError(
+            f"a {type(model).__name__} of narrower feed-forward layers would differ in {len(wrong)} other "
+            f"parameters, such as {wrong[0]}; it cannot be made smaller"
+        )
 
 
 def _width(model: PreTrainedModel) -> tuple[str, int]:
     for key in _WIDTHS:
         if isinstance(width := getattr(model.config, key, None), int):
             return key, width
+    if hasattr(model.config, "n_inner"):
+        # As GPT-2 reads a missing width.
+        return "n_inner", 4 * model.config.hidden_size
     raise ValueError(
         f"the configuration of {type(model).__name__} does not say how wide its feed-forward layers are, so "
         "they cannot be made smaller"

@@ -102,7 +102,7 @@ class SparsityCallback(TrainerCallback):
         optimizer: torch.optim.Optimizer,
         **kwargs: Any,
     ) -> None:
-        self.sparsifier.after_optimizer_step(optimizer)
+        self.sparsifier.after_optimizer_step(optimizer, state.global_step)
 
     def on_step_end(
         self,

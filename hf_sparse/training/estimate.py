@@ -70,6 +70,9 @@ def sidecar(sparsifier: Sparsifier | None, distiller: Distiller | None, removed:
         weights = [target.weight for target in sparsifier.masks.targets]
         total += sum(-(-weight.numel() // 8) for weight in weights)
         total += removed * weights[0].element_size() if sparsifier.remembered is not None else 0
+        total += _bytes(_scores(sparsifier))
+        if sparsifier.regularizer is not None:
+            total += _bytes(sparsifier.regularizer.penalty.state().values())
     return total
 
 

@@ -24,7 +24,7 @@ from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind_by
 from hf_sparse.training.sparsifier import Sparsifier, check_targets, make_scores
 from hf_sparse.training.state import SavedState, write_state
-from hf_sparse.training.teaching import DistillationMixin, join
+from hf_sparse.training.teaching import DistillationMixin, join, leave
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         optimizer = super().create_optimizer(*args, **kwargs)
         sparsity = self.recipe.sparsity
         if sparsity is not None and METHODS[sparsity.method].learned:
+            leave(optimizer, self.scores.parameters() if self.scores else ())
             self.scores = make_scores(sparsity, self.model)
             rate = (sparsity.movement or MovementRecipe()).learning_rate
             join(optimizer, self.scores.parameters(), lr=rate)
@@ -266,7 +267,7 @@ class _SparsityFlow(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.trainer.sparsifier is not None:
-            self.trainer.sparsifier.after_optimizer_step(kwargs["optimizer"])
+            self.trainer.sparsifier.after_optimizer_step(kwargs["optimizer"], state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

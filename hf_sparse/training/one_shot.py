@@ -15,8 +15,10 @@ from hf_sparse.oneshot.layerwise import Current, walk
 from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
 from hf_sparse.settings.sparsity import check_share
 from hf_sparse.sparsity.masks import Masks
+from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.targets import Target, find_targets
+from hf_sparse.training.locking import SPARSE_FROM
 
 
 def prune_with_data(
@@ -44,6 +46,11 @@ def prune_with_data(
     laid = parse_pattern(pattern)
     check_share(pattern, sparsity, "sparsity")
     targets = find_targets(model, include, exclude)
+    if (present := measure_sparsity(model, targets).overall) >= SPARSE_FROM:
+        raise ValueError(
+            f"the model is {present:.1%} sparse already, and method {method} starts from a dense one; use "
+            "method magnitude, which keeps the zeros there are"
+        )
     blocks = {name: laid.fit(name, shape) for name, shape in targets.shapes.items()}
     for target in targets:
         if blocks[target.name].size > 1 and not STATISTICS[method].knows_blocks:
@@ -102,7 +109,16 @@ def _is_ours(directory: Path) -> bool:
 def _watch(target: Target, statistics: InputStatistics, current: Current) -> RemovableHandle:
     def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         inputs, tokens = arguments[0], current.tokens
-        counted = tokens is not None and inputs.shape[:2] == tokens.shape
-        statistics.add(inputs[tokens] if counted else inputs.flatten(0, -2))
+        if tokens is None or tokens.all():
+            statistics.add(inputs.flatten(0, -2))
+        elif inputs.shape[:-1] == tokens.shape:
+            statistics.add(inputs[tokens])
+        elif inputs.shape[:-1] == (tokens.numel(),):
+            statistics.add(inputs[tokens.flatten()])
+        else:
+            raise ValueError(
+                f"{target.name} reads {tuple(inputs.shape)} of {tuple(tokens.shape)} tokens, so its padding "
+                "cannot be told; give texts one at a time"
+            )
 
     return target.module.register_forward_pre_hook(note)

@@ -203,7 +203,7 @@ def _remarks(
         said.append("The learning rate follows a metric, so it is not known before the run.")
     if distillation is not None and distillation.teacher == "given" and not taught:
         said.append("The teacher is taken to be of the model's size; name it to have it checked.")
-    if schedule is not None and schedule.update_end > schedule.ramp_end and not sparsity.revive:
+    if schedule is not None and schedule.update_end > schedule.ramp_end and not sparsity.revives:
         said.append(
             f"Mask updates after step {schedule.ramp_end:,} change nothing, since without revive no removed "
             "weight returns."

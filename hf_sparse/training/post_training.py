@@ -29,8 +29,8 @@ def load_unrounded(name_or_path: str) -> PreTrainedModel:
     """Load a model to quantize; raise `ValueError` if its weights have been rounded already."""
     if (form := rounded_as(name_or_path)) is not None:
         raise ValueError(
-            f"{name_or_path} is a {form} directory, whose weights are rounded already; quantize the model it "
-            "was made of"
+            f"{name_or_path} is a {form} directory, whose weights are rounded already; take the model it was "
+            "made of"
         )
     require_known_class(name_or_path)
     return load_saved(name_or_path)
@@ -53,13 +53,13 @@ def load_for_texts(
         )
     if model.main_input_name != "input_ids":
         raise ValueError(
-            f"{type(model).__name__} reads {model.main_input_name}, not texts; give quantize_trained batches "
+            f"{type(model).__name__} reads {model.main_input_name}, not texts; do it in Python, with batches "
             "of those"
         )
     if model.config.is_encoder_decoder:
         raise ValueError(
-            f"texts do not say what the decoder of {type(model).__name__} reads; give quantize_trained "
-            "batches with decoder_input_ids"
+            f"texts do not say what the decoder of {type(model).__name__} reads; do it in Python, with "
+            "batches that have decoder_input_ids"
         )
     return model, reader, tuple(inspect.signature(model.forward).parameters)
 

@@ -32,9 +32,9 @@ def prune(
     `masks.apply_to_weights()` after it. Zeros of a sparse model stay and count. Raises `ValueError` where a
     recipe with these settings would be refused.
     """
-    if method in METHODS and METHODS[method].learned:
+    if method in METHODS and (METHODS[method].learned or METHODS[method].penalized):
         raise ValueError(
-            f"method {method} learns what to remove while training; use it in the recipe of a SparseTrainer, "
+            f"method {method} prepares in training what it removes; use it in the recipe of a SparseTrainer, "
             "or prune with method magnitude"
         )
     recipe = Recipe.from_dict(

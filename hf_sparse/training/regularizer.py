@@ -1,5 +1,10 @@
 """The penalty of a pruning method during one run: when it acts, and how strongly."""
 
+import logging
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from hf_sparse.settings.methods import GroupLassoRecipe, MovementRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.settings.values import steps_of
@@ -9,43 +14,57 @@ from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.penalty import Penalty
 from hf_sparse.sparsity.schedules import Schedule
 from hf_sparse.sparsity.score_penalty import ScorePenalty
+from hf_sparse.sparsity.strength import Strength
 from hf_sparse.targets import Targets
+
+logger = logging.getLogger(__name__)
+
+# What Li et al. 2020 begin with.
+_STRENGTH = 1e-4
 
 
 class Regularizer:
     """Pushes groups, or scores, towards zero until the step at which the final sparsity is reached.
 
     Where `adapt` says so, the strength is adjusted so that by then as many are gone as are removed.
+    `proximal` penalties shrink groups after the optimizer's step instead of adding a gradient before it.
     """
 
     def __init__(
         self,
         penalty: Penalty,
         recipe: GroupLassoRecipe | MovementRecipe,
-        layout: Layout,
         schedule: Schedule,
-        refresh: int | str,
+        asked: float,
+        refresh: int | str = "100%",
+        proximal: bool = False,
     ) -> None:
-        self.penalty, self.adapt = penalty, recipe.adapt
+        self.penalty, self.adapt, self.asked, self.proximal = penalty, recipe.adapt, asked, proximal
         self.end, total = schedule.ramp_end, schedule.total_steps
         self.refresh_every, self.adjust_every = (
             max(steps_of(point, total), 1) for point in (refresh, recipe.every)
         )
-        budgets = layout.budgets(lambda final: schedule.final if final is None else final)
-        groups = sum(weight.blocks for weight in layout.weights.values())
-        self.asked = sum(budget.removed for budget in budgets) / groups
         self.last = 0.0
 
     def add_gradients(self, step: int, scale: float) -> float:
-        """Add the penalty's gradient to those of step `step` + 1, unless it is over; return the penalty."""
-        self.last = self.penalty.add_gradients(scale) if step < self.end else 0.0
+        """Add the penalty's gradient to those of step `step` + 1, unless it is over; return the penalty.
+
+        A proximal one is no part of the loss, and returns 0.
+        """
+        acts = step < self.end and not self.proximal
+        self.last = self.penalty.add_gradients(scale) if acts else 0.0
         return self.last
+
+    def after_step(self, step: int) -> None:
+        """Take the proximal step that follows the optimizer's step `step` + 1, if there is one."""
+        if self.proximal and step < self.end:
+            self.penalty.shrink()
 
     def update(self, step: int) -> None:
         """Refresh the penalty and adjust its strength, where they are due after `step` optimizer steps."""
         if step >= self.end:
             if step == self.end:
-                self.penalty.finish(step, self.asked)
+                self._finish(step)
             return
         if step % self.refresh_every == 0:
             self.penalty.refresh()
@@ -54,11 +73,33 @@ class Regularizer:
             if self.adapt:
                 self.penalty.strength.adjust(seen.level, self.adjust_every, self.end - step)
 
+    def _finish(self, step: int) -> None:
+        self.penalty.finish(step, self.asked)
+        level = self.penalty.history[-1].level
+        if self.adapt and level > _SMALL:
+            logger.warning(
+                "What is removed at step %d is still %.1f times as large as what counts as gone: the steps "
+                "before were too few, or the learning rate too small.",
+                step,
+                level,
+            )
+
     def logged(self) -> dict[str, float]:
         """Return what is logged beside a training loss: the penalty in it, its strength, the groups gone."""
         now = self.penalty.history[-1] if self.penalty.history else None
         measured = {} if now is None else {"penalty_strength": now.strength, "groups_gone": now.gone}
         return {"penalty": self.last} | measured
+
+    def load_state(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Go on from the state that the penalty had after `step` steps."""
+        self.penalty.load_state(state)
+        if step >= self.end and (not self.penalty.history or self.penalty.history[-1].step < self.end):
+            # The end has been moved before the step that is resumed.
+            self._finish(step)
+
+
+# From this level on people are told.
+_SMALL = 1.5
 
 
 def make_regularizer(
@@ -69,11 +110,16 @@ def make_regularizer(
     scores: MovementScores | None,
 ) -> Regularizer:
     """Make the penalty of a recipe's method: on learned scores if there are any, else on groups."""
+    budgets = layout.budgets(lambda final: schedule.final if final is None else final)
+    groups = sum(weight.blocks for weight in layout.weights.values())
+    asked = sum(budget.removed for budget in budgets) / groups
     if scores is not None:
         soft = recipe.movement or MovementRecipe()
-        return Regularizer(
-            ScorePenalty(scores, soft.strength, soft.threshold), soft, layout, schedule, "100%"
-        )
+        drawn = ScorePenalty(scores, soft.strength, soft.threshold)
+        return Regularizer(drawn, soft, schedule, asked)
     own = recipe.group_lasso or GroupLassoRecipe()
-    penalty = GroupLasso(targets, layout.blocks, own.strength, own.epsilon, own.threshold)
-    return Regularizer(penalty, own, layout, schedule, own.refresh)
+    proximal, strength = own.step == "proximal", own.strength or _STRENGTH
+    penalty = GroupLasso(targets, layout.blocks, strength, own.epsilon, own.threshold)
+    if proximal and own.strength is None:
+        penalty.strength = Strength(penalty.proximal_strength(max(schedule.ramp_end, 1), asked))
+    return Regularizer(penalty, own, schedule, asked, own.refresh, proximal)

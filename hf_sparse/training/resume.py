@@ -59,6 +59,8 @@ _FIXED = (
     "sparsity.exclude",
     "sparsity.overrides",
     "sparsity.revive",
+    "sparsity.group_lasso",
+    "sparsity.movement",
     "quantization was",
     "quantization.weights",
     "quantization.activations",

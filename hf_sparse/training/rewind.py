@@ -42,7 +42,7 @@ def rewind_by(
     recipe: SparsityRecipe, scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments
 ) -> None:
     """Rewind as a recipe says; see `rewind`."""
-    last_update = schedule.update_end if recipe.revive else schedule.ramp_end
+    last_update = schedule.update_end if recipe.revives else schedule.ramp_end
     rewind(scheduler, schedule, args, recipe.lr_rewind == "cyclic", last_update)
 
 

@@ -17,6 +17,7 @@ from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.remembered import RememberedWeights
+from hf_sparse.sparsity.schedules import Schedule
 from hf_sparse.sparsity.update import Scores, choose, grow
 from hf_sparse.targets import Targets, find_targets
 from hf_sparse.training.locking import SPARSE_FROM
@@ -54,6 +55,16 @@ def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
     return targets
 
 
+def _check_start(recipe: SparsityRecipe, schedule: Schedule | None) -> None:
+    """Refuse to remove anything by what training has not had a step to prepare."""
+    method = METHODS[recipe.method]
+    if (method.learned or method.penalized) and schedule.is_update(0) and schedule.sparsity(0):
+        raise ValueError(
+            f"method {recipe.method} prepares in training what it removes, and the schedule removes "
+            f"{schedule.sparsity(0):.1%} before the first step; let it begin later, from initial: 0"
+        )
+
+
 def make_scores(recipe: SparsityRecipe, model: nn.Module) -> MovementScores:
     """Make the scores that a method learns for what a recipe prunes in a model, all zero."""
     targets = find_targets(model, recipe.include, recipe.exclude)
@@ -73,13 +84,13 @@ class Sparsifier:
     ) -> None:
         self.recipe, self.method = recipe, METHODS[recipe.method]
         self.schedule = recipe.schedule.resolve(total_steps) if self.method.scheduled else None
+        _check_start(recipe, self.schedule)
         self.masks = Masks(find_targets(model, recipe.include, recipe.exclude))
         self.layout = lay_out(recipe, self.masks.targets)
         self.scores = scores
         if self.method.learned and scores is None:
             self.scores = MovementScores(self.masks.targets, self.layout.blocks)
-        revives = recipe.revive or self.method.learned
-        self.remembered: RememberedWeights | None = RememberedWeights(self.masks) if revives else None
+        self.remembered: RememberedWeights | None = RememberedWeights(self.masks) if recipe.revives else None
         self.regularizer: Regularizer | None = None
         if self.method.penalized:
             self.regularizer = make_regularizer(
@@ -126,7 +137,7 @@ class Sparsifier:
             return
         if self.remembered is None:
             self._grow(step, optimizer)
-            if self.recipe.revive or self.method.learned:
+            if self.recipe.revives:
                 # The checkpoint may hold moments of values that were remembered when it was written.
                 self.masks.apply_to_optimizer(optimizer)
             return
@@ -163,7 +174,7 @@ class Sparsifier:
         """
         if not (self.method.learned and self.method.penalized) or self.schedule.is_final(step):
             return self.layout.budgets(lambda final: self.schedule.towards(final).sparsity(step))
-        risen = self.schedule.sparsity(step) / self.schedule.final
+        risen = self.schedule.sparsity(step) / self.schedule.final if self.schedule.final else 0.0
         lowest = self.regularizer.penalty.below(risen)
         budgets = self.layout.budgets(lambda final: self.schedule.final if final is None else final)
         return [
@@ -176,8 +187,13 @@ class Sparsifier:
         if self.remembered is not None:
             self.remembered.restore()
 
-    def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put removed weights back to zero, where the optimizer may have moved them."""
+    def after_optimizer_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Put removed weights back to zero, where the optimizer may have moved them in step `step` + 1.
+
+        A penalty that shrinks groups itself does so here.
+        """
+        if self.regularizer is not None:
+            self.regularizer.after_step(step)
         if self.remembered is not None:
             self.remembered.withdraw()
         elif type(getattr(optimizer, "optimizer", optimizer)) not in _KEEPS_ZEROS:
@@ -203,6 +219,11 @@ class Sparsifier:
             raise ValueError(
                 f"method {self.recipe.method} keeps the zeros of a sparse model, and the targets of this "
                 f"{type(model).__name__} have none; load the pruned model, or choose another method"
+            )
+        if self.method.learned and present >= SPARSE_FROM:
+            raise ValueError(
+                f"method {self.recipe.method} learns what to remove from a dense model, and this one is "
+                f"{present:.1%} sparse already; use method magnitude or lock"
             )
         if not self.method.scheduled or present >= SPARSE_FROM:
             single = dict.fromkeys(self.layout.blocks, UNSTRUCTURED)
@@ -263,7 +284,7 @@ class Sparsifier:
         if self.scores is not None:
             self.scores.load_state(saved.extras.get(_SCORES, {}))
         if self.regularizer is not None:
-            self.regularizer.penalty.load_state(saved.extras.get(_PENALTY, {}))
+            self.regularizer.load_state(saved.extras.get(_PENALTY, {}), saved.step)
         if self.remembered is None:
             return
         if self.schedule.is_update_left(saved.step):

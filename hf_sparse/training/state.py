@@ -90,5 +90,5 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode())
         # As bytes: numpy has no bfloat16.
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -149,3 +149,13 @@ def join(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], *
     new = [parameter for parameter in parameters if id(parameter) not in present]
     if new:
         optimizer.add_param_group({"params": new, "weight_decay": 0.0} | settings)
+
+
+def leave(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Take the group of parameters that joined for an earlier run out of an optimizer, with their state."""
+    gone = {id(parameter): parameter for parameter in parameters}
+    optimizer.param_groups[:] = [
+        group for group in optimizer.param_groups if not any(id(entry) in gone for entry in group["params"])
+    ]
+    for parameter in gone.values():
+        optimizer.state.pop(parameter, None)

@@ -128,6 +128,6 @@ def test_models_that_are_packed_or_read_no_text_are_refused(tmp_path: Path, text
     for name, sentence in (
         ("packed", "rounded already"),
         ("vit", "ViTModel reads pixel_values, not texts"),
-        ("t5", "give quantize_trained batches with decoder_input_ids"),
+        ("t5", "with batches that have decoder_input_ids"),
     ):
         assert sentence in refused("quantize", tmp_path / name, tmp_path / "out", "--calibration", texts)

@@ -15,6 +15,7 @@ from runs import (
     distil,
     distil_hidden,
     lasso,
+    lasso_by_gradient,
     lock,
     mlm,
     move,
@@ -47,6 +48,7 @@ LENGTH = 8
         (quantize, (1, 4, 11), {}),
         # While the penalty acts, at the hard step, after it.
         (lasso, (1, 4, 6, 7, 8), {}),
+        (lasso_by_gradient, (1, 4, 7, 8), {}),
         # While scores are drawn down, while they are learned, after that.
         (move, (1, 4, 7, 9, 10), {}),
         (lock, (3, 8), {}),

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_sparse.sparsity.groups import add_gradient, group_norms, measure_groups
+from hf_sparse.sparsity.groups import add_gradient, group_norms, measure_groups, shrink_groups
 from hf_sparse.sparsity.patterns.block import Block
 
 BLOCKS = [Block(1, 1), Block(4, 4), Block(1, 4), Block(4, 1), Block(2, 8), Block(1, 24), Block(16, 1)]
@@ -74,3 +74,23 @@ def test_no_weight_makes_it_infinite(entries: list[float], block: Block, factor:
     factors = torch.full((4 // block.rows, 4 // block.columns), factor)
     add_gradient(weight, gradient, block, factors)
     assert torch.isfinite(gradient).all() and gradient.abs().max() <= factor * 1.0001
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_shrinking_shortens_every_group_by_its_rate(
+    block: Block, dtype: torch.dtype, transposed: bool
+) -> None:
+    weight = noise(16, 24, dtype=dtype)
+    weight[4:8] = 0
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    rates = noise(16 // block.rows, 24 // block.columns, seed=2).abs().to(exact)
+    before = naive(weight, block)
+    laid = weight.t().contiguous().t() if transposed else weight.clone()
+    shrink_groups(laid, block, rates)
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    expected = (before - rates.float()).clamp(min=0)
+    torch.testing.assert_close(naive(laid, block), expected, rtol=tolerance, atol=tolerance)
+    # In the direction they had.
+    assert (laid * weight >= 0).all() and not laid[4:8].any()

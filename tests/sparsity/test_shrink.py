@@ -22,9 +22,9 @@ from hf_sparse.sparsity.shrink import shrink
 INPUTS = {"input_ids": torch.arange(5, 29).reshape(2, 12)}
 
 
-def gpt2() -> GPT2LMHeadModel:
+def gpt2(width: int | None = 64) -> GPT2LMHeadModel:
     set_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, "n_inner": 64}
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, "n_inner": width}
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **sizes))
 
 
@@ -108,3 +108,25 @@ def test_what_cannot_be_told_is_refused() -> None:
         shrink(model)
     with pytest.raises(ValueError, match="cannot be told: 6 of its matrices have a side of 32"):
         shrink(bert(intermediate_size=32))
+
+
+def test_gpt2_without_a_width_of_its_own_has_four_times_its_own() -> None:
+    model = lively(gpt2(width=None))
+    prune(model, 0.5, pattern="row", include=[r"mlp\.c_fc"])
+    expected = logits(model)
+    assert (shrink(model).before, model.config.n_inner) == (128, 64)
+    torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_would_not_be_loaded_is_left_alone() -> None:
+    model = bert()
+    prune(model, 0.5, pattern="row", include=["intermediate"])
+    model.bert.pooler.dense = nn.Linear(32, 48)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match="would differ in 2 other parameters, such as bert.pooler.dense.weight"
+    ):
+        shrink(model)
+    after = model.state_dict()
+    assert model.config.intermediate_size == 64
+    assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -30,6 +30,9 @@ CHECKPOINT_FILES = {
 _CLOCK = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"}
 
 
+_LASSO = "sparsity.group_lasso={refresh: 3, every: 2}"
+
+
 def prune(folder: Path | str, **changes: Any) -> SparseTrainer:
     """A trainer that prunes with dropout, shuffling, accumulation, a rewound learning rate."""
     return _trainer(folder, changes, model=bert(), recipe=pruning())
@@ -69,8 +72,14 @@ def quantize(folder: Path | str, **changes: Any) -> SparseTrainer:
 
 def lasso(folder: Path | str, **changes: Any) -> SparseTrainer:
     """A trainer whose groups are pushed towards zero until step 7, gamma anew at every third one."""
-    penalty = "sparsity.group_lasso={refresh: 3, every: 2, strength: 0.01}"
-    recipe = Recipe.preset("group_lasso_block").override(["sparsity.schedule.begin=7", penalty])
+    recipe = Recipe.preset("group_lasso_block").override(["sparsity.schedule.begin=7", _LASSO])
+    return _trainer(folder, changes, model=bert(), recipe=recipe)
+
+
+def lasso_by_gradient(folder: Path | str, **changes: Any) -> SparseTrainer:
+    """The same by a term of the loss."""
+    assignments = ["sparsity.schedule.begin=7", _LASSO, "sparsity.group_lasso.step=gradient"]
+    recipe = Recipe.preset("group_lasso_block").override(assignments)
     return _trainer(folder, changes, model=bert(), recipe=recipe)
 
 

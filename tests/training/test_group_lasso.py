@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import arguments, bert, sentences
 
-from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, measure_sparsity
+from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, measure_sparsity, prune
 from hf_sparse.sparsity.groups import measure_groups
 from hf_sparse.sparsity.patterns.block import Block
 
@@ -24,8 +24,9 @@ def trainer(folder, *assignments: str, preset: str = "group_lasso_block", **chan
 
 
 @pytest.mark.parametrize("final", [0.5, 0.8])
-def test_groups_are_gone_when_the_penalty_ends_as_many_as_asked(tmp_path, final: float) -> None:
-    run = trainer(tmp_path, f"sparsity.schedule.final={final}")
+@pytest.mark.parametrize("step", ["proximal", "gradient"])
+def test_groups_are_gone_when_the_penalty_ends_as_many_as_asked(tmp_path, final: float, step: str) -> None:
+    run = trainer(tmp_path, f"sparsity.schedule.final={final}", f"sparsity.group_lasso.step={step}")
     run.train()
     history = run.sparsifier.regularizer.penalty.history
     assert history[-1].step == HARD
@@ -50,8 +51,12 @@ def test_every_shape_of_group_reaches_its_target(tmp_path, pattern: str) -> None
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_the_penalty_is_in_the_training_loss_once_and_in_no_other(tmp_path, micro_batches: int) -> None:
     settings = {"max_steps": 10, "gradient_accumulation_steps": micro_batches}
-    strong = trainer(tmp_path, "sparsity.group_lasso={strength: 1.0, adapt: false}", **settings)
-    weak = trainer(tmp_path, "sparsity.group_lasso={strength: 1e-30, adapt: false}", **settings)
+    strong = trainer(
+        tmp_path, "sparsity.group_lasso={step: gradient, strength: 1.0, adapt: false}", **settings
+    )
+    weak = trainer(
+        tmp_path, "sparsity.group_lasso={step: gradient, strength: 1e-30, adapt: false}", **settings
+    )
     assert strong.evaluate()["eval_loss"] == weak.evaluate()["eval_loss"]
     logs = []
     for run in (strong, weak):
@@ -77,8 +82,8 @@ def test_what_is_removed_stays_removed_while_the_rest_is_retrained(tmp_path) -> 
     ("assignments", "message"),
     [
         (["sparsity.pattern=2:4", "sparsity.allocation=uniform"], "removes a part of every group"),
-        (["sparsity.revive=true"], "so none returns; leave revive out"),
-        (["sparsity.method=magnitude", "sparsity.group_lasso={strength: 1.0}"], "has no penalty"),
+        (["sparsity.revive=true"], "with group_lasso none does; leave it out"),
+        (["sparsity.method=magnitude", "sparsity.group_lasso={}"], "says nothing about method magnitude"),
         (["sparsity.group_lasso.strength=0"], "greater than 0"),
         (["sparsity.group_lasso.strength=nan"], "should be a valid number"),
         (["sparsity.group_lasso.refresh=1.0"], "a point in time"),
@@ -90,7 +95,7 @@ def test_what_makes_no_sense_is_refused(assignments: list[str], message: str) ->
 
 
 def test_a_callback_refuses_the_penalty() -> None:
-    with pytest.raises(ValueError, match="method group_lasso adds a penalty; use SparseTrainer"):
+    with pytest.raises(ValueError, match="as method group_lasso does; use SparseTrainer"):
         SparsityCallback(recipe())
 
 
@@ -101,3 +106,52 @@ def test_the_penalty_does_not_reach_weights_that_are_no_targets(tmp_path) -> Non
     run.train()
     excluded = "bert.encoder.layer.0.output.dense.weight"
     assert torch.linalg.vector_norm(run.model.state_dict()[excluded]) > 0.9 * before[excluded].norm()
+
+
+def test_where_the_optimizer_cannot_keep_up_people_are_told_and_the_task_is_not_drowned(
+    tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trainer(tmp_path, "sparsity.group_lasso.step=gradient", learning_rate=1e-6)
+    run.train()
+    history = run.sparsifier.regularizer.penalty.history
+    assert max(row.strength for row in history) <= 100 * history[0].strength
+    assert "times as large as what counts as gone" in caplog.text
+    assert measure_sparsity(run.model).overall == pytest.approx(0.5, abs=1e-3)
+
+
+def test_proximal_steps_do_not_depend_on_the_learning_rate(tmp_path) -> None:
+    run = trainer(tmp_path, learning_rate=1e-6)
+    run.train()
+    assert run.sparsifier.regularizer.penalty.history[-1].gone == pytest.approx(0.5, abs=0.02)
+    assert {row["penalty"] for row in run.state.log_history if "penalty" in row} == {0.0}
+
+
+@pytest.mark.parametrize("assignment", ["begin=0", "shape=constant"])
+def test_a_penalty_without_a_step_to_act_is_refused(tmp_path, assignment: str) -> None:
+    values = recipe().to_dict()
+    values["sparsity"]["schedule"] = {"shape": "one_shot", "final": 0.5, "begin": 0}
+    if assignment == "shape=constant":
+        values["sparsity"]["schedule"] = {"shape": "constant", "final": 0.5}
+    run = SparseTrainer(
+        bert(), arguments(tmp_path), train_dataset=sentences(), recipe=Recipe.from_dict(values)
+    )
+    with pytest.raises(ValueError, match="removes 50.0% before the first step; let it begin later"):
+        run.train()
+    with pytest.raises(ValueError, match="method group_lasso prepares in training what it removes"):
+        prune(bert(), 0.5, pattern="4x4", method="group_lasso")
+
+
+@pytest.mark.parametrize("moved", [30, 10])
+def test_the_end_of_the_penalty_may_be_moved_on_resuming(tmp_path, moved: int) -> None:
+    settings = {"max_steps": 40, "save_strategy": "steps", "save_steps": 1}
+    first = trainer(tmp_path, "sparsity.schedule.begin=20", **settings)
+    first.train()
+    for step in (15, 25):
+        args = arguments(tmp_path / str(step), max_steps=40, lr_scheduler_type="constant")
+        changed = recipe(f"sparsity.schedule.begin={moved}")
+        again = SparseTrainer(
+            bert(), args, train_dataset=sentences(), recipe=changed, allow_schedule_change=True
+        )
+        again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert measure_sparsity(again.model).overall == pytest.approx(0.5, abs=1e-3)
+        assert again.sparsifier.regularizer.penalty.history

@@ -77,7 +77,7 @@ def test_what_cannot_learn_scores_refuses() -> None:
     recipe = pruning("sparsity.method=movement", "sparsity.lr_rewind=false")
     with pytest.raises(ValueError, match="nor add what is learned to an optimizer, as method movement does"):
         SparsityCallback(recipe)
-    with pytest.raises(ValueError, match="method movement learns what to remove while training"):
+    with pytest.raises(ValueError, match="method movement prepares in training what it removes"):
         prune(bert(), 0.5, method="movement")
     with pytest.raises(ValueError, match="movement says nothing about method magnitude"):
         pruning("sparsity.movement={learning_rate: 0.1}")
@@ -98,3 +98,27 @@ def test_a_scheduler_made_before_the_scores_is_refused(tmp_path) -> None:
             recipe=recipe,
             optimizers=(optimizer, scheduler),
         )
+
+
+def test_training_again_does_not_learn_scores_twice(tmp_path) -> None:
+    run = trainer(tmp_path, "movement")
+    for _ in range(2):
+        run.train()
+        assert len(run.optimizer.param_groups) == 3
+        assert {id(score) for score in run.scores.parameters()} == {
+            id(score) for score in run.optimizer.param_groups[-1]["params"]
+        }
+
+
+def test_what_is_sparse_already_is_refused(tmp_path) -> None:
+    run = trainer(tmp_path, "movement")
+    prune(run.model, 0.5)
+    run.recipe = run.recipe.model_copy()
+    with pytest.raises(ValueError, match="learns what to remove from a dense model, and this one is 50.0%"):
+        run.train()
+
+
+def test_scores_that_nothing_has_taught_remove_nothing(tmp_path) -> None:
+    run = trainer(tmp_path, "movement", "sparsity.schedule={shape: one_shot, final: 0.5}")
+    with pytest.raises(ValueError, match="removes 50.0% before the first step; let it begin later"):
+        run.train()
