@@ -123,9 +123,7 @@ def test_a_model_that_would_not_be_loaded_is_left_alone() -> None:
     prune(model, 0.5, pattern="row", include=["intermediate"])
     model.bert.pooler.dense = nn.Linear(32, 48)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(
-        ValueError, match="would differ in 2 other parameters, such as bert.pooler.dense.weight"
-    ):
+    with pytest.raises(ValueError, match="would differ in 2 other parameters, such as bert.pooler.dense"):
         shrink(model)
     after = model.state_dict()
     assert model.config.intermediate_size == 64
