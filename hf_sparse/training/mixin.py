@@ -18,11 +18,12 @@ from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.files import require_writable
+from hf_sparse.training.laying_out import check_targets, make_scores
 from hf_sparse.training.locking import LOST, settle
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind_by
-from hf_sparse.training.sparsifier import Sparsifier, check_targets, make_scores
+from hf_sparse.training.sparsifier import Sparsifier
 from hf_sparse.training.state import SavedState, write_state
 from hf_sparse.training.teaching import DistillationMixin, join, leave
 

@@ -9,17 +9,15 @@ from torch import Tensor, nn
 from hf_sparse.checkpoint.contract import write_contract
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.allocation import Budget
-from hf_sparse.sparsity.layout import Layout, Override
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
-from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.remembered import RememberedWeights
-from hf_sparse.sparsity.schedules import Schedule
 from hf_sparse.sparsity.update import Scores, choose, grow
-from hf_sparse.targets import Targets, find_targets
+from hf_sparse.targets import find_targets
+from hf_sparse.training.laying_out import check_start, lay_out
 from hf_sparse.training.locking import SPARSE_FROM
 from hf_sparse.training.regularizer import Regularizer, make_regularizer
 from hf_sparse.training.state import SavedState
@@ -36,41 +34,6 @@ _SCORES, _PENALTY = "movement_scores", "penalty"
 _KEEPS_ZEROS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 
 
-def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
-    """Lay the patterns of a recipe over the targets of a model; raise `ValueError` if they do not fit."""
-    overrides = [
-        Override(expression, part.pattern and parse_pattern(part.pattern), part.sparsity)
-        for expression, part in recipe.overrides.items()
-    ]
-    layout = Layout(targets, parse_pattern(recipe.pattern), recipe.allocation, recipe.floor, overrides)
-    if recipe.schedule is not None:
-        layout.budgets(lambda final: recipe.schedule.final if final is None else final)
-    return layout
-
-
-def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
-    """Find what a recipe prunes; raise `ValueError` if it is nothing or the pattern does not fit."""
-    targets = find_targets(model, recipe.include, recipe.exclude)
-    lay_out(recipe, targets)
-    return targets
-
-
-def _check_start(recipe: SparsityRecipe, schedule: Schedule | None) -> None:
-    """Refuse to remove anything by what training has not had a step to prepare."""
-    method = METHODS[recipe.method]
-    if (method.learned or method.penalized) and schedule.is_update(0) and schedule.sparsity(0):
-        raise ValueError(
-            f"method {recipe.method} prepares in training what it removes, and the schedule removes "
-            f"{schedule.sparsity(0):.1%} before the first step; let it begin later, from initial: 0"
-        )
-
-
-def make_scores(recipe: SparsityRecipe, model: nn.Module) -> MovementScores:
-    """Make the scores that a method learns for what a recipe prunes in a model, all zero."""
-    targets = find_targets(model, recipe.include, recipe.exclude)
-    return MovementScores(targets, lay_out(recipe, targets).blocks)
-
-
 class Sparsifier:
     """Grows the masks of a model on schedule and keeps its removed weights at zero."""
 
@@ -84,7 +47,7 @@ class Sparsifier:
     ) -> None:
         self.recipe, self.method = recipe, METHODS[recipe.method]
         self.schedule = recipe.schedule.resolve(total_steps) if self.method.scheduled else None
-        _check_start(recipe, self.schedule)
+        check_start(recipe, self.schedule)
         self.masks = Masks(find_targets(model, recipe.include, recipe.exclude))
         self.layout = lay_out(recipe, self.masks.targets)
         self.scores = scores

@@ -1,0 +1,46 @@
+"""What a recipe asks of one model, checked before the run: patterns over its targets, scores to learn."""
+
+from torch import nn
+
+from hf_sparse.settings.sparsity import SparsityRecipe
+from hf_sparse.sparsity.layout import Layout, Override
+from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.sparsity.movement import MovementScores
+from hf_sparse.sparsity.patterns.parse import parse_pattern
+from hf_sparse.sparsity.schedules import Schedule
+from hf_sparse.targets import Targets, find_targets
+
+
+def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
+    """Lay the patterns of a recipe over the targets of a model; raise `ValueError` if they do not fit."""
+    overrides = [
+        Override(expression, part.pattern and parse_pattern(part.pattern), part.sparsity)
+        for expression, part in recipe.overrides.items()
+    ]
+    layout = Layout(targets, parse_pattern(recipe.pattern), recipe.allocation, recipe.floor, overrides)
+    if recipe.schedule is not None:
+        layout.budgets(lambda final: recipe.schedule.final if final is None else final)
+    return layout
+
+
+def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
+    """Find what a recipe prunes; raise `ValueError` if it is nothing or the pattern does not fit."""
+    targets = find_targets(model, recipe.include, recipe.exclude)
+    lay_out(recipe, targets)
+    return targets
+
+
+def check_start(recipe: SparsityRecipe, schedule: Schedule | None) -> None:
+    """Refuse to remove anything by what training has not had a step to prepare."""
+    method = METHODS[recipe.method]
+    if (method.learned or method.penalized) and schedule.is_update(0) and schedule.sparsity(0):
+        raise ValueError(
+            f"method {recipe.method} prepares in training what it removes, and the schedule removes "
+            f"{schedule.sparsity(0):.1%} before the first step; let it begin later, from initial: 0"
+        )
+
+
+def make_scores(recipe: SparsityRecipe, model: nn.Module) -> MovementScores:
+    """Make the scores that a method learns for what a recipe prunes in a model, all zero."""
+    targets = find_targets(model, recipe.include, recipe.exclude)
+    return MovementScores(targets, lay_out(recipe, targets).blocks)
