@@ -43,20 +43,23 @@ class ScheduleRecipe(Part):
     def _ramp_end(self, begin: int, total_steps: int) -> int:
         if self.shape in ("one_shot", "constant"):
             return begin
-        point = "50%" if self.ramp_end is None else self.ramp_end
-        ramp_end = steps_of(point, total_steps)
-        # A share of less than the whole run may round to all of a very short one, with no step left to train.
-        rounded_up = isinstance(point, str) and point != "100%" and ramp_end == total_steps
-        return total_steps - 1 if rounded_up else ramp_end
+        return _with_a_step_left("50%" if self.ramp_end is None else self.ramp_end, total_steps)
 
     def resolve(self, total_steps: int) -> Schedule:
         """Turn shares of the run into steps; raise `ValueError` where the result cannot be run."""
-        begin = steps_of(self.begin, total_steps)
+        begin = _with_a_step_left(self.begin, total_steps)
         ramp_end = self._ramp_end(begin, total_steps)
         update_end = ramp_end if self.update_end is None else steps_of(self.update_end, total_steps)
         # A share that rounds to nothing means "as often as there are steps"; a written 0 is an error.
         every = self.every if isinstance(self.every, int) else max(steps_of(self.every, total_steps), 1)
         return Schedule(self.shape, self.initial, self.final, begin, ramp_end, update_end, every, total_steps)
+
+
+def _with_a_step_left(point: int | str, total_steps: int) -> int:
+    """Return the step of a point; a share of less than a very short run may round up to all of it."""
+    step = steps_of(point, total_steps)
+    rounded_up = isinstance(point, str) and point != "100%" and step == total_steps
+    return total_steps - 1 if rounded_up else step
 
 
 def _pattern(text: str) -> str:

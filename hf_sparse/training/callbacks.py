@@ -102,7 +102,7 @@ class SparsityCallback(TrainerCallback):
         optimizer: torch.optim.Optimizer,
         **kwargs: Any,
     ) -> None:
-        self.sparsifier.after_optimizer_step(optimizer, state.global_step)
+        self.sparsifier.after_optimizer_step(optimizer)
 
     def on_step_end(
         self,

@@ -268,7 +268,8 @@ class _SparsityFlow(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.trainer.sparsifier is not None:
-            self.trainer.sparsifier.after_optimizer_step(kwargs["optimizer"], state.global_step)
+            self.trainer.sparsifier.shrink(state.global_step)
+            self.trainer.sparsifier.after_optimizer_step(kwargs["optimizer"])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -150,13 +150,13 @@ class Sparsifier:
         if self.remembered is not None:
             self.remembered.restore()
 
-    def after_optimizer_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Put removed weights back to zero, where the optimizer may have moved them in step `step` + 1.
-
-        A penalty that shrinks groups itself does so here.
-        """
+    def shrink(self, step: int) -> None:
+        """Shorten groups after the optimizer's step `step` + 1, where the method's penalty does that itself."""
         if self.regularizer is not None:
             self.regularizer.after_step(step)
+
+    def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put removed weights back to zero, where the optimizer may have moved them."""
         if self.remembered is not None:
             self.remembered.withdraw()
         elif type(getattr(optimizer, "optimizer", optimizer)) not in _KEEPS_ZEROS:

@@ -102,7 +102,9 @@ def test_a_scheduler_made_before_the_scores_is_refused(tmp_path) -> None:
 
 def test_training_again_does_not_learn_scores_twice(tmp_path) -> None:
     run = trainer(tmp_path, "movement")
+    dense = {name: value.clone() for name, value in run.model.state_dict().items()}
     for _ in range(2):
+        run.model.load_state_dict(dense)
         run.train()
         assert len(run.optimizer.param_groups) == 3
         assert {id(score) for score in run.scores.parameters()} == {
