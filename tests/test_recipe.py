@@ -146,7 +146,10 @@ def test_a_wrong_structure_is_named_with_the_right_one(values: dict, message: st
             "sparsity.schedule.shape=cubik",
             "sparsity.schedule.shape is 'cubik': choose one of constant, cubic, linear, one_shot",
         ),
-        ("sparsity.method=movement", "sparsity.method is 'movement': choose one of lock, magnitude"),
+        (
+            "sparsity.method=oblivion",
+            "sparsity.method is 'oblivion': choose one of group_lasso, lock, magnitude",
+        ),
         ("sparsity.allocation=er", "sparsity.allocation is 'er': choose one of erk, global, uniform"),
         (
             "sparsity.pattern=4",

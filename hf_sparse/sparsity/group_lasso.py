@@ -39,6 +39,11 @@ class GroupLasso(Penalty):
         self._limits = {target.name: threshold * self._spread(target) for target in targets}
         self.refresh()
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left of the penalty but its history."""
+        return not self._gammas
+
     def refresh(self) -> None:
         """Take gamma from the weights as they are now."""
         self._gammas = dict(parallel_map(self._gamma, self.targets))
@@ -114,8 +119,7 @@ class GroupLasso(Penalty):
                 "another one"
             )
         super().load_state(state)
-        # Without any it was over; whoever goes on with it takes them anew.
-        self._gammas = {name: given.get(name, gamma).to(gamma) for name, gamma in self._gammas.items()}
+        self._gammas = {name: given[name].to(self._gammas[name]) for name in given}
         self._limits = dict(zip(self._limits, state["limits"].tolist(), strict=True))
 
     def _norms(self, target: Target) -> Tensor:

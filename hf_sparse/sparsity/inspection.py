@@ -20,7 +20,6 @@ from hf_sparse.targets import Target, Targets, find_targets
 CANDIDATES = (
     "row",
     "column",
-    *(f"{side}/{strips}" for side in ("row", "column") for strips in (2, 4, 8, 16)),
     "32x32",
     "16x16",
     "8x8",
@@ -30,6 +29,7 @@ CANDIDATES = (
     "1x16",
     "4x1",
     "1x4",
+    *(f"{side}/{strips}" for side in ("row", "column") for strips in (2, 4, 8, 16)),
     "1:2",
     "2:4",
     "4:8",

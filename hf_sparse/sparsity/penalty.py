@@ -31,6 +31,8 @@ class Penalty(ABC):
         self.strength = Strength(strength)
         self.history: list[Measurement] = []
 
+    over = False
+
     @abstractmethod
     def refresh(self) -> None:
         """Take anew from the weights what the penalty holds constant for a while."""

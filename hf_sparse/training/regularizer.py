@@ -93,8 +93,10 @@ class Regularizer:
     def load_state(self, state: Mapping[str, Tensor], step: int) -> None:
         """Go on from the state that the penalty had after `step` steps."""
         self.penalty.load_state(state)
+        # The end may have been moved, behind the step that is resumed or before it.
+        if step < self.end and self.penalty.over:
+            self.penalty.refresh()
         if step >= self.end and (not self.penalty.history or self.penalty.history[-1].step < self.end):
-            # The end has been moved before the step that is resumed.
             self._finish(step)
 
 

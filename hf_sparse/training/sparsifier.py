@@ -151,7 +151,7 @@ class Sparsifier:
             self.remembered.restore()
 
     def shrink(self, step: int) -> None:
-        """Shorten groups after the optimizer's step `step` + 1, where the method's penalty does that itself."""
+        """Shorten groups after the optimizer's step `step` + 1, where the method's penalty does that."""
         if self.regularizer is not None:
             self.regularizer.after_step(step)
 
