@@ -1,4 +1,4 @@
-"""Sparse, distilled training of transformers inside the Hugging Face Trainer."""
+"""Sparse, distilled, 8-bit training of transformers inside the Hugging Face Trainer."""
 
 from importlib import import_module
 
@@ -18,8 +18,10 @@ _HOMES = {
     "load_teacher": "hf_sparse.distillation.teacher",
     "measure_sparsity": "hf_sparse.sparsity.measure",
     "prune": "hf_sparse.training.prune",
+    "prune_with_data": "hf_sparse.training.one_shot",
     "save_compressed": "hf_sparse.checkpoint.compressed_tensors",
     "save_packed": "hf_sparse.checkpoint.packed",
+    "shrink": "hf_sparse.sparsity.shrink",
 }
 __all__ = ["__version__", *_HOMES]
 
