@@ -9,7 +9,7 @@ from hf_sparse.cli.waiting import working
 
 
 def shrink(context: typer.Context, model: Model, out: Out) -> None:
-    """Take dead neurons out of a pruned model: smaller matrices, same outputs.
+    """Take dead neurons out of a pruned model, for the same outputs.
 
     Dead are neurons of feed-forward layers that pruning by row or column has left without weights. As many
     are removed from each layer as the layer with the fewest has, so that stock transformers loads the result.
