@@ -108,9 +108,10 @@ def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) ->
     for module in exported.modules():
         if isinstance(module, PreTrainedModel):
             module.config.use_cache = False
+            # The graph has no fused attention, and torch fails to take T5's apart.
+            module.set_attn_implementation("eager")
     exported.config.return_dict = True
-    # The graph has no fused attention; torch fails to take T5's apart. Experts are chosen without a loop.
-    exported.set_attn_implementation("eager")
+    # Chosen without a loop.
     exported.set_experts_implementation("batched_mm")
     return exported
 
