@@ -104,7 +104,9 @@ def test_questions_are_answered_as_by_the_model(load) -> None:
 def test_pipelines_take_it_for_its_model(load, caplog: pytest.LogCaptureFixture) -> None:
     _, file = load("classifier")
     made = pipeline("text-classification", model=file, tokenizer=bert())
-    assert caplog.text == "" and "BertForSequenceClassification" in repr(made)
+    # torch traces its own exports.
+    said = [record for record in caplog.records if not record.name.startswith("torch")]
+    assert not said and "BertForSequenceClassification" in repr(made)
     assert file.config.num_labels == 3 and not file.can_generate() and not file.training
 
 
