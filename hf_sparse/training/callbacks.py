@@ -20,8 +20,8 @@ class SparsityCallback(TrainerCallback):
     """Grows and keeps the masks of a recipe during any Trainer's run, with a sidecar in every checkpoint.
 
     A callback sees gradients only after clipping, so the clipped norm includes those of removed weights; it
-    cannot change the loss, so a recipe with distillation is refused; and it leaves saving to the Trainer,
-    which a crash can interrupt. `SparseTrainer` has none of these limits.
+    cannot change the loss, so a recipe with distillation, a penalty or learned scores is refused; and it
+    leaves saving to the Trainer, which a crash can interrupt. `SparseTrainer` has none of these limits.
     """
 
     def __init__(

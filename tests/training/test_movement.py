@@ -1,5 +1,7 @@
 """Movement pruning in a run: exact targets, plain checkpoints, weights that come back."""
 
+import itertools
+
 import pytest
 import torch
 from tiny import arguments, bert, pruning, sentences
@@ -19,11 +21,15 @@ def trainer(folder, method: str, *assignments: str, **changes) -> SparseTrainer:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("allocation", ["uniform", "global"])
-@pytest.mark.parametrize("pattern", ["unstructured", "4x4", "1x4", "row/4"])
+@pytest.mark.parametrize(
+    ("allocation", "pattern"),
+    [
+        *itertools.product(["uniform", "global"], ["unstructured", "4x4", "1x4"]),
+        # Segments differ in length, so that they are not ranked together.
+        ("uniform", "row/4"),
+    ],
+)
 def test_the_target_is_reached(tmp_path, method: str, allocation: str, pattern: str) -> None:
-    if pattern == "row/4" and allocation == "global":
-        pytest.skip("segments of different lengths are not compared")
     run = trainer(tmp_path, method, f"sparsity.allocation={allocation}", f"sparsity.pattern={pattern}")
     run.train()
     assert measure_sparsity(run.model).overall == pytest.approx(0.75, abs=1e-3)
