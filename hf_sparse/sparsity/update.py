@@ -63,6 +63,15 @@ def choose(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mappi
         _set(masks, budget, keeps, blocks)
 
 
+def kept_if_pruned(budgets: Sequence[Budget], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return as booleans which blocks would stay, by the scores of all, shaped as they are."""
+    return {
+        name: keep.view(scores[name].shape)
+        for budget, keeps in _choices(budgets, scores, _identity)
+        for name, keep in zip(budget.names, keeps, strict=True)
+    }
+
+
 def _at_least_as_now(masks: Masks, budgets: Sequence[Budget], blocks: Mapping[str, Block]) -> list[Budget]:
     """Raise budgets to what is removed already: sparsity never falls."""
     now = [[masks.removed(name) // blocks[name].size for name in budget.names] for budget in budgets]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from hf_sparse.sparsity.penalty import Penalty
 from hf_sparse.sparsity.schedules import Schedule
 from hf_sparse.sparsity.score_penalty import ScorePenalty
 from hf_sparse.sparsity.strength import Strength
+from hf_sparse.sparsity.update import kept_if_pruned
 from hf_sparse.targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -121,7 +123,8 @@ def make_regularizer(
         return Regularizer(drawn, soft, schedule, asked)
     own = recipe.group_lasso or GroupLassoRecipe()
     proximal, strength = own.step == "proximal", own.strength or _STRENGTH
-    penalty = GroupLasso(targets, layout.blocks, strength, own.epsilon, own.threshold)
+    kept = partial(kept_if_pruned, budgets) if own.spare else None
+    penalty = GroupLasso(targets, layout.blocks, strength, own.epsilon, own.threshold, kept)
     if proximal and own.strength is None:
         penalty.strength = Strength(penalty.proximal_strength(max(schedule.ramp_end, 1), asked))
     return Regularizer(penalty, own, schedule, asked, own.refresh, proximal)

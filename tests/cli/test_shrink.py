@@ -25,7 +25,8 @@ def pruned(tmp_path: Path) -> BertForSequenceClassification:
 def test_the_model_is_smaller_and_the_same(tmp_path: Path, pruned: torch.nn.Module, narrow: None) -> None:
     out = tmp_path / "out"
     printed = " ".join(lines("shrink", tmp_path / "pruned", out))
-    assert printed.startswith("Feed-forward layers of 32 neurons instead of 64;")
+    assert printed.startswith("32 neurons in every layer instead of 64.")
+    assert "As many heads as before: bert.encoder.layer.0.attention has no dead heads." in printed
     stock = BertForSequenceClassification.from_pretrained(out).eval()
     assert stock.config.intermediate_size == 32
     with torch.no_grad():
@@ -35,5 +36,6 @@ def test_the_model_is_smaller_and_the_same(tmp_path: Path, pruned: torch.nn.Modu
 
 def test_where_no_neuron_is_dead_nothing_is_written(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path / "dense")
-    assert "has no dead neuron" in refused("shrink", tmp_path / "dense", tmp_path / "out")
+    message = refused("shrink", tmp_path / "dense", tmp_path / "out")
+    assert "nothing can be removed: bert.encoder.layer.0 has no dead neurons; " in message
     assert not (tmp_path / "out").exists()

@@ -1,16 +1,21 @@
-"""Feed-forward layers without their dead neurons: smaller, loadable, the same logits."""
+"""Layers without their dead neurons and heads: smaller, loadable, the same logits."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import VOCABULARY, bert, llama
+from tiny import SIZES, VOCABULARY, bert, llama
 from torch import nn
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     set_seed,
 )
@@ -62,7 +67,7 @@ def test_logits_stay_and_files_shrink(make, pattern: str, where: str, tmp_path: 
     model = lively(make())
     prune(model, 0.5, pattern=pattern, include=[where])
     expected = logits(model)
-    shrunk = shrink(model)
+    shrunk = shrink(model)["neurons"]
     # Of a gate and what it lets through one row of zeros is enough, so more neurons are dead.
     assert shrunk.before == 64 and 10 <= shrunk.now <= 32
     assert shrunk.now == 32 or (make is llama and pattern == "row")
@@ -79,7 +84,7 @@ def test_the_layer_with_the_fewest_dead_neurons_decides() -> None:
         model.bert.encoder.layer[0].intermediate.dense.weight[:40] = 0
         model.bert.encoder.layer[1].output.dense.weight[:, 10:30] = 0
     expected = logits(model)
-    shrunk = shrink(model)
+    shrunk = shrink(model)["neurons"]
     assert (shrunk.before, shrunk.now) == (64, 44)
     assert list(shrunk.dead.values()) == [40, 20]
     assert model.config.intermediate_size == 44
@@ -89,7 +94,7 @@ def test_the_layer_with_the_fewest_dead_neurons_decides() -> None:
 def test_nothing_dead_changes_nothing() -> None:
     model = bert()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert shrink(model).now == 64
+    assert {part.now == part.before for part in shrink(model).values()} == {True}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -114,7 +119,7 @@ def test_gpt2_without_a_width_of_its_own_has_four_times_its_own() -> None:
     model = lively(gpt2(width=None))
     prune(model, 0.5, pattern="row", include=[r"mlp\.c_fc"])
     expected = logits(model)
-    assert (shrink(model).before, model.config.n_inner) == (128, 64)
+    assert (shrink(model)["neurons"].before, model.config.n_inner) == (128, 64)
     torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -123,8 +128,80 @@ def test_a_model_that_would_not_be_loaded_is_left_alone() -> None:
     prune(model, 0.5, pattern="row", include=["intermediate"])
     model.bert.pooler.dense = nn.Linear(32, 48)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match="would differ in 2 other parameters, such as bert.pooler.dense"):
-        shrink(model)
+    reason = shrink(model)["neurons"].reason
+    assert "would differ in 2 other parameters, such as bert.pooler.dense" in reason
     after = model.state_dict()
     assert model.config.intermediate_size == 64
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def grouped_llama(**config: int | None) -> LlamaForCausalLM:
+    """Return a model of four heads of 8, two of which share keys and values."""
+    set_seed(0)
+    sizes = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+    return LlamaForCausalLM(LlamaConfig(**(sizes | config), attention_bias=True))
+
+
+def mistral() -> MistralForCausalLM:
+    """Return a model of four heads of 8, each with keys and values of its own, of whatever number."""
+    set_seed(0)
+    sizes = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "pad_token_id": 0}
+    return MistralForCausalLM(MistralConfig(**sizes, head_dim=8))
+
+
+def kill(weight: torch.Tensor, heads: list[int], size: int = 8) -> None:
+    with torch.no_grad():
+        for head in heads:
+            weight[head * size : (head + 1) * size] = 0
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_heads_that_share_keys_and_values_go_together(unread: bool, tmp_path: Path) -> None:
+    model = lively(grouped_llama())
+    for number, layer in enumerate(model.model.layers):
+        if unread:
+            kill(layer.self_attn.o_proj.weight.t(), [2 * number, 2 * number + 1])
+        else:
+            kill(layer.self_attn.v_proj.weight, [number])
+    expected = logits(model)
+    shrunk = shrink(model)["heads"]
+    assert (shrunk.before, shrunk.now, shrunk.reason) == (2, 1, "")
+    torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    stock = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert (stock.config.num_attention_heads, stock.config.num_key_value_heads) == (2, 1)
+    assert stock.model.layers[0].self_attn.o_proj.weight.shape == (32, 16)
+    torch.testing.assert_close(logits(stock), expected, rtol=1e-5, atol=1e-5)
+    generated = stock.generate(INPUTS["input_ids"], max_new_tokens=4, do_sample=False)
+    assert torch.equal(generated, model.generate(INPUTS["input_ids"], max_new_tokens=4, do_sample=False))
+
+
+def test_one_unread_head_of_a_group_stays() -> None:
+    model = grouped_llama()
+    for layer in model.model.layers:
+        kill(layer.self_attn.o_proj.weight.t(), [0])
+    assert shrink(model)["heads"].now == 2
+
+
+def test_as_many_heads_go_as_the_configuration_takes() -> None:
+    # Llama wants a number that divides its hidden size, so three of four it cannot have.
+    for model, now in ((mistral(), 3), (grouped_llama(num_key_value_heads=4), 4)):
+        for layer in model.model.layers:
+            kill(layer.self_attn.o_proj.weight.t(), [1])
+        expected = logits(model)
+        shrunk = shrink(model)["heads"]
+        assert (shrunk.before, shrunk.now, bool(shrunk.reason)) == (4, now, now == 4)
+        torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [bert, distilbert])
+def test_heads_whose_size_is_not_in_the_configuration_stay_with_a_reason(make) -> None:
+    model = lively(make())
+    for name, weight in model.named_parameters():
+        if re.search(r"(value|v_lin)\.weight", name):
+            kill(weight, [1], size=16)
+    expected, before = logits(model), model.config.to_dict()
+    shrunk = shrink(model)["heads"]
+    assert shrunk.now == shrunk.before == 2 and set(shrunk.dead.values()) == {1}
+    assert "num_attention_heads 1" in shrunk.reason and model.config.to_dict() == before
+    assert torch.equal(logits(model), expected)

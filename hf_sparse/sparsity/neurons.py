@@ -1,0 +1,77 @@
+"""The neurons of feed-forward layers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+from hf_sparse.sparsity.structures import Structures, bias_of, by_layer
+
+# What configurations call the width of a feed-forward layer, and its activation.
+_WIDTHS = ("intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function", "dense_act_fn")
+
+
+@dataclass(frozen=True)
+class Neurons(Structures):
+    """Those of one layer; `into` are one matrix, or with a gate two."""
+
+    activation: nn.Module
+
+    def constant(self) -> tuple[Tensor, Tensor]:
+        """Return those without weights; of a gate and what it lets through one that is zero is enough."""
+        empty = [~target.weight.detach().any(1) for target in self.into]
+        if len(self.into) == 1:
+            return empty[0], self.activation(bias_of(self.into[0])) * empty[0]
+        still = [found & (bias_of(target) == 0) for found, target in zip(empty, self.into, strict=True)]
+        # Which of the two goes through the activation the names do not tell.
+        keeps_zero = bool(self.activation(torch.zeros(1)) == 0)
+        constant = (still[0] | still[1]) if keeps_zero else torch.zeros_like(still[0])
+        return constant, torch.zeros_like(self.out.weight[0])
+
+
+def find_neurons(model: PreTrainedModel) -> list[Neurons]:
+    """Return what reads and what writes as many numbers as the configuration says, by layer.
+
+    Raises `ValueError` where the feed-forward layers cannot be told, and for quantized models.
+    """
+    _, width = width_of(model)
+    activation, found = _activation(model), []
+    for name, all_of_layer in by_layer(model).items():
+        targets = [target for target in all_of_layer if width in target.weight.shape]
+        if not targets:
+            continue
+        into = tuple(target for target in targets if target.weight.shape[0] == width)
+        out = [target for target in targets if target.weight.shape[1] == width]
+        if len(out) != 1 or not 1 <= len(into) <= 2 or len(into) + 1 != len(targets):
+            raise ValueError(
+                f"the feed-forward layer of {name} cannot be told: {len(targets)} of its matrices have a "
+                f"side of {width}"
+            )
+        found.append(Neurons(name, into, out[0], width, activation))
+    if not found:
+        raise ValueError(f"no layer of {type(model).__name__} has a matrix with a side of {width}")
+    return found
+
+
+def width_of(model: PreTrainedModel) -> tuple[str, int]:
+    """Return the width of the feed-forward layers, after what the configuration calls it."""
+    for key in _WIDTHS:
+        if isinstance(width := getattr(model.config, key, None), int):
+            return key, width
+    if hasattr(model.config, "n_inner"):
+        # As GPT-2 reads a missing width.
+        return "n_inner", 4 * model.config.hidden_size
+    raise ValueError(
+        f"the configuration of {type(model).__name__} does not say how wide its feed-forward layers are, so "
+        "they cannot be made smaller"
+    )
+
+
+def _activation(model: PreTrainedModel) -> nn.Module:
+    for key in _ACTIVATIONS:
+        if isinstance(name := getattr(model.config, key, None), str) and name in ACT2FN:
+            return ACT2FN[name]
+    raise ValueError(f"the configuration of {type(model).__name__} names no activation that is known")
