@@ -18,6 +18,7 @@ from hf_sparse.report.sizes import size_table, sizes_as_dict
 from hf_sparse.report.tables import narrow_table, size
 from hf_sparse.sparsity.inspection import Inspection, WeightInspection, inspect_model
 from hf_sparse.sparsity.measure import SparsityReport
+from hf_sparse.sparsity.shrink import count_dead
 from hf_sparse.targets import Targets
 
 # Between two columns of a table.
@@ -32,7 +33,8 @@ class InspectedModel:
     `file_bytes` is the size of its weight files; `contract` what its configuration records, None if nothing;
     `lost` the weights with fewer zeros than are recorded: how many were removed, how many zeros there are.
     `quantized` counts layers by the schemes of their weights and inputs, which embeddings have none of;
-    `sizes` are None if not measured.
+    `dead` counts neurons and heads without a part in the output, beside all there are; `sizes` are None if
+    not measured.
     """
 
     name: str
@@ -42,6 +44,7 @@ class InspectedModel:
     contract: Contract | None
     lost: Mapping[str, tuple[int, int]]
     quantized: Mapping[tuple[str, str | None], int]
+    dead: Mapping[str, tuple[int, int]]
     sizes: Sizes | None
 
 
@@ -58,6 +61,7 @@ def inspect_saved(
         read_contract(model),
         lost_zeros(model),
         Counter(map(_schemes, quantized)),
+        count_dead(model),
         sizes,
     )
 
@@ -83,6 +87,9 @@ def print_inspection(found: InspectedModel, console: Console) -> None:
     for (weights, activations), count in found.quantized.items():
         what = f"embeddings {weights}" if activations is None else f"weights {weights}, inputs {activations}"
         console.print(f"Quantized: {what} in {count} layers.", highlight=False)
+    if any(dead for dead, _ in found.dead.values()):
+        parts = [f"{dead:,} of {total:,} {kind}" for kind, (dead, total) in found.dead.items()]
+        console.print(f"Dead: {', '.join(parts)}; see hf-sparse shrink.", highlight=False)
     _print_contract(found, console)
 
 
@@ -104,6 +111,7 @@ def inspection_as_dict(found: InspectedModel) -> dict[str, Any]:
             {"weights": weights, "activations": activations, "layers": count}
             for (weights, activations), count in found.quantized.items()
         ],
+        "dead": {kind: {"dead": dead, "all": total} for kind, (dead, total) in found.dead.items()},
         "contract": found.contract and asdict(found.contract),
         "lost_zeros": {
             name: {"removed": removed, "zeros": zeros} for name, (removed, zeros) in found.lost.items()

@@ -47,6 +47,21 @@ def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
     return done | ({"heads": _remove(model, heads, _fewer_heads, fewer=True)} if heads else {})
 
 
+def count_dead(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Return how many `neurons` and `heads` are dead, and of how many; without those that cannot be told.
+
+    A head counts alone here, whether or not those it shares a key and a value with are dead too.
+    """
+    try:
+        neurons, heads = find_neurons(model), find_heads(model)
+    except ValueError:
+        return {}
+    found = {"neurons": (sum(len(layer.dead()) for layer in neurons), sum(layer.count for layer in neurons))}
+    if heads:
+        found["heads"] = (sum(layer.idle() for layer in heads), sum(layer.heads for layer in heads))
+    return found
+
+
 def _remove(model: PreTrainedModel, layers: Sequence[Structures], changed: _Changed, fewer: bool) -> Shrunk:
     """Remove as many of the dead as a configuration can say, from all layers alike."""
     dead = {layer.name: layer.dead() for layer in layers}

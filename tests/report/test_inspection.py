@@ -204,6 +204,20 @@ def test_schemes_and_sizes_are_shown_where_they_are_known(tmp_path: Path) -> Non
     assert plain["sizes"] is None and plain["quantized"] == []
 
 
+def test_dead_neurons_and_heads_are_counted() -> None:
+    model = bert()
+    assert not any(line.startswith("Dead") for line in printed(inspected(model)))
+    first, second = model.bert.encoder.layer
+    with torch.no_grad():
+        first.intermediate.dense.weight[:5] = 0
+        second.output.dense.weight[:, 3:6] = 0
+        second.attention.self.value.weight[:16] = 0
+    found = inspected(model)
+    assert "Dead: 8 of 128 neurons, 1 of 4 heads; see hf-sparse shrink." in printed(found)
+    assert inspection_as_dict(found)["dead"]["heads"] == {"dead": 1, "all": 4}
+    assert inspected(t5()).dead == {"neurons": (0, 320), "heads": (0, 16)}
+
+
 def test_one_weight_is_shown_alone() -> None:
     model = pruned()
     found = inspect_saved("here", model, find_weight(model, "layer.1.output.dense"), 1)
