@@ -6,6 +6,7 @@ import typer
 
 from hf_sparse.cli.demo import demo
 from hf_sparse.cli.export import export
+from hf_sparse.cli.history import history
 from hf_sparse.cli.inspect import inspect
 from hf_sparse.cli.pack import pack
 from hf_sparse.cli.plan import plan
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Sparse, distilled, 8-bit transformers.\n\nTry: hf-sparse demo --output-dir my_demo",
 )
-for command in (demo, targets, plan, prune, shrink, inspect, quantize, pack, export):
+for command in (demo, targets, plan, prune, shrink, inspect, history, quantize, pack, export):
     app.command()(command)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -47,11 +48,13 @@ def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
     return done | ({"heads": _remove(model, heads, _fewer_heads, fewer=True)} if heads else {})
 
 
-def count_dead(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+def count_dead(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Return how many `neurons` and `heads` are dead, and of how many; without those that cannot be told.
 
     A head counts alone here, whether or not those it shares a key and a value with are dead too.
     """
+    if not isinstance(model, PreTrainedModel):
+        return {}
     try:
         neurons, heads = find_neurons(model), find_heads(model)
     except ValueError:
