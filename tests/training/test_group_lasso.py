@@ -8,7 +8,7 @@ from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, mea
 from hf_sparse.sparsity.groups import measure_groups
 from hf_sparse.sparsity.patterns.block import Block
 
-STEPS, HARD = 200, 120
+STEPS, HARD = 200, 100
 
 
 def recipe(*assignments: str, preset: str = "group_lasso_block") -> Recipe:
