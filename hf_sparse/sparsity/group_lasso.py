@@ -57,13 +57,6 @@ class GroupLasso(Penalty):
         for name, keep in kept.items():
             self._gammas[name].masked_fill_(keep, 0)
 
-    def value(self) -> float:
-        """Return the penalty at the present weights."""
-        sums = parallel_map(
-            lambda target: float((self._gammas[target.name] * self._norms(target)).sum()), self.targets
-        )
-        return self.strength.value * sum(sums)
-
     def add_gradients(self, scale: float = 1.0) -> float:
         """Add the gradient of the penalty to those of the weights that have one; return the penalty."""
         factor = self.strength.value * scale
@@ -77,13 +70,15 @@ class GroupLasso(Penalty):
         return sum(parallel_map(add, self.targets)) / scale
 
     def shrink(self) -> None:
-        """Take from every group the proximal step of the penalty: w <- w * max(0, 1 - rate / ||w||).
+        """Take from every group that is trained the proximal step: w <- w * max(0, 1 - rate / ||w||).
 
         `rate` is strength * gamma (Parikh & Boyd 2014, section 6.5.1). Done after a step of the optimizer, it
         shrinks groups at a pace that no optimizer rescales, as decoupled weight decay does.
         """
 
         def step(target: Target) -> None:
+            if not target.parameter.requires_grad:
+                return
             gamma, block = self._gammas[target.name], self.blocks[target.name]
             shrink_groups(target.weight, block, gamma, self.strength.value)
 

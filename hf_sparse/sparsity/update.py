@@ -143,7 +143,8 @@ def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:
 
 def _pool(weight: Tensor, score: Score, block: Block) -> Tensor:
     if weight.device.type != "cpu":
-        return block.pool(score(weight))
+        # Squares of halves may be too small for them.
+        return block.pool(score(weight.to(torch.promote_types(weight.dtype, torch.float32))))
     array = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).numpy()
     rows = max(_BAND // array.shape[1] // block.rows, 1) * block.rows
     bands = [block.pool(score(array[start : start + rows])) for start in range(0, array.shape[0], rows)]

@@ -268,7 +268,9 @@ class _SparsityFlow(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.trainer.sparsifier is not None:
-            self.trainer.sparsifier.shrink(state.global_step)
+            # A GradScaler passes over steps whose gradients overflowed.
+            if not self.trainer.accelerator.optimizer_step_was_skipped:
+                self.trainer.sparsifier.shrink(state.global_step)
             self.trainer.sparsifier.after_optimizer_step(kwargs["optimizer"])
 
     def on_step_end(

@@ -73,8 +73,8 @@ class Regularizer:
         if step % self.adjust_every == 0:
             seen = self.penalty.measure(step, self.asked)
             if self.adapt:
-                # With gamma = 1 / n a proximal step takes as much of the square of every norm. Near the end that
-                # is quick, and steps are whole, so they aim at half of what counts as gone.
+                # With gamma = 1 / n a proximal step takes as much of the square of every norm. Near the end
+                # that is quick, and steps are whole, so they aim at half of what counts as gone.
                 level = (2 * seen.level) ** 2 if self.proximal else seen.level
                 self.penalty.strength.adjust(level, self.adjust_every, self.end - step)
 

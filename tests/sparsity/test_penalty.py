@@ -1,5 +1,7 @@
 """The reweighted group Lasso: its value, its gradient, what it keeps still, how its strength follows."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import bert
@@ -19,36 +21,44 @@ def model() -> nn.Module:
     return bert()
 
 
-def penalty_of(model: nn.Module, **changes: float) -> tuple[GroupLasso, Targets]:
+def penalty_of(model: nn.Module, **changes: Any) -> tuple[GroupLasso, Targets]:
     targets = find_targets(model)
     return GroupLasso(targets, dict.fromkeys(targets.names, BLOCK), STRENGTH, EPSILON, **changes), targets
+
+
+def value(penalty: GroupLasso) -> float:
+    """Return the penalty at the present weights."""
+    for target in penalty.targets:
+        target.parameter.grad = torch.zeros_like(target.parameter)
+    return penalty.add_gradients()
 
 
 def test_after_a_refresh_the_sum_counts_the_groups(model: nn.Module) -> None:
     penalty, targets = penalty_of(model)
     norms = [group_norms(target.weight.detach(), BLOCK) for target in targets]
     expected = STRENGTH * sum((n / (n + EPSILON)).sum().item() for n in norms)
-    assert penalty.value() == pytest.approx(expected, rel=1e-5)
-    assert penalty.value() == pytest.approx(STRENGTH * sum(n.numel() for n in norms), rel=0.1)
+    assert value(penalty) == pytest.approx(expected, rel=1e-5)
+    assert value(penalty) == pytest.approx(STRENGTH * sum(n.numel() for n in norms), rel=0.1)
 
 
 def test_gamma_does_not_move_between_refreshes(model: nn.Module) -> None:
     penalty, targets = penalty_of(model)
-    first = penalty.value()
+    first = value(penalty)
     with torch.no_grad():
         for target in targets:
             target.weight.mul_(0.5)
-    assert penalty.value() == pytest.approx(first / 2, rel=1e-5)
+    assert value(penalty) == pytest.approx(first / 2, rel=1e-5)
     penalty.refresh()
-    assert penalty.value() == pytest.approx(first, rel=0.05)
+    assert value(penalty) == pytest.approx(first, rel=0.05)
 
 
 def test_the_gradient_is_strength_gamma_and_direction(model: nn.Module) -> None:
     penalty, targets = penalty_of(model)
     for target in targets:
         target.parameter.grad = torch.ones_like(target.parameter)
-    value = penalty.add_gradients(scale=8.0)
-    assert value == pytest.approx(penalty.value(), rel=1e-5)
+    found = penalty.add_gradients(scale=8.0)
+    norms = torch.cat([group_norms(target.weight.detach(), BLOCK).flatten() for target in targets])
+    assert found == pytest.approx(STRENGTH * (norms / (norms + EPSILON)).sum().item(), rel=1e-5)
     for target in targets:
         weight = target.weight.detach()
         norms = group_norms(weight, BLOCK)
@@ -61,6 +71,32 @@ def test_weights_without_a_gradient_are_left_alone(model: nn.Module) -> None:
     penalty, targets = penalty_of(model)
     assert penalty.add_gradients() == 0.0
     assert all(target.parameter.grad is None for target in targets)
+
+
+def test_groups_that_are_spared_are_neither_pushed_nor_shrunk(model: nn.Module) -> None:
+    def largest(norms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: of > of.median() for name, of in norms.items()}
+
+    penalty, targets = penalty_of(model, kept=largest)
+    before = {target.name: target.weight.detach().clone() for target in targets}
+    value(penalty)
+    penalty.strength.value = 1e-4
+    penalty.shrink()
+    for target in targets:
+        kept = BLOCK.expand(largest({"": group_norms(before[target.name], BLOCK)})[""])
+        assert 0 < kept.sum() < kept.numel()
+        assert not target.gradient[kept].any() and (target.gradient[~kept] != 0).all()
+        assert torch.equal(target.weight[kept], before[target.name][kept])
+        assert (target.weight.detach().abs() < before[target.name].abs())[~kept].all()
+
+
+def test_frozen_weights_are_not_shrunk(model: nn.Module) -> None:
+    penalty, targets = penalty_of(model)
+    frozen, trained = targets.found[:2]
+    frozen.parameter.requires_grad_(False)
+    before = [target.weight.detach().clone() for target in (frozen, trained)]
+    penalty.shrink()
+    assert torch.equal(frozen.weight, before[0]) and not torch.equal(trained.weight, before[1])
 
 
 def test_groups_are_gone_below_a_share_of_where_their_weight_began(model: nn.Module) -> None:
@@ -78,9 +114,9 @@ def test_a_state_is_taken_up_by_another(model: nn.Module) -> None:
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.weight.mul_(0.01)
     other, _ = penalty_of(model)
-    assert other.value() != penalty.value()
+    assert value(other) != value(penalty)
     other.load_state({name: value.clone() for name, value in penalty.state().items()})
-    assert other.value() == penalty.value()
+    assert value(other) == value(penalty)
     assert other.measure(4, 0.5) == penalty.measure(4, 0.5)
     assert other.history == penalty.history and other.strength == penalty.strength
 

@@ -126,6 +126,15 @@ def test_proximal_steps_do_not_depend_on_the_learning_rate(tmp_path) -> None:
     assert {row["penalty"] for row in run.state.log_history if "penalty" in row} == {0.0}
 
 
+def test_a_step_that_the_scaler_passes_over_is_none_of_the_penalty(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tmp_path, max_steps=20)
+    monkeypatch.setattr(type(run.accelerator), "optimizer_step_was_skipped", property(lambda self: True))
+    run.train()
+    assert run.sparsifier.regularizer.penalty.history[-1].gone < 0.1
+
+
 @pytest.mark.parametrize("assignment", ["begin=0", "shape=constant"])
 def test_a_penalty_without_a_step_to_act_is_refused(tmp_path, assignment: str) -> None:
     values = recipe().to_dict()
