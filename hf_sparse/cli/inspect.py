@@ -15,6 +15,7 @@ def inspect(
     context: typer.Context,
     model: Model,
     weight: Annotated[str | None, typer.Option(help="Look at this one weight alone.")] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="With --png, draw this layer.")] = None,
     include: Include = None,
     exclude: Exclude = None,
     png: Png = None,
@@ -31,7 +32,7 @@ def inspect(
     with plain_errors(context.obj):
         from hf_sparse.checkpoint.loading import weight_bytes
         from hf_sparse.checkpoint.sizes import measure_sizes
-        from hf_sparse.report.heatmap import sparsity_figure, weight_figure
+        from hf_sparse.report.heatmap import layer_figure, sparsity_figure, weight_figure
         from hf_sparse.report.inspection import (
             inspect_saved,
             inspection_as_dict,
@@ -43,6 +44,8 @@ def inspect(
         from hf_sparse.targets import find_targets
         from hf_sparse.training.loading import load_trained
 
+        if layer is not None and (png is None or weight is not None):
+            raise ValueError("--layer says what --png FILE draws; give that, and no --weight")
         with working("Loading"):
             loaded = load_trained(model)
         if weight is not None:
@@ -55,6 +58,8 @@ def inspect(
             found = inspect_saved(model, loaded, chosen, weight_bytes(model), sizes)
         if png is not None and weight is not None:
             write_png(weight_figure(chosen.found[0]), png)
+        elif png is not None and layer is not None:
+            write_png(layer_figure(chosen, layer, f"{model}: zeros of layer {layer}"), png)
         elif png is not None:
             write_png(sparsity_figure(found.inspection.weights, f"{model}: zeros (%)"), png)
         if as_json:

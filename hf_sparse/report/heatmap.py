@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from hf_sparse.report.grid import Grid, arrange
 from hf_sparse.report.pictures import GREY, ZEROS, hide_frame, new_figure
-from hf_sparse.sparsity.inspection import WeightInspection, zero_density
-from hf_sparse.targets import Target
+from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights, place_of, zero_density
+from hf_sparse.targets import Target, Targets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # Inches.
 _HEIGHT, _LETTER = 0.34, 0.085
+
+# Of a picture of one layer: its panels in a row and in all, cells of a panel a side.
+_ACROSS, _MOST_PANELS, _CELLS = 4, 48, 256
 
 
 def sparsity_figure(weights: Sequence[WeightInspection], title: str) -> "Figure":
@@ -68,6 +71,48 @@ def weight_figure(target: Target) -> "Figure":
     axes.set_ylabel(f"{rows:,} outputs")
     hide_frame(axes, "top", "right", "bottom", "left")
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=40, format="{x:.0%}", label="zeros")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def layer_figure(targets: Targets, layer: int, title: str) -> "Figure":
+    """Draw where the zeros of every matrix of one layer are, each under its name, pattern and share.
+
+    Raises `ValueError` if there is no such layer, or if it has more matrices than a picture can show.
+    """
+    places = {target.name: place_of(target.name) for target in targets}
+    chosen = [target for target in targets if places[target.name] and places[target.name].layer == layer]
+    if not chosen:
+        numbers = sorted({place.layer for place in places.values() if place})
+        known = f"they go from {numbers[0]} to {numbers[-1]}" if numbers else "their names have no numbers"
+        raise ValueError(f"there is no layer {layer}: {known}")
+    if len(chosen) > _MOST_PANELS:
+        raise ValueError(
+            f"layer {layer} has {len(chosen)} matrices, more than the {_MOST_PANELS} of a picture; choose "
+            "some with --include, or draw one with --weight"
+        )
+    found = inspect_weights(Targets(tuple(chosen), ()))
+    stacks = len({places[weight.name].stack for weight in found}) > 1
+    across = min(len(chosen), _ACROSS)
+    down = ceil(len(chosen) / across)
+    figure = new_figure(2.5 * across + 0.6, 2.7 * down + 0.6)
+    figure.suptitle(title, fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    for axes, target, weight in zip(panels, chosen, found, strict=False):
+        place = places[target.name]
+        image = axes.imshow(
+            zero_density(target.weight, _CELLS), cmap=_colours(), vmin=0, vmax=1, interpolation="nearest"
+        )
+        axes.set_aspect("auto")
+        axes.set_title(f"{place.stack}.{place.kind}" if stacks else place.kind, fontsize=9)
+        axes.set_xlabel(f"{weight.sparsity:.1%} {weight.pattern or ''}", fontsize=8, color=GREY)
+        axes.set_ylabel(f"{weight.shape[0]:,} x {weight.shape[1]:,}", fontsize=8, color=GREY)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        hide_frame(axes, "top", "right", "bottom", "left")
+    for axes in panels[len(chosen) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(image, ax=panels, pad=0.02, aspect=40, format="{x:.0%}", label="zeros")
     bar.outline.set_visible(False)
     return figure
 

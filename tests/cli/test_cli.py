@@ -167,10 +167,11 @@ def test_a_plan_that_cannot_work_is_refused_in_one_sentence(options: list[str], 
 
 
 def test_plan_and_inspect_draw_what_they_show(pruned_dir: Path, tmp_path: Path) -> None:
-    pictures = [tmp_path / name for name in ("plan.png", "map.png", "weight.png")]
+    pictures = [tmp_path / name for name in ("plan.png", "map.png", "weight.png", "layer.png")]
     lines("plan", "gmp_finetune", "--steps", 100, "--png", pictures[0])
     lines("inspect", pruned_dir, "--png", pictures[1])
     lines("inspect", pruned_dir, "--weight", "layer.0.output.dense", "--png", pictures[2])
+    lines("inspect", pruned_dir, "--layer", 1, "--png", pictures[3])
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 

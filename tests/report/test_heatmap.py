@@ -10,7 +10,7 @@ from torch import nn
 from transformers import T5Config, T5Model
 
 from hf_sparse import find_targets, prune
-from hf_sparse.report.heatmap import sparsity_figure, weight_figure
+from hf_sparse.report.heatmap import layer_figure, sparsity_figure, weight_figure
 from hf_sparse.report.pictures import write_png
 from hf_sparse.sparsity.inspection import find_weight, inspect_weights
 
@@ -69,3 +69,28 @@ def test_the_map_of_a_weight_shows_where_its_zeros_are() -> None:
 def test_it_is_written_as_png(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     write_png(sparsity_figure(inspect_weights(find_targets(make())), "title"), tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_map_of_a_layer_shows_each_of_its_matrices() -> None:
+    model = pruned()
+    figure = layer_figure(find_targets(model), 1, "title")
+    drawn = [axes for axes in figure.axes if axes.images]
+    titles = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+    assert [axes.get_title() for axes in drawn] == [*titles, "intermediate.dense", "output.dense"]
+    assert drawn[0].get_xlabel() == "25.0% unstructured" and drawn[4].get_ylabel() == "64 x 32"
+    query = model.bert.encoder.layer[1].attention.self.query.weight
+    assert torch.equal(torch.tensor(drawn[0].images[0].get_array().data), (query == 0).double())
+
+
+def test_layers_of_several_stacks_are_told_apart() -> None:
+    titles = {axes.get_title() for axes in layer_figure(find_targets(t5()), 0, "title").axes if axes.images}
+    assert {"encoder.block.layer.0.SelfAttention.q", "decoder.block.layer.0.SelfAttention.q"} <= titles
+
+
+def test_a_layer_that_is_not_there_or_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = find_targets(bert())
+    with pytest.raises(ValueError, match="there is no layer 2: they go from 0 to 1"):
+        layer_figure(targets, 2, "title")
+    monkeypatch.setattr("hf_sparse.report.heatmap._MOST_PANELS", 5)
+    with pytest.raises(ValueError, match="layer 1 has 6 matrices, more than the 5 of a picture"):
+        layer_figure(targets, 1, "title")
