@@ -31,6 +31,7 @@ METHODS = {
     "group_lasso": (),
 }
 KEYS = ("task", "shape", "rate")
+BUDGET = "--warmup_steps 0.06 --train_sampling_strategy group_by_length --max_eval_samples 2000"
 COLUMNS = (*KEYS, "zeros", "dense", "magnitude", "group Lasso", "packed MB", "encoder, times smaller")
 NAME = "block_pruning"
 
@@ -40,7 +41,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     found = {}
     for task in options.tasks:
         data = [*TASKS[task].command.split(), "--dataset_name", getattr(options, task)]
-        budget = ["--max_steps", str(options.steps), "--warmup_steps", "0.06", "--max_eval_samples", "2000"]
+        budget = f"--max_steps {options.steps} {BUDGET}".split()
         for shape in options.shapes:
             start = ["--model_name_or_path", str(Path(options.work) / shape)]
             found[f"{task}_{shape}_dense"] = [*data, *start, *budget, "--learning_rate", "5e-5"]
