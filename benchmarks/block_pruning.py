@@ -106,6 +106,8 @@ def main() -> None:
         write_shape(options.encoder, shape, Path(options.work) / shape)
     runs = commands(options)
     found = {name: run(name, command, options) for name, command in runs.items()}
+    if stale := [name for name, results in found.items() if results["steps"] != options.steps]:
+        raise ValueError(f"{stale[0]} in {options.work} had another number of steps; remove it")
     rows = [row(name, found, options) for name in runs if "_group_lasso_" in name]
     lines = {name: " ".join([*command, *COMMON.split()]) for name, command in runs.items()}
     for path in ("encoder", "work", *options.tasks):

@@ -1,6 +1,7 @@
 """`hf-sparse history`."""
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,8 @@ def history(
         if png is not None:
             write_png(history_figure(log, run.resolve().name), png)
         if as_json:
-            typer.echo(json.dumps(log))
+            # A loss that is no number has no place in JSON.
+            finite = [{key: value if isfinite(value) else None for key, value in row.items()} for row in log]
+            typer.echo(json.dumps(finite))
         else:
             print_history(log, Console())

@@ -51,4 +51,5 @@ def shrink(context: typer.Context, model: Model, out: Out) -> None:
 def _why_none(kind: str, part: "Shrunk") -> str:
     if part.reason:
         return part.reason
-    return f"{min(part.dead, key=part.dead.get)} has no dead {kind}"
+    shared = "" if kind == "neurons" else " with all that share their keys and values"
+    return f"{min(part.dead, key=part.dead.get)} has no dead {kind}{shared}"

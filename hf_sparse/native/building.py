@@ -5,65 +5,134 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
 # Set to 0 for PyTorch alone.
 SWITCH = "HF_SPARSE_NATIVE"
-_COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+COMPILERS = ("c++", "g++", "clang++")
+# Without contraction all processors round alike.
+_FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-shared",
+    "-fPIC",
+)
+_SECONDS = 300
 _SOURCES = Path(__file__).parent
+
+Result = TypeVar("Result")
 
 
 class Unavailable(Exception):
     """Why a file can not be compiled or loaded."""
 
 
-@lru_cache
+def once(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Call a function once for the same arguments; threads that come meanwhile wait for what it returns."""
+    lock, cached = Lock(), lru_cache(function)
+
+    @wraps(function)
+    def call(*arguments: Any) -> Result:
+        with lock:
+            return cached(*arguments)
+
+    call.cache_clear = cached.cache_clear
+    return call
+
+
+@once
 def load_library(name: str) -> ctypes.CDLL | None:
     """Return `{name}.cpp` compiled, or None, with one warning that says why, where that is not possible.
 
-    What is compiled stays in `$XDG_CACHE_HOME/hf_sparse`, by default `~/.cache/hf_sparse`.
+    What is compiled stays in `$XDG_CACHE_HOME/hf_sparse`, by default `~/.cache/hf_sparse`, for this user.
     """
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        return ctypes.CDLL(str(_compiled(name)))
-    except (Unavailable, OSError) as error:
-        logger.warning("%s is done in PyTorch alone, several times slower: %s", name, error)
+        return _loaded(name)
+    except (Unavailable, OSError, subprocess.SubprocessError) as error:
+        logger.warning(
+            "hf_sparse/native/%s.cpp is not used, PyTorch does the same several times slower: %s. Install a "
+            "C++ compiler, or set %s=0 to be silent about it.",
+            name,
+            error,
+            SWITCH,
+        )
         return None
 
 
-def _compiled(name: str) -> Path:
+def _loaded(name: str) -> ctypes.CDLL:
     source = _SOURCES / f"{name}.cpp"
-    content = source.read_bytes()
-    known = hashlib.sha256(b"\0".join([content, *map(str.encode, (*_FLAGS, platform.platform()))]))
+    command = [*_compiler(), *_FLAGS]
+    known = hashlib.sha256(
+        b"\0".join([source.read_bytes(), *map(str.encode, (*command, platform.platform()))])
+    )
     path = _cache() / f"{name}-{known.hexdigest()[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _compile(source, path)
-    return path
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.exists():
+        _require_own(path)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:
+            # Not whole, or of another machine that shares the directory: made anew.
+            path.unlink()
+    _require_own(path.parent)
+    _compile([*command, str(source)], path)
+    return ctypes.CDLL(str(path))
 
 
-def _compile(source: Path, path: Path) -> None:
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
-    if compiler is None:
-        raise Unavailable(f"there is no C++ compiler ({', '.join(_COMPILERS)} or $CXX)")
+def _compiler() -> list[str]:
+    command = shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, COMPILERS))[:1]
+    if not command:
+        raise Unavailable(f"there is no C++ compiler ({', '.join(COMPILERS)} or $CXX)")
+    return command
+
+
+def _compile(command: list[str], path: Path) -> None:
     # Several processes may compile at once; each moves a whole file into place.
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         built = Path(directory) / path.name
-        command = [*compiler.split(), *_FLAGS, str(source), "-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            [*command, "-o", str(built)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
         if done.returncode:
-            raise Unavailable(f"{compiler} failed on {source.name}: {done.stderr.strip()[:300]}")
+            said = done.stderr.strip()[:300] or f"exit code {done.returncode}"
+            raise Unavailable(f"{command[0]} failed: {said}")
         os.replace(built, path)
 
 
+def _require_own(path: Path) -> None:
+    """Refuse to load what another user may have written."""
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
+        raise Unavailable(f"{path} is another user's, or others may write to it")
+
+
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hf_sparse"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if base.is_absolute():
+        return base / "hf_sparse"
+    try:
+        return Path.home() / ".cache" / "hf_sparse"
+    except RuntimeError as error:
+        raise Unavailable("there is neither a home directory nor $XDG_CACHE_HOME") from error

@@ -8,7 +8,8 @@
 #include <cstdint>
 
 #if defined(__GNUC__) && defined(__x86_64__) && defined(__GLIBC__)
-#define FOR_EVERY_CPU __attribute__((target_clones("arch=haswell", "default")))
+// Chosen by what a processor can do; no fused multiply-add, so that all of them round alike.
+#define FOR_EVERY_CPU __attribute__((target_clones("avx2", "default")))
 #else
 #define FOR_EVERY_CPU
 #endif
@@ -127,7 +128,7 @@ FOR_EVERY_CPU void shrink_groups(float* weight, const float* rates, float scale,
     const float* rate = rates + band * groups;
     band_norms(from, columns, tall, wide, scratch, norms);
     for (int64_t g = 0; g < groups; ++g)
-      norms[g] = norms[g] > scale * rate[g] ? 1 - scale * rate[g] / norms[g] : 0.0f;
+      norms[g] = norms[g] <= scale * rate[g] ? 0.0f : 1 - scale * rate[g] / norms[g];
     spread(norms, columns, wide, scratch);
     for (int64_t i = 0; i < tall; ++i)
       for (int64_t j = 0; j < columns; ++j) from[i * columns + j] *= scratch[j];

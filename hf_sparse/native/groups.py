@@ -1,12 +1,11 @@
 """groups.cpp on tensors: contiguous matrices of float32 on the CPU, their groups tall x wide."""
 
 import ctypes
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from hf_sparse.native.building import load_library
+from hf_sparse.native.building import load_library, once
 
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SHAPE = (_SIZE,) * 4
@@ -20,7 +19,8 @@ def suits(*values: Tensor) -> bool:
 def norms(weight: Tensor, tall: int, wide: int) -> Tensor:
     """Return the norms of groups of tall x wide weights, (rows / tall, columns / wide)."""
     rows, columns = weight.shape
-    found = torch.empty(rows // tall, columns // wide)
+    # Not torch.empty, whose dtype and device a program may have set.
+    found = weight.new_empty(rows // tall, columns // wide)
     _library().group_norms(weight.data_ptr(), *_sizes(weight, tall, wide), _scratch(weight), found.data_ptr())
     return found
 
@@ -59,7 +59,7 @@ def _scratch(weight: Tensor) -> ctypes.Array:
     return (_FLOAT * (2 * weight.shape[1]))()
 
 
-@lru_cache
+@once
 def _library() -> ctypes.CDLL | None:
     library = load_library("groups")
     if library is not None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from transformers.trainer_utils import get_last_checkpoint
@@ -27,35 +27,54 @@ _COLUMNS = (
     ("penalty_strength", "strength", "{:.1e}"),
 )
 
+_NOTHING = "the run has logged nothing that could be shown; train with smaller logging_steps"
+
 Log = Sequence[Mapping[str, float]]
 
 
 def read_log(directory: str | Path) -> list[dict[str, float]]:
     """Return what a Trainer logged, by step, from its output directory or a checkpoint.
 
-    Numbers of one step, as of training and evaluation, are in one mapping. Raises `ValueError` if there is no
-    state of a Trainer.
+    Of the directory's own state and its last checkpoint's, that which is further counts. Numbers of one step,
+    as of training and evaluation, are in one mapping. Raises `ValueError` if there is no state of a Trainer.
     """
     directory = Path(directory)
     last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
     places = [directory / STATE, *([Path(last) / STATE] if last else [])]
-    path = next(filter(Path.is_file, places), None)
-    if path is None:
+    states = [_read_state(path) for path in places if path.is_file()]
+    if not states:
         raise ValueError(
             f"{directory} has no {STATE}, nor a checkpoint with one; name the output directory of a Trainer"
         )
     rows: dict[int, dict[str, float]] = {}
-    for line in json.loads(path.read_text(encoding="utf-8"))["log_history"]:
+    for line in max(states, key=lambda lines: max((line["step"] for line in lines), default=0)):
         numbers = {key: value for key, value in line.items() if isinstance(value, (int, float))}
         rows.setdefault(line["step"], {}).update(numbers)
     return [rows[step] for step in sorted(rows)]
 
 
+def _read_state(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+        if all(isinstance(line["step"], int) for line in lines):
+            return lines
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the state of a Trainer: {type(error).__name__} {error}") from error
+    raise ValueError(f"{path} is not the state of a Trainer: a step in it is no number")
+
+
 def print_history(log: Log, console: Console) -> None:
-    """Print at most twenty steps of a log, evenly spaced, with the first and the last."""
+    """Print some twenty steps of a log, evenly spaced, with the first, the last and all evaluations.
+
+    Raises `ValueError` if nothing of what is shown was logged.
+    """
     columns = _present(log)
+    if not columns:
+        raise ValueError(_NOTHING)
     spacing = max(-(-(len(log) - 1) // (_ROWS - 1)), 1)
-    shown = [row for index, row in enumerate(log) if index % spacing == 0 or row is log[-1]]
+    shown = [
+        row for index, row in enumerate(log) if index % spacing == 0 or row is log[-1] or "eval_loss" in row
+    ]
     table = narrow_table("step", *(heading for _, heading, _ in columns), numbered=True)
     for row in shown:
         cells = [form.format(row[key]) if key in row else "" for key, _, form in columns]
@@ -74,7 +93,7 @@ def history_figure(log: Log, title: str) -> "Figure":
     drawn += [(_draw_strength, 1.4)] if "penalty_strength" in keys else []
     drawn += [(_draw_rate, 1.2)] if "learning_rate" in keys else []
     if not drawn:
-        raise ValueError("the run has logged nothing that could be drawn; train with logging_steps")
+        raise ValueError(_NOTHING)
     ratios = [ratio for _, ratio in drawn]
     figure = new_figure(9, 1.1 + sum(ratios))
     figure.suptitle(title, fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold")

@@ -61,7 +61,8 @@ def inspect_saved(
         read_contract(model),
         lost_zeros(model),
         Counter(map(_schemes, quantized)),
-        count_dead(model),
+        # Who looks at one weight is told nothing else.
+        count_dead(model) if len(targets) > 1 else {},
         sizes,
     )
 
@@ -89,7 +90,7 @@ def print_inspection(found: InspectedModel, console: Console) -> None:
         console.print(f"Quantized: {what} in {count} layers.", highlight=False)
     if any(dead for dead, _ in found.dead.values()):
         parts = [f"{dead:,} of {total:,} {kind}" for kind, (dead, total) in found.dead.items()]
-        console.print(f"Dead: {', '.join(parts)}; see hf-sparse shrink.", highlight=False)
+        console.print(f"Dead: {', '.join(parts)}.", highlight=False)
     _print_contract(found, console)
 
 

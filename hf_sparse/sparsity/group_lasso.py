@@ -15,6 +15,9 @@ _GAMMA = "gamma."
 # Of a strength, which is multiplied and so must not be zero.
 _LEAST = 1e-12
 
+AIM = 0.5
+"""The size that proximal steps aim at, of that at which a group counts as gone: near zero they are long."""
+
 
 class GroupLasso(Penalty):
     """strength * sum_g gamma_g ||w_g||_2, with gamma_g = 1 / (||w_g||_2 + epsilon) of an earlier moment.
@@ -41,7 +44,7 @@ class GroupLasso(Penalty):
         self.kept = kept
         self.targets, self.blocks, self.epsilon = targets, blocks, epsilon
         self._gammas: dict[str, Tensor] = {}
-        self._limits = {target.name: threshold * self._spread(target) for target in targets}
+        self._limits = self._first_limits(threshold)
         self.refresh()
 
     @property
@@ -70,15 +73,13 @@ class GroupLasso(Penalty):
         return sum(parallel_map(add, self.targets)) / scale
 
     def shrink(self) -> None:
-        """Take from every group that is trained the proximal step: w <- w * max(0, 1 - rate / ||w||).
+        """Take from every group the proximal step of the penalty: w <- w * max(0, 1 - rate / ||w||).
 
         `rate` is strength * gamma (Parikh & Boyd 2014, section 6.5.1). Done after a step of the optimizer, it
         shrinks groups at a pace that no optimizer rescales, as decoupled weight decay does.
         """
 
         def step(target: Target) -> None:
-            if not target.parameter.requires_grad:
-                return
             gamma, block = self._gammas[target.name], self.blocks[target.name]
             shrink_groups(target.weight, block, gamma, self.strength.value)
 
@@ -87,15 +88,25 @@ class GroupLasso(Penalty):
     def proximal_strength(self, steps: int, asked: float) -> float:
         """Return a strength whose proximal steps bring the share `asked` to its size in so many steps.
 
-        With gamma = 1 / n a norm falls by strength / n a step, so its square by twice the strength.
+        With gamma = 1 / (n + epsilon) a norm n falls by strength * gamma a step, so n^2 / 2 + epsilon * n by
+        the strength.
         """
-        sizes = self.sizes()
-        count = round(asked * len(sizes))
-        if not count:
-            return _LEAST
-        level = float(sizes.kthvalue(count).values)
-        unit = sum(self._limits.values()) / len(self._limits)
-        return max((level**2 - 1) * unit**2 / (2 * steps), _LEAST)
+
+        def way(target: Target) -> Tensor:
+            norms, aim = self._norms(target), AIM * self._limits[target.name]
+            left = (norms.square() - aim**2) / 2 + self.epsilon * (norms - aim)
+            return left.masked_fill(self._gammas[target.name] == 0, 0).flatten()
+
+        ways = torch.cat(parallel_map(way, self.targets))
+        count = len(ways) if self.kept is not None else round(asked * len(ways))
+        return max(float(ways.kthvalue(count).values) / steps if count else 0.0, _LEAST)
+
+    def level(self, sizes: Tensor, asked: float) -> float:
+        """Return the size of the largest group that is pushed, if some are spared; else as any penalty."""
+        if self.kept is None or self.over:
+            return super().level(sizes, asked)
+        pushed = torch.cat([self._gammas[target.name].flatten() for target in self.targets]) > 0
+        return float(sizes[pushed].max()) if pushed.any() else 0.0
 
     def sizes(self) -> Tensor:
         """Return the norms of all groups, flat, as multiples of the one below which they count as gone."""
@@ -128,6 +139,13 @@ class GroupLasso(Penalty):
 
     def _norms(self, target: Target) -> Tensor:
         return measure_groups(target.weight, self.blocks[target.name])
+
+    def _first_limits(self, threshold: float) -> dict[str, float]:
+        """Return by weight the norm below which a group is gone; weights of zeros take the others' mean."""
+        spreads = {target.name: self._spread(target) for target in self.targets}
+        some = [spread for spread in spreads.values() if spread > 0]
+        mean = sum(some) / len(some) if some else 1.0
+        return {name: threshold * (spread or mean) for name, spread in spreads.items()}
 
     def _spread(self, target: Target) -> float:
         """Return the norm of an average group."""

@@ -4,15 +4,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_sparse.sparsity.structures import Structures, bias_of, by_layer
+from hf_sparse.sparsity.structures import Structures, bias_of, by_layer, filled
 from hf_sparse.targets import Target
 
-# What BERT, DistilBERT, T5 and most others call the projections of one attention.
-_INTO = re.compile(r"(.+?)(?:\.self)?\.(q|k|v)(?:uery|ey|alue|_proj|_lin|)\.weight")
+# What BERT, DistilBERT, T5 and most others call the projections of one attention, and the module they are in.
+_INTO = re.compile(r"((.+?)(?:\.self)?)\.(q|k|v)(?:uery|ey|alue|_proj|_lin|)\.weight")
 _OUT = re.compile(r"(.+?)\.(?:o|o_proj|out_proj|out_lin|output\.dense|dense)\.weight")
+# What else may be in it: norms of queries and keys, and what acts on the weights of attention.
+_BESIDE = re.compile(
+    r"(?:q|k|query|key)_?(?:layer)?_?norm|(?:attn_)?dropout|rotary_emb|relative_attention_bias"
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Heads(Structures):
     heads: int
 
     @property
+    def members(self) -> int:
+        """Heads of one group."""
+        return self.heads // self.count
+
+    @property
     def size(self) -> int:
         """Numbers in the query of one head."""
         return self.out.weight.shape[1] // self.heads
@@ -32,14 +41,9 @@ class Heads(Structures):
     def constant(self) -> tuple[Tensor, Tensor]:
         """Return those whose values are their bias: whatever is attended to, its weights sum to one."""
         value = self.into[2]
-        empty = ~value.weight.detach().any(1).view(self.count, -1).any(1)
+        empty = ~filled(value.weight, 1).view(self.count, -1).any(1)
         biases = (bias_of(value).view(self.count, -1) * empty[:, None])[:, None]
-        return empty, biases.expand(-1, self.heads // self.count, -1).reshape(-1)
-
-    def idle(self) -> int:
-        """Return how many heads have no part in the output but a constant one."""
-        constant = self.constant()[0].repeat_interleave(self.heads // self.count)
-        return int((self.unread(self.heads) | constant).sum())
+        return empty, biases.expand(-1, self.members, -1).reshape(-1)
 
 
 def find_heads(model: PreTrainedModel) -> list[Heads]:
@@ -51,14 +55,18 @@ def find_heads(model: PreTrainedModel) -> list[Heads]:
     if not isinstance(heads, int):
         return []
     groups = getattr(model.config, "num_key_value_heads", None) or heads
-    return [found for targets in by_layer(model).values() for found in _of_layer(targets, heads, groups)]
+    return [
+        found for targets in by_layer(model).values() for found in _of_layer(model, targets, heads, groups)
+    ]
 
 
-def _of_layer(targets: Sequence[Target], heads: int, groups: int) -> Iterator[Heads]:
+def _of_layer(model: PreTrainedModel, targets: Sequence[Target], heads: int, groups: int) -> Iterator[Heads]:
     attentions: dict[str, dict[str, Target]] = {}
+    places: dict[str, str] = {}
     for target in targets:
         if match := _INTO.fullmatch(target.name):
-            attentions.setdefault(match[1], {})[match[2]] = target
+            attentions.setdefault(match[2], {})[match[3]] = target
+            places[match[2]] = match[1]
     outs = {match[1]: target for target in targets if (match := _OUT.fullmatch(target.name))}
     for name, into in attentions.items():
         if into.keys() != {"q", "k", "v"} or name not in outs:
@@ -67,5 +75,13 @@ def _of_layer(targets: Sequence[Target], heads: int, groups: int) -> Iterator[He
         width = out.weight.shape[1]
         shared = width // heads * groups
         fits = width % heads == 0 and heads % groups == 0 and len(query.weight) == width
-        if fits and len(key.weight) == len(value.weight) == shared:
+        plain = _is_plain(model.get_submodule(places[name]), (query, key, value, out))
+        if fits and plain and len(key.weight) == len(value.weight) == shared:
             yield Heads(name, (query, key, value), out, groups, heads)
+
+
+def _is_plain(attention: nn.Module, projections: Sequence[Target]) -> bool:
+    """Say whether an attention has nothing else that could act on values or tie heads to each other."""
+    known = {id(target.module) for target in projections}
+    rest = [name for name, part in attention.named_children() if id(part) not in known]
+    return all(map(_BESIDE.fullmatch, rest)) and not list(attention.parameters(recurse=False))

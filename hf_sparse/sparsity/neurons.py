@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from hf_sparse.sparsity.structures import Structures, bias_of, by_layer
+from hf_sparse.sparsity.structures import Structures, bias_of, by_layer, filled
 
 # What configurations call the width of a feed-forward layer, and its activation.
 _WIDTHS = ("intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner")
@@ -16,20 +16,26 @@ _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_fun
 
 @dataclass(frozen=True)
 class Neurons(Structures):
-    """Those of one layer; `into` are one matrix, or with a gate two."""
+    """Those of one layer; `into` are one matrix, or with a gate two.
 
-    activation: nn.Module
+    Without a known activation only unread ones are dead.
+    """
+
+    activation: nn.Module | None
 
     def constant(self) -> tuple[Tensor, Tensor]:
         """Return those without weights; of a gate and what it lets through one that is zero is enough."""
-        empty = [~target.weight.detach().any(1) for target in self.into]
+        nothing = torch.zeros_like(self.out.weight[0])
+        if self.activation is None:
+            return nothing.bool(), nothing
+        empty = [~filled(target.weight, 1) for target in self.into]
         if len(self.into) == 1:
             return empty[0], self.activation(bias_of(self.into[0])) * empty[0]
         still = [found & (bias_of(target) == 0) for found, target in zip(empty, self.into, strict=True)]
         # Which of the two goes through the activation the names do not tell.
         keeps_zero = bool(self.activation(torch.zeros(1)) == 0)
         constant = (still[0] | still[1]) if keeps_zero else torch.zeros_like(still[0])
-        return constant, torch.zeros_like(self.out.weight[0])
+        return constant, nothing
 
 
 def find_neurons(model: PreTrainedModel) -> list[Neurons]:
@@ -70,8 +76,6 @@ def width_of(model: PreTrainedModel) -> tuple[str, int]:
     )
 
 
-def _activation(model: PreTrainedModel) -> nn.Module:
-    for key in _ACTIVATIONS:
-        if isinstance(name := getattr(model.config, key, None), str) and name in ACT2FN:
-            return ACT2FN[name]
-    raise ValueError(f"the configuration of {type(model).__name__} names no activation that is known")
+def _activation(model: PreTrainedModel) -> nn.Module | None:
+    names = (getattr(model.config, key, None) for key in _ACTIVATIONS)
+    return next((ACT2FN[name] for name in names if isinstance(name, str) and name in ACT2FN), None)

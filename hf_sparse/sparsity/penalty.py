@@ -51,11 +51,15 @@ class Penalty(ABC):
     def measure(self, step: int, asked: float) -> Measurement:
         """Note and return where things stand after a step; `asked` is the share of groups to be gone."""
         sizes = self.sizes()
-        count = round(asked * len(sizes))
-        level = float(sizes.kthvalue(count).values) if count else 0.0
+        level = self.level(sizes, asked)
         gone = (sizes < 1).sum().item() / len(sizes)
         self.history.append(Measurement(step, self.strength.value, gone, level))
         return self.history[-1]
+
+    def level(self, sizes: Tensor, asked: float) -> float:
+        """Return the size of the largest of the groups that are to be gone."""
+        count = round(asked * len(sizes))
+        return float(sizes.kthvalue(count).values) if count else 0.0
 
     def finish(self, step: int, asked: float) -> None:
         """Note how it ended."""

@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -21,7 +21,7 @@ _Changed = Callable[[PreTrainedModel, Structures, int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Shrunk:
-    """How many neurons or heads every layer had and has now, and how many were dead in each layer.
+    """How many neurons or heads every layer had and has now, and how many of each layer could go.
 
     `reason` says why none could be removed although every layer had some.
     """
@@ -32,6 +32,15 @@ class Shrunk:
     reason: str = ""
 
 
+@dataclass
+class _Plan:
+    """What is going to be changed, all of it checked before any of it is done."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    removals: list[tuple[Structures, list[int]]] = field(default_factory=list)
+
+
 def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
     """Remove dead neurons and attention heads from a model, in place; logits stay what they are.
 
@@ -40,50 +49,73 @@ def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
     bias. Configurations have one number for all layers, so as many are removed of each as the layer with the
     fewest has; heads that share a key and a value go together, and only where the configuration has a size of
     heads of its own. Returns what was done to `neurons` and to `heads`, as far as the model's are found.
-    Raises `ValueError` where the feed-forward layers cannot be told, and for quantized models.
+    Raises `ValueError` where nothing can be removed because layers cannot be told, and for quantized models;
+    `RuntimeError` if outputs are not what they were.
     """
-    neurons, heads = find_neurons(model), find_heads(model)
-    done = {"neurons": _remove(model, neurons, _narrower, fewer=False)}
-    # A configuration takes neurons in any number or in none, but may take fewer heads where not so many.
-    return done | ({"heads": _remove(model, heads, _fewer_heads, fewer=True)} if heads else {})
+    found, errors = _find(model)
+    plan, done = _Plan(), {}
+    for kind, layers in found.items():
+        done[kind] = _add(plan, model, layers, *_KINDS[kind][1:])
+    if errors and not plan.removals:
+        raise errors[0]
+    before = _outputs(model)
+    for layer, gone in plan.removals:
+        layer.remove(gone)
+    _configure(model, plan.changes)
+    if before is not None and not _agree(before, _outputs(model)):
+        raise RuntimeError(
+            f"{type(model).__name__} does something with its neurons or heads that is not known here: its "
+            "outputs changed. Load the model again; this one is spoilt, and nothing has been written"
+        )
+    return done
 
 
 def count_dead(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Return how many `neurons` and `heads` are dead, and of how many; without those that cannot be told.
 
-    A head counts alone here, whether or not those it shares a key and a value with are dead too.
+    Whether layers and configurations can do without them is another question; a head counts alone here,
+    whether or not those it shares a key and a value with are dead too.
     """
-    if not isinstance(model, PreTrainedModel):
-        return {}
-    try:
-        neurons, heads = find_neurons(model), find_heads(model)
-    except ValueError:
-        return {}
-    found = {"neurons": (sum(len(layer.dead()) for layer in neurons), sum(layer.count for layer in neurons))}
-    if heads:
-        found["heads"] = (sum(layer.idle() for layer in heads), sum(layer.heads for layer in heads))
-    return found
+    found = _find(model)[0] if isinstance(model, PreTrainedModel) else {}
+    return {
+        kind: (sum(layer.idle() for layer in layers), sum(layer.count * layer.members for layer in layers))
+        for kind, layers in found.items()
+    }
 
 
-def _remove(model: PreTrainedModel, layers: Sequence[Structures], changed: _Changed, fewer: bool) -> Shrunk:
-    """Remove as many of the dead as a configuration can say, from all layers alike."""
-    dead = {layer.name: layer.dead() for layer in layers}
-    numbers = {name: len(gone) for name, gone in dead.items()}
-    before, most, reason = layers[0].count, min(numbers.values()), ""
-    for count in range(most, 0 if fewer else max(most - 1, 0), -1):
-        changes = changed(model, layers[0], count)
+def _find(model: PreTrainedModel) -> tuple[dict[str, list[Structures]], list[ValueError]]:
+    """Return the structures of every kind that can be told, and why others cannot."""
+    found, errors = {}, []
+    for kind, (find, _, _) in _KINDS.items():
         try:
-            _check(model, changes, layers, count)
+            found[kind] = find(model)
+        except ValueError as error:
+            errors.append(error)
+    return {kind: layers for kind, layers in found.items() if layers}, errors
+
+
+def _add(
+    plan: _Plan, model: PreTrainedModel, layers: Sequence[Structures], changed: _Changed, fewer: bool
+) -> Shrunk:
+    """Plan to remove as many of the dead as a configuration can say, from all layers alike, but not all."""
+    dead = {layer.name: layer.dead() for layer in layers}
+    members, count, reason = layers[0].members, layers[0].count, ""
+    numbers = {name: len(gone) * members for name, gone in dead.items()}
+    most = min(count - 1, *map(len, dead.values()))
+    for gone in range(most, 0 if fewer else max(most - 1, 0), -1):
+        changes = plan.changes | changed(model, layers[0], gone)
+        shapes = dict(plan.shapes)
+        for layer in layers:
+            shapes |= layer.shapes(gone)
+        try:
+            _check(model, changes, shapes)
         except ValueError as error:
             reason = reason or str(error)
             continue
-        for layer in layers:
-            layer.remove(dead[layer.name][:count])
-        # The configuration is shared with every part of the model, so it stays the same object.
-        for key, value in changes.items():
-            setattr(model.config, key, value)
-        return Shrunk(before, before - count, numbers)
-    return Shrunk(before, before, numbers, reason)
+        plan.changes, plan.shapes = changes, shapes
+        plan.removals += [(layer, dead[layer.name][:gone]) for layer in layers]
+        return Shrunk(count * members, (count - gone) * members, numbers)
+    return Shrunk(count * members, count * members, numbers, reason)
 
 
 def _narrower(model: PreTrainedModel, layer: Structures, gone: int) -> dict[str, Any]:
@@ -99,13 +131,17 @@ def _fewer_heads(model: PreTrainedModel, layer: Structures, gone: int) -> dict[s
     return changes
 
 
-def _check(
-    model: PreTrainedModel, changes: Mapping[str, Any], layers: Sequence[Structures], gone: int
-) -> None:
+# How each kind is found, what changes in a configuration, and whether it may take fewer where not so many:
+# it takes neurons in any number or in none.
+_KINDS: dict[str, tuple[Callable[[PreTrainedModel], list[Structures]], _Changed, bool]] = {
+    "neurons": (find_neurons, _narrower, False),
+    "heads": (find_heads, _fewer_heads, True),
+}
+
+
+def _check(model: PreTrainedModel, changes: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise `ValueError` unless a model of the changed configuration has the shapes that are left."""
-    planned = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for layer in layers:
-        planned |= layer.shapes(gone)
+    planned = {name: tuple(value.shape) for name, value in model.state_dict().items()} | shapes
     what = f"a {type(model).__name__} with {', '.join(f'{key} {value}' for key, value in changes.items())}"
     config = copy.deepcopy(model.config)
     try:
@@ -115,10 +151,40 @@ def _check(
         config = type(config).from_dict(config.to_dict())
         with torch.device("meta"), no_init_weights():
             there = {name: tuple(value.shape) for name, value in type(model)(config).state_dict().items()}
-    except (ValueError, TypeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
         raise ValueError(f"{what} cannot be made: {error}") from error
     if wrong := [name for name in planned if planned[name] != there.get(name)]:
         raise ValueError(
             f"{what} would differ in {len(wrong)} other parameters, such as {wrong[0]}; it cannot be made "
             "smaller"
         )
+
+
+def _configure(model: PreTrainedModel, changes: Mapping[str, Any]) -> None:
+    """Change the configuration of a model and of its parts, which may have copies of it."""
+    configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
+    for key, value in changes.items():
+        before = getattr(model.config, key, None)
+        for config in configs.values():
+            if getattr(config, key, None) == before:
+                setattr(config, key, value)
+
+
+def _outputs(model: PreTrainedModel) -> Tensor | None:
+    """Return what a model makes of some tokens; None if it takes something else."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(**{name: value.to(model.device) for name, value in model.dummy_inputs.items()})[0]
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError):
+        return None
+    finally:
+        model.train(training)
+
+
+def _agree(before: Tensor, after: Tensor | None) -> bool:
+    if after is None or after.shape != before.shape:
+        return False
+    tolerance = 1e-3 if before.dtype in (torch.float32, torch.float64) else 5e-2
+    return bool((after - before).abs().max() <= tolerance * before.abs().max().clamp(min=1))

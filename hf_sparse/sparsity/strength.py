@@ -1,6 +1,7 @@
 """How strongly groups are pushed towards zero, adjusted so that the share asked for arrives there in time."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 # How many times what it began with a strength may become.
 _MOST = 100.0
@@ -30,7 +31,7 @@ class Strength:
         carry on what went before.
         """
         before, self.level = self.level, level
-        if before is None:
+        if before is None or not isfinite(level - before):
             return
         needed, pace = (level - 1) / left, (before - level) / since
         off = 4.0 if needed > 0 >= pace else 0.25 if needed <= 0 else needed / pace

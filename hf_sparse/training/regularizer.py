@@ -9,7 +9,7 @@ from torch import Tensor
 from hf_sparse.settings.methods import GroupLassoRecipe, MovementRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.settings.values import steps_of
-from hf_sparse.sparsity.group_lasso import GroupLasso
+from hf_sparse.sparsity.group_lasso import AIM, GroupLasso
 from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.penalty import Penalty
@@ -73,9 +73,8 @@ class Regularizer:
         if step % self.adjust_every == 0:
             seen = self.penalty.measure(step, self.asked)
             if self.adapt:
-                # With gamma = 1 / n a proximal step takes as much of the square of every norm. Near the end
-                # that is quick, and steps are whole, so they aim at half of what counts as gone.
-                level = (2 * seen.level) ** 2 if self.proximal else seen.level
+                # With gamma = 1 / n a proximal step takes as much of the square of every norm.
+                level = (seen.level / AIM) ** 2 if self.proximal else seen.level
                 self.penalty.strength.adjust(level, self.adjust_every, self.end - step)
 
     def _finish(self, step: int) -> None:
@@ -125,9 +124,30 @@ def make_regularizer(
         drawn = ScorePenalty(scores, soft.strength, soft.threshold)
         return Regularizer(drawn, soft, schedule, asked)
     own = recipe.group_lasso or GroupLassoRecipe()
+    _check_targets(targets, own)
     proximal, strength = own.step == "proximal", own.strength or _STRENGTH
     kept = partial(kept_if_pruned, budgets) if own.spare else None
     penalty = GroupLasso(targets, layout.blocks, strength, own.epsilon, own.threshold, kept)
     if proximal and own.strength is None:
         penalty.strength = Strength(penalty.proximal_strength(max(schedule.ramp_end, 1), asked))
     return Regularizer(penalty, own, schedule, asked, own.refresh, proximal)
+
+
+def _check_targets(targets: Targets, recipe: GroupLassoRecipe) -> None:
+    """Raise `ValueError` for weights that a penalty cannot make small."""
+    if frozen := [target.name for target in targets if not target.parameter.requires_grad]:
+        raise ValueError(
+            f"method group_lasso makes small what it removes, and {len(frozen)} targets are frozen, such as "
+            f"{frozen[0]}; train them, or leave them out with sparsity.exclude"
+        )
+    halves = [target for target in targets if target.weight.dtype.itemsize < _FULL]
+    if recipe.step == "proximal" and halves:
+        raise ValueError(
+            f"{halves[0].name} is {halves[0].weight.dtype}, which rounds away steps as short as those of "
+            "group_lasso.step=proximal; load the model in float32 (bf16=True trains it well), or set "
+            "sparsity.group_lasso.step=gradient"
+        )
+
+
+# Bytes of a number of float32.
+_FULL = 4

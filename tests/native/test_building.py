@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,19 +24,70 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 needs_compiler = pytest.mark.skipif(
-    not any(map(building.shutil.which, building._COMPILERS)), reason="there is no C++ compiler"
+    not any(map(building.shutil.which, building.COMPILERS)), reason="there is no C++ compiler"
 )
+
+
+def work(library: ctypes.CDLL) -> bool:
+    library.group_norms.restype = None
+    weight, scratch, norm = (ctypes.c_float * 2)(3.0, 4.0), (ctypes.c_float * 4)(), ctypes.c_float()
+    sizes = map(ctypes.c_int64, (1, 2, 1, 2))
+    library.group_norms(weight, *sizes, scratch, ctypes.byref(norm))
+    return norm.value == 5.0
 
 
 @needs_compiler
 def test_a_file_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = load_library("groups")
-    assert library.add_group_gradient and isinstance(library, ctypes.CDLL)
+    assert work(load_library("groups"))
     (built,) = cache.iterdir()
+    assert cache.stat().st_mode & 0o077 == 0
     load_library.cache_clear()
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert load_library("groups") is not None
-    assert list(cache.iterdir()) == [built]
+    monkeypatch.setattr(building, "_compile", None)
+    assert work(load_library("groups")) and list(cache.iterdir()) == [built]
+
+
+@needs_compiler
+def test_another_compiler_or_its_flags_make_another_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for flags in ("", "-O1"):
+        monkeypatch.setenv("CXX", f"c++ {flags}")
+        load_library.cache_clear()
+        assert work(load_library("groups"))
+    assert len(list(cache.iterdir())) == 2
+
+
+@needs_compiler
+def test_a_file_that_is_not_whole_is_made_anew(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_library("groups")
+    (built,) = cache.iterdir()
+    # Elsewhere: a process loads a file of the same path only once.
+    half = tmp_path / "other" / "hf_sparse" / built.name
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    load_library.cache_clear()
+    assert work(load_library("groups")) and half.stat().st_size > 1000
+
+
+@needs_compiler
+def test_what_others_may_have_written_is_not_loaded(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_library("groups")
+    next(cache.iterdir()).chmod(0o777)
+    load_library.cache_clear()
+    assert load_library("groups") is None and "others may write to it" in caplog.text
+
+
+@needs_compiler
+def test_threads_compile_once_and_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    compile_ = building._compile
+    monkeypatch.setattr(building, "_compile", lambda *call: (compiled.append(call), compile_(*call)))
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: load_library("groups"), range(4)))
+    assert len(found) == len(compiled) == 1
 
 
 @needs_compiler
@@ -50,7 +102,7 @@ def test_processes_that_compile_at_once_all_succeed(cache: Path) -> None:
     ("variable", "value", "reason"),
     [
         ("PATH", "", "there is no C++ compiler (c++, g++, clang++ or $CXX)"),
-        ("CXX", "false", "false failed on groups.cpp"),
+        ("CXX", "false", "false failed: exit code 1"),
         ("CXX", "no-such-compiler", "no-such-compiler"),
         ("XDG_CACHE_HOME", "/dev/null", "/dev/null"),
     ],
@@ -68,7 +120,8 @@ def test_where_it_cannot_be_compiled_one_warning_says_why(
         assert load_library("groups") is None
         assert load_library("groups") is None
     (message,) = caplog.messages
-    assert message.startswith("groups is done in PyTorch alone, several times slower: ") and reason in message
+    assert message.startswith("hf_sparse/native/groups.cpp is not used, PyTorch does the same several times")
+    assert reason in message and message.endswith("set HF_SPARSE_NATIVE=0 to be silent about it.")
 
 
 def test_a_failed_compilation_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,3 +134,15 @@ def test_it_can_be_switched_off(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv(building.SWITCH, "0")
     assert load_library("groups") is None
     assert not cache.exists()
+
+
+def test_a_user_without_a_home_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    # What is no absolute path is not one to load programs from.
+    monkeypatch.setenv("XDG_CACHE_HOME", ".")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert load_library("groups") is None and "neither a home directory nor $XDG_CACHE_HOME" in caplog.text

@@ -49,6 +49,27 @@ def test_where_nothing_was_trained_the_way_out_is_named(tmp_path: Path, name: st
         read_log(tmp_path / name)
 
 
+def test_what_is_further_counts(tmp_path: Path) -> None:
+    write(tmp_path / "run", [{"step": 500, "loss": 1.0}])
+    write(tmp_path / "run" / "checkpoint-1500", [{"step": 500, "loss": 1.0}, {"step": 1500, "loss": 0.5}])
+    assert [row["step"] for row in read_log(tmp_path / "run")] == [500, 1500]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"log_history": [{"loss": 1.0}]}', '{"log_history": 3}']
+)
+def test_what_is_no_state_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "trainer_state.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="trainer_state.json is not the state of a Trainer"):
+        read_log(tmp_path)
+
+
+def test_evaluations_are_shown_however_long_the_log() -> None:
+    log = [{"step": step, "loss": 1.0} for step in range(1, 401)]
+    log[123]["eval_loss"] = 2.0
+    assert ["124", "1", "2"] in printed(log)
+
+
 def test_only_what_was_logged_has_a_column(tmp_path: Path) -> None:
     rows = printed(read_log(write(tmp_path / "run")))
     assert rows[0] == ["step", "loss", "eval", "loss", "rate", "zeros", "gone", "strength"]
@@ -74,5 +95,6 @@ def test_every_series_is_drawn_in_its_panel(tmp_path: Path) -> None:
 
 
 def test_a_log_of_nothing_is_not_drawn() -> None:
-    with pytest.raises(ValueError, match="logged nothing that could be drawn"):
-        history_figure([{"step": 1, "train_runtime": 1.0}], "run")
+    for show in (lambda log: history_figure(log, "run"), printed):
+        with pytest.raises(ValueError, match="logged nothing that could be shown"):
+            show([{"step": 1, "train_runtime": 1.0}])

@@ -213,7 +213,7 @@ def test_dead_neurons_and_heads_are_counted() -> None:
         second.output.dense.weight[:, 3:6] = 0
         second.attention.self.value.weight[:16] = 0
     found = inspected(model)
-    assert "Dead: 8 of 128 neurons, 1 of 4 heads; see hf-sparse shrink." in printed(found)
+    assert "Dead: 8 of 128 neurons, 1 of 4 heads." in printed(found)
     assert inspection_as_dict(found)["dead"]["heads"] == {"dead": 1, "all": 4}
     assert inspected(t5()).dead == {"neurons": (0, 320), "heads": (0, 16)}
 

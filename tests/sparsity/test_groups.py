@@ -1,11 +1,14 @@
 """Norms of groups and the gradient of their sum: by hand, by autograd, in every layout, compiled or not."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_sparse.native import groups as native
+from hf_sparse.native.building import COMPILERS
 from hf_sparse.sparsity.groups import add_gradient, group_norms, measure_groups, shrink_groups
 from hf_sparse.sparsity.patterns.block import Block
 
@@ -18,8 +21,10 @@ BLOCKS += [Block(1, 24), Block(16, 12), Block(16, 1)]
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in PyTorch":
         monkeypatch.setattr(native, "suits", lambda *values: False)
-    elif not native.suits(torch.zeros(1, 1)):
+    elif not any(map(shutil.which, COMPILERS)):
         pytest.skip("there is no C++ compiler")
+    else:
+        assert native.suits(torch.zeros(1, 1))
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -106,3 +111,23 @@ def test_shrinking_shortens_every_group_by_its_rate(
     torch.testing.assert_close(naive(laid, block), expected, rtol=tolerance, atol=tolerance)
     # In the direction they had.
     assert (laid * weight >= 0).all() and not laid[4:8].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_is_none_of_its_business(dtype: torch.dtype) -> None:
+    weight = noise(8, 8)
+    torch.set_default_dtype(dtype)
+    try:
+        norms = measure_groups(weight, Block(4, 4))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert norms.dtype == torch.float32
+    torch.testing.assert_close(norms, naive(weight, Block(4, 4)))
+
+
+@pytest.mark.parametrize("rate", [float("nan"), 0.0])
+def test_no_rate_wipes_a_group_out_by_accident(rate: float) -> None:
+    weight = noise(4, 4)
+    laid = weight.clone()
+    shrink_groups(laid, Block(2, 2), torch.full((2, 2), rate))
+    assert laid.isnan().all() if rate else torch.equal(laid, weight)

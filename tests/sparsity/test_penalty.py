@@ -1,5 +1,6 @@
 """The reweighted group Lasso: its value, its gradient, what it keeps still, how its strength follows."""
 
+from math import isfinite
 from typing import Any
 
 import pytest
@@ -90,13 +91,42 @@ def test_groups_that_are_spared_are_neither_pushed_nor_shrunk(model: nn.Module) 
         assert (target.weight.detach().abs() < before[target.name].abs())[~kept].all()
 
 
-def test_frozen_weights_are_not_shrunk(model: nn.Module) -> None:
-    penalty, targets = penalty_of(model)
-    frozen, trained = targets.found[:2]
-    frozen.parameter.requires_grad_(False)
-    before = [target.weight.detach().clone() for target in (frozen, trained)]
+def test_a_weight_of_zeros_is_gone_and_spoils_nothing(model: nn.Module) -> None:
+    targets = find_targets(model)
+    with torch.no_grad():
+        targets.found[0].weight.zero_()
+    penalty, _ = penalty_of(model)
+    row = penalty.measure(0, 0.99)
+    assert 0 < row.gone < 0.5 and isfinite(row.level)
+    penalty.strength.value = penalty.proximal_strength(10, 0.99)
+    before = targets.found[1].weight.detach().clone()
     penalty.shrink()
-    assert torch.equal(frozen.weight, before[0]) and not torch.equal(trained.weight, before[1])
+    assert isfinite(penalty.strength.value) and 0 < targets.found[1].weight.norm() < before.norm()
+
+
+def test_a_level_that_is_no_number_leaves_the_strength() -> None:
+    strength = Strength(1.0)
+    for level in (9.0, float("nan"), 8.0, float("inf"), 7.0):
+        strength.adjust(level, since=1, left=1)
+        assert strength.value == 1.0
+
+
+def test_the_level_is_that_of_pushed_groups_where_others_are_spared(model: nn.Module) -> None:
+    spared = {target.name for target in find_targets(model).found[1:]}
+
+    def kept(norms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: torch.full_like(of, name in spared, dtype=torch.bool) for name, of in norms.items()}
+
+    penalty, targets = penalty_of(model, kept=kept)
+    first = targets.found[0]
+    norms = group_norms(first.weight.detach(), BLOCK)
+    limit = 0.1 * norms.square().mean().sqrt()
+    assert penalty.measure(0, 0.5).level == pytest.approx((norms.max() / limit).item(), rel=1e-5)
+    penalty.strength.value = penalty.proximal_strength(1000, 0.5)
+    for _ in range(1000):
+        penalty.refresh()
+        penalty.shrink()
+    assert penalty.measure(1000, 0.5).level == pytest.approx(0.5, abs=0.25)
 
 
 def test_groups_are_gone_below_a_share_of_where_their_weight_began(model: nn.Module) -> None:

@@ -8,6 +8,8 @@ import torch
 from tiny import SIZES, VOCABULARY, bert, llama
 from torch import nn
 from transformers import (
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
@@ -22,7 +24,7 @@ from transformers import (
 
 from hf_sparse import prune
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.sparsity.shrink import shrink
+from hf_sparse.sparsity.shrink import count_dead, shrink
 
 INPUTS = {"input_ids": torch.arange(5, 29).reshape(2, 12)}
 
@@ -109,7 +111,7 @@ def test_a_shrunk_model_trains() -> None:
 def test_what_cannot_be_told_is_refused() -> None:
     model = bert()
     calibrate(model, [INPUTS])
-    with pytest.raises(ValueError, match="before it is quantized"):
+    with pytest.raises(ValueError, match="none once it is quantized"):
         shrink(model)
     with pytest.raises(ValueError, match="cannot be told: 6 of its matrices have a side of 32"):
         shrink(bert(intermediate_size=32))
@@ -165,7 +167,7 @@ def test_heads_that_share_keys_and_values_go_together(unread: bool, tmp_path: Pa
             kill(layer.self_attn.v_proj.weight, [number])
     expected = logits(model)
     shrunk = shrink(model)["heads"]
-    assert (shrunk.before, shrunk.now, shrunk.reason) == (2, 1, "")
+    assert (shrunk.before, shrunk.now, shrunk.reason) == (4, 2, "")
     torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
     model.save_pretrained(tmp_path)
     stock = LlamaForCausalLM.from_pretrained(tmp_path)
@@ -180,7 +182,7 @@ def test_one_unread_head_of_a_group_stays() -> None:
     model = grouped_llama()
     for layer in model.model.layers:
         kill(layer.self_attn.o_proj.weight.t(), [0])
-    assert shrink(model)["heads"].now == 2
+    assert shrink(model)["heads"].now == 4
 
 
 def test_as_many_heads_go_as_the_configuration_takes() -> None:
@@ -205,3 +207,46 @@ def test_heads_whose_size_is_not_in_the_configuration_stay_with_a_reason(make) -
     assert shrunk.now == shrunk.before == 2 and set(shrunk.dead.values()) == {1}
     assert "num_attention_heads 1" in shrunk.reason and model.config.to_dict() == before
     assert torch.equal(logits(model), expected)
+
+
+def test_every_layer_keeps_a_head() -> None:
+    model = lively(mistral())
+    for layer in model.model.layers:
+        kill(layer.self_attn.o_proj.weight.t(), [0, 1, 2, 3])
+    expected = logits(model)
+    assert shrink(model)["heads"].now == 1
+    torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_constant_heads_stay_where_no_bias_can_take_their_part() -> None:
+    model = grouped_llama()
+    for layer in model.model.layers:
+        kill(layer.self_attn.v_proj.weight, [0])
+        layer.self_attn.o_proj.bias = None
+    assert count_dead(model) == {"neurons": (0, 128), "heads": (4, 8)}
+    model.model.layers[0].self_attn.v_proj.bias.data.fill_(1.0)
+    assert count_dead(model) == {"neurons": (0, 128), "heads": (2, 8)}
+    assert shrink(model)["heads"].now == 4
+
+
+def diff_llama() -> DiffLlamaForCausalLM:
+    """Return a model whose heads are subtracted from one another."""
+    set_seed(0)
+    sizes = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "pad_token_id": 0}
+    return DiffLlamaForCausalLM(DiffLlamaConfig(**sizes, head_dim=8))
+
+
+def test_attention_that_does_more_is_left_alone() -> None:
+    model = lively(diff_llama())
+    for layer in model.model.layers:
+        kill(layer.self_attn.o_proj.weight.t(), [1, 2])
+    assert "heads" not in shrink(model)
+
+
+def test_outputs_that_change_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_sparse.sparsity.heads._is_plain", lambda attention, projections: True)
+    model = lively(diff_llama())
+    for layer in model.model.layers:
+        kill(layer.self_attn.o_proj.weight.t(), [1, 2])
+    with pytest.raises(RuntimeError, match="its outputs changed"):
+        shrink(model)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import arguments, bert, sentences
+from transformers import TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, measure_sparsity, prune
 from hf_sparse.sparsity.groups import measure_groups
@@ -124,6 +125,52 @@ def test_proximal_steps_do_not_depend_on_the_learning_rate(tmp_path) -> None:
     run.train()
     assert run.sparsifier.regularizer.penalty.history[-1].gone == pytest.approx(0.5, abs=0.02)
     assert {row["penalty"] for row in run.state.log_history if "penalty" in row} == {0.0}
+
+
+@pytest.mark.parametrize(
+    "assignments", [[], ["sparsity.allocation=uniform"], ["sparsity.overrides={query: {sparsity: 0.25}}"]]
+)
+def test_only_what_would_be_removed_is_pushed(tmp_path, assignments: list[str]) -> None:
+    run = trainer(tmp_path, *assignments, learning_rate=1e-9, max_steps=20)
+    before = {target.name: target.weight.detach().clone() for target in find_targets(run.model)}
+    pushed = {}
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args, **kwargs) -> None:
+            if run.state.global_step == 5:
+                pushed.update(
+                    {target.name: target.weight.detach().clone() for target in find_targets(run.model)}
+                )
+
+    run.add_callback(Watch())
+    run.train()
+    shares = []
+    for name, weight in before.items():
+        kept = run.sparsifier.masks[name]
+        torch.testing.assert_close(pushed[name][kept], weight[kept], rtol=0, atol=1e-7)
+        assert (pushed[name][~kept].abs() < 0.99 * weight[~kept].abs()).all()
+        shares.append((~kept).float().mean().item())
+    assert min(shares) > 0 and (len(set(shares)) > 1) == (assignments != ["sparsity.allocation=uniform"])
+
+
+def test_all_groups_are_pushed_as_published(tmp_path) -> None:
+    run = trainer(tmp_path, "sparsity.group_lasso.spare=false", learning_rate=1e-9, max_steps=20)
+    before = {target.name: target.weight.detach().clone() for target in find_targets(run.model)}
+    run.train()
+    for target in find_targets(run.model):
+        kept = run.sparsifier.masks[target.name]
+        assert (target.weight[kept].abs() < 0.99 * before[target.name][kept].abs()).all()
+
+
+def test_what_cannot_be_made_small_is_refused_before_the_first_step(tmp_path) -> None:
+    run = trainer(tmp_path)
+    run.model.bert.encoder.layer[1].output.dense.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"1 targets are frozen, such as bert.encoder.layer.1.output.dense"):
+        run.train()
+    half = trainer(tmp_path)
+    half.model.bfloat16()
+    with pytest.raises(ValueError, match="load the model in float32"):
+        half.train()
 
 
 def test_a_step_that_the_scaler_passes_over_is_none_of_the_penalty(
