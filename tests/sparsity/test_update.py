@@ -14,7 +14,7 @@ from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods.magnitude import absolute
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.sparsity.patterns.pattern import Pattern
-from hf_sparse.sparsity.update import grow
+from hf_sparse.sparsity.update import grow, kept_if_pruned
 from hf_sparse.targets import find_targets
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -50,6 +50,21 @@ def test_the_smallest_magnitudes_go_first() -> None:
     masks = masks_over(torch.tensor([[3.0, -1.0], [0.5, -4.0]]))
     assert grow_to(masks, 0.5, UNSTRUCTURED, "uniform") is True
     assert masks[FIRST].tolist() == [[True, False], [False, True]]
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8])
+def test_what_would_stay_is_what_stays(allocation: str, sparsity: float) -> None:
+    masks = masks_over(noise(16, 16), 0.1 * noise(16, 32, seed=1))
+    block, before = Block(4, 4), [masks[FIRST].clone(), masks[SECOND].clone()]
+    layout = Layout(masks.targets, block, allocation, 0.1)
+    scores = {target.name: block.pool(target.weight.detach().abs()) for target in masks.targets}
+    kept = kept_if_pruned(layout.budgets(lambda final: sparsity), scores)
+    assert torch.equal(masks[FIRST], before[0]) and torch.equal(masks[SECOND], before[1])
+    grow_to(masks, sparsity, block, allocation, 0.1)
+    for name in (FIRST, SECOND):
+        assert kept[name].shape == scores[name].shape
+        assert torch.equal(block.expand(kept[name]), masks[name])
 
 
 def test_only_the_masks_change() -> None:
