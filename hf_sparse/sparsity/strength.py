@@ -24,15 +24,16 @@ class Strength:
     def __post_init__(self) -> None:
         self.value = self.value or self.first
 
-    def adjust(self, level: float, since: int, left: int) -> None:
+    def adjust(self, level: float, since: int, left: int, power: float = 1.0) -> None:
         """Follow a level seen `since` steps after the one before, `left` steps before it should be 1.
 
-        The factor changes by the square root of what the pace is off, at most twice: steps of the optimizer
-        carry on what went before.
+        What is left of its way is to shrink as this power of the time that is left. The factor changes by
+        the square root of what the pace is off, at most twice: steps of the optimizer carry on what went
+        before.
         """
         before, self.level = self.level, level
         if before is None or not isfinite(level - before):
             return
-        needed, pace = (level - 1) / left, (before - level) / since
+        needed, pace = power * (level - 1) / left, (before - level) / since
         off = 4.0 if needed > 0 >= pace else 0.25 if needed <= 0 else needed / pace
         self.value = min(self.value * min(max(off, 0.25), 4.0) ** 0.5, _MOST * self.first)

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 # What Li et al. 2020 begin with.
 _STRENGTH = 1e-4
 
+# Of the time left to proximal steps, as in the cubic schedule: most groups vanish early, while the learning
+# rate is high and there is time to make up for them.
+_POWER = 3.0
+
 
 class Regularizer:
     """Pushes groups, or scores, towards zero until the step at which the final sparsity is reached.
@@ -74,8 +78,8 @@ class Regularizer:
             seen = self.penalty.measure(step, self.asked)
             if self.adapt:
                 # With gamma = 1 / n a proximal step takes as much of the square of every norm.
-                level = (seen.level / AIM) ** 2 if self.proximal else seen.level
-                self.penalty.strength.adjust(level, self.adjust_every, self.end - step)
+                level, power = ((seen.level / AIM) ** 2, _POWER) if self.proximal else (seen.level, 1.0)
+                self.penalty.strength.adjust(level, self.adjust_every, self.end - step, power)
 
     def _finish(self, step: int) -> None:
         self.penalty.finish(step, self.asked)
@@ -129,7 +133,8 @@ def make_regularizer(
     kept = partial(kept_if_pruned, budgets) if own.spare else None
     penalty = GroupLasso(targets, layout.blocks, strength, own.epsilon, own.threshold, kept)
     if proximal and own.strength is None:
-        penalty.strength = Strength(penalty.proximal_strength(max(schedule.ramp_end, 1), asked))
+        even = penalty.proximal_strength(max(schedule.ramp_end, 1), asked)
+        penalty.strength = Strength(_POWER * even if own.adapt else even)
     return Regularizer(penalty, own, schedule, asked, own.refresh, proximal)
 
 

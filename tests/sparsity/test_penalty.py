@@ -182,6 +182,14 @@ def test_strength_makes_a_level_arrive_in_time() -> None:
     assert strength.value == pytest.approx((0.1 / 0.04) ** 0.5)
 
 
+def test_a_power_of_the_time_left_asks_for_more_at_first() -> None:
+    """A level that falls as the cube of the time left is as it should be."""
+    strength = Strength(1.0)
+    for step in range(0, 70, 2):
+        strength.adjust(1 + 10 * (1 - step / 100) ** 3, since=2, left=100 - step, power=3.0)
+        assert strength.value == pytest.approx(1.0, rel=0.2)
+
+
 @pytest.mark.parametrize("asked", [0.0, 0.25, 0.5, 1.0])
 def test_the_level_is_the_size_of_the_largest_group_that_is_to_go(model: nn.Module, asked: float) -> None:
     penalty, targets = penalty_of(model, threshold=0.1)
