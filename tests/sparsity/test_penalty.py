@@ -189,7 +189,7 @@ def test_a_power_of_the_time_left_asks_for_more_at_first() -> None:
         level = 1 + 10 * (1 - step / 100) ** 3
         cubic.adjust(level, since=2, left=100 - step, power=3.0)
         even.adjust(level, since=2, left=100 - step)
-    assert 0.5 < cubic.value < 1.0 and even.value < 1e-3
+    assert 0.4 < cubic.value < 1.0 and even.value < 1e-3
 
 
 @pytest.mark.parametrize("asked", [0.0, 0.25, 0.5, 1.0])
