@@ -48,8 +48,8 @@ def test_commands_print_what_readme_says(
 
 
 def steady(line: str) -> str:
-    """Leave out what depends on the weights the model was born with: digests, entropy, zeros among biases."""
-    line = re.sub(r"masks [0-9a-f]{16}", "masks", line).rstrip()
+    """Leave out what depends on the weights the model was born with: digests, entropy, dead neurons."""
+    line = re.sub(r"masks [0-9a-f]{16}|(?<=^Dead: )\d+", "", line).rstrip()
     return line[:30] if line.startswith(("layers,", "whole", "encoder")) else line
 
 
