@@ -1,4 +1,4 @@
-"""Compiles a C++ file of this room once for every user, and loads it."""
+"""Compiles a C++ file of this package once for every user, and loads it."""
 
 import ctypes
 import hashlib
@@ -30,9 +30,10 @@ _FLAGS = (
     "-ffp-contract=off",
     "-shared",
     "-fPIC",
+    "-pthread",
 )
 _SECONDS = 300
-_SOURCES = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 
 Result = TypeVar("Result")
 
@@ -55,33 +56,36 @@ def once(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 @once
-def load_library(name: str) -> ctypes.CDLL | None:
-    """Return `{name}.cpp` compiled, or None, with one warning that says why, where that is not possible.
+def load_library(source: str, *flags: str) -> ctypes.CDLL | None:
+    """Return a file of this package compiled, or None, with one warning, where that is not possible.
 
     What is compiled stays in `$XDG_CACHE_HOME/hf_sparse`, by default `~/.cache/hf_sparse`, for this user.
     """
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        return _loaded(name)
+        return _loaded(_PACKAGE / source, flags)
     except (Unavailable, OSError, subprocess.SubprocessError) as error:
         logger.warning(
-            "hf_sparse/native/%s.cpp is not used, PyTorch does the same several times slower: %s. Install a "
+            "hf_sparse/%s is not used, PyTorch does the same several times slower: %s. Install a "
             "C++ compiler, or set %s=0 to be silent about it.",
-            name,
+            source,
             error,
             SWITCH,
         )
         return None
 
 
-def _loaded(name: str) -> ctypes.CDLL:
-    source = _SOURCES / f"{name}.cpp"
-    command = [*_compiler(), *_FLAGS]
+def _loaded(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+    command = [*_compiler(), *_FLAGS, *flags]
+    # With what it may include.
+    files = [source, *sorted(source.parent.glob("*.h"))]
     known = hashlib.sha256(
-        b"\0".join([source.read_bytes(), *map(str.encode, (*command, platform.platform()))])
+        b"\0".join(
+            [*(file.read_bytes() for file in files), *map(str.encode, (*command, platform.platform()))]
+        )
     )
-    path = _cache() / f"{name}-{known.hexdigest()[:16]}.so"
+    path = _cache() / f"{source.stem}-{known.hexdigest()[:16]}.so"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.exists():
         _require_own(path)

@@ -61,7 +61,7 @@ def _scratch(weight: Tensor) -> ctypes.Array:
 
 @once
 def _library() -> ctypes.CDLL | None:
-    library = load_library("groups")
+    library = load_library("native/groups.cpp")
     if library is not None:
         library.group_norms.argtypes = [_POINTER, *_SHAPE, _POINTER, _POINTER]
         library.group_norms.restype = None

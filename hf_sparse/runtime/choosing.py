@@ -1,0 +1,63 @@
+"""Which form of a weight is fastest here, from what the kernels were measured to take."""
+
+import time
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from hf_sparse.runtime.library import Grid, Kernels, pointer
+from hf_sparse.runtime.packing import Form, PackedWeight, count_entries, forms, pack
+
+_INPUTS, _OUTPUTS, _TOKENS, _REPEATS = 512, 128, 128, 25
+_STEP = 0.05
+# How much slower a form may have been measured than the best one and still come before it.
+_NOISE = 1.05
+
+
+def best_form(kernels: Kernels, codes: Tensor) -> Form:
+    """Return the form in which int8 codes (out, in) take the least time, as far as was measured.
+
+    Of forms that are nearly as fast, the one with the largest blocks: it needs the least memory.
+    """
+    rates = measured_rates(kernels)
+    costs = {form: count_entries(kernels, codes, form)[0] * rates[form] for form in rates}
+    bound = min(costs.values()) * _NOISE
+    return next(form for form, cost in costs.items() if cost <= bound)
+
+
+@cache
+def measured_rates(kernels: Kernels) -> dict[Form, float]:
+    """Return the nanoseconds that an entry of each form takes for a token, measured once in a process.
+
+    Less a layer without any entry, so that what all forms have in common does not count. Each is the least
+    of several, taken in turns, since whatever else runs on the machine only adds to it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(1, 128, (_OUTPUTS, _INPUTS), generator=generator, dtype=torch.int8)
+    # A quarter of the blocks, apart from each other.
+    apart = torch.rand(_OUTPUTS // 4, _INPUTS // 4, generator=generator) < 0.25
+    codes *= apart.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    weights = {
+        (form, full): pack(kernels, codes * full, torch.ones(1), None, form)
+        for form in forms(kernels.group)
+        for full in (1, 0)
+    }
+    least = dict.fromkeys(weights, float("inf"))
+    for _ in range(_REPEATS):
+        for key, packed in weights.items():
+            least[key] = min(least[key], _seconds(kernels, packed))
+    return {
+        form: max(least[form, 1] - least[form, 0], 1e-9) / weights[form, 1].entries / _TOKENS * 1e9
+        for form in forms(kernels.group)
+    }
+
+
+def _seconds(kernels: Kernels, packed: PackedWeight) -> float:
+    inputs, outputs = torch.zeros(_TOKENS, packed.columns), torch.empty(_TOKENS, packed.rows)
+    matrix, grid = packed.matrix(), Grid(_STEP, 0.0, 0)
+    begin = time.perf_counter()
+    kernels.library.hf_sparse_linear(
+        pointer(matrix), pointer(grid), inputs.data_ptr(), _TOKENS, outputs.data_ptr(), 1
+    )
+    return time.perf_counter() - begin

@@ -1,0 +1,140 @@
+"""All layers of an encoder of the BERT family in one call of the kernels."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+
+from hf_sparse.runtime.library import LINEARS, NORMS, Encoder, Grid, Kernels, Layer, pointer
+from hf_sparse.runtime.linear import RuntimeModule, refuse_gradient, same_kernels
+from hf_sparse.runtime.packing import PackedWeight
+
+
+@dataclass(frozen=True, eq=False)
+class EngineLayer:
+    """The six packed weights of a layer with the grids of their inputs, and its two LayerNorms' four vectors."""
+
+    packed: tuple[PackedWeight, ...]
+    grids: tuple[tuple[float, float, int], ...]
+    norms: tuple[Tensor, ...]
+
+    def structure(self) -> Layer:
+        """Return what the kernels read; the tensors must outlive it."""
+        layer = Layer()
+        for name, packed, grid in zip(LINEARS, self.packed, self.grids, strict=True):
+            setattr(layer, name, packed.matrix())
+            setattr(layer, f"{name}_grid", Grid(*grid))
+        for name, norm in zip(NORMS, self.norms, strict=True):
+            setattr(layer, name, norm.data_ptr())
+        return layer
+
+
+class FusedEncoder(RuntimeModule):
+    """What stands in for the encoder of a model: hidden states (batch, length, hidden) to the last ones.
+
+    Tokens that the attention mask leaves out are not computed, and zeros. It runs on the CPU in float32 and
+    8 bits, on `torch.get_num_threads()` threads.
+    """
+
+    def __init__(
+        self, kernels: Kernels, layers: Sequence[EngineLayer], heads: int, activation: int, epsilon: float
+    ) -> None:
+        super().__init__()
+        self.layers, self.path = tuple(layers), kernels.path
+        self.shape = (layers[0].packed[0].columns, layers[0].packed[4].rows, heads, activation, len(layers))
+        self.epsilon = epsilon
+        self._bind(kernels)
+
+    def _bind(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self._structures = (Layer * len(self.layers))(*(layer.structure() for layer in self.layers))
+        self._encoder = Encoder(*self.shape, self._structures, self.epsilon)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for bound in ("_kernels", "_structures", "_encoder"):
+            del state[bound]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind(same_kernels(self.path))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FusedEncoder":
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights and the LayerNorms."""
+        return sum(
+            sum(packed.nbytes for packed in layer.packed) + sum(norm.nbytes for norm in layer.norms)
+            for layer in self.layers
+        )
+
+    @torch.compiler.disable
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> BaseModelOutput:
+        refuse_gradient(hidden_states)
+        batch, length, _ = hidden_states.shape
+        inputs = hidden_states.to("cpu", torch.float32).contiguous()
+        kept = kept_tokens(attention_mask, batch, length)
+        outputs = torch.empty_like(inputs)
+        self._kernels.library.hf_sparse_encode(
+            pointer(self._encoder),
+            inputs.data_ptr(),
+            None if kept is None else kept.data_ptr(),
+            batch,
+            length,
+            outputs.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=outputs.to(hidden_states.dtype))
+
+    def extra_repr(self) -> str:
+        hidden, inner, heads, _, count = self.shape
+        return f"{count} layers, hidden={hidden}, inner={inner}, heads={heads}, path={self.path}"
+
+
+def kept_tokens(attention_mask: Tensor | None, batch: int, length: int) -> Tensor | None:
+    """Return which tokens a mask keeps, (batch, length) uint8, None for all.
+
+    Masks may be (batch, length), or (batch or 1, 1, queries, length) as models make them: booleans, or what
+    is added to scores. Raises `ValueError` for masks by which tokens see different tokens, as in decoders.
+    """
+    if attention_mask is None:
+        return None
+    mask = attention_mask
+    if mask.is_floating_point() and mask.dim() == 4:
+        mask = mask > -1.0
+    mask = mask.bool()
+    if mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[-1] == length:
+        rows = mask[:, 0]
+        mask = rows[:, 0]
+        # Rows of tokens that are left out themselves may say anything.
+        alike = (rows == mask[:, None]).all(-1) | ~mask.expand(len(rows), length)[:, : rows.shape[1]]
+        if not alike.all():
+            # Found by a token that is kept.
+            raise ValueError(
+                "tokens of one sequence see different tokens, which a fused encoder cannot compute; call "
+                "optimize(model) instead"
+            )
+    elif mask.dim() != 2 or mask.shape[-1] != length:
+        raise ValueError(
+            f"an attention mask of shape {tuple(attention_mask.shape)} does not fit {batch} x {length} tokens"
+        )
+    return mask.expand(batch, length).to("cpu", torch.uint8).contiguous()
+
+
+def norm_vectors(*norms: nn.LayerNorm) -> tuple[Tensor, ...]:
+    """Return weight and bias of each LayerNorm, float32."""
+    return tuple(
+        vector.detach().to("cpu", torch.float32).contiguous() for norm in norms for vector in (norm.weight, norm.bias)
+    )

@@ -1,0 +1,234 @@
+// Attention of one head over one sequence: halves of 16 bits in both products, floats in the softmax.
+//
+// Queries, keys and values get one step each, from the largest of them, so that no sum overflows: of 64 features
+// that is 12.5 bits and a sign. Probabilities get a step for each query.
+
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "tiles.h"
+
+namespace {
+
+// Where the tokens of a sequence lie: tokens first to first + length of tiles of `features` features.
+struct Span {
+    int64_t first, length;
+};
+
+// Queries in flight: vectors of them times four keys fit the registers.
+constexpr int QUERIES = LANES == 8 || GROUP == 2 ? 2 : 4;
+
+inline float* place(float* tiles, int64_t features, int64_t feature, int64_t token) {
+    return tiles + token / TOKENS * features * TOKENS + feature * TOKENS + token % TOKENS;
+}
+
+inline int64_t vectors(int64_t tokens) { return (tokens + LANES - 1) / LANES; }
+
+// Ones where a lane is a token of the sequence, zeros where it pads.
+inline Int within(int64_t length, int64_t vector) {
+    int32_t numbers[LANES];
+    for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
+    return (Int)(load(numbers) < every((int32_t)(length - vector * LANES)));
+}
+
+// The step by which `width` features from `feature` fit -bound to bound.
+inline float step_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, int32_t bound) {
+    Float largest = every(0.0f);
+    for (int64_t vector = 0; vector < vectors(span.length); vector++) {
+        const Int real = within(span.length, vector) & every(0x7fffffff);
+        const float* at = place(tiles, features, feature, span.first + vector * LANES);
+        for (int64_t row = 0; row < width; row++, at += TOKENS)
+            largest = at_least(number(bits(load(at)) & real), largest);
+    }
+    float most = 0;
+    for (int lane = 0; lane < LANES; lane++) most = largest[lane] > most ? largest[lane] : most;
+    most = most < std::numeric_limits<float>::max() ? most : std::numeric_limits<float>::max();
+    return most > 0 ? most / (float)bound : 1.0f;
+}
+
+inline Int half_of(Float value, Float inverse, Float bound) {
+    return to_int(nearest(at_most(at_least(value * inverse, -bound), bound)));
+}
+
+// Words of consecutive features, [pair of features][token], from vectors of tokens that follow each other.
+inline void pair_features(float* tiles, int64_t features, int64_t feature, int64_t width, Span span,
+                          int64_t from, int64_t count, float step, int32_t bound, int32_t* found,
+                          int64_t stride) {
+    const Float inverse = every(1.0f / step), most = every((float)bound);
+    for (int64_t vector = 0; vector < count; vector++) {
+        const Int real = within(span.length, from + vector);
+        const float* at = place(tiles, features, feature, span.first + (from + vector) * LANES);
+        int32_t* to = found + vector * LANES;
+        for (int64_t row = 0; row < width; row += 2, at += 2 * TOKENS, to += stride) {
+            const Int first = half_of(load(at), inverse, most);
+            const Int second = row + 1 < width ? half_of(load(at + TOKENS), inverse, most) : Int{};
+            store(to, halves(first, second) & real);
+        }
+    }
+}
+
+// Halves of one feature of all tokens, [feature][token].
+inline void list_features(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, float step,
+                          int32_t bound, int16_t* found, int64_t stride) {
+    const Float inverse = every(1.0f / step), most = every((float)bound);
+    typedef int16_t Short __attribute__((vector_size(2 * LANES)));
+    for (int64_t vector = 0; vector < vectors(span.length); vector++) {
+        const Int real = within(span.length, vector);
+        const float* at = place(tiles, features, feature, span.first + vector * LANES);
+        int16_t* to = found + vector * LANES;
+        for (int64_t row = 0; row < width; row++, at += TOKENS, to += stride) {
+            const Short narrow = __builtin_convertvector(half_of(load(at), inverse, most) & real, Short);
+            std::memcpy(to, &narrow, sizeof(narrow));
+        }
+    }
+}
+
+// sums[ROWS][PARTS] of products over pairs; weights are words, `across` apart from row to row, `along` from pair
+// to pair; words of the other side are [pair][PARTS vectors].
+template <int PARTS>
+inline void multiply_halves(const int32_t* weights, int64_t across, int64_t along, const int32_t* words,
+                            int64_t pairs, Int sums[ROWS][PARTS]) {
+    typedef int32_t Loose __attribute__((aligned(2), may_alias));
+    Int kept[ROWS][PARTS] = {};
+    for (int64_t pair = 0; pair < pairs; pair++, weights += along, words += PARTS * LANES) {
+        Int found[PARTS];
+#pragma GCC unroll 8
+        for (int part = 0; part < PARTS; part++) found[part] = load(words + part * LANES);
+#pragma GCC unroll 8
+        for (int row = 0; row < ROWS; row++) {
+            const Int weight = every((int32_t)*reinterpret_cast<const Loose*>(weights + row * across));
+#pragma GCC unroll 8
+            for (int part = 0; part < PARTS; part++)
+                kept[row][part] = dot_halves(kept[row][part], found[part], weight);
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 8
+        for (int part = 0; part < PARTS; part++) sums[row][part] = kept[row][part];
+}
+
+struct Head {
+    float *queries, *keys, *values;  // tiles; what attention gives goes in the place of the queries
+    int64_t features, feature, width;
+    float scaling;
+};
+
+inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROWS + 1) / 2 * 2; }
+
+// Integers and floats that one head needs, in 32 bits each.
+inline int64_t attention_scratch(int64_t width, int64_t length) {
+    const int64_t stride = stride_of(length), block = QUERIES * LANES, pairs = (width + 1) / 2;
+    return pairs * stride + (width + ROWS) * stride / 2 + (pairs + stride + stride / 2) * block;
+}
+
+// The largest bound of codes for which `terms` products of two fit 31 bits.
+inline int32_t bound_of(double terms) {
+    return (int32_t)std::min(32767.0, std::floor(std::sqrt(2147483647.0 / terms)));
+}
+
+constexpr float SUM_OF_PROBABILITIES = 131072;
+
+struct Prepared {
+    const int32_t* keys;    // [pair of features][key]
+    const int16_t* values;  // [feature][key]
+    int64_t key_stride, value_stride;
+    float query_step, key_step, value_step;
+    int32_t bound, value_bound;
+    int32_t* scratch;
+};
+
+template <int PARTS>
+inline void attend(const Head& head, Span span, const Prepared& ready, int64_t from) {
+    constexpr int64_t BLOCK = PARTS * LANES;
+    const int64_t width_pairs = (head.width + 1) / 2, key_pairs = (span.length + 1) / 2;
+    const int64_t rows = stripes(span.length) * ROWS;
+    int32_t* queries = ready.scratch;
+    float* scores = reinterpret_cast<float*>(queries + width_pairs * BLOCK);
+    int32_t* shares = reinterpret_cast<int32_t*>(scores + rows * BLOCK);
+    pair_features(head.queries, head.features, head.feature, head.width, span, from, PARTS, ready.query_step,
+                  ready.bound, queries, BLOCK);
+    const Float scale = every(ready.query_step * ready.key_step * head.scaling);
+    Float largest[PARTS];
+    for (int part = 0; part < PARTS; part++) largest[part] = every(-3e38f);
+    for (int64_t key = 0; key < span.length; key += ROWS) {
+        Int sums[ROWS][PARTS];
+        multiply_halves<PARTS>(ready.keys + key, 1, ready.key_stride, queries, width_pairs, sums);
+        for (int row = 0; row < ROWS; row++)
+            for (int part = 0; part < PARTS; part++) {
+                const Float score = to_float(sums[row][part]) * scale;
+                store(scores + (key + row) * BLOCK + part * LANES, score);
+                if (key + row < span.length) largest[part] = at_least(score, largest[part]);
+            }
+    }
+    Float total[PARTS] = {};
+    for (int64_t key = 0; key < span.length; key++) {
+        float* at = scores + key * BLOCK;
+        Float share[PARTS];
+        for (int part = 0; part < PARTS; part++) share[part] = load(at + part * LANES) - largest[part];
+        exponential(share);
+        for (int part = 0; part < PARTS; part++) {
+            total[part] += share[part];
+            store(at + part * LANES, share[part]);
+        }
+    }
+    Float factor[PARTS];
+    Int whole[PARTS] = {};
+    for (int part = 0; part < PARTS; part++)
+        factor[part] = at_most(every(SUM_OF_PROBABILITIES) / total[part], every(32767.0f));
+    for (int64_t pair = 0; pair < key_pairs; pair++)
+        for (int part = 0; part < PARTS; part++) {
+            const float* at = scores + 2 * pair * BLOCK + part * LANES;
+            const Int first = to_int(nearest(load(at) * factor[part]));
+            const Int second = 2 * pair + 1 < span.length ? to_int(nearest(load(at + BLOCK) * factor[part])) : Int{};
+            whole[part] += first + second;
+            store(shares + pair * BLOCK + part * LANES, halves(first, second));
+        }
+    Float back[PARTS];
+    for (int part = 0; part < PARTS; part++) back[part] = every(ready.value_step) / to_float(whole[part]);
+    for (int64_t row = 0; row < head.width; row += ROWS) {
+        Int sums[ROWS][PARTS];
+        multiply_halves<PARTS>(reinterpret_cast<const int32_t*>(ready.values + row * ready.value_stride),
+                               ready.value_stride / 2, 1, shares, key_pairs, sums);
+        for (int64_t next = row; next < row + ROWS && next < head.width; next++)
+            for (int part = 0; part < PARTS; part++)
+                store(place(head.queries, head.features, head.feature + next,
+                            span.first + (from + part) * LANES),
+                      to_float(sums[next - row][part]) * back[part]);
+    }
+}
+
+inline void attend(const Head& head, Span span, int32_t* scratch) {
+    if (span.length == 0) return;
+    const int64_t even = stride_of(span.length), width_pairs = (head.width + 1) / 2;
+    Prepared ready;
+    ready.bound = bound_of((double)head.width);
+    // Rounding may add one half for each key.
+    ready.value_bound = (int32_t)std::min(
+        32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)span.length));
+    const auto step = [&](float* tiles, int32_t bound) {
+        return step_of(tiles, head.features, head.feature, head.width, span, bound);
+    };
+    ready.query_step = step(head.queries, ready.bound);
+    ready.key_step = step(head.keys, ready.bound);
+    ready.value_step = step(head.values, ready.value_bound);
+    ready.key_stride = ready.value_stride = even;
+    int32_t* keys = scratch;
+    int16_t* values = reinterpret_cast<int16_t*>(keys + width_pairs * even);
+    ready.keys = keys;
+    ready.values = values;
+    ready.scratch = keys + width_pairs * even + (head.width + ROWS) * even / 2;
+    std::memset(keys, 0, (size_t)(ready.scratch - keys) * sizeof(int32_t));
+    pair_features(head.keys, head.features, head.feature, head.width, span, 0, vectors(span.length),
+                  ready.key_step, ready.bound, keys, even);
+    list_features(head.values, head.features, head.feature, head.width, span, ready.value_step,
+                  ready.value_bound, values, even);
+    int64_t vector = 0;
+    // Blocks of queries may begin in one tile and end in the next.
+    for (; vector + QUERIES <= vectors(span.length); vector += QUERIES) attend<QUERIES>(head, span, ready, vector);
+    for (; vector < vectors(span.length); vector++) attend<1>(head, span, ready, vector);
+}
+
+}  // namespace

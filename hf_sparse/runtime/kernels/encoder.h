@@ -1,0 +1,234 @@
+// A stack of post-norm encoder layers: BERT, RoBERTa, DistilBERT, ELECTRA.
+
+#pragma once
+
+#include "attention.h"
+#include "threads.h"
+
+namespace {
+
+struct Layer {
+    Matrix query, key, value, output, intermediate, last;
+    Grid query_grid, key_grid, value_grid, output_grid, intermediate_grid, last_grid;
+    const float *first_weight, *first_bias, *second_weight, *second_bias;  // of the two LayerNorms
+};
+
+struct Encoder {
+    int64_t hidden, inner, heads, activation;
+    int64_t count;
+    const Layer* layers;
+    double epsilon;
+};
+
+// Steps x - mean over the deviation of each token, times weight, plus bias, over a tile of floats, in place.
+inline void normalize(float* values, int64_t features, const float* weight, const float* bias, double epsilon) {
+    const Float count = every((float)features), little = every((float)epsilon);
+    for (int part = 0; part < DEPTH; part++) {
+        float* at = values + part * LANES;
+        Float sum = {}, squares = {};
+        for (int64_t feature = 0; feature < features; feature++) sum += load(at + feature * TOKENS);
+        const Float mean = sum / count;
+        for (int64_t feature = 0; feature < features; feature++) {
+            const Float apart = load(at + feature * TOKENS) - mean;
+            squares += apart * apart;
+        }
+        const Float variance = squares / count + little;
+        Float deviation;
+        for (int lane = 0; lane < LANES; lane++) deviation[lane] = std::sqrt(variance[lane]);
+        const Float inverse = every(1.0f) / deviation;
+        for (int64_t feature = 0; feature < features; feature++) {
+            float* to = at + feature * TOKENS;
+            store(to, (load(to) - mean) * inverse * every(weight[feature]) + every(bias[feature]));
+        }
+    }
+}
+
+// Tiles in a chunk: what a layer holds between its two products should stay in the cache.
+constexpr int64_t CHUNK = 128 / TOKENS > 0 ? 128 / TOKENS : 1;
+
+// The codes of floats for one layer's input; those made for an earlier layer serve again where they are alike.
+struct Codes {
+    int32_t* tiles;
+    std::vector<Scales> scales;
+    const float* source = nullptr;
+    Grid grid = {};
+    bool lines = false;
+
+    void make(const Grid& wanted, bool in_lines, const float* values, int64_t features, int64_t count) {
+        if (values == source && in_lines == lines && wanted.step == grid.step && wanted.zero == grid.zero &&
+            wanted.dynamic == grid.dynamic)
+            return;
+        source = values, grid = wanted, lines = in_lines;
+        scales.resize((size_t)count);
+        for (int64_t tile = 0; tile < count; tile++) {
+            const float* from = values + tile * features * TOKENS;
+            scales[tile] = grid.dynamic ? dynamic_scales(grid, from, features) : fixed_scales(grid);
+            quantize(scales[tile], from, features, lines, tiles + tile * tile_words(padded(features)));
+        }
+    }
+};
+
+// Hands `take(stripe, tile, floats)` what a matrix gives for tiles of codes.
+template <typename Take>
+inline void product(const Matrix& matrix, const Codes& codes, int64_t count, const Take& take) {
+    const int64_t size = tile_words(padded(matrix.columns));
+    for (int64_t first = 0, next; first < stripes(matrix.rows); first = next) {
+        next = panel(matrix, first);
+        for (int64_t tile = 0; tile < count; tile++)
+            for (int64_t stripe = first; stripe < next; stripe++) {
+                alignas(64) int32_t sums[ROWS * TOKENS];
+                multiply(matrix, stripe, codes.tiles + tile * size, sums);
+                Float found[ROWS][DEPTH];
+                restore(matrix, stripe, codes.grid, codes.scales[(size_t)tile], sums, found);
+                take(stripe, tile, found);
+            }
+    }
+}
+
+inline void put(const Float found[ROWS][DEPTH], int64_t stripe, int64_t features, float* tile, bool add) {
+    for (int64_t row = 0; row < ROWS && stripe * ROWS + row < features; row++)
+        for (int part = 0; part < DEPTH; part++) {
+            float* to = tile + (stripe * ROWS + row) * TOKENS + part * LANES;
+            store(to, add ? load(to) + found[row][part] : found[row][part]);
+        }
+}
+
+struct ForTokens;
+struct ForCodes;
+struct ForHeads;
+
+// One call of the encoder, which several threads work at: each has tiles of its own, and heads of its own.
+struct Pass {
+    const Encoder& encoder;
+    const std::vector<Span>& spans;
+    int64_t tiles;
+    float *states, *queries, *keys, *values;  // tiles of `hidden` features
+
+    float* at(float* all, int64_t tile) const { return all + tile * encoder.hidden * TOKENS; }
+
+    void operator()(int member, int members, Barrier& barrier) const {
+        const int64_t from = tiles * member / members, to = tiles * (member + 1) / members;
+        const int64_t words = tile_words(padded(std::max(encoder.hidden, encoder.inner)));
+        const int64_t floats = encoder.inner * TOKENS;
+        int32_t* memory = scratch<ForCodes>(CHUNK * (2 * words + floats));
+        Codes narrow{memory, {}}, wide{memory + CHUNK * words, {}};
+        float* between = reinterpret_cast<float*>(memory + 2 * CHUNK * words);
+        for (int64_t index = 0; index < encoder.count; index++) {
+            const Layer& layer = encoder.layers[index];
+            for (int64_t first = from; first < to; first += CHUNK)
+                read(layer, narrow, first, std::min(CHUNK, to - first));
+            barrier.wait();
+            look(member, members);
+            barrier.wait();
+            for (int64_t first = from; first < to; first += CHUNK)
+                think(layer, narrow, wide, between, first, std::min(CHUNK, to - first));
+        }
+    }
+
+    void read(const Layer& layer, Codes& codes, int64_t first, int64_t count) const {
+        const Matrix* matrices[] = {&layer.query, &layer.key, &layer.value};
+        const Grid* grids[] = {&layer.query_grid, &layer.key_grid, &layer.value_grid};
+        float* into[] = {queries, keys, values};
+        codes.source = nullptr;
+        for (int which = 0; which < 3; which++) {
+            const Matrix& matrix = *matrices[which];
+            codes.make(*grids[which], matrix.by_columns, at(states, first), encoder.hidden, count);
+            product(matrix, codes, count, [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
+                put(found, stripe, encoder.hidden, at(into[which], first + tile), false);
+            });
+        }
+    }
+
+    void look(int member, int members) const {
+        const int64_t width = encoder.hidden / encoder.heads;
+        const int64_t units = (int64_t)spans.size() * encoder.heads;
+        for (int64_t unit = units * member / members; unit < units * (member + 1) / members; unit++) {
+            const Span span = spans[(size_t)(unit / encoder.heads)];
+            const Head head{queries, keys, values, encoder.hidden, unit % encoder.heads * width, width,
+                            (float)(1 / std::sqrt((double)width))};
+            attend(head, span, scratch<ForHeads>(attention_scratch(width, span.length)));
+        }
+    }
+
+    void think(const Layer& layer, Codes& narrow, Codes& wide, float* between, int64_t first, int64_t count) const {
+        const int64_t hidden = encoder.hidden, inner = encoder.inner;
+        const auto add = [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
+            put(found, stripe, hidden, at(states, first + tile), true);
+        };
+        narrow.source = nullptr;
+        narrow.make(layer.output_grid, layer.output.by_columns, at(queries, first), hidden, count);
+        product(layer.output, narrow, count, add);
+        for (int64_t tile = first; tile < first + count; tile++)
+            normalize(at(states, tile), hidden, layer.first_weight, layer.first_bias, encoder.epsilon);
+
+        narrow.source = nullptr;
+        narrow.make(layer.intermediate_grid, layer.intermediate.by_columns, at(states, first), hidden, count);
+        wide.source = nullptr;
+        if (layer.last_grid.dynamic) {
+            product(layer.intermediate, narrow, count,
+                    [&](int64_t stripe, int64_t tile, Float found[ROWS][DEPTH]) {
+                        activate_all(found);
+                        put(found, stripe, inner, between + tile * inner * TOKENS, false);
+                    });
+            wide.make(layer.last_grid, layer.last.by_columns, between, inner, count);
+        } else {
+            // Rounded at once, while it is in registers.
+            wide.grid = layer.last_grid, wide.lines = layer.last.by_columns;
+            wide.scales.assign((size_t)count, fixed_scales(wide.grid));
+            const Float inverse = every(1.0f) / every(wide.grid.step), zero = every(wide.grid.zero);
+            product(layer.intermediate, narrow, count,
+                    [&](int64_t stripe, int64_t tile, Float found[ROWS][DEPTH]) {
+                        activate_all(found);
+                        Int codes[ROWS][DEPTH];
+                        for (int row = 0; row < ROWS; row++)
+                            for (int part = 0; part < DEPTH; part++)
+                                codes[row][part] = code_of(found[row][part], inverse, zero);
+                        store_codes(codes, stripe * ROWS, wide.lines,
+                                    wide.tiles + tile * tile_words(padded(inner)));
+                    });
+        }
+        product(layer.last, wide, count, add);
+        for (int64_t tile = first; tile < first + count; tile++)
+            normalize(at(states, tile), hidden, layer.second_weight, layer.second_bias, encoder.epsilon);
+    }
+
+    void activate_all(Float found[ROWS][DEPTH]) const {
+        for (int row = 0; row < ROWS; row++) activate(encoder.activation, found[row]);
+    }
+};
+
+// Hidden states (batch, length, hidden) of tokens that a mask (batch, length) keeps; zeros for the others.
+inline void encode(const Encoder& encoder, const float* input, const uint8_t* mask, int64_t batch, int64_t length,
+                   float* output, int threads) {
+    const int64_t hidden = encoder.hidden;
+    std::vector<Span> spans;
+    std::vector<int64_t> source;  // of each place in the tiles: which token of the input, -1 for none
+    for (int64_t sequence = 0; sequence < batch; sequence++) {
+        const Span span{(int64_t)source.size(), 0};
+        for (int64_t token = sequence * length; token < (sequence + 1) * length; token++)
+            if (mask == nullptr || mask[token]) source.push_back(token);
+        spans.push_back({span.first, (int64_t)source.size() - span.first});
+        source.resize((size_t)((source.size() + LANES - 1) / LANES * LANES), -1);
+    }
+    const int64_t tiles = ((int64_t)source.size() + TOKENS - 1) / TOKENS;
+    source.resize((size_t)(tiles * TOKENS), -1);
+    const int64_t size = tiles * TOKENS * hidden;
+    float* states = reinterpret_cast<float*>(scratch<ForTokens>(4 * size));
+    for (int64_t place = 0; place < tiles * TOKENS; place++) {
+        float* to = states + place / TOKENS * hidden * TOKENS + place % TOKENS;
+        const float* from = input + source[place] * hidden;
+        for (int64_t feature = 0; feature < hidden; feature++)
+            to[feature * TOKENS] = source[place] < 0 ? 0.0f : from[feature];
+    }
+    const Pass pass{encoder, spans, tiles, states, states + size, states + 2 * size, states + 3 * size};
+    if (tiles > 0) team().run((int)std::min<int64_t>(threads, std::max<int64_t>(tiles, 1)), std::ref(pass));
+    std::memset(output, 0, (size_t)(batch * length * hidden) * sizeof(float));
+    for (int64_t place = 0; place < tiles * TOKENS; place++) {
+        if (source[place] < 0) continue;
+        const float* from = states + place / TOKENS * hidden * TOKENS + place % TOKENS;
+        float* to = output + source[place] * hidden;
+        for (int64_t feature = 0; feature < hidden; feature++) to[feature] = from[feature * TOKENS];
+    }
+}
+
+}  // namespace

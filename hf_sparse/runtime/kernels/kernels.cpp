@@ -1,0 +1,31 @@
+// The C interface of one processor path.
+
+#include "linear.h"
+#include "packing.h"
+
+extern "C" {
+
+int64_t hf_sparse_group() { return GROUP; }
+int64_t hf_sparse_tokens() { return TOKENS; }
+int64_t hf_sparse_lanes() { return LANES; }
+
+int64_t hf_sparse_count_entries(const int8_t* codes, int64_t rows, int64_t columns, int64_t tall, int64_t wide,
+                                int64_t by_columns, uint32_t* starts) {
+    return count_entries(codes, rows, columns, {tall, wide, by_columns}, starts);
+}
+
+void hf_sparse_fill_entries(const int8_t* codes, int64_t rows, int64_t columns, int64_t tall, int64_t wide,
+                            int64_t by_columns, const uint32_t* starts, uint16_t* indices, int32_t* words) {
+    fill_entries(codes, rows, columns, {tall, wide, by_columns}, starts, indices, words);
+}
+
+void hf_sparse_linear(const Matrix* matrix, const Grid* grid, const float* input, int64_t tokens, float* output,
+                      int64_t threads) {
+    apply(*matrix, *grid, input, tokens, output, (int)threads);
+}
+
+void hf_sparse_encode(const Encoder* encoder, const float* input, const uint8_t* mask, int64_t batch,
+                      int64_t length, float* output, int64_t threads) {
+    encode(*encoder, input, mask, batch, length, output, (int)threads);
+}
+}

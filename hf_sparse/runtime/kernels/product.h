@@ -1,0 +1,131 @@
+// A sparse weight times activations, as exact sums of integers.
+//
+// A weight is cut into stripes of ROWS rows, and what is not zero in a stripe into entries, in one of two ways:
+//
+//   blocks   tall x (wide * GROUP) weights that lie side by side. An entry has one index, the first group of
+//            features, and wide * tall words of weights.
+//   columns  any GROUP columns of a stripe, or of a row of it. An entry has GROUP indices and tall words.
+//
+// tall is ROWS, or 1: then the entries of each row follow each other and have a start of their own.
+
+#pragma once
+
+#include "vectors.h"
+
+namespace {
+
+struct Matrix {
+    int64_t rows, columns;
+    int64_t tall, wide, by_columns;
+    const uint32_t* starts;    // rows / tall + 1, rows rounded up to stripes
+    const uint16_t* indices;
+    const int32_t* words;
+    const float* multipliers;  // rows: the step of a weight, where the input has one step times that
+    const float* biases;       // rows
+    const int32_t* row_sums;   // rows: the sum of the codes of a row
+};
+
+inline int64_t stripes(int64_t rows) { return (rows + ROWS - 1) / ROWS; }
+// Features are padded so that stripes of outputs are whole groups of inputs.
+inline int64_t padded(int64_t features) { return stripes(features) * ROWS; }
+
+// Codes of TOKENS tokens, padded(features) of them: words of groups or lines of features. Both are as large.
+constexpr int64_t tile_words(int64_t features) { return features / GROUP * TOKENS; }
+
+template <int TALL, int WIDE, int PARTS>
+inline void add_blocks(const Matrix& matrix, uint32_t from, uint32_t to, const int32_t* tile, int32_t* sums) {
+    Int kept[TALL][PARTS] = {};
+    const int32_t* weights = matrix.words + (int64_t)from * TALL * WIDE;
+    for (uint32_t entry = from; entry < to; entry++, weights += TALL * WIDE) {
+        const int32_t* group = tile + (int64_t)matrix.indices[entry] * TOKENS;
+#pragma GCC unroll 8
+        for (int step = 0; step < WIDE; step++, group += TOKENS) {
+            Int words[PARTS];
+#pragma GCC unroll 8
+            for (int part = 0; part < PARTS; part++) words[part] = load(group + part * LANES);
+#pragma GCC unroll 8
+            for (int row = 0; row < TALL; row++) {
+                const Int weight = every(weights[step * TALL + row]);
+#pragma GCC unroll 8
+                for (int part = 0; part < PARTS; part++)
+                    kept[row][part] = dot(kept[row][part], words[part], weight);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < TALL; row++)
+#pragma GCC unroll 8
+        for (int part = 0; part < PARTS; part++) store(sums + row * TOKENS + part * LANES, kept[row][part]);
+}
+
+template <int TALL>
+inline void add_columns(const Matrix& matrix, uint32_t from, uint32_t to, const int32_t* tile, int32_t* sums) {
+    const Line* lines = reinterpret_cast<const Line*>(tile);
+    Int kept[TALL][DEPTH] = {};
+    const int32_t* weights = matrix.words + (int64_t)from * TALL;
+    const uint16_t* indices = matrix.indices + (int64_t)from * GROUP;
+    for (uint32_t entry = from; entry < to; entry++, weights += TALL, indices += GROUP) {
+        const Code* chosen[GROUP];
+#pragma GCC unroll 8
+        for (int feature = 0; feature < GROUP; feature++) chosen[feature] = lines[indices[feature]];
+        Int found[DEPTH];
+        words(chosen, found);
+#pragma GCC unroll 8
+        for (int row = 0; row < TALL; row++) {
+            const Int weight = every(weights[row]);
+#pragma GCC unroll 8
+            for (int part = 0; part < DEPTH; part++) kept[row][part] = dot(kept[row][part], found[part], weight);
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < TALL; row++)
+#pragma GCC unroll 8
+        for (int part = 0; part < DEPTH; part++) store(sums + row * TOKENS + part * LANES, kept[row][part]);
+}
+
+// How many vectors of tokens four rows are kept for at a time: more do not fit the registers.
+constexpr int HELD = LANES == 8 && DEPTH == 4 ? 2 : DEPTH;
+
+template <int WIDE>
+inline void stripe_of_blocks(const Matrix& matrix, int64_t stripe, const int32_t* tile, int32_t* sums) {
+    if (matrix.tall == 1) {
+        const uint32_t* starts = matrix.starts + stripe * ROWS;
+        for (int row = 0; row < ROWS; row++)
+            add_blocks<1, WIDE, DEPTH>(matrix, starts[row], starts[row + 1], tile, sums + row * TOKENS);
+    } else {
+        const uint32_t* starts = matrix.starts + stripe;
+        for (int part = 0; part < DEPTH; part += HELD)
+            add_blocks<ROWS, WIDE, HELD>(matrix, starts[0], starts[1], tile + part * LANES, sums + part * LANES);
+    }
+}
+
+// sums[ROWS][TOKENS] of one stripe over one tile. Compiled once, and not where it is called from.
+__attribute__((noinline)) void multiply(const Matrix& matrix, int64_t stripe, const int32_t* tile, int32_t* sums) {
+    if (!matrix.by_columns) {
+        if (matrix.wide == 1)
+            stripe_of_blocks<1>(matrix, stripe, tile, sums);
+        else
+            stripe_of_blocks<2>(matrix, stripe, tile, sums);
+    } else if (matrix.tall == 1) {
+        const uint32_t* starts = matrix.starts + stripe * ROWS;
+        for (int row = 0; row < ROWS; row++)
+            add_columns<1>(matrix, starts[row], starts[row + 1], tile, sums + row * TOKENS);
+    } else {
+        add_columns<ROWS>(matrix, matrix.starts[stripe], matrix.starts[stripe + 1], tile, sums);
+    }
+}
+
+// Stripes whose entries fit the second cache level together; all tiles go over them before the next ones.
+inline int64_t panel(const Matrix& matrix, int64_t first) {
+    constexpr int64_t BYTES = 192 * 1024;
+    const int64_t per_stripe = matrix.tall == 1 ? ROWS : 1;
+    const int64_t entry = matrix.by_columns ? 4 * matrix.tall + 2 * GROUP : 4 * matrix.tall * matrix.wide + 2;
+    const int64_t last = stripes(matrix.rows);
+    int64_t next = first + 1;
+    while (next < last &&
+           (matrix.starts[(next + 1) * per_stripe] - matrix.starts[first * per_stripe]) * entry <= BYTES)
+        next++;
+    return next;
+}
+
+}  // namespace

@@ -1,0 +1,121 @@
+// Tiles of TOKENS tokens: floats [feature][token], codes as words [group][token] or lines [feature][token].
+
+#pragma once
+
+#include "functions.h"
+#include "product.h"
+
+namespace {
+
+// The grid of one layer's input: step and zero point of each token of a tile, or one for all tokens.
+struct Grid {
+    float step, zero;          // where they are fixed
+    int64_t dynamic;           // 0 fixed; else from each token's values: 1 from -max to max, 2 from min to max
+};
+
+struct Scales {
+    Float step[DEPTH];
+    Int zero[DEPTH];
+};
+
+inline Float whole_code(Float value, Float inverse, Float zero) {
+    // Clipped while it is a number, so that NaN becomes a code too.
+    const Float lowest = every(0.0f) - zero;
+    return nearest(at_most(at_least(value * inverse, lowest), lowest + every(255.0f))) + zero;
+}
+
+inline Int code_of(Float value, Float inverse, Float zero) {
+    return to_int(whole_code(value, inverse, zero)) - SHIFT;
+}
+
+// Codes of ROWS features, from `first`, into a tile of codes.
+inline void store_codes(const Int codes[ROWS][DEPTH], int64_t first, bool lines, int32_t* tile) {
+    if (lines) {
+        Line* line = reinterpret_cast<Line*>(tile) + first;
+        for (int row = 0; row < ROWS; row++) store_line(line[row], codes[row]);
+        return;
+    }
+    int32_t* group = tile + first / GROUP * TOKENS;
+    for (int from = 0; from < ROWS; from += GROUP, group += TOKENS)
+        for (int part = 0; part < DEPTH; part++) {
+            Int together[GROUP];
+            for (int feature = 0; feature < GROUP; feature++) together[feature] = codes[from + feature][part];
+            store(group + part * LANES, word(together));
+        }
+}
+
+inline Scales fixed_scales(const Grid& grid) {
+    Scales scales;
+    for (int part = 0; part < DEPTH; part++) {
+        scales.step[part] = every(grid.step);
+        scales.zero[part] = every((int32_t)grid.zero);
+    }
+    return scales;
+}
+
+// Steps from what the tokens of a tile hold. Tokens whose values are not all finite get some step.
+inline Scales dynamic_scales(const Grid& grid, const float* values, int64_t features) {
+    Scales scales;
+    for (int part = 0; part < DEPTH; part++) {
+        Float low = every(0.0f), high = every(0.0f);
+        for (int64_t feature = 0; feature < features; feature++) {
+            const Float value = load(values + feature * TOKENS + part * LANES);
+            low = value < low ? value : low;
+            high = value > high ? value : high;
+        }
+        low = at_least(low, every(-3e38f));
+        high = at_most(high, every(3e38f));
+        Float step, zero;
+        if (grid.dynamic == 1) {
+            step = (high > -low ? high : -low) / every(127.0f);
+            zero = every(128.0f);
+        } else {
+            step = high / every(255.0f) - low / every(255.0f);
+            zero = nearest(-low / (step > every(0.0f) ? step : every(1.0f)));
+        }
+        scales.step[part] = step > every(0.0f) ? step : every(1.0f);
+        scales.zero[part] = to_int(zero);
+    }
+    return scales;
+}
+
+// Rounds a tile of floats, features of them, to codes; what pads it gets the codes of zero.
+inline void quantize(const Scales& scales, const float* values, int64_t features, bool lines, int32_t* tile) {
+    Float inverse[DEPTH], zero[DEPTH];
+    for (int part = 0; part < DEPTH; part++) {
+        inverse[part] = every(1.0f) / scales.step[part];
+        zero[part] = to_float(scales.zero[part]);
+    }
+    for (int64_t first = 0; first < features; first += ROWS) {
+        Int codes[ROWS][DEPTH];
+        for (int row = 0; row < ROWS; row++)
+            for (int part = 0; part < DEPTH; part++)
+                codes[row][part] = first + row < features
+                                       ? code_of(load(values + (first + row) * TOKENS + part * LANES),
+                                                 inverse[part], zero[part])
+                                       : scales.zero[part] - SHIFT;
+        store_codes(codes, first, lines, tile);
+    }
+}
+
+// The floats that the sums of a stripe stand for, [ROWS][TOKENS], before any activation.
+inline void restore(const Matrix& matrix, int64_t stripe, const Grid& grid, const Scales& scales,
+                    const int32_t* sums, Float found[ROWS][DEPTH]) {
+    for (int row = 0; row < ROWS; row++) {
+        const int64_t index = stripe * ROWS + row;
+        const int32_t weights = matrix.row_sums[index];
+        const Float multiplier = every(matrix.multipliers[index]), bias = every(matrix.biases[index]);
+        if (grid.dynamic) {
+            for (int part = 0; part < DEPTH; part++) {
+                const Int sum = load(sums + row * TOKENS + part * LANES) - (scales.zero[part] - SHIFT) * weights;
+                found[row][part] = to_float(sum) * multiplier * scales.step[part] + bias;
+            }
+            continue;
+        }
+        const Int excess = every(((int32_t)grid.zero - SHIFT) * weights);
+        for (int part = 0; part < DEPTH; part++)
+            found[row][part] = to_float(load(sums + row * TOKENS + part * LANES) - excess) * multiplier + bias;
+    }
+}
+
+}  // namespace

@@ -1,0 +1,263 @@
+// Vectors of one processor path, chosen by what the file is compiled for.
+//
+// All arithmetic runs along tokens: a lane is a token. So nothing is ever summed across lanes, and every path
+// gives the same bits, however wide its vectors are.
+//
+// A word holds the codes of GROUP consecutive features of one token: four bytes where the processor has
+// products of bytes that cannot overflow, else two halves.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(HF_SPARSE_AVX512_VNNI) || defined(HF_SPARSE_AVX_VNNI) || defined(HF_SPARSE_AVX2)
+#ifdef HF_SPARSE_EMULATED
+// Tests only: the same code on a processor without these instructions.
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx2.h>
+#include <simde/x86/avx512.h>
+#else
+#include <immintrin.h>
+#endif
+#elif defined(HF_SPARSE_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+#if defined(HF_SPARSE_AVX512_VNNI)
+constexpr int LANES = 16, GROUP = 4;
+#elif defined(HF_SPARSE_AVX_VNNI)
+constexpr int LANES = 8, GROUP = 4;
+#elif defined(HF_SPARSE_AVX2)
+constexpr int LANES = 8, GROUP = 2;
+#elif defined(HF_SPARSE_NEON)
+constexpr int LANES = 4, GROUP = 4;
+#else
+constexpr int LANES = 4, GROUP = 2;
+#endif
+
+#if defined(HF_SPARSE_NEON)
+// The instruction multiplies signed bytes: codes of activations are stored less 128.
+constexpr int SHIFT = 128;
+#else
+constexpr int SHIFT = 0;
+#endif
+
+// What one pass over weights serves: a line of a single feature over these tokens is a whole vector, and
+// GROUP of them make GROUP vectors of words.
+constexpr int DEPTH = GROUP, TOKENS = DEPTH * LANES;
+// Rows of weights that share what they load.
+constexpr int ROWS = 4;
+
+typedef int32_t Int __attribute__((vector_size(4 * LANES)));
+typedef float Float __attribute__((vector_size(4 * LANES)));
+// The same at any address that holds 32-bit numbers, which float and int32_t may share.
+typedef int32_t LooseInt __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float LooseFloat __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+using Code = typename std::conditional<GROUP == 4, uint8_t, int16_t>::type;
+using Line = Code[TOKENS];
+
+inline Int load(const int32_t* from) { return *reinterpret_cast<const LooseInt*>(from); }
+inline Float load(const float* from) { return *reinterpret_cast<const LooseFloat*>(from); }
+inline void store(int32_t* to, Int value) { *reinterpret_cast<LooseInt*>(to) = value; }
+inline void store(float* to, Float value) { *reinterpret_cast<LooseFloat*>(to) = value; }
+
+inline Int every(int32_t value) { return Int{} + value; }
+inline Float every(float value) { return Float{} + value; }
+inline Float to_float(Int value) { return __builtin_convertvector(value, Float); }
+inline Int to_int(Float whole) { return __builtin_convertvector(whole, Int); }
+inline Int bits(Float value) { return reinterpret_cast<Int>(value); }
+inline Float number(Int bits) { return reinterpret_cast<Float>(bits); }
+
+// The larger and the smaller of two; NaN gives the bound. Compilers make three instructions of `a > b ? a : b`.
+inline Float at_least(Float value, Float bound) {
+#if defined(HF_SPARSE_AVX512_VNNI)
+    return (Float)_mm512_max_ps((__m512)value, (__m512)bound);
+#elif defined(HF_SPARSE_AVX_VNNI) || defined(HF_SPARSE_AVX2)
+    return (Float)_mm256_max_ps((__m256)value, (__m256)bound);
+#elif defined(HF_SPARSE_NEON)
+    return (Float)vmaxnmq_f32((float32x4_t)value, (float32x4_t)bound);
+#else
+    return value > bound ? value : bound;
+#endif
+}
+inline Float at_most(Float value, Float bound) {
+#if defined(HF_SPARSE_AVX512_VNNI)
+    return (Float)_mm512_min_ps((__m512)value, (__m512)bound);
+#elif defined(HF_SPARSE_AVX_VNNI) || defined(HF_SPARSE_AVX2)
+    return (Float)_mm256_min_ps((__m256)value, (__m256)bound);
+#elif defined(HF_SPARSE_NEON)
+    return (Float)vminnmq_f32((float32x4_t)value, (float32x4_t)bound);
+#else
+    return value < bound ? value : bound;
+#endif
+}
+
+// The nearest whole number, ties to even, of what is within 2^22 of 0: beyond, digits after the point are gone.
+inline Float nearest(Float value) {
+    const Float magic = every(12582912.0f);
+    return value + magic - magic;
+}
+
+// sum += the products of the codes in words with GROUP weights, the same for all tokens.
+inline Int dot(Int sum, Int words, Int weights);
+// The same for two halves in words and weights, on every path.
+inline Int dot_halves(Int sum, Int words, Int weights);
+
+#if defined(HF_SPARSE_AVX512_VNNI)
+
+#ifdef HF_SPARSE_EMULATED
+inline Int dot(Int sum, Int words, Int weights) {
+    return (Int)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)words, (__m512i)weights);
+}
+inline Int dot_halves(Int sum, Int words, Int weights) {
+    return (Int)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)words, (__m512i)weights);
+}
+#else
+// Assembly, since compilers copy sums between registers around the intrinsics, at half the speed.
+inline Int dot(Int sum, Int words, Int weights) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(words), "v"(weights));
+    return sum;
+}
+inline Int dot_halves(Int sum, Int words, Int weights) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(words), "v"(weights));
+    return sum;
+}
+#endif
+
+#elif defined(HF_SPARSE_AVX_VNNI)
+
+#ifdef HF_SPARSE_EMULATED
+inline Int dot(Int sum, Int words, Int weights) {
+    return (Int)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)words, (__m256i)weights);
+}
+inline Int dot_halves(Int sum, Int words, Int weights) {
+    return (Int)_mm256_dpwssd_epi32((__m256i)sum, (__m256i)words, (__m256i)weights);
+}
+#else
+inline Int dot(Int sum, Int words, Int weights) {
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(words), "x"(weights));
+    return sum;
+}
+inline Int dot_halves(Int sum, Int words, Int weights) {
+    asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(words), "x"(weights));
+    return sum;
+}
+#endif
+
+#elif defined(HF_SPARSE_AVX2)
+
+inline Int dot(Int sum, Int words, Int weights) {
+    sum += (Int)_mm256_madd_epi16((__m256i)words, (__m256i)weights);
+    return sum;
+}
+inline Int dot_halves(Int sum, Int words, Int weights) { return dot(sum, words, weights); }
+
+#elif defined(HF_SPARSE_NEON)
+
+inline Int dot(Int sum, Int words, Int weights) {
+    return (Int)vdotq_s32((int32x4_t)sum, vreinterpretq_s8_s32((int32x4_t)words),
+                          vreinterpretq_s8_s32((int32x4_t)weights));
+}
+inline Int dot_halves(Int sum, Int words, Int weights) {
+    const int16x8_t first = vreinterpretq_s16_s32((int32x4_t)words);
+    const int16x8_t second = vreinterpretq_s16_s32((int32x4_t)weights);
+    const int32x4_t low = vmull_s16(vget_low_s16(first), vget_low_s16(second));
+    const int32x4_t high = vmull_high_s16(first, second);
+    return sum + (Int)vpaddq_s32(low, high);
+}
+
+#else
+
+inline Int dot_halves(Int sum, Int words, Int weights) {
+    // Halves are taken apart by shifts, the lower one with its sign.
+    const Int low = (Int)((Int)((words << 16)) >> 16) * (Int)((Int)((weights << 16)) >> 16);
+    return sum + low + (words >> 16) * (weights >> 16);
+}
+inline Int dot(Int sum, Int words, Int weights) { return dot_halves(sum, words, weights); }
+
+#endif
+
+// Puts the codes of one feature, from 0 to 255 in 32 bits each, into a line. Lines have an order of their own:
+// words() undoes it.
+inline void store_line(Code* line, const Int codes[DEPTH]) {
+#if defined(HF_SPARSE_AVX512_VNNI)
+    const __m512i low = _mm512_packs_epi32((__m512i)codes[0], (__m512i)codes[1]);
+    const __m512i high = _mm512_packs_epi32((__m512i)codes[2], (__m512i)codes[3]);
+    _mm512_storeu_si512((void*)line, _mm512_packus_epi16(low, high));
+#elif defined(HF_SPARSE_AVX_VNNI)
+    const __m256i low = _mm256_packs_epi32((__m256i)codes[0], (__m256i)codes[1]);
+    const __m256i high = _mm256_packs_epi32((__m256i)codes[2], (__m256i)codes[3]);
+    _mm256_storeu_si256((__m256i*)line, _mm256_packus_epi16(low, high));
+#elif defined(HF_SPARSE_AVX2)
+    _mm256_storeu_si256((__m256i*)line, _mm256_packs_epi32((__m256i)codes[0], (__m256i)codes[1]));
+#else
+    for (int part = 0; part < DEPTH; part++)
+        for (int lane = 0; lane < LANES; lane++) line[part * LANES + lane] = (Code)codes[part][lane];
+#endif
+}
+
+// Words of any GROUP lines.
+inline void words(const Code* const lines[GROUP], Int found[DEPTH]) {
+#if defined(HF_SPARSE_AVX512_VNNI)
+    const __m512i a = _mm512_loadu_si512((const void*)lines[0]);
+    const __m512i b = _mm512_loadu_si512((const void*)lines[1]);
+    const __m512i c = _mm512_loadu_si512((const void*)lines[2]);
+    const __m512i d = _mm512_loadu_si512((const void*)lines[3]);
+    const __m512i ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d);
+    const __m512i AB = _mm512_unpackhi_epi8(a, b), CD = _mm512_unpackhi_epi8(c, d);
+    found[0] = (Int)_mm512_unpacklo_epi16(ab, cd);
+    found[1] = (Int)_mm512_unpackhi_epi16(ab, cd);
+    found[2] = (Int)_mm512_unpacklo_epi16(AB, CD);
+    found[3] = (Int)_mm512_unpackhi_epi16(AB, CD);
+#elif defined(HF_SPARSE_AVX_VNNI)
+    const __m256i a = _mm256_loadu_si256((const __m256i*)lines[0]);
+    const __m256i b = _mm256_loadu_si256((const __m256i*)lines[1]);
+    const __m256i c = _mm256_loadu_si256((const __m256i*)lines[2]);
+    const __m256i d = _mm256_loadu_si256((const __m256i*)lines[3]);
+    const __m256i ab = _mm256_unpacklo_epi8(a, b), cd = _mm256_unpacklo_epi8(c, d);
+    const __m256i AB = _mm256_unpackhi_epi8(a, b), CD = _mm256_unpackhi_epi8(c, d);
+    found[0] = (Int)_mm256_unpacklo_epi16(ab, cd);
+    found[1] = (Int)_mm256_unpackhi_epi16(ab, cd);
+    found[2] = (Int)_mm256_unpacklo_epi16(AB, CD);
+    found[3] = (Int)_mm256_unpackhi_epi16(AB, CD);
+#elif defined(HF_SPARSE_AVX2)
+    const __m256i a = _mm256_loadu_si256((const __m256i*)lines[0]);
+    const __m256i b = _mm256_loadu_si256((const __m256i*)lines[1]);
+    found[0] = (Int)_mm256_unpacklo_epi16(a, b);
+    found[1] = (Int)_mm256_unpackhi_epi16(a, b);
+#elif defined(HF_SPARSE_NEON)
+    // Four vectors of bytes stored one after the other in turns are the words.
+    uint8x16x4_t together;
+    for (int feature = 0; feature < 4; feature++) together.val[feature] = vld1q_u8(lines[feature]);
+    uint8_t apart[64];
+    vst4q_u8(apart, together);
+    std::memcpy(found, apart, sizeof(apart));
+#else
+    for (int part = 0; part < DEPTH; part++) {
+        int32_t together[LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            const int token = part * LANES + lane;
+            together[lane] = (uint16_t)lines[0][token] | (int32_t)((uint32_t)lines[1][token] << 16);
+        }
+        found[part] = load(together);
+    }
+#endif
+}
+
+// The word of one token from the codes of GROUP features, in 32 bits each.
+inline Int word(const Int codes[GROUP]) {
+    const Int mask = every(GROUP == 4 ? 0xff : 0xffff);
+    Int all = codes[0] & mask;
+    for (int feature = 1; feature < GROUP; feature++) all |= (codes[feature] & mask) << (feature * 32 / GROUP);
+    return all;
+}
+
+// The word of two halves.
+inline Int halves(Int first, Int second) { return (first & every(0xffff)) | (second << 16); }
+
+}  // namespace

@@ -1,0 +1,104 @@
+"""The compiled kernels of one path, and the structures that they read."""
+
+import ctypes
+from dataclasses import dataclass
+
+from hf_sparse.native.building import load_library, once
+from hf_sparse.runtime.processor import PATHS, chosen_path
+
+_SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+
+
+class Matrix(ctypes.Structure):
+    """A weight as kernels/product.h reads it."""
+
+    _fields_ = [
+        *((name, _SIZE) for name in ("rows", "columns", "tall", "wide", "by_columns")),
+        *((name, _POINTER) for name in ("starts", "indices", "words", "multipliers", "biases", "row_sums")),
+    ]
+
+
+class Grid(ctypes.Structure):
+    """The codes of an input as kernels/tiles.h reads them."""
+
+    _fields_ = [("step", _FLOAT), ("zero", _FLOAT), ("dynamic", _SIZE)]
+
+
+LINEARS = ("query", "key", "value", "output", "intermediate", "last")
+NORMS = ("first_weight", "first_bias", "second_weight", "second_bias")
+
+
+class Layer(ctypes.Structure):
+    """A layer as kernels/encoder.h reads it."""
+
+    _fields_ = [
+        *((name, Matrix) for name in LINEARS),
+        *((f"{name}_grid", Grid) for name in LINEARS),
+        *((name, _POINTER) for name in NORMS),
+    ]
+
+
+class Encoder(ctypes.Structure):
+    """A stack of layers as kernels/encoder.h reads it."""
+
+    _fields_ = [
+        *((name, _SIZE) for name in ("hidden", "inner", "heads", "activation", "count")),
+        ("layers", ctypes.POINTER(Layer)),
+        ("epsilon", ctypes.c_double),
+    ]
+
+
+# In the order of kernels/functions.h; the names of transformers' configurations.
+ACTIVATIONS = {
+    "relu": 1,
+    "gelu": 2,
+    "gelu_new": 3,
+    "gelu_pytorch_tanh": 3,
+    "gelu_fast": 3,
+    "silu": 4,
+    "swish": 4,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """What one path offers: words hold `group` features, a tile `tokens` tokens, a vector `lanes` of them."""
+
+    path: str
+    library: ctypes.CDLL
+    group: int
+    tokens: int
+    lanes: int
+
+
+@once
+def load_kernels(name: str | None = None) -> Kernels | None:
+    """Return the kernels of a path, by default the chosen one; None, after one warning, without a compiler.
+
+    Raises `ValueError` if the processor cannot run the path that is asked for.
+    """
+    path = chosen_path() if name is None else next(path for path in PATHS if path.name == name)
+    library = load_library("runtime/kernels/kernels.cpp", *path.flags)
+    if library is None:
+        return None
+    for function in ("group", "tokens", "lanes"):
+        getattr(library, f"hf_sparse_{function}").restype = _SIZE
+    library.hf_sparse_count_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER]
+    library.hf_sparse_count_entries.restype = _SIZE
+    library.hf_sparse_fill_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _POINTER]
+    library.hf_sparse_fill_entries.restype = None
+    library.hf_sparse_linear.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE]
+    library.hf_sparse_linear.restype = None
+    library.hf_sparse_encode.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE]
+    library.hf_sparse_encode.restype = None
+    return Kernels(
+        path.name,
+        library,
+        library.hf_sparse_group(),
+        library.hf_sparse_tokens(),
+        library.hf_sparse_lanes(),
+    )
+
+def pointer(structure: ctypes.Structure) -> ctypes.c_void_p:
+    """Return the address of a structure, which must outlive it."""
+    return ctypes.c_void_p(ctypes.addressof(structure))

@@ -1,0 +1,151 @@
+"""Weights of 8 bits as the kernels read them: what is not zero, in one of several forms."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_sparse.runtime.library import Kernels, Matrix
+
+# Indices have 16 bits, and sums of products of codes 32.
+_MOST_INPUTS = 1 << 16
+_ROWS = 4
+
+
+@dataclass(frozen=True, order=True)
+class Form:
+    """Which weights are kept together: `tall` rows of `wide` columns side by side, or of any columns.
+
+    `tall` is 4 or 1; `wide` is a group or two groups of features, 0 for any columns.
+    """
+
+    tall: int
+    wide: int
+
+    def __str__(self) -> str:
+        return f"{self.tall}x{self.wide}" if self.wide else f"{self.tall}x1"
+
+
+def forms(group: int) -> tuple[Form, ...]:
+    """Return the forms that kernels have whose words hold a group of features."""
+    wide = sorted({group, 4}, reverse=True)
+    return tuple(Form(tall, width) for tall in (4, 1) for width in (*wide, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight (rows, columns) in a form; the tensors are what `Matrix` points to.
+
+    `multipliers` float32 are steps of weights, times that of the input where it is fixed.
+    """
+
+    path: str
+    rows: int
+    columns: int
+    form: Form
+    group: int
+    starts: Tensor
+    indices: Tensor
+    words: Tensor
+    multipliers: Tensor
+    biases: Tensor
+    row_sums: Tensor
+
+    @property
+    def entries(self) -> int:
+        """How many entries the kernels go through."""
+        return int(self.starts[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    def matrix(self) -> Matrix:
+        """Return the structure that points to the tensors, which must outlive it."""
+        return Matrix(
+            self.rows,
+            self.columns,
+            self.form.tall,
+            _steps(self.form, self.group),
+            not self.form.wide,
+            *(tensor.data_ptr() for tensor in self._tensors()),
+        )
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.starts, self.indices, self.words, self.multipliers, self.biases, self.row_sums
+
+
+def count_entries(kernels: Kernels, codes: Tensor, form: Form) -> tuple[int, Tensor]:
+    """Return how many entries int8 codes (out, in) have in a form, and where those of each row begin."""
+    rows, columns = codes.shape
+    starts = torch.zeros(-(-rows // _ROWS) * _ROWS // form.tall + 1, dtype=torch.int32, device="cpu")
+    total = kernels.library.hf_sparse_count_entries(
+        codes.data_ptr(), rows, columns, *_sizes(form, kernels.group), starts.data_ptr()
+    )
+    return total, starts
+
+
+def pack(
+    kernels: Kernels, codes: Tensor, multipliers: Tensor, bias: Tensor | None, form: Form
+) -> PackedWeight:
+    """Pack int8 codes (out, in) with their multipliers, (out,) or (1,) float32, and a bias (out,) or none.
+
+    Raises `ValueError` for codes of another dtype or shape, or with more inputs than the kernels take.
+    """
+    check(codes)
+    codes = codes.contiguous()
+    rows, columns = codes.shape
+    total, starts = count_entries(kernels, codes, form)
+    each = (_ROWS if form.tall == _ROWS else 1) * _steps(form, kernels.group)
+    indices = torch.zeros(total * (1 if form.wide else kernels.group), dtype=torch.int16, device="cpu")
+    words = torch.zeros(total * each, dtype=torch.int32, device="cpu")
+    kernels.library.hf_sparse_fill_entries(
+        codes.data_ptr(),
+        rows,
+        columns,
+        *_sizes(form, kernels.group),
+        starts.data_ptr(),
+        indices.data_ptr(),
+        words.data_ptr(),
+    )
+    return PackedWeight(
+        kernels.path,
+        rows,
+        columns,
+        form,
+        kernels.group,
+        starts,
+        indices,
+        words,
+        _padded(multipliers.reshape(-1).expand(rows), torch.float32),
+        _padded(torch.zeros(rows) if bias is None else bias.detach(), torch.float32),
+        _padded(codes.sum(1, dtype=torch.int32), torch.int32),
+    )
+
+
+def check(codes: Tensor) -> None:
+    """Raise `ValueError` unless these are codes that can be packed."""
+    if codes.dtype != torch.int8 or codes.dim() != 2 or not codes.numel():
+        raise ValueError(
+            f"codes are int8 in two dimensions, not {codes.dtype} of shape {tuple(codes.shape)}; take those "
+            "of quantized_layers"
+        )
+    if codes.shape[1] > _MOST_INPUTS:
+        raise ValueError(f"a weight has {codes.shape[1]} inputs, and the kernels take {_MOST_INPUTS} at most")
+
+
+def _steps(form: Form, group: int) -> int:
+    return max(form.wide // group, 1)
+
+
+def _sizes(form: Form, group: int) -> tuple[int, int, int]:
+    return form.tall, _steps(form, group), int(not form.wide)
+
+
+def _padded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    rows = -(-len(values) // _ROWS) * _ROWS
+    padded = torch.zeros(rows, dtype=dtype, device="cpu")
+    padded[: len(values)] = values
+    return padded
+

@@ -1,0 +1,95 @@
+"""Which kernels this processor runs: one path a set of instructions, the best first."""
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+# Names the path to use in place of the best one, for tests and for comparing.
+SWITCH = "HF_SPARSE_RUNTIME_PATH"
+_PROCESSOR = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class ProcessorPath:
+    """One way to compile the kernels, and what the processor must have for it to run."""
+
+    name: str
+    machine: str | None
+    features: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+_X86 = "x86_64"
+PATHS = (
+    ProcessorPath(
+        "avx512_vnni",
+        _X86,
+        ("avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
+        ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-DHF_SPARSE_AVX512_VNNI"),
+    ),
+    ProcessorPath(
+        "avx_vnni", _X86, ("avx2", "avx_vnni"), ("-mavx2", "-mavxvnni", "-DHF_SPARSE_AVX_VNNI")
+    ),
+    ProcessorPath("avx2", _X86, ("avx2",), ("-mavx2", "-DHF_SPARSE_AVX2")),
+    ProcessorPath("neon", "aarch64", ("asimddp",), ("-march=armv8.2-a+dotprod", "-DHF_SPARSE_NEON")),
+    ProcessorPath("portable", None, (), ()),
+)
+
+
+def available_paths() -> tuple[str, ...]:
+    """Return the names of the paths that this processor can run, the fastest first."""
+    machine, features = _machine(), _features()
+    return tuple(
+        path.name
+        for path in PATHS
+        if path.machine in (None, machine) and all(feature in features for feature in path.features)
+    )
+
+
+def chosen_path() -> ProcessorPath:
+    """Return the path to use: the fastest, or that which HF_SPARSE_RUNTIME_PATH names.
+
+    Raises `ValueError` if the processor cannot run the one that is named.
+    """
+    available = available_paths()
+    name = os.environ.get(SWITCH) or available[0]
+    if name not in available:
+        raise ValueError(
+            f"{SWITCH}={name} is none of the paths that this processor runs; choose one of "
+            f"{', '.join(available)}"
+        )
+    return next(path for path in PATHS if path.name == name)
+
+
+def processor_name() -> str:
+    """Return the processor's own name, as far as it is known."""
+    for line in _lines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _machine() -> str:
+    machine = platform.machine().lower()
+    return {"amd64": _X86, "arm64": "aarch64"}.get(machine, machine)
+
+
+@cache
+def _features() -> frozenset[str]:
+    # All of Apple's own processors have them, and there is no such file.
+    found = {"asimddp"} if platform.system() == "Darwin" and _machine() == "aarch64" else set()
+    for line in _lines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            found.update(value.split())
+    return frozenset(found)
+
+
+def _lines() -> list[str]:
+    try:
+        return _PROCESSOR.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
