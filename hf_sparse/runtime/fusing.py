@@ -10,6 +10,7 @@ from hf_sparse.runtime.engine import EngineLayer, FusedEncoder, norm_vectors
 from hf_sparse.runtime.families import Family, family_of
 from hf_sparse.runtime.integers import IntegerLayer, integer_layer, quantized
 from hf_sparse.runtime.library import ACTIVATIONS, Kernels, load_kernels
+from hf_sparse.runtime.optimizing import require_cpu
 from hf_sparse.runtime.packing import PackedWeight, pack
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
     Without a C++ compiler the model stays as it is, after one warning. Raises `ValueError` for models of other
     families, and for layers with scales of groups of inputs.
     """
+    require_cpu(model)
     family = family_of(model)
     kernels = load_kernels()
     model.eval().requires_grad_(False)

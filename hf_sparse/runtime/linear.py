@@ -46,6 +46,8 @@ class RuntimeLinear(RuntimeModule):
         self.grid = (layer.input_step, float(layer.input_zero), layer.dynamic)
         self.sparsity = layer.sparsity
         self.in_features, self.out_features = self.packed.columns, self.packed.rows
+        # Some models look at them before they call the layer.
+        self.weight = self.bias = None
         self._bind(kernels)
 
     def _bind(self, kernels: Kernels) -> None:

@@ -163,14 +163,18 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
                 if (key + row < span.length) largest[part] = at_least(score, largest[part]);
             }
     }
+    // The place of a key that there is not, where their number is odd: no share of anything.
+    for (int part = 0; part < PARTS; part++)
+        if (span.length % 2) store(scores + span.length * BLOCK + part * LANES, every(-3e38f));
     Float total[PARTS] = {};
-    for (int64_t key = 0; key < span.length; key++) {
-        float* at = scores + key * BLOCK;
-        Float share[PARTS];
-        for (int part = 0; part < PARTS; part++) share[part] = load(at + part * LANES) - largest[part];
+    for (int64_t pair = 0; pair < key_pairs; pair++) {
+        float* at = scores + 2 * pair * BLOCK;
+        Float share[2 * PARTS];
+        for (int part = 0; part < 2 * PARTS; part++)
+            share[part] = load(at + part * LANES) - largest[part % PARTS];
         exponential(share);
-        for (int part = 0; part < PARTS; part++) {
-            total[part] += share[part];
+        for (int part = 0; part < 2 * PARTS; part++) {
+            total[part % PARTS] += share[part];
             store(at + part * LANES, share[part]);
         }
     }
@@ -182,7 +186,7 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
         for (int part = 0; part < PARTS; part++) {
             const float* at = scores + 2 * pair * BLOCK + part * LANES;
             const Int first = to_int(nearest(load(at) * factor[part]));
-            const Int second = 2 * pair + 1 < span.length ? to_int(nearest(load(at + BLOCK) * factor[part])) : Int{};
+            const Int second = to_int(nearest(load(at + BLOCK) * factor[part]));
             whole[part] += first + second;
             store(shares + pair * BLOCK + part * LANES, halves(first, second));
         }

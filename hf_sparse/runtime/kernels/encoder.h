@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "threads.h"
+#include "transpose.h"
 
 namespace {
 
@@ -193,7 +194,7 @@ struct Pass {
     }
 
     void activate_all(Float found[ROWS][DEPTH]) const {
-        for (int row = 0; row < ROWS; row++) activate(encoder.activation, found[row]);
+        activate(encoder.activation, *reinterpret_cast<Float(*)[ROWS * DEPTH]>(found));
     }
 };
 
@@ -214,20 +215,24 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
     source.resize((size_t)(tiles * TOKENS), -1);
     const int64_t size = tiles * TOKENS * hidden;
     float* states = reinterpret_cast<float*>(scratch<ForTokens>(4 * size));
-    for (int64_t place = 0; place < tiles * TOKENS; place++) {
-        float* to = states + place / TOKENS * hidden * TOKENS + place % TOKENS;
-        const float* from = input + source[place] * hidden;
-        for (int64_t feature = 0; feature < hidden; feature++)
-            to[feature * TOKENS] = source[place] < 0 ? 0.0f : from[feature];
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const float* rows[TOKENS];
+        for (int64_t token = 0; token < TOKENS; token++) {
+            const int64_t from = source[(size_t)(tile * TOKENS + token)];
+            rows[token] = from < 0 ? nullptr : input + from * hidden;
+        }
+        into_tile(rows, hidden, states + tile * hidden * TOKENS);
     }
     const Pass pass{encoder, spans, tiles, states, states + size, states + 2 * size, states + 3 * size};
     if (tiles > 0) team().run((int)std::min<int64_t>(threads, std::max<int64_t>(tiles, 1)), std::ref(pass));
     std::memset(output, 0, (size_t)(batch * length * hidden) * sizeof(float));
-    for (int64_t place = 0; place < tiles * TOKENS; place++) {
-        if (source[place] < 0) continue;
-        const float* from = states + place / TOKENS * hidden * TOKENS + place % TOKENS;
-        float* to = output + source[place] * hidden;
-        for (int64_t feature = 0; feature < hidden; feature++) to[feature] = from[feature * TOKENS];
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        float* rows[TOKENS];
+        for (int64_t token = 0; token < TOKENS; token++) {
+            const int64_t to = source[(size_t)(tile * TOKENS + token)];
+            rows[token] = to < 0 ? nullptr : output + to * hidden;
+        }
+        out_of_tile(states + tile * hidden * TOKENS, hidden, 0, rows);
     }
 }
 

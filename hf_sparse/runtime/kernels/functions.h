@@ -84,15 +84,24 @@ inline void silu(Float (&values)[COUNT]) {
 
 enum Activation : int64_t { IDENTITY = 0, RELU = 1, GELU = 2, GELU_TANH = 3, SILU = 4 };
 
+// Vectors in flight at a time: as many as the registers hold with what belongs to them.
+constexpr int WAYS = LANES == 16 || (LANES == 4 && GROUP == 4) ? 8 : 4;
+
 template <int COUNT>
 inline void activate(int64_t activation, Float (&values)[COUNT]) {
-    switch (activation) {
-        case RELU:
-            for (Float& value : values) value = at_least(value, every(0.0f));
-            return;
-        case GELU: return gelu(values);
-        case GELU_TANH: return gelu_tanh(values);
-        case SILU: return silu(values);
+    if (activation == IDENTITY) return;
+    static_assert(COUNT % WAYS == 0, "vectors come in whole sets");
+#pragma GCC unroll 1
+    for (int from = 0; from < COUNT; from += WAYS) {
+        Float (&some)[WAYS] = *reinterpret_cast<Float(*)[WAYS]>(values + from);
+        switch (activation) {
+            case RELU:
+                for (Float& value : some) value = at_least(value, every(0.0f));
+                break;
+            case GELU: gelu(some); break;
+            case GELU_TANH: gelu_tanh(some); break;
+            case SILU: silu(some); break;
+        }
     }
 }
 

@@ -10,6 +10,8 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "vectors.h"
 
 namespace {
@@ -115,16 +117,20 @@ __attribute__((noinline)) void multiply(const Matrix& matrix, int64_t stripe, co
     }
 }
 
-// Stripes whose entries fit the second cache level together; all tiles go over them before the next ones.
+// Stripes whose entries fit the second cache level together; all tiles go over them before the next ones. Their
+// rows fill whole vectors.
 inline int64_t panel(const Matrix& matrix, int64_t first) {
     constexpr int64_t BYTES = 192 * 1024;
     const int64_t per_stripe = matrix.tall == 1 ? ROWS : 1;
     const int64_t entry = matrix.by_columns ? 4 * matrix.tall + 2 * GROUP : 4 * matrix.tall * matrix.wide + 2;
+    constexpr int64_t SET = LANES > ROWS ? LANES / ROWS : 1;
     const int64_t last = stripes(matrix.rows);
-    int64_t next = first + 1;
-    while (next < last &&
-           (matrix.starts[(next + 1) * per_stripe] - matrix.starts[first * per_stripe]) * entry <= BYTES)
-        next++;
+    int64_t next = std::min(first + SET, last);
+    while (next < last) {
+        const int64_t more = std::min(next + SET, last);
+        if ((matrix.starts[more * per_stripe] - matrix.starts[first * per_stripe]) * entry > BYTES) break;
+        next = more;
+    }
     return next;
 }
 

@@ -1,0 +1,65 @@
+// Between rows of features, one a token, and tiles, [feature][token].
+
+#pragma once
+
+#include <utility>
+
+#include "product.h"
+
+namespace {
+
+// Exchanges blocks of STEP x STEP off the diagonal of each 2 STEP x 2 STEP ones.
+template <int STEP, int... LANE>
+inline void exchange(Float (&rows)[LANES], std::integer_sequence<int, LANE...>) {
+#pragma GCC unroll 16
+    for (int row = 0; row < LANES; row++) {
+        if (row & STEP) continue;
+        const Float above = rows[row], below = rows[row + STEP];
+        rows[row] = __builtin_shufflevector(above, below, (LANE & STEP ? LANES + LANE - STEP : LANE)...);
+        rows[row + STEP] = __builtin_shufflevector(above, below, (LANE & STEP ? LANES + LANE : LANE + STEP)...);
+    }
+}
+
+inline void transpose(Float (&rows)[LANES]) {
+    constexpr auto lanes = std::make_integer_sequence<int, LANES>();
+    if constexpr (LANES > 8) exchange<8>(rows, lanes);
+    if constexpr (LANES > 4) exchange<4>(rows, lanes);
+    exchange<2>(rows, lanes);
+    exchange<1>(rows, lanes);
+}
+
+// Fills a tile from rows of features; a row that is not there is zeros.
+inline void into_tile(const float* const rows[TOKENS], int64_t features, float* tile) {
+    const int64_t whole = features / LANES * LANES;
+    for (int64_t token = 0; token < TOKENS; token += LANES)
+        for (int64_t feature = 0; feature < whole; feature += LANES) {
+            Float block[LANES];
+            for (int lane = 0; lane < LANES; lane++) {
+                const float* row = rows[token + lane];
+                block[lane] = row == nullptr ? Float{} : load(row + feature);
+            }
+            transpose(block);
+            for (int lane = 0; lane < LANES; lane++) store(tile + (feature + lane) * TOKENS + token, block[lane]);
+        }
+    for (int64_t feature = whole; feature < features; feature++)
+        for (int64_t token = 0; token < TOKENS; token++)
+            tile[feature * TOKENS + token] = rows[token] == nullptr ? 0.0f : rows[token][feature];
+}
+
+// Copies features of a tile into rows, from feature `first` of them on; rows that are not there take none.
+inline void out_of_tile(const float* tile, int64_t features, int64_t first, float* const rows[TOKENS]) {
+    const int64_t whole = features / LANES * LANES;
+    for (int64_t token = 0; token < TOKENS; token += LANES)
+        for (int64_t feature = 0; feature < whole; feature += LANES) {
+            Float block[LANES];
+            for (int lane = 0; lane < LANES; lane++) block[lane] = load(tile + (feature + lane) * TOKENS + token);
+            transpose(block);
+            for (int lane = 0; lane < LANES; lane++)
+                if (rows[token + lane] != nullptr) store(rows[token + lane] + first + feature, block[lane]);
+        }
+    for (int64_t feature = whole; feature < features; feature++)
+        for (int64_t token = 0; token < TOKENS; token++)
+            if (rows[token] != nullptr) rows[token][first + feature] = tile[feature * TOKENS + token];
+}
+
+}  // namespace
