@@ -14,9 +14,9 @@ from hf_sparse.checkpoint.packing import (
     check_words,
     pack_codes,
     pack_words,
-    unpack_codes,
     unpack_words,
 )
+from hf_sparse.checkpoint.packing import unpack_codes as decode
 from hf_sparse.quantization.layers import QuantizedLayer
 from hf_sparse.quantization.weights import WeightScheme, is_short, read_weight_scheme
 
@@ -74,18 +74,28 @@ def unpack(entry: Entry, content: memoryview) -> Tensor:
     if entry.quantization is None:
         words = unpack_words(entry.coding, content, numbers, dtype.itemsize)
         return _tensor(words).view(dtype).view(entry.shape)
-    scheme, matrix = _matrix(entry)
-    shape, first = _scales(scheme, matrix), entry.coding.length
-    codes = _tensor(unpack_codes(entry.coding, content[:first], numbers, scheme.highest)).view(matrix)
-    words = unpack_words(entry.quantization.scales, content[first:], math.prod(shape), _SCALE_BYTES)
-    scales = _tensor(words).view(torch.float32).view(shape)
-    if not (torch.isfinite(scales) & (scales > 0)).all():
-        raise ValueError("its scales are not all positive numbers")
+    scheme, codes, scales = unpack_codes(entry, content)
     weight = scheme.restore(codes, scales, dtype)
     if not torch.equal(scheme.scales(weight), scales):
         # Layers go by their weights, and would round to other codes.
         raise ValueError("its scales are not those that its largest codes belong to")
     return weight.t().contiguous() if entry.quantization.transposed else weight
+
+
+def unpack_codes(entry: Entry, content: memoryview) -> tuple[WeightScheme, Tensor, Tensor]:
+    """Return scheme, int8 codes (out, in) and scales of a quantized entry that has been checked.
+
+    Raises `ValueError` if the content is damaged.
+    """
+    scheme, matrix = _matrix(entry)
+    shape, first = _scales(scheme, matrix), entry.coding.length
+    decoded = decode(entry.coding, content[:first], math.prod(entry.shape), scheme.highest)
+    codes = _tensor(decoded).view(matrix)
+    words = unpack_words(entry.quantization.scales, content[first:], math.prod(shape), _SCALE_BYTES)
+    scales = _tensor(words).view(torch.float32).view(shape)
+    if not (torch.isfinite(scales) & (scales > 0)).all():
+        raise ValueError("its scales are not all positive numbers")
+    return scheme, codes, scales
 
 
 def _entry(

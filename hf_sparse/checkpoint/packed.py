@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,14 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from hf_sparse.checkpoint.container import (
-    DTYPES,
-    FLOATS,
-    PACKED,
-    Entry,
-    damaged,
-    read_packed,
-    write_packed,
-)
-from hf_sparse.checkpoint.entries import check, pack_layer, pack_tensor, scheme_of, unpack
+from hf_sparse.checkpoint.comparing import compare, compare_layers, compare_tensor
+from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
+from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
-from hf_sparse.quantization.convert import QUANTIZED, attach
+from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import WeightScheme
@@ -93,9 +86,43 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
     `FileNotFoundError` if there is no file, `ValueError` if it is damaged, of a newer format or of another
     model than the configuration describes.
     """
+    opened = open_packed(directory, **config_changes)
+    tensors = restored(opened.pairs, opened.path)
+    model = opened.build("cpu")
+    everything = {name: tensors[first] for first, tied in opened.ties.items() for name in tied}
+    model.load_state_dict(everything, assign=True)
+    finish(model, directory)
+    if not dequantize:
+        quantize_again(model, _quantized(opened.entries))
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedPacked:
+    """A packed file that was compared with the model of the configuration beside it, nothing of it decoded.
+
+    `pairs` are entries with their contents by the names of their tensors, `ties` all names of each.
+    """
+
+    path: Path
+    kind: type[PreTrainedModel]
+    config: PreTrainedConfig
+    pairs: Mapping[str, tuple[Entry, memoryview]]
+    ties: Mapping[str, list[str]]
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        return {name: entry for name, (entry, _) in self.pairs.items()}
+
+    def build(self, device: str) -> PreTrainedModel:
+        """Return the model with weights that are yet to come."""
+        return _build(self.kind, self.config, device)
+
+
+def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
+    """Open what `save_packed` wrote into a directory; raises as `load_packed` does."""
     path = Path(directory) / PACKED
     pairs = {entry.name: (entry, content) for entry, content in read_packed(path)}
-    entries = {name: entry for name, (entry, _) in pairs.items()}
     config, unused = AutoConfig.from_pretrained(
         directory, trust_remote_code=False, return_unused_kwargs=True, **config_changes
     )
@@ -115,19 +142,18 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
     config.quantization_config = None
     skeleton = _build(kind, config, "meta")
     planned, ties = _tensors(skeleton)
-    _compare(entries, planned, ties, path)
-    _compare_layers(entries, skeleton, path)
-    tensors = _restored(pairs, path)
-    model = _build(kind, config, "cpu")
-    everything = {name: tensors[first] for first, tied in ties.items() for name in tied}
-    model.load_state_dict(everything, assign=True)
+    opened = OpenedPacked(path, kind, config, pairs, ties)
+    compare(opened.entries, planned, ties, path)
+    compare_layers(opened.entries, skeleton, path)
+    return opened
+
+
+def finish(model: PreTrainedModel, directory: str | Path) -> None:
+    """Do what is left once a model has its weights."""
     model.tie_weights()
     model.eval()
-    if model.can_generate() and (path.parent / GENERATION_CONFIG_NAME).is_file():
+    if model.can_generate() and (Path(directory) / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory)
-    if not dequantize:
-        quantize_again(model, _quantized(entries))
-    return model
 
 
 def unpack_for(model: PreTrainedModel, file: str | Path) -> tuple[dict[str, Tensor], dict[str, Entry]]:
@@ -146,12 +172,14 @@ def unpack_for(model: PreTrainedModel, file: str | Path) -> tuple[dict[str, Tens
                 break
     entries = {name: entry for name, (entry, _) in pairs.items()}
     for name, entry in entries.items():
-        _compare_tensor(name, entry, planned[name], path)
-    _compare_layers(entries, model, path)
-    return _restored(pairs, path), _quantized(entries)
+        compare_tensor(name, entry, planned[name], path)
+    compare_layers(entries, model, path)
+    return restored(pairs, path), _quantized(entries)
 
 
-def _restored(pairs: Mapping[str, tuple[Entry, memoryview]], path: Path) -> dict[str, Tensor]:
+def restored(pairs: Mapping[str, tuple[Entry, memoryview]], path: Path) -> dict[str, Tensor]:
+    """Return the tensors of entries; raise `ValueError` naming one whose content is damaged."""
+
     def restore(name: str) -> Tensor:
         try:
             return unpack(*pairs[name])
@@ -200,52 +228,6 @@ def _shapes(
     state: Mapping[str, Tensor], ties: Mapping[str, list[str]]
 ) -> dict[str, tuple[torch.Size, list[str]]]:
     return {name: (state[name].shape, tied) for name, tied in ties.items()}
-
-
-def _compare(
-    entries: Mapping[str, Entry],
-    planned: Mapping[str, Tensor],
-    ties: Mapping[str, list[str]],
-    path: Path,
-) -> None:
-    """Raise `ValueError` unless a file has the tensors of a model, in the codings that their shapes need."""
-    if entries.keys() != ties.keys():
-        other = sorted(entries.keys() ^ ties.keys())
-        raise ValueError(
-            f"{path} and the model of the config.json beside it differ in {len(other)} tensors, such as "
-            f"{other[0]}; restore the config.json that was written with it"
-        )
-    for name, entry in entries.items():
-        _compare_tensor(name, entry, planned[name], path)
-
-
-def _compare_tensor(name: str, entry: Entry, tensor: Tensor, path: Path) -> None:
-    dtype = DTYPES[entry.dtype]
-    # Whole models are cast to other floats, never to integers.
-    alike = dtype == tensor.dtype or (dtype in FLOATS and tensor.dtype in FLOATS)
-    if entry.shape != tuple(tensor.shape) or not alike:
-        raise ValueError(
-            f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of its configuration has "
-            f"{tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it, and "
-            "change the size of a head after loading, not while loading"
-        )
-    try:
-        check(entry)
-    except ValueError as error:
-        raise damaged(path, f"{name}: {error}") from error
-
-
-def _compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Path) -> None:
-    """Raise `ValueError` unless what is quantized are weights of Linears or embeddings, stored alike."""
-    modules = dict(skeleton.named_modules())
-    for name, entry in entries.items():
-        if entry.quantization is None:
-            continue
-        module = modules.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
-        fits = type(module) in QUANTIZED and entry.quantization.transposed == isinstance(module, Conv1D)
-        # An embedding reads no numbers that could be rounded.
-        if not fits or (isinstance(module, nn.Embedding) and entry.quantization.activations != "none"):
-            raise damaged(path, f"{name} is quantized and is not the weight of a Linear or an embedding")
 
 
 def quantize_again(model: PreTrainedModel, layers: Mapping[str, Entry]) -> None:

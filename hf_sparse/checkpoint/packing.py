@@ -260,7 +260,7 @@ def _from_gaps(gaps: np.ndarray, count: int, entries: int) -> np.ndarray:
 
 
 def _from_bitmap(bitmap: np.ndarray, count: int, entries: int) -> np.ndarray:
-    positions = np.flatnonzero(np.unpackbits(bitmap))
+    positions = np.flatnonzero(np.unpackbits(bitmap).view(bool))
     if len(positions) != count or (count and positions[-1] >= entries):
         raise ValueError(f"{len(positions)} positions, {count} were expected")
     return positions

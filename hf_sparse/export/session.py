@@ -64,15 +64,22 @@ def load_onnx(directory: str | Path) -> OnnxModel:
         raise FileNotFoundError(f"{path} does not exist; export a model into {directory} first")
     config = AutoConfig.from_pretrained(directory)
     name = (config.architectures or [OnnxModel.__name__])[0]
-    return type(name, (OnnxModel,), {})(_session(path), config)
+    return type(name, (OnnxModel,), {})(open_session(path), config)
 
 
-def _session(path: Path) -> "InferenceSession":
+def open_session(path: Path, threads: int | None = None) -> "InferenceSession":
+    """Open an ONNX file in ONNX Runtime, computing as exactly as the processor can.
+
+    On so many threads, which do not wait for work between two calls; by default as ONNX Runtime chooses.
+    """
     import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     # By default inputs of layers whose weights alone are quantized are rounded, too.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     operators = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}

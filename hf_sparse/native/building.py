@@ -1,4 +1,4 @@
-"""Compiles a C++ file of this package once for every user, and loads it."""
+"""Loads C++ files of this package: compiled into its wheel, else once for every user."""
 
 import ctypes
 import hashlib
@@ -32,8 +32,12 @@ _FLAGS = (
     "-fPIC",
     "-pthread",
 )
+# Lets a library run where the C++ runtime is another than that of the machine that compiled it.
+_ALONE = ("-s", "-static-libstdc++", "-Wl,--exclude-libs,ALL,--gc-sections")
 _SECONDS = 300
 _PACKAGE = Path(__file__).parent.parent
+# Where wheels have what `prebuild` made of this package.
+PREBUILT = "native/prebuilt"
 
 Result = TypeVar("Result")
 
@@ -59,13 +63,14 @@ def once(function: Callable[..., Result]) -> Callable[..., Result]:
 def load_library(source: str, *flags: str) -> ctypes.CDLL | None:
     """Return a file of this package compiled, or None, with one warning, where that is not possible.
 
-    What is compiled stays in `$XDG_CACHE_HOME/hf_sparse`, by default `~/.cache/hf_sparse`, for this user.
+    What the wheel has not brought is compiled, and stays in `$XDG_CACHE_HOME/hf_sparse`, by default
+    `~/.cache/hf_sparse`, for this user.
     """
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        return _loaded(_PACKAGE / source, flags)
-    except (Unavailable, OSError, subprocess.SubprocessError) as error:
+        return _prebuilt(source, flags) or _compiled(source, flags)
+    except (Unavailable, OSError) as error:
         logger.warning(
             "hf_sparse/%s is not used, PyTorch does the same several times slower: %s. Install a "
             "C++ compiler, or set %s=0 to be silent about it.",
@@ -76,16 +81,33 @@ def load_library(source: str, *flags: str) -> ctypes.CDLL | None:
         return None
 
 
-def _loaded(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+def prebuild(source: str, *flags: str, into: Path) -> Path:
+    """Compile a file of this package for its wheel, into a copy of the package; return the library.
+
+    Raises `Unavailable` where it cannot be compiled.
+    """
+    path = into / PREBUILT / _name(source, flags)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [*_compiler(), *_FLAGS, *flags, str(_PACKAGE / source)]
+    try:
+        _compile([*command, *_ALONE], path)
+    except Unavailable:
+        # Not every linker can, and not every system has the archive that it takes.
+        _compile(command, path)
+    return path
+
+
+def _prebuilt(source: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(str(_PACKAGE / PREBUILT / _name(source, flags)))
+    except OSError:
+        # There is none, or it needs another system than this one.
+        return None
+
+
+def _compiled(source: str, flags: tuple[str, ...]) -> ctypes.CDLL:
     command = [*_compiler(), *_FLAGS, *flags]
-    # With what it may include.
-    files = [source, *sorted(source.parent.glob("*.h"))]
-    known = hashlib.sha256(
-        b"\0".join(
-            [*(file.read_bytes() for file in files), *map(str.encode, (*command, platform.platform()))]
-        )
-    )
-    path = _cache() / f"{source.stem}-{known.hexdigest()[:16]}.so"
+    path = _cache() / _name(source, (*command, platform.platform()))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.exists():
         _require_own(path)
@@ -95,8 +117,16 @@ def _loaded(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
             # Not whole, or of another machine that shares the directory: made anew.
             path.unlink()
     _require_own(path.parent)
-    _compile([*command, str(source)], path)
+    _compile([*command, str(_PACKAGE / source)], path)
     return ctypes.CDLL(str(path))
+
+
+def _name(source: str, made_by: tuple[str, ...]) -> str:
+    """Return the name of a library: another one if its source, a header beside it or what made it changes."""
+    file = _PACKAGE / source
+    read = [path.read_bytes() for path in (file, *sorted(file.parent.glob("*.h")))]
+    known = hashlib.sha256(b"\0".join([*read, *map(str.encode, (*_FLAGS, *made_by))]))
+    return f"{file.stem}-{known.hexdigest()[:16]}.so"
 
 
 def _compiler() -> list[str]:
@@ -110,15 +140,18 @@ def _compile(command: list[str], path: Path) -> None:
     # Several processes may compile at once; each moves a whole file into place.
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         built = Path(directory) / path.name
-        done = subprocess.run(
-            [*command, "-o", str(built)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*command, "-o", str(built)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Unavailable(str(error)) from error
         if done.returncode:
             said = done.stderr.strip()[:300] or f"exit code {done.returncode}"
             raise Unavailable(f"{command[0]} failed: {said}")

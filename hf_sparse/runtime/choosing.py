@@ -1,27 +1,50 @@
 """Which form of a weight is fastest here, from what the kernels were measured to take."""
 
 import time
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from hf_sparse.runtime.integers import IntegerLayer
 from hf_sparse.runtime.library import Grid, Kernels, pointer
-from hf_sparse.runtime.packing import Form, PackedWeight, count_entries, forms, pack
+from hf_sparse.runtime.packing import ROWS, Form, PackedWeight, check, count_entries, forms, pack
 
 _INPUTS, _OUTPUTS, _TOKENS, _REPEATS = 512, 128, 128, 25
 _STEP = 0.05
+_SAMPLE = 48
 # How much slower a form may have been measured than the best one and still come before it.
 _NOISE = 1.05
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLayer:
+    """A layer that was packed: its weight, the grid of its input as `Grid` takes it, its share of zeros."""
+
+    weight: PackedWeight
+    grid: tuple[float, float, int]
+    sparsity: float
+
+
+def pack_layer(kernels: Kernels, layer: IntegerLayer) -> PackedLayer:
+    """Pack a layer in the form that is fastest here; raise `ValueError` where none fits."""
+    check(layer.codes)
+    form = best_form(kernels, layer.codes)
+    weight = pack(kernels, layer.codes, layer.multipliers, layer.bias, form)
+    return PackedLayer(weight, (layer.input_step, float(layer.input_zero), layer.dynamic), layer.sparsity)
 
 
 def best_form(kernels: Kernels, codes: Tensor) -> Form:
     """Return the form in which int8 codes (out, in) take the least time, as far as was measured.
 
-    Of forms that are nearly as fast, the one with the largest blocks: it needs the least memory.
+    Of forms that are nearly as fast, the one with the largest blocks: it needs the least memory. Goes by
+    some of the rows where there are many.
     """
     rates = measured_rates(kernels)
-    costs = {form: count_entries(kernels, codes, form)[0] * rates[form] for form in rates}
+    stripes = codes.view(-1, ROWS, codes.shape[1]) if len(codes) % ROWS == 0 else codes[None]
+    some = stripes[:: len(stripes) // _SAMPLE + 1].reshape(-1, codes.shape[1])
+    costs = {form: count_entries(kernels, some, form)[0] * rates[form] for form in rates}
     bound = min(costs.values()) * _NOISE
     return next(form for form, cost in costs.items() if cost <= bound)
 

@@ -16,7 +16,7 @@ from hf_sparse.runtime.packing import PackedWeight
 
 @dataclass(frozen=True, eq=False)
 class EngineLayer:
-    """The six packed weights of a layer with the grids of their inputs, and its two LayerNorms' four vectors."""
+    """Six packed weights with the grids of their inputs, and the four vectors of two LayerNorms."""
 
     packed: tuple[PackedWeight, ...]
     grids: tuple[tuple[float, float, int], ...]
@@ -136,5 +136,7 @@ def kept_tokens(attention_mask: Tensor | None, batch: int, length: int) -> Tenso
 def norm_vectors(*norms: nn.LayerNorm) -> tuple[Tensor, ...]:
     """Return weight and bias of each LayerNorm, float32."""
     return tuple(
-        vector.detach().to("cpu", torch.float32).contiguous() for norm in norms for vector in (norm.weight, norm.bias)
+        vector.detach().to("cpu", torch.float32).contiguous()
+        for norm in norms
+        for vector in (norm.weight, norm.bias)
     )

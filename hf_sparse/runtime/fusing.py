@@ -1,31 +1,28 @@
 """Making a model of the BERT family ready to run, its encoder as one piece."""
 
-import logging
+from collections.abc import Sequence
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_sparse.runtime.choosing import best_form
+from hf_sparse.runtime.choosing import PackedLayer, pack_layer
 from hf_sparse.runtime.engine import EngineLayer, FusedEncoder, norm_vectors
 from hf_sparse.runtime.families import Family, family_of
-from hf_sparse.runtime.integers import IntegerLayer, integer_layer, quantized
+from hf_sparse.runtime.integers import integer_layer, quantized
 from hf_sparse.runtime.library import ACTIVATIONS, Kernels, load_kernels
-from hf_sparse.runtime.optimizing import require_cpu
-from hf_sparse.runtime.packing import PackedWeight, pack
-
-logger = logging.getLogger(__name__)
+from hf_sparse.runtime.optimizing import replace, require_cpu
 
 
 def fuse(model: PreTrainedModel) -> PreTrainedModel:
-    """Replace the encoder of a model of the BERT family, in place, by one that the kernels compute; return it.
+    """Replace the encoder of a model of the BERT family, in place, by one of the kernels; return the model.
 
     Layers compute with the codes and the ranges that training gave them. Those that are plain floats are
     rounded now: weights to int8 for each output, inputs to 8 bits for each token. Embeddings and heads stay
     as they are, and so do `forward` and its outputs, but for hidden states of tokens that the attention mask
     leaves out, which are zeros. Neither hidden states of each layer nor attentions are there.
 
-    Without a C++ compiler the model stays as it is, after one warning. Raises `ValueError` for models of other
-    families, and for layers with scales of groups of inputs.
+    Without a C++ compiler the model stays as it is, after one warning. Raises `ValueError` for models of
+    other families, and for layers with scales of groups of inputs.
     """
     require_cpu(model)
     family = family_of(model)
@@ -35,44 +32,35 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
         return model
     base = model.base_model
     layers = quantized(base)
-    integers = [
-        [
-            integer_layer(f"{name}.{part}", linear, layers.get(f"{name}.{part}"))
-            for part, linear in zip(family.linears, linears, strict=True)
-        ]
+    packed = [
+        pack_layer(kernels, integer_layer(f"{name}.{part}", linear, layers.get(f"{name}.{part}")))
         for name, _, linears in family.parts(base)
+        for part, linear in zip(family.linears, linears, strict=True)
     ]
-    install(kernels, model, family, integers)
+    install(kernels, model, family, packed)
     return model
 
 
-def install(
-    kernels: Kernels, model: PreTrainedModel, family: Family, integers: list[list[IntegerLayer]]
-) -> None:
-    """Put an encoder of these layers in place of a model's own."""
+def install(kernels: Kernels, model: PreTrainedModel, family: Family, packed: Sequence[PackedLayer]) -> None:
+    """Put an encoder in place of a model's own, made of all its Linears in the order of its layers."""
     base, config = model.base_model, model.config
-    engine_layers, epsilon = [], None
-    for (_, layer, _), six in zip(family.parts(base), integers, strict=True):
+    layers, epsilon = [], None
+    for index, (_, layer, linears) in enumerate(family.parts(base)):
+        six = packed[index * len(linears) : (index + 1) * len(linears)]
         norms = [layer.get_submodule(name) for name in family.norms]
         epsilon = norms[0].eps
-        engine_layers.append(
+        layers.append(
             EngineLayer(
-                tuple(packed(kernels, one) for one in six),
-                tuple((one.input_step, float(one.input_zero), one.dynamic) for one in six),
-                norm_vectors(*norms),
+                tuple(one.weight for one in six), tuple(one.grid for one in six), norm_vectors(*norms)
             )
         )
     activation = ACTIVATIONS[getattr(config, family.activation)]
-    engine = FusedEncoder(kernels, engine_layers, config.num_attention_heads, activation, epsilon)
-    parent, _, name = family.encoder.rpartition(".")
-    setattr(base.get_submodule(parent) if parent else base, name, engine)
+    replace(
+        base,
+        family.encoder,
+        FusedEncoder(kernels, layers, config.num_attention_heads, activation, epsilon),
+    )
     base.register_forward_pre_hook(_refuse_inner_states, with_kwargs=True)
-
-
-def packed(kernels: Kernels, layer: IntegerLayer) -> PackedWeight:
-    """Pack a layer in the form that is fastest here."""
-    form = best_form(kernels, layer.codes)
-    return pack(kernels, layer.codes, layer.multipliers, layer.bias, form)
 
 
 def _refuse_inner_states(module: nn.Module, _: tuple, inputs: dict) -> None:

@@ -99,6 +99,7 @@ def load_kernels(name: str | None = None) -> Kernels | None:
         library.hf_sparse_lanes(),
     )
 
+
 def pointer(structure: ctypes.Structure) -> ctypes.c_void_p:
     """Return the address of a structure, which must outlive it."""
     return ctypes.c_void_p(ctypes.addressof(structure))

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.runtime.integers import IntegerLayer
+from hf_sparse.runtime.choosing import PackedLayer
 from hf_sparse.runtime.library import Grid, Kernels, load_kernels, pointer
-from hf_sparse.runtime.packing import Form, PackedWeight, pack
 
 
 class RuntimeModule(nn.Module):
@@ -28,8 +27,8 @@ def refuse_gradient(value: Tensor) -> None:
     """Raise `ValueError` where a gradient would be asked for, which the kernels do not compute."""
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            "a model that was made ready to run computes no gradients; call it under torch.no_grad, and train "
-            "the model that it was made from"
+            "a model that was made ready to run computes no gradients; call it under torch.no_grad, and "
+            "train the model that it was made from"
         )
 
 
@@ -40,11 +39,9 @@ class RuntimeLinear(RuntimeModule):
     has, too. As many threads take part as `torch.get_num_threads()` says.
     """
 
-    def __init__(self, kernels: Kernels, layer: IntegerLayer, form: Form) -> None:
+    def __init__(self, kernels: Kernels, layer: PackedLayer) -> None:
         super().__init__()
-        self.packed: PackedWeight = pack(kernels, layer.codes, layer.multipliers, layer.bias, form)
-        self.grid = (layer.input_step, float(layer.input_zero), layer.dynamic)
-        self.sparsity = layer.sparsity
+        self.packed, self.grid, self.sparsity = layer.weight, layer.grid, layer.sparsity
         self.in_features, self.out_features = self.packed.columns, self.packed.rows
         # Some models look at them before they call the layer.
         self.weight = self.bias = None

@@ -8,11 +8,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.quantization.layers import QuantizedLayer
-from hf_sparse.runtime.choosing import best_form
+from hf_sparse.runtime.choosing import pack_layer
 from hf_sparse.runtime.integers import integer_layer, quantized
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
-from hf_sparse.runtime.packing import check
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +27,9 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
     PyTorch, and so do layers that the kernels do not know, which a warning names. `forward` and its outputs
     are the same, hidden states and attentions included.
 
-    The model is in evaluation mode afterwards, without gradients, and cannot be saved: save it before. Without
-    a C++ compiler it stays as it is, after one warning. Raises `ValueError` for models that are not on the
-    CPU.
+    The model is in evaluation mode afterwards, without gradients, and cannot be saved: save it before.
+    Without a C++ compiler it stays as it is, after one warning. Raises `ValueError` for models that are not
+    on the CPU.
     """
     require_cpu(model)
     model.eval().requires_grad_(False)
@@ -42,12 +41,11 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
         if not replaceable(name, module, layers):
             continue
         try:
-            layer = integer_layer(name, module, layers.get(name))
-            check(layer.codes)
+            layer = pack_layer(kernels, integer_layer(name, module, layers.get(name)))
         except ValueError as error:
             left.append((name, error))
             continue
-        replace(model, name, RuntimeLinear(kernels, layer, best_form(kernels, layer.codes)))
+        replace(model, name, RuntimeLinear(kernels, layer))
     if left:
         name, reason = left[0]
         logger.warning("%d layers stay in PyTorch, such as %s: %s", len(left), name, reason)
@@ -75,4 +73,3 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module in the place of the one with this name."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
-

@@ -9,7 +9,8 @@ from hf_sparse.runtime.library import Kernels, Matrix
 
 # Indices have 16 bits, and sums of products of codes 32.
 _MOST_INPUTS = 1 << 16
-_ROWS = 4
+# Rows of a stripe.
+ROWS = 4
 
 
 @dataclass(frozen=True, order=True)
@@ -79,7 +80,7 @@ class PackedWeight:
 def count_entries(kernels: Kernels, codes: Tensor, form: Form) -> tuple[int, Tensor]:
     """Return how many entries int8 codes (out, in) have in a form, and where those of each row begin."""
     rows, columns = codes.shape
-    starts = torch.zeros(-(-rows // _ROWS) * _ROWS // form.tall + 1, dtype=torch.int32, device="cpu")
+    starts = torch.zeros(-(-rows // ROWS) * ROWS // form.tall + 1, dtype=torch.int32, device="cpu")
     total = kernels.library.hf_sparse_count_entries(
         codes.data_ptr(), rows, columns, *_sizes(form, kernels.group), starts.data_ptr()
     )
@@ -97,7 +98,7 @@ def pack(
     codes = codes.contiguous()
     rows, columns = codes.shape
     total, starts = count_entries(kernels, codes, form)
-    each = (_ROWS if form.tall == _ROWS else 1) * _steps(form, kernels.group)
+    each = (ROWS if form.tall == ROWS else 1) * _steps(form, kernels.group)
     indices = torch.zeros(total * (1 if form.wide else kernels.group), dtype=torch.int16, device="cpu")
     words = torch.zeros(total * each, dtype=torch.int32, device="cpu")
     kernels.library.hf_sparse_fill_entries(
@@ -144,8 +145,7 @@ def _sizes(form: Form, group: int) -> tuple[int, int, int]:
 
 
 def _padded(values: Tensor, dtype: torch.dtype) -> Tensor:
-    rows = -(-len(values) // _ROWS) * _ROWS
+    rows = -(-len(values) // ROWS) * ROWS
     padded = torch.zeros(rows, dtype=dtype, device="cpu")
     padded[: len(values)] = values
     return padded
-

@@ -29,23 +29,22 @@ PATHS = (
         ("avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-DHF_SPARSE_AVX512_VNNI"),
     ),
-    ProcessorPath(
-        "avx_vnni", _X86, ("avx2", "avx_vnni"), ("-mavx2", "-mavxvnni", "-DHF_SPARSE_AVX_VNNI")
-    ),
+    ProcessorPath("avx_vnni", _X86, ("avx2", "avx_vnni"), ("-mavx2", "-mavxvnni", "-DHF_SPARSE_AVX_VNNI")),
     ProcessorPath("avx2", _X86, ("avx2",), ("-mavx2", "-DHF_SPARSE_AVX2")),
     ProcessorPath("neon", "aarch64", ("asimddp",), ("-march=armv8.2-a+dotprod", "-DHF_SPARSE_NEON")),
     ProcessorPath("portable", None, (), ()),
 )
 
 
+def machine_paths() -> tuple[ProcessorPath, ...]:
+    """Return the paths that some processor of this architecture can run, the fastest first."""
+    return tuple(path for path in PATHS if path.machine in (None, _machine()))
+
+
 def available_paths() -> tuple[str, ...]:
     """Return the names of the paths that this processor can run, the fastest first."""
-    machine, features = _machine(), _features()
-    return tuple(
-        path.name
-        for path in PATHS
-        if path.machine in (None, machine) and all(feature in features for feature in path.features)
-    )
+    features = _features()
+    return tuple(path.name for path in machine_paths() if features.issuperset(path.features))
 
 
 def chosen_path() -> ProcessorPath:

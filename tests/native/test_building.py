@@ -38,12 +38,12 @@ def work(library: ctypes.CDLL) -> bool:
 
 @needs_compiler
 def test_a_file_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert work(load_library("groups"))
+    assert work(load_library(SOURCE))
     (built,) = cache.iterdir()
     assert cache.stat().st_mode & 0o077 == 0
     load_library.cache_clear()
     monkeypatch.setattr(building, "_compile", None)
-    assert work(load_library("groups")) and list(cache.iterdir()) == [built]
+    assert work(load_library(SOURCE)) and list(cache.iterdir()) == [built]
 
 
 @needs_compiler
@@ -53,7 +53,7 @@ def test_another_compiler_or_its_flags_make_another_file(
     for flags in ("", "-O1"):
         monkeypatch.setenv("CXX", f"c++ {flags}")
         load_library.cache_clear()
-        assert work(load_library("groups"))
+        assert work(load_library(SOURCE))
     assert len(list(cache.iterdir())) == 2
 
 
@@ -61,7 +61,7 @@ def test_another_compiler_or_its_flags_make_another_file(
 def test_a_file_that_is_not_whole_is_made_anew(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_library("groups")
+    load_library(SOURCE)
     (built,) = cache.iterdir()
     # Elsewhere: a process loads a file of the same path only once.
     half = tmp_path / "other" / "hf_sparse" / built.name
@@ -69,15 +69,15 @@ def test_a_file_that_is_not_whole_is_made_anew(
     half.write_bytes(b"half")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     load_library.cache_clear()
-    assert work(load_library("groups")) and half.stat().st_size > 1000
+    assert work(load_library(SOURCE)) and half.stat().st_size > 1000
 
 
 @needs_compiler
 def test_what_others_may_have_written_is_not_loaded(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load_library("groups")
+    load_library(SOURCE)
     next(cache.iterdir()).chmod(0o777)
     load_library.cache_clear()
-    assert load_library("groups") is None and "others may write to it" in caplog.text
+    assert load_library(SOURCE) is None and "others may write to it" in caplog.text
 
 
 @needs_compiler
@@ -86,7 +86,7 @@ def test_threads_compile_once_and_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_ = building._compile
     monkeypatch.setattr(building, "_compile", lambda *call: (compiled.append(call), compile_(*call)))
     with ThreadPoolExecutor(4) as pool:
-        found = set(pool.map(lambda _: load_library("groups"), range(4)))
+        found = set(pool.map(lambda _: load_library(SOURCE), range(4)))
     assert len(found) == len(compiled) == 1
 
 
@@ -117,8 +117,8 @@ def test_where_it_cannot_be_compiled_one_warning_says_why(
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv(variable, value)
     with caplog.at_level(logging.WARNING):
-        assert load_library("groups") is None
-        assert load_library("groups") is None
+        assert load_library(SOURCE) is None
+        assert load_library(SOURCE) is None
     (message,) = caplog.messages
     assert message.startswith("hf_sparse/native/groups.cpp is not used, PyTorch does the same several times")
     assert reason in message and message.endswith("set HF_SPARSE_NATIVE=0 to be silent about it.")
@@ -126,13 +126,13 @@ def test_where_it_cannot_be_compiled_one_warning_says_why(
 
 def test_a_failed_compilation_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "false")
-    assert load_library("groups") is None
+    assert load_library(SOURCE) is None
     assert list(cache.iterdir()) == []
 
 
 def test_it_can_be_switched_off(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(building.SWITCH, "0")
-    assert load_library("groups") is None
+    assert load_library(SOURCE) is None
     assert not cache.exists()
 
 
@@ -145,4 +145,4 @@ def test_a_user_without_a_home_is_told(
     # What is no absolute path is not one to load programs from.
     monkeypatch.setenv("XDG_CACHE_HOME", ".")
     monkeypatch.setattr(Path, "home", homeless)
-    assert load_library("groups") is None and "neither a home directory nor $XDG_CACHE_HOME" in caplog.text
+    assert load_library(SOURCE) is None and "neither a home directory nor $XDG_CACHE_HOME" in caplog.text

@@ -1,0 +1,53 @@
+"""Random texts of one length for any model that reads texts."""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_sparse.export.onnx import example_inputs
+
+_SEED = 0
+
+
+def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
+    """Return what a tokenizer could give: (batch, length) random tokens, always the same, none left out.
+
+    Raises `ValueError` for models that read anything else than texts, and for lengths that they have no
+    positions for.
+    """
+    try:
+        names = tuple(example_inputs(model))
+    except ValueError:
+        raise ValueError(
+            f"{type(model).__name__} does not read texts alone, and only models that do can be compared; name "
+            "an encoder or a decoder of text"
+        ) from None
+    most = most_tokens(model)
+    if most is not None and length > most:
+        raise ValueError(f"{length} tokens are more than the {most} that the model has positions for; take fewer")
+    inputs = {name: torch.ones(batch, length, dtype=torch.long) for name in names}
+    inputs["input_ids"] = _tokens(model, batch, length)
+    if "token_type_ids" in inputs:
+        inputs["token_type_ids"].zero_()
+    return inputs
+
+
+def most_tokens(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model has positions for, None if its configuration sets no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    for name, module in model.named_modules():
+        # RoBERTa counts on from the number of its padding token.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limit = min(limit, module.num_embeddings - module.padding_idx - 1)
+    return limit
+
+
+def _tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    table = model.get_input_embeddings()
+    count = table.num_embeddings if isinstance(table, nn.Embedding) else model.config.vocab_size
+    padding = getattr(model.config, "pad_token_id", None)
+    known = torch.tensor([token for token in range(count) if token != padding] or [0])
+    drawn = torch.randint(len(known), (batch, length), generator=torch.Generator().manual_seed(_SEED))
+    return known[drawn]

@@ -1,0 +1,59 @@
+"""Whether the tensors of a packed file are those of a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_sparse.checkpoint.container import DTYPES, FLOATS, Entry, damaged
+from hf_sparse.checkpoint.entries import check
+from hf_sparse.quantization.convert import QUANTIZED
+
+_WEIGHT = ".weight"
+
+
+def compare(
+    entries: Mapping[str, Entry],
+    planned: Mapping[str, Tensor],
+    ties: Mapping[str, list[str]],
+    path: Path,
+) -> None:
+    """Raise `ValueError` unless a file has the tensors of a model, in the codings that their shapes need."""
+    if entries.keys() != ties.keys():
+        other = sorted(entries.keys() ^ ties.keys())
+        raise ValueError(
+            f"{path} and the model of the config.json beside it differ in {len(other)} tensors, such as "
+            f"{other[0]}; restore the config.json that was written with it"
+        )
+    for name, entry in entries.items():
+        compare_tensor(name, entry, planned[name], path)
+
+
+def compare_tensor(name: str, entry: Entry, tensor: Tensor, path: Path) -> None:
+    dtype = DTYPES[entry.dtype]
+    # Whole models are cast to other floats, never to integers.
+    alike = dtype == tensor.dtype or (dtype in FLOATS and tensor.dtype in FLOATS)
+    if entry.shape != tuple(tensor.shape) or not alike:
+        raise ValueError(
+            f"{path} holds {name} as {entry.dtype} {entry.shape}, the model of its configuration has "
+            f"{tensor.dtype} {tuple(tensor.shape)}; restore the config.json that was written with it, and "
+            "change the size of a head after loading, not while loading"
+        )
+    try:
+        check(entry)
+    except ValueError as error:
+        raise damaged(path, f"{name}: {error}") from error
+
+
+def compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Path) -> None:
+    """Raise `ValueError` unless what is quantized are weights of Linears or embeddings, stored alike."""
+    modules = dict(skeleton.named_modules())
+    for name, entry in entries.items():
+        if entry.quantization is None:
+            continue
+        module = modules.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
+        fits = type(module) in QUANTIZED and entry.quantization.transposed == isinstance(module, Conv1D)
+        # An embedding reads no numbers that could be rounded.
+        if not fits or (isinstance(module, nn.Embedding) and entry.quantization.activations != "none"):
+            raise damaged(path, f"{name} is quantized and is not the weight of a Linear or an embedding")

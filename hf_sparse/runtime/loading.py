@@ -1,0 +1,100 @@
+"""From a saved model to one that is ready to run, without floats in between."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_sparse.checkpoint.container import Entry, damaged
+from hf_sparse.checkpoint.entries import unpack_codes
+from hf_sparse.checkpoint.loading import load_saved, packed_file
+from hf_sparse.checkpoint.packed import (
+    OpenedPacked,
+    finish,
+    load_packed,
+    open_packed,
+    quantize_again,
+    restored,
+)
+from hf_sparse.quantization.activations import parameters
+from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.runtime.choosing import PackedLayer, pack_layer
+from hf_sparse.runtime.families import Family, family_of
+from hf_sparse.runtime.fusing import fuse, install
+from hf_sparse.runtime.integers import IntegerLayer, from_codes, integer_layer
+from hf_sparse.runtime.library import Kernels, load_kernels
+from hf_sparse.runtime.optimizing import optimize
+from hf_sparse.sparsity.parallel import parallel_map
+
+_WEIGHT = ".weight"
+
+
+def load(name_or_path: str | Path) -> PreTrainedModel:
+    """Load a saved model, ready to run: its encoder fused where its family is known, else `optimize`d.
+
+    Packed directories are the fastest: codes go from the file to the kernels. Others are loaded by
+    `from_pretrained` first. Raises what that, `load_packed`, `fuse` and `optimize` raise.
+    """
+    kernels, path = load_kernels(), packed_file(str(name_or_path))
+    if path is None:
+        return ready(load_saved(str(name_or_path)))
+    opened = open_packed(path.parent)
+    model = opened.build("cpu")
+    family = _family(model)
+    if kernels is None or family is None:
+        return ready(load_packed(path.parent))
+    return _from_codes(kernels, opened, model, family)
+
+
+def ready(model: PreTrainedModel) -> PreTrainedModel:
+    """Fuse the encoder of a model where its family is known, else optimize it; in place."""
+    return fuse(model) if _family(model) else optimize(model)
+
+
+def _family(model: PreTrainedModel) -> Family | None:
+    try:
+        return family_of(model)
+    except ValueError:
+        return None
+
+
+def _from_codes(
+    kernels: Kernels, opened: OpenedPacked, model: PreTrainedModel, family: Family
+) -> PreTrainedModel:
+    """Give a model, whose weights are yet to come, those of a file; its encoder never has any."""
+    names = {module: name for name, module in model.named_modules()}
+    linears = [linear for _, _, six in family.parts(model.base_model) for linear in six]
+    fused = {f"{names[linear]}{_WEIGHT}" for linear in linears}
+    quantized = {name for name in fused & opened.pairs.keys() if opened.pairs[name][0].quantization}
+    rest = {name: pair for name, pair in opened.pairs.items() if name not in quantized}
+    tensors = restored(rest, opened.path)
+    tensors = {
+        name: tensors[first] for first, tied in opened.ties.items() if first in tensors for name in tied
+    }
+    model.load_state_dict(tensors, strict=False, assign=True)
+
+    def packed(linear: nn.Module) -> PackedLayer:
+        name = names[linear]
+        if f"{name}{_WEIGHT}" not in quantized:
+            return pack_layer(kernels, integer_layer(name, linear, None))
+        entry, content = opened.pairs[f"{name}{_WEIGHT}"]
+        try:
+            return pack_layer(kernels, _integers(name, entry, content, linear.bias))
+        except ValueError as error:
+            raise damaged(opened.path, f"{name}: {error}") from error
+
+    install(kernels, model, family, parallel_map(packed, linears))
+    finish(model, opened.path.parent)
+    outside = {name: entry for name, (entry, _) in rest.items() if entry.quantization}
+    quantize_again(model, outside)
+    return model.requires_grad_(False)
+
+
+def _integers(name: str, entry: Entry, content: memoryview, bias: nn.Parameter | None) -> IntegerLayer:
+    scheme, codes, scales = unpack_codes(entry, content)
+    ends, grid = entry.quantization.input_range, (None, None)
+    if ends is not None:
+        grid = parameters(*map(torch.tensor, ends))
+    layer = QuantizedLayer(codes, scales, scheme, entry.quantization.activations, *grid, transposed=False)
+    return from_codes(name, layer, bias)

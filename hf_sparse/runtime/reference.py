@@ -1,0 +1,168 @@
+"""What the kernels compute, in PyTorch, bit for bit: slow, and the measure that they are held to.
+
+Integers are summed exactly, as float64. What is in float32 is done in the same order, one operation at a time,
+since sums of floats depend on it; kernels/*.h say why each step is there.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hf_sparse.runtime.integers import FIXED, SYMMETRIC, IntegerLayer
+
+Norm = tuple[Tensor, Tensor]
+_SUM_OF_PROBABILITIES = 131072
+
+
+def quantize(layer: IntegerLayer, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Round values (tokens, in) to codes from 0 to 255; return them with step and zero of each token."""
+    tokens = len(values)
+    if layer.dynamic == FIXED:
+        steps = torch.full((tokens, 1), layer.input_step)
+        zeros = torch.full((tokens, 1), float(layer.input_zero))
+    else:
+        known = values.nan_to_num(0.0, math.inf, -math.inf)
+        high = known.amax(1, keepdim=True).clamp(0.0, 3e38)
+        low = known.amin(1, keepdim=True).clamp(-3e38, 0.0)
+        if layer.dynamic == SYMMETRIC:
+            steps, zeros = torch.maximum(high, -low) / 127, torch.full((tokens, 1), 128.0)
+        else:
+            steps = high / 255 - low / 255
+            zeros = (-low / torch.where(steps > 0, steps, 1.0)).round()
+        steps = torch.where(steps > 0, steps, 1.0)
+    lowest = 0 - zeros
+    scaled = values * (1 / steps)
+    codes = torch.where(scaled > lowest, scaled, lowest)
+    return torch.minimum(codes, lowest + 255).round() + zeros, steps, zeros
+
+
+def linear(layer: IntegerLayer, values: Tensor) -> Tensor:
+    """Return a layer's outputs (tokens, out) for float32 values (tokens, in)."""
+    codes, steps, zeros = quantize(layer, values)
+    weights = layer.codes.double()
+    sums = codes.double() @ weights.t() - zeros.double() * weights.sum(1)
+    outputs = sums.float() * layer.multipliers
+    if layer.dynamic != FIXED:
+        outputs = outputs * steps
+    return outputs if layer.bias is None else outputs + layer.bias.float()
+
+
+def exponential(values: Tensor) -> Tensor:
+    """Return e^x of float32 values from -87 to 88, beyond them that of the end."""
+    values = values.clamp(-87.0, 88.0)
+    whole = (values * _f32(1.44269504)).round()
+    rest = values - whole * _f32(0.693359375) + whole * _f32(2.12194440e-4)
+    series = _polynomial(
+        rest, (1.3888889e-3, 8.3333333e-3, 4.1666667e-2, 1.6666667e-1, 0.5, 1.0, 1.0)
+    )
+    return series * ((whole.int() + 127) << 23).view(torch.float32)
+
+
+def sigmoid(values: Tensor) -> Tensor:
+    """Return 1 / (1 + e^-x)."""
+    return 1 / (1 + exponential(-values))
+
+
+def relu(values: Tensor) -> Tensor:
+    """Return x where it is positive, else 0."""
+    return torch.where(values > 0, values, 0.0)
+
+
+def gelu(values: Tensor) -> Tensor:
+    """Return x times the probability of a smaller normal variable, by an odd polynomial."""
+    bounded = values.clamp(-5.0, 5.0)
+    series = _polynomial(
+        bounded * bounded,
+        (
+            *(2.445241309e-14, -3.899172218e-12, 2.785054964e-10, -1.182343023e-08, 3.345059270e-07),
+            *(-6.719173143e-06, 9.987411613e-05, -1.129353419e-03, 9.845049120e-03, -6.634622067e-02),
+            3.988856077e-01,
+        ),
+    )
+    return values * (0.5 + bounded * series).clamp(0.0, 1.0)
+
+
+def gelu_tanh(values: Tensor) -> Tensor:
+    """Return the approximation of GELU by tanh."""
+    cube = values * values * values
+    return values * sigmoid(_f32(1.59576912) * (values + _f32(0.044715) * cube))
+
+
+def silu(values: Tensor) -> Tensor:
+    """Return x * sigmoid(x)."""
+    return values * sigmoid(values)
+
+
+ACTIVATIONS = {1: relu, 2: gelu, 3: gelu_tanh, 4: silu}
+
+
+def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return what one head (tokens, width) gives for one sequence."""
+    tokens, width = queries.shape
+    bound = int(min(32767.0, math.floor(math.sqrt(2147483647.0 / width))))
+    value_bound = int(min(32767.0, 2147483647.0 / (_SUM_OF_PROBABILITIES + tokens)))
+    (q, q_step), (k, k_step), (v, v_step) = (
+        _halves(queries, bound),
+        _halves(keys, bound),
+        _halves(values, value_bound),
+    )
+    scale = q_step * k_step * _f32(1 / math.sqrt(width))
+    scores = (q @ k.t()).float() * scale
+    shares = exponential(scores - scores.amax(1, keepdim=True))
+    factor = torch.minimum(_SUM_OF_PROBABILITIES / _in_order(shares), torch.tensor(32767.0))
+    codes = (shares * factor).round().double()
+    return (codes @ v).float() * (v_step / codes.sum(1, keepdim=True).float())
+
+
+def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Return the LayerNorm of values (tokens, features)."""
+    count = float(values.shape[1])
+    apart = values - _in_order(values) / count
+    deviation = (_in_order(apart * apart) / count + _f32(epsilon)).sqrt()
+    return apart * (1 / deviation) * weight + bias
+
+
+def encoder_layer(
+    linears: Sequence[IntegerLayer],
+    norms: tuple[Norm, Norm],
+    heads: int,
+    activation: int,
+    epsilon: float,
+    states: Tensor,
+) -> Tensor:
+    """Return the outputs of an encoder layer for one sequence (tokens, hidden); Linears as in LINEARS."""
+    query, key, value, output, intermediate, last = linears
+    width = states.shape[1] // heads
+    parts = [linear(layer, states).split(width, 1) for layer in (query, key, value)]
+    looked = torch.cat([attention(*head) for head in zip(*parts, strict=True)], 1)
+    states = normalize(states + linear(output, looked), *norms[0], epsilon)
+    between = ACTIVATIONS[activation](linear(intermediate, states))
+    return normalize(states + linear(last, between), *norms[1], epsilon)
+
+
+def _halves(values: Tensor, bound: int) -> tuple[Tensor, Tensor]:
+    """Return codes of 16 bits as float64, and the step between them."""
+    largest = values.abs().max()
+    step = torch.where(largest > 0, largest / bound, 1.0)
+    return (values * (1 / step)).clamp(-bound, bound).round().double(), step
+
+
+def _in_order(values: Tensor) -> Tensor:
+    """Sum along the last dimension from the first to the last, as (..., 1)."""
+    total = torch.zeros_like(values[..., 0])
+    for value in values.unbind(-1):
+        total = total + value
+    return total[..., None]
+
+
+def _polynomial(values: Tensor, coefficients: Sequence[float]) -> Tensor:
+    series = torch.full_like(values, coefficients[0])
+    for coefficient in coefficients[1:]:
+        series = series * values + _f32(coefficient)
+    return series
+
+
+def _f32(number: float) -> Tensor:
+    return torch.tensor(number, dtype=torch.float32)

@@ -1,0 +1,84 @@
+"""The reference against PyTorch's own functions and the fake-quantized layers."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from torch import nn
+
+from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.runtime import reference
+from hf_sparse.runtime.integers import integer_layer, quantized
+
+VALUES = torch.linspace(-30, 30, 20001)
+
+
+@pytest.mark.parametrize(
+    ("mine", "torchs", "tolerance"),
+    [
+        (reference.gelu, functional.gelu, 1e-4),
+        (reference.gelu_tanh, lambda x: functional.gelu(x, approximate="tanh"), 1e-5),
+        (reference.silu, functional.silu, 1e-5),
+        (reference.relu, functional.relu, 0.0),
+        (reference.sigmoid, torch.sigmoid, 1e-6),
+    ],
+)
+def test_activations_are_those_of_pytorch(mine, torchs, tolerance) -> None:
+    torch.testing.assert_close(mine(VALUES), torchs(VALUES), rtol=0, atol=tolerance)
+
+
+def test_the_exponential_is_exact_to_a_few_units_in_the_last_place() -> None:
+    values = torch.linspace(-87, 88, 100001)
+    exact = values.double().exp()
+    assert ((reference.exponential(values).double() - exact).abs() / exact).max() < 3e-7
+    assert reference.exponential(torch.tensor([-1e30]))[0] > 0
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 33])
+@pytest.mark.parametrize("width", [1, 4, 7, 64])
+def test_attention_is_near_that_of_pytorch(tokens: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(tokens * width)
+    q, k, v = (torch.randn(tokens, width, generator=generator) * 3 for _ in range(3))
+    exact = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+    torch.testing.assert_close(reference.attention(q, k, v), exact, rtol=0, atol=5e-3 * math.sqrt(width))
+
+
+def test_normalize_is_layer_norm() -> None:
+    values = torch.randn(5, 37, generator=torch.Generator().manual_seed(0)) * 4 + 2
+    weight, bias = torch.rand(37) + 0.5, torch.randn(37)
+    exact = functional.layer_norm(values, (37,), weight, bias, 1e-5)
+    torch.testing.assert_close(reference.normalize(values, weight, bias, 1e-5), exact, rtol=1e-5, atol=1e-5)
+
+
+class _One(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(24, 12)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.layer(values)
+
+
+@pytest.mark.parametrize("activations", ["uint8_per_tensor", "int8_per_token"])
+@pytest.mark.parametrize("weights", ["int8_per_channel", "int8_per_tensor", "int4_per_channel"])
+def test_a_layer_gives_what_the_fake_quantized_one_gives(weights: str, activations: str) -> None:
+    torch.manual_seed(0)
+    model = _One().eval()
+    values = torch.randn(40, 24)
+    from hf_sparse.targets import Target, Targets
+
+    targets = Targets((Target("layer.weight", model.layer),), ())
+    calibrate(model, [{"values": values}], weights=weights, activations=activations, targets=targets)
+    layer = integer_layer("layer", model.layer, quantized(model)["layer"])
+    with torch.no_grad():
+        torch.testing.assert_close(reference.linear(layer, values), model(values), rtol=1e-5, atol=1e-5)
+
+
+def test_a_plain_layer_is_rounded_to_eight_bits() -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(64, 16)
+    values = torch.randn(10, 64)
+    found = reference.linear(integer_layer("plain", plain, None), values)
+    exact = plain(values)
+    assert (found - exact).norm() / exact.norm() < 0.02
