@@ -1,8 +1,9 @@
-"""Compiling at first use: once for a user, whole or not at all, with the reason where it cannot be done."""
+"""Compiling for a wheel or at first use: once, whole or not at all, with the reason why not."""
 
 import ctypes
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from hf_sparse.native import building
-from hf_sparse.native.building import load_library
+from hf_sparse.native.building import load_library, prebuild
+
+SOURCE = "native/groups.cpp"
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 needs_compiler = pytest.mark.skipif(
-    not any(map(building.shutil.which, building.COMPILERS)), reason="there is no C++ compiler"
+    not any(map(shutil.which, building.COMPILERS)), reason="there is no C++ compiler"
 )
 
 
@@ -44,6 +47,62 @@ def test_a_file_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     load_library.cache_clear()
     monkeypatch.setattr(building, "_compile", None)
     assert work(load_library(SOURCE)) and list(cache.iterdir()) == [built]
+
+
+@pytest.fixture
+def prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(building, "PREBUILT", str(tmp_path / "prebuilt"))
+    return tmp_path / "prebuilt"
+
+
+@needs_compiler
+def test_what_the_wheel_has_brought_comes_before_the_cache(
+    prebuilt: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert work(load_library(SOURCE))
+    shutil.rmtree(cache)
+    path = prebuild(SOURCE, into=prebuilt.parent)
+    assert list(prebuilt.iterdir()) == [path]
+    # No compiler is looked for, nor is a cache.
+    monkeypatch.setenv("PATH", "")
+    load_library.cache_clear()
+    assert work(load_library(SOURCE)) and not cache.exists()
+    monkeypatch.setenv(building.SWITCH, "0")
+    load_library.cache_clear()
+    assert load_library(SOURCE) is None
+
+
+@needs_compiler
+def test_what_was_compiled_of_other_sources_or_by_other_flags_is_not_loaded(
+    prebuilt: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package"
+    (package / "native").mkdir(parents=True)
+    shutil.copy(building._PACKAGE / SOURCE, package / "native")
+    monkeypatch.setattr(building, "_PACKAGE", package)
+    prebuild(SOURCE, into=tmp_path)
+    assert work(load_library(SOURCE)) and not cache.exists()
+    assert work(load_library(SOURCE, "-O1")) and len(list(cache.iterdir())) == 1
+    (package / "native" / "new.h").touch()
+    load_library.cache_clear()
+    assert work(load_library(SOURCE)) and len(list(cache.iterdir())) == 2
+
+
+@needs_compiler
+def test_what_the_wheel_has_brought_for_another_system_is_compiled(prebuilt: Path, cache: Path) -> None:
+    path = prebuild(SOURCE, into=prebuilt.parent)
+    path.write_bytes(b"for another system")
+    assert work(load_library(SOURCE)) and len(list(cache.iterdir())) == 1
+
+
+@needs_compiler
+def test_where_a_library_cannot_stand_alone_it_is_compiled_all_the_same(
+    prebuilt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_ALONE", ("-no-such-flag",))
+    prebuild(SOURCE, into=prebuilt.parent)
+    monkeypatch.setenv("PATH", "")
+    assert work(load_library(SOURCE))
 
 
 @needs_compiler
@@ -92,7 +151,7 @@ def test_threads_compile_once_and_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_compiler
 def test_processes_that_compile_at_once_all_succeed(cache: Path) -> None:
-    code = "from hf_sparse.native.building import load_library; assert load_library('groups') is not None"
+    code = f"from hf_sparse.native.building import load_library; assert load_library({SOURCE!r}) is not None"
     running = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
     assert len(list(cache.iterdir())) == 1
