@@ -14,9 +14,7 @@ from hf_sparse.benchmark.graphs import Exports, onnx_runtime, openvino
 REFERENCE = "PyTorch float32"
 
 
-def makers(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor], threads: int, scratch: Path
-) -> list[Maker]:
+def makers(model: PreTrainedModel, inputs: Mapping[str, Tensor], threads: int, scratch: Path) -> list[Maker]:
     """Return how to make the contenders of a model, quantized or not, that is on the CPU in float32.
 
     `scratch` is a directory for the files of other runtimes, which are given so many threads; PyTorch and

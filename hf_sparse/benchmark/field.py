@@ -51,6 +51,10 @@ class Field:
     contenders: list[Contender] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
+    def output(self, name: str) -> Tensor:
+        """Return what the contender of a name computes."""
+        return next(one for one in self.contenders if one.name == name).running.call()
+
 
 def prepare(makers: Iterable[Maker]) -> Field:
     """Make the contenders that can be made here."""

@@ -69,8 +69,7 @@ def onnx_runtime(exports: Exports, kind: str, threads: int) -> Running:
     else:
         path, size = exports[kind].path, exported_bytes(exports[kind])
     session = open_session(path, threads)
-    names = {value.name for value in session.get_inputs()}
-    arrays = {name: value.numpy() for name, value in exports.inputs.items() if name in names}
+    arrays = {value.name: exports.inputs[value.name].numpy() for value in session.get_inputs()}
     first = [session.get_outputs()[0].name]
     return Running(lambda: torch.from_numpy(session.run(first, arrays)[0]), size, note)
 
@@ -88,8 +87,10 @@ def openvino(exports: Exports, kind: str, threads: int) -> Running:
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    request = core.compile_model(path, "CPU", settings).create_infer_request()
-    arrays = {name: exports.inputs[name].numpy() for name in exports[kind].inputs}
+    compiled = core.compile_model(path, "CPU", settings)
+    request = compiled.create_infer_request()
+    names = (value.any_name for value in compiled.inputs)
+    arrays = {name: exports.inputs[name].numpy() for name in names}
 
     def call() -> Tensor:
         request.infer(arrays, share_inputs=True)

@@ -19,12 +19,14 @@ def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, 
         names = tuple(example_inputs(model))
     except ValueError:
         raise ValueError(
-            f"{type(model).__name__} does not read texts alone, and only models that do can be compared; name "
-            "an encoder or a decoder of text"
+            f"{type(model).__name__} does not read texts alone, as models that are timed must; name an "
+            "encoder or a decoder of texts"
         ) from None
     most = most_tokens(model)
     if most is not None and length > most:
-        raise ValueError(f"{length} tokens are more than the {most} that the model has positions for; take fewer")
+        raise ValueError(
+            f"{length} tokens are more than the {most} that the model has positions for; take fewer"
+        )
     inputs = {name: torch.ones(batch, length, dtype=torch.long) for name in names}
     inputs["input_ids"] = _tokens(model, batch, length)
     if "token_type_ids" in inputs:

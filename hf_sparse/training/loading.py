@@ -43,6 +43,16 @@ def load_to_publish(name_or_path: str) -> PreTrainedModel:
     return load_trained(name_or_path)
 
 
+def load_to_run(name_or_path: str) -> PreTrainedModel:
+    """Load a model to compute with in float32; raise `ValueError` for what other software has rounded."""
+    if (form := rounded_as(name_or_path)) not in (None, METHOD):
+        raise ValueError(
+            f"{name_or_path} is a {form} directory, whose layers are those of other software; take the model "
+            "it was made of"
+        )
+    return load_trained(name_or_path).float()
+
+
 def requantize(model: PreTrainedModel, name_or_path: str, **hub: Any) -> None:
     """Quantize a model as the one it was loaded from was quantized when it was saved; leave a plain one.
 
