@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from hf_sparse.cli.benchmark import benchmark
 from hf_sparse.cli.demo import demo
 from hf_sparse.cli.export import export
 from hf_sparse.cli.history import history
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Sparse, distilled, 8-bit transformers.\n\nTry: hf-sparse demo --output-dir my_demo",
 )
-for command in (demo, targets, plan, prune, shrink, inspect, history, quantize, pack, export):
+for command in (demo, targets, plan, prune, shrink, inspect, history, quantize, pack, export, benchmark):
     app.command()(command)
 
 

@@ -15,11 +15,16 @@ ZEROS, RATE, GREY, DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
 
 def write_png(figure: "Figure", path: Path) -> None:
     """Write a picture, whole or not at all; raise `ValueError` if its name is none of a PNG file."""
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise ValueError(f"{path} cannot be the picture; name a file that ends in .png")
+    require_png(path)
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_atomically(path, picture.getvalue())
+
+
+def require_png(path: Path) -> None:
+    """Raise `ValueError` if a name is none of a PNG file."""
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise ValueError(f"{path} cannot be the picture; name a file that ends in .png")
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -30,10 +30,10 @@ def hardware() -> dict[str, Any]:
     return found
 
 
-def versions() -> dict[str, str]:
-    """Name the versions of Python, of this package, of the packages that training depends on."""
+def versions(*more: str) -> dict[str, str]:
+    """Name the versions of Python, of this package, of the packages that training depends on, and of more."""
     found = {"python": platform.python_version(), "hf_sparse": hf_sparse.__version__}
-    return found | {name: number for name in _PACKAGES if (number := _version(name)) is not None}
+    return found | {name: number for name in (*_PACKAGES, *more) if (number := _version(name)) is not None}
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:

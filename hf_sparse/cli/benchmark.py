@@ -1,0 +1,92 @@
+"""`hf-sparse benchmark`."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hf_sparse.cli.errors import plain_errors, require
+from hf_sparse.cli.options import Json, Model, Png
+from hf_sparse.cli.waiting import counted, working
+
+
+def benchmark(
+    context: typer.Context,
+    model: Model,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 128,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each.")] = 20,
+    warm_up: Annotated[int, typer.Option(min=0, help="Calls before them.")] = 2,
+    png: Png = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a model runs here, beside other runtimes.
+
+    The same random texts for all, in turns; how far answers are from PyTorch's.
+
+    Try: hf-sparse benchmark my_model_int8 --threads 2 --png latency.png
+    """
+    with plain_errors(context.obj):
+        with working("Loading"):
+            from hf_sparse.benchmark.contenders import REFERENCE, makers
+            from hf_sparse.benchmark.field import prepare
+            from hf_sparse.benchmark.inputs import random_inputs
+            from hf_sparse.benchmark.latency import limited, measure
+            from hf_sparse.demo.progress import silence
+            from hf_sparse.report.latency import (
+                LatencyReport,
+                LatencyRow,
+                latency_as_dict,
+                latency_figure,
+                machine,
+                print_latency,
+            )
+            from hf_sparse.report.pictures import require_png, write_png
+            from hf_sparse.runtime.library import load_kernels
+            from hf_sparse.training.loading import load_to_run
+
+            if png is not None:
+                # Not found out at the end.
+                require("--png", "demo", "matplotlib")
+                require_png(png)
+            loaded = load_to_run(model)
+            inputs = random_inputs(loaded, batch, length)
+            kernels = load_kernels()
+        with tempfile.TemporaryDirectory() as scratch, limited(threads), silence():
+            making = makers(loaded, inputs, threads, Path(scratch))
+            field = prepare(counted(making, "Preparing"))
+            reference = field.output(REFERENCE)
+            rounds = counted(range(repeats), "Measuring")
+            measured = measure(field.contenders, reference, rounds, warm_up)
+        report = LatencyReport(
+            model,
+            type(loaded).__name__,
+            batch,
+            length,
+            threads,
+            machine(kernels and kernels.path),
+            REFERENCE,
+            reference.abs().max().item(),
+            tuple(
+                LatencyRow(
+                    one.contender.name,
+                    one.contender.ours,
+                    one.seconds,
+                    one.contender.running.weight_bytes,
+                    one.difference,
+                    one.contender.running.note,
+                )
+                for one in measured
+            ),
+            field.missing,
+        )
+        if png is not None:
+            write_png(latency_figure(report), png)
+        if as_json:
+            typer.echo(json.dumps(latency_as_dict(report)))
+        else:
+            print_latency(report, Console())
