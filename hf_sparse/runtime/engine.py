@@ -117,11 +117,9 @@ def kept_tokens(attention_mask: Tensor | None, batch: int, length: int) -> Tenso
     mask = mask.bool()
     if mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[-1] == length:
         rows = mask[:, 0]
-        mask = rows[:, 0]
-        # Rows of tokens that are left out themselves may say anything.
-        alike = (rows == mask[:, None]).all(-1) | ~mask.expand(len(rows), length)[:, : rows.shape[1]]
-        if not alike.all():
-            # Found by a token that is kept.
+        # Tokens that are kept see themselves. What the others see does not matter.
+        mask = rows.diagonal(dim1=1, dim2=2) if rows.shape[1] == length else rows[:, 0]
+        if not ((rows == mask[:, None]).all(-1) | ~mask[:, : rows.shape[1]]).all():
             raise ValueError(
                 "tokens of one sequence see different tokens, which a fused encoder cannot compute; call "
                 "optimize(model) instead"

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 from hf_sparse.runtime.choosing import PackedLayer, pack_layer
 from hf_sparse.runtime.engine import EngineLayer, FusedEncoder, norm_vectors
 from hf_sparse.runtime.families import Family, family_of
-from hf_sparse.runtime.integers import integer_layer, quantized
+from hf_sparse.runtime.integers import quantized
 from hf_sparse.runtime.library import ACTIVATIONS, Kernels, load_kernels
-from hf_sparse.runtime.optimizing import replace, require_cpu
+from hf_sparse.runtime.optimizing import integers_of, replace, require_cpu
 
 
 def fuse(model: PreTrainedModel) -> PreTrainedModel:
@@ -33,7 +33,7 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
     base = model.base_model
     layers = quantized(base)
     packed = [
-        pack_layer(kernels, integer_layer(f"{name}.{part}", linear, layers.get(f"{name}.{part}")))
+        pack_layer(kernels, integers_of(f"{name}.{part}", linear, layers))
         for name, _, linears in family.parts(base)
         for part, linear in zip(family.linears, linears, strict=True)
     ]

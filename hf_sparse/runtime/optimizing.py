@@ -9,7 +9,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.quantization.layers import QuantizedLayer
 from hf_sparse.runtime.choosing import pack_layer
-from hf_sparse.runtime.integers import integer_layer, quantized
+from hf_sparse.runtime.compressed import compressed_layer, is_compressed
+from hf_sparse.runtime.integers import IntegerLayer, integer_layer, quantized
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
 
@@ -41,7 +42,7 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
         if not replaceable(name, module, layers):
             continue
         try:
-            layer = pack_layer(kernels, integer_layer(name, module, layers.get(name)))
+            layer = pack_layer(kernels, integers_of(name, module, layers))
         except ValueError as error:
             left.append((name, error))
             continue
@@ -62,11 +63,18 @@ def require_cpu(model: PreTrainedModel) -> None:
 
 def replaceable(name: str, module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> bool:
     """Say whether a module is a Linear that was quantized, or pruned to half or more."""
-    if name in layers:
+    if name in layers or is_compressed(module):
         return True
     if type(module) not in (nn.Linear, Conv1D) or not module.weight.numel():
         return False
     return module.weight.count_nonzero().item() <= (1 - SPARSE) * module.weight.numel()
+
+
+def integers_of(name: str, module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> IntegerLayer:
+    """Return a Linear as integers, however it was quantized; raises as `integer_layer` does."""
+    if is_compressed(module):
+        return compressed_layer(name, module)
+    return integer_layer(name, module, layers.get(name))
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """What the kernels compute, in PyTorch, bit for bit: slow, and the measure that they are held to.
 
-Integers are summed exactly, as float64. What is in float32 is done in the same order, one operation at a time,
-since sums of floats depend on it; kernels/*.h say why each step is there.
+Integers are summed exactly, as float64. What is in float32 is done in the same order, one operation at a
+time, since sums of floats depend on it; kernels/*.h say why each step is there.
 """
 
 import math
@@ -54,9 +54,7 @@ def exponential(values: Tensor) -> Tensor:
     values = values.clamp(-87.0, 88.0)
     whole = (values * _f32(1.44269504)).round()
     rest = values - whole * _f32(0.693359375) + whole * _f32(2.12194440e-4)
-    series = _polynomial(
-        rest, (1.3888889e-3, 8.3333333e-3, 4.1666667e-2, 1.6666667e-1, 0.5, 1.0, 1.0)
-    )
+    series = _polynomial(rest, (1.3888889e-3, 8.3333333e-3, 4.1666667e-2, 1.6666667e-1, 0.5, 1.0, 1.0))
     return series * ((whole.int() + 127) << 23).view(torch.float32)
 
 
@@ -120,7 +118,8 @@ def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> T
     """Return the LayerNorm of values (tokens, features)."""
     count = float(values.shape[1])
     apart = values - _in_order(values) / count
-    deviation = (_in_order(apart * apart) / count + _f32(epsilon)).sqrt()
+    # By way of float64, which rounds as the processor does; torch's own may be a unit off.
+    deviation = (_in_order(apart * apart) / count + _f32(epsilon)).double().sqrt().float()
     return apart * (1 / deviation) * weight + bias
 
 

@@ -9,6 +9,11 @@ int64_t hf_sparse_group() { return GROUP; }
 int64_t hf_sparse_tokens() { return TOKENS; }
 int64_t hf_sparse_lanes() { return LANES; }
 
+// Sizes of what callers lay out themselves.
+void hf_sparse_sizes(int64_t* sizes) {
+    sizes[0] = sizeof(Matrix), sizes[1] = sizeof(Grid), sizes[2] = sizeof(Layer), sizes[3] = sizeof(Encoder);
+}
+
 int64_t hf_sparse_count_entries(const int8_t* codes, int64_t rows, int64_t columns, int64_t tall, int64_t wide,
                                 int64_t by_columns, uint32_t* starts) {
     return count_entries(codes, rows, columns, {tall, wide, by_columns}, starts);

@@ -1,0 +1,105 @@
+// Solves the problems that it reads with the kernels it was compiled with, and writes what they give: for paths that
+// the processor at hand cannot run, under emulation.
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels.cpp"
+
+namespace {
+
+enum Problem : int64_t { NONE = 0, LINEAR = 1, ENCODER = 2 };
+
+// Buffers are as large as they have to be and no larger, so that a sanitizer sees who goes beyond.
+template <typename Value>
+std::vector<Value> read(int64_t count) {
+    std::vector<Value> values((size_t)count);
+    if (std::fread(values.data(), sizeof(Value), values.size(), stdin) != values.size()) std::exit(2);
+    return values;
+}
+
+template <typename Value>
+Value read() {
+    return read<Value>(1)[0];
+}
+
+std::vector<float> read_padded(int64_t rows) {
+    std::vector<float> values = read<float>(rows);
+    values.resize((size_t)padded(rows));
+    return values;
+}
+
+struct Weight {
+    int64_t rows = read<int64_t>(), columns = read<int64_t>();
+    int64_t tall = read<int64_t>(), wide = read<int64_t>(), by_columns = read<int64_t>();
+    Grid grid = {read<float>(), read<float>(), read<int64_t>()};
+    std::vector<int8_t> codes = read<int8_t>(rows * columns);
+    std::vector<float> multipliers = read_padded(rows), biases = read_padded(rows);
+    std::vector<int32_t> row_sums = std::vector<int32_t>((size_t)padded(rows)), words;
+    std::vector<uint32_t> starts = std::vector<uint32_t>((size_t)(padded(rows) / tall + 1));
+    std::vector<uint16_t> indices;
+
+    Weight() {
+        for (int64_t at = 0; at < rows * columns; at++) row_sums[(size_t)(at / columns)] += codes[(size_t)at];
+        const int64_t total =
+            hf_sparse_count_entries(codes.data(), rows, columns, tall, wide, by_columns, starts.data());
+        indices.resize((size_t)(by_columns ? total * GROUP : total));
+        words.resize((size_t)(total * tall * wide));
+        hf_sparse_fill_entries(codes.data(), rows, columns, tall, wide, by_columns, starts.data(), indices.data(),
+                               words.data());
+    }
+
+    Matrix matrix() const {
+        return {rows,           columns,      tall,          wide,
+                by_columns,     starts.data(), indices.data(), words.data(),
+                multipliers.data(), biases.data(), row_sums.data()};
+    }
+};
+
+std::vector<float> solve_linear() {
+    const Weight weight;
+    const int64_t tokens = read<int64_t>(), threads = read<int64_t>();
+    const std::vector<float> input = read<float>(tokens * weight.columns);
+    std::vector<float> output((size_t)(tokens * weight.rows));
+    const Matrix matrix = weight.matrix();
+    hf_sparse_linear(&matrix, &weight.grid, input.data(), tokens, output.data(), threads);
+    return output;
+}
+
+std::vector<float> solve_encoder() {
+    const std::vector<int64_t> sizes = read<int64_t>(8);
+    const int64_t hidden = sizes[0], count = sizes[4], batch = sizes[5], length = sizes[6], threads = sizes[7];
+    const double epsilon = read<double>();
+    std::vector<std::vector<Weight>> weights((size_t)count);
+    std::vector<std::vector<float>> norms;
+    for (auto& linears : weights) {
+        for (int linear = 0; linear < 6; linear++) linears.emplace_back();
+        for (int vector = 0; vector < 4; vector++) norms.push_back(read<float>(hidden));
+    }
+    std::vector<Layer> layers;
+    for (size_t at = 0; at < weights.size(); at++) {
+        const auto& all = weights[at];
+        const auto* vectors = &norms[4 * at];
+        layers.push_back({all[0].matrix(), all[1].matrix(), all[2].matrix(), all[3].matrix(), all[4].matrix(),
+                          all[5].matrix(), all[0].grid, all[1].grid, all[2].grid, all[3].grid, all[4].grid,
+                          all[5].grid, vectors[0].data(), vectors[1].data(), vectors[2].data(),
+                          vectors[3].data()});
+    }
+    const Encoder encoder{hidden, sizes[1], sizes[2], sizes[3], count, layers.data(), epsilon};
+    const std::vector<uint8_t> mask = read<uint8_t>(batch * length);
+    const std::vector<float> input = read<float>(batch * length * hidden);
+    std::vector<float> output(input.size());
+    hf_sparse_encode(&encoder, input.data(), mask.data(), batch, length, output.data(), threads);
+    return output;
+}
+
+}  // namespace
+
+int main() {
+    for (;;) {
+        const int64_t problem = read<int64_t>();
+        if (problem == NONE) return 0;
+        const std::vector<float> solved = problem == LINEAR ? solve_linear() : solve_encoder();
+        if (std::fwrite(solved.data(), sizeof(float), solved.size(), stdout) != solved.size()) return 3;
+    }
+}

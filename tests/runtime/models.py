@@ -1,0 +1,76 @@
+"""Tiny models of the BERT family, pruned and quantized, and batches for them."""
+
+import torch
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    PreTrainedModel,
+    RobertaConfig,
+)
+
+from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.targets import find_targets
+
+SIZES = {"vocab_size": 90, "max_position_embeddings": 80}
+LAYERS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 52,
+}
+CONFIGS = {
+    "bert": lambda **more: BertConfig(**SIZES, **LAYERS, **more),
+    "roberta": lambda **more: RobertaConfig(**SIZES, **LAYERS, pad_token_id=1, **more),
+    "electra": lambda **more: ElectraConfig(**SIZES, **LAYERS, embedding_size=20, **more),
+    "distilbert": lambda **more: DistilBertConfig(
+        **SIZES, dim=32, n_layers=2, n_heads=4, hidden_dim=52, **more
+    ),
+}
+HEADS = {
+    "sequence": AutoModelForSequenceClassification,
+    "token": AutoModelForTokenClassification,
+    "answer": AutoModelForQuestionAnswering,
+}
+
+
+def build(name: str = "bert", head: str = "sequence", **more: object) -> PreTrainedModel:
+    torch.manual_seed(7)
+    model = HEADS[head].from_config(CONFIGS[name](**more)).eval()
+    for target in find_targets(model):
+        with torch.no_grad():
+            # Livelier than fresh weights, so that mistakes show in the outputs.
+            target.weight.mul_(6)
+    return model
+
+
+def batch(rows: int = 3, length: int = 20, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.ones(rows, length, dtype=torch.long)
+    for row in range(1, rows):
+        mask[row, length - 3 * row :] = 0
+    return {
+        "input_ids": torch.randint(4, 90, (rows, length), generator=generator),
+        "attention_mask": mask,
+    }
+
+
+def prune(model: PreTrainedModel, sparsity: float, tall: int = 4, wide: int = 4) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for target in find_targets(model):
+        rows, columns = target.weight.shape
+        kept = torch.rand(rows // tall, columns // wide, generator=generator) >= sparsity
+        with torch.no_grad():
+            target.weight.mul_(kept.repeat_interleave(tall, 0).repeat_interleave(wide, 1))
+
+
+def quantized(
+    name: str = "bert", head: str = "sequence", sparsity: float = 0.5, **more: object
+) -> PreTrainedModel:
+    model = build(name, head)
+    prune(model, sparsity)
+    calibrate(model, [batch(seed=seed) for seed in range(3)], **more)
+    return model

@@ -1,0 +1,167 @@
+"""Paths of other processors, emulated, give the bits of the one that is here."""
+
+import os
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hf_sparse.native import building
+from hf_sparse.runtime.engine import EngineLayer, FusedEncoder
+from hf_sparse.runtime.integers import FIXED, RANGE, SYMMETRIC, IntegerLayer
+from hf_sparse.runtime.library import ACTIVATIONS, Grid, load_kernels, pointer
+from hf_sparse.runtime.packing import Form, PackedWeight, pack
+from hf_sparse.runtime.processor import PATHS
+
+KERNELS = load_kernels()
+pytestmark = pytest.mark.skipif(KERNELS is None, reason="there is no C++ compiler")
+DRIVER = Path(__file__).with_name("driver.cpp")
+HEADERS = building._PACKAGE / "runtime" / "kernels"
+NONE, LINEAR, ENCODER = (struct.pack("q", number) for number in range(3))
+# Rows and groups of features that are kept together; no groups: columns.
+FORMS = tuple((tall, groups) for tall in (4, 1) for groups in (1, 2, 0))
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """How a path is compiled and run here."""
+
+    compilers: tuple[str, ...]
+    flags: tuple[str, ...]
+    runner: tuple[str, ...] = ()
+    needs: str | None = None
+
+
+def flags_of(name: str, start: str = "-") -> tuple[str, ...]:
+    return tuple(flag for path in PATHS if path.name == name for flag in path.flags if flag.startswith(start))
+
+
+def by_simde(name: str) -> Emulation:
+    # Optimized, the emulation takes most of a minute to compile.
+    flags = (*flags_of(name, "-D"), "-DHF_SPARSE_EMULATED", "-O0")
+    return Emulation(building.COMPILERS, flags, needs="simde/x86/avx512.h")
+
+
+EMULATIONS = {
+    "avx512_vnni": by_simde("avx512_vnni"),
+    "avx_vnni": by_simde("avx_vnni"),
+    "neon": Emulation(
+        ("aarch64-linux-gnu-g++",),
+        flags_of("neon"),
+        ("qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu"),
+    ),
+    "portable": Emulation(building.COMPILERS, ("-O1",)),
+}
+
+
+def compiled(emulation: Emulation, directory: Path) -> list[str]:
+    """Return the command that runs the driver; skip where something is missing."""
+    compiler = next(filter(shutil.which, emulation.compilers), None)
+    if compiler is None or not all(map(shutil.which, emulation.runner[:1])):
+        pytest.skip(f"needs {' or '.join(emulation.compilers)} and {emulation.runner[:1]}")
+    if emulation.needs:
+        include = [compiler, "-x", "c++", "-E", "-include", emulation.needs, os.devnull]
+        if subprocess.run(include, capture_output=True, check=False).returncode:
+            pytest.skip(f"needs {emulation.needs}")
+    flags = [flag for flag in building._FLAGS if flag != "-shared"]
+    built = directory / "driver"
+    command = [compiler, *flags, *emulation.flags, "-w", f"-I{HEADERS}", str(DRIVER), "-o", str(built)]
+    subprocess.run(command, check=True)
+    return [*emulation.runner, str(built)]
+
+
+class Problems:
+    """Random problems as the driver reads them, each with what the library here gives."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.written = bytearray()
+        self.expected: list[Tensor] = []
+
+    def among(self, *choices: object) -> object:
+        return choices[self.between(0, len(choices) - 1)]
+
+    def between(self, low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=self.generator))
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def chance(self, share: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator) < share
+
+    def weight(self, rows: int, columns: int) -> tuple[PackedWeight, Grid]:
+        codes = torch.randint(-127, 128, (rows, columns), generator=self.generator).to(torch.int8)
+        codes[~self.chance(self.among(0.0, 0.05, 0.3, 1.0), rows, columns)] = 0
+        tall, groups = self.among(*FORMS)
+        dynamic = self.among(FIXED, SYMMETRIC, RANGE)
+        step, zero = (0.02, self.between(0, 255)) if dynamic == FIXED else (1.0, 0)
+        layer = IntegerLayer(codes, self.normal(rows) * 0.003, self.normal(rows), dynamic, step, zero)
+        self.numbers(rows, columns, tall, groups or 1, not groups)
+        self.written += struct.pack("ffq", step, zero, dynamic)
+        self.tensors(codes, layer.multipliers, layer.bias)
+        form = Form(tall, groups * KERNELS.group)
+        return pack(KERNELS, codes, layer.multipliers, layer.bias, form), Grid(step, zero, dynamic)
+
+    def numbers(self, *numbers: int) -> None:
+        self.written += struct.pack(f"{len(numbers)}q", *numbers)
+
+    def tensors(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            self.written += tensor.contiguous().numpy().tobytes()
+
+    def add_linear(self) -> None:
+        tokens = self.between(1, 70)
+        self.written += LINEAR
+        packed, grid = self.weight(self.between(1, 19), self.between(1, 70))
+        values = self.normal(tokens, packed.columns) * self.among(0.01, 1.0, 50.0)
+        for what in (float("nan"), float("inf"), float("-inf"), -0.0):
+            values[self.chance(0.01, *values.shape)] = what
+        values[self.chance(0.1, tokens)] = 0
+        self.numbers(tokens, self.among(1, 3))
+        self.tensors(values)
+        found, matrix = torch.empty(tokens, packed.rows), packed.matrix()
+        KERNELS.library.hf_sparse_linear(
+            pointer(matrix), pointer(grid), values.data_ptr(), tokens, found.data_ptr(), 1
+        )
+        self.expected.append(found)
+
+    def add_encoder(self) -> None:
+        heads, width, inner = self.among(1, 2, 3), self.among(1, 2, 5, 8, 16), self.between(1, 40)
+        batch, length = self.between(1, 4), self.between(1, 70)
+        hidden, activation = heads * width, self.among(*sorted(set(ACTIVATIONS.values())))
+        self.written += ENCODER
+        self.numbers(hidden, inner, heads, activation, 2, batch, length, self.among(1, 3))
+        self.written += struct.pack("d", 1e-12)
+        sizes = [(hidden, hidden)] * 4 + [(inner, hidden), (hidden, inner)]
+        layers = []
+        for _ in range(2):
+            linears = [self.weight(*size) for size in sizes]
+            norms = tuple(self.normal(hidden) + at % 2 for at in range(1, 5))
+            self.tensors(*norms)
+            grids = tuple((grid.step, grid.zero, grid.dynamic) for _, grid in linears)
+            layers.append(EngineLayer(tuple(packed for packed, _ in linears), grids, norms))
+        mask = self.chance(self.among(0.5, 1.0), batch, length)
+        states = self.normal(batch, length, hidden)
+        self.tensors(mask.to(torch.uint8), states)
+        encoder = FusedEncoder(KERNELS, layers, heads, activation, 1e-12)
+        self.expected.append(encoder(states, mask).last_hidden_state)
+
+
+@pytest.mark.parametrize("name", EMULATIONS)
+def test_an_emulated_path_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+    command = compiled(EMULATIONS[name], tmp_path)
+    problems = Problems(5)
+    for _ in range(200):
+        problems.add_linear()
+    for _ in range(30):
+        problems.add_encoder()
+    done = subprocess.run(command, input=problems.written + NONE, stdout=subprocess.PIPE, check=True)
+    found = torch.frombuffer(bytearray(done.stdout), dtype=torch.int32)
+    expected = torch.cat([values.reshape(-1).view(torch.int32) for values in problems.expected])
+    assert torch.equal(found, expected)
