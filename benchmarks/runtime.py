@@ -1,0 +1,139 @@
+"""How fast the CPU runtime is: BERT-base in several patterns beside OpenVINO, ONNX Runtime and PyTorch.
+
+Random weights and random masks: the time does not depend on what a model has learnt. All are called in turns in
+one process, each twice in a row, of which the second call counts. Ratios are medians of those within a round.
+The other runtimes compute zeros like other weights, so one model stands for all patterns there.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from hf_sparse import find_targets
+from hf_sparse.benchmark.eager import fused, optimized, plain_copy, torch_dynamic, torch_floats
+from hf_sparse.benchmark.field import Contender
+from hf_sparse.benchmark.graphs import Exports, onnx_runtime, openvino
+from hf_sparse.benchmark.inputs import random_inputs
+from hf_sparse.benchmark.latency import Measurement, limited, measure
+from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.runtime.library import load_kernels
+from measuring import write_results
+
+# Rows and columns of a block, share of zeros, the name in the table.
+PATTERNS = {
+    "4x4 at 90 %": (4, 4, 0.9),
+    "1x4 at 90 %": (1, 4, 0.9),
+    "4x1 at 90 %": (4, 1, 0.9),
+    "4x4 at 80 %": (4, 4, 0.8),
+    "unstructured at 90 %": (1, 1, 0.9),
+    "dense": (1, 1, 0.0),
+}
+FIRST = "4x4 at 90 %"
+# Of each: batch x length, which patterns, and how many rounds.
+SHAPES = {(1, 128): (tuple(PATTERNS), 15), (1, 384): ((FIRST,), 7), (8, 128): ((FIRST,), 5)}
+OTHERS = ("OpenVINO int8", "ONNX Runtime int8", "PyTorch int8", "PyTorch")
+# What the runtime was meant to reach, in times of the others.
+BARS = {
+    (FIRST, 128, 1): "4.5 OpenVINO, 5.5 ONNX Runtime, 30 PyTorch",
+    ("1x4 at 90 %", 128, 1): "3.5 OpenVINO",
+    ("4x1 at 90 %", 128, 1): "3.5 OpenVINO",
+    ("4x4 at 80 %", 128, 1): "3.3 OpenVINO",
+    ("unstructured at 90 %", 128, 1): "1.8 OpenVINO",
+    ("dense", 128, 1): "1 OpenVINO",
+    (FIRST, 384, 1): "3.5 OpenVINO",
+    (FIRST, 128, 8): "3.5 OpenVINO",
+    (f"{FIRST}, optimize", 128, 1): "2.5 OpenVINO",
+}
+COLUMNS = ("model", "batch x tokens", "ms", *(f"x {name}" for name in OTHERS), "bar, x")
+
+
+def build(name: str, inputs: dict[str, Tensor]) -> PreTrainedModel:
+    """Return BERT-base with a random mask of a pattern, quantized to 8 bits."""
+    tall, wide, sparsity = PATTERNS[name]
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(num_labels=2)).eval()
+    for target in find_targets(model):
+        rows, columns = target.weight.shape
+        kept = torch.rand(rows // tall, columns // wide, generator=generator) >= sparsity
+        with torch.no_grad():
+            target.weight.mul_(kept.repeat_interleave(tall, 0).repeat_interleave(wide, 1))
+    calibrate(model, [inputs])
+    return model
+
+
+def field(patterns: tuple[str, ...], batch: int, length: int, threads: int, scratch: Path) -> list[Contender]:
+    """Return the contenders for one shape: this runtime in every pattern, then the others."""
+    found = []
+    for name in patterns:
+        inputs = random_inputs(BertForSequenceClassification(BertConfig(num_hidden_layers=0)), batch, length)
+        model = build(name, inputs)
+        found.append(Contender(name, True, fused(model, inputs)))
+        if name != FIRST:
+            continue
+        found.append(Contender(f"{name}, optimize", True, optimized(model, inputs)))
+        plain = plain_copy(model)
+        exports = Exports(model, plain, inputs, scratch)
+        # Which rounds weights and inputs its own way, and is faster so than with ranges that are fixed.
+        rounded = Exports(plain, plain, inputs, scratch)
+        others = (
+            openvino(exports, "int8", threads),
+            onnx_runtime(rounded, "int8", threads),
+            torch_dynamic(plain, inputs),
+            torch_floats(plain, inputs),
+        )
+    return found + [Contender(name, False, running) for name, running in zip(OTHERS, others, strict=True)]
+
+
+def rows_of(measured: list[Measurement], batch: int, length: int) -> list[dict[str, object]]:
+    """Return a row for each way of this runtime."""
+    others = {one.contender.name: one.seconds for one in measured if not one.contender.ours}
+    rows = []
+    for one in measured:
+        if not one.contender.ours:
+            continue
+        name = one.contender.name
+        row = {"model": name, "batch x tokens": f"{batch} x {length}", "ms": median(one.seconds) * 1e3}
+        for other, seconds in others.items():
+            ratios = [theirs / ours for theirs, ours in zip(seconds, one.seconds, strict=True)]
+            row[f"x {other}"] = round(median(ratios), 2)
+            row[f"{other} ms"] = round(median(seconds) * 1e3, 1)
+        row["bar, x"] = BARS.get((name, length, batch))
+        row["ms"] = round(row["ms"], 1)
+        row["weights MB"] = round(one.contender.running.weight_bytes / 1e6, 1)
+        rows.append(row)
+        print({key: value for key, value in row.items() if key in COLUMNS}, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    kernels = load_kernels()
+    if kernels is None:
+        raise RuntimeError("there is no C++ compiler, so there is nothing to measure")
+    rows = []
+    for (batch, length), (patterns, rounds) in SHAPES.items():
+        with tempfile.TemporaryDirectory() as scratch, limited(options.threads):
+            contenders = field(patterns, batch, length, options.threads, Path(scratch))
+            reference = contenders[0].running.call()
+            turns = track(range(rounds), f"{batch} x {length}")
+            rows += rows_of(measure(contenders, reference, turns), batch, length)
+    settings = {
+        "model": "BERT-base for classification, random weights and masks, embeddings and head included",
+        "path": kernels.path,
+        "threads": options.threads,
+        "rounds": {f"{batch} x {length}": rounds for (batch, length), (_, rounds) in SHAPES.items()},
+    }
+    print(write_results("runtime", "The CPU runtime", rows, settings, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
