@@ -8,6 +8,17 @@
 
 namespace {
 
+// Lanes of two vectors, those of the second numbered from LANES on.
+template <int... LANE>
+inline Float shuffle(Float first, Float second) {
+#if defined(__clang__)
+    return __builtin_shufflevector(first, second, LANE...);
+#else
+    // GCC has the other one from 12 on.
+    return __builtin_shuffle(first, second, Int{LANE...});
+#endif
+}
+
 // Exchanges blocks of STEP x STEP off the diagonal of each 2 STEP x 2 STEP ones.
 template <int STEP, int... LANE>
 inline void exchange(Float (&rows)[LANES], std::integer_sequence<int, LANE...>) {
@@ -15,8 +26,8 @@ inline void exchange(Float (&rows)[LANES], std::integer_sequence<int, LANE...>) 
     for (int row = 0; row < LANES; row++) {
         if (row & STEP) continue;
         const Float above = rows[row], below = rows[row + STEP];
-        rows[row] = __builtin_shufflevector(above, below, (LANE & STEP ? LANES + LANE - STEP : LANE)...);
-        rows[row + STEP] = __builtin_shufflevector(above, below, (LANE & STEP ? LANES + LANE : LANE + STEP)...);
+        rows[row] = shuffle<(LANE & STEP ? LANES + LANE - STEP : LANE)...>(above, below);
+        rows[row + STEP] = shuffle<(LANE & STEP ? LANES + LANE : LANE + STEP)...>(above, below);
     }
 }
 
