@@ -62,7 +62,7 @@ def onnx_runtime(exports: Exports, kind: str, threads: int) -> Running:
         from onnxruntime.quantization import quantize_dynamic
 
         source, path = exports.floats.path, exports.scratch / "dynamic.onnx"
-        with _quiet_root():
+        with quiet_root():
             quantize_dynamic(source, path, per_channel=True)
         note = "Rounded by onnxruntime.quantization.quantize_dynamic, per channel."
         size = path.stat().st_size
@@ -114,14 +114,17 @@ def _require(extra: str, *packages: str) -> None:
 
 
 @contextmanager
-def _quiet_root() -> Iterator[None]:
-    """Keep back the advice that onnxruntime gives everybody."""
-    logger = logging.getLogger()
-    logger.addFilter(_errors_alone)
+def quiet_root() -> Iterator[None]:
+    """Keep back the advice that onnxruntime gives everybody, past all loggers but the root."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    root.addFilter(_errors_alone)
     try:
         yield
     finally:
-        logger.removeFilter(_errors_alone)
+        root.removeFilter(_errors_alone)
+        # Whoever logs by the functions of the module gives a root without a handler one.
+        root.handlers[:] = handlers
 
 
 def _errors_alone(record: logging.LogRecord) -> bool:

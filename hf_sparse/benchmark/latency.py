@@ -1,9 +1,9 @@
 """How long contenders take for the same inputs, measured in turns in one process."""
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -47,9 +47,9 @@ def measure(
     for _ in rounds:
         for contender, taken in zip(contenders, seconds, strict=True):
             contender.running.call()
-            begin = time.perf_counter()
+            begin = perf_counter()
             contender.running.call()
-            taken.append(time.perf_counter() - begin)
+            taken.append(perf_counter() - begin)
     return [
         Measurement(contender, tuple(taken), largest_difference(contender.running.call(), reference))
         for contender, taken in zip(contenders, seconds, strict=True)

@@ -220,10 +220,10 @@ def _table(report: LatencyReport) -> Table:
             row.name,
             _milliseconds(row.median),
             _milliseconds(row.late),
-            f"{report.batch / row.median:,.1f}",
-            f"{row.weight_bytes / 1e6:,.2f}",
+            _short(report.batch / row.median),
+            _short(row.weight_bytes / 1e6),
             "-" if row.name == report.reference else f"{row.difference:.1e}",
-            f"{row.median / report.best.median:.2f}x" if report.best else "-",
+            f"{_short(row.median / report.best.median)}x" if report.best else "-",
             style="bold" if row.ours else None,
         )
     return table
@@ -251,5 +251,8 @@ def _software(report: LatencyReport) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    taken = 1000 * seconds
-    return f"{taken:,.1f}" if taken >= 100 else f"{taken:.2f}" if taken >= 1 else f"{taken:.3f}"
+    return f"{1000 * seconds:.3f}" if seconds < 1e-3 else _short(1000 * seconds)
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.1f}" if number >= 100 else f"{number:.2f}"

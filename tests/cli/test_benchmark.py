@@ -1,0 +1,112 @@
+"""`hf-sparse benchmark`: a saved model timed in every runtime that is there."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SIZES, bert, llama
+from transformers import ViTConfig, ViTModel
+
+from hf_sparse.runtime.library import load_kernels
+from tests.cli.commands import lines, quantized, refused, run
+
+OTHERS = ["ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32", "OpenVINO int8"]
+TORCH = ["PyTorch float32", "PyTorch int8 dynamic"]
+OURS = ["hf_sparse fuse", "hf_sparse optimize"]
+QUICK = ["--length", 8, "--repeats", 2, "--warm-up", 0]
+compiled = pytest.mark.skipif(load_kernels() is None, reason="there is no compiler")
+
+
+@pytest.fixture
+def no_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporting takes most of the time."""
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+
+
+@compiled
+def test_everything_that_is_there_is_measured_and_drawn(tmp_path: Path) -> None:
+    quantized(tmp_path / "int8")
+    picture, before = tmp_path / "latency.png", torch.get_num_threads()
+    command = ["benchmark", tmp_path / "int8", "--batch", 3, "--threads", 2, "--png", picture, "--json"]
+    result = run(*command, *QUICK)
+    assert result.exit_code == 0 and result.stderr == "", result.output
+    found = json.loads(result.stdout)
+    assert {row["name"] for row in found["rows"]} == {*OURS, *TORCH, *OTHERS} and found["missing"] == {}
+    assert {len(row["ms"]) for row in found["rows"]} == {2}
+    assert all(row["largest_difference"] < found["largest_output"] for row in found["rows"])
+    assert (found["batch"], found["length"], found["threads"]) == (3, 8, 2)
+    assert found["model"] == str(tmp_path / "int8")
+    assert found["architecture"] == "BertForSequenceClassification"
+    assert found["machine"]["kernels"] == load_kernels().path
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert torch.get_num_threads() == before
+
+
+@compiled
+def test_the_table_fits_into_80_columns(tmp_path: Path, narrow: None, no_exports: None) -> None:
+    quantized(tmp_path / "int8")
+    text = lines("benchmark", tmp_path / "int8", *QUICK)
+    start = next(index for index, line in enumerate(text) if "median" in line)
+    assert max(map(len, text[start:])) <= 80
+    rows = [" ".join(line.split()[:-6]) for line in text[start + 3 : start + 7]]
+    assert sorted(rows) == sorted([*OURS, *TORCH])
+    joined = " ".join(text)
+    assert all(f"Not measured: {name}: onnxscript is not installed" in joined for name in OTHERS)
+    assert "No gain here" in joined or "times as fast as the fastest of the others" in joined
+
+
+@compiled
+def test_packed_and_plain_models_are_measured(tmp_path: Path, no_exports: None) -> None:
+    quantized(tmp_path / "int8")
+    lines("pack", tmp_path / "int8", tmp_path / "packed", "--format", "packed")
+    llama().to(torch.bfloat16).save_pretrained(tmp_path / "llama")
+    names = {}
+    for model in ("packed", "llama"):
+        found = json.loads("\n".join(lines("benchmark", tmp_path / model, *QUICK, "--json")))
+        names[model] = {row["name"] for row in found["rows"]}
+        assert found["speedup"] is None or model == "packed"
+    assert names == {"packed": {*OURS, *TORCH}, "llama": set(TORCH)}
+
+
+def test_without_a_compiler_it_goes_on_without_this_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_exports: None
+) -> None:
+    for module in ("library", "fusing", "optimizing"):
+        monkeypatch.setattr(f"hf_sparse.runtime.{module}.load_kernels", lambda: None)
+    monkeypatch.setattr("hf_sparse.benchmark.eager.load_kernels", lambda: None)
+    quantized(tmp_path / "int8")
+    text = " ".join(lines("benchmark", tmp_path / "int8", *QUICK))
+    assert all(f"Not measured: {name}: its C++ is not compiled here" in text for name in OURS)
+    assert "no kernels of this runtime" in text and "This runtime was not measured; the fastest is" in text
+
+
+def test_what_cannot_be_measured_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    sizes = {name: value for name, value in SIZES.items() if name != "vocab_size"}
+    ViTModel(ViTConfig(**sizes, image_size=8, patch_size=4)).save_pretrained(tmp_path / "vit")
+    assert "ViTModel does not read texts alone" in refused("benchmark", tmp_path / "vit")
+    bert().save_pretrained(tmp_path / "model")
+    long = refused("benchmark", tmp_path / "model", "--length", 513)
+    assert "513 tokens are more than the 512 that the model has positions for" in long
+    assert "is no directory" in refused("benchmark", tmp_path / "none")
+    # Before the model is loaded.
+    drawn = refused("benchmark", tmp_path / "none", "--png", tmp_path / "drawing.jpg")
+    assert "name a file that ends in .png" in drawn
+
+
+def test_models_of_other_software_are_refused(tmp_path: Path) -> None:
+    quantized(tmp_path / "int8")
+    lines("pack", tmp_path / "int8", tmp_path / "published")
+    assert "is a compressed-tensors directory, whose layers" in refused("benchmark", tmp_path / "published")
+
+
+@pytest.mark.parametrize("option", ["--batch", "--length", "--threads", "--repeats"])
+def test_numbers_below_1_are_refused(tmp_path: Path, option: str) -> None:
+    assert run("benchmark", tmp_path, option, 0).exit_code == 2
+
+
+def test_help_fits_a_screen_and_has_an_example(narrow: None) -> None:
+    text = lines("benchmark", "--help")
+    assert len(text) <= 24 and max(map(len, text)) <= 80
+    assert any("Try: hf-sparse benchmark" in line for line in text)
