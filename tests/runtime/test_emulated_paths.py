@@ -70,7 +70,17 @@ def compiled(emulation: Emulation, directory: Path) -> list[str]:
             pytest.skip(f"needs {emulation.needs}")
     flags = [flag for flag in building._FLAGS if flag != "-shared"]
     built = directory / "driver"
-    command = [compiler, *flags, *emulation.flags, "-w", f"-I{HEADERS}", str(DRIVER), "-o", str(built)]
+    command = [
+        compiler,
+        *flags,
+        *emulation.flags,
+        "-w",
+        "-Wno-psabi",
+        f"-I{HEADERS}",
+        str(DRIVER),
+        "-o",
+        str(built),
+    ]
     subprocess.run(command, check=True)
     return [*emulation.runner, str(built)]
 
@@ -115,14 +125,18 @@ class Problems:
         for tensor in tensors:
             self.written += tensor.contiguous().numpy().tobytes()
 
-    def add_linear(self) -> None:
+    def values(self, share: float, *shape: int) -> Tensor:
+        values = self.normal(*shape) * self.among(0.01, 1.0, 50.0)
+        for special in (float("nan"), float("inf"), float("-inf"), -0.0):
+            values[self.chance(share, *shape)] = special
+        values[self.chance(0.1, *shape[:-1])] = 0
+        return values
+
+    def add_linear(self, largest: tuple[int, int] = (19, 70)) -> None:
         tokens = self.between(1, 70)
         self.written += LINEAR
-        packed, grid = self.weight(self.between(1, 19), self.between(1, 70))
-        values = self.normal(tokens, packed.columns) * self.among(0.01, 1.0, 50.0)
-        for what in (float("nan"), float("inf"), float("-inf"), -0.0):
-            values[self.chance(0.01, *values.shape)] = what
-        values[self.chance(0.1, tokens)] = 0
+        packed, grid = self.weight(*(self.between(1, most) for most in largest))
+        values = self.values(0.01, tokens, packed.columns)
         self.numbers(tokens, self.among(1, 3))
         self.tensors(values)
         found, matrix = torch.empty(tokens, packed.rows), packed.matrix()
@@ -147,10 +161,15 @@ class Problems:
             grids = tuple((grid.step, grid.zero, grid.dynamic) for _, grid in linears)
             layers.append(EngineLayer(tuple(packed for packed, _ in linears), grids, norms))
         mask = self.chance(self.among(0.5, 1.0), batch, length)
-        states = self.normal(batch, length, hidden)
+        states = self.values(self.among(0.0, 0.0, 1e-3), batch, length, hidden)
         self.tensors(mask.to(torch.uint8), states)
         encoder = FusedEncoder(KERNELS, layers, heads, activation, 1e-12)
         self.expected.append(encoder(states, mask).last_hidden_state)
+
+
+def bits(values: Tensor) -> Tensor:
+    # Processors give NaN either sign.
+    return values.where(~values.isnan(), torch.tensor(float("nan"))).view(torch.int32)
 
 
 @pytest.mark.parametrize("name", EMULATIONS)
@@ -159,9 +178,11 @@ def test_an_emulated_path_gives_the_same_bits(name: str, tmp_path: Path) -> None
     problems = Problems(5)
     for _ in range(200):
         problems.add_linear()
-    for _ in range(30):
+    for _ in range(5):
+        problems.add_linear(largest=(300, 900))
+    for _ in range(40):
         problems.add_encoder()
     done = subprocess.run(command, input=problems.written + NONE, stdout=subprocess.PIPE, check=True)
-    found = torch.frombuffer(bytearray(done.stdout), dtype=torch.int32)
-    expected = torch.cat([values.reshape(-1).view(torch.int32) for values in problems.expected])
-    assert torch.equal(found, expected)
+    found = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32)
+    expected = torch.cat([values.reshape(-1) for values in problems.expected])
+    assert expected.isfinite().sum() > 100_000 and torch.equal(bits(found), bits(expected))
