@@ -1,8 +1,8 @@
 """How fast the CPU runtime is: BERT-base in several patterns beside OpenVINO, ONNX Runtime and PyTorch.
 
-Random weights and random masks: the time does not depend on what a model has learnt. All are called in turns in
-one process, each twice in a row, of which the second call counts. Ratios are medians of those within a round.
-The other runtimes compute zeros like other weights, so one model stands for all patterns there.
+Random weights and random masks: the time does not depend on what a model has learnt. All are called in
+turns in one process, each twice in a row, of which the second call counts. Ratios are medians of those within
+a round. The other runtimes compute zeros like other weights, so one model stands for all patterns there.
 """
 
 import argparse

@@ -1,14 +1,21 @@
 """`hf-sparse plan`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Json, Png
+from hf_sparse.cli.waiting import working
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hf_sparse.runtime.gains import Gains
 
 
 def plan(
@@ -33,6 +40,9 @@ def plan(
     lr_scheduler: Annotated[str, typer.Option(help="As TrainingArguments names it.")] = "linear",
     lr_option: Annotated[list[str] | None, typer.Option(help="Its settings: min_lr_rate=0.1")] = None,
     warmup: Annotated[float, typer.Option(help="Steps, or below 1 a share of the run.")] = 0.0,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Measure what patterns buy on this machine.")
+    ] = False,
     png: Png = None,
     as_json: Json = False,
 ) -> None:
@@ -46,6 +56,7 @@ def plan(
         from hf_sparse.checkpoint.loading import load_saved
         from hf_sparse.demo.progress import silence
         from hf_sparse.distillation.teacher import load_teacher
+        from hf_sparse.report.gains import print_gains
         from hf_sparse.report.pictures import write_png
         from hf_sparse.report.plan import plan_as_dict, print_plan
         from hf_sparse.report.timeline import plan_figure
@@ -76,10 +87,39 @@ def plan(
             )
         if png is not None:
             write_png(plan_figure(planned, f"{Path(recipe).stem}, {steps:,} steps"), png)
+        gains = _gains(student, max_seq_length) if speed else None
         if as_json:
-            typer.echo(json.dumps(plan_as_dict(planned)))
-        else:
-            print_plan(planned, Console())
+            typer.echo(json.dumps(plan_as_dict(planned) | ({"speed": asdict(gains)} if gains else {})))
+            return
+        print_plan(planned, Console())
+        if gains is not None:
+            pattern = chosen.sparsity and getattr(chosen.sparsity, "pattern", None)
+            print_gains(_about(gains), gains.times, [str(pattern)], Console())
+
+
+def _gains(student: "PreTrainedModel | None", tokens: int) -> "Gains":
+    from math import prod
+
+    from hf_sparse.runtime.gains import measure_gains
+    from hf_sparse.runtime.library import load_kernels
+    from hf_sparse.targets import find_targets
+
+    kernels = load_kernels()
+    if kernels is None:
+        raise ValueError("--speed measures kernels that need a C++ compiler, and there is none; leave it out")
+    shapes = {} if student is None else find_targets(student).shapes
+    with working("Measuring"):
+        # Without a model, the largest layer of BERT-base.
+        return measure_gains(kernels, max(shapes.values(), key=prod, default=(3072, 768)), tokens)
+
+
+def _about(gains: "Gains") -> str:
+    rows, columns = gains.shape
+    return (
+        f"One layer of {rows} x {columns} in the CPU runtime ({gains.path}), {gains.tokens} tokens:\n"
+        f"dense in 8 bits {gains.dense * 1e3:.2f} ms, PyTorch in float32 {gains.floats * 1e3:.2f} ms; how "
+        "often\nfaster than dense in 8 bits it is when sparse:"
+    )
 
 
 def _assignments(texts: list[str] | None) -> dict[str, Any]:

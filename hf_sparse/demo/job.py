@@ -9,6 +9,7 @@ from hf_sparse.demo.pipeline import Outcomes, run_pipeline
 from hf_sparse.demo.progress import silence, stage_lines
 from hf_sparse.demo.settings import DemoSettings
 from hf_sparse.demo.sources import Sources, load_sources, words
+from hf_sparse.demo.speed import Speed, measure_speed, speed_table
 from hf_sparse.demo.stages import Outcome
 from hf_sparse.report.plots import plot_demo
 from hf_sparse.report.results import write_results
@@ -30,9 +31,11 @@ def run_demo(settings: DemoSettings, console: Console) -> Outcomes:
             sources = load_sources(settings)
         console.print(_about(sources))
         with stage_lines(console) as progress:
-            outcomes = run_pipeline(settings, sources, progress)
+            outcomes, lesson = run_pipeline(settings, sources, progress)
+        with console.status("Measuring the model in 8 bits"):
+            speed = measure_speed(settings.output_dir / outcomes.quantized.name, lesson)
     elapsed = time.perf_counter() - began
-    _report(settings, sources, outcomes, elapsed, console)
+    _report(settings, sources, outcomes, speed, elapsed, console)
     return outcomes
 
 
@@ -44,10 +47,15 @@ def _about(sources: Sources) -> str:
 
 
 def _report(
-    settings: DemoSettings, sources: Sources, outcomes: Outcomes, elapsed: float, console: Console
+    settings: DemoSettings,
+    sources: Sources,
+    outcomes: Outcomes,
+    speed: Speed,
+    elapsed: float,
+    console: Console,
 ) -> None:
     home = settings.output_dir
-    write_results(home / _RESULTS, _results(settings, sources, outcomes, elapsed))
+    write_results(home / _RESULTS, _results(settings, sources, outcomes, speed, elapsed))
     plot_demo(
         outcomes.student.log,
         {
@@ -61,6 +69,7 @@ def _report(
         home / _PICTURE,
     )
     console.print(model_table(_groups(outcomes)))
+    console.print(speed_table(speed))
     console.print(_notes(settings, sources, outcomes.quantized))
     console.print(f"{duration(elapsed)} min in all. Models, {_RESULTS}, {_PICTURE}: {home}", soft_wrap=True)
 
@@ -96,7 +105,9 @@ def _row(name: str, outcome: Outcome) -> ModelRow:
     return ModelRow(name, outcome.accuracy, outcome.sparsity, outcome.bytes, outcome.seconds)
 
 
-def _results(settings: DemoSettings, sources: Sources, outcomes: Outcomes, elapsed: float) -> dict:
+def _results(
+    settings: DemoSettings, sources: Sources, outcomes: Outcomes, speed: Speed, elapsed: float
+) -> dict:
     asked = {name: value for name, value in vars(settings).items() if name not in ("plan", "output_dir")}
     return {
         "settings": asked | {"plan": asdict(settings.plan)},
@@ -109,6 +120,7 @@ def _results(settings: DemoSettings, sources: Sources, outcomes: Outcomes, elaps
             "digest": sources.digest,
         },
         "seconds": round(elapsed, 1),
+        "speed": asdict(speed),
         "stages": [
             {name: value for name, value in vars(outcome).items() if name != "log"}
             for outcome in vars(outcomes).values()

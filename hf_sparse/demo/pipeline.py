@@ -39,8 +39,8 @@ class Outcomes:
     quantized: Outcome
 
 
-def run_pipeline(settings: DemoSettings, sources: Sources, progress: Progress) -> Outcomes:
-    """Run every stage whose outcome is not in the output directory already.
+def run_pipeline(settings: DemoSettings, sources: Sources, progress: Progress) -> tuple[Outcomes, Lesson]:
+    """Run every stage whose outcome is not in the output directory already; return the task, too.
 
     An outcome is taken as it is if settings, data and versions are those it was made with. A stage that was
     interrupted starts again from its beginning.
@@ -69,7 +69,7 @@ def run_pipeline(settings: DemoSettings, sources: Sources, progress: Progress) -
         "task-int8", "6 Quantize", task, plan.quantize, settings.quantize_recipe, transfer, dense
     )
     shutil.rmtree(settings.output_dir / UNFINISHED, ignore_errors=True)
-    return Outcomes(teacher, student, dense, transfer, finetune, quantized)
+    return Outcomes(teacher, student, dense, transfer, finetune, quantized), task
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from rich.table import Table
 from hf_sparse.report.pictures import DENSE, GREY, ZEROS, hide_frame, new_figure
 from hf_sparse.report.results import hardware, versions
 from hf_sparse.report.tables import narrow_table
-from hf_sparse.runtime.processor import processor_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +90,7 @@ def machine(kernels: str | None) -> dict[str, Any]:
     """Describe the machine: processor, cores, which kernels of this runtime it runs, versions."""
     found = hardware()
     return {
-        "processor": processor_name(),
+        "processor": found["processor"],
         "cores": found["cores"],
         "system": found["system"],
         "kernels": kernels,

@@ -21,8 +21,8 @@ def compressed_layer(name: str, module: nn.Module) -> IntegerLayer:
     # Codes of fewer bits lie several in a number.
     if not isinstance(getattr(module, "weight", None), Tensor) or scales is None:
         raise ValueError(
-            f"the codes of {name} lie several in a number; call the model once, which takes them apart, or save "
-            "it as a packed directory"
+            f"the codes of {name} lie several in a number; call the model once, which takes them apart, "
+            "or save it as a packed directory"
         )
     if scales.numel() not in (1, rows) or getattr(scheme.weights, "symmetric", True) is False:
         raise ValueError(f"{name} has scales of {tuple(scales.shape)}, and the kernels have one for a row")

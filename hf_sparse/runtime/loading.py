@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.container import Entry, damaged
 from hf_sparse.checkpoint.entries import unpack_codes
-from hf_sparse.checkpoint.loading import load_saved, packed_file
+from hf_sparse.checkpoint.loading import packed_file
 from hf_sparse.checkpoint.packed import (
     OpenedPacked,
     finish,
@@ -26,6 +26,7 @@ from hf_sparse.runtime.integers import IntegerLayer, from_codes, integer_layer
 from hf_sparse.runtime.library import Kernels, load_kernels
 from hf_sparse.runtime.optimizing import optimize
 from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.training.loading import load_trained
 
 _WEIGHT = ".weight"
 
@@ -33,12 +34,13 @@ _WEIGHT = ".weight"
 def load(name_or_path: str | Path) -> PreTrainedModel:
     """Load a saved model, ready to run: its encoder fused where its family is known, else `optimize`d.
 
-    Packed directories are the fastest: codes go from the file to the kernels. Others are loaded by
-    `from_pretrained` first. Raises what that, `load_packed`, `fuse` and `optimize` raise.
+    Packed directories are the fastest: codes go from the file to the kernels. Others are loaded as
+    `load_trained` does: what a quantizing trainer saved has its ranges, plain models are rounded. Raises what
+    that, `fuse` and `optimize` raise.
     """
     kernels, path = load_kernels(), packed_file(str(name_or_path))
     if path is None:
-        return ready(load_saved(str(name_or_path)))
+        return ready(load_trained(str(name_or_path)))
     opened = open_packed(path.parent)
     model = opened.build("cpu")
     family = _family(model)

@@ -62,15 +62,6 @@ def chosen_path() -> ProcessorPath:
     return next(path for path in PATHS if path.name == name)
 
 
-def processor_name() -> str:
-    """Return the processor's own name, as far as it is known."""
-    for line in _lines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.processor() or platform.machine()
-
-
 def _machine() -> str:
     machine = platform.machine().lower()
     return {"amd64": _X86, "arm64": "aarch64"}.get(machine, machine)

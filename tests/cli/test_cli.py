@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel
 
 from hf_sparse import Recipe
 from hf_sparse.checkpoint.container import PACKED
+from hf_sparse.runtime.library import load_kernels
 from hf_sparse.training.sparsifier import Sparsifier
 from tests.cli.commands import lines, quantized, run
 
@@ -231,3 +232,15 @@ def test_a_model_that_is_not_there_is_an_error_in_one_sentence(tmp_path: Path) -
 def test_a_weight_that_is_not_there_is_an_error_with_a_way_out(pruned_dir: Path) -> None:
     result = run("inspect", pruned_dir, "--weight", "query")
     assert result.exit_code == 1 and "write one of them in full" in result.stderr
+
+
+def test_a_plan_measures_what_patterns_buy(model_dir: Path) -> None:
+    command = ["plan", "gmp_finetune", "--steps", 10, "--model", model_dir, "--max-seq-length", 4, "--speed"]
+    if load_kernels() is None:
+        assert "C++ compiler" in run(*command).stderr
+        return
+    text = lines(*command)
+    assert any("faster than dense" in line for line in text) and max(map(len, text)) <= 80
+    assert any(line.startswith("unstructured *") for line in text)
+    speed = json.loads(lines(*command, "--json")[0])["speed"]
+    assert speed["times"]["4x4"]["0.9"] > 0 and speed["tokens"] == 4

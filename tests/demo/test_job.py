@@ -135,6 +135,14 @@ def test_results_say_what_was_measured_and_how(finished: Finished) -> None:
     assert {"hardware", "versions", "date", "seconds"} <= results.keys()
 
 
+def test_the_model_in_8_bits_is_measured_in_the_runtime_and_answers_as_in_pytorch(finished: Finished) -> None:
+    speed = json.loads((finished.home / "results.json").read_text())["speed"]
+    assert speed["milliseconds"] > 0 and speed["pytorch_milliseconds"] > 0 and speed["tokens"] > 2
+    # Of 40 texts or so, one near the edge may fall to the other side.
+    assert abs(speed["accuracy"] - finished.outcomes.quantized.accuracy) < 0.06
+    assert f"{speed['milliseconds']:.2f} ms" in finished.printed
+
+
 def test_the_table_fits_a_terminal_of_80_columns(finished: Finished) -> None:
     assert f"{finished.outcomes.transfer.accuracy:.1%}" in finished.printed
     assert max(map(len, finished.printed.replace(str(finished.home), "").splitlines())) <= 80
