@@ -59,26 +59,35 @@ def once(function: Callable[..., Result]) -> Callable[..., Result]:
     return call
 
 
-@once
 def load_library(source: str, *flags: str) -> ctypes.CDLL | None:
     """Return a file of this package compiled, or None, with one warning, where that is not possible.
 
     What the wheel has not brought is compiled, and stays in `$XDG_CACHE_HOME/hf_sparse`, by default
     `~/.cache/hf_sparse`, for this user.
     """
+    found = load_first(source, flags)
+    return None if found is None else found[1]
+
+
+@once
+def load_first(source: str, *alternatives: tuple[str, ...]) -> tuple[int, ctypes.CDLL] | None:
+    """Do the same for the first of several sets of flags that this compiler, or the wheel, has; say which."""
     if os.environ.get(SWITCH) == "0":
         return None
-    try:
-        return _prebuilt(source, flags) or _compiled(source, flags)
-    except (Unavailable, OSError) as error:
-        logger.warning(
-            "hf_sparse/%s is not used, PyTorch does the same several times slower: %s. Install a "
-            "C++ compiler, or set %s=0 to be silent about it.",
-            source,
-            error,
-            SWITCH,
-        )
-        return None
+    reasons: list[Exception] = []
+    for number, flags in enumerate(alternatives):
+        try:
+            return number, _prebuilt(source, flags) or _compiled(source, flags)
+        except (Unavailable, OSError) as error:
+            reasons.append(error)
+    logger.warning(
+        "hf_sparse/%s is not used, PyTorch does the same several times slower: %s. Install a "
+        "C++ compiler, or set %s=0 to be silent about it.",
+        source,
+        reasons[0],
+        SWITCH,
+    )
+    return None
 
 
 def prebuild(source: str, *flags: str, into: Path) -> Path:

@@ -3,8 +3,8 @@
 import ctypes
 from dataclasses import dataclass
 
-from hf_sparse.native.building import load_library, once
-from hf_sparse.runtime.processor import PATHS, chosen_path
+from hf_sparse.native.building import load_first, once
+from hf_sparse.runtime.processor import PATHS, chosen_paths
 
 _SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 
@@ -73,14 +73,18 @@ class Kernels:
 
 @once
 def load_kernels(name: str | None = None) -> Kernels | None:
-    """Return the kernels of a path, by default the chosen one; None, after one warning, without a compiler.
+    """Return the kernels of a path, by default the best; None, after one warning, without a compiler.
+
+    Where the compiler is too old for the best path it is the next one.
 
     Raises `ValueError` if the processor cannot run the path that is asked for.
     """
-    path = chosen_path() if name is None else next(path for path in PATHS if path.name == name)
-    library = load_library("runtime/kernels/kernels.cpp", *path.flags)
-    if library is None:
+    paths = chosen_paths() if name is None else [path for path in PATHS if path.name == name]
+    found = load_first("runtime/kernels/kernels.cpp", *(path.flags for path in paths))
+    if found is None:
         return None
+    number, library = found
+    path = paths[number]
     for function in ("group", "tokens", "lanes"):
         getattr(library, f"hf_sparse_{function}").restype = _SIZE
     library.hf_sparse_count_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER]

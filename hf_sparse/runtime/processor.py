@@ -47,19 +47,18 @@ def available_paths() -> tuple[str, ...]:
     return tuple(path.name for path in machine_paths() if features.issuperset(path.features))
 
 
-def chosen_path() -> ProcessorPath:
-    """Return the path to use: the fastest, or that which HF_SPARSE_RUNTIME_PATH names.
+def chosen_paths() -> list[ProcessorPath]:
+    """Return the paths to use, the best first: all that run here, or that which HF_SPARSE_RUNTIME_PATH names.
 
     Raises `ValueError` if the processor cannot run the one that is named.
     """
-    available = available_paths()
-    name = os.environ.get(SWITCH) or available[0]
-    if name not in available:
+    available, name = available_paths(), os.environ.get(SWITCH)
+    if name and name not in available:
         raise ValueError(
             f"{SWITCH}={name} is none of the paths that this processor runs; choose one of "
             f"{', '.join(available)}"
         )
-    return next(path for path in PATHS if path.name == name)
+    return [path for path in PATHS if path.name == name or (not name and path.name in available)]
 
 
 def _machine() -> str:

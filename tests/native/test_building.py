@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hf_sparse.native import building
-from hf_sparse.native.building import load_library, prebuild
+from hf_sparse.native.building import load_first, load_library, prebuild
 
 SOURCE = "native/groups.cpp"
 
@@ -21,9 +21,9 @@ SOURCE = "native/groups.cpp"
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    load_library.cache_clear()
+    load_first.cache_clear()
     yield tmp_path / "hf_sparse"
-    load_library.cache_clear()
+    load_first.cache_clear()
 
 
 needs_compiler = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def test_a_file_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     assert work(load_library(SOURCE))
     (built,) = cache.iterdir()
     assert cache.stat().st_mode & 0o077 == 0
-    load_library.cache_clear()
+    load_first.cache_clear()
     monkeypatch.setattr(building, "_compile", None)
     assert work(load_library(SOURCE)) and list(cache.iterdir()) == [built]
 
@@ -65,10 +65,10 @@ def test_what_the_wheel_has_brought_comes_before_the_cache(
     assert list(prebuilt.iterdir()) == [path]
     # No compiler is looked for, nor is a cache.
     monkeypatch.setenv("PATH", "")
-    load_library.cache_clear()
+    load_first.cache_clear()
     assert work(load_library(SOURCE)) and not cache.exists()
     monkeypatch.setenv(building.SWITCH, "0")
-    load_library.cache_clear()
+    load_first.cache_clear()
     assert load_library(SOURCE) is None
 
 
@@ -84,7 +84,7 @@ def test_what_was_compiled_of_other_sources_or_by_other_flags_is_not_loaded(
     assert work(load_library(SOURCE)) and not cache.exists()
     assert work(load_library(SOURCE, "-O1")) and len(list(cache.iterdir())) == 1
     (package / "native" / "new.h").touch()
-    load_library.cache_clear()
+    load_first.cache_clear()
     assert work(load_library(SOURCE)) and len(list(cache.iterdir())) == 2
 
 
@@ -111,7 +111,7 @@ def test_another_compiler_or_its_flags_make_another_file(
 ) -> None:
     for flags in ("", "-O1"):
         monkeypatch.setenv("CXX", f"c++ {flags}")
-        load_library.cache_clear()
+        load_first.cache_clear()
         assert work(load_library(SOURCE))
     assert len(list(cache.iterdir())) == 2
 
@@ -127,7 +127,7 @@ def test_a_file_that_is_not_whole_is_made_anew(
     half.parent.mkdir(parents=True)
     half.write_bytes(b"half")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    load_library.cache_clear()
+    load_first.cache_clear()
     assert work(load_library(SOURCE)) and half.stat().st_size > 1000
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_whole_is_made_anew(
 def test_what_others_may_have_written_is_not_loaded(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_library(SOURCE)
     next(cache.iterdir()).chmod(0o777)
-    load_library.cache_clear()
+    load_first.cache_clear()
     assert load_library(SOURCE) is None and "others may write to it" in caplog.text
 
 
@@ -205,3 +205,10 @@ def test_a_user_without_a_home_is_told(
     monkeypatch.setenv("XDG_CACHE_HOME", ".")
     monkeypatch.setattr(Path, "home", homeless)
     assert load_library(SOURCE) is None and "neither a home directory nor $XDG_CACHE_HOME" in caplog.text
+
+
+def test_of_several_sets_of_flags_the_first_that_compiles_is_taken(cache: Path, caplog) -> None:
+    number, library = load_first(SOURCE, ("-mno-such-thing",), ("-O1",), ())
+    assert number == 1 and work(library) and not caplog.text
+    assert load_first(SOURCE, ("-mno-such-thing",), ("-mnor-this",)) is None
+    assert caplog.text.count("is not used") == 1 and "-mno-such-thing" in caplog.text

@@ -36,19 +36,19 @@ def machine(monkeypatch, tmp_path):
 )
 def test_the_best_path_that_runs_is_chosen(machine, name: str, line: str, best: str) -> None:
     machine(name, line)
-    assert processor.chosen_path().name == best == processor.available_paths()[0]
+    assert processor.chosen_paths()[0].name == best == processor.available_paths()[0]
     assert processor.available_paths()[-1] == "portable"
 
 
 def test_a_path_can_be_named(machine, monkeypatch) -> None:
     machine("x86_64", f"flags : {ZEN5}")
     monkeypatch.setenv(processor.SWITCH, "avx2")
-    assert processor.chosen_path().name == "avx2"
+    assert [path.name for path in processor.chosen_paths()] == ["avx2"]
     monkeypatch.setenv(processor.SWITCH, "neon")
     with pytest.raises(
         ValueError, match=r"HF_SPARSE_RUNTIME_PATH=neon .* avx512_vnni, avx_vnni, avx2, portable"
     ):
-        processor.chosen_path()
+        processor.chosen_paths()
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
