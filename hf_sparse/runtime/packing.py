@@ -9,6 +9,8 @@ from hf_sparse.runtime.library import Kernels, Matrix
 
 # Indices have 16 bits, and sums of products of codes 32.
 _MOST_INPUTS = 1 << 16
+# Indices past the last that kernels/product.h may look at.
+_AHEAD = 8
 # Rows of a stripe.
 ROWS = 4
 
@@ -99,7 +101,9 @@ def pack(
     rows, columns = codes.shape
     total, starts = count_entries(kernels, codes, form)
     each = (ROWS if form.tall == ROWS else 1) * _steps(form, kernels.group)
-    indices = torch.zeros(total * (1 if form.wide else kernels.group), dtype=torch.int16, device="cpu")
+    indices = torch.zeros(
+        total * (1 if form.wide else kernels.group) + _AHEAD, dtype=torch.int16, device="cpu"
+    )
     words = torch.zeros(total * each, dtype=torch.int32, device="cpu")
     kernels.library.hf_sparse_fill_entries(
         codes.data_ptr(),

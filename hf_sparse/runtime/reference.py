@@ -70,13 +70,12 @@ def relu(values: Tensor) -> Tensor:
 
 def gelu(values: Tensor) -> Tensor:
     """Return x times the probability of a smaller normal variable, by an odd polynomial."""
-    bounded = values.clamp(-5.0, 5.0)
+    bounded = values.clamp(-4.5, 4.5)
     series = _polynomial(
         bounded * bounded,
         (
-            *(2.445241309e-14, -3.899172218e-12, 2.785054964e-10, -1.182343023e-08, 3.345059270e-07),
-            *(-6.719173143e-06, 9.987411613e-05, -1.129353419e-03, 9.845049120e-03, -6.634622067e-02),
-            3.988856077e-01,
+            *(3.036428400e-11, -3.314668762e-09, 1.591000114e-07, -4.451735549e-06, 8.142523438e-05),
+            *(-1.037591719e-03, 9.585204534e-03, -6.598465890e-02, 3.987126052e-01),
         ),
     )
     return values * (0.5 + bounded * series).clamp(0.0, 1.0)

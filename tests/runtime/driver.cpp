@@ -43,7 +43,8 @@ struct Weight {
         for (int64_t at = 0; at < rows * columns; at++) row_sums[(size_t)(at / columns)] += codes[(size_t)at];
         const int64_t total =
             hf_sparse_count_entries(codes.data(), rows, columns, tall, wide, by_columns, starts.data());
-        indices.resize((size_t)(by_columns ? total * GROUP : total));
+        // And some that the kernels may look at past the last.
+        indices.resize((size_t)((by_columns ? total * GROUP : total) + AHEAD));
         words.resize((size_t)(total * tall * wide));
         hf_sparse_fill_entries(codes.data(), rows, columns, tall, wide, by_columns, starts.data(), indices.data(),
                                words.data());
