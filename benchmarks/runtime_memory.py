@@ -1,0 +1,120 @@
+"""What the CPU runtime takes: seconds to load a packed BERT-base, memory, growth over a million calls.
+
+Each figure comes from a process of its own. Memory is what is resident beyond what the process had once its
+packages were imported, pages of the file that stay mapped included.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from hf_sparse import save_packed
+from hf_sparse.runtime import load
+from hf_sparse.runtime.choosing import pack_layer
+from hf_sparse.runtime.integers import FIXED, IntegerLayer
+from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.linear import RuntimeLinear
+from measuring import write_results
+from runtime import FIRST, build
+
+LENGTH, LOADS, CALLS = 128, 5, 1_000_000
+MEGABYTE = 1e6
+
+
+def resident(kind: str = "VmRSS") -> float:
+    """Return the megabytes of this process that are in memory, or VmHWM, the most that ever were."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{kind}:"))
+    return int(line.split()[1]) * 1024 / MEGABYTE
+
+
+def model(directory: str, batch: int) -> dict[str, float]:
+    """Load a packed model several times and run it."""
+    # Imported before anything is counted, like all that loading a model imports.
+    load_kernels()
+    before, seconds = resident(), []
+    for _ in range(LOADS):
+        loaded = None
+        begin = time.perf_counter()
+        loaded = load(directory)
+        seconds.append(time.perf_counter() - begin)
+    inputs = {"input_ids": torch.randint(5, 30_000, (batch, LENGTH))}
+    with torch.inference_mode():
+        for _ in range(3):
+            loaded(**inputs)
+    packed = loaded.bert.encoder.nbytes / MEGABYTE
+    rest = sum(value.nbytes for value in (*loaded.parameters(), *loaded.buffers())) / MEGABYTE
+    return {
+        "packed encoder MB": packed,
+        "embeddings and head MB": rest,
+        "beyond these MB": resident() - before - packed - rest,
+        "beyond these, while loading MB": resident("VmHWM") - before - packed - rest,
+        "first load s": seconds[0],
+        "load s": median(seconds[1:]),
+    }
+
+
+def calls() -> dict[str, float]:
+    """Call a small layer a million times."""
+    codes = torch.randint(-127, 128, (64, 64), dtype=torch.int8)
+    kernels = load_kernels()
+    layer = RuntimeLinear(
+        kernels, pack_layer(kernels, IntegerLayer(codes, torch.ones(64), None, FIXED, 0.1, 9))
+    )
+    inputs = torch.randn(1, 64)
+    for _ in range(1000):
+        layer(inputs)
+    before, begin = resident(), time.perf_counter()
+    for _ in range(CALLS):
+        layer(inputs)
+    taken = time.perf_counter() - begin
+    return {"microseconds a call": taken / CALLS * 1e6, "growth MB": resident() - before}
+
+
+def apart(*arguments: str) -> dict[str, float]:
+    """Run a part of this script in a process of its own."""
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--part", nargs="+", help="What one of the processes does.")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.part:
+        name, *rest = options.part
+        print(json.dumps(calls() if name == "calls" else model(rest[0], int(rest[1]))))
+        return
+    threads = ["--threads", str(options.threads)]
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for pattern in (FIRST, "unstructured at 90 %", "dense"):
+            inputs = {"input_ids": torch.randint(5, 30_000, (1, LENGTH))}
+            save_packed(build(pattern, inputs), f"{scratch}/{pattern}")
+            for batch in (1, 8) if pattern == FIRST else (1,):
+                found = apart(*threads, "--part", "model", f"{scratch}/{pattern}", str(batch))
+                rows.append({"model": pattern, "batch": batch, **{k: round(v, 2) for k, v in found.items()}})
+                print(rows[-1], flush=True)
+    many = apart(*threads, "--part", "calls")
+    settings = {
+        "model": "BERT-base for classification, random weights and masks, embeddings float32",
+        "tokens": LENGTH,
+        "threads": options.threads,
+        "a million calls of a layer of 64 x 64": {name: round(value, 2) for name, value in many.items()},
+        "bars": "64 MB beyond, 0.5 s",
+    }
+    print(write_results("runtime_memory", "The CPU runtime in memory", rows, settings, list(rows[0])))
+
+
+if __name__ == "__main__":
+    main()
