@@ -95,17 +95,16 @@ def test_all_compete_where_all_is_installed(quantized: Run) -> None:
 
 
 def test_a_quantized_model_answers_as_it_was_quantized(quantized: Run) -> None:
-    rounded = logits(quantized.model, quantized)
-    scale = rounded.abs().max().item()
+    rounded, floats = logits(quantized.model, quantized), quantized.field.output(REFERENCE)
+    scale = floats.abs().max().item()
+    ours = [one.name for one in quantized.field.contenders if one.ours]
     # Those that compute with its codes; OpenVINO may add products in 16 bits, which some do not fit.
-    for name in [*[one.name for one in quantized.field.contenders if one.ours], "ONNX Runtime int8"]:
-        assert quantized.difference(name, rounded) < 2e-2 * scale
-    floats = quantized.field.output(REFERENCE)
-    assert largest_difference(rounded, floats) > 0
+    for name in [*ours, "ONNX Runtime int8"]:
+        assert quantized.difference(name, rounded) < 4e-3 * scale
+    for name in [*ours, "ONNX Runtime int8", "OpenVINO int8", "PyTorch int8 dynamic"]:
+        assert 5e-3 * scale < quantized.difference(name, floats) < scale
     for name in ("ONNX Runtime float32", "OpenVINO float32"):
         assert quantized.difference(name, floats) < 1e-4 * scale
-    for name in ("PyTorch int8 dynamic", "OpenVINO int8"):
-        assert 0 < quantized.difference(name, floats) < scale
 
 
 def test_the_reference_has_the_weights_that_codes_stand_for(quantized: Run) -> None:

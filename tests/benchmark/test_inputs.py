@@ -19,14 +19,15 @@ from hf_sparse.benchmark.inputs import most_tokens, random_inputs
 
 
 def test_tokens_are_random_within_the_vocabulary_and_always_the_same() -> None:
-    inputs = random_inputs(bert(), 40, 100)
+    model = bert()
+    inputs = random_inputs(model, 40, 100)
     assert list(inputs) == ["input_ids", "attention_mask", "token_type_ids"]
     assert all(value.shape == (40, 100) and value.dtype == torch.long for value in inputs.values())
     # The padding token of BERT is 0.
     assert inputs["input_ids"].unique().tolist() == list(range(1, VOCABULARY))
     assert inputs["attention_mask"].all() and not inputs["token_type_ids"].any()
     torch.manual_seed(5)
-    assert torch.equal(random_inputs(bert(), 40, 100)["input_ids"], inputs["input_ids"])
+    assert torch.equal(random_inputs(model, 40, 100)["input_ids"], inputs["input_ids"])
 
 
 def test_decoders_are_given_what_they_read() -> None:

@@ -44,7 +44,8 @@ def test_contenders_take_turns_each_after_a_call_that_is_not_timed(clock: Clock)
 
 def test_the_largest_difference_tells_wrong_answers() -> None:
     zeros = torch.zeros(2, 2)
-    assert largest_difference(zeros, torch.tensor([[0.0, -3.0], [2.0, 0.0]])) == 3
+    for sign in (1, -1):
+        assert largest_difference(zeros, sign * torch.tensor([[0.0, -3.0], [2.0, 0.0]])) == 3
     assert largest_difference(torch.full((2, 2), math.nan), zeros) == math.inf
     assert largest_difference(torch.full((2, 2), math.inf), zeros) == math.inf
     assert largest_difference(torch.zeros(1, 2), zeros) == math.inf
