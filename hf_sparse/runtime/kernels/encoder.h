@@ -21,27 +21,29 @@ struct Encoder {
     double epsilon;
 };
 
-// Steps x - mean over the deviation of each token, times weight, plus bias, over a tile of floats, in place.
+// (x - mean) over the deviation of each token, times weight, plus bias, over a tile of floats, in place.
 inline void normalize(float* values, int64_t features, const float* weight, const float* bias, double epsilon) {
     const Float count = every((float)features), little = every((float)epsilon);
+    Float mean[DEPTH] = {}, inverse[DEPTH] = {};
+    for (int64_t feature = 0; feature < features; feature++)
+        for (int part = 0; part < DEPTH; part++) mean[part] += load(values + feature * TOKENS + part * LANES);
+    for (int part = 0; part < DEPTH; part++) mean[part] = mean[part] / count;
+    for (int64_t feature = 0; feature < features; feature++)
+        for (int part = 0; part < DEPTH; part++) {
+            const Float apart = load(values + feature * TOKENS + part * LANES) - mean[part];
+            inverse[part] += apart * apart;
+        }
     for (int part = 0; part < DEPTH; part++) {
-        float* at = values + part * LANES;
-        Float sum = {}, squares = {};
-        for (int64_t feature = 0; feature < features; feature++) sum += load(at + feature * TOKENS);
-        const Float mean = sum / count;
-        for (int64_t feature = 0; feature < features; feature++) {
-            const Float apart = load(at + feature * TOKENS) - mean;
-            squares += apart * apart;
-        }
-        const Float variance = squares / count + little;
-        Float deviation;
+        const Float variance = inverse[part] / count + little;
+        float deviation[LANES];
         for (int lane = 0; lane < LANES; lane++) deviation[lane] = std::sqrt(variance[lane]);
-        const Float inverse = every(1.0f) / deviation;
-        for (int64_t feature = 0; feature < features; feature++) {
-            float* to = at + feature * TOKENS;
-            store(to, (load(to) - mean) * inverse * every(weight[feature]) + every(bias[feature]));
-        }
+        inverse[part] = every(1.0f) / load(deviation);
     }
+    for (int64_t feature = 0; feature < features; feature++)
+        for (int part = 0; part < DEPTH; part++) {
+            float* to = values + feature * TOKENS + part * LANES;
+            store(to, (load(to) - mean[part]) * inverse[part] * every(weight[feature]) + every(bias[feature]));
+        }
 }
 
 // Tiles in a chunk: what a layer holds between its two products should stay in the cache.
