@@ -1,11 +1,10 @@
-"""Sparse models of few bits on SST-2: accuracy, and what their encoder really takes, loaded back four ways.
+"""Sparse models of few bits on SST-2: accuracy, and what their encoder really takes, loaded back three ways.
 
     python benchmarks/eight_bits.py --encoder ENCODER --task_data SST2 --work WORK
 
 Trains with scripts/run_glue.py, stage by stage; a stage whose results stand in WORK is not trained again.
 Each model is then packed, published and exported, and scored on the whole validation set as stock
-transformers, the packed file through `from_pretrained`, ONNX Runtime and `hf_sparse.runtime` load it; the
-last rounds what is not quantized to 8 bits.
+transformers, the packed file through `from_pretrained`, and ONNX Runtime load it.
 """
 
 import argparse
@@ -20,7 +19,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import hf_sparse
 from hf_sparse.export.directory import export_directory
 from hf_sparse.export.session import load_onnx
-from hf_sparse.runtime import load as load_to_run
 from hf_sparse.training.loading import load_trained
 from measuring import write_results
 from prune_once_for_all import COMMON, TASKS, run
@@ -39,7 +37,6 @@ COLUMNS = (
     "stock transformers",
     "packed file",
     "ONNX Runtime",
-    "hf_sparse.runtime",
     "packed MB",
     "encoder, times smaller",
     "as papers count",
@@ -116,7 +113,6 @@ def measure(name: str, trained: dict[str, float], options: argparse.Namespace) -
         accuracy(stock, data),
         accuracy(automatic.from_pretrained(forms / "packed"), data),
         accuracy(load_onnx(forms / "onnx"), data),
-        accuracy(load_to_run(forms / "packed"), data),
         sizes.file_bytes / 1e6,
         sizes.encoder_ratio,
         sizes.counted_ratio,
