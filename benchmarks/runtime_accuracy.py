@@ -1,4 +1,4 @@
-"""Models trained on SST-2 in PyTorch and in the CPU runtime: accuracy, answers that differ, time for all texts.
+"""Models trained on SST-2 in PyTorch and in the CPU runtime: accuracy, answers that differ, seconds.
 
     python benchmarks/runtime_accuracy.py --task_data SST2 --work WORK
 
