@@ -48,7 +48,7 @@ class SharedInput:
 
     def get(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Return the quantized input with its range, None if the input is new."""
-        if source is not self.source or source._version != self.version:
+        if source is not self.source or _version(source) != self.version:
             return None
         found, self.left = self.outcome, self.left - 1
         if not self.left:
@@ -57,8 +57,13 @@ class SharedInput:
         return found
 
     def put(self, source: Tensor, outcome: tuple[Tensor, Tensor, Tensor]) -> None:
-        self.source, self.version = source, source._version
+        self.source, self.version = source, _version(source)
         self.outcome, self.left = outcome, self.readers - 1
+
+
+def _version(values: Tensor) -> int:
+    """Return how often a tensor was written to; under inference mode nobody counts."""
+    return 0 if values.is_inference() else values._version
 
 
 @dataclass(eq=False)

@@ -2,11 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from hf_sparse.native.building import once
 from hf_sparse.runtime.integers import IntegerLayer
 from hf_sparse.runtime.library import Grid, Kernels, pointer
 from hf_sparse.runtime.packing import ROWS, Form, PackedWeight, check, count_entries, forms, pack
@@ -49,7 +49,7 @@ def best_form(kernels: Kernels, codes: Tensor) -> Form:
     return next(form for form, cost in costs.items() if cost <= bound)
 
 
-@cache
+@once
 def measured_rates(kernels: Kernels) -> dict[Form, float]:
     """Return the nanoseconds that an entry of each form takes for a token, measured once in a process.
 
@@ -57,12 +57,13 @@ def measured_rates(kernels: Kernels) -> dict[Form, float]:
     of several, taken in turns, since whatever else runs on the machine only adds to it.
     """
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(1, 128, (_OUTPUTS, _INPUTS), generator=generator, dtype=torch.int8)
+    shape = _OUTPUTS, _INPUTS
+    codes = torch.randint(1, 128, shape, generator=generator, dtype=torch.int8, device="cpu")
     # A quarter of the blocks, apart from each other.
-    apart = torch.rand(_OUTPUTS // 4, _INPUTS // 4, generator=generator) < 0.25
+    apart = torch.rand(_OUTPUTS // 4, _INPUTS // 4, generator=generator, device="cpu") < 0.25
     codes *= apart.repeat_interleave(4, 0).repeat_interleave(4, 1)
     weights = {
-        (form, full): pack(kernels, codes * full, torch.ones(1), None, form)
+        (form, full): pack(kernels, codes * full, torch.ones(1, device="cpu"), None, form)
         for form in forms(kernels.group)
         for full in (1, 0)
     }
@@ -77,7 +78,8 @@ def measured_rates(kernels: Kernels) -> dict[Form, float]:
 
 
 def _seconds(kernels: Kernels, packed: PackedWeight) -> float:
-    inputs, outputs = torch.zeros(_TOKENS, packed.columns), torch.empty(_TOKENS, packed.rows)
+    inputs = torch.zeros(_TOKENS, packed.columns, device="cpu")
+    outputs = torch.empty(_TOKENS, packed.rows, device="cpu")
     matrix, grid = packed.matrix(), Grid(_STEP, 0.0, 0)
     begin = time.perf_counter()
     kernels.library.hf_sparse_linear(

@@ -7,8 +7,9 @@ from hf_sparse.runtime.integers import FIXED, RANGE, SYMMETRIC, IntegerLayer
 
 
 def is_compressed(module: nn.Module) -> bool:
-    """Say whether compressed-tensors made a module a quantized one."""
-    return getattr(module, "quantization_scheme", None) is not None
+    """Say whether compressed-tensors made a Linear a quantized one."""
+    scheme = getattr(module, "quantization_scheme", None)
+    return isinstance(module, nn.Linear) and getattr(scheme, "weights", None) is not None
 
 
 def compressed_layer(name: str, module: nn.Module) -> IntegerLayer:
@@ -18,6 +19,11 @@ def compressed_layer(name: str, module: nn.Module) -> IntegerLayer:
     """
     scheme, scales = module.quantization_scheme, getattr(module, "weight_scale", None)
     rows = module.out_features
+    if scheme.weights.type != "int" or scheme.weights.num_bits > 8:
+        raise ValueError(
+            f"the weight of {name} has {scheme.weights.num_bits} bits of type {scheme.weights.type}, and the "
+            "kernels know integers of 8 bits or less"
+        )
     # Codes of fewer bits lie several in a number.
     if not isinstance(getattr(module, "weight", None), Tensor) or scales is None:
         raise ValueError(
@@ -37,7 +43,10 @@ def _input(name: str, module: nn.Module) -> tuple[int, float, int]:
     if arguments is None:
         return RANGE, 1.0, 0
     if arguments.num_bits != 8 or arguments.type != "int":
-        raise ValueError(f"inputs of {name} have {arguments.num_bits} bits, and the kernels know 8")
+        raise ValueError(
+            f"inputs of {name} have {arguments.num_bits} bits of type {arguments.type}, and the kernels know "
+            "integers of 8"
+        )
     if arguments.dynamic and arguments.symmetric:
         return SYMMETRIC, 1.0, 0
     if arguments.dynamic or module.input_scale.numel() != 1:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 
-from hf_sparse.runtime.library import LINEARS, NORMS, Encoder, Grid, Kernels, Layer, pointer
+from hf_sparse.runtime.library import LINEARS, NORMS, Encoder, Grid, Kernels, Layer, pointer, require_memory
 from hf_sparse.runtime.linear import RuntimeModule, refuse_gradient, same_kernels
 from hf_sparse.runtime.packing import PackedWeight
+
+# What is added to a score to leave a token out is this or less.
+_LEFT_OUT = -1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +86,16 @@ class FusedEncoder(RuntimeModule):
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
     ) -> BaseModelOutput:
         refuse_gradient(hidden_states)
+        hidden = self.shape[0]
+        if hidden_states.dim() != 3 or hidden_states.shape[-1] != hidden:
+            raise ValueError(
+                f"this encoder reads (batch, length, {hidden}), not {tuple(hidden_states.shape)}"
+            )
         batch, length, _ = hidden_states.shape
         inputs = hidden_states.to("cpu", torch.float32).contiguous()
         kept = kept_tokens(attention_mask, batch, length)
         outputs = torch.empty_like(inputs)
-        self._kernels.library.hf_sparse_encode(
+        result = self._kernels.library.hf_sparse_encode(
             pointer(self._encoder),
             inputs.data_ptr(),
             None if kept is None else kept.data_ptr(),
@@ -96,7 +104,8 @@ class FusedEncoder(RuntimeModule):
             outputs.data_ptr(),
             torch.get_num_threads(),
         )
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=outputs.to(hidden_states.dtype))
+        require_memory(result)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=outputs.to(hidden_states))
 
     def extra_repr(self) -> str:
         hidden, inner, heads, _, count = self.shape
@@ -112,8 +121,18 @@ def kept_tokens(attention_mask: Tensor | None, batch: int, length: int) -> Tenso
     if attention_mask is None:
         return None
     mask = attention_mask
+    if not isinstance(mask, Tensor):
+        raise ValueError(
+            f"a fused encoder reads no mask of type {type(mask).__name__}; call "
+            "model.set_attn_implementation('sdpa')"
+        )
     if mask.is_floating_point() and mask.dim() == 4:
-        mask = mask > -1.0
+        if not ((mask == 0) | (mask <= _LEFT_OUT)).all():
+            raise ValueError(
+                "what the mask adds to scores is neither 0 nor so small that a token is left out, which a "
+                "fused encoder cannot compute; call optimize(model) instead"
+            )
+        mask = mask == 0
     mask = mask.bool()
     if mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[-1] == length:
         rows = mask[:, 0]

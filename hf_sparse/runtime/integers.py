@@ -36,7 +36,7 @@ class IntegerLayer:
         """The step of a sum of products, (out,): times the token's step where that is dynamic."""
         if self.dynamic != FIXED:
             return self.steps
-        return self.steps * torch.tensor(self.input_step, dtype=torch.float32)
+        return self.steps * torch.tensor(self.input_step, dtype=torch.float32, device="cpu")
 
     @property
     def sparsity(self) -> float:
@@ -48,8 +48,13 @@ def integer_layer(name: str, module: nn.Module, layer: QuantizedLayer | None) ->
     """Return a module's layer as integers: as it was quantized, or rounded now if it is plain.
 
     A plain weight is rounded to int8 per output, and its input per token. Raises `ValueError` where that can
-    not be: scales of groups of inputs, weights that are not finite.
+    not be: scales of groups of inputs, weights that are not finite, modules that do more than a Linear.
     """
+    if layer is None and type(module) not in (nn.Linear, Conv1D):
+        raise ValueError(
+            f"{name} is a {type(module).__module__}.{type(module).__name__}, of which nobody knows what else "
+            "it does; merge adapters into the model first"
+        )
     bias = module.bias
     if layer is None:
         weight = module.weight.detach()
@@ -77,6 +82,7 @@ def from_codes(name: str, layer: QuantizedLayer, bias: Tensor | None) -> Integer
     )
 
 
-def quantized(model: nn.Module) -> dict[str, QuantizedLayer]:
-    """Return the quantized layers of a model that multiply, by the names of their modules."""
-    return {name: layer for name, layer in quantized_layers(model).items() if not layer.embedding}
+def quantized(model: nn.Module) -> dict[nn.Module, QuantizedLayer]:
+    """Return the quantized layers of a model that multiply, by their modules: those may have many names."""
+    layers = quantized_layers(model).items()
+    return {model.get_submodule(name): layer for name, layer in layers if not layer.embedding}

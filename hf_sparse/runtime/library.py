@@ -4,7 +4,7 @@ import ctypes
 from dataclasses import dataclass
 
 from hf_sparse.native.building import load_first, once
-from hf_sparse.runtime.processor import PATHS, chosen_paths
+from hf_sparse.runtime.processor import chosen_paths
 
 _SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 
@@ -79,7 +79,7 @@ def load_kernels(name: str | None = None) -> Kernels | None:
 
     Raises `ValueError` if the processor cannot run the path that is asked for.
     """
-    paths = chosen_paths() if name is None else [path for path in PATHS if path.name == name]
+    paths = chosen_paths(name)
     found = load_first("runtime/kernels/kernels.cpp", *(path.flags for path in paths))
     if found is None:
         return None
@@ -92,9 +92,9 @@ def load_kernels(name: str | None = None) -> Kernels | None:
     library.hf_sparse_fill_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _POINTER]
     library.hf_sparse_fill_entries.restype = None
     library.hf_sparse_linear.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE]
-    library.hf_sparse_linear.restype = None
+    library.hf_sparse_linear.restype = _SIZE
     library.hf_sparse_encode.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE]
-    library.hf_sparse_encode.restype = None
+    library.hf_sparse_encode.restype = _SIZE
     return Kernels(
         path.name,
         library,
@@ -102,6 +102,12 @@ def load_kernels(name: str | None = None) -> Kernels | None:
         library.hf_sparse_tokens(),
         library.hf_sparse_lanes(),
     )
+
+
+def require_memory(result: int) -> None:
+    """Raise `MemoryError` where a function of the kernels says that there was not enough."""
+    if result:
+        raise MemoryError("there is not enough memory for so many tokens; take a smaller batch")
 
 
 def pointer(structure: ctypes.Structure) -> ctypes.c_void_p:

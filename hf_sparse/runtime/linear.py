@@ -7,20 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from hf_sparse.runtime.choosing import PackedLayer
-from hf_sparse.runtime.library import Grid, Kernels, load_kernels, pointer
+from hf_sparse.runtime.library import Grid, Kernels, load_kernels, pointer, require_memory
 
 
 class RuntimeModule(nn.Module):
     """A module whose weights are packed for the kernels: there are none to train or to save."""
 
     def _save_to_state_dict(self, *_: Any) -> None:
-        raise ValueError(
-            "a model that was made ready to run has no weights left to save; save it before, and call "
-            "optimize or fuse on what was loaded"
-        )
+        refuse_saving()
 
     def _load_from_state_dict(self, *_: Any) -> None:
         raise ValueError("a model that was made ready to run takes no weights; load them before that")
+
+
+def refuse_saving(*_: Any, **__: Any) -> None:
+    """Stand in for `save_pretrained`, which would write a configuration before it finds no weights."""
+    raise ValueError(
+        "a model that was made ready to run has no weights left to save; save it before, and call optimize "
+        "or fuse on what was loaded"
+    )
 
 
 def refuse_gradient(value: Tensor) -> None:
@@ -43,8 +48,9 @@ class RuntimeLinear(RuntimeModule):
         super().__init__()
         self.packed, self.grid, self.sparsity = layer.weight, layer.grid, layer.sparsity
         self.in_features, self.out_features = self.packed.columns, self.packed.rows
-        # Some models look at them before they call the layer.
-        self.weight = self.bias = None
+        # Some models look at its shape and dtype before they call the layer.
+        self.weight = torch.empty(self.out_features, self.in_features, device="meta")
+        self.bias = None
         self._bind(kernels)
 
     def _bind(self, kernels: Kernels) -> None:
@@ -76,7 +82,7 @@ class RuntimeLinear(RuntimeModule):
             )
         rows = inputs.to("cpu", torch.float32).reshape(-1, self.in_features).contiguous()
         outputs = rows.new_empty(len(rows), self.out_features)
-        self._kernels.library.hf_sparse_linear(
+        result = self._kernels.library.hf_sparse_linear(
             pointer(self._matrix),
             pointer(self._grid),
             rows.data_ptr(),
@@ -84,7 +90,8 @@ class RuntimeLinear(RuntimeModule):
             outputs.data_ptr(),
             torch.get_num_threads(),
         )
-        return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+        require_memory(result)
+        return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs)
 
     def extra_repr(self) -> str:
         return (

@@ -1,13 +1,14 @@
 """From a saved model to one that is ready to run, without floats in between."""
 
+import logging
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.container import Entry, damaged
-from hf_sparse.checkpoint.entries import unpack_codes
+from hf_sparse.checkpoint.entries import scheme_of, unpack_codes
 from hf_sparse.checkpoint.loading import packed_file
 from hf_sparse.checkpoint.packed import (
     OpenedPacked,
@@ -19,6 +20,7 @@ from hf_sparse.checkpoint.packed import (
 )
 from hf_sparse.quantization.activations import parameters
 from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.runtime.choosing import PackedLayer, pack_layer
 from hf_sparse.runtime.families import Family, family_of
 from hf_sparse.runtime.fusing import fuse, install
@@ -27,6 +29,8 @@ from hf_sparse.runtime.library import Kernels, load_kernels
 from hf_sparse.runtime.optimizing import optimize
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.training.loading import load_trained
+
+logger = logging.getLogger(__name__)
 
 _WEIGHT = ".weight"
 
@@ -44,14 +48,21 @@ def load(name_or_path: str | Path) -> PreTrainedModel:
     opened = open_packed(path.parent)
     model = opened.build("cpu")
     family = _family(model)
-    if kernels is None or family is None:
+    # Only for whole models it is known which layers can be fused and which can not.
+    grouped = any(entry.quantization and scheme_of(entry).group for entry in opened.entries.values())
+    if kernels is None or family is None or grouped:
         return ready(load_packed(path.parent))
     return _from_codes(kernels, opened, model, family)
 
 
 def ready(model: PreTrainedModel) -> PreTrainedModel:
-    """Fuse the encoder of a model where its family is known, else optimize it; in place."""
-    return fuse(model) if _family(model) else optimize(model)
+    """Fuse the encoder of a model where that can be done, else optimize it; in place."""
+    if _family(model):
+        try:
+            return fuse(model)
+        except ValueError as error:
+            logger.warning("The encoder is not fused: %s", error)
+    return optimize(model)
 
 
 def _family(model: PreTrainedModel) -> Family | None:
@@ -82,9 +93,10 @@ def _from_codes(
             return pack_layer(kernels, integer_layer(name, linear, None))
         entry, content = opened.pairs[f"{name}{_WEIGHT}"]
         try:
-            return pack_layer(kernels, _integers(name, entry, content, linear.bias))
+            codes = unpack_codes(entry, content)
         except ValueError as error:
             raise damaged(opened.path, f"{name}: {error}") from error
+        return pack_layer(kernels, _integers(name, entry, *codes, linear.bias))
 
     install(kernels, model, family, parallel_map(packed, linears))
     finish(model, opened.path.parent)
@@ -93,8 +105,9 @@ def _from_codes(
     return model.requires_grad_(False)
 
 
-def _integers(name: str, entry: Entry, content: memoryview, bias: nn.Parameter | None) -> IntegerLayer:
-    scheme, codes, scales = unpack_codes(entry, content)
+def _integers(
+    name: str, entry: Entry, scheme: WeightScheme, codes: Tensor, scales: Tensor, bias: Tensor | None
+) -> IntegerLayer:
     ends, grid = entry.quantization.input_range, (None, None)
     if ends is not None:
         grid = parameters(*map(torch.tensor, ends))

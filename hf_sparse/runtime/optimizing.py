@@ -12,10 +12,18 @@ from hf_sparse.runtime.choosing import pack_layer
 from hf_sparse.runtime.compressed import compressed_layer, is_compressed
 from hf_sparse.runtime.integers import IntegerLayer, integer_layer, quantized
 from hf_sparse.runtime.library import load_kernels
-from hf_sparse.runtime.linear import RuntimeLinear
+from hf_sparse.runtime.linear import RuntimeLinear, refuse_saving
 
 logger = logging.getLogger(__name__)
 
+# Linears, by the type of the model, that it does not call: it takes their weights.
+_READ_DIRECTLY = {
+    "deberta": ("in_proj",),
+    "falcon_mamba": ("dt_proj",),
+    "jamba": ("dt_proj",),
+    "mamba": ("dt_proj",),
+    "wavlm": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
 # Below this share of zeros a plain Linear was hardly pruned, and is not rounded unasked.
 SPARSE = 0.5
 
@@ -33,23 +41,31 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
     on the CPU.
     """
     require_cpu(model)
-    model.eval().requires_grad_(False)
     kernels = load_kernels()
+    layers, left = quantized(model), []
+    model.eval().requires_grad_(False)
     if kernels is None:
         return model
-    layers, left = quantized(model), []
-    for name, module in list(model.named_modules()):
-        if not replaceable(name, module, layers):
-            continue
-        try:
-            layer = pack_layer(kernels, integers_of(name, module, layers))
-        except ValueError as error:
-            left.append((name, error))
-            continue
-        replace(model, name, RuntimeLinear(kernels, layer))
+    made: dict[nn.Module, RuntimeLinear] = {}
+    # A layer that is used in several places has as many names.
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module not in made and replaceable(module, layers):
+            if name.rpartition(".")[2] in _READ_DIRECTLY.get(model.config.model_type, ()):
+                left.append((name, "the model multiplies with its weight itself"))
+                continue
+            try:
+                packed = pack_layer(kernels, integers_of(name, module, layers))
+            except ValueError as error:
+                left.append((name, error))
+                continue
+            made[module] = RuntimeLinear(kernels, packed)
+        if module in made:
+            replace(model, name, made[module])
     if left:
         name, reason = left[0]
         logger.warning("%d layers stay in PyTorch, such as %s: %s", len(left), name, reason)
+    if made:
+        model.save_pretrained = refuse_saving
     return model
 
 
@@ -61,20 +77,20 @@ def require_cpu(model: PreTrainedModel) -> None:
         )
 
 
-def replaceable(name: str, module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> bool:
+def replaceable(module: nn.Module, layers: Mapping[nn.Module, QuantizedLayer]) -> bool:
     """Say whether a module is a Linear that was quantized, or pruned to half or more."""
-    if name in layers or is_compressed(module):
+    if module in layers or is_compressed(module):
         return True
     if type(module) not in (nn.Linear, Conv1D) or not module.weight.numel():
         return False
     return module.weight.count_nonzero().item() <= (1 - SPARSE) * module.weight.numel()
 
 
-def integers_of(name: str, module: nn.Module, layers: Mapping[str, QuantizedLayer]) -> IntegerLayer:
+def integers_of(name: str, module: nn.Module, layers: Mapping[nn.Module, QuantizedLayer]) -> IntegerLayer:
     """Return a Linear as integers, however it was quantized; raises as `integer_layer` does."""
     if is_compressed(module):
         return compressed_layer(name, module)
-    return integer_layer(name, module, layers.get(name))
+    return integer_layer(name, module, layers.get(module))
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

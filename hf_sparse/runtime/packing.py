@@ -124,7 +124,7 @@ def pack(
         indices,
         words,
         _padded(multipliers.reshape(-1).expand(rows), torch.float32),
-        _padded(torch.zeros(rows) if bias is None else bias.detach(), torch.float32),
+        _padded(torch.zeros(rows, device="cpu") if bias is None else bias.detach(), torch.float32),
         _padded(codes.sum(1, dtype=torch.int32), torch.int32),
     )
 

@@ -47,15 +47,15 @@ def available_paths() -> tuple[str, ...]:
     return tuple(path.name for path in machine_paths() if features.issuperset(path.features))
 
 
-def chosen_paths() -> list[ProcessorPath]:
-    """Return the paths to use, the best first: all that run here, or that which HF_SPARSE_RUNTIME_PATH names.
+def chosen_paths(name: str | None = None) -> list[ProcessorPath]:
+    """Return the paths to use, the best first: the one named, here or in HF_SPARSE_RUNTIME_PATH, else all.
 
     Raises `ValueError` if the processor cannot run the one that is named.
     """
-    available, name = available_paths(), os.environ.get(SWITCH)
+    available, name = available_paths(), name or os.environ.get(SWITCH)
     if name and name not in available:
         raise ValueError(
-            f"{SWITCH}={name} is none of the paths that this processor runs; choose one of "
+            f"{name} ({SWITCH}) is none of the paths that this processor runs; choose one of "
             f"{', '.join(available)}"
         )
     return [path for path in PATHS if path.name == name or (not name and path.name in available)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_sparse.runtime.integers import FIXED, SYMMETRIC, IntegerLayer
 
 Norm = tuple[Tensor, Tensor]
-_SUM_OF_PROBABILITIES = 131072
+_SUM_OF_PROBABILITIES, _RUN = 131072, 512
 
 
 def quantize(layer: IntegerLayer, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,9 +97,9 @@ ACTIVATIONS = {1: relu, 2: gelu, 3: gelu_tanh, 4: silu}
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Return what one head (tokens, width) gives for one sequence."""
-    tokens, width = queries.shape
+    width = queries.shape[1]
     bound = int(min(32767.0, math.floor(math.sqrt(2147483647.0 / width))))
-    value_bound = int(min(32767.0, 2147483647.0 / (_SUM_OF_PROBABILITIES + tokens)))
+    value_bound = int(min(32767.0, 2147483647.0 / (_SUM_OF_PROBABILITIES + _RUN)))
     (q, q_step), (k, k_step), (v, v_step) = (
         _halves(queries, bound),
         _halves(keys, bound),
@@ -108,9 +108,11 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     scale = q_step * k_step * _f32(1 / math.sqrt(width))
     scores = (q @ k.t()).float() * scale
     shares = exponential(scores - scores.amax(1, keepdim=True))
-    factor = torch.minimum(_SUM_OF_PROBABILITIES / _in_order(shares), torch.tensor(32767.0))
+    most = torch.cat([_in_order(run) for run in shares.split(_RUN, 1)], 1).amax(1, keepdim=True)
+    factor = torch.minimum(_SUM_OF_PROBABILITIES / most, torch.tensor(32767.0))
     codes = (shares * factor).round().double()
-    return (codes @ v).float() * (v_step / codes.sum(1, keepdim=True).float())
+    sums = [(run @ part).float() for run, part in zip(codes.split(_RUN, 1), v.split(_RUN), strict=True)]
+    return _in_order(torch.stack(sums, -1))[..., 0] * (v_step / codes.sum(1, keepdim=True).float())
 
 
 def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:

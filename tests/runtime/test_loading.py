@@ -87,3 +87,10 @@ def test_a_damaged_file_is_refused_by_name(tmp_path) -> None:
     file.write_bytes(bytes(content))
     with pytest.raises(ValueError, match=r"packed\.safetensors"):
         load(tmp_path)
+
+
+def test_scales_of_groups_are_optimized_and_not_called_damage(tmp_path, caplog) -> None:
+    model, inputs = quantized(weights="int4_group_4"), batch()
+    save_packed(model, tmp_path)
+    assert torch.equal(logits(load(tmp_path), inputs), logits(model, inputs))
+    assert "The encoder is not fused: " in caplog.text and "damaged" not in caplog.text

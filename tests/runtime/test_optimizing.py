@@ -12,6 +12,8 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
     pipeline,
@@ -154,6 +156,10 @@ def test_saving_and_training_are_refused(tmp_path) -> None:
     model = optimize(quantized())
     with pytest.raises(ValueError, match="no weights left to save"):
         model.save_pretrained(tmp_path)
+    # Not even a configuration, which might have been that of a packed file.
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="no weights left to save"):
+        model.state_dict()
     with pytest.raises(ValueError, match="computes no gradients"):
         model.bert.encoder.layer[0].output.dense(torch.randn(2, 52, requires_grad=True))
 
@@ -186,3 +192,27 @@ def test_without_a_compiler_the_model_stays_as_it_is(monkeypatch) -> None:
         exact = model(**inputs).logits
         assert torch.equal(optimize(model)(**inputs).logits, exact)
     assert not replaced(model)
+
+
+def test_layers_whose_weights_a_model_reads_stay(caplog) -> None:
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, state_size=4, time_step_rank=4)
+    model, inputs = MambaForCausalLM(config).eval(), {"input_ids": torch.arange(3, 11)[None]}
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            with torch.no_grad():
+                module.weight[:, ::2] = module.weight[::2] = 0
+    with torch.no_grad(), caplog.at_level(logging.WARNING):
+        exact = model(**inputs).logits
+        found = optimize(model)(**inputs).logits
+    near(found, exact)
+    assert replaced(model) and not any(name.endswith("dt_proj") for name in replaced(model))
+    assert "dt_proj: the model multiplies with its weight itself" in caplog.text
+
+
+def test_simulated_layers_run_under_inference_mode_too() -> None:
+    model, inputs = quantized(), batch()
+    with torch.no_grad():
+        exact = model(**inputs).logits
+    with torch.inference_mode():
+        assert torch.equal(model(**inputs).logits, exact)

@@ -46,9 +46,15 @@ def test_a_path_can_be_named(machine, monkeypatch) -> None:
     assert [path.name for path in processor.chosen_paths()] == ["avx2"]
     monkeypatch.setenv(processor.SWITCH, "neon")
     with pytest.raises(
-        ValueError, match=r"HF_SPARSE_RUNTIME_PATH=neon .* avx512_vnni, avx_vnni, avx2, portable"
+        ValueError, match=r"neon \(HF_SPARSE_RUNTIME_PATH\) .* avx512_vnni, avx_vnni, avx2, portable"
     ):
         processor.chosen_paths()
+
+
+def test_kernels_of_another_processor_are_refused() -> None:
+    for name in ("nonsense", "neon" if "neon" not in processor.available_paths() else "avx2"):
+        with pytest.raises(ValueError, match=f"{name} .* none of the paths that this processor runs"):
+            load_kernels(name)
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")

@@ -70,7 +70,7 @@ def test_a_layer_gives_what_the_fake_quantized_one_gives(weights: str, activatio
 
     targets = Targets((Target("layer.weight", model.layer),), ())
     calibrate(model, [{"values": values}], weights=weights, activations=activations, targets=targets)
-    layer = integer_layer("layer", model.layer, quantized(model)["layer"])
+    layer = integer_layer("layer", model.layer, quantized(model)[model.layer])
     with torch.no_grad():
         torch.testing.assert_close(reference.linear(layer, values), model(values), rtol=1e-5, atol=1e-5)
 

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -129,6 +130,9 @@ inline int32_t bound_of(double terms) {
     return (int32_t)std::min(32767.0, std::floor(std::sqrt(2147483647.0 / terms)));
 }
 
+// Keys whose products are summed as integers; sums of several such runs are added as floats. The probabilities of
+// a run come to this at most, so that those of long sequences do not vanish.
+constexpr int64_t RUN = 512;
 constexpr float SUM_OF_PROBABILITIES = 131072;
 
 struct Prepared {
@@ -166,22 +170,26 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     // The place of a key that there is not, where their number is odd: no share of anything.
     for (int part = 0; part < PARTS; part++)
         if (span.length % 2) store(scores + span.length * BLOCK + part * LANES, every(-3e38f));
-    Float total[PARTS] = {};
-    for (int64_t pair = 0; pair < key_pairs; pair++) {
-        float* at = scores + 2 * pair * BLOCK;
-        Float share[2 * PARTS];
-        for (int part = 0; part < 2 * PARTS; part++)
-            share[part] = load(at + part * LANES) - largest[part % PARTS];
-        exponential(share);
-        for (int part = 0; part < 2 * PARTS; part++) {
-            total[part % PARTS] += share[part];
-            store(at + part * LANES, share[part]);
+    Float most[PARTS] = {};
+    for (int64_t first = 0; first < key_pairs; first += RUN / 2) {
+        Float total[PARTS] = {};
+        for (int64_t pair = first; pair < std::min(first + RUN / 2, key_pairs); pair++) {
+            float* at = scores + 2 * pair * BLOCK;
+            Float share[2 * PARTS];
+            for (int part = 0; part < 2 * PARTS; part++)
+                share[part] = load(at + part * LANES) - largest[part % PARTS];
+            exponential(share);
+            for (int part = 0; part < 2 * PARTS; part++) {
+                total[part % PARTS] += share[part];
+                store(at + part * LANES, share[part]);
+            }
         }
+        for (int part = 0; part < PARTS; part++) most[part] = at_least(total[part], most[part]);
     }
     Float factor[PARTS];
     Int whole[PARTS] = {};
     for (int part = 0; part < PARTS; part++)
-        factor[part] = at_most(every(SUM_OF_PROBABILITIES) / total[part], every(32767.0f));
+        factor[part] = at_most(every(SUM_OF_PROBABILITIES) / most[part], every(32767.0f));
     for (int64_t pair = 0; pair < key_pairs; pair++)
         for (int part = 0; part < PARTS; part++) {
             const float* at = scores + 2 * pair * BLOCK + part * LANES;
@@ -193,14 +201,20 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     Float back[PARTS];
     for (int part = 0; part < PARTS; part++) back[part] = every(ready.value_step) / to_float(whole[part]);
     for (int64_t row = 0; row < head.width; row += ROWS) {
-        Int sums[ROWS][PARTS];
-        multiply_halves<PARTS>(reinterpret_cast<const int32_t*>(ready.values + row * ready.value_stride),
-                               ready.value_stride / 2, 1, shares, key_pairs, sums);
+        Float found[ROWS][PARTS] = {};
+        const int32_t* values = reinterpret_cast<const int32_t*>(ready.values + row * ready.value_stride);
+        for (int64_t first = 0; first < key_pairs; first += RUN / 2) {
+            Int sums[ROWS][PARTS];
+            multiply_halves<PARTS>(values + first, ready.value_stride / 2, 1, shares + first * BLOCK,
+                                   std::min(RUN / 2, key_pairs - first), sums);
+            for (int next = 0; next < ROWS; next++)
+                for (int part = 0; part < PARTS; part++) found[next][part] += to_float(sums[next][part]);
+        }
         for (int64_t next = row; next < row + ROWS && next < head.width; next++)
             for (int part = 0; part < PARTS; part++)
                 store(place(head.queries, head.features, head.feature + next,
                             span.first + (from + part) * LANES),
-                      to_float(sums[next - row][part]) * back[part]);
+                      found[next - row][part] * back[part]);
     }
 }
 
@@ -211,7 +225,7 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     ready.bound = bound_of((double)head.width);
     // Rounding may add one half for each key.
     ready.value_bound = (int32_t)std::min(
-        32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)span.length));
+        32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)RUN));
     const auto step = [&](float* tiles, int32_t bound) {
         return step_of(tiles, head.features, head.feature, head.width, span, bound);
     };

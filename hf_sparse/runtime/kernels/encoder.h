@@ -52,7 +52,7 @@ constexpr int64_t CHUNK = 128 / TOKENS > 0 ? 128 / TOKENS : 1;
 // The codes of floats for one layer's input; those made for an earlier layer serve again where they are alike.
 struct Codes {
     int32_t* tiles;
-    std::vector<Scales> scales;
+    Scales scales[CHUNK] = {};
     const float* source = nullptr;
     Grid grid = {};
     bool lines = false;
@@ -62,7 +62,6 @@ struct Codes {
             wanted.dynamic == grid.dynamic)
             return;
         source = values, grid = wanted, lines = in_lines;
-        scales.resize((size_t)count);
         for (int64_t tile = 0; tile < count; tile++) {
             const float* from = values + tile * features * TOKENS;
             scales[tile] = grid.dynamic ? dynamic_scales(grid, from, features) : fixed_scales(grid);
@@ -82,7 +81,7 @@ inline void product(const Matrix& matrix, const Codes& codes, int64_t count, con
                 alignas(64) int32_t sums[ROWS * TOKENS];
                 multiply(matrix, stripe, codes.tiles + tile * size, sums);
                 Float found[ROWS][DEPTH];
-                restore(matrix, stripe, codes.grid, codes.scales[(size_t)tile], sums, found);
+                restore(matrix, stripe, codes.grid, codes.scales[tile], sums, found);
                 take(stripe, tile, found);
             }
     }
@@ -97,8 +96,7 @@ inline void put(const Float found[ROWS][DEPTH], int64_t stripe, int64_t features
 }
 
 struct ForTokens;
-struct ForCodes;
-struct ForHeads;
+struct ForMembers;
 
 // One call of the encoder, which several threads work at: each has tiles of its own, and heads of its own.
 struct Pass {
@@ -106,22 +104,28 @@ struct Pass {
     const std::vector<Span>& spans;
     int64_t tiles;
     float *states, *queries, *keys, *values;  // tiles of `hidden` features
+    int32_t* memory;                          // of all members, in turn
+    int64_t longest;
+
+    int64_t code_words() const { return tile_words(padded(std::max(encoder.hidden, encoder.inner))); }
+    int64_t chunk_words() const { return CHUNK * (2 * code_words() + encoder.inner * TOKENS); }
+    int64_t head_words() const { return attention_scratch(encoder.hidden / encoder.heads, longest); }
+    int64_t member_words() const { return lined(chunk_words()) + lined(head_words()); }
 
     float* at(float* all, int64_t tile) const { return all + tile * encoder.hidden * TOKENS; }
 
     void operator()(int member, int members, Barrier& barrier) const {
         const int64_t from = tiles * member / members, to = tiles * (member + 1) / members;
-        const int64_t words = tile_words(padded(std::max(encoder.hidden, encoder.inner)));
-        const int64_t floats = encoder.inner * TOKENS;
-        int32_t* memory = scratch<ForCodes>(CHUNK * (2 * words + floats));
-        Codes narrow{memory, {}}, wide{memory + CHUNK * words, {}};
-        float* between = reinterpret_cast<float*>(memory + 2 * CHUNK * words);
+        const int64_t words = code_words();
+        int32_t* own = memory + member * member_words();
+        Codes narrow{own}, wide{own + CHUNK * words};
+        float* between = reinterpret_cast<float*>(own + 2 * CHUNK * words);
         for (int64_t index = 0; index < encoder.count; index++) {
             const Layer& layer = encoder.layers[index];
             for (int64_t first = from; first < to; first += CHUNK)
                 read(layer, narrow, first, std::min(CHUNK, to - first));
             barrier.wait();
-            look(member, members);
+            look(member, members, own + lined(chunk_words()));
             barrier.wait();
             for (int64_t first = from; first < to; first += CHUNK)
                 think(layer, narrow, wide, between, first, std::min(CHUNK, to - first));
@@ -142,14 +146,14 @@ struct Pass {
         }
     }
 
-    void look(int member, int members) const {
+    void look(int member, int members, int32_t* own) const {
         const int64_t width = encoder.hidden / encoder.heads;
         const int64_t units = (int64_t)spans.size() * encoder.heads;
         for (int64_t unit = units * member / members; unit < units * (member + 1) / members; unit++) {
             const Span span = spans[(size_t)(unit / encoder.heads)];
             const Head head{queries, keys, values, encoder.hidden, unit % encoder.heads * width, width,
                             (float)(1 / std::sqrt((double)width))};
-            attend(head, span, scratch<ForHeads>(attention_scratch(width, span.length)));
+            attend(head, span, own);
         }
     }
 
@@ -177,7 +181,7 @@ struct Pass {
         } else {
             // Rounded at once, while it is in registers.
             wide.grid = layer.last_grid, wide.lines = layer.last.by_columns;
-            wide.scales.assign((size_t)count, fixed_scales(wide.grid));
+            std::fill(wide.scales, wide.scales + count, fixed_scales(wide.grid));
             const Float inverse = every(1.0f) / every(wide.grid.step), zero = every(wide.grid.zero);
             product(layer.intermediate, narrow, count,
                     [&](int64_t stripe, int64_t tile, Float found[ROWS][DEPTH]) {
@@ -216,7 +220,8 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
     const int64_t tiles = ((int64_t)source.size() + TOKENS - 1) / TOKENS;
     source.resize((size_t)(tiles * TOKENS), -1);
     const int64_t size = tiles * TOKENS * hidden;
-    float* states = reinterpret_cast<float*>(scratch<ForTokens>(4 * size));
+    const Scratch<ForTokens> tokens(4 * size);
+    float* states = reinterpret_cast<float*>(tokens.words());
     for (int64_t tile = 0; tile < tiles; tile++) {
         const float* rows[TOKENS];
         for (int64_t token = 0; token < TOKENS; token++) {
@@ -225,8 +230,14 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
         }
         into_tile(rows, hidden, states + tile * hidden * TOKENS);
     }
-    const Pass pass{encoder, spans, tiles, states, states + size, states + 2 * size, states + 3 * size};
-    if (tiles > 0) team().run((int)std::min<int64_t>(threads, std::max<int64_t>(tiles, 1)), std::ref(pass));
+    int64_t longest = 0;
+    for (const Span& span : spans) longest = std::max(longest, span.length);
+    const int members = (int)std::max<int64_t>(1, std::min<int64_t>(threads, tiles));
+    Pass pass{encoder,           spans,   tiles,  states, states + size, states + 2 * size,
+              states + 3 * size, nullptr, longest};
+    const Scratch<ForMembers> memory(members * pass.member_words());
+    pass.memory = memory.words();
+    if (tiles > 0) team().run(members, std::ref(pass));
     std::memset(output, 0, (size_t)(batch * length * hidden) * sizeof(float));
     for (int64_t tile = 0; tile < tiles; tile++) {
         float* rows[TOKENS];

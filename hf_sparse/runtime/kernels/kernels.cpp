@@ -1,5 +1,7 @@
 // The C interface of one processor path.
 
+#include <new>
+
 #include "linear.h"
 #include "packing.h"
 
@@ -24,13 +26,24 @@ void hf_sparse_fill_entries(const int8_t* codes, int64_t rows, int64_t columns, 
     fill_entries(codes, rows, columns, {tall, wide, by_columns}, starts, indices, words);
 }
 
-void hf_sparse_linear(const Matrix* matrix, const Grid* grid, const float* input, int64_t tokens, float* output,
+// These two return 0, or 1 where there is not enough memory.
+int64_t hf_sparse_linear(const Matrix* matrix, const Grid* grid, const float* input, int64_t tokens, float* output,
                       int64_t threads) {
-    apply(*matrix, *grid, input, tokens, output, (int)threads);
+    try {
+        apply(*matrix, *grid, input, tokens, output, (int)threads);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
 }
 
-void hf_sparse_encode(const Encoder* encoder, const float* input, const uint8_t* mask, int64_t batch,
+int64_t hf_sparse_encode(const Encoder* encoder, const float* input, const uint8_t* mask, int64_t batch,
                       int64_t length, float* output, int64_t threads) {
-    encode(*encoder, input, mask, batch, length, output, (int)threads);
+    try {
+        encode(*encoder, input, mask, batch, length, output, (int)threads);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
 }
 }

@@ -14,12 +14,16 @@ constexpr int64_t COLLECTED = LANES > ROWS ? LANES : ROWS;
 inline void apply(const Matrix& matrix, const Grid& grid, const float* input, int64_t tokens, float* output,
                   int threads) {
     const int64_t tiles = (tokens + TOKENS - 1) / TOKENS, rows = matrix.rows, columns = matrix.columns;
+    const int64_t words = tile_words(padded(columns)), chunk = std::min(CHUNK, tiles);
+    const int64_t each = lined(chunk * (words + columns * TOKENS));
+    const int wanted = (int)std::min<int64_t>(threads, tiles);
+    const Scratch<ForLinear> memory(std::max(wanted, 1) * each);
+    int32_t* const all = memory.words();
     const auto work = [&](int member, int members, Barrier&) {
-        const int64_t words = tile_words(padded(columns)), chunk = std::min(CHUNK, tiles);
-        int32_t* memory = scratch<ForLinear>(chunk * (words + columns * TOKENS));
-        float* floats = reinterpret_cast<float*>(memory + chunk * words);
+        int32_t* own = all + member * each;
+        float* floats = reinterpret_cast<float*>(own + chunk * words);
         alignas(64) float collected[COLLECTED * TOKENS];
-        Codes codes{memory, {}};
+        Codes codes{own};
         const int64_t to = tiles * (member + 1) / members;
         for (int64_t first = tiles * member / members; first < to; first += chunk) {
             const int64_t count = std::min(chunk, to - first);
@@ -48,7 +52,7 @@ inline void apply(const Matrix& matrix, const Grid& grid, const float* input, in
             });
         }
     };
-    team().run((int)std::min<int64_t>(threads, tiles), work);
+    if (tiles > 0) team().run(wanted, work);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ namespace {
 // Waiting begins by asking again and again: work comes within microseconds while a model runs.
 constexpr int SPINS = 4000;
 
-inline void pause(int spins) {
+inline void pause([[maybe_unused]] int spins) {
 #if defined(__x86_64__)
     if (spins < SPINS) return __builtin_ia32_pause();
 #endif
@@ -118,22 +118,40 @@ inline Team& team() {
     return *the_team;
 }
 
-// Memory of one thread that grows and stays until the thread ends.
+// Memory of one thread that grows, and stays for the next call unless it is large. Callers take it, for all that
+// work for them: an exception in another thread could not be caught.
 template <typename Purpose>
-inline int32_t* scratch(int64_t words) {
-    struct Aligned {
+class Scratch {
+public:
+    explicit Scratch(int64_t words) {
+        if (held().size < words) {
+            held().size = 0;
+            held().memory.reset();
+            held().memory.reset(new int32_t[(size_t)(words + ALIGNMENT)]);
+            held().size = words;
+        }
+    }
+    ~Scratch() {
+        if (held().size > KEPT) held() = Held{};
+    }
+    int32_t* words() const {
+        const auto address = reinterpret_cast<uintptr_t>(held().memory.get());
+        return held().memory.get() + (64 - address % 64) % 64 / sizeof(int32_t);
+    }
+
+private:
+    struct Held {
         std::unique_ptr<int32_t[]> memory;
         int64_t size = 0;
     };
-    static thread_local Aligned held;
-    constexpr int64_t ALIGNMENT = 16;
-    if (held.size < words) {
-        held.size = 0;
-        held.memory.reset(new int32_t[(size_t)(words + ALIGNMENT)]);
-        held.size = words;
+    static constexpr int64_t ALIGNMENT = 16, KEPT = 16 << 20;
+    static Held& held() {
+        static thread_local Held all;
+        return all;
     }
-    const auto address = reinterpret_cast<uintptr_t>(held.memory.get());
-    return held.memory.get() + (64 - address % 64) % 64 / sizeof(int32_t);
-}
+};
+
+// A size that keeps what follows on a cache line of its own.
+inline int64_t lined(int64_t words) { return (words + 15) / 16 * 16; }
 
 }  // namespace
