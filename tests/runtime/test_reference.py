@@ -82,3 +82,14 @@ def test_a_plain_layer_is_rounded_to_eight_bits() -> None:
     found = reference.linear(integer_layer("plain", plain, None), values)
     exact = plain(values)
     assert (found - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(128, 5e-4), (512, 1.5e-3), (2048, 1.5e-3)])
+def test_the_error_of_attention_is_that_of_docs_runtime(tokens: int, most: float) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    q, k, v = (torch.randn(tokens, 64, generator=generator) for _ in range(3))
+    exact = functional.scaled_dot_product_attention(q.double()[None], k.double()[None], v.double()[None])[0]
+    assert (reference.attention(q, k, v) - exact).norm() / exact.norm() < most
+    # What rounding to 8 bits over their range costs the same numbers.
+    step = (exact.max() - exact.min()) / 255
+    assert ((exact / step).round() * step - exact).norm() / exact.norm() > 4e-3
