@@ -21,6 +21,7 @@ SOURCE = "native/groups.cpp"
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(building.SWITCH, raising=False)
     load_first.cache_clear()
     yield tmp_path / "hf_sparse"
     load_first.cache_clear()
@@ -157,6 +158,7 @@ def test_processes_that_compile_at_once_all_succeed(cache: Path) -> None:
     assert len(list(cache.iterdir())) == 1
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [
@@ -195,6 +197,7 @@ def test_it_can_be_switched_off(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not cache.exists()
 
 
+@needs_compiler
 def test_a_user_without_a_home_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +210,7 @@ def test_a_user_without_a_home_is_told(
     assert load_library(SOURCE) is None and "neither a home directory nor $XDG_CACHE_HOME" in caplog.text
 
 
+@needs_compiler
 def test_of_several_sets_of_flags_the_first_that_compiles_is_taken(cache: Path, caplog) -> None:
     number, library = load_first(SOURCE, ("-mno-such-thing",), ("-O1",), ())
     assert number == 1 and work(library) and not caplog.text
