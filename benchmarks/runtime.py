@@ -53,7 +53,7 @@ BARS = {
 COLUMNS = ("model", "batch x tokens", "ms", *(f"x {name}" for name in OTHERS), "bar, x")
 
 
-def build(name: str, inputs: dict[str, Tensor]) -> PreTrainedModel:
+def build(name: str, inputs: dict[str, Tensor], embeddings: str | None = None) -> PreTrainedModel:
     """Return BERT-base with a random mask of a pattern, quantized to 8 bits."""
     tall, wide, sparsity = PATTERNS[name]
     generator = torch.Generator().manual_seed(0)
@@ -64,7 +64,7 @@ def build(name: str, inputs: dict[str, Tensor]) -> PreTrainedModel:
         kept = torch.rand(rows // tall, columns // wide, generator=generator) >= sparsity
         with torch.no_grad():
             target.weight.mul_(kept.repeat_interleave(tall, 0).repeat_interleave(wide, 1))
-    calibrate(model, [inputs])
+    calibrate(model, [inputs], embeddings=embeddings)
     return model
 
 

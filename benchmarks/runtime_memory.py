@@ -5,6 +5,7 @@ packages were imported, pages of the file that stay mapped included.
 """
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -36,15 +37,11 @@ def resident(kind: str = "VmRSS") -> float:
 
 
 def model(directory: str, batch: int) -> dict[str, float]:
-    """Load a packed model several times and run it."""
+    """Load a packed model and run it."""
     # Imported before anything is counted, like all that loading a model imports.
     load_kernels()
-    before, seconds = resident(), []
-    for _ in range(LOADS):
-        loaded = None
-        begin = time.perf_counter()
-        loaded = load(directory)
-        seconds.append(time.perf_counter() - begin)
+    before = resident()
+    loaded = load(directory)
     inputs = {"input_ids": torch.randint(5, 30_000, (batch, LENGTH))}
     with torch.inference_mode():
         for _ in range(3):
@@ -56,9 +53,19 @@ def model(directory: str, batch: int) -> dict[str, float]:
         "embeddings and head MB": rest,
         "beyond these MB": resident() - before - packed - rest,
         "beyond these, while loading MB": resident("VmHWM") - before - packed - rest,
-        "first load s": seconds[0],
-        "load s": median(seconds[1:]),
     }
+
+
+def loads(directory: str) -> dict[str, float]:
+    """Load a packed model several times."""
+    load_kernels()
+    seconds = []
+    for _ in range(LOADS):
+        begin = time.perf_counter()
+        load(directory)
+        seconds.append(time.perf_counter() - begin)
+        gc.collect()
+    return {"first load s": seconds[0], "load s": median(seconds[1:])}
 
 
 def calls() -> dict[str, float]:
@@ -93,21 +100,29 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.part:
         name, *rest = options.part
-        print(json.dumps(calls() if name == "calls" else model(rest[0], int(rest[1]))))
+        parts = {"calls": calls, "loads": loads, "model": lambda path, batch: model(path, int(batch))}
+        print(json.dumps(parts[name](*rest)))
         return
     threads = ["--threads", str(options.threads)]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for pattern in (FIRST, "unstructured at 90 %", "dense"):
+        for pattern, embeddings in (
+            (FIRST, None),
+            (FIRST, "int8_per_channel"),
+            ("unstructured at 90 %", "int8_per_channel"),
+        ):
             inputs = {"input_ids": torch.randint(5, 30_000, (1, LENGTH))}
-            save_packed(build(pattern, inputs), f"{scratch}/{pattern}")
-            for batch in (1, 8) if pattern == FIRST else (1,):
-                found = apart(*threads, "--part", "model", f"{scratch}/{pattern}", str(batch))
-                rows.append({"model": pattern, "batch": batch, **{k: round(v, 2) for k, v in found.items()}})
+            directory = f"{scratch}/{pattern}, {embeddings}"
+            save_packed(build(pattern, inputs, embeddings), directory)
+            seconds = apart(*threads, "--part", "loads", directory)
+            for batch in (1, 8):
+                found = apart(*threads, "--part", "model", directory, str(batch)) | seconds
+                name = f"{pattern}, embeddings {'int8' if embeddings else 'float32'}"
+                rows.append({"model": name, "batch": batch, **{k: round(v, 2) for k, v in found.items()}})
                 print(rows[-1], flush=True)
     many = apart(*threads, "--part", "calls")
     settings = {
-        "model": "BERT-base for classification, random weights and masks, embeddings float32",
+        "model": "BERT-base for classification, random weights and masks",
         "tokens": LENGTH,
         "threads": options.threads,
         "a million calls of a layer of 64 x 64": {name: round(value, 2) for name, value in many.items()},

@@ -13,7 +13,7 @@ from hf_sparse.runtime.packing import ROWS, Form, PackedWeight, check, count_ent
 
 _INPUTS, _OUTPUTS, _TOKENS, _REPEATS = 512, 128, 128, 25
 _STEP = 0.05
-_SAMPLE = 48
+_SAMPLE = 16
 # How much slower a form may have been measured than the best one and still come before it.
 _NOISE = 1.05
 

@@ -91,6 +91,7 @@ def load_kernels(name: str | None = None) -> Kernels | None:
     library.hf_sparse_count_entries.restype = _SIZE
     library.hf_sparse_fill_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _POINTER]
     library.hf_sparse_fill_entries.restype = None
+    library.hf_sparse_trim.restype = None
     library.hf_sparse_linear.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE]
     library.hf_sparse_linear.restype = _SIZE
     library.hf_sparse_encode.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE]

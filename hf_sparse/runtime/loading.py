@@ -21,7 +21,7 @@ from hf_sparse.checkpoint.packed import (
 from hf_sparse.quantization.activations import parameters
 from hf_sparse.quantization.layers import QuantizedLayer
 from hf_sparse.quantization.weights import WeightScheme
-from hf_sparse.runtime.choosing import PackedLayer, pack_layer
+from hf_sparse.runtime.choosing import PackedLayer, measured_rates, pack_layer
 from hf_sparse.runtime.families import Family, family_of
 from hf_sparse.runtime.fusing import fuse, install
 from hf_sparse.runtime.integers import IntegerLayer, from_codes, integer_layer
@@ -52,7 +52,11 @@ def load(name_or_path: str | Path) -> PreTrainedModel:
     grouped = any(entry.quantization and scheme_of(entry).group for entry in opened.entries.values())
     if kernels is None or family is None or grouped:
         return ready(load_packed(path.parent))
-    return _from_codes(kernels, opened, model, family)
+    loaded = _from_codes(kernels, opened, model, family)
+    # The contents of the file, too.
+    del opened
+    kernels.library.hf_sparse_trim()
+    return loaded
 
 
 def ready(model: PreTrainedModel) -> PreTrainedModel:
@@ -98,6 +102,8 @@ def _from_codes(
             raise damaged(opened.path, f"{name}: {error}") from error
         return pack_layer(kernels, _integers(name, entry, *codes, linear.bias))
 
+    # Once, and not by several threads that disturb each other.
+    measured_rates(kernels)
     install(kernels, model, family, parallel_map(packed, linears))
     finish(model, opened.path.parent)
     outside = {name: entry for name, (entry, _) in rest.items() if entry.quantization}

@@ -2,6 +2,10 @@
 
 #include <new>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "linear.h"
 #include "packing.h"
 
@@ -24,6 +28,13 @@ int64_t hf_sparse_count_entries(const int8_t* codes, int64_t rows, int64_t colum
 void hf_sparse_fill_entries(const int8_t* codes, int64_t rows, int64_t columns, int64_t tall, int64_t wide,
                             int64_t by_columns, const uint32_t* starts, uint16_t* indices, int32_t* words) {
     fill_entries(codes, rows, columns, {tall, wide, by_columns}, starts, indices, words);
+}
+
+// Gives memory back that nobody uses: what unpacking leaves behind is as large as a model.
+void hf_sparse_trim() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 // These two return 0, or 1 where there is not enough memory.

@@ -49,6 +49,13 @@ inline int64_t entries(const uint8_t* united, int64_t columns, Form form, const 
     const int64_t width = form.by_columns ? 1 : form.wide * GROUP;
     int64_t count = 0, held = 0, chosen[2 * GROUP];
     for (int64_t column = 0; column < columns; column += width) {
+        // Widths divide eight.
+        uint64_t eight = 1;
+        if (column + 8 <= columns) std::memcpy(&eight, united + column, sizeof(eight));
+        if (!eight) {
+            column += 8 - width;
+            continue;
+        }
         if (!any(united, columns, column, width)) continue;
         if (form.by_columns) {
             chosen[held++] = column;
