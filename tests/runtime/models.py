@@ -74,3 +74,8 @@ def quantized(
     prune(model, sparsity)
     calibrate(model, [batch(seed=seed) for seed in range(3)], **more)
     return model
+
+
+def outputs(model, inputs) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return {name: value for name, value in model(**inputs).items() if isinstance(value, torch.Tensor)}

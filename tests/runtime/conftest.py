@@ -1,0 +1,17 @@
+"""What tests of the kernels share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.processor import SWITCH, available_paths
+
+
+@pytest.fixture(params=available_paths())
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each path that runs here in turn, forced."""
+    monkeypatch.setenv(SWITCH, request.param)
+    load_kernels.cache_clear()
+    yield request.param
+    load_kernels.cache_clear()
