@@ -22,8 +22,9 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
     as they are, and so do `forward` and its outputs, but for hidden states of tokens that the attention mask
     leaves out, which are zeros. Neither hidden states of each layer nor attentions are there.
 
-    Without a C++ compiler the model stays as it is, after one warning. Raises `ValueError` for models of
-    other families, and for layers with scales of groups of inputs.
+    Without a C++ compiler the model stays as it is, after one warning. Raises `ValueError`, the model as it
+    was, for other families, layers that differ in size, adapters and hooks that would be lost, and scales of
+    groups of inputs.
     """
     require_cpu(model)
     if any(isinstance(module, FusedEncoder) for module in model.modules()):

@@ -12,17 +12,14 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, default_data_collator
-from zoo import ARCHITECTURES, architecture
+from transformers import PreTrainedModel
+from zoo import ARCHITECTURES, MIXTURES, calibrated
 
-from hf_sparse import find_targets, load_packed, save_compressed, save_packed
+from hf_sparse import load_packed, save_compressed, save_packed
 from hf_sparse.checkpoint.sizes import measure_sizes
 from hf_sparse.export.onnx import export_onnx
-from hf_sparse.quantization.calibrate import calibrate
 
 NAMES = [entry.name for entry in ARCHITECTURES]
-# Their experts are parameters of three dimensions, and stay floats.
-MIXTURES = ["Mixtral", "Qwen2-MoE", "GPT-OSS"]
 REFUSED_BY_COMPRESSED_TENSORS = {
     "GPT-2": "c_attn is a Conv1D, and compressed-tensors knows Linears only",
     **dict.fromkeys([*MIXTURES, "Llama 4"], r"experts.*_proj holds weights of experts"),
@@ -40,20 +37,7 @@ Quantized = Callable[[str], tuple[PreTrainedModel, dict[str, Tensor]]]
 def quantized() -> Quantized:
     """Return a function from a name to a calibrated model and what it has been calibrated with."""
 
-    @cache
-    def make(name: str) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-        entry = architecture(name)
-        model = entry.model().eval()
-        model.config.use_cache = False
-        batch = default_data_collator(entry.data()[:8])
-        if model.config.is_encoder_decoder:
-            batch["decoder_input_ids"] = batch["labels"].clamp(min=0)
-        del batch["labels"]
-        targets = find_targets(model, exclude=[r"experts\."] if name in MIXTURES else ())
-        calibrate(model, [batch], targets=targets)
-        return model, batch
-
-    return make
+    return cache(calibrated)
 
 
 def answer(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:

@@ -5,19 +5,15 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, default_data_collator
-from zoo import ARCHITECTURES, architecture
+from transformers import PreTrainedModel
+from zoo import ARCHITECTURES, calibrated
 
-from hf_sparse import find_targets
-from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.runtime import optimize
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
-# Their experts are parameters of three dimensions, and stay floats.
-MIXTURES = ["Mixtral", "Qwen2-MoE", "GPT-OSS"]
 
 
 def answer(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
@@ -27,15 +23,7 @@ def answer(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("name", [entry.name for entry in ARCHITECTURES])
 def test_the_kernels_answer_as_the_quantized_model(name: str) -> None:
-    entry = architecture(name)
-    model = entry.model().eval()
-    model.config.use_cache = False
-    batch = default_data_collator(entry.data()[:8])
-    if model.config.is_encoder_decoder:
-        batch["decoder_input_ids"] = batch["labels"].clamp(min=0)
-    del batch["labels"]
-    targets = find_targets(model, exclude=[r"experts\."] if name in MIXTURES else ())
-    calibrate(model, [batch], targets=targets)
+    model, batch = calibrated(name)
     exact, layers = answer(model, batch), quantized_layers(model)
     optimized = optimize(copy.deepcopy(model))
     replaced = {name for name, part in optimized.named_modules() if isinstance(part, RuntimeLinear)}

@@ -48,7 +48,11 @@ from transformers import (
     ViTForImageClassification,
     Wav2Vec2Config,
     Wav2Vec2ForSequenceClassification,
+    default_data_collator,
 )
+
+from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.targets import find_targets
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -236,3 +240,21 @@ ARCHITECTURES = [
 
 def architecture(name: str) -> Architecture:
     return next(entry for entry in ARCHITECTURES if entry.name == name)
+
+
+# Their experts are parameters of three dimensions, and stay floats.
+MIXTURES = ["Mixtral", "Qwen2-MoE", "GPT-OSS"]
+
+
+def calibrated(name: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """Return a small model of an architecture in 8 bits, and the batch that it was calibrated with."""
+    entry = architecture(name)
+    model = entry.model().eval()
+    model.config.use_cache = False
+    batch = default_data_collator(entry.data()[:8])
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = batch["labels"].clamp(min=0)
+    del batch["labels"]
+    targets = find_targets(model, exclude=[r"experts\."] if name in MIXTURES else ())
+    calibrate(model, [batch], targets=targets)
+    return model, batch

@@ -18,14 +18,10 @@ struct Scales {
     Int zero[DEPTH];
 };
 
-inline Float whole_code(Float value, Float inverse, Float zero) {
+inline Int code_of(Float value, Float inverse, Float zero) {
     // Clipped while it is a number, so that NaN becomes a code too.
     const Float lowest = every(0.0f) - zero;
-    return nearest(at_most(at_least(value * inverse, lowest), lowest + every(255.0f))) + zero;
-}
-
-inline Int code_of(Float value, Float inverse, Float zero) {
-    return to_int(whole_code(value, inverse, zero)) - SHIFT;
+    return to_int(nearest(at_most(at_least(value * inverse, lowest), lowest + every(255.0f))) + zero) - SHIFT;
 }
 
 // Codes of ROWS features, from `first`, into a tile of codes.
