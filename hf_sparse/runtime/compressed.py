@@ -53,4 +53,4 @@ def _input(name: str, module: nn.Module) -> tuple[int, float, int]:
         raise ValueError(f"inputs of {name} have grids that the kernels do not know: {arguments.strategy}")
     zero = getattr(module, "input_zero_point", None)
     # Codes are signed there.
-    return FIXED, float(module.input_scale), 128 + (0 if zero is None else int(zero))
+    return FIXED, module.input_scale.item(), 128 + (0 if zero is None else int(zero.item()))
