@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_sparse"
 FILLED_INITS = {
     PACKAGE / "__init__.py",
+    PACKAGE / "hub" / "__init__.py",
     PACKAGE / "runtime" / "__init__.py",
     PACKAGE / "sparsity" / "methods" / "__init__.py",
     PACKAGE / "sparsity" / "patterns" / "__init__.py",

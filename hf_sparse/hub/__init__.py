@@ -1,0 +1,17 @@
+"""Models from and for the Hub: `load_legacy`, `push`, `write_card`."""
+
+from importlib import import_module
+
+_HOMES = {
+    "load_legacy": "hf_sparse.hub.legacy.loading",
+    "push": "hf_sparse.hub.push",
+    "write_card": "hf_sparse.hub.card",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    """Import a function when it is first used: `import hf_sparse.hub` itself costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hf_sparse.hub' has no attribute {name!r}; it offers {__all__}")
+    return getattr(import_module(_HOMES[name]), name)
