@@ -9,9 +9,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Recipe": "hf_sparse.recipe",
     "SparseArguments": "hf_sparse.training.arguments",
-    "SparseSeq2SeqTrainer": "hf_sparse.training.trainer",
-    "SparseTrainer": "hf_sparse.training.trainer",
-    "SparseTrainerMixin": "hf_sparse.training.mixin",
+    "SparseSeq2SeqTrainer": "hf_sparse.trainers.trainer",
+    "SparseTrainer": "hf_sparse.trainers.trainer",
+    "SparseTrainerMixin": "hf_sparse.trainers.publishing",
     "SparsityCallback": "hf_sparse.training.callbacks",
     "find_targets": "hf_sparse.targets",
     "load_packed": "hf_sparse.checkpoint.packed",

@@ -27,7 +27,7 @@ from hf_sparse.data.windows import (
     report_left_out,
     training_encoder,
 )
-from hf_sparse.training.question_answering import QuestionAnsweringTrainer
+from hf_sparse.trainers.question_answering import QuestionAnsweringTrainer
 
 
 @dataclass

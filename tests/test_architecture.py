@@ -81,7 +81,7 @@ def levels() -> dict[str, int]:
     """Read the level of each room from the block under "Layers" in docs/design.md."""
     page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     block = page.split("## Layers", 1)[1].split("```", 2)[1]
-    rows = re.findall(r"^(\d) +(.+)$", block, re.MULTILINE)
+    rows = re.findall(r"^(\d+) +(.+)$", block, re.MULTILINE)
     return {room: int(level) for level, rooms in rows for room in rooms.split()}
 
 

@@ -26,8 +26,8 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.report.sizes import sizes_as_dict
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.storage import write_atomically
+from hf_sparse.trainers.trainer import SparseTrainer
 from hf_sparse.training.files import publish_directory
-from hf_sparse.training.trainer import SparseTrainer
 
 UNFINISHED, PACKED_FORM = ".unfinished", "packed"
 _RECORD = "stage.json"

@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hf_sparse.environment import hardware, versions
 from hf_sparse.report.pictures import DENSE, GREY, ZEROS, hide_frame, new_figure
-from hf_sparse.report.results import hardware, versions
 from hf_sparse.report.tables import narrow_table
 
 if TYPE_CHECKING:

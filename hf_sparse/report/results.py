@@ -1,39 +1,13 @@
 """Measured results in a file that says where they come from."""
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import hf_sparse
+from hf_sparse.environment import hardware, versions
 from hf_sparse.storage import write_atomically
-
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
-
-
-def hardware() -> dict[str, Any]:
-    """Describe the machine: processor, cores of this process, threads of torch, accelerator if any."""
-    found = {
-        "processor": _processor(),
-        "cores": _cores(),
-        "torch_threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    if torch.cuda.is_available():
-        found["accelerator"] = torch.cuda.get_device_name()
-    return found
-
-
-def versions(*more: str) -> dict[str, str]:
-    """Name the versions of Python, of this package, of the packages that training depends on, and of more."""
-    found = {"python": platform.python_version(), "hf_sparse": hf_sparse.__version__}
-    return found | {name: number for name in (*_PACKAGES, *more) if (number := _version(name)) is not None}
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,23 +20,3 @@ def write_results(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     written = dict(results) | origin
     write_atomically(path, (json.dumps(written, indent=2, allow_nan=False) + "\n").encode())
     return written
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

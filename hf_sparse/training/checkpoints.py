@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
 
 from hf_sparse.training.files import publish_directory, recover_directories
-from hf_sparse.training.state import SIDECAR
+from hf_sparse.training.pushing import copy_beside_weights, copy_clean
 
 if TYPE_CHECKING:
     import optuna
 
 # Trainer leaves names with an underscore out of what it pushes to the Hub.
 _STAGING = "_saving"
+_PUSHING = "_pushing"
+_WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
 class AtomicCheckpoints:
@@ -33,7 +35,10 @@ class AtomicCheckpoints:
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, after putting right what an earlier process that was killed while saving left behind."""
         self._recover(Path(self.args.output_dir))
-        return super().train(*args, **kwargs)
+        result = super().train(*args, **kwargs)
+        # Trainer has waited for its uploads.
+        self._forget_pushed()
+        return result
 
     def _get_output_dir(self, trial: "optuna.Trial | dict | None") -> str:
         home = super()._get_output_dir(trial)
@@ -66,9 +71,16 @@ class AtomicCheckpoints:
         if self._staging:
             self._push_pending = True
             return
-        self._pushed = Path(checkpoint_folder)
+        self._pushed = clean = Path(checkpoint_folder)
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if not busy:
+            self._forget_pushed()
+        certain = not busy or self.args.hub_always_push
+        if certain and self.args.should_save and self.args.hub_strategy in _WITH_CHECKPOINTS:
+            # Uploaded in the background, so it stays until that is done.
+            clean = copy_clean(clean, Path(self.args.output_dir) / _PUSHING)
         try:
-            super()._push_from_checkpoint(checkpoint_folder)
+            super()._push_from_checkpoint(str(clean))
         finally:
             self._pushed = None
 
@@ -77,8 +89,12 @@ class AtomicCheckpoints:
 
         Called when a push is certain; one that Trainer leaves out must not separate sidecar and weights.
         """
-        if self._pushed is not None and (self._pushed / SIDECAR).is_file():
-            shutil.copy(self._pushed / SIDECAR, self.args.output_dir)
+        if self._pushed is not None:
+            copy_beside_weights(self._pushed, Path(self.args.output_dir))
+
+    def _forget_pushed(self) -> None:
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / _PUSHING, ignore_errors=True)
 
     def _recover(self, home: Path) -> None:
         if self.args.should_save:

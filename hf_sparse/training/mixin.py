@@ -21,6 +21,7 @@ from hf_sparse.training.files import require_writable
 from hf_sparse.training.laying_out import check_targets, make_scores
 from hf_sparse.training.locking import LOST, settle
 from hf_sparse.training.quantizer import Quantizer
+from hf_sparse.training.record import write_record
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind_by
 from hf_sparse.training.sparsifier import Sparsifier
@@ -30,13 +31,13 @@ from hf_sparse.training.teaching import DistillationMixin, join, leave
 logger = logging.getLogger(__name__)
 
 
-class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
-    """Prunes, distils, quantizes by a recipe in any Trainer: `class Mine(SparseTrainerMixin, Theirs)`.
+class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
+    """Prunes, distils, quantizes by a recipe in any Trainer; `SparseTrainerMixin` adds publishing to it.
 
     `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
     of a model that is sparse already are kept. `teacher`: the model to distil from, on the same inputs; it is
     frozen, and neither saved nor optimized. `allow_schedule_change`: let a resumed run have another schedule
-    or length.
+    or length. What only the caller knows of a run, such as its `dataset`, goes into `facts`.
 
     Raises `ValueError` where recipe, model, teacher and training arguments do not go together.
     """
@@ -63,6 +64,7 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
         recipe = recipe or Recipe()
         self.recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
         self.allow_schedule_change = allow_schedule_change
+        self.facts: dict[str, str] = {}
         self.sparsifier: Sparsifier | None = None
         self.scores: MovementScores | None = None
         self.distiller = self._make_distiller(teacher)
@@ -165,8 +167,10 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
             self.sparsifier.record(self.model)
         elif lost := lost_zeros(self.model):
             raise RuntimeError(f"{describe_lost(lost)}; {LOST}")
-        if self.args.should_save and self.recipe != Recipe() and self.state.max_steps > 0:
-            write_state(output_dir or self.args.output_dir, self._state_to_save())
+        if self.args.should_save and self.state.max_steps > 0:
+            write_record(output_dir or self.args.output_dir, self)
+            if self.recipe != Recipe():
+                write_state(output_dir or self.args.output_dir, self._state_to_save())
         super().save_model(output_dir, _internal_call)
 
     def _state_to_save(self) -> SavedState:
@@ -250,7 +254,7 @@ class SparseTrainerMixin(DistillationMixin, AtomicCheckpoints):
 class _SparsityFlow(TrainerCallback):
     """Calls the trainer back where Trainer has an event but no method to override."""
 
-    def __init__(self, trainer: SparseTrainerMixin) -> None:
+    def __init__(self, trainer: SparseTrainingMixin) -> None:
         self.trainer = trainer
 
     def on_train_begin(

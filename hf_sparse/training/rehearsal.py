@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.estimate import Batch, memory, sidecar, step_cost
+from hf_sparse.training.mixin import SparseTrainingMixin
 from hf_sparse.training.sparsifier import Sparsifier
-from hf_sparse.training.trainer import SparseTrainer
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Rehearsal:
     warnings: tuple[str, ...]
 
 
+class _Rehearsed(SparseTrainingMixin, Trainer):
+    """A trainer that never trains."""
+
+
 def rehearse(
     recipe: Recipe,
     args: TrainingArguments,
@@ -58,7 +62,7 @@ def rehearse(
     if teacher is None and recipe.distillation is not None and recipe.distillation.teacher == "given":
         teacher = copy.deepcopy(model)
     with _warnings() as heard:
-        trainer = SparseTrainer(model=model, args=args, recipe=recipe, teacher=teacher)
+        trainer = _Rehearsed(model=model, args=args, recipe=recipe, teacher=teacher)
         sparsity = trainer.recipe.sparsity
         sparsifier = Sparsifier(sparsity, model, args.max_steps) if sparsity is not None else None
     found = sparsifier.masks.targets if sparsifier else None

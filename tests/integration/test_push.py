@@ -13,7 +13,9 @@ from tiny import arguments, bert, pruning, sentences
 from hf_sparse import SparseTrainer
 from hf_sparse.training.state import read_state
 
-HOME_FILES = {"config.json", "model.safetensors", "hf_sparse_state.safetensors", "training_args.bin"}
+HOME_FILES = {"config.json", "model.safetensors", "hf_sparse_state.safetensors", "hf_sparse_run.json"}
+# Of a checkpoint everything but the pickle with the token in it.
+PUSHED_FILES = CHECKPOINT_FILES - {"training_args.bin"}
 
 
 class Upload:
@@ -69,7 +71,7 @@ def test_what_is_pushed_is_in_its_place_with_its_sidecar(strategy: str, pushed) 
     assert not any("_saving" in name for _, files, _ in folders for name in files)
     whole = [entry for entry in folders if entry[0] != "run"]
     steps = [] if strategy == "every_save" else [4, 8, 12]
-    assert whole == [(f"checkpoint-{step}", CHECKPOINT_FILES, step) for step in steps]
+    assert whole == [(f"checkpoint-{step}", PUSHED_FILES, step) for step in steps]
 
 
 def test_a_push_left_out_does_not_part_sidecar_from_weights(pushed, tmp_path: Path) -> None:
@@ -113,3 +115,16 @@ def test_the_best_checkpoint_is_recorded_where_it_lies(tmp_path: Path) -> None:
     best = str(checkpoint(tmp_path, 6))
     assert recorded == {2: None, 4: None} | dict.fromkeys((6, 8, 10, 12), best)
     assert trainer.state.best_model_checkpoint == best
+
+
+def test_the_copies_that_were_pushed_are_gone_afterwards(pushed, tmp_path: Path) -> None:
+    pushed(done=True, strategy="checkpoint")
+    assert not (tmp_path / "run" / "_pushing").exists()
+    assert (tmp_path / "run" / "checkpoint-12" / "training_args.bin").is_file()
+
+
+def test_the_pickle_of_arguments_is_named_to_the_hub_as_one_to_leave_out(pushed, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".gitignore").write_text("*.log\n")
+    pushed(done=True, strategy="every_save")
+    assert (tmp_path / "run" / ".gitignore").read_text().splitlines() == ["*.log", "training_args.bin"]

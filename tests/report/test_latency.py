@@ -16,7 +16,7 @@ from hf_sparse.report.latency import (
     print_latency,
     verdict,
 )
-from hf_sparse.report.results import versions
+from hf_sparse.environment import versions
 
 OURS = LatencyRow("hf_sparse fuse", True, (0.02, 0.01, 0.03), 12_000_000, 0.01)
 EAGER = LatencyRow("PyTorch float32", False, (0.08, 0.08, 0.08), 400_000_000, 0.0)

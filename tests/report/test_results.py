@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import hf_sparse
-from hf_sparse.report.results import hardware, versions, write_results
+from hf_sparse.report.results import write_results
 
 
 def test_results_are_written_with_their_origin(tmp_path: Path) -> None:
@@ -21,12 +20,3 @@ def test_a_result_that_json_does_not_know_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="JSON"):
         write_results(tmp_path / "results.json", {"accuracy": float("nan")})
     assert not list(tmp_path.iterdir())
-
-
-def test_hardware_and_versions_are_named() -> None:
-    assert hardware()["processor"] and hardware()["cores"] >= 1 and hardware()["torch_threads"] >= 1
-    assert versions()["hf_sparse"] == hf_sparse.__version__
-    assert {"python", "torch", "transformers"} <= versions().keys()
-    assert "rich" not in versions() and versions("rich", "no_such_package").keys() - versions().keys() == {
-        "rich"
-    }

@@ -18,6 +18,7 @@ ROWS = 28
 EPOCH = 4
 CHECKPOINT_FILES = {
     "config.json",
+    "hf_sparse_run.json",
     "hf_sparse_state.safetensors",
     "model.safetensors",
     "optimizer.pt",

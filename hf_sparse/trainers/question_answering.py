@@ -9,7 +9,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_sparse.data.answers import Answer, AnswerFinder
 from hf_sparse.data.windows import QuestionSet
 from hf_sparse.metrics.squad import Squad, SquadV2
-from hf_sparse.training.trainer import SparseTrainer
+from hf_sparse.trainers.trainer import SparseTrainer
 
 
 class QuestionAnsweringTrainer(SparseTrainer):

@@ -2,7 +2,7 @@
 
 from transformers import Seq2SeqTrainer, Trainer
 
-from hf_sparse.training.mixin import SparseTrainerMixin
+from hf_sparse.trainers.publishing import SparseTrainerMixin
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):

@@ -22,7 +22,7 @@ from hf_sparse import Recipe
 from hf_sparse.data.answers import AnswerFinder
 from hf_sparse.data.questions import numbered, question_columns
 from hf_sparse.data.windows import Cutting, QuestionSet, evaluation_encoder, training_encoder
-from hf_sparse.training.question_answering import QuestionAnsweringTrainer
+from hf_sparse.trainers.question_answering import QuestionAnsweringTrainer
 from tests.data.tiny_tokenizers import bert, llama, roberta
 
 CONTEXTS = ["the big cat sat on a mat in paris .", "a mat", "the cats sat , who ? in paris on the mat"] * 4

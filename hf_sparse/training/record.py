@@ -1,0 +1,115 @@
+"""What a run was: where its model came from, its recipe, its settings, in a file beside the model."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hf_sparse.environment import hardware, versions
+from hf_sparse.storage import write_atomically
+
+if TYPE_CHECKING:
+    from hf_sparse.training.mixin import SparseTrainingMixin
+
+RECORD = "hf_sparse_run.json"
+FORMAT_VERSION = 1
+# The training arguments that decide what is learnt. No path and no token is among them.
+_ARGUMENTS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+    "seed",
+)
+_MODELS = ("base_model", "teacher")
+
+
+def write_record(directory: str | Path, trainer: "SparseTrainingMixin") -> None:
+    """Write the record of a trainer's run, as far as it has come, into a checkpoint or model directory."""
+    args, state, data = trainer.args, trainer.state, trainer.train_dataset
+    settings = {name: getattr(args, name) for name in _ARGUMENTS if hasattr(args, name)}
+    runtimes = [line["train_runtime"] for line in state.log_history if "train_runtime" in line]
+    record = {
+        "format_version": FORMAT_VERSION,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "architecture": type(trainer.model).__name__,
+        "base_model": _origin(trainer.model),
+        "teacher": trainer.distiller and _origin(trainer.distiller.teacher),
+        "recipe": trainer.recipe.to_dict(),
+        "step": state.global_step,
+        "total_steps": state.max_steps,
+        "epochs": state.epoch,
+        "train_samples": len(data) if hasattr(data, "__len__") else None,
+        "seconds": runtimes[-1] if runtimes else None,
+        "arguments": settings | {"processes": args.world_size},
+        "facts": dict(trainer.facts),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+    _write(directory, record)
+
+
+def read_record(directory: str | Path) -> dict[str, Any] | None:
+    """Return the record in a directory, None if there is none; raise `ValueError` if it cannot be read."""
+    path = Path(directory) / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no record of a run ({error}); delete it, or save the model again"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, this release reads {FORMAT_VERSION}; upgrade hf_sparse"
+        )
+    return record
+
+
+def copy_public_record(source: str | Path, directory: str | Path) -> None:
+    """Write the public record of a directory into another one; without a record do nothing."""
+    if (record := read_record(source)) is not None:
+        _write(directory, public_record(record))
+
+
+def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record to hand on: of models that came from a directory it keeps the directory's own name."""
+    named = {key: record.get(key) and public_name(record[key]) for key in _MODELS}
+    return dict(record) | named
+
+
+def public_name(model: str) -> str:
+    """Return the name of a model on the Hub as it is, of one in a directory the last part of its path."""
+    return Path(model).name if is_local(model) else model
+
+
+def is_local(model: str) -> bool:
+    """Say whether a model was named by a path rather than as on the Hub: `name` or `owner/name`."""
+    return Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
+
+
+def _write(directory: str | Path, record: Mapping[str, Any]) -> None:
+    # The kinds of schedulers and optimizers are enumerations.
+    text = json.dumps(record, indent=2, default=str, allow_nan=False)
+    write_atomically(Path(directory) / RECORD, f"{text}\n".encode())
+
+
+def _origin(model: nn.Module) -> str | None:
+    """Return what a model was loaded from, as an absolute path if it is a directory, None if it is new."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", "") or None
+    return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name

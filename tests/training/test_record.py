@@ -1,0 +1,74 @@
+"""The record of a run beside its model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import arguments, bert, pruning, sentences
+
+from hf_sparse import SparseTrainer
+from hf_sparse.training.record import RECORD, is_local, public_name, public_record, read_record
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A model that was loaded from a directory, pruned, saved into another."""
+    bert().save_pretrained(tmp_path / "origin")
+    model = type(bert()).from_pretrained(tmp_path / "origin")
+    args = arguments(tmp_path / "run", max_steps=2, learning_rate=3e-4, hub_token="hf_secret")
+    trainer = SparseTrainer(model, args, train_dataset=sentences(16), recipe=pruning())
+    trainer.facts["dataset"] = "nyu-mll/glue"
+    trainer.train()
+    trainer.save_model()
+    return tmp_path / "run"
+
+
+def test_a_record_says_what_the_run_was(trained: Path) -> None:
+    record = read_record(trained)
+    assert record["base_model"] == str(trained.parent / "origin") and record["teacher"] is None
+    assert record["recipe"] == pruning().to_dict() and record["facts"] == {"dataset": "nyu-mll/glue"}
+    assert (record["step"], record["total_steps"], record["train_samples"]) == (2, 2, 16)
+    assert record["arguments"]["learning_rate"] == 3e-4 and record["arguments"]["processes"] == 1
+    assert record["seconds"] > 0 and record["hardware"]["processor"] and record["versions"]["torch"]
+
+
+def test_a_record_to_hand_on_has_no_path_and_no_token(trained: Path) -> None:
+    text = json.dumps(public_record(read_record(trained)))
+    assert str(trained.parent) not in text and "hf_secret" not in text
+    assert json.loads(text)["base_model"] == "origin"
+
+
+def test_a_model_made_from_scratch_has_no_origin(tmp_path: Path) -> None:
+    trainer = SparseTrainer(bert(), arguments(tmp_path, max_steps=1), train_dataset=sentences(4))
+    trainer.train()
+    trainer.save_model()
+    assert read_record(tmp_path)["base_model"] is None
+
+
+def test_without_a_record_there_is_none(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("{", "is no record of a run"), ("[]", "is no record of a run"), ('{"format_version": 2}', "upgrade")],
+)
+def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "local"),
+    [
+        ("bert-base-uncased", False),
+        ("owner/name", False),
+        ("/home/somebody/model", True),
+        ("./model", True),
+        ("runs/sst2/model", True),
+    ],
+)
+def test_names_on_the_hub_are_told_from_paths(name: str, local: bool) -> None:
+    assert is_local(name) == local
+    assert public_name(name) == ("model" if local else name)
