@@ -7,6 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from hf_sparse.environment import versions
 from hf_sparse.report.latency import (
     LatencyReport,
     LatencyRow,
@@ -16,7 +17,6 @@ from hf_sparse.report.latency import (
     print_latency,
     verdict,
 )
-from hf_sparse.environment import versions
 
 OURS = LatencyRow("hf_sparse fuse", True, (0.02, 0.01, 0.03), 12_000_000, 0.01)
 EAGER = LatencyRow("PyTorch float32", False, (0.08, 0.08, 0.08), 400_000_000, 0.0)
