@@ -1,0 +1,33 @@
+"""A Hub on this machine and programs that speak to it, where a test asks for them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.hub.server import Server
+from tests.hub.server_clients import Clients
+
+
+@pytest.fixture(scope="session")
+def standing_server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def standing_clients(standing_server: Server) -> Iterator[Clients]:
+    with Clients(standing_server.url) as clients:
+        yield clients
+
+
+@pytest.fixture
+def server(standing_server: Server) -> Server:
+    """A Hub without repositories."""
+    standing_server.reset()
+    return standing_server
+
+
+@pytest.fixture
+def clients(server: Server, standing_clients: Clients) -> Clients:
+    """Runs programs whose Hub is `server`, what they download being kept from test to test."""
+    return standing_clients

@@ -1,0 +1,100 @@
+"""What can go wrong on a Hub server, as tests plan it."""
+
+import re
+import threading
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Exchange(Protocol):
+    """What a fault does things to: a request whose body is yet to come."""
+
+    def answer(self, status: int, content: object, headers: dict[str, str] | None = None) -> None: ...
+    def read(self, count: int | None = None) -> bytes: ...
+    def drop(self) -> None: ...
+    def shorten(self, after_bytes: int) -> None: ...
+
+
+@dataclass
+class Fault:
+    """Something that happens to requests of a method whose path a pattern is found in, so many times."""
+
+    method: str
+    pattern: str
+    times: int
+
+    def concerns(self, method: str, path: str) -> bool:
+        return self.times > 0 and self.method in ("*", method) and bool(re.search(self.pattern, path))
+
+    def happen(self, exchange: Exchange) -> bool:
+        """Do it; return whether nothing is left to do with the request."""
+        raise NotImplementedError
+
+
+@dataclass
+class Failure(Fault):
+    """An answer with an error."""
+
+    status: int
+    headers: dict[str, str]
+    message: str
+
+    def happen(self, exchange: Exchange) -> bool:
+        exchange.read()
+        exchange.answer(self.status, {"error": self.message}, self.headers)
+        return True
+
+
+@dataclass
+class Cut(Fault):
+    """A connection that is lost after so many bytes of a body."""
+
+    after_bytes: int
+
+    def happen(self, exchange: Exchange) -> bool:
+        exchange.read(self.after_bytes)
+        exchange.drop()
+        return True
+
+
+@dataclass
+class Loss(Fault):
+    """A connection that is lost when the request has been fulfilled, after so many bytes of the answer."""
+
+    after_bytes: int
+
+    def happen(self, exchange: Exchange) -> bool:
+        exchange.shorten(self.after_bytes)
+        return False
+
+
+@dataclass
+class Block(Fault):
+    """A request that is held in the middle of its body until a test says what becomes of it."""
+
+    after_bytes: int
+    reached: threading.Event = field(default_factory=threading.Event)
+    decided: threading.Event = field(default_factory=threading.Event)
+    abandoned: bool = False
+
+    def happen(self, exchange: Exchange) -> bool:
+        exchange.read(self.after_bytes)
+        self.reached.set()
+        self.decided.wait(60)
+        if self.abandoned:
+            exchange.drop()
+        return self.abandoned
+
+    def wait(self) -> None:
+        """Wait for a request."""
+        if not self.reached.wait(60):
+            raise TimeoutError(f"no request to {self.pattern} came")
+
+    def release(self) -> None:
+        """Fulfil the request."""
+        self.decided.set()
+
+    def abandon(self) -> None:
+        """Forget the request, whose client is dead."""
+        self.abandoned = True
+        self.decided.set()
