@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from pyarrow import ArrowInvalid
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -54,5 +56,10 @@ def _load(paths: list[Path], cache_dir: str | None) -> Dataset:
             raise ValueError(f"{path} is none of {', '.join(FORMATS)}; convert it to one of them")
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}; data files are given by their path")
-    names = [str(path) for path in paths]
-    return load_dataset(FORMATS[paths[0].suffix], data_files=names, split="train", cache_dir=cache_dir)
+    names, form = [str(path) for path in paths], FORMATS[paths[0].suffix]
+    try:
+        return load_dataset(form, data_files=names, split="train", cache_dir=cache_dir)
+    except (DatasetGenerationError, ArrowInvalid) as error:
+        raise ValueError(
+            f"{', '.join(names)} cannot be read as {form}: {error.__cause__ or error}"
+        ) from error
