@@ -7,29 +7,29 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
+from hf_sparse.cli.options import Json
 
 
 def demo(
     context: typer.Context,
-    output_dir: Annotated[Path, typer.Option(help="Where models, results and picture go.")] = Path(
-        "hf_sparse_demo"
-    ),
+    output_dir: Annotated[Path, typer.Option(help="Where all goes.")] = Path("hf_sparse_demo"),
     model: Annotated[
-        str | None, typer.Option(help="Masked language model to start from: Hub name or directory.")
+        str | None, typer.Option(help="Masked language model to start from: name or path.")
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Texts with labels: Hub name, directory or file.")
     ] = None,
     dataset_config: Annotated[
-        str | None, typer.Option(help="Configuration of a Hub data set, such as sst2.")
+        str | None, typer.Option(help="Configuration of a Hub data set, as sst2.")
     ] = None,
     text: Annotated[
         str | None, typer.Option(help="Text to pre-train on: Hub name, directory or file.")
     ] = None,
-    sparsity: Annotated[float, typer.Option(help="Share of the encoder's weights to remove.")] = 0.9,
+    sparsity: Annotated[float, typer.Option(help="Share of weights to remove.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     budget: Annotated[float, typer.Option(help="Multiplies the steps of every stage.")] = 1.0,
     quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to see that it works.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Prune a small model once, transfer it, quantize it, compare.
 
@@ -40,7 +40,7 @@ def demo(
     Try: hf-sparse demo --output-dir my_demo
     """
     with plain_errors(context.obj):
-        from hf_sparse.demo.job import run_demo
+        from hf_sparse.demo.job import RESULTS, run_demo
         from hf_sparse.demo.settings import DemoSettings
 
         settings = DemoSettings(
@@ -54,4 +54,6 @@ def demo(
             budget=budget,
             quick=quick,
         )
-        run_demo(settings, Console())
+        run_demo(settings, Console(stderr=as_json))
+        if as_json:
+            typer.echo((output_dir / RESULTS).read_text(encoding="utf-8"), nl=False)

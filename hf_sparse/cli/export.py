@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hf_sparse.cli.completion import EXPORTS, one_of
 from hf_sparse.cli.errors import plain_errors, require
 from hf_sparse.cli.options import Json, Model, Out
 from hf_sparse.cli.waiting import working
@@ -15,7 +16,7 @@ def export(
     context: typer.Context,
     model: Model,
     out: Out,
-    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    to: Annotated[str, typer.Option(autocompletion=one_of(EXPORTS), help="onnx or openvino.")],
     as_json: Json = False,
 ) -> None:
     """Write a model for ONNX Runtime or OpenVINO.

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hf_sparse.cli.errors import plain_errors
+from hf_sparse.cli.errors import WANTING, plain_errors
 from hf_sparse.cli.options import Exclude, Include, Json, Model, Png
 from hf_sparse.cli.waiting import working
 
@@ -25,7 +25,7 @@ def inspect(
 
     In which layers, in which pattern, and whether it lost zeros; how small it is beside what it could be.
 
-    Exits with 2 if weights have fewer zeros than the model's configuration records.
+    Exits with 3 if weights have fewer zeros than the model's configuration records.
 
     Try: hf-sparse inspect pruned --png heatmap.png
     """
@@ -69,4 +69,4 @@ def inspect(
         else:
             print_inspection(found, Console())
     if found.lost:
-        raise typer.Exit(2)
+        raise typer.Exit(WANTING)

@@ -4,33 +4,46 @@ from typing import Annotated
 
 import typer
 
+from hf_sparse import __version__
 from hf_sparse.cli.benchmark import benchmark
+from hf_sparse.cli.commands import Command, Commands
 from hf_sparse.cli.demo import demo
 from hf_sparse.cli.export import export
-from hf_sparse.cli.history import history
 from hf_sparse.cli.inspect import inspect
 from hf_sparse.cli.pack import pack
 from hf_sparse.cli.plan import plan
 from hf_sparse.cli.prune import prune
 from hf_sparse.cli.quantize import quantize
+from hf_sparse.cli.rescue import rescue
 from hf_sparse.cli.shrink import shrink
 from hf_sparse.cli.targets import targets
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Sparse, distilled, 8-bit transformers.\n\nTry: hf-sparse demo --output-dir my_demo",
+    help="Sparse, distilled, 8-bit models. Try: hf-sparse demo --output-dir my_demo",
 )
-for command in (demo, targets, plan, prune, shrink, inspect, history, quantize, pack, export, benchmark):
-    app.command()(command)
+# In the order of work.
+for command in (demo, targets, plan, prune, shrink, inspect, quantize, pack, export, rescue, benchmark):
+    # Lines that are given are not cut off.
+    app.command(cls=Command, short_help=command.__doc__.splitlines()[0])(command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hf-sparse {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _common(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     context.obj = debug
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hf_sparse.cli.completion import FORMATS, one_of
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Json, Model, Out
 from hf_sparse.cli.waiting import working
@@ -18,7 +19,9 @@ def pack(
     form: Annotated[
         str,
         typer.Option(
-            "--format", help="compressed-tensors, which stock transformers loads, or packed, the smallest."
+            "--format",
+            autocompletion=one_of(FORMATS),
+            help="compressed-tensors, which stock transformers loads, or packed, the smallest.",
         ),
     ] = "compressed-tensors",
     as_json: Json = False,

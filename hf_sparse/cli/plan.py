@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from hf_sparse.cli.completion import presets
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Json, Png
 from hf_sparse.cli.waiting import working
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 def plan(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="Name of a preset, or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(autocompletion=presets, help="Name of a preset, or a YAML file.")],
     change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change the recipe: sparsity.schedule.final=0.8")
+        list[str] | None,
+        typer.Option("--set", metavar="<key=value>", help="Change the recipe: sparsity.schedule.final=0.8"),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the run.")] = None,
     data: Annotated[str | None, typer.Option(help="Or its data: Hub name, directory or file.")] = None,
@@ -34,11 +36,14 @@ def plan(
     model: Annotated[str | None, typer.Option(help="Model to train: Hub name or directory.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Model to distil from, likewise.")] = None,
     model_option: Annotated[
-        list[str] | None, typer.Option(help="How both are loaded: attn_implementation=eager")
+        list[str] | None,
+        typer.Option(metavar="<key=value>", help="How both are loaded: attn_implementation=eager"),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-5,
     lr_scheduler: Annotated[str, typer.Option(help="As TrainingArguments names it.")] = "linear",
-    lr_option: Annotated[list[str] | None, typer.Option(help="Its settings: min_lr_rate=0.1")] = None,
+    lr_option: Annotated[
+        list[str] | None, typer.Option(metavar="<key=value>", help="Its settings: min_lr_rate=0.1")
+    ] = None,
     warmup: Annotated[float, typer.Option(help="Steps, or below 1 a share of the run.")] = 0.0,
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure what patterns buy on this machine.")
@@ -54,7 +59,6 @@ def plan(
     """
     with plain_errors(context.obj):
         from hf_sparse.checkpoint.loading import load_saved
-        from hf_sparse.demo.progress import silence
         from hf_sparse.distillation.teacher import load_teacher
         from hf_sparse.report.gains import print_gains
         from hf_sparse.report.pictures import write_png
@@ -69,7 +73,7 @@ def plan(
         if teacher is not None and model is None:
             raise ValueError("--teacher is checked against the model it teaches; add --model")
         chosen = SparseArguments(recipe=recipe, recipe_override=change or []).build_recipe()
-        with silence():
+        with working("Planning"):
             if data is not None:
                 steps = count_steps(count_rows(data), batch_size, epochs, accumulation, processes)
             options = _assignments(model_option)

@@ -1,12 +1,14 @@
 """`hf-sparse prune`."""
 
+import json
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from hf_sparse.cli.completion import METHODS, PATTERNS, one_of
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Exclude, Include, Model, Out
+from hf_sparse.cli.options import Exclude, Include, Json, Model, Out, TextColumn, Tokenizer
 from hf_sparse.cli.waiting import counted, working
 
 
@@ -14,30 +16,31 @@ def prune(
     context: typer.Context,
     model: Model,
     out: Out,
-    sparsity: Annotated[float, typer.Option(help="Share of the weights to remove, such as 0.5.")],
-    pattern: Annotated[str, typer.Option(help="Such as 2:4, 4x4.")] = "unstructured",
-    method: Annotated[str, typer.Option(help="magnitude, or wanda, sparse_gpt, which look at texts.")] = (
-        "magnitude"
-    ),
-    calibration: Annotated[
-        str | None, typer.Option(help="Texts that the model is meant for: Hub name, directory or file.")
-    ] = None,
-    text_column: Annotated[
-        list[str] | None, typer.Option(help="Column of the texts; give it twice for pairs.")
-    ] = None,
+    sparsity: Annotated[float, typer.Option(help="Share to remove, such as 0.5.")],
+    pattern: Annotated[
+        str, typer.Option(autocompletion=one_of(PATTERNS), help="Such as 2:4, 4x4.")
+    ] = "unstructured",
+    method: Annotated[
+        str,
+        typer.Option(
+            autocompletion=one_of(METHODS),
+            show_default=False,
+            help="magnitude (default); wanda, sparse_gpt see texts.",
+        ),
+    ] = "magnitude",
+    calibration: Annotated[str | None, typer.Option(help="These texts: Hub name, directory or file.")] = None,
+    text_column: TextColumn = None,
     samples: Annotated[int, typer.Option(help="Texts to look at.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 8,
     max_seq_length: Annotated[int, typer.Option(help="Tokens of a text.")] = 512,
-    tokenizer: Annotated[str | None, typer.Option(help="Where it is, if not with the model.")] = None,
+    tokenizer: Tokenizer = None,
     include: Include = None,
     exclude: Exclude = None,
+    as_json: Json = False,
 ) -> None:
     """Remove weights of a trained model at once, without training it.
 
-    Decoders of some billion weights bear half of them gone by wanda or sparse_gpt; small models should be
-    trained on afterwards, or pruned while they train.
-
-    Try: hf-sparse prune my_model my_model_half --sparsity 0.5 --method wanda --calibration texts.txt
+    Try: hf-sparse prune my_model my_model_half --sparsity 0.5 --pattern 2:4
     """
     with plain_errors(context.obj):
         with working("Loading"):
@@ -69,11 +72,17 @@ def prune(
                 texts = load_texts(calibration, text_column or (), samples)
                 batches = TextBatches(texts, reader, accepted, batch_size, max_seq_length)
         if calibration is None:
-            masks = prune_weights(loaded, sparsity, **settings)
+            with working("Pruning"):
+                masks = prune_weights(loaded, sparsity, **settings)
         else:
             with silence():
                 masks = one_shot.prune_with_data(loaded, sparsity, counted(batches, "Reading"), **settings)
-        one_shot.save_pruned(loaded, out, reader)
+        with working("Saving"):
+            one_shot.save_pruned(loaded, out, reader)
+        if as_json:
+            found = {"sparsity": masks.sparsity, "weights": len(masks.targets)}
+            typer.echo(json.dumps({"directory": str(out), "pattern": pattern, "method": method, **found}))
+            return
         Console().print(
             f"{masks.sparsity:.1%} of {len(masks.targets)} weights removed: {pattern}, by {method}.",
             highlight=False,

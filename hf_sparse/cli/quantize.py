@@ -1,12 +1,14 @@
 """`hf-sparse quantize`."""
 
+import json
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from hf_sparse.cli.completion import ACTIVATIONS, OBSERVERS, WEIGHTS, one_of
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Exclude, Include, Model, Out
+from hf_sparse.cli.options import Exclude, Include, Json, Model, Out, TextColumn, Tokenizer
 from hf_sparse.cli.waiting import counted, working
 
 
@@ -14,34 +16,42 @@ def quantize(
     context: typer.Context,
     model: Model,
     out: Out,
-    calibration: Annotated[
-        str, typer.Option(help="Texts like those of the task: Hub name, directory or file.")
-    ],
-    text_column: Annotated[
-        list[str] | None, typer.Option(help="Column of the texts; give it twice for pairs.")
-    ] = None,
+    calibration: Annotated[str, typer.Option(help="Texts as the task has: Hub or path.")],
+    text_column: TextColumn = None,
     samples: Annotated[int, typer.Option(help="Texts to look at.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 16,
     max_seq_length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
     weights: Annotated[
-        str, typer.Option(help="Or int8_per_tensor, int4_per_channel, int4_group_32.")
+        str,
+        typer.Option(
+            autocompletion=one_of(WEIGHTS),
+            show_default=False,
+            help="int8_per_channel (default), int4_group_32, ...",
+        ),
     ] = "int8_per_channel",
-    activations: Annotated[str, typer.Option(help="Or int8_per_token, none.")] = "uint8_per_tensor",
+    activations: Annotated[
+        str,
+        typer.Option(
+            autocompletion=one_of(ACTIVATIONS),
+            show_default=False,
+            help="uint8_per_tensor (default), int8_per_token, none.",
+        ),
+    ] = "uint8_per_tensor",
     embeddings: Annotated[
-        str | None, typer.Option(help="Scheme of the embedding tables, such as int8_per_channel.")
+        str | None, typer.Option(autocompletion=one_of(WEIGHTS), help="Of their tables; floats by default.")
     ] = None,
     observer: Annotated[
         str | None,
-        typer.Option(help="min_max (the default), moving_average, percentile, mean_squared_error."),
+        typer.Option(
+            autocompletion=one_of(OBSERVERS), help="min_max (default), moving_average, percentile, ..."
+        ),
     ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Where it is, if not with the model.")] = None,
+    tokenizer: Tokenizer = None,
     include: Include = None,
     exclude: Exclude = None,
+    as_json: Json = False,
 ) -> None:
     """Quantize a trained model without training it.
-
-    Texts show how large its activations are. Writes an ordinary directory, as training with quantization
-    does; its weights are not rounded yet.
 
     Try: hf-sparse quantize my_model my_model_int8 --calibration train.csv
     """
@@ -66,7 +76,13 @@ def quantize(
             batches = TextBatches(texts, reader, accepted, batch_size, max_seq_length)
         with silence():
             layers = quantize_trained(loaded, counted(batches, "Calibrating"), recipe)
+        with working("Saving"):
             save_quantized(loaded, out, recipe, reader, source=model)
+        if as_json:
+            schemes = {"weights": recipe.weights, "activations": recipe.activations}
+            found = {"layers": len(layers), **schemes, "embeddings": recipe.embeddings, "texts": len(texts)}
+            typer.echo(json.dumps({"directory": str(out), **found}))
+            return
         console = Console()
         console.print(
             f"{len(layers)} layers quantized: weights {recipe.weights}, activations {recipe.activations}, "

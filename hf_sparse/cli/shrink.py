@@ -1,19 +1,20 @@
 """`hf-sparse shrink`."""
 
+import json
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Model, Out
+from hf_sparse.cli.options import Json, Model, Out
 from hf_sparse.cli.waiting import working
 
 if TYPE_CHECKING:
     from hf_sparse.sparsity.shrink import Shrunk
 
 
-def shrink(context: typer.Context, model: Model, out: Out) -> None:
+def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False) -> None:
     """Take dead neurons and heads out of a model, for equal outputs.
 
     Dead are neurons of feed-forward layers and heads of attention that pruning has left without weights. As
@@ -38,6 +39,11 @@ def shrink(context: typer.Context, model: Model, out: Out) -> None:
                 raise ValueError(f"nothing can be removed: {'; '.join(map(_why_none, done, done.values()))}")
             renew_contract(loaded)
             one_shot.save_pruned(loaded, out, load_tokenizer(model))
+        if as_json:
+            parts = {kind: {"before": part.before, "now": part.now} for kind, part in done.items()}
+            parameters = {"before": before, "now": loaded.num_parameters()}
+            typer.echo(json.dumps({"directory": str(out), **parts, "parameters": parameters}))
+            return
         console = Console()
         for kind, part in done.items():
             if part.now < part.before:

@@ -11,6 +11,13 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+# The errors that datasets logs it raises as well.
+_QUIET = {
+    "hf_sparse": logging.ERROR,
+    "huggingface_hub": logging.ERROR,
+    "datasets": logging.CRITICAL,
+}
+
 
 class _Numbers(ProgressColumn):
     """Steps with the latest loss and sparsity, as far as there are any."""
@@ -73,18 +80,21 @@ def stage_lines(console: Console) -> Progress:
 @contextmanager
 def silence() -> Iterator[None]:
     """Keep the libraries below from printing anything but errors; afterwards they print as before."""
-    ours = logging.getLogger("hf_sparse")
-    levels = transformers_logging.get_verbosity(), ours.level
+    verbosity = transformers_logging.get_verbosity()
+    loggers = {logging.getLogger(name): level for name, level in _QUIET.items()}
+    levels = {logger: logger.level for logger in loggers}
     bars = datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    ours.setLevel(logging.ERROR)
+    for logger, level in loggers.items():
+        logger.setLevel(level)
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(levels[0])
-        ours.setLevel(levels[1])
+        transformers_logging.set_verbosity(verbosity)
+        for logger, level in levels.items():
+            logger.setLevel(level)
         if not bars[0]:
             datasets.enable_progress_bars()
         if bars[1]:

@@ -108,9 +108,3 @@ def test_models_of_other_software_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["--batch", "--length", "--threads", "--repeats"])
 def test_numbers_below_1_are_refused(tmp_path: Path, option: str) -> None:
     assert run("benchmark", tmp_path, option, 0).exit_code == 2
-
-
-def test_help_fits_a_screen_and_has_an_example(narrow: None) -> None:
-    text = lines("benchmark", "--help")
-    assert len(text) <= 24 and max(map(len, text)) <= 80
-    assert any("Try: hf-sparse benchmark" in line for line in text)

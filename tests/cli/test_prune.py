@@ -1,5 +1,6 @@
 """`hf-sparse prune`: from a trained model to a sparse one, without training."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ def test_it_writes_a_plain_sparse_directory(
     assert measure_sparsity(LlamaForCausalLM.from_pretrained(out)).overall == 0.5
     assert load_tokenizer(str(out)).get_vocab() == tokenizer().get_vocab()
     # Again, in its own place.
-    lines("prune", model, out, *options, *look)
+    (text,) = lines("prune", model, out, *options, *look, "--json")
+    how = {"pattern": "2:4", "method": method}
+    assert json.loads(text) == {"directory": str(out), **how, "sparsity": 0.5, "weights": 14}
 
 
 def test_texts_belong_to_the_methods_that_look_at_them(tmp_path: Path, model: Path, texts: Path) -> None:

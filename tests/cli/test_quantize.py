@@ -54,7 +54,10 @@ def test_it_writes_a_plain_directory_that_knows_its_ranges(
 def test_its_options_are_those_of_a_recipe(tmp_path: Path, model: Path, texts: Path) -> None:
     columns = ["--text-column", "two", "--max-seq-length", 5]
     schemes = ["--weights", "int4_group_16", "--observer", "percentile", "--exclude", "intermediate"]
-    lines("quantize", model, tmp_path / "out", "--calibration", texts, *columns, *schemes)
+    (text,) = lines("quantize", model, tmp_path / "out", "--calibration", texts, *columns, *schemes, "--json")
+    found = json.loads(text)
+    assert (found["layers"], found["weights"], found["embeddings"]) == (10, "int4_group_16", None)
+    assert (found["texts"], found["directory"]) == (20, str(tmp_path / "out"))
     recipe = read_state(tmp_path / "out").recipe.quantization
     assert (recipe.weights, recipe.observer, recipe.exclude) == (
         "int4_group_16",

@@ -1,5 +1,6 @@
 """`hf-sparse shrink`: from a model with dead neurons to a smaller one."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def test_the_model_is_smaller_and_the_same(tmp_path: Path, pruned: torch.nn.Modu
     with torch.no_grad():
         torch.testing.assert_close(stock(**INPUTS).logits, pruned(**INPUTS).logits, rtol=1e-5, atol=1e-5)
     assert not lost_zeros(stock) and read_contract(stock).achieved == 0.0
+
+
+def test_as_json_numbers_are_all_that_is_printed(tmp_path: Path, pruned: torch.nn.Module) -> None:
+    (text,) = lines("shrink", tmp_path / "pruned", tmp_path / "out", "--json")
+    found = json.loads(text)
+    assert found["neurons"] == {"before": 64, "now": 32}
+    assert found["heads"]["before"] == found["heads"]["now"] and found["directory"] == str(tmp_path / "out")
+    assert found["parameters"]["now"] < found["parameters"]["before"] == pruned.num_parameters()
 
 
 def test_where_no_neuron_is_dead_nothing_is_written(tmp_path: Path) -> None:
