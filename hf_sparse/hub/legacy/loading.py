@@ -1,0 +1,138 @@
+"""Sparse checkpoints of libraries that are no more, as stock models."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME
+
+from hf_sparse.checkpoint.contract import KEY, write_contract
+from hf_sparse.checkpoint.directories import holds_only, published, require_free
+from hf_sparse.checkpoint.loading import load_saved, load_tokenizer
+from hf_sparse.hub.legacy.building import build
+from hf_sparse.hub.legacy.layouts import LAYOUTS
+from hf_sparse.hub.legacy.proof import Proof, prove
+from hf_sparse.hub.legacy.reading import read_state
+from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
+from hf_sparse.sparsity.masks import Masks
+from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
+from hf_sparse.targets import Targets, find_targets
+from hf_sparse.training.locking import SPARSE_FROM
+
+
+@dataclass(frozen=True)
+class Rescued:
+    """A stock model, with what was found in its checkpoint and done to it.
+
+    `layouts` are names out of `LAYOUTS`, none for plain weights; `notes` say in words what was done;
+    `weights` are those that a run would lock; `difference` is the largest of the logits from those of the
+    layout, as a share of the largest.
+    """
+
+    model: PreTrainedModel
+    layouts: tuple[str, ...]
+    notes: tuple[str, ...]
+    weights: tuple[WeightInspection, ...]
+    difference: float
+    proof: Proof
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros among these weights."""
+        return sum(weight.zeros for weight in self.weights) / sum(weight.size for weight in self.weights)
+
+    @property
+    def pattern(self) -> str | None:
+        """The pattern of most weights that are sparse, None if none is."""
+        return _most_common(self.weights)
+
+    def save(self, directory: str | Path) -> float:
+        """Write a plain directory, tokenizer included; return the largest difference of what it holds.
+
+        Stock `from_pretrained` loads it, which is done, and its logits compared, before the directory is
+        there. An earlier result is replaced. Raises `ValueError` if logits differ, and for a directory that
+        holds something else.
+        """
+        with published(Path(directory), _is_ours) as staged:
+            self.model.save_pretrained(staged)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(staged)
+            return self.proof.difference(load_saved(str(staged), dtype=torch.float32))
+
+
+def load_legacy(name_or_path: str) -> Rescued:
+    """Open a sparse checkpoint that transformers of today mishandles.
+
+    Of Intel's Prune Once for All, oBERT, nn_pruning, `torch.nn.utils.prune`, parametrizations, SparseML and
+    compressed-tensors: `LAYOUTS`. The model is stock, its zeros are recorded in its configuration, so that
+    later runs lock them, and it gives the logits of the layout as it was written.
+
+    `name_or_path` is a directory or a Hub name. Raises `ValueError` for files that are damaged or contradict
+    themselves, for layouts without an equal among stock models, for dense models without any, and
+    `FileNotFoundError` where there are no weights.
+    """
+    read = state = own = read_state(name_or_path)
+    layouts, notes, as_written = [], [], {}
+    for name, convert in LAYOUTS.items():
+        if (conversion := convert(state)) is None:
+            continue
+        state = conversion.state
+        # What has become another kind of model is compared with what it was.
+        own = state if state.config.get("model_type") == read.config.get("model_type") else own
+        layouts.append(name)
+        notes += conversion.notes
+        as_written |= conversion.as_written
+    model, left_out = build(state)
+    targets = _targets(model)
+    sparse = measure_sparsity(model, targets).overall >= SPARSE_FROM
+    if not sparse and not layouts:
+        raise ValueError(
+            f"{name_or_path} is neither sparse nor in a layout of the past; load it with from_pretrained"
+        )
+    proof = prove(model if own is state else build(own)[0], as_written)
+    difference = proof.difference(model)
+    weights = inspect_weights(targets)
+    if sparse:
+        _record(model, targets, weights)
+    else:
+        notes.append("no pattern of zeros to lock")
+    tokenizer = load_tokenizer(name_or_path)
+    return Rescued(model, tuple(layouts), (*notes, *left_out), weights, difference, proof, tokenizer)
+
+
+def require_own(directory: str | Path) -> None:
+    """Raise `ValueError` unless `save` may write into a directory."""
+    require_free(Path(directory), _is_ours)
+
+
+def _targets(model: PreTrainedModel) -> Targets:
+    """Return the weights that a run prunes, and others that were pruned, such as a pooler's."""
+    usual, every = find_targets(model), find_targets(model, include=[""])
+    shares = measure_sparsity(model, every).per_target
+    chosen = (target for target in every if target.name in usual.names or shares[target.name] >= SPARSE_FROM)
+    return Targets(tuple(chosen), every.left_out)
+
+
+def _record(model: PreTrainedModel, targets: Targets, weights: tuple[WeightInspection, ...]) -> None:
+    masks = Masks(targets)
+    masks.lock_zeros(dict.fromkeys(targets.names, UNSTRUCTURED))
+    layers = {weight.name: (weight.pattern or str(UNSTRUCTURED), None) for weight in weights}
+    write_contract(model, masks, _most_common(weights), None, layers)
+
+
+def _most_common(weights: tuple[WeightInspection, ...]) -> str | None:
+    counts = Counter(weight.pattern for weight in weights if weight.sparsity >= SPARSE_FROM)
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _is_ours(directory: Path) -> bool:
+    file = directory / CONFIG_NAME
+    if not file.is_file() or not holds_only(directory, "model*.safetensors*"):
+        return False
+    config = json.loads(file.read_text(encoding="utf-8"))
+    return KEY in config and "quantization_config" not in config

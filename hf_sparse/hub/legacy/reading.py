@@ -1,0 +1,81 @@
+"""The tensors of a checkpoint as they were written, whatever their names and shapes."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.utils import CONFIG_NAME
+
+from hf_sparse.checkpoint.loading import packed_file, saved_file, weight_files
+from hf_sparse.hub.legacy.state import State
+
+
+def read_state(name_or_path: str) -> State:
+    """Read the configuration and all tensors of a directory or a model on the Hub.
+
+    Weights are those of `model.safetensors` or `pytorch_model.bin`, whole or in shards. Pickles are read as
+    tensors alone, so that no code of theirs runs. Raises `ValueError` for files that are damaged or hold
+    anything else, `FileNotFoundError` if there are none.
+    """
+    config = _read_config(name_or_path)
+    if packed_file(name_or_path) is not None:
+        raise ValueError(f"{name_or_path} is a packed directory of this package; load it with load_packed")
+    tensors: dict[str, Tensor] = {}
+    for file in _weight_files(name_or_path):
+        held = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+        if twice := sorted(tensors.keys() & held.keys()):
+            raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files anew")
+        tensors |= held
+    return State(tensors, config)
+
+
+def _read_config(name_or_path: str) -> dict[str, Any]:
+    file = saved_file(name_or_path, CONFIG_NAME)
+    if file is None:
+        raise ValueError(f"{name_or_path} has no {CONFIG_NAME}; name the directory of a model, or a Hub name")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no JSON ({error}); get the file anew") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds no configuration of a model; get the file anew")
+    return config
+
+
+def _weight_files(name_or_path: str) -> list[Path]:
+    try:
+        return weight_files(name_or_path)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"the index of the shards of {name_or_path} is damaged; get it anew") from error
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); get the file anew") from error
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    try:
+        # torch before 1.6 wrote no zip files, which cannot be mapped.
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file} holds more than tensors and is not opened, since code in it would run; ask its author "
+            "for safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({str(error).splitlines()[0]}); get the file anew") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} holds a {type(held).__name__}, no tensors by name; save a state_dict")
+    for name, value in held.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{file} holds {name!r}, which is no tensor; save model.state_dict() alone")
+    return held

@@ -1,0 +1,208 @@
+"""Attention heads and feed-forward neurons that were taken out of the matrices.
+
+nn_pruning (`nn_pruning/inference_model_patcher.py`; the madlag models) removes heads with the `prune_heads`
+that transformers had before release 5: their rows of query, key and value with the biases, their columns of
+the output, and `pruned_heads` in config.json, {"0": [0, 2]}, says which. It removes neurons, rows of one
+feed-forward matrix and columns of the other, as many as were empty in that layer. Release 5 of transformers
+ignores `pruned_heads` and knows one number of neurons for all layers.
+
+Both are put back as zeros. A head whose output columns are zero adds nothing, a neuron likewise, whatever its
+activation gives.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_sparse.hub.legacy.state import Conversion, State, some
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a family of models calls the Linears of a layer."""
+
+    projections: tuple[str, str, str]
+    out: str
+    into: str
+    back: str
+
+
+_FAMILIES = (
+    _Names(
+        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ),
+    _Names(
+        ("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attention.out_lin", "ffn.lin1", "ffn.lin2"
+    ),
+)
+_MODELS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+# Of runs of nn_pruning, and of the movement pruning it grew out of, that were not finished.
+_UNFINISHED = (".mask_scores", ".ampere_pattern", ".LayerNorm.accumulator")
+
+
+def refill_removed(state: State) -> Conversion | None:
+    """Give all layers the sizes that the configuration says, with zeros for what was removed."""
+    _require_finished(state.tensors)
+    removed = _removed_heads(state.config)
+    layers = list(_layers(state.tensors)) if state.config.get("model_type") in _MODELS else []
+    if not layers:
+        if removed:
+            raise ValueError(
+                f"pruned_heads of a {state.config.get('model_type')} cannot be put back, only those of "
+                f"{', '.join(_MODELS)}; load it with transformers 4"
+            )
+        return None
+    refill = _Refill(state, removed)
+    for prefix, layer, names in layers:
+        refill.heads(prefix, layer, names)
+        refill.neurons(prefix, names)
+    if unknown := sorted(removed.keys() - {layer for _, layer, _ in layers}):
+        raise ValueError(
+            f"pruned_heads names layer {unknown[0]}, which the model does not have; correct config.json"
+        )
+    if not refill.notes():
+        return None
+    config = {key: value for key, value in state.config.items() if key != "pruned_heads"}
+    return Conversion(State(refill.tensors, config), refill.notes(), refill.as_written)
+
+
+class _Refill:
+    """The tensors of a checkpoint while zeros are put into them."""
+
+    def __init__(self, state: State, removed: Mapping[int, Sequence[int]]) -> None:
+        self.tensors = dict(state.tensors)
+        self.as_written: dict[str, Callable[[nn.Module], nn.Module]] = {}
+        self._removed = removed
+        sizes = state.stock_config()
+        self._hidden, self._heads = sizes.hidden_size, sizes.num_attention_heads
+        self._neurons = getattr(sizes, "intermediate_size", None) or sizes.hidden_dim
+        self._head_count, self._neuron_count = 0, 0
+
+    def notes(self) -> tuple[str, ...]:
+        counts = {"head": self._head_count, "neuron": self._neuron_count}
+        notes = [
+            f"{some(count, f'removed {what}')} put back as zeros" for what, count in counts.items() if count
+        ]
+        if self._removed and not self._head_count:
+            notes.append("pruned_heads taken out of the configuration: these heads are zeros already")
+        return tuple(notes)
+
+    def heads(self, prefix: str, layer: int, names: _Names) -> None:
+        """Put the heads back that `pruned_heads` says are gone from a layer."""
+        gone = self._removed.get(layer, ())
+        if any(head >= self._heads for head in gone):
+            raise ValueError(
+                f"pruned_heads of layer {layer} is {list(gone)}, of {self._heads} heads; correct config.json"
+            )
+        out = f"{prefix}.{names.out}"
+        rows = len(self._weight(f"{prefix}.{names.projections[0]}"))
+        if rows == self._hidden:
+            self._require_empty(out, layer, gone)
+            return
+        size = self._hidden // self._heads
+        kept = [head for head in range(self._heads) if head not in gone]
+        if rows != len(kept) * size or not kept:
+            raise ValueError(
+                f"{prefix} has {rows // size} heads and pruned_heads leaves {len(kept)} of {self._heads}; "
+                "correct config.json"
+            )
+        for name in names.projections:
+            self._spread(f"{prefix}.{name}", self._places(kept), self._hidden, dimension=0)
+        self._spread(out, self._places(kept), self._hidden, dimension=1)
+        self._head_count += self._heads - len(kept)
+
+    def neurons(self, prefix: str, names: _Names) -> None:
+        """Fill a layer up to the number of neurons of the configuration."""
+        into, back = f"{prefix}.{names.into}", f"{prefix}.{names.back}"
+        count = len(self._weight(into))
+        if count >= self._neurons:
+            return
+        # Which they were cannot be told, and makes no difference.
+        places = torch.arange(count)
+        self._spread(into, places, self._neurons, dimension=0)
+        self._spread(back, places, self._neurons, dimension=1)
+        self._neuron_count += self._neurons - count
+
+    def _require_empty(self, out: str, layer: int, gone: Sequence[int]) -> None:
+        weight = self._weight(out)
+        if weight.shape[1] == self._hidden and weight[:, self._places(gone)].any():
+            raise ValueError(
+                f"pruned_heads says that heads {list(gone)} of layer {layer} are removed, and {out} has "
+                "weights for them; take pruned_heads out of config.json if they are to count"
+            )
+
+    def _places(self, heads: Sequence[int]) -> Tensor:
+        """Return the rows of some heads."""
+        size = self._hidden // self._heads
+        return (torch.tensor(heads, dtype=torch.int64)[:, None] * size + torch.arange(size)).flatten()
+
+    def _weight(self, name: str) -> Tensor:
+        weight = self.tensors.get(f"{name}.weight")
+        if weight is None or weight.dim() != 2:
+            raise ValueError(f"the checkpoint has no matrix {name}.weight; get all its files")
+        return weight
+
+    def _spread(self, name: str, places: Tensor, length: int, dimension: int) -> None:
+        """Make a Linear larger on one side: 0 outputs, 1 inputs."""
+        weight, bias = self._weight(name), self.tensors.get(f"{name}.bias")
+        if (
+            weight.dim() != 2
+            or weight.shape[dimension] != len(places)
+            or (bias is not None and len(bias) != len(weight))
+        ):
+            raise ValueError(
+                f"{name} is of shape {tuple(weight.shape)} where {len(places)} of {length} "
+                f"{('outputs', 'inputs')[dimension]} are expected; get the file anew"
+            )
+        self.as_written[name] = partial(_small, weight=weight, bias=bias)
+        self.tensors[f"{name}.weight"] = _filled(weight, places, length, dimension)
+        if bias is not None and dimension == 0:
+            self.tensors[f"{name}.bias"] = _filled(bias, places, length, 0)
+
+
+def _filled(values: Tensor, places: Tensor, length: int, dimension: int) -> Tensor:
+    shape = list(values.shape)
+    shape[dimension] = length
+    return values.new_zeros(shape).index_copy_(dimension, places, values)
+
+
+def _small(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """Return the Linear as it was written, which attention of transformers reads the number of heads from."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return linear
+
+
+def _layers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int, _Names]]:
+    for names in _FAMILIES:
+        for key in tensors:
+            if match := re.fullmatch(rf"(.*\blayer\.(\d+))\.{re.escape(names.projections[0])}\.weight", key):
+                yield match[1], int(match[2]), names
+
+
+def _removed_heads(config: Mapping[str, Any]) -> dict[int, list[int]]:
+    held = config.get("pruned_heads") or {}
+    try:
+        heads = {int(layer): sorted({int(head) for head in gone}) for layer, gone in held.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"pruned_heads is {held!r}, no heads by layers; correct config.json") from error
+    if any(gone and gone[0] < 0 for gone in heads.values()):
+        raise ValueError(f"pruned_heads is {held!r}, where heads are counted from 0; correct config.json")
+    return {layer: gone for layer, gone in heads.items() if gone}
+
+
+def _require_finished(tensors: Mapping[str, Tensor]) -> None:
+    unfinished = next((key for key in tensors if key.endswith(_UNFINISHED)), None)
+    if unfinished is not None:
+        raise ValueError(
+            f"{unfinished} belongs to an unfinished run, whose masks depend on its settings; finish it with "
+            "its own library (compile_model of nn_pruning, bertarize.py of movement pruning)"
+        )

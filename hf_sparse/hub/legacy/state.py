@@ -1,0 +1,51 @@
+"""A checkpoint on its way from its layout to today's."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class State:
+    """The tensors of a checkpoint by their keys, and its config.json."""
+
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+
+    def stock_config(self) -> PreTrainedConfig:
+        """Return the configuration as transformers has it; raise `ValueError` if it has none such."""
+        rest = {key: value for key, value in self.config.items() if key != "model_type"}
+        try:
+            return AutoConfig.for_model(self.config.get("model_type", ""), **rest)
+        except Exception as error:
+            raise ValueError(
+                f"config.json is of no model that transformers knows ({str(error).splitlines()[0]}); "
+                "correct it"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a checkpoint, with a sentence for each thing that was done.
+
+    `as_written` makes of a module of the stock model one that computes as the library did that wrote the
+    layout, from the tensors it wrote. Modules go by their names in the checkpoint.
+    """
+
+    state: State
+    notes: tuple[str, ...]
+    as_written: Mapping[str, Callable[[nn.Module], nn.Module]] = field(default_factory=dict)
+
+
+def some(count: int, what: str) -> str:
+    """Write a number of things."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def listed(names: list[str]) -> str:
+    """Name the first three of many."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
