@@ -1,0 +1,100 @@
+"""Help on a screen of 24 lines and 80 columns, and the pages that show commands."""
+
+import inspect
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from hf_sparse import __version__
+from hf_sparse.cli.main import app
+from tests.cli.commands import lines
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "command_line.md").read_text(encoding="utf-8")
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+COMMANDS: dict[str, Callable[..., None]] = {
+    info.callback.__name__: info.callback for info in app.registered_commands
+}
+# A run has many sides.
+LONG = {"plan"}
+# Its lines show how far it has come.
+SHOWS_ITSELF = {"demo"}
+every = pytest.mark.parametrize("name", COMMANDS)
+
+
+def parse(command: str) -> None:
+    """Take a command line apart without running it; raise for what it does not know."""
+    word, name, *arguments = shlex.split(command)
+    group = typer.main.get_command(app)
+    if name == "--debug":
+        name, *arguments = arguments
+    assert word == "hf-sparse"
+    if name in group.commands:
+        group.commands[name].make_context(name, arguments)
+    else:
+        assert name in {option for parameter in group.params for option in parameter.opts}, command
+
+
+def test_help_has_all_commands_on_one_screen(narrow: None) -> None:
+    text = lines("--help")
+    assert len(text) <= 24 and max(map(len, text)) <= 80
+    start = text.index("Commands:") + 1
+    assert [line.split()[0] for line in text[start:]] == list(COMMANDS)
+    for name, line in zip(COMMANDS, text[start:], strict=True):
+        assert line.endswith(f" {COMMANDS[name].__doc__.splitlines()[0]}")
+    options = [line.split()[0] for line in text[text.index("Options:") + 1 : start - 2]]
+    assert options == ["--debug", "--version", "--install-completion"]
+    assert any("Try: hf-sparse demo --output-dir my_demo" in line for line in text)
+
+
+@every
+def test_help_of_a_command_fits_a_screen_and_has_an_example(name: str, narrow: None) -> None:
+    text = lines(name, "--help")
+    assert max(map(len, text)) <= 80 and (len(text) <= 24 or name in LONG)
+    assert len(COMMANDS[name].__doc__.splitlines()[0]) <= 68
+    assert any(f"Try: hf-sparse {name}" in line for line in text)
+    example = re.search(r"Try: (hf-sparse .*)", inspect.cleandoc(COMMANDS[name].__doc__), re.DOTALL)[1]
+    parse(example)
+
+
+@every
+def test_every_command_speaks_json(name: str) -> None:
+    assert "  --json  " in "\n".join(lines(name, "--help"))
+
+
+@every
+def test_every_command_has_plain_errors_and_shows_its_work(name: str) -> None:
+    source = inspect.getsource(COMMANDS[name])
+    assert "with plain_errors(context.obj)" in source
+    assert "with working(" in source or name in SHOWS_ITSELF
+
+
+def test_an_example_with_an_option_that_does_not_exist_is_noticed() -> None:
+    with pytest.raises(Exception, match="No such option: --sparse"):
+        parse("hf-sparse prune model out --sparsity 0.5 --sparse")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert lines("--version") == [f"hf-sparse {__version__}"]
+
+
+def test_the_page_has_every_command_with_an_example() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| `(hf-sparse .+)` \|$", PAGE, re.MULTILINE)
+    assert [name for name, _ in rows] == list(COMMANDS)
+    assert all(example.split()[1] == name for name, example in rows)
+
+
+def test_what_the_pages_show_can_be_typed() -> None:
+    shown = re.findall(r"`(hf-sparse -?-?\w[^`]*)`", PAGE) + re.findall(
+        r"^hf-sparse [^|#\n]*", PAGE, re.MULTILINE
+    )
+    assert len(shown) > len(COMMANDS)
+    for command in [*shown, *re.findall(r"^(?:\$ )?(hf-sparse [^#\n]*)", README, re.MULTILINE)]:
+        parse(command)
+
+
+def test_commands_that_readme_names_exist() -> None:
+    assert set(re.findall(r"hf-sparse (\w+)", README)) <= set(COMMANDS)
