@@ -1,25 +1,27 @@
-"""Write the measured tables of README.md from the files in benchmarks/results.
+"""Write the measured tables of README.md and the guides from the files in benchmarks/results.
 
 A result file holds `name`, `columns`, `rows` (one mapping from column to value each), `hardware`,
 `versions`, `settings`, `command` and `date`. Its table goes between the lines `<!-- results:NAME -->`
-and `<!-- /results -->`.
+and `<!-- /results -->`. `<!-- results:NAME | COLUMN; COLUMN | CELL; CELL & CELL -->` takes a part of it:
+these columns, and of the rows those that hold such a cell, or all such cells.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+GUIDES = ROOT / "docs" / "guides"
 RESULTS = ROOT / "benchmarks" / "results"
 KEYS = ("name", "columns", "rows", "hardware", "versions", "settings", "command", "date")
 
 # Of the versions, those that a figure depends on most; the file has all of them.
 _VERSIONS = ("hf_sparse", "torch", "transformers")
 
-_PLACE = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- results:(\w+)((?: \| [^|\n]+)*) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
@@ -35,30 +37,49 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     return results
 
 
-def fill(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the page with its marked places filled; raise `ValueError` for a result that has no place."""
-    places = {name for _, name, _ in _PLACE.findall(page)}
+def require_places(page: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `ValueError` for a result that no place of the page shows whole."""
+    places = {name for _, name, part, _ in _PLACE.findall(page) if not part}
     if homeless := sorted(set(results) - places):
         raise ValueError(
             f"README has no place for {homeless[0]}; add <!-- results:{homeless[0]} --> and <!-- /results -->"
         )
 
+
+def fill(page: str, results: Mapping[str, Mapping[str, Any]], root: str = "") -> str:
+    """Return the page with its marked places filled; `root` leads from the page to the repository."""
+
     def filled(place: re.Match[str]) -> str:
-        opening, name, closing = place.groups()
-        return f"{opening}{section(results[name]) if name in results else _NOT_MEASURED}{closing}"
+        opening, name, part, closing = place.groups()
+        if name not in results:
+            return f"{opening}{_NOT_MEASURED}{closing}"
+        table = section(results[name], root) if not part else selection(results[name], part, root)
+        return f"{opening}{table}{closing}"
 
     return _PLACE.sub(filled, page)
 
 
-def section(result: Mapping[str, Any]) -> str:
+def selection(result: Mapping[str, Any], part: str, root: str = "") -> str:
+    """Return some columns and rows of a result; raise `ValueError` where it has none that are asked for."""
+    columns, *chosen = ([name.strip() for name in names.split(";")] for names in part.split(" | ")[1:])
+    if unknown := [name for name in columns if name not in result["columns"]]:
+        raise ValueError(f"{result['name']} has no column {unknown[0]!r}; it has {result['columns']}")
+    rows = result["rows"]
+    if chosen:
+        rows = [row for wanted in chosen[0] for row in _holding(result, wanted.split(" & "))]
+    context = f"{plain(result['hardware'])}; {result['date'][:10]}"
+    return f"{_table(columns, rows)}\n\n{context}; a part of {_file(result, root)}.\n"
+
+
+def _holding(result: Mapping[str, Any], cells: list[str]) -> list[Mapping[str, Any]]:
+    found = [row for row in result["rows"] if set(cells) <= set(map(cell, row.values()))]
+    if not found:
+        raise ValueError(f"{result['name']} has no row with {' and '.join(cells)}")
+    return found
+
+
+def section(result: Mapping[str, Any], root: str = "") -> str:
     """Return the table of one result with a line that says where its figures come from."""
-    columns = result["columns"]
-    lines = [
-        columns,
-        ["---"] * len(columns),
-        *([cell(row.get(name)) for name in columns] for row in result["rows"]),
-    ]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     origin = [
         result["hardware"],
         _named(result["versions"], _VERSIONS),
@@ -66,8 +87,19 @@ def section(result: Mapping[str, Any]) -> str:
         result["date"][:10],
     ]
     context = "; ".join(plain(part) for part in origin if part)
-    file = f"[{result['name']}.json](benchmarks/results/{result['name']}.json)"
-    return f"{table}\n\n{context}. Measured by `{result['command']}`; all there is to know in {file}.\n"
+    return (
+        f"{_table(result['columns'], result['rows'])}\n\n{context}. Measured by `{result['command']}`; "
+        f"all there is to know in {_file(result, root)}.\n"
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([cell(row.get(name)) for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _file(result: Mapping[str, Any], root: str) -> str:
+    return f"[{result['name']}.json]({root}benchmarks/results/{result['name']}.json)"
 
 
 def cell(value: Any) -> str:
@@ -91,9 +123,17 @@ def _named(values: Any, names: tuple[str, ...]) -> Any:
     return {name: values[name] for name in names if name in values} if isinstance(values, Mapping) else values
 
 
+def pages() -> dict[Path, str]:
+    """Return the pages with tables, each with the way from it to the repository."""
+    return {README: ""} | dict.fromkeys(sorted(GUIDES.glob("*.md")), "../../")
+
+
 def main() -> None:
-    """Fill in README.md."""
-    README.write_text(fill(README.read_text(encoding="utf-8"), read_results(RESULTS)), encoding="utf-8")
+    """Fill in README.md and the guides."""
+    results = read_results(RESULTS)
+    require_places(README.read_text(encoding="utf-8"), results)
+    for page, root in pages().items():
+        page.write_text(fill(page.read_text(encoding="utf-8"), results, root), encoding="utf-8")
 
 
 _NOT_MEASURED = "Not measured yet.\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import README, RESULTS, cell, fill, read_results, section
+from benchmarks.readme import README, RESULTS, cell, fill, pages, read_results, require_places, section
 
 STEP = {
     "name": "step",
@@ -20,9 +20,14 @@ STEP = {
 PAGE = "Before.\n<!-- results:step -->\nold\n<!-- /results -->\nAfter.\n"
 
 
-def test_readme_holds_what_its_results_say() -> None:
-    page = README.read_text(encoding="utf-8")
-    assert fill(page, read_results(RESULTS)) == page
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+def test_a_page_holds_what_its_results_say(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert fill(text, read_results(RESULTS), pages()[page]) == text
+
+
+def test_readme_shows_every_result_whole() -> None:
+    require_places(README.read_text(encoding="utf-8"), read_results(RESULTS))
 
 
 def test_a_result_is_a_table_with_its_origin() -> None:
@@ -54,8 +59,30 @@ def test_a_place_without_results_says_so() -> None:
 
 
 def test_a_result_without_a_place_is_refused() -> None:
-    with pytest.raises(ValueError, match="README has no place for step; add <!-- results:step -->"):
-        fill("no place", {"step": STEP})
+    for page in ("no place", PAGE.replace("results:step", "results:step | ratio")):
+        with pytest.raises(ValueError, match="README has no place for step; add <!-- results:step -->"):
+            require_places(page, {"step": STEP})
+
+
+@pytest.mark.parametrize(
+    ("part", "table"),
+    [
+        ("ratio", "| ratio |\n| --- |\n| 1 |\n| - |\n"),
+        ("ratio; trainer | sparse", "| ratio | trainer |\n| --- | --- |\n| - | sparse |\n"),
+        ("trainer | sparse & 41.24; plain", "| trainer |\n| --- |\n| sparse |\n| plain |\n"),
+    ],
+)
+def test_a_place_may_show_a_part(part: str, table: str) -> None:
+    page = PAGE.replace("results:step", f"results:step | {part}")
+    origin = "2 cores; 2026-11-21; a part of [step.json](../benchmarks/results/step.json)."
+    marks = f"<!-- results:step | {part} -->\n{table}\n{origin}\n<!-- /results -->"
+    assert fill(page, {"step": STEP}, "../") == f"Before.\n{marks}\nAfter.\n"
+
+
+@pytest.mark.parametrize("part", ["speed", "ratio | dense", "ratio | sparse & 40"])
+def test_a_part_that_is_not_there_is_refused(part: str) -> None:
+    with pytest.raises(ValueError, match="step has no (column|row)"):
+        fill(PAGE.replace("results:step", f"results:step | {part}"), {"step": STEP})
 
 
 def test_a_result_without_origin_is_refused(tmp_path: Path) -> None:
