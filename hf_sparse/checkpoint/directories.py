@@ -37,6 +37,15 @@ def holds_only(directory: Path, *own: str) -> bool:
     )
 
 
+def companions(directory: Path) -> list[Path]:
+    """Return the files of a directory that belong to a model and hold no weights."""
+    return sorted(
+        entry
+        for entry in directory.iterdir()
+        if entry.is_file() and any(fnmatchcase(entry.name, name) for name in _COMPANIONS)
+    )
+
+
 def require_free(directory: Path, is_ours: Callable[[Path], bool]) -> None:
     """Raise `ValueError` if a directory is there already, neither empty nor recognized by `is_ours`."""
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not is_ours(directory)):

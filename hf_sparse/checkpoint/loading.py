@@ -76,20 +76,20 @@ def weight_files(name_or_path: str) -> list[Path]:
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
 
 
-def packed_file(name_or_path: str) -> Path | None:
+def packed_file(name_or_path: str, **hub: Any) -> Path | None:
     """Return the packed file of a model whose configuration says that it is packed, None for others.
 
     What `load_packed` reads lies beside it then. A model that was loaded from a packed file and saved beside
-    it has newer weights, and a configuration that no longer says so.
+    it has newer weights, and a configuration that no longer says so. `hub` as in `saved_file`.
     """
-    config = saved_file(name_or_path, CONFIG_NAME)
+    config = saved_file(name_or_path, CONFIG_NAME, **hub)
     if config is None:
         return None
     held = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") or {}
     if held.get("quant_method") != METHOD:
         return None
-    saved_file(name_or_path, GENERATION_CONFIG_NAME)
-    return saved_file(name_or_path, PACKED)
+    saved_file(name_or_path, GENERATION_CONFIG_NAME, **hub)
+    return saved_file(name_or_path, PACKED, **hub)
 
 
 def require_known_class(name_or_path: str) -> None:
@@ -114,10 +114,10 @@ def weight_bytes(name_or_path: str) -> int:
 def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
     """Return where a file of a saved model lies, None if it has none of that name.
 
-    `hub` is what `from_pretrained` takes to find a model on the Hub, such as `revision` and `cache_dir`.
+    `hub` is what `from_pretrained` takes to find a model, such as `revision`, `cache_dir` and `subfolder`.
     """
     if Path(name_or_path).is_dir():
-        path = Path(name_or_path) / file
+        path = Path(name_or_path) / hub.get("subfolder", "") / file
         return path if path.is_file() else None
     try:
         found = cached_file(name_or_path, file, **hub)

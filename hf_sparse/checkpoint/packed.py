@@ -16,6 +16,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from hf_sparse.checkpoint.comparing import compare, compare_layers, compare_tensor
 from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
 from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
+from hf_sparse.checkpoint.loading import packed_file
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import attach
@@ -77,15 +78,24 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     return measure_sizes(model, directory)
 
 
-def load_packed(directory: str | Path, dequantize: bool = False, **config_changes: Any) -> PreTrainedModel:
+def load_packed(
+    name_or_path: str | Path,
+    dequantize: bool = False,
+    *,
+    subfolder: str = "",
+    revision: str | None = None,
+    **config_changes: Any,
+) -> PreTrainedModel:
     """Restore the model that `save_packed` wrote into a directory, in evaluation mode on the CPU.
 
-    It is of the class of transformers that its configuration names; `config_changes` are attributes of that,
-    such as `attn_implementation`. What was quantized rounds weights and inputs as before, its ranges fixed;
-    with `dequantize` it is a plain model with the weights that the codes stand for. Raises
+    A name that is no directory is one of the Hub, at a `revision`; `subfolder` is where the file lies within
+    either. The model is of the class of transformers that its configuration names; `config_changes` are
+    attributes of that, such as `attn_implementation`. What was quantized rounds weights and inputs as before,
+    its ranges fixed; with `dequantize` it is a plain model with the weights that the codes stand for. Raises
     `FileNotFoundError` if there is no file, `ValueError` if it is damaged, of a newer format or of another
     model than the configuration describes.
     """
+    directory = _directory(str(name_or_path), subfolder, revision)
     opened = open_packed(directory, **config_changes)
     tensors = restored(opened.pairs, opened.path)
     model = opened.build("cpu")
@@ -95,6 +105,16 @@ def load_packed(directory: str | Path, dequantize: bool = False, **config_change
     if not dequantize:
         quantize_again(model, _quantized(opened.entries))
     return model
+
+
+def _directory(name_or_path: str, subfolder: str, revision: str | None) -> Path:
+    """Return where the files lie, those of the Hub once they have been fetched."""
+    here = Path(name_or_path) / subfolder
+    if Path(name_or_path).is_dir():
+        return here
+    file = packed_file(name_or_path, subfolder=subfolder, revision=revision)
+    # Which says that nothing is there.
+    return here if file is None else file.parent
 
 
 @dataclass(frozen=True, eq=False)

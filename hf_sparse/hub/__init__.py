@@ -4,7 +4,7 @@ from importlib import import_module
 
 _HOMES = {
     "load_legacy": "hf_sparse.hub.legacy.loading",
-    "push": "hf_sparse.hub.push",
+    "push": "hf_sparse.hub.pushing",
     "write_card": "hf_sparse.hub.card",
 }
 __all__ = [*_HOMES]

@@ -35,15 +35,22 @@ logger = logging.getLogger(__name__)
 _WEIGHT = ".weight"
 
 
-def load(name_or_path: str | Path) -> PreTrainedModel:
+def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None = None) -> PreTrainedModel:
     """Load a saved model, ready to run: its encoder fused where its family is known, else `optimize`d.
 
-    Packed directories are the fastest: codes go from the file to the kernels. Others are loaded as
-    `load_trained` does: what a quantizing trainer saved has its ranges, plain models are rounded. Raises what
-    that, `fuse` and `optimize` raise.
+    It lies in a directory or, under that name and at a `revision`, on the Hub; in a `subfolder` there its
+    packed file may. Packed directories are the fastest: codes go from the file to the kernels. Others are
+    loaded as `load_trained` does: what a quantizing trainer saved has its ranges, plain models are rounded.
+    Raises what that, `fuse` and `optimize` raise.
     """
-    kernels, path = load_kernels(), packed_file(str(name_or_path))
+    kernels = load_kernels()
+    path = packed_file(str(name_or_path), subfolder=subfolder, revision=revision)
     if path is None:
+        if subfolder or revision:
+            raise ValueError(
+                f"{Path(str(name_or_path), subfolder)} holds no packed file, and of others neither subfolder "
+                "nor revision can be chosen; give the directory that snapshot_download returns"
+            )
         return ready(load_trained(str(name_or_path)))
     opened = open_packed(path.parent)
     model = opened.build("cpu")

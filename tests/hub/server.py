@@ -4,7 +4,9 @@ import json
 import re
 import socket
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -78,6 +80,14 @@ class Server:
         block = Block(method, pattern, 1, after_bytes)
         self.faults.append(block)
         return block
+
+    def wait_for(self, state: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something is true of the server; raise `TimeoutError` if it never is."""
+        end = time.monotonic() + seconds
+        while not state():
+            if time.monotonic() > end:
+                raise TimeoutError("what was waited for did not come")
+            time.sleep(0.01)
 
     def asked(self, method: str, pattern: str) -> list[Request]:
         """Return the requests of a method whose path a pattern is found in."""

@@ -1,0 +1,146 @@
+"""What is published of a trained model: a directory made for it, and nothing beside that."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_token
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
+
+from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
+from hf_sparse.checkpoint.directories import companions
+from hf_sparse.checkpoint.loading import rounded_as
+from hf_sparse.checkpoint.publishing import publish
+from hf_sparse.hub.card import write_card
+from hf_sparse.hub.scanning import require_public
+from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.storage import write_atomically
+from hf_sparse.training.loading import load_to_publish
+from hf_sparse.training.record import copy_public_record, is_local
+from hf_sparse.training.state import SIDECAR, read_state
+
+PACKED_FOLDER = "packed"
+RECIPE = "recipe.yaml"
+_CARD = "README.md"
+_NAMES = ("_name_or_path", "name_or_path")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A directory to publish: `files` are paths in it with their sizes in bytes, `notes` what to know."""
+
+    folder: Path
+    files: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def staged(
+    directory: str | Path, repo: str, *, packed: bool = False, token: str | None = None, **card: Any
+) -> Iterator[Staged]:
+    """Give a temporary directory with all that is published of a model, made for stock transformers to load.
+
+    Quantized layers lie there as compressed-tensors has them, or as rounded floats where that cannot hold
+    them; a model that is compressed already is taken as it is. With it its tokenizer, its recipe, the record
+    of its run without local names, a card with pictures and, with `packed`, the packed file in a folder of
+    its own. `card` are options of `write_card`; `token` is the one in use, if it is no usual one. Raises
+    `ValueError` for a directory without a model, for what cannot be packed, and for anything secret or local
+    among the files.
+    """
+    directory = Path(directory)
+    if not (directory / CONFIG_NAME).is_file():
+        raise ValueError(
+            f"{directory} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
+        )
+    with tempfile.TemporaryDirectory(prefix="hf_sparse_push_") as home:
+        # Not yet there, as those who write it want it.
+        folder = Path(home) / "model"
+        notes = _write_model(directory, folder, packed)
+        for path in companions(directory):
+            if path.name != _CARD and not (folder / path.name).exists():
+                shutil.copyfile(path, folder / path.name)
+        if (directory / SIDECAR).is_file():
+            write_atomically(folder / RECIPE, read_state(directory).recipe.to_yaml().encode())
+        copy_public_record(directory, folder)
+        for path in folder.rglob("*.json"):
+            _forget_names(path)
+        write_card(directory, folder, repo, **card)
+        require_public(folder, directory, token or get_token())
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
+        yield Staged(folder, files, notes)
+
+
+def _write_model(directory: Path, folder: Path, packed: bool) -> tuple[str, ...]:
+    """Write configuration and weights; return what to know of them."""
+    if rounded_as(str(directory)) == METHOD:
+        if packed:
+            raise ValueError(
+                f"{directory} is a {METHOD} directory, which cannot be packed; push the model it was made "
+                "of, or leave packed out"
+            )
+        folder.mkdir()
+        for path in [*directory.glob("model*.safetensors*"), directory / CONFIG_NAME]:
+            shutil.copyfile(path, folder / path.name)
+        return ()
+    model = load_to_publish(str(directory))
+    notes = _write_weights(model, folder)
+    if packed:
+        publish(model, folder / PACKED_FOLDER, "packed")
+    return notes
+
+
+def _write_weights(model: PreTrainedModel, folder: Path) -> tuple[str, ...]:
+    layers = quantized_layers(model)
+    if not layers:
+        model.save_pretrained(folder)
+        return ()
+    try:
+        save_compressed(model, folder)
+        return ()
+    except ImportError as error:
+        raise ValueError(
+            'weights of these bits are written with compressed-tensors; run pip install "hf_sparse[publish]"'
+        ) from error
+    except ValueError as error:
+        state = model.state_dict()
+        for name, layer in layers.items():
+            weight = layer.weight().t() if layer.transposed else layer.weight()
+            state[f"{name}.weight"] = weight.to(state[f"{name}.weight"].dtype).contiguous()
+        model.save_pretrained(folder, state_dict=state)
+        reason = str(error).split(";")[0]
+        return (
+            f"Published as floats that are rounded already, since {METHOD} cannot hold the model: {reason}",
+        )
+
+
+def _forget_names(path: Path) -> None:
+    """Take out of a JSON file which directory a model was loaded from."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if _without_local_names(content):
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        write_atomically(path, f"{text}\n".encode())
+
+
+def _without_local_names(content: Any) -> bool:
+    """Delete such names at any depth, in place; return whether there were any."""
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    found = [_without_local_names(value) for value in inner if isinstance(value, dict | list)]
+    local = [
+        name
+        for name in _NAMES
+        if isinstance(content, dict) and isinstance(content.get(name), str) and _is_here(content[name])
+    ]
+    for name in local:
+        del content[name]
+    return bool(local) or any(found)
+
+
+def _is_here(name: str) -> bool:
+    return is_local(name) or Path(name).exists()
