@@ -76,7 +76,7 @@ def _first_line(error: Exception) -> tuple[str, bool]:
     if len(lines) > 1 and re.match(r"\d{3} (Client|Server) Error", lines[0]):
         del lines[0]
     if (reason := getattr(error, "server_message", None)) and lines and reason not in lines[0]:
-        lines[0] = f"{lines[0]}: {reason.splitlines()[0]}"
+        lines[0] = f"{lines[0].rstrip('.')}: {reason.splitlines()[0]}"
     return (lines[0], len(lines) > 1) if lines else ("", False)
 
 
