@@ -13,6 +13,7 @@ from hf_sparse.cli.inspect import inspect
 from hf_sparse.cli.pack import pack
 from hf_sparse.cli.plan import plan
 from hf_sparse.cli.prune import prune
+from hf_sparse.cli.push import push
 from hf_sparse.cli.quantize import quantize
 from hf_sparse.cli.rescue import rescue
 from hf_sparse.cli.shrink import shrink
@@ -26,7 +27,7 @@ app = typer.Typer(
     help="Sparse, distilled, 8-bit models. Try: hf-sparse demo --output-dir my_demo",
 )
 # In the order of work.
-for command in (demo, targets, plan, prune, shrink, inspect, quantize, pack, export, rescue, benchmark):
+for command in (demo, targets, plan, prune, shrink, inspect, quantize, pack, export, benchmark, push, rescue):
     # Lines that are given are not cut off.
     app.command(cls=Command, short_help=command.__doc__.splitlines()[0])(command)
 
