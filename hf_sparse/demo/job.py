@@ -16,7 +16,7 @@ from hf_sparse.report.results import write_results
 from hf_sparse.report.tables import ModelRow, duration, model_table
 from hf_sparse.training.files import require_writable
 
-_RESULTS, _PICTURE = "results.json", "demo.png"
+RESULTS, _PICTURE = "results.json", "demo.png"
 
 
 def run_demo(settings: DemoSettings, console: Console) -> Outcomes:
@@ -55,7 +55,7 @@ def _report(
     console: Console,
 ) -> None:
     home = settings.output_dir
-    write_results(home / _RESULTS, _results(settings, sources, outcomes, speed, elapsed))
+    write_results(home / RESULTS, _results(settings, sources, outcomes, speed, elapsed))
     plot_demo(
         outcomes.student.log,
         {
@@ -71,7 +71,7 @@ def _report(
     console.print(model_table(_groups(outcomes)))
     console.print(speed_table(speed))
     console.print(_notes(settings, sources, outcomes.quantized))
-    console.print(f"{duration(elapsed)} min in all. Models, {_RESULTS}, {_PICTURE}: {home}", soft_wrap=True)
+    console.print(f"{duration(elapsed)} min in all. Models, {RESULTS}, {_PICTURE}: {home}", soft_wrap=True)
 
 
 def _notes(settings: DemoSettings, sources: Sources, quantized: Outcome) -> str:
@@ -120,7 +120,7 @@ def _results(
             "digest": sources.digest,
         },
         "seconds": round(elapsed, 1),
-        "speed": asdict(speed),
+        "speed": speed.as_dict(),
         "stages": [
             {name: value for name, value in vars(outcome).items() if name != "log"}
             for outcome in vars(outcomes).values()

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 import transformers
@@ -25,6 +26,13 @@ from hf_sparse.demo.stages import (
 )
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.files import recover_directories
+from hf_sparse.training.record import public_name
+
+_TASKS = {"language": "fill-mask", "task": "text-classification"}
+_BUILT_IN = {
+    "language": "topics and docstrings of Python's standard library",
+    "task": "docstrings of Python's standard library",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,14 @@ class _Line:
         """Run one stage, or show that it has been run already."""
         home = self.settings.output_dir
         stage = Stage(
-            name, lesson, training, recipe, self.settings.seed, start or self.origin.fingerprint, teacher
+            name,
+            lesson,
+            training,
+            recipe,
+            self.settings.seed,
+            start or self.origin.fingerprint,
+            teacher,
+            facts_of(self.settings, lesson.name),
         )
         fingerprint = stage.fingerprint(self.basis)
         line = StageProgress(self.progress, title)
@@ -104,6 +119,20 @@ class _Line:
             return done
         load = self.origin.load if start is None else partial(lesson.load, home / start.name)
         return run_stage(stage, home, fingerprint, self.origin.tokenizer, load, line)
+
+
+def facts_of(settings: DemoSettings, lesson: str) -> dict[str, str]:
+    """Return what the record of a run says of its task and its data, by the name of the lesson.
+
+    A data set of the Hub goes by its name, a file or a directory by its own name alone.
+    """
+    given = settings.dataset if lesson == "task" else settings.text or settings.dataset
+    facts = {"task": _TASKS[lesson], "dataset": _BUILT_IN[lesson]}
+    if given is not None:
+        facts["dataset"] = Path(given).name if Path(given).exists() else public_name(given)
+    if settings.dataset_config is not None and given == settings.dataset:
+        facts["config"] = settings.dataset_config
+    return facts
 
 
 def _basis(sources: Sources, plan: Plan) -> str:

@@ -1,9 +1,9 @@
 """How fast the demo's last model is in the CPU runtime, and whether it answers there as it should."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 from rich.table import Table
@@ -11,63 +11,111 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from hf_sparse.benchmark.eager import plain_copy, torch_floats
+from hf_sparse.benchmark.contenders import REFERENCE
+from hf_sparse.benchmark.eager import held_bytes, plain_copy, torch_floats
 from hf_sparse.benchmark.field import Contender, Running
 from hf_sparse.benchmark.latency import limited, measure
 from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.stages import PACKED_FORM
+from hf_sparse.report.latency import LatencyReport, LatencyRow, latency_as_dict, machine
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.loading import load
+from hf_sparse.storage import write_atomically
 from hf_sparse.training.loading import load_trained
 
-_ROUNDS, _BATCH = 30, 64
+_ROUNDS, _BATCH, _THREADS = 30, 64, 1
+_FILE = "latency.json"
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians of one text's latency in milliseconds on one thread, and the accuracy in the CPU runtime.
+    """One text's latency in the CPU runtime and in PyTorch, and the accuracy in the CPU runtime.
 
-    `path` names the kernels; without them the runtime is PyTorch, simulating 8 bits.
+    Where no kernels are named, the runtime is PyTorch, simulating 8 bits.
     """
 
-    path: str | None
-    tokens: int
-    milliseconds: float
-    pytorch_milliseconds: float
+    latency: LatencyReport
     accuracy: float
+
+    @property
+    def kernels(self) -> str | None:
+        return self.latency.machine["kernels"]
+
+    @property
+    def milliseconds(self) -> float:
+        """The median in the CPU runtime."""
+        return 1e3 * self.latency.best.median
+
+    @property
+    def pytorch_milliseconds(self) -> float:
+        return 1e3 * self.latency.rival.median
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what the demo's results say of it."""
+        return {
+            "path": self.kernels,
+            "tokens": self.latency.length,
+            "milliseconds": self.milliseconds,
+            "pytorch_milliseconds": self.pytorch_milliseconds,
+            "accuracy": self.accuracy,
+        }
 
 
 def measure_speed(directory: Path, lesson: Lesson) -> Speed:
-    """Measure the packed model of a stage that quantized, on a longest text and on the task."""
+    """Measure the packed model of a stage that quantized, on a longest text and on the task.
+
+    What was measured is left beside the model as `hf-sparse benchmark --json` prints it.
+    """
     fast, kernels = load(directory / PACKED_FORM), load_kernels()
     plain = plain_copy(load_trained(str(directory)))
     longest = max(lesson.validation, key=lambda row: len(row["input_ids"]))
     inputs = {"input_ids": torch.tensor([longest["input_ids"]])}
+    note = "" if kernels else "Simulated in PyTorch: its C++ is not compiled here."
     contenders = [
-        Contender("hf_sparse.runtime", True, Running(lambda: _logits(fast, inputs), 0)),
-        Contender("PyTorch", False, torch_floats(plain, inputs)),
+        Contender("hf_sparse", True, Running(lambda: _logits(fast, inputs), held_bytes(fast), note)),
+        Contender(REFERENCE, False, torch_floats(plain, inputs)),
     ]
-    with limited(1):
-        ours, others = measure(contenders, contenders[1].running.call(), range(_ROUNDS))
-    return Speed(
-        kernels and kernels.path,
-        inputs["input_ids"].shape[1],
-        median(ours.seconds) * 1e3,
-        median(others.seconds) * 1e3,
-        _accuracy(fast, lesson),
+    with limited(_THREADS):
+        reference = contenders[1].running.call()
+        measured = measure(contenders, reference, range(_ROUNDS))
+    rows = [
+        LatencyRow(
+            one.contender.name,
+            one.contender.ours,
+            one.seconds,
+            one.contender.running.weight_bytes,
+            one.difference,
+            one.contender.running.note,
+        )
+        for one in measured
+    ]
+    latency = LatencyReport(
+        directory.name,
+        type(plain).__name__,
+        *inputs["input_ids"].shape,
+        _THREADS,
+        machine(kernels and kernels.path),
+        REFERENCE,
+        reference.abs().max().item(),
+        tuple(rows),
+        {},
     )
+    content = json.dumps(latency_as_dict(latency), indent=1)
+    write_atomically(directory / _FILE, f"{content}\n".encode())
+    return Speed(latency, _accuracy(fast, lesson))
 
 
 def speed_table(speed: Speed) -> Table:
     """Make a table of the model in the CPU runtime beside PyTorch."""
-    table = narrow_table(f"a text of {speed.tokens} tokens, one thread", "latency", "accuracy", "")
+    heading = f"a text of {speed.latency.length} tokens, one thread"
+    table = narrow_table(heading, "latency", "accuracy", "")
     table.add_row("PyTorch, float32", f"{speed.pytorch_milliseconds:.2f} ms", "", "")
     table.add_row(
-        f"hf_sparse.runtime, 8 bits ({speed.path or 'no compiler: simulated'})",
+        f"hf_sparse.runtime, 8 bits ({speed.kernels or 'no compiler: simulated'})",
         f"{speed.milliseconds:.2f} ms",
         f"{speed.accuracy:.1%}",
-        f"{speed.pytorch_milliseconds / speed.milliseconds:.1f}x",
+        f"{speed.latency.speedup:.1f}x",
     )
     return table
 

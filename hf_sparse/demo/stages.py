@@ -3,8 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -60,7 +60,7 @@ class Stage:
     """What one stage is made of: whatever changes its outcome is part of its fingerprint.
 
     `start` and `teacher` are earlier stages' outcomes; instead of a start there may be the fingerprint of the
-    model that the first stage starts from.
+    model that the first stage starts from. `facts` are for the record of the run and change nothing.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Stage:
     seed: int
     start: Outcome | str
     teacher: Outcome | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprint(self, sources: str) -> str:
         """Return a hash of all that determines the outcome; `sources` is that of the data."""
@@ -115,9 +116,14 @@ def run_stage(
     model = load_start()
     teacher = None if stage.teacher is None else stage.lesson.load(home / stage.teacher.name)
     trainer = _trainer(stage, staged, model, teacher, tokenizer, progress)
+    trainer.facts |= stage.facts
     trainer.train()
     scores = trainer.evaluate()
+    sparsity = measure_sparsity(trainer.model).overall
     trainer.save_model()
+    trainer.save_state()
+    counted = {"eval_samples": len(stage.lesson.validation), "sparsity": sparsity}
+    trainer.save_metrics("eval", scores | counted)
     sizes = None if trainer.quantizer is None else _pack(trainer.model, tokenizer, staged / PACKED_FORM)
     outcome = Outcome(
         name=stage.name,
@@ -127,7 +133,7 @@ def run_stage(
         seconds=round(time.perf_counter() - began, 1),
         loss=scores["eval_loss"],
         accuracy=scores["eval_accuracy"],
-        sparsity=measure_sparsity(trainer.model).overall,
+        sparsity=sparsity,
         bytes=weight_bytes(str(staged)) if sizes is None else sizes["file_bytes"],
         log=[line for line in trainer.state.log_history if "loss" in line],
         sizes=sizes,

@@ -1,0 +1,176 @@
+"""What a model scored, and beside which dense model that may be put."""
+
+import json
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
+
+from hf_sparse.checkpoint.loading import rounded_as
+from hf_sparse.hub.cards.facts import Dense, Scores
+from hf_sparse.hub.cards.scores import worth_showing
+from hf_sparse.report.run import EVALUATION, Run, origin_of, read_run
+from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.targets import Targets, find_targets
+from hf_sparse.training.loading import load_trained
+
+# By how much a share of zeros may differ from what a file says, which may have been rounded.
+_TOLERANCE = 1e-4
+# With fewer zeros a model is dense.
+_DENSE = 0.01
+_TASK = ("task", "dataset", "config", "split")
+
+
+def scores_of(run: Run) -> Scores | None:
+    """Return what a run scored, None where no file says so."""
+    values = worth_showing(run.scores)
+    return Scores(values, run.scores_file, run.samples) if values else None
+
+
+def targets_of(run: Run, model: PreTrainedModel) -> Targets:
+    """Return the weights that a run's recipe means, by default those that any recipe would."""
+    chosen = run.recipe.sparsity
+    return find_targets(model, *([chosen.include, chosen.exclude] if chosen else []))
+
+
+def require_fresh(run: Run, model: PreTrainedModel) -> None:
+    """Raise `ValueError` if the file with a run's scores says the model has other zeros than it has."""
+    said = _said_sparsity(run)
+    if said is None:
+        return
+    found = measure_sparsity(model, targets_of(run, model)).overall
+    # Weights that are rounded on disk have more zeros than those they were made of.
+    rounded = rounded_as(str(run.directory)) is not None
+    if found < said - _TOLERANCE or (found > said + _TOLERANCE and not rounded):
+        raise ValueError(
+            f"{run.directory / run.scores_file} is of a model with {said:.2%} zeros and this one has "
+            f"{found:.2%}, so its scores are not this model's; evaluate again, or delete the file"
+        )
+
+
+def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
+    """Return the dense model to compare a run's with: one that is named, or the teacher that lies here.
+
+    `dense` is the directory of a run, or a results file as `Trainer.save_metrics` writes it. Raises
+    `ValueError` for anything else, for a model that is not dense, and for scores that were not made on as
+    many examples of the same data.
+    """
+    teacher = origin_of(run, "teacher")
+    if dense is None:
+        return None if teacher is None else _compared_with_teacher(run, teacher)
+    if not isinstance(dense, str | Path) or not Path(dense).exists():
+        raise ValueError(
+            f"{dense} is no directory and no file, and numbers are only taken from files; name the directory "
+            f"of the dense model, or its {EVALUATION}"
+        )
+    path = Path(dense)
+    if scores_of(run) is None:
+        raise ValueError(
+            f"{run.directory} has no scores to compare with those of {path}; evaluate the model, and keep "
+            'what comes of it: trainer.save_metrics("eval", metrics)'
+        )
+    if path.is_dir() and (path / CONFIG_NAME).is_file():
+        found = _dense(read_run(path), teacher)
+        _require_same_data(run, read_run(path))
+    else:
+        found = _dense_from_file(path / EVALUATION if path.is_dir() else path)
+    if (found.zeros or 0) >= _DENSE:
+        raise ValueError(
+            f"{path} is not dense, {found.zeros:.1%} of its weights are zeros; name another model"
+        )
+    if not found.scores.values.keys() & scores_of(run).values.keys():
+        raise ValueError(
+            f"{path} was not scored by any of {', '.join(scores_of(run).values)}, as this model was; "
+            "evaluate both in the same way"
+        )
+    _require_same_samples(run, found)
+    return found
+
+
+def _compared_with_teacher(run: Run, teacher: Run) -> Dense | None:
+    ours, theirs = scores_of(run), scores_of(teacher)
+    if ours is None or theirs is None or not ours.values.keys() & theirs.values.keys():
+        return None
+    if _differing(run, teacher) is not None or None in (ours.samples, theirs.samples):
+        return None
+    found = _dense(teacher, teacher)
+    _require_same_samples(run, found)
+    return found
+
+
+def _dense(run: Run, teacher: Run | None) -> Dense:
+    scores, model = scores_of(run), load_trained(str(run.directory))
+    if scores is None:
+        raise ValueError(
+            f"{run.directory} has no scores to compare with; evaluate that model, or name its {EVALUATION}"
+        )
+    require_fresh(run, model)
+    is_teacher = teacher is not None and teacher.directory.resolve() == run.directory.resolve()
+    return Dense(run.name, is_teacher, scores, measure_sparsity(model).overall)
+
+
+def _dense_from_file(path: Path) -> Dense:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        numbers = {name.removeprefix("eval_"): float(found[name]) for name in _evaluated(found)}
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} holds no results ({error}); name what trainer.save_metrics wrote: {EVALUATION}"
+        ) from error
+    samples = numbers.pop("samples", None)
+    values = worth_showing({name: value for name, value in numbers.items() if not name.startswith(_CLOCK)})
+    if not values:
+        raise ValueError(f"{path} holds no scores; name what trainer.save_metrics wrote: {EVALUATION}")
+    zeros = found.get("sparsity")
+    return Dense(
+        path.resolve().parent.name, False, Scores(values, path.name, samples and int(samples)), zeros
+    )
+
+
+_CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+def _evaluated(found: dict) -> list[str]:
+    return [
+        name for name, value in found.items() if name.startswith("eval_") and isinstance(value, int | float)
+    ]
+
+
+def _require_same_samples(run: Run, dense: Dense) -> None:
+    if run.samples is None or run.samples != dense.scores.samples:
+        ours, theirs = (
+            "an unknown number of" if count is None else f"{count:,}"
+            for count in (run.samples, dense.scores.samples)
+        )
+        raise ValueError(
+            f"{dense.name} was scored on {theirs} examples and this model on {ours}, so their scores do not "
+            f"compare; evaluate both on the same ones, with eval_samples in {EVALUATION}"
+        )
+
+
+def _require_same_data(run: Run, dense: Run) -> None:
+    if (name := _differing(run, dense)) is not None:
+        ours, theirs = _data(run)[name], _data(dense)[name]
+        raise ValueError(
+            f"{dense.directory} was scored with {name} {theirs!r} and this model with {ours!r}, so their "
+            "scores do not compare; name a model of the same task"
+        )
+
+
+def _differing(run: Run, other: Run) -> str | None:
+    """Return in what the data of two runs differ, None if both say the same or one says nothing."""
+    ours, theirs = _data(run), _data(other)
+    return next((name for name in _TASK if name in ours and ours[name] != theirs.get(name, ours[name])), None)
+
+
+def _data(run: Run) -> dict[str, str]:
+    return (run.record or {}).get("facts") or {}
+
+
+def _said_sparsity(run: Run) -> float | None:
+    """Return the share of zeros that the file with the scores says the model has."""
+    if run.scores_file is None:
+        return None
+    if run.scores_file == EVALUATION:
+        return json.loads((run.directory / EVALUATION).read_text(encoding="utf-8")).get("sparsity")
+    return next((line["sparsity"] for line in reversed(run.log) if "sparsity" in line), None)

@@ -1,0 +1,99 @@
+"""How a published model is loaded, as code that runs: only the ways that its files offer."""
+
+from dataclasses import dataclass
+
+from hf_sparse.hub.cards.facts import Facts
+
+# What `pipeline` of transformers is given in each task that it has and text alone is enough for.
+_TEXTS = {
+    "text-classification": '"A text to classify."',
+    "token-classification": '"A text with words to classify."',
+    "text-generation": '"A text to go on with"',
+    "fill-mask": 'f"A text with a {run.tokenizer.mask_token} in it."',
+}
+_HEADS = (
+    "ForSequenceClassification",
+    "ForQuestionAnswering",
+    "ForMaskedLM",
+    "ForTokenClassification",
+    "ForMultipleChoice",
+    "ForCausalLM",
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to load a model: when one would want it, the language of its code, the code."""
+
+    purpose: str
+    language: str
+    code: str
+
+
+def ways_to_load(facts: Facts) -> list[Way]:
+    """Return the ways in the order that most people want them."""
+    root, packed = facts.files[0], [files for files in facts.files if files.form == "packed"]
+    ways = [] if root.form == "packed" else [_stock(facts, root.form)]
+    if packed or (facts.sparse and root.form == "plain"):
+        ways.append(_fast(facts, packed[0].folder if packed else ""))
+    if packed:
+        ways.append(_plugin(facts, packed[0].folder))
+    if packed or root.form == "plain":
+        ways.append(_onnx(facts, packed[0].folder if packed else ""))
+    return ways
+
+
+def _stock(facts: Facts, form: str) -> Way:
+    purpose = "With transformers alone"
+    if form == "compressed-tensors":
+        purpose = "With transformers and `pip install compressed-tensors`"
+    if not facts.tokenizer or facts.task not in _TEXTS:
+        return Way(purpose, "python", _from_pretrained(facts, ""))
+    lines = [
+        "from transformers import pipeline",
+        "",
+        f'run = pipeline("{facts.task}", model="{facts.repo}")',
+        f"print(run({_TEXTS[facts.task]}))",
+    ]
+    return Way(purpose, "python", "\n".join(lines))
+
+
+def _fast(facts: Facts, folder: str) -> Way:
+    rounded = "" if facts.quantization else ", which rounds its layers to 8 bits"
+    purpose = f"Fast on a CPU, in the runtime of hf_sparse{rounded}"
+    lines = ["from hf_sparse.runtime import load", "", f'model = load("{facts.repo}"{_subfolder(folder)})']
+    if facts.tokenizer:
+        lines.insert(1, "from transformers import AutoTokenizer")
+        lines += [
+            f'tokenizer = AutoTokenizer.from_pretrained("{facts.repo}")',
+            'print(model(**tokenizer("A text.", return_tensors="pt")).logits)',
+        ]
+    return Way(purpose, "python", "\n".join(lines))
+
+
+def _plugin(facts: Facts, folder: str) -> Way:
+    code = f"import hf_sparse  # now transformers reads packed files\n{_from_pretrained(facts, folder)}"
+    return Way("To train it further, from the packed file", "python", code)
+
+
+def _onnx(facts: Facts, folder: str) -> Way:
+    place = f"{facts.name}/{folder}" if folder else facts.name
+    code = f"hf download {facts.repo} --local-dir {facts.name}\nhf-sparse export {place} onnx --to onnx"
+    return Way("As ONNX, for ONNX Runtime and others", "bash", code)
+
+
+def _from_pretrained(facts: Facts, folder: str) -> str:
+    ending = next((head for head in _HEADS if facts.architecture.endswith(head)), "")
+    kind = f"AutoModel{ending}"
+    lines = [
+        f"from transformers import {kind}{', AutoTokenizer' if facts.tokenizer else ''}",
+        "",
+        f'model = {kind}.from_pretrained("{facts.repo}"{_subfolder(folder)})',
+    ]
+    if facts.tokenizer:
+        lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{facts.repo}")')
+    return "\n".join(lines)
+
+
+def _subfolder(folder: str) -> str:
+    return f', subfolder="{folder}"' if folder else ""

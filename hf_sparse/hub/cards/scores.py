@@ -1,0 +1,86 @@
+"""Scores in words: their names, their units, what one is worth beside another."""
+
+from collections.abc import Mapping
+
+_LOSSES = ("loss", "perplexity")
+_LOWER_IS_BETTER = (*_LOSSES, "wer", "cer")
+_SHARES = ("accuracy", "f1", "precision", "recall")
+_NAMES = {
+    "f1": "F1",
+    "matthews_correlation": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearmanr": "Spearman correlation",
+    "wer": "word error rate",
+    "cer": "character error rate",
+    "HasAns_exact": "exact match, answerable",
+    "HasAns_f1": "F1, answerable",
+    "NoAns_exact": "exact match, unanswerable",
+    "NoAns_f1": "F1, unanswerable",
+    "exact": "exact match",
+}
+# The second evaluation set of MNLI.
+_OTHER_SET = "_mm"
+# What an evaluation of answers says besides: how many there were, what another threshold would have given.
+_ASIDE = ("total", "best_", "thresh")
+
+
+def worth_showing(values: Mapping[str, float]) -> dict[str, float]:
+    """Leave out counts and thresholds, and losses where there is anything else.
+
+    A loss depends on how a model was trained to be sure of itself, by a teacher for instance, so it compares
+    models badly.
+    """
+    kept = {name: value for name, value in values.items() if not any(aside in name for aside in _ASIDE)}
+    return {name: value for name, value in kept.items() if not _is_loss(name)} or kept
+
+
+def title(name: str) -> str:
+    """Return the name of a metric in words."""
+    stem = name.removesuffix(_OTHER_SET)
+    words = _NAMES.get(stem, stem.replace("_", " "))
+    return f"{words}, mismatched" if stem != name else words
+
+
+def written(name: str, value: float, task: str | None, decimals: int = 2) -> str:
+    """Return a score with its unit: shares and what SQuAD counts are per cent, all others plain numbers."""
+    factor = _percent(name, task)
+    return f"{value:.4g}" if factor is None else f"{factor * value:.{decimals}f} %"
+
+
+def change(name: str, before: float, after: float, task: str | None) -> str:
+    """Return the difference with its sign, in points where a score is a percentage, and in per cent."""
+    factor = _percent(name, task)
+    points = f"{after - before:+.4g}" if factor is None else f"{factor * (after - before):+.2f} points"
+    return f"{points} ({(after - before) / abs(before):+.1%})".replace("%", " %") if before else points
+
+
+def compared(name: str, before: float, after: float, task: str | None) -> str:
+    """Say in words how far a score is from that of another model."""
+    factor = _percent(name, task)
+    distance = abs(after - before) * (factor or 1)
+    shown = f"{distance:.3g}" if factor is None else f"{distance:.1f}"
+    if float(shown) == 0:
+        return "as much as"
+    unit = "" if factor is None else " points"
+    return f"{shown}{unit} {'above' if after > before else 'below'}"
+
+
+def lower_is_better(name: str) -> bool:
+    """Say whether a metric counts mistakes."""
+    return name.removesuffix(_OTHER_SET) in _LOWER_IS_BETTER
+
+
+def one_example(name: str, samples: int, task: str | None) -> str | None:
+    """Return what one example more or less changes of a share, None for other metrics."""
+    return f"{100 / samples:.2g} points" if name.removesuffix(_OTHER_SET) == "accuracy" else None
+
+
+def _is_loss(name: str) -> bool:
+    return name.removesuffix(_OTHER_SET) in _LOSSES
+
+
+def _percent(name: str, task: str | None) -> int | None:
+    """Return what makes a percentage of a score, None if it is none."""
+    if task == "question-answering":
+        return None if _is_loss(name) else 1
+    return 100 if name.removesuffix(_OTHER_SET) in _SHARES else None

@@ -1,0 +1,298 @@
+"""What a card says in sentences, each true of the facts at hand and left out where they are missing."""
+
+from hf_sparse.hub.cards.facts import Facts, Files, Latency, Stage
+from hf_sparse.hub.cards.metadata import on_the_hub
+from hf_sparse.hub.cards.scores import compared, lower_is_better, one_example, title, written
+from hf_sparse.hub.cards.tables import dense_title, layers
+
+_KINDS = {
+    "text-classification": "text classifier",
+    "token-classification": "classifier of words",
+    "question-answering": "model that finds answers in a text",
+    "fill-mask": "masked language model",
+    "text-generation": "language model",
+}
+# As `report.latency`: with less than this there is no gain to speak of.
+_GAIN = 1.05
+# On fewer examples a score is uncertain by more than a point or so.
+_FEW = 2000
+
+
+def summary(facts: Facts) -> str:
+    """Say what the model is, with what was measured of it."""
+    kind = _KINDS.get(facts.task or "", "model")
+    size_of = f", {facts.parameters / 1e6:,.2f} million parameters" if facts.parameters else ""
+    made = [part for part in (_removed(facts), _rounded(facts)) if part]
+    first = f"A {kind} (`{facts.architecture}`{size_of}){' with ' + ' and '.join(made) if made else ''}."
+    return " ".join([first, *_measured(facts)])
+
+
+def _removed(facts: Facts) -> str | None:
+    return (
+        f"**{_percent(facts.zeros.share)} of its {layers(facts)}'s weights removed**"
+        if facts.sparse
+        else None
+    )
+
+
+def _rounded(facts: Facts) -> str | None:
+    if facts.quantization is None:
+        return None
+    what = "the others" if facts.sparse else f"its {layers(facts)}'s weights"
+    return f"{what} in **{facts.quantization.bits} bits**"
+
+
+def _measured(facts: Facts) -> list[str]:
+    found = []
+    if facts.scores is not None:
+        name, value = next(iter(facts.scores.values.items()))
+        score = f"{title(name)} is **{written(name, value, facts.task, 1)}**"
+        before = facts.dense and facts.dense.scores.values.get(name)
+        beside = f", {compared(name, before, value, facts.task)} its {dense_title(facts)}" if before else ""
+        found.append(f"Its {score}{beside}.")
+    small = facts.small
+    if small.sizes is not None and small.sizes.ratio >= _GAIN:
+        form = f" ({small.form})" if len(facts.files) > 1 else ""
+        found.append(f"Its weight file{form} is **{small.sizes.ratio:.1f} times smaller** than as float32.")
+    if facts.latencies and (speed := _speed(facts.latencies[0])):
+        found.append(speed)
+    return found
+
+
+def _speed(latency: Latency) -> str | None:
+    best, rival = latency.best, latency.rival
+    if best is None or rival is None or not latency.gain:
+        return None
+    return (
+        f"On {_threads(latency)} of {_article(latency.processor)} it is "
+        f"**{rival.median_ms / best.median_ms:.1f} times as fast** in hf_sparse's runtime as in {rival.name}."
+    )
+
+
+def scored(facts: Facts) -> str:
+    """Say what the scores were measured on and which files say so."""
+    where = [f"`{facts.scores.file}` of the run"]
+    if facts.dense is not None:
+        name = facts.dense.name
+        where.append(f"`{facts.dense.scores.file}` of `{name}`")
+    on = _examples(facts)
+    lower = [title(name) for name in facts.scores.values if lower_is_better(name)]
+    better = f" Lower is better of {', '.join(lower)}." if lower else ""
+    return f"Scores are {on}from {' and '.join(where)}.{better}"
+
+
+def _examples(facts: Facts) -> str:
+    count = f"{facts.scores.samples:,} examples" if facts.scores.samples is not None else ""
+    data = _data(facts)
+    joined = " of ".join(part for part in (count, data) if part)
+    return f"on {joined}, " if joined else ""
+
+
+def _data(facts: Facts) -> str:
+    if facts.dataset is None:
+        return ""
+    name = f"[{facts.dataset}](https://huggingface.co/datasets/{facts.dataset})"
+    name = name if on_the_hub(facts.dataset) else facts.dataset
+    more = [part for part in (facts.config, facts.split) if part]
+    return f"{name} ({', '.join(more)})" if more else name
+
+
+def zeros(facts: Facts) -> str:
+    """Say how many weights are zero, in which pattern, how they are rounded."""
+    found, said = facts.zeros, []
+    share = f"{found.zeros:,} of the {found.weights:,} weights"
+    where = f"in the {found.matrices} matrices of the {layers(facts)}"
+    if facts.sparse:
+        pattern = f", pattern {found.pattern}" if found.pattern else ""
+        said.append(f"{share} {where} are zero ({_percent(found.share)}{pattern}).")
+        if found.asked is not None and found.achieved is not None:
+            said.append(f"Asked for were {_percent(found.asked)}, removed {_percent(found.achieved)}.")
+    else:
+        said.append(f"Nothing was removed from the {found.weights:,} weights {where}.")
+    if facts.quantization is not None:
+        said.append(_schemes(facts))
+    return " ".join(said)
+
+
+def _schemes(facts: Facts) -> str:
+    held = facts.quantization
+    inputs = "" if held.activations == "none" else f", inputs `{held.activations}`"
+    embeddings = f", embeddings `{held.embeddings}`" if held.embeddings else ""
+    more = facts.zeros.rounded
+    sparser = more is not None and round(more, 3) > round(facts.zeros.share, 3)
+    rounding = f" Rounding makes more zeros: {_percent(more)} in all." if sparser else ""
+    return f"Weights are rounded as `{held.weights}`{inputs}{embeddings}.{rounding}"
+
+
+def sizes(facts: Facts) -> str:
+    """Say what the two ways to count mean."""
+    said = "Sizes are those of the files, scales and positions included, against 4 bytes a number."
+    if any(files.form != "packed" for files in facts.files) and facts.sparse:
+        said += (
+            " Only packed files leave zeros out." if _packed(facts) else " Zeros take room in these files."
+        )
+    return (
+        f"{said} Papers count the bits of the weights that are not zero and nothing else, and so arrive at "
+        "the last column."
+    )
+
+
+def _packed(facts: Facts) -> Files | None:
+    return next((files for files in facts.files if files.form == "packed"), None)
+
+
+def machine(latency: Latency) -> str:
+    """Say on what latencies were measured and of what."""
+    cores = "1 core" if latency.cores == 1 else f"{latency.cores} cores"
+    kernels = f", hf_sparse's kernels for {latency.kernels}" if latency.kernels else ""
+    names = ("hf_sparse", "torch", "transformers", "onnxruntime", "openvino")
+    software = ", ".join(f"{name} {latency.versions[name]}" for name in names if name in latency.versions)
+    tokens = "1 token" if latency.length == 1 else f"{latency.length} tokens"
+    texts = "one text" if latency.batch == 1 else f"batches of {latency.batch} texts"
+    return (
+        f"Measured on {_article(latency.processor)} ({cores}{kernels}), {_threads(latency)}, {texts} of "
+        f"{tokens}; {software}. `{latency.file}`:"
+    )
+
+
+def verdict(latency: Latency) -> str:
+    """Say whether the runtime is worth while, what was not measured, what differences are."""
+    notes = [f"{row.name}: {row.note}" for row in latency.rows if row.note]
+    notes += [f"Not measured: {name}: {reason}." for name, reason in latency.missing.items()]
+    differ = f"Differences are the largest of all outputs from those of {latency.reference}."
+    said = "" if latency.gain else f"{latency.verdict} "
+    return " ".join([f"{said}{differ}", *notes])
+
+
+def limits(facts: Facts) -> list[str]:
+    """Return what somebody must know who would rely on the model."""
+    found = []
+    if facts.scores is not None:
+        found.append(_certainty(facts))
+    if len(facts.language) == 1:
+        found.append(f"Its language is `{facts.language[0]}`; nothing was measured in others.")
+    if facts.sparse:
+        found.append(
+            "Zeros make it fast only in hf_sparse's runtime. Other software computes with them as with any "
+            "number: there it is as fast as a dense model."
+        )
+    held = facts.quantization
+    if held is not None and held.activations == "uint8_per_tensor":
+        found.append(
+            "Inputs of its layers are rounded to 8 bits over ranges that were fixed in training; what lies "
+            "outside, as texts of another kind may give, is clipped."
+        )
+    if facts.latencies:
+        found.append("Latencies hold for the processor, the sizes and the versions named, and for no others.")
+    elif facts.sparse or held is not None:
+        found.append("How fast it is was not measured. `hf-sparse benchmark` does that on your machine.")
+    if facts.scores is None:
+        found.append("How good it is was not measured.")
+    return found
+
+
+def _certainty(facts: Facts) -> str:
+    name, samples = next(iter(facts.scores.values)), facts.scores.samples
+    seed = facts.stages[-1].arguments.get("seed") if facts.stages else None
+    runs = "Scores are of one run" + ("" if seed is None else f", seed {seed}")
+    if samples is None:
+        return f"{runs}, on examples that nobody counted."
+    step = one_example(name, samples, facts.task) if samples < _FEW else None
+    return f"{runs}, on {samples:,} examples{f': one more or less right is {step}' if step else ''}."
+
+
+def made(facts: Facts) -> str:
+    """Say from what the model came and through which runs."""
+    first = facts.stages[0]
+    known = facts.base_model or first.base_model
+    start = f"[{known}](https://huggingface.co/{known})" if facts.base_model else f"`{known}`"
+    origin = f"It comes from {start}" if known else "It comes from a new model with random weights"
+    chain = " → ".join(f"`{stage.name}`" for stage in facts.stages)
+    seconds = [stage.seconds for stage in facts.stages]
+    time = f", {_duration(sum(seconds))} of training" if None not in seconds else ""
+    runs = "one run" if len(facts.stages) == 1 else f"{len(facts.stages)} runs"
+    return f"{origin}, by {runs} of hf_sparse{time}: {chain}."
+
+
+def reproduce(facts: Facts) -> str:
+    """Head what is folded away."""
+    return "How to do it again: recipes, settings, hardware and versions of every run"
+
+
+def same_machine(facts: Facts) -> bool:
+    """Say whether all runs were made on one machine with the same software."""
+    return all(
+        (stage.hardware, stage.versions) == (facts.stages[-1].hardware, facts.stages[-1].versions)
+        for stage in facts.stages
+    )
+
+
+def environment(stage: Stage) -> str:
+    """Name hardware and versions."""
+    hardware = stage.hardware
+    parts = [str(hardware[name]) for name in ("accelerator", "processor", "system") if name in hardware]
+    threads = f"{hardware['torch_threads']} threads" if "torch_threads" in hardware else ""
+    software = ", ".join(f"{name} {number}" for name, number in stage.versions.items())
+    return f"{', '.join([*parts, *([threads] if threads else [])])}; {software}."
+
+
+def stage(stage: Stage) -> str:
+    """Say what a run started from, what it learnt from, with which settings."""
+    used = stage.arguments
+    start = f"from `{stage.base_model}`" if stage.base_model else "from random weights"
+    teacher = f", teacher `{stage.teacher}`" if stage.teacher else ""
+    data = f" on {stage.facts['dataset']}" if "dataset" in stage.facts else ""
+    count = f" ({stage.train_samples:,} examples)" if stage.train_samples is not None else ""
+    batch = used.get("per_device_train_batch_size", 1) * used.get("processes", 1)
+    batch *= used.get("gradient_accumulation_steps", 1)
+    took = f" It took {_duration(stage.seconds)}." if stage.seconds is not None else ""
+    settings = {
+        name: value
+        for name, value in used.items()
+        if name not in _ELSEWHERE and value not in (None, False, 0, 0.0)
+    }
+    said = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
+    recipe = "With the recipe below." if stage.recipe else "Without a recipe: ordinary training."
+    return (
+        f"{start}{teacher}, {stage.step:,} steps of {batch}{data}{count}; {said}, seed {used.get('seed')}."
+        f"{took} {recipe}"
+    )
+
+
+_ELSEWHERE = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes", "seed")
+
+
+def licence(facts: Facts) -> str:
+    """Say under which licence the model is, or that nobody said so."""
+    if facts.licence is not None:
+        return f"{facts.licence}."
+    if facts.base_model is not None:
+        where = f"[{facts.base_model}](https://huggingface.co/{facts.base_model})"
+        return f"None was stated with this model; follow the licence of its base model, {where}."
+    return "None was stated with this model; ask who published it."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _threads(latency: Latency) -> str:
+    return "one thread" if latency.threads == 1 else f"{latency.threads} threads"
+
+
+def _article(processor: str) -> str:
+    return f"{'an' if processor[:1].upper() in 'AEIOU' else 'a'} {processor}"
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,92 @@
+"""What the weights of a model are: their zeros, their bits, the files they lie in."""
+
+from collections import Counter
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hf_sparse.checkpoint.compressed_tensors import METHOD as COMPRESSED
+from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract
+from hf_sparse.checkpoint.loading import packed_file, rounded_as, weight_bytes
+from hf_sparse.checkpoint.quantizer import METHOD as PACKED
+from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
+from hf_sparse.hub.cards.comparing import targets_of
+from hf_sparse.hub.cards.facts import Files, Quantization, Zeros
+from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
+from hf_sparse.report.run import Run
+from hf_sparse.sparsity.inspection import inspect_weights
+
+PACKED_FOLDER = "packed"
+_FORMS = {None: "plain", COMPRESSED: "compressed-tensors", PACKED: "packed"}
+
+
+def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
+    """Count the zeros of the weights that the run's recipe means.
+
+    Raises `ValueError` for a model with fewer zeros than its configuration records.
+    """
+    if lost := lost_zeros(model):
+        raise ValueError(f"{run.directory}: {describe_lost(lost)}; train it again with its zeros locked")
+    weights, contract = inspect_weights(targets_of(run, model)), read_contract(model)
+    count = sum(weight.size for weight in weights)
+    found = Counter(weight.pattern for weight in weights if weight.pattern).most_common(1)
+    rounded = sizes is not None and quantized_layers(model) and sizes.encoder_weights == count
+    return Zeros(
+        weights=count,
+        matrices=len(weights),
+        zeros=sum(weight.zeros for weight in weights),
+        rounded=1 - sizes.encoder_nonzero / count if rounded else None,
+        pattern=contract.pattern if contract else found[0][0] if found else None,
+        asked=contract and contract.target,
+        achieved=contract and contract.achieved,
+    )
+
+
+def quantization_of(model: PreTrainedModel) -> Quantization | None:
+    """Return how a model is rounded, None if it is not."""
+    held = getattr(model.config, "quantization_config", None)
+    if held is not None and str(getattr(held, "quant_method", "")) == COMPRESSED:
+        return _compressed(held.to_dict())
+    layers = quantized_layers(model).values()
+    products = [layer for layer in layers if not layer.embedding]
+    if not products:
+        return None
+    return Quantization(
+        weights=_all(products),
+        activations=", ".join(sorted({layer.activations for layer in products})),
+        embeddings=_all([layer for layer in layers if layer.embedding]) or None,
+        bits=max(layer.weights.bits for layer in products),
+    )
+
+
+def files_of(model: PreTrainedModel, directory: Path, staged: Path) -> tuple[Files, ...]:
+    """Measure the weight files of a directory that is published, the packed ones in their folder too.
+
+    `model` is what they were made of, from `directory`; of one that other software had rounded already, only
+    the files are measured. Raises `FileNotFoundError` if there are no weights.
+    """
+    places = [staged, *([staged / PACKED_FOLDER] if packed_file(str(staged / PACKED_FOLDER)) else [])]
+    whole = rounded_as(str(directory)) in (None, PACKED)
+    return tuple(
+        Files(
+            form=_FORMS[rounded_as(str(place))],
+            folder="" if place is staged else PACKED_FOLDER,
+            bytes=weight_bytes(str(place)),
+            sizes=measure_sizes(model, place) if whole else None,
+        )
+        for place in places
+    )
+
+
+def _all(layers: list[QuantizedLayer]) -> str:
+    return ", ".join(sorted({str(layer.weights) for layer in layers}))
+
+
+def _compressed(held: dict) -> Quantization:
+    (group,) = held["config_groups"].values()
+    weights, inputs = group["weights"], group["input_activations"]
+    kind = weights["strategy"]
+    ending = f"group_{weights['group_size']}" if kind == "group" else f"per_{kind}"
+    bits = weights["num_bits"]
+    rounded = "none" if not inputs else "int8_per_token" if inputs["dynamic"] else "uint8_per_tensor"
+    return Quantization(f"int{bits}_{ending}", rounded, None, bits)
