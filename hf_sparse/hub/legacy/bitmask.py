@@ -162,15 +162,16 @@ class _Rows(nn.Module):
         self.bias, self.scale = module.bias, scale
         bits = held.bits.to(torch.int64)[..., None] >> torch.arange(8) & 1
         row, byte, bit = bits.nonzero(as_tuple=True)
-        begins = (
-            held.offsets if held.offsets is not None else torch.searchsorted(row, torch.arange(held.shape[0]))
-        )
-        ends = torch.cat([begins.to(torch.int64), torch.tensor([len(row)])])
-        self.values = torch.sparse_csr_tensor(ends, 8 * byte + bit, held.values.float(), held.shape)
+        begins = held.offsets
+        if begins is None:
+            begins = torch.searchsorted(row, torch.arange(held.shape[0]))
+        inner = begins[1:].tolist()
+        self.values = held.values.float().tensor_split(inner)
+        self.columns = (8 * byte + bit).tensor_split(inner)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs = (self.values @ inputs.flatten(0, -2).t()).t()
+        rows = zip(self.values, self.columns, strict=True)
+        outputs = torch.stack([inputs[..., columns] @ values for values, columns in rows], -1)
         if self.scale is not None:
             outputs = outputs * self.scale.float().flatten()
-        outputs = outputs.reshape(*inputs.shape[:-1], -1)
         return outputs if self.bias is None else outputs + self.bias

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.loading import packed_file, saved_file, weight_files
-from hf_sparse.hub.legacy.state import State
+from hf_sparse.hub.legacy.state import State, first_line
 
 
 def read_state(name_or_path: str) -> State:
@@ -68,11 +68,11 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{file} holds more than tensors and is not opened, since code in it would run; ask its author "
-            "for safetensors"
+            f"{file} is damaged or holds more than tensors, whose code would run; it is not opened, ask its "
+            "author for safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ValueError(f"{file} is damaged ({str(error).splitlines()[0]}); get the file anew") from error
+        raise ValueError(f"{file} is damaged ({first_line(error)}); get the file anew") from error
     if not isinstance(held, dict):
         raise ValueError(f"{file} holds a {type(held).__name__}, no tensors by name; save a state_dict")
     for name, value in held.items():

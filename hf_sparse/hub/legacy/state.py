@@ -22,8 +22,7 @@ class State:
             return AutoConfig.for_model(self.config.get("model_type", ""), **rest)
         except Exception as error:
             raise ValueError(
-                f"config.json is of no model that transformers knows ({str(error).splitlines()[0]}); "
-                "correct it"
+                f"config.json is of no model that transformers knows ({first_line(error)}); correct it"
             ) from error
 
 
@@ -49,3 +48,8 @@ def listed(names: list[str]) -> str:
     """Name the first three of many."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more}"
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first, its name if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
