@@ -38,7 +38,8 @@ def patiently(request: Callable[[], Answer], repo: str) -> Answer:
 
 def _cause(error: Exception) -> Exception:
     """Return the error of the request itself; that of an upload comes wrapped in another one."""
-    return error.__cause__ if isinstance(error.__cause__, HTTPError) else error
+    wrapped = not isinstance(error, HTTPError) and isinstance(error.__cause__, HTTPError)
+    return error.__cause__ if wrapped else error
 
 
 def _status(error: Exception) -> int | None:

@@ -1,0 +1,142 @@
+"""A model that was trained, pushed and loaded again, by stock transformers, the plugin and the runtime."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import arguments, bert, pruning, sentences
+
+from hf_sparse import SparseTrainer, measure_sparsity
+from hf_sparse.training.loading import load_trained
+from tests.data.tiny_tokenizers import bert as tokenizer
+from tests.hub.pushing import REPO, pushing
+from tests.hub.server import Server
+from tests.hub.server_clients import WITHOUT_US, Clients
+
+TEXTS = ["the big cat sat on a mat", "who sat in paris ?"]
+READ = f"""
+import json, torch
+from transformers import AutoModelForSequenceClassification as Model, AutoTokenizer, pipeline
+batch = AutoTokenizer.from_pretrained({REPO!r})({TEXTS!r}, padding=True, return_tensors="pt")
+def show(model):
+    with torch.no_grad():
+        print(json.dumps(model.eval()(**batch).logits.tolist()))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that prunes and quantizes, with all that a Trainer leaves."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    model = bert(initializer_range=0.2)
+    model.config._name_or_path = str(folder.parent / "before")
+    trainer = SparseTrainer(
+        model,
+        arguments(folder, save_strategy="steps", save_steps=6),
+        train_dataset=sentences(),
+        recipe=pruning("quantization={begin: 50%}"),
+        processing_class=tokenizer(),
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+    return folder
+
+
+@pytest.fixture
+def repository(server: Server, clients: Clients, trained: Path) -> None:
+    clients.output(pushing(trained, packed=True))
+
+
+@pytest.fixture
+def logits(trained: Path) -> torch.Tensor:
+    """What the trained model gives, from its directory."""
+    with torch.no_grad():
+        return load_trained(str(trained))(**tokenizer()(TEXTS, padding=True, return_tensors="pt")).logits
+
+
+def read(clients: Clients, program: str) -> list[torch.Tensor]:
+    output = clients.output(program)
+    return [torch.tensor(json.loads(line)) for line in output.splitlines() if line.startswith("[[")]
+
+
+@pytest.mark.usefixtures("repository")
+def test_stock_transformers_gives_what_was_trained(clients: Clients, logits: torch.Tensor) -> None:
+    program = f"""{WITHOUT_US}{READ}
+show(Model.from_pretrained({REPO!r}))
+scored = pipeline("text-classification", {REPO!r}, top_k=None)({TEXTS!r})
+print(json.dumps([[row["score"] for row in sorted(rows, key=lambda row: row["label"])] for rows in scored]))
+"""
+    given, scores = read(clients, program)
+    assert torch.equal(given, logits)
+    assert torch.allclose(scores, logits.softmax(-1), atol=1e-6)
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_plugin_gives_the_same_from_the_packed_file(clients: Clients, logits: torch.Tensor) -> None:
+    program = f"""import hf_sparse
+{READ}
+show(Model.from_pretrained({REPO!r}, subfolder="packed"))
+show(hf_sparse.load_packed({REPO!r}, subfolder="packed"))
+show(hf_sparse.load_packed({REPO!r}, subfolder="packed", revision="main"))
+"""
+    assert [torch.equal(given, logits) for given in read(clients, program)] == [True] * 3
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_runtime_gives_the_same_from_either_form(clients: Clients, logits: torch.Tensor) -> None:
+    program = f"""{READ}
+from hf_sparse.runtime import load
+from huggingface_hub import snapshot_download
+from pathlib import Path
+show(load({REPO!r}, subfolder="packed"))
+show(load({REPO!r}))
+show(load(Path(snapshot_download({REPO!r}), "packed")))
+"""
+    packed, compressed, local = read(clients, program)
+    assert torch.equal(packed, local)
+    assert torch.allclose(packed, logits, atol=2e-2 * logits.abs().max())
+    assert torch.allclose(compressed, logits, atol=2e-2 * logits.abs().max())
+
+
+@pytest.mark.usefixtures("repository")
+def test_zeros_arrive(clients: Clients, trained: Path) -> None:
+    program = f"""
+import hf_sparse
+from hf_sparse.checkpoint.loading import load_saved
+from transformers import AutoModelForSequenceClassification as Model
+print(hf_sparse.measure_sparsity(Model.from_pretrained({REPO!r}, subfolder="packed")))
+"""
+    assert clients.output(program).splitlines()[-1] == str(measure_sparsity(load_trained(str(trained))))
+
+
+@pytest.mark.usefixtures("repository")
+def test_nothing_of_this_machine_is_published(server: Server, trained: Path) -> None:
+    files = server.repositories[REPO].contents()
+    assert not any(str(trained.parent).encode() in content for content in files.values())
+    assert not files.keys() & {"training_args.bin", "trainer_state.json", "hf_sparse_state.safetensors"}
+    assert not any(path.startswith("checkpoint-") for path in files)
+    assert json.loads(files["hf_sparse_run.json"])["base_model"] == "before"
+
+
+def test_a_checkpoint_is_pushed_like_a_model(server: Server, clients: Clients, trained: Path) -> None:
+    clients.output(pushing(trained / "checkpoint-12"))
+    program = f"{WITHOUT_US}{READ}\nshow(Model.from_pretrained({REPO!r}))"
+    (given,) = read(clients, program)
+    assert given.shape == (2, 2)
+    assert not server.repositories[REPO].contents().keys() & {"optimizer.pt", "rng_state.pth", "scheduler.pt"}
+
+
+def test_a_branch_is_loaded_by_its_name(server: Server, clients: Clients, trained: Path) -> None:
+    clients.output(pushing(trained, packed=True, revision="next"))
+    program = f"""
+from transformers import AutoModelForSequenceClassification as Model
+import hf_sparse
+from hf_sparse.runtime import load
+Model.from_pretrained({REPO!r}, revision="next")
+Model.from_pretrained({REPO!r}, revision="next", subfolder="packed")
+load({REPO!r}, subfolder="packed", revision="next")
+"""
+    clients.output(program)
+    assert server.repositories[REPO].contents() == {}
