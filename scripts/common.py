@@ -121,6 +121,18 @@ def load_data(data: DataArguments, model: ModelArguments) -> DatasetDict:
     return load_splits(data.dataset_name, data.dataset_config_name, data.files, model.cache_dir)
 
 
+def facts(data: DataArguments, task: str, split: str | None = None) -> dict[str, str]:
+    """Say in words of the Hub which task was learnt from which data, for the record of the run.
+
+    A data set of the Hub goes by its name, one that lies here by the name of its directory or its files.
+    """
+    named, files = data.dataset_name, dict.fromkeys(Path(path).name for path in data.files.values())
+    if named is not None and Path(named).exists():
+        named = Path(named).resolve().name
+    found = {"task": task, "dataset": named or ", ".join(files), "config": data.dataset_config_name}
+    return {name: value for name, value in (found | {"split": split}).items() if value}
+
+
 def take(splits: DatasetDict, split: str) -> Dataset:
     """Take one split, refusing with what there is instead."""
     if split not in splits:

@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         part = common.first(common.take(splits, split), limit)
         return encode(part, tokenizer, length, data, labels if labelled else None)
 
-    sets = {}
+    sets, names = {}, [None]
     if training.do_eval:
         names = [split for split in EVALUATION_ENDINGS if split in splits] or ["validation"]
         sets = {EVALUATION_ENDINGS[split]: rows(split, data.max_eval_samples) for split in names}
@@ -182,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
         compute_metrics=scores(labels, data.task_name) if training.do_eval else None,
     )
+    trainer.facts |= common.facts(data, "text-classification", names[0])
     sizes = common.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         common.keep_results(trainer, "eval", common.evaluate(trainer, sets) | sizes)

@@ -137,7 +137,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
 
     splits = common.load_data(data, model_args)
+    held_out = None
     if training.do_eval:
+        share = f"the first {data.validation_split_percentage} % of train"
+        held_out = "validation" if "validation" in splits else share
         splits = with_validation(splits, data.validation_split_percentage)
     ragged = data.line_by_line and not data.pad_to_max_length
     trainer = common.make_trainer(
@@ -152,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         preprocess_logits_for_metrics=most_likely,
         callbacks=[EpochCallback()],
     )
+    trainer.facts |= common.facts(data, "fill-mask", held_out)
     sizes = common.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         results = common.evaluate(trainer, {"": trainer.eval_dataset}) | sizes

@@ -141,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_dataset=eval_set,
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
     )
+    trainer.facts |= common.facts(data, "question-answering", "validation" if training.do_eval else None)
     sizes = common.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         scores = common.evaluate(trainer, {"": eval_set}) | sizes

@@ -1,5 +1,6 @@
 """The facts of a card, read from the files of a run and measured of the model that is published."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ _TASKS = {
     "ForTokenClassification": "token-classification",
     "ForCausalLM": "text-generation",
 }
+# More names than these are no help in a card.
+_MOST_LABELS = 40
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 _TOKENIZER = "tokenizer_config.json"
 
 
@@ -55,6 +59,7 @@ def collect(
         licence=licence,
         language=(spoken,) if isinstance(spoken, str) else tuple(spoken),
         tokenizer=(staged / _TOKENIZER).is_file(),
+        labels=_labels(model) if architecture.endswith(_CLASSIFIERS) else (),
         zeros=zeros_of(model, run, sizes),
         quantization=quantization_of(model),
         scores=scores_of(run),
@@ -68,11 +73,19 @@ def collect(
 
 def _public(value: str) -> str:
     """Return a fact without the path, if it is one of this machine."""
-    return Path(value).name if Path(value).exists() else public_name(value)
+    # Unlike the method of Path this takes any text, however long.
+    return Path(value).name if os.path.exists(value) else public_name(value)
 
 
 def _task(architecture: str) -> str | None:
     return next((task for ending, task in _TASKS.items() if architecture.endswith(ending)), None)
+
+
+def _labels(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the classes of a classifier in their order, none where nobody named them."""
+    names = tuple(model.config.id2label[number] for number in sorted(model.config.id2label))
+    named = any(name != f"LABEL_{number}" for number, name in enumerate(names))
+    return names if named and len(names) <= _MOST_LABELS else ()
 
 
 def _base_model(run: Run) -> str | None:

@@ -142,8 +142,8 @@ class Stage:
 class Facts:
     """All that a card is made of. None, or empty, is what is not known; the card is silent about it.
 
-    `repo` is the repository's name, `stages` the runs in their order with this model's own as the last,
-    `pictures` the names of those that lie beside the card.
+    `repo` is the repository's name, `labels` the classes of a classifier where they have names, `stages` the
+    runs in their order with this model's own as the last, `pictures` the names of those beside the card.
     """
 
     repo: str
@@ -157,6 +157,7 @@ class Facts:
     licence: str | None
     language: tuple[str, ...]
     tokenizer: bool
+    labels: tuple[str, ...]
     zeros: Zeros | None
     quantization: Quantization | None
     scores: Scores | None

@@ -23,11 +23,15 @@ _HEADS = (
 
 @dataclass(frozen=True)
 class Way:
-    """One way to load a model: when one would want it, the language of its code, the code."""
+    """One way to load a model: when one would want it, the language of its code, the code.
+
+    One that is `rare` need not be seen at once.
+    """
 
     purpose: str
     language: str
     code: str
+    rare: bool = False
 
 
 def ways_to_load(facts: Facts) -> list[Way]:
@@ -52,7 +56,8 @@ def _stock(facts: Facts, form: str) -> Way:
     lines = [
         "from transformers import pipeline",
         "",
-        f'run = pipeline("{facts.task}", model="{facts.repo}")',
+        f'repo = "{facts.repo}"',
+        f'run = pipeline("{facts.task}", model=repo)',
         f"print(run({_TEXTS[facts.task]}))",
     ]
     return Way(purpose, "python", "\n".join(lines))
@@ -61,11 +66,16 @@ def _stock(facts: Facts, form: str) -> Way:
 def _fast(facts: Facts, folder: str) -> Way:
     rounded = "" if facts.quantization else ", which rounds its layers to 8 bits"
     purpose = f"Fast on a CPU, in the runtime of hf_sparse{rounded}"
-    lines = ["from hf_sparse.runtime import load", "", f'model = load("{facts.repo}"{_subfolder(folder)})']
+    lines = [
+        "from hf_sparse.runtime import load",
+        *(["from transformers import AutoTokenizer"] if facts.tokenizer else []),
+        "",
+        f'repo = "{facts.repo}"',
+        f"model = load(repo{_subfolder(folder)})",
+    ]
     if facts.tokenizer:
-        lines.insert(1, "from transformers import AutoTokenizer")
         lines += [
-            f'tokenizer = AutoTokenizer.from_pretrained("{facts.repo}")',
+            "tokenizer = AutoTokenizer.from_pretrained(repo)",
             'print(model(**tokenizer("A text.", return_tensors="pt")).logits)',
         ]
     return Way(purpose, "python", "\n".join(lines))
@@ -73,13 +83,13 @@ def _fast(facts: Facts, folder: str) -> Way:
 
 def _plugin(facts: Facts, folder: str) -> Way:
     code = f"import hf_sparse  # now transformers reads packed files\n{_from_pretrained(facts, folder)}"
-    return Way("To train it further, from the packed file", "python", code)
+    return Way("To train it further, from the packed file", "python", code, rare=True)
 
 
 def _onnx(facts: Facts, folder: str) -> Way:
     place = f"{facts.name}/{folder}" if folder else facts.name
     code = f"hf download {facts.repo} --local-dir {facts.name}\nhf-sparse export {place} onnx --to onnx"
-    return Way("As ONNX, for ONNX Runtime and others", "bash", code)
+    return Way("As ONNX, for ONNX Runtime and others", "bash", code, rare=True)
 
 
 def _from_pretrained(facts: Facts, folder: str) -> str:
@@ -88,10 +98,11 @@ def _from_pretrained(facts: Facts, folder: str) -> str:
     lines = [
         f"from transformers import {kind}{', AutoTokenizer' if facts.tokenizer else ''}",
         "",
-        f'model = {kind}.from_pretrained("{facts.repo}"{_subfolder(folder)})',
+        f'repo = "{facts.repo}"',
+        f"model = {kind}.from_pretrained(repo{_subfolder(folder)})",
     ]
     if facts.tokenizer:
-        lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{facts.repo}")')
+        lines.append("tokenizer = AutoTokenizer.from_pretrained(repo)")
     return "\n".join(lines)
 
 

@@ -1,6 +1,5 @@
 """A card made of facts alone: the same facts give the same card, letter by letter."""
 
-import json
 from functools import cache
 from importlib.resources import files as resources
 
@@ -8,7 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined, Template
 
-from hf_sparse.hub.cards import sentences, tables
+from hf_sparse.hub.cards import runs, sentences, tables
 from hf_sparse.hub.cards.facts import Facts
 from hf_sparse.hub.cards.loading import ways_to_load
 from hf_sparse.hub.cards.metadata import metadata_of
@@ -20,8 +19,9 @@ def render(facts: Facts) -> ModelCard:
         facts=facts,
         say=sentences,
         tables=tables,
+        runs=runs,
         ways=ways_to_load(facts),
-        as_yaml=lambda recipe: yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False).rstrip(),
+        as_yaml=lambda recipe: yaml.safe_dump(dict(recipe), sort_keys=False).rstrip(),
     )
     return ModelCard(f"---\n{metadata_of(facts).to_yaml()}\n---\n\n{text.rstrip()}\n")
 

@@ -60,7 +60,7 @@ def compared(name: str, before: float, after: float, task: str | None) -> str:
     distance = abs(after - before) * (factor or 1)
     shown = f"{distance:.3g}" if factor is None else f"{distance:.1f}"
     if float(shown) == 0:
-        return "as much as"
+        return "the same as"
     unit = "" if factor is None else " points"
     return f"{shown}{unit} {'above' if after > before else 'below'}"
 
@@ -71,8 +71,9 @@ def lower_is_better(name: str) -> bool:
 
 
 def one_example(name: str, samples: int, task: str | None) -> str | None:
-    """Return what one example more or less changes of a share, None for other metrics."""
-    return f"{100 / samples:.2g} points" if name.removesuffix(_OTHER_SET) == "accuracy" else None
+    """Return what one example changes that is classified right or wrong, None for other metrics."""
+    counted = task == "text-classification" and name.removesuffix(_OTHER_SET) == "accuracy"
+    return f"{100 / samples:.2g} points" if counted else None
 
 
 def _is_loss(name: str) -> bool:

@@ -1,6 +1,6 @@
 """What a card says in sentences, each true of the facts at hand and left out where they are missing."""
 
-from hf_sparse.hub.cards.facts import Facts, Files, Latency, Stage
+from hf_sparse.hub.cards.facts import Facts, Files, Latency
 from hf_sparse.hub.cards.metadata import on_the_hub
 from hf_sparse.hub.cards.scores import compared, lower_is_better, one_example, title, written
 from hf_sparse.hub.cards.tables import dense_title, layers
@@ -25,6 +25,11 @@ def summary(facts: Facts) -> str:
     made = [part for part in (_removed(facts), _rounded(facts)) if part]
     first = f"A {kind} (`{facts.architecture}`{size_of}){' with ' + ' and '.join(made) if made else ''}."
     return " ".join([first, *_measured(facts)])
+
+
+def labels(facts: Facts) -> str:
+    """Name the classes that a classifier tells apart."""
+    return f"It tells {len(facts.labels)} classes apart: {', '.join(facts.labels)}."
 
 
 def _removed(facts: Facts) -> str | None:
@@ -106,7 +111,8 @@ def zeros(facts: Facts) -> str:
         pattern = f", pattern {found.pattern}" if found.pattern else ""
         said.append(f"{share} {where} are zero ({_percent(found.share)}{pattern}).")
         if found.asked is not None and found.achieved is not None:
-            said.append(f"Asked for were {_percent(found.asked)}, removed {_percent(found.achieved)}.")
+            asked, achieved = _percent(found.asked), _percent(found.achieved)
+            said.append(f"{asked} were asked for, {achieved} were removed.")
     else:
         said.append(f"Nothing was removed from the {found.weights:,} weights {where}.")
     if facts.quantization is not None:
@@ -173,8 +179,8 @@ def limits(facts: Facts) -> list[str]:
         found.append(f"Its language is `{facts.language[0]}`; nothing was measured in others.")
     if facts.sparse:
         found.append(
-            "Zeros make it fast only in hf_sparse's runtime. Other software computes with them as with any "
-            "number: there it is as fast as a dense model."
+            "Zeros make it fast only in hf_sparse's runtime. PyTorch and ONNX Runtime compute with them as "
+            "with any number: there it is no faster than a dense model of the same bits."
         )
     held = facts.quantization
     if held is not None and held.activations == "uint8_per_tensor":
@@ -182,6 +188,8 @@ def limits(facts: Facts) -> list[str]:
             "Inputs of its layers are rounded to 8 bits over ranges that were fixed in training; what lies "
             "outside, as texts of another kind may give, is clipped."
         )
+    if held is not None and facts.scores is not None:
+        found.append("Scores were measured in PyTorch, which simulates the rounding.")
     if facts.latencies:
         found.append("Latencies hold for the processor, the sizes and the versions named, and for no others.")
     elif facts.sparse or held is not None:
@@ -199,67 +207,6 @@ def _certainty(facts: Facts) -> str:
         return f"{runs}, on examples that nobody counted."
     step = one_example(name, samples, facts.task) if samples < _FEW else None
     return f"{runs}, on {samples:,} examples{f': one more or less right is {step}' if step else ''}."
-
-
-def made(facts: Facts) -> str:
-    """Say from what the model came and through which runs."""
-    first = facts.stages[0]
-    known = facts.base_model or first.base_model
-    start = f"[{known}](https://huggingface.co/{known})" if facts.base_model else f"`{known}`"
-    origin = f"It comes from {start}" if known else "It comes from a new model with random weights"
-    chain = " → ".join(f"`{stage.name}`" for stage in facts.stages)
-    seconds = [stage.seconds for stage in facts.stages]
-    time = f", {_duration(sum(seconds))} of training" if None not in seconds else ""
-    runs = "one run" if len(facts.stages) == 1 else f"{len(facts.stages)} runs"
-    return f"{origin}, by {runs} of hf_sparse{time}: {chain}."
-
-
-def reproduce(facts: Facts) -> str:
-    """Head what is folded away."""
-    return "How to do it again: recipes, settings, hardware and versions of every run"
-
-
-def same_machine(facts: Facts) -> bool:
-    """Say whether all runs were made on one machine with the same software."""
-    return all(
-        (stage.hardware, stage.versions) == (facts.stages[-1].hardware, facts.stages[-1].versions)
-        for stage in facts.stages
-    )
-
-
-def environment(stage: Stage) -> str:
-    """Name hardware and versions."""
-    hardware = stage.hardware
-    parts = [str(hardware[name]) for name in ("accelerator", "processor", "system") if name in hardware]
-    threads = f"{hardware['torch_threads']} threads" if "torch_threads" in hardware else ""
-    software = ", ".join(f"{name} {number}" for name, number in stage.versions.items())
-    return f"{', '.join([*parts, *([threads] if threads else [])])}; {software}."
-
-
-def stage(stage: Stage) -> str:
-    """Say what a run started from, what it learnt from, with which settings."""
-    used = stage.arguments
-    start = f"from `{stage.base_model}`" if stage.base_model else "from random weights"
-    teacher = f", teacher `{stage.teacher}`" if stage.teacher else ""
-    data = f" on {stage.facts['dataset']}" if "dataset" in stage.facts else ""
-    count = f" ({stage.train_samples:,} examples)" if stage.train_samples is not None else ""
-    batch = used.get("per_device_train_batch_size", 1) * used.get("processes", 1)
-    batch *= used.get("gradient_accumulation_steps", 1)
-    took = f" It took {_duration(stage.seconds)}." if stage.seconds is not None else ""
-    settings = {
-        name: value
-        for name, value in used.items()
-        if name not in _ELSEWHERE and value not in (None, False, 0, 0.0)
-    }
-    said = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
-    recipe = "With the recipe below." if stage.recipe else "Without a recipe: ordinary training."
-    return (
-        f"{start}{teacher}, {stage.step:,} steps of {batch}{data}{count}; {said}, seed {used.get('seed')}."
-        f"{took} {recipe}"
-    )
-
-
-_ELSEWHERE = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes", "seed")
 
 
 def licence(facts: Facts) -> str:
@@ -282,17 +229,3 @@ def _threads(latency: Latency) -> str:
 
 def _article(processor: str) -> str:
     return f"{'an' if processor[:1].upper() in 'AEIOU' else 'a'} {processor}"
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

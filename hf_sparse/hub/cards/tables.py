@@ -72,7 +72,7 @@ def sizes(facts: Facts) -> Rows:
 
 def latencies(latency: Latency) -> Rows:
     """Put the runtimes in a column, the fastest first."""
-    rows: Rows = [("", "median", "95th percentile", "texts a second", "weights", "differs by")]
+    rows: Rows = [("", "median", "95th percentile", "texts a second", "memory of weights", "differs by")]
     for row in sorted(latency.rows, key=lambda row: row.median_ms):
         differs = row.largest_difference
         cells = [

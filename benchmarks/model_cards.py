@@ -1,0 +1,39 @@
+"""The cards of the models that the project trains, as they are published: `model_cards/NAME/`."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from hf_sparse.hub.card import describe
+from hf_sparse.hub.cards.rendering import render
+from hf_sparse.hub.staging import staged
+from hf_sparse.storage import write_atomically
+
+CARDS = Path(__file__).resolve().parents[1] / "model_cards"
+DEMO = "bert-tiny-python-docs-sparse90-int8"
+
+
+def write(directory: Path, repo: str, licence: str | None, language: str | None) -> Path:
+    """Write card, facts and pictures of a run's model; what was there of an earlier one is replaced."""
+    home = CARDS / repo.rpartition("/")[2]
+    with staged(directory, repo, packed=True) as made:
+        facts = describe(directory, made.folder, repo, licence=licence, language=language)
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(made.folder / "pictures", home / "pictures")
+    write_atomically(home / "facts.json", facts.to_json().encode())
+    write_atomically(home / "README.md", str(render(facts)).encode())
+    return home
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, required=True, help="output directory of hf-sparse demo")
+    parser.add_argument("--repo", default=DEMO, help="where the model is published, name or owner/name")
+    parser.add_argument("--licence", help="as the Hub writes it, such as apache-2.0")
+    parser.add_argument("--language", default="en", help="of the texts, as the Hub writes it")
+    given = parser.parse_args()
+    print(write(given.demo / "task-int8", given.repo, given.licence, given.language))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The runs that led to a model, with all that is needed to do them again."""
+
+from collections.abc import Callable
+
+from hf_sparse.hub.cards.facts import Facts, Stage
+from hf_sparse.hub.cards.tables import Rows
+
+# Settings that say nothing at these values.
+_OFF = (None, False, 0, 0.0)
+
+
+def made(facts: Facts) -> str:
+    """Say from what the model came and through which runs."""
+    first = facts.stages[0]
+    if facts.base_model is not None:
+        start = f"[{facts.base_model}](https://huggingface.co/{facts.base_model})"
+    else:
+        start = f"`{first.base_model}`" if first.base_model else "a new model with random weights"
+    chain = " → ".join(f"`{stage.name}`" for stage in facts.stages)
+    times = [stage.seconds for stage in facts.stages]
+    took = "" if None in times else f", {_duration(sum(times))} of training in all"
+    runs = "one run" if len(facts.stages) == 1 else f"{len(facts.stages)} runs"
+    return f"From {start} by {runs} of hf_sparse{took}: {chain}."
+
+
+def table(facts: Facts) -> Rows:
+    """Put the runs side by side: what they started from, learnt from, read; the settings that differ."""
+    stages = facts.stages
+    rows: Rows = [("", *(f"`{stage.name}`" for stage in stages))]
+    parts: dict[str, Callable[[Stage], str]] = {
+        "starts from": lambda stage: f"`{stage.base_model}`" if stage.base_model else "random weights",
+        "teacher": lambda stage: f"`{stage.teacher}`" if stage.teacher else "",
+        "data": _data,
+        "examples": lambda stage: "" if stage.train_samples is None else f"{stage.train_samples:,}",
+        "steps": lambda stage: f"{stage.step:,}",
+    }
+    own = {name: lambda stage, name=name: _value(stage, name) for name in _settings(facts) - _common(facts)}
+    parts |= {name: own[name] for name in sorted(own)}
+    parts["took"] = lambda stage: "" if stage.seconds is None else _duration(stage.seconds)
+    for name, part in parts.items():
+        if any(cells := [part(stage) for stage in stages]):
+            rows.append((name, *cells))
+    return rows
+
+
+def shared_settings(facts: Facts) -> str:
+    """Name the settings that all runs have in common."""
+    last = facts.stages[-1]
+    said = ", ".join(f"{name} {_value(last, name)}" for name in last.arguments if name in _common(facts))
+    return f"{'Settings' if len(facts.stages) == 1 else 'Settings of all'}: {said}." if said else ""
+
+
+def same_environment(facts: Facts) -> bool:
+    """Say whether all runs were made on one machine with the same software."""
+    return len({(str(stage.hardware), str(stage.versions)) for stage in facts.stages}) == 1
+
+
+def environment(stage: Stage) -> str:
+    """Name hardware and versions."""
+    hardware = stage.hardware
+    parts = [str(hardware[name]) for name in ("accelerator", "processor", "system") if name in hardware]
+    if (count := hardware.get("torch_threads")) is not None:
+        parts.append("1 thread" if count == 1 else f"{count} threads")
+    software = ", ".join(f"{name} {number}" for name, number in stage.versions.items())
+    return f"Made on {', '.join(parts)}, with {software}."
+
+
+def _settings(facts: Facts) -> set[str]:
+    """Return the names of settings that some run has a value of."""
+    return {name for stage in facts.stages for name in stage.arguments if _value(stage, name)}
+
+
+def _common(facts: Facts) -> set[str]:
+    first = facts.stages[0]
+    return {
+        name
+        for name in _settings(facts)
+        if all(_value(stage, name) == _value(first, name) for stage in facts.stages)
+    }
+
+
+def _value(stage: Stage, name: str) -> str:
+    value = stage.arguments.get(name)
+    # Of the seeds 0 is one like any other.
+    if value in _OFF and name != "seed":
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _data(stage: Stage) -> str:
+    return ", ".join(stage.facts[name] for name in ("dataset", "config") if name in stage.facts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
