@@ -1,0 +1,167 @@
+"""Figures as narrow as a phone, and how they get onto the page."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from math import inf, isfinite, nan
+from textwrap import wrap
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from hf_sparse.report.page.colours import COLOURS, INK, LINE, MUTED
+from hf_sparse.report.pictures import hide_frame, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Inches, points: on a screen of 360 pixels a figure takes 336 of them, and letters are then larger than 11.
+_WIDTH, _HEIGHT = 4.5, 3.0
+TEXT, _TITLE = 11, 12.5
+# Of a title, of a note below, in letters.
+_TITLE_LINE, NOTE_LINE = 40, 50
+_MOST_POINTS = 400
+_SVG, _LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page: its name as a file, its title, a sentence on what is seen in it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: "Figure"
+
+
+def new_panels(title: str, count: int = 1, height: float = _HEIGHT) -> tuple["Figure", list["Axes"]]:
+    """Return a figure under a title, with panels one below the other that share their steps."""
+    figure = new_figure(_WIDTH, height)
+    entitle(figure, title)
+    panels = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    for axes in panels:
+        hide_frame(axes, "top", "right")
+        axes.grid(color=LINE.light, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=TEXT, labelcolor=MUTED.light, color=LINE.light)
+        for spine in axes.spines.values():
+            spine.set_color(LINE.light)
+    return figure, panels
+
+
+def entitle(figure: "Figure", title: str) -> None:
+    """Write a title above a figure, in place of an earlier one."""
+    figure.suptitle(
+        "\n".join(wrap(plain(title), _TITLE_LINE)),
+        fontsize=_TITLE,
+        x=0.01,
+        horizontalalignment="left",
+        fontweight="bold",
+        color=INK.light,
+    )
+
+
+def name_axes(axes: "Axes", x: str | None = None, y: str | None = None) -> None:
+    """Name axes; the names of runs in them are taken as they are."""
+    if x is not None:
+        axes.set_xlabel(plain(x), fontsize=TEXT, color=INK.light)
+    if y is not None:
+        axes.set_ylabel(plain(y), fontsize=TEXT, color=INK.light)
+
+
+def along_steps(axes: "Axes", last: float) -> None:
+    """Lay an axis out for the steps of a run, with few numbers, since there is little room."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(0, max(last, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    name_axes(axes, x="optimizer step")
+
+
+def plain(text: str) -> str:
+    """Keep matplotlib from reading a part of a name as a formula."""
+    return text.replace("$", r"\$")
+
+
+def thin_out(
+    steps: Sequence[float], values: Sequence[float], most: int = _MOST_POINTS
+) -> tuple[list[float], list[float]]:
+    """Return a series of a few hundred points: of every stretch the smallest and the largest value.
+
+    What is no finite number becomes a gap.
+    """
+    if len(steps) <= most:
+        return list(steps), [value if isfinite(value) else nan for value in values]
+    chosen: set[int] = {0, len(steps) - 1}
+    edges = [len(steps) * place // (most // 2) for place in range(most // 2 + 1)]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        stretch = range(begin, end)
+        chosen.add(min(stretch, key=lambda place: values[place] if isfinite(values[place]) else inf))
+        chosen.add(max(stretch, key=lambda place: values[place] if isfinite(values[place]) else -inf))
+    return thin_out(
+        [steps[place] for place in sorted(chosen)], [values[place] for place in sorted(chosen)], most + 2
+    )
+
+
+def to_svg(picture: Picture) -> str:
+    """Return a figure as an element of the page: its colours variables, its identifiers its own.
+
+    Its letters stay text, in the page's own face.
+    """
+    from matplotlib import rc_context
+
+    drawn = BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": picture.name}):
+        picture.figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    ElementTree.register_namespace("", _SVG)
+    root = ElementTree.fromstring(drawn.getvalue())
+    for name in ("width", "height"):
+        del root.attrib[name]
+    _tidy(root, picture.name)
+    title = ElementTree.Element(f"{{{_SVG}}}title")
+    title.text = f"{picture.title}. {picture.caption}"
+    root.insert(0, title)
+    root.attrib |= {"role": "img", "aria-label": picture.title}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _tidy(root: ElementTree.Element, key: str) -> None:
+    """Take out what is not drawn, and identifiers that nothing names; put a key before all others."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        if element.tag != f"{{{_SVG}}}text" and not (element.text or "").strip():
+            element.text = None
+        element.tail = None
+        if _LINK in element.attrib:
+            element.attrib["href"] = element.attrib.pop(_LINK)
+        if "d" in element.attrib:
+            # A hundredth of a pixel is not seen.
+            element.attrib["d"] = re.sub(r"(\.\d\d)\d+", r"\1", element.attrib["d"])
+        if "style" in element.attrib:
+            element.attrib["style"] = _own_style(element.attrib["style"])
+    named = {found for element in root.iter() for value in element.attrib.values() for found in _names(value)}
+    for element in root.iter():
+        if (own := element.attrib.pop("id", None)) in named:
+            element.attrib["id"] = own
+        for name, value in element.attrib.items():
+            for found in _names(value) if name != "id" else [value]:
+                element.attrib[name] = value.replace(found, f"{key}-{found}")
+
+
+def _names(value: str) -> list[str]:
+    """Return the identifiers that an attribute refers to."""
+    return [found[1] or found[2] for found in re.finditer(r"^#(.+)$|url\(#([^)]+)\)", value)]
+
+
+def _own_style(style: str) -> str:
+    """Put the page's face and colours in the place of those that were drawn with."""
+    style = re.sub(r"(?<=font: )([^;]*?[\d.]+px)[^;]*", r"\1 inherit", style)
+    style = re.sub(r"font-family: [^;]*;?", "", style)
+    for colour in COLOURS:
+        style = style.replace(colour.light, colour.variable)
+    return style

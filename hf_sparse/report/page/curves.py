@@ -1,0 +1,224 @@
+"""What one run has logged, as narrow figures against the step."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from hf_sparse.report.history import Log
+from hf_sparse.report.measured import MeasuredRun
+from hf_sparse.report.page.canvas import TEXT, Picture, along_steps, name_axes, new_panels, thin_out
+from hf_sparse.report.page.colours import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Colour
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TERM = "loss_"
+# A loss that falls by more than this is drawn on a logarithmic axis.
+_WIDE = 30
+_DASHES = ("-", (0, (5, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
+
+
+def curves(run: MeasuredRun) -> list[Picture]:
+    """Draw losses, zeros, groups, scores and learning rate of a run, whichever it has logged."""
+    log = run.run.log
+    made = (draw(run, log) for draw in (_losses, _zeros, _groups, _scores, _rate))
+    return [picture for picture in made if picture is not None]
+
+
+def gaps_of(log: Log) -> str | None:
+    """Say where a loss was no finite number, None if it always was."""
+    steps = [row["step"] for row in log if any(not isfinite(row[name]) for name in row if "loss" in name)]
+    if not steps:
+        return None
+    times = "1 logged step" if len(steps) == 1 else f"{len(steps):,} logged steps"
+    return (
+        f"A loss was not a finite number at {times}, the first of them {steps[0]:,}; no line is drawn there."
+    )
+
+
+def series(log: Iterable[Mapping[str, float]], key: str, factor: float = 1.0) -> tuple[list, list]:
+    """Return the steps and the values of what was logged under a name, thinned out."""
+    rows = [row for row in log if key in row]
+    return thin_out([row["step"] for row in rows], [factor * row[key] for row in rows])
+
+
+def has_numbers(log: Log, key: str) -> bool:
+    """Say whether a finite number was logged under a name."""
+    return any(isfinite(row[key]) for row in log if key in row)
+
+
+def _losses(run: MeasuredRun, log: Log) -> Picture | None:
+    names = _loss_names(log)
+    if not names:
+        return None
+    figure, (axes,) = new_panels("Loss")
+    found = [value for key in names for value in series(log, key)[1] if isfinite(value)]
+    logarithmic = min(found) > 0 and max(found) > _WIDE * min(found)
+    for place, (key, name) in enumerate(names.items()):
+        marker = "o" if key == "eval_loss" else None
+        _line(axes, log, key, name, place, marker=marker)
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    else:
+        axes.set_ylim(bottom=min(0, *found))
+    _finish(axes, log, "loss (logarithmic)" if logarithmic else "loss", legend=len(names) > 1)
+    return Picture("loss", "Loss", _on_losses(run, names, log), figure)
+
+
+def _loss_names(log: Log) -> dict[str, str]:
+    keys = dict.fromkeys(key for row in log for key in row)
+    terms = [key for key in keys if key.startswith(_TERM)]
+    # Without terms beside it, the loss is not the total of anything.
+    penalized = any(row.get("penalty") for row in log)
+    total = "total" if terms or penalized else "training"
+    names = {"loss": total} | {key: key.removeprefix(_TERM) for key in terms}
+    names |= {"penalty": "penalty"} if penalized else {}
+    names |= {"eval_loss": "evaluation"}
+    return {key: name for key, name in names.items() if has_numbers(log, key)}
+
+
+def _on_losses(run: MeasuredRun, names: Mapping[str, str], log: Log) -> str:
+    said = ["The training loss as it was logged"]
+    terms = [key.removeprefix(_TERM) for key in names if key.startswith(_TERM)]
+    recipe = run.run.recipe.distillation
+    if terms and recipe is not None:
+        total = " + ".join(f"{recipe.weights[term]:g} {term}" for term in terms if recipe.weights.get(term))
+        more = " + penalty" if "penalty" in names else ""
+        said.append(f"; total = {total}{more}, each term drawn without its weight")
+    if "eval_loss" in names:
+        said.append(
+            "; points are evaluations, of the task's loss alone" if terms else "; points are evaluations"
+        )
+    return "".join(said) + "." + (f" {gaps}" if (gaps := gaps_of(log)) else "")
+
+
+def _zeros(run: MeasuredRun, log: Log) -> Picture | None:
+    if not has_numbers(log, "sparsity"):
+        return None
+    figure, (axes,) = new_panels("Zeros")
+    steps, shares = series(log, "sparsity", 100)
+    axes.fill_between(steps, shares, color=BLUE.light, alpha=0.14, linewidth=0)
+    axes.plot(steps, shares, color=BLUE.light, linewidth=2)
+    axes.annotate(
+        f"{shares[-1]:.1f} %",
+        (steps[-1], shares[-1]),
+        (-3, 5 if shares[-1] < 85 else -15),
+        textcoords="offset points",
+        horizontalalignment="right",
+        fontsize=TEXT,
+        fontweight="bold",
+        color=BLUE.light,
+    )
+    axes.set_ylim(0, 100)
+    _finish(axes, log, "removed weights (%)")
+    reached = next(row["step"] for row in log if row.get("sparsity") == log_last(log, "sparsity"))
+    course = (
+        "from the first step that was logged"
+        if reached == next(row["step"] for row in log if "sparsity" in row)
+        else f"from step {reached:,} on"
+    )
+    return Picture(
+        "zeros", "Zeros", f"The share of weights that are removed: {shares[-1]:.1f} % {course}.", figure
+    )
+
+
+def log_last(log: Log, key: str) -> float:
+    """Return what was logged last under a name."""
+    return next(row[key] for row in reversed(log) if key in row)
+
+
+def _groups(run: MeasuredRun, log: Log) -> Picture | None:
+    if not has_numbers(log, "groups_gone") or not has_numbers(log, "penalty_strength"):
+        return None
+    figure, (gone, strength) = new_panels("Groups under the penalty", 2, 3.6)
+    gone.plot(*series(log, "groups_gone", 100), color=ORANGE.light, linewidth=2)
+    gone.set_ylim(0, 100)
+    name_axes(gone, y="small (%)")
+    strength.plot(*series(log, "penalty_strength"), color=SLATE.light, linewidth=2, drawstyle="steps-post")
+    if min(value for value in series(log, "penalty_strength")[1] if isfinite(value)) > 0:
+        strength.set_yscale("log")
+        strength.yaxis.set_major_formatter("{x:g}")
+        strength.yaxis.set_minor_formatter("")
+    _finish(strength, log, "strength")
+    last = log_last(log, "groups_gone")
+    caption = (
+        f"Above, the share of groups that the penalty has made small enough to be removed, {last:.1%} at the "
+        "end; below, its strength, which is adjusted until as many are gone as the recipe asks for."
+    )
+    return Picture("groups", "Groups under the penalty", caption, figure)
+
+
+def _scores(run: MeasuredRun, log: Log) -> Picture | None:
+    yardstick = run.yardstick
+    if yardstick is None or "loss" in yardstick.metric:
+        return None
+    key = f"eval_{yardstick.metric}"
+    steps, scores = series(log, key)
+    if sum(map(isfinite, scores)) < 2:
+        return None
+    title = f"Evaluation: {yardstick.name}"
+    figure, (axes,) = new_panels(title)
+    axes.plot(steps, scores, color=GREEN.light, linewidth=1.8, marker="o", markersize=4, clip_on=False)
+    axes.set_ylim(*score_limits(scores))
+    _finish(axes, log, yardstick.name)
+    caption = f"The {yardstick.name} of every evaluation during training, {scores[-1]:.4g} at the last."
+    return Picture("score", title, caption, figure)
+
+
+def score_limits(scores: Iterable[float]) -> tuple[float, float]:
+    """Return the ends of an axis for scores, which shares of 1 do not lead beyond 0 and 1."""
+    finite = [score for score in scores if isfinite(score)]
+    low, high = min(finite), max(finite)
+    room = max(0.15 * (high - low), 0.02 * abs(high), 1e-3)
+    shares = low >= 0 and high <= 1
+    return (max(low - room, 0), min(high + room, 1)) if shares else (low - room, high + room)
+
+
+def _rate(run: MeasuredRun, log: Log) -> Picture | None:
+    if not has_numbers(log, "learning_rate"):
+        return None
+    figure, (axes,) = new_panels("Learning rate")
+    steps, rates = series(log, "learning_rate")
+    axes.plot(steps, rates, color=ORANGE.light, linewidth=1.8)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:g}")
+    _finish(axes, log, "learning rate")
+    sparsity = run.run.recipe.sparsity
+    caption = f"The learning rate at each step that was logged, {max(filter(isfinite, rates)):.3g} at most"
+    if sparsity is not None and sparsity.lr_rewind:
+        caption += "; while zeros grow it is rewound at updates of the masks (lr_rewind)"
+    return Picture("learning-rate", "Learning rate", f"{caption}.", figure)
+
+
+def _line(axes: "Axes", log: Log, key: str, name: str, place: int, marker: str | None) -> None:
+    colour: Colour = SERIES[place % len(SERIES)]
+    axes.plot(
+        *series(log, key),
+        color=colour.light,
+        linewidth=2 if place == 0 else 1.5,
+        linestyle=_DASHES[place % len(_DASHES)] if marker is None else ":",
+        marker=marker,
+        markersize=4.5,
+        clip_on=marker is None,
+        label=name,
+    )
+
+
+def _finish(axes: "Axes", log: Sequence[Mapping[str, float]], what: str, legend: bool = False) -> None:
+    along_steps(axes, log[-1]["step"])
+    name_axes(axes, y=what)
+    if legend:
+        drawn = axes.figure.legend(
+            loc="outside lower left",
+            ncols=3,
+            frameon=False,
+            fontsize=TEXT,
+            labelcolor=INK.light,
+            handlelength=1.6,
+            columnspacing=1.2,
+            borderpad=0,
+        )
+        drawn.set_in_layout(True)
+    axes.tick_params(colors=MUTED.light)
