@@ -8,7 +8,7 @@ from itertools import zip_longest
 _DIGEST = re.compile(r"\b[0-9a-f]{16}\b")
 _RULE = re.compile(r"─+")
 _MEASURE = re.compile(r"(\d[\d,]*\.?\d*)(x?)")
-_TOLERANCE = 0.05
+_TOLERANCE = 0.2
 _UNITS = ("B", "kB", "MB", "GB", "s", "ms")
 
 
