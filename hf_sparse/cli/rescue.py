@@ -43,7 +43,7 @@ def _print(name: str, out: str, rescued: "Rescued", difference: float, console: 
         f"{name}: {layouts}",
         *(f"  {note}." for note in rescued.notes),
         f"Zeros: {rescued.sparsity:.1%} of {len(rescued.weights)} weights; pattern {_pattern(rescued)}.",
-        f"Logits differ from those of the layout by {difference:.0e} of the largest.",
+        f"Logits differ from those of the layout by {difference:.1g} of the largest.",
         f"{out}: {type(rescued.model).__name__}, which from_pretrained loads.",
     ]
     for line in lines:

@@ -41,16 +41,10 @@ def build(state: State) -> tuple[PreTrainedModel, tuple[str, ...]]:
         dtype=_dtype(state),
     )
     spare = [key for key in report["unexpected_keys"] if f".{key}".endswith(_ROLELESS)]
-    _refuse(kind, "has no", report["missing_keys"], "its weights would be random")
-    _refuse(
-        kind, "has other shapes of", [key for key, *_ in report["mismatched_keys"]], "its sizes are not those"
-    )
-    _refuse(
-        kind,
-        "has no use for",
-        set(report["unexpected_keys"]) - set(spare),
-        "its layout is none of those known",
-    )
+    spoken = f"a {kind.__name__}; name another class under architectures in config.json, or get all files"
+    _refuse("the checkpoint has no {}, which would be random in " + spoken, report["missing_keys"])
+    _refuse("{} has another shape than in " + spoken, [key for key, *_ in report["mismatched_keys"]])
+    _refuse("{} is in no layout known and in no " + spoken[2:], set(report["unexpected_keys"]) - set(spare))
     return model.eval(), (f"a pooler, which {kind.__name__} has none of, left out",) if spare else ()
 
 
@@ -59,10 +53,6 @@ def _dtype(state: State) -> torch.dtype:
     return floating.pop() if len(floating) == 1 else torch.float32
 
 
-def _refuse(kind: type, what: str, keys: Iterable[str], why: str) -> None:
+def _refuse(sentence: str, keys: Iterable[str]) -> None:
     if names := sorted(keys):
-        subject = "the checkpoint" if what != "has no use for" else kind.__name__
-        raise ValueError(
-            f"{subject} {what} {listed(names)}, so as a {kind.__name__} {why}; name another class under "
-            "architectures in config.json, or get all files"
-        )
+        raise ValueError(sentence.format(listed(names)))

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from hf_sparse.checkpoint.contract import KEY, write_contract
 from hf_sparse.checkpoint.directories import holds_only, published, require_free
 from hf_sparse.checkpoint.loading import load_saved, load_tokenizer
 from hf_sparse.hub.legacy.building import build
-from hf_sparse.hub.legacy.layouts import LAYOUTS
+from hf_sparse.hub.legacy.layouts import undo_layouts
 from hf_sparse.hub.legacy.proof import Proof, prove
 from hf_sparse.hub.legacy.reading import read_state
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
@@ -28,18 +28,18 @@ from hf_sparse.training.locking import SPARSE_FROM
 class Rescued:
     """A stock model, with what was found in its checkpoint and done to it.
 
-    `layouts` are names out of `LAYOUTS`, none for plain weights; `notes` say in words what was done;
-    `weights` are those that a run would lock; `difference` is the largest of the logits from those of the
-    layout, as a share of the largest.
+    `layouts` are names out of `legacy.layouts.LAYOUTS`, none for plain weights; `notes` say in words what was
+    done; `weights` are those that a run would lock; `difference` is the largest of the logits from those of
+    the layout, as a share of the largest.
     """
 
-    model: PreTrainedModel
+    model: PreTrainedModel = field(repr=False)
     layouts: tuple[str, ...]
     notes: tuple[str, ...]
-    weights: tuple[WeightInspection, ...]
+    weights: tuple[WeightInspection, ...] = field(repr=False)
     difference: float
-    proof: Proof
-    tokenizer: PreTrainedTokenizerBase | None
+    proof: Proof = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase | None = field(repr=False)
 
     @property
     def sparsity(self) -> float:
@@ -69,40 +69,28 @@ def load_legacy(name_or_path: str) -> Rescued:
     """Open a sparse checkpoint that transformers of today mishandles.
 
     Of Intel's Prune Once for All, oBERT, nn_pruning, `torch.nn.utils.prune`, parametrizations, SparseML and
-    compressed-tensors: `LAYOUTS`. The model is stock, its zeros are recorded in its configuration, so that
-    later runs lock them, and it gives the logits of the layout as it was written.
+    compressed-tensors: see `legacy.layouts`. The model is stock, its zeros are recorded in its configuration,
+    so that later runs lock them, and it gives the logits of the layout as it was written.
 
     `name_or_path` is a directory or a Hub name. Raises `ValueError` for files that are damaged or contradict
     themselves, for layouts without an equal among stock models, for dense models without any, and
     `FileNotFoundError` where there are no weights.
     """
-    read = state = own = read_state(name_or_path)
-    layouts, notes, as_written = [], [], {}
-    for name, convert in LAYOUTS.items():
-        if (conversion := convert(state)) is None:
-            continue
-        state = conversion.state
-        # What has become another kind of model is compared with what it was.
-        own = state if state.config.get("model_type") == read.config.get("model_type") else own
-        layouts.append(name)
-        notes += conversion.notes
-        as_written |= conversion.as_written
-    model, left_out = build(state)
+    undone = undo_layouts(read_state(name_or_path))
+    model, left_out = build(undone.state)
     targets = _targets(model)
     sparse = measure_sparsity(model, targets).overall >= SPARSE_FROM
-    if not sparse and not layouts:
+    if not sparse and not undone.layouts:
         raise ValueError(
             f"{name_or_path} is neither sparse nor in a layout of the past; load it with from_pretrained"
         )
-    proof = prove(model if own is state else build(own)[0], as_written)
+    proof = prove(model if undone.kin is undone.state else build(undone.kin)[0], undone.as_written)
     difference = proof.difference(model)
     weights = inspect_weights(targets)
     if sparse:
         _record(model, targets, weights)
-    else:
-        notes.append("no pattern of zeros to lock")
-    tokenizer = load_tokenizer(name_or_path)
-    return Rescued(model, tuple(layouts), (*notes, *left_out), weights, difference, proof, tokenizer)
+    notes = (*undone.notes, *left_out, *(() if sparse else ("no pattern of zeros to lock",)))
+    return Rescued(model, undone.layouts, notes, weights, difference, proof, load_tokenizer(name_or_path))
 
 
 def require_own(directory: str | Path) -> None:

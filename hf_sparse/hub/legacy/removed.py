@@ -70,8 +70,7 @@ def refill_removed(state: State) -> Conversion | None:
         )
     if not refill.notes():
         return None
-    config = {key: value for key, value in state.config.items() if key != "pruned_heads"}
-    return Conversion(State(refill.tensors, config), refill.notes(), refill.as_written)
+    return Conversion(State(refill.tensors, state.config), refill.notes(), refill.as_written)
 
 
 class _Refill:

@@ -7,6 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
+# The second is what transformers of today ignores; heads that it counts have been put back.
+_UNSAID = ("model_type", "pruned_heads")
+
 
 @dataclass(frozen=True)
 class State:
@@ -17,7 +20,7 @@ class State:
 
     def stock_config(self) -> PreTrainedConfig:
         """Return the configuration as transformers has it; raise `ValueError` if it has none such."""
-        rest = {key: value for key, value in self.config.items() if key != "model_type"}
+        rest = {key: value for key, value in self.config.items() if key not in _UNSAID}
         try:
             return AutoConfig.for_model(self.config.get("model_type", ""), **rest)
         except Exception as error:

@@ -101,11 +101,17 @@ NAME = "bert.encoder.layer.0.output.dense.weight"
     ("change", "message"),
     [
         (lambda tensors: tensors.pop(NAME), f"the checkpoint has no {NAME}|no matrix {NAME}"),
-        (lambda tensors: tensors.pop("classifier.bias"), "the checkpoint has no classifier.bias, .* random"),
-        (lambda tensors: tensors.update(extra=torch.ones(1)), "has no use for extra, .* none of those known"),
+        (
+            lambda tensors: tensors.pop("classifier.bias"),
+            "the checkpoint has no classifier.bias, which would be random in a BertFor",
+        ),
+        (
+            lambda tensors: tensors.update(extra=torch.ones(1)),
+            "extra is in no layout known and in no BertForSequenceClassification",
+        ),
         (
             lambda tensors: tensors.update({"classifier.weight": torch.ones(5, 32)}),
-            "has other shapes of classifier.weight",
+            "classifier.weight has another shape than in a BertFor",
         ),
     ],
 )

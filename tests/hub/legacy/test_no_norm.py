@@ -7,7 +7,10 @@ import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
     BertForQuestionAnswering,
+    BertForTokenClassification,
     BertModel,
     MobileBertForSequenceClassification,
 )
@@ -16,6 +19,13 @@ from hf_sparse.hub import load_legacy
 from tests.hub.legacy.test_removed import shrunk
 from tests.hub.legacy.written import SIZES, assert_gives, config_of, logits, tensors_of, wide, write
 
+KINDS = [
+    BertModel,
+    BertForQuestionAnswering,
+    BertForTokenClassification,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+]
 NO_NORM = {"layer_norm_type": "no_norm"}
 
 
@@ -74,7 +84,7 @@ def test_removed_heads_and_missing_norms_come_together(tmp_path: Path) -> None:
     assert_gives(rescued.model, logits(written, activation=torch.relu, normalized=False))
 
 
-@pytest.mark.parametrize("kind", [BertForQuestionAnswering, BertModel])
+@pytest.mark.parametrize("kind", KINDS)
 def test_other_heads_have_twins(tmp_path: Path, kind: type) -> None:
     torch.manual_seed(0)
     model = kind(BertConfig(**SIZES))
