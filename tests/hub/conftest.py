@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.hub.server import Server
-from tests.hub.server_clients import Clients
+from tests.hub.server_clients import OURS, Clients
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,12 @@ def standing_clients(standing_server: Server) -> Iterator[Clients]:
         yield clients
 
 
+@pytest.fixture(scope="session")
+def standing_pushers(standing_server: Server) -> Iterator[Clients]:
+    with Clients(standing_server.url, OURS) as clients:
+        yield clients
+
+
 @pytest.fixture
 def server(standing_server: Server) -> Server:
     """A Hub without repositories."""
@@ -31,3 +37,9 @@ def server(standing_server: Server) -> Server:
 def clients(server: Server, standing_clients: Clients) -> Clients:
     """Runs programs whose Hub is `server`, what they download being kept from test to test."""
     return standing_clients
+
+
+@pytest.fixture
+def pushers(server: Server, standing_pushers: Clients) -> Clients:
+    """The same where hf_sparse is imported."""
+    return standing_pushers

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,13 +20,14 @@ from tests.hub.server import TOKEN
 
 ROOT = Path(__file__).parents[2]
 # Without hf_sparse: programs that are to do without it must not find it.
-_IMPORTED = (
+_STOCK = (
     "torch",
     "huggingface_hub",
     "datasets",
     "transformers.models.bert.modeling_bert",
     "transformers.trainer",
 )
+OURS = ("hf_sparse.hub.pushing",)
 WITHOUT_US = "import sys; sys.modules['hf_sparse'] = None\n"
 # The waits between the client's own attempts take most of a minute.
 IMPATIENT = "import time; time.sleep = lambda seconds: None\n"
@@ -57,10 +59,10 @@ class Running:
 
 
 class Clients:
-    """Runs programs whose Hub is a server."""
+    """Runs programs whose Hub is a server, in which modules of ours are imported already."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, modules: Sequence[str] = ()) -> None:
+        self.url, self.modules = url, modules
 
     def __enter__(self) -> "Clients":
         self._folder = TemporaryDirectory()
@@ -80,7 +82,7 @@ class Clients:
             "COLUMNS": "200",
         }
         self._parent = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *self.modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment | settings,
@@ -92,8 +94,10 @@ class Clients:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._parent.stdin.close()
+        # To leave would take it seconds.
+        self._parent.kill()
         self._parent.wait()
+        self._parent.stdin.close()
         self._parent.stdout.close()
         self._folder.cleanup()
 
@@ -125,7 +129,7 @@ class Clients:
 
 def _serve() -> None:
     """Fork for the programs that are asked for; answer with their process, then with their exit code."""
-    for name in _IMPORTED:
+    for name in (*_STOCK, *sys.argv[1:]):
         __import__(name)
     for line in sys.stdin:
         asked = json.loads(line)

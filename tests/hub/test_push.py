@@ -9,8 +9,7 @@ from tests.hub.pushing import REPO, pushed, pushing, saved
 from tests.hub.server import Server
 from tests.hub.server_clients import Clients
 
-MODEL = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.yaml"}
-CARD = {"README.md", "pictures/sparsity.png"}
+MODEL = {"config.json", "model.safetensors", "tokenizer.json", "recipe.yaml", "README.md"}
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +17,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("runs") / "model")
 
 
-def test_all_of_a_model_is_one_commit(server: Server, clients: Clients, model: Path) -> None:
-    said = pushed(clients.output(pushing(model, packed=True, message="Sparse at last")))
+def test_all_of_a_model_is_one_commit(server: Server, pushers: Clients, model: Path) -> None:
+    said = pushed(pushers.output(pushing(model, packed=True, message="Sparse at last")))
     repository = server.repositories[REPO]
     files = repository.contents()
-    assert files.keys() >= MODEL | CARD | {"packed/config.json", "packed/packed.safetensors"}
+    assert files.keys() >= MODEL | {"packed/config.json", "packed/packed.safetensors"}
     assert repository.titles() == ["initial commit", "Sparse at last"]
     assert said["commit"] == repository.head().sha and said["changed"]
     assert said["files"] == [[path, len(content)] for path, content in files.items()]
@@ -30,18 +29,18 @@ def test_all_of_a_model_is_one_commit(server: Server, clients: Clients, model: P
     assert yaml.safe_load(files["recipe.yaml"])["quantization"]["observer"] == "min_max"
 
 
-def test_the_same_again_is_no_commit(server: Server, clients: Clients, model: Path) -> None:
-    first = pushed(clients.output(pushing(model)))
-    again = pushed(clients.output(pushing(model)))
+def test_the_same_again_is_no_commit(server: Server, pushers: Clients, model: Path) -> None:
+    first = pushed(pushers.output(pushing(model)))
+    again = pushed(pushers.output(pushing(model)))
     assert again == first | {"changed": False}
     assert len(server.asked("POST", "/commit/")) == 1
     assert len(server.repositories[REPO].titles()) == 2
 
 
 def test_what_a_push_left_goes_and_what_others_put_there_stays(
-    server: Server, clients: Clients, model: Path
+    server: Server, pushers: Clients, model: Path
 ) -> None:
-    clients.output(pushing(model, packed=True))
+    pushers.output(pushing(model, packed=True))
     others = {
         "notes.md": b"mine",
         "packed/deep/notes.md": b"mine",
@@ -55,46 +54,46 @@ def test_what_a_push_left_goes_and_what_others_put_there_stays(
         "training_args.bin": b"old",
     }
     server.repositories[REPO].write(others | left)
-    clients.output(pushing(model))
+    pushers.output(pushing(model))
     files = server.repositories[REPO].contents()
     assert files.keys() & (others.keys() | left.keys() | {"packed/packed.safetensors"}) == others.keys()
     assert server.repositories[REPO].titles()[2:] == ["by hand", "Sparse model, pushed with hf_sparse"]
 
 
-def test_a_gitignore_on_the_hub_leaves_nothing_out(server: Server, clients: Clients, model: Path) -> None:
+def test_a_gitignore_on_the_hub_leaves_nothing_out(server: Server, pushers: Clients, model: Path) -> None:
     server.create(REPO).write({".gitignore": b"*.safetensors\nrecipe.yaml\n"})
-    clients.output(pushing(model))
+    pushers.output(pushing(model))
     assert server.repositories[REPO].contents().keys() >= MODEL
 
 
-def test_a_branch_is_made_where_there_is_none(server: Server, clients: Clients, model: Path) -> None:
-    pushed(clients.output(pushing(model, revision="v1/rc")))
+def test_a_branch_is_made_where_there_is_none(server: Server, pushers: Clients, model: Path) -> None:
+    pushed(pushers.output(pushing(model, revision="v1/rc")))
     repository = server.repositories[REPO]
     assert repository.contents() == {} and repository.contents("v1/rc").keys() >= MODEL
-    assert not pushed(clients.output(pushing(model, revision="v1/rc")))["changed"]
+    assert not pushed(pushers.output(pushing(model, revision="v1/rc")))["changed"]
 
 
 def test_a_new_one_can_be_private_and_of_an_organization(
-    server: Server, clients: Clients, model: Path
+    server: Server, pushers: Clients, model: Path
 ) -> None:
-    clients.output(pushing(model, "team/hidden", private=True))
+    pushers.output(pushing(model, "team/hidden", private=True))
     assert server.repositories["team/hidden"].private
-    clients.output(pushing(model, "team/hidden", private=True))
+    pushers.output(pushing(model, "team/hidden", private=True))
 
 
-def test_a_name_alone_is_one_of_the_users_own(server: Server, clients: Clients, model: Path) -> None:
-    assert pushed(clients.output(pushing(model, "alone")))["repo"] == "somebody/alone"
+def test_a_name_alone_is_one_of_the_users_own(server: Server, pushers: Clients, model: Path) -> None:
+    assert pushed(pushers.output(pushing(model, "alone")))["repo"] == "somebody/alone"
 
 
-def test_a_dry_run_asks_nobody(server: Server, clients: Clients, model: Path) -> None:
-    said = pushed(clients.output(pushing(model, dry_run=True), token=None))
-    assert {path for path, _ in said["files"]} >= MODEL | CARD
+def test_a_dry_run_asks_nobody(server: Server, pushers: Clients, model: Path) -> None:
+    said = pushed(pushers.output(pushing(model, dry_run=True), token=None))
+    assert {path for path, _ in said["files"]} >= MODEL
     assert said["commit"] is None and said["url"] == f"{server.url}/{REPO}"
     assert server.requests == []
 
 
-def test_the_token_may_be_given(server: Server, clients: Clients, model: Path) -> None:
+def test_the_token_may_be_given(server: Server, pushers: Clients, model: Path) -> None:
     from tests.hub.server import TOKEN
 
-    clients.output(pushing(model, token=TOKEN), token=None)
+    pushers.output(pushing(model, token=TOKEN), token=None)
     assert server.repositories[REPO].contents().keys() >= MODEL

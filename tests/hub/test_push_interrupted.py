@@ -17,10 +17,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(model: Path, standing_server: Server, standing_clients: Clients) -> dict[str, bytes]:
+def whole(model: Path, standing_server: Server, standing_pushers: Clients) -> dict[str, bytes]:
     """What an uninterrupted push leaves."""
     standing_server.reset()
-    standing_clients.output(pushing(model, packed=True))
+    standing_pushers.output(pushing(model, packed=True))
     return standing_server.repositories[REPO].contents()
 
 
@@ -37,10 +37,10 @@ def assert_whole(server: Server, whole: dict[str, bytes]) -> None:
 
 
 def test_a_push_killed_while_it_sends_goes_on(
-    whole: dict[str, bytes], server: Server, clients: Clients, model: Path
+    whole: dict[str, bytes], server: Server, pushers: Clients, model: Path
 ) -> None:
     block = server.block("PUT", LFS, after_bytes=500)
-    running = clients.start(pushing(model, packed=True))
+    running = pushers.start(pushing(model, packed=True))
     block.wait()
     # The others arrive while one is held.
     large = sum(b"\0" in content or path.endswith("safetensors") for path, content in whole.items())
@@ -48,34 +48,34 @@ def test_a_push_killed_while_it_sends_goes_on(
     assert running.kill().returncode == -9
     block.abandon()
     assert server.repositories[REPO].contents() == {}
-    assert pushed(clients.output(pushing(model, packed=True)))["changed"]
+    assert pushed(pushers.output(pushing(model, packed=True)))["changed"]
     assert_whole(server, whole)
 
 
 def test_a_push_killed_before_its_commit_sends_nothing_large_again(
-    whole: dict[str, bytes], server: Server, clients: Clients, model: Path
+    whole: dict[str, bytes], server: Server, pushers: Clients, model: Path
 ) -> None:
     block = server.block("POST", "/commit/")
-    running = clients.start(pushing(model, packed=True))
+    running = pushers.start(pushing(model, packed=True))
     block.wait()
     before = sent(server)
     assert running.kill().returncode == -9
     block.abandon()
     assert server.repositories[REPO].contents() == {}
-    clients.output(pushing(model, packed=True))
+    pushers.output(pushing(model, packed=True))
     assert sent(server) == before
     assert_whole(server, whole)
 
 
 def test_a_push_killed_after_its_commit_is_done(
-    whole: dict[str, bytes], server: Server, clients: Clients, model: Path
+    whole: dict[str, bytes], server: Server, pushers: Clients, model: Path
 ) -> None:
     server.lose("POST", "/commit/")
-    running = clients.start(pushing(model, packed=True))
+    running = pushers.start(pushing(model, packed=True))
     # It waits before it asks again.
     server.wait_for(lambda: bool(server.asked("POST", "/commit/")))
     assert running.kill().returncode == -9
-    assert not pushed(clients.output(pushing(model, packed=True)))["changed"]
+    assert not pushed(pushers.output(pushing(model, packed=True)))["changed"]
     assert_whole(server, whole)
 
 
@@ -93,19 +93,19 @@ def test_a_push_killed_after_its_commit_is_done(
     ],
 )
 def test_a_connection_that_is_lost_once_is_made_again(
-    method: str, place: str, whole: dict[str, bytes], server: Server, clients: Clients, model: Path
+    method: str, place: str, whole: dict[str, bytes], server: Server, pushers: Clients, model: Path
 ) -> None:
     server.cut(method, place, after_bytes=100)
-    clients.output(IMPATIENT + pushing(model, packed=True))
+    pushers.output(IMPATIENT + pushing(model, packed=True))
     assert [fault.times for fault in server.faults] == [0]
     assert_whole(server, whole)
 
 
 @pytest.mark.parametrize("place", ["repos/create", "preupload", "/verify", "/commit/"])
 def test_an_answer_that_is_lost_changes_nothing_twice(
-    place: str, whole: dict[str, bytes], server: Server, clients: Clients, model: Path
+    place: str, whole: dict[str, bytes], server: Server, pushers: Clients, model: Path
 ) -> None:
     server.lose("POST", place)
-    clients.output(IMPATIENT + pushing(model, packed=True))
+    pushers.output(IMPATIENT + pushing(model, packed=True))
     assert [fault.times for fault in server.faults] == [0]
     assert_whole(server, whole)

@@ -16,22 +16,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("runs") / "model")
 
 
-def refused(clients: Clients, program: str, token: str | None = TOKEN, **variables: str) -> str:
+def refused(pushers: Clients, program: str, token: str | None = TOKEN, **variables: str) -> str:
     """Return the kind of the error that a program ends with, and its text."""
-    ended = clients.run(IMPATIENT + program, token, **variables)
+    ended = pushers.run(IMPATIENT + program, token, **variables)
     assert ended.returncode == 1 and ended.stdout == ""
     return ended.stderr.splitlines()[-1].removeprefix("huggingface_hub.errors.")
 
 
-def test_nobody_is_logged_in(server: Server, clients: Clients, model: Path) -> None:
-    assert refused(clients, pushing(model), token=None) == (
+def test_nobody_is_logged_in(server: Server, pushers: Clients, model: Path) -> None:
+    assert refused(pushers, pushing(model), token=None) == (
         "PermissionError: nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN"
     )
     assert server.requests == []
 
 
-def test_the_hub_does_not_know_the_token(server: Server, clients: Clients, model: Path) -> None:
-    assert refused(clients, pushing(model), token="hf_unknown") == (
+def test_the_hub_does_not_know_the_token(server: Server, pushers: Clients, model: Path) -> None:
+    assert refused(pushers, pushing(model), token="hf_unknown") == (
         "PermissionError: the Hub does not know the token; run `hf auth login`, or set HF_TOKEN"
     )
     assert server.repositories == {}
@@ -42,11 +42,11 @@ def test_the_hub_does_not_know_the_token(server: Server, clients: Clients, model
 )
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_the_token_may_not_write(
-    there: bool, repo: str, token: str, server: Server, clients: Clients, model: Path
+    there: bool, repo: str, token: str, server: Server, pushers: Clients, model: Path
 ) -> None:
     if there:
         server.create(repo)
-    assert refused(clients, pushing(model, repo), token) == (
+    assert refused(pushers, pushing(model, repo), token) == (
         f"PermissionError: the token may not write to {repo}; take one that may "
         f"({server.url}/settings/tokens) or push to a name of your own"
     )
@@ -55,16 +55,16 @@ def test_the_token_may_not_write(
 
 @pytest.mark.parametrize("name", ["a/b/c", "somebody/", "some body/x", "x" * 97, "a--b", "../up"])
 def test_a_name_the_hub_does_not_take_is_refused_before_any_work(
-    name: str, server: Server, clients: Clients, tmp_path: Path
+    name: str, server: Server, pushers: Clients, tmp_path: Path
 ) -> None:
-    said = refused(clients, pushing(tmp_path / "missing", name))
+    said = refused(pushers, pushing(tmp_path / "missing", name))
     assert said.startswith(f"ValueError: {name!r} is no name for a model on the Hub; write OWNER/NAME")
     assert server.requests == []
 
 
-def test_somebody_else_commits_in_between(server: Server, clients: Clients, model: Path) -> None:
+def test_somebody_else_commits_in_between(server: Server, pushers: Clients, model: Path) -> None:
     block = server.block("POST", "/commit/")
-    running = clients.start(pushing(model))
+    running = pushers.start(pushing(model))
     block.wait()
     server.repositories[REPO].write({"notes.md": b"mine"})
     block.release()
@@ -74,13 +74,13 @@ def test_somebody_else_commits_in_between(server: Server, clients: Clients, mode
         "again"
     )
     assert server.repositories[REPO].contents() == {"notes.md": b"mine"}
-    clients.output(pushing(model))
+    pushers.output(pushing(model))
     assert server.repositories[REPO].contents().keys() > {"notes.md", "model.safetensors"}
 
 
-def test_a_public_repository_does_not_become_private(server: Server, clients: Clients, model: Path) -> None:
+def test_a_public_repository_does_not_become_private(server: Server, pushers: Clients, model: Path) -> None:
     server.create(REPO)
-    assert refused(clients, pushing(model, private=True)) == (
+    assert refused(pushers, pushing(model, private=True)) == (
         f"ValueError: {REPO} is there already and public; make it private in its settings on the Hub, or "
         "push to another name"
     )
@@ -93,23 +93,23 @@ def test_a_public_repository_does_not_become_private(server: Server, clients: Cl
 )
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_hub_that_is_busy_is_asked_again(
-    status: int, method: str, place: str, server: Server, clients: Clients, model: Path
+    status: int, method: str, place: str, server: Server, pushers: Clients, model: Path
 ) -> None:
     server.fail(method, place, status, times=2, retry_after="1")
-    clients.output(IMPATIENT + pushing(model))
+    pushers.output(IMPATIENT + pushing(model))
     assert [request.status for request in server.asked(method, place)][:3] == [status, status, 200]
     assert len(server.repositories[REPO].titles()) == 2
 
 
-def test_what_is_waited_for_is_what_the_hub_says(server: Server, clients: Clients, model: Path) -> None:
+def test_what_is_waited_for_is_what_the_hub_says(server: Server, pushers: Clients, model: Path) -> None:
     server.fail("POST", "/commit/", 429, retry_after="30")
     noted = "import time; time.sleep = lambda seconds: print('waited', seconds)\n"
-    assert clients.output(noted + pushing(model)).splitlines()[0] == "waited 30"
+    assert pushers.output(noted + pushing(model)).splitlines()[0] == "waited 30"
 
 
-def test_a_long_wait_is_told(server: Server, clients: Clients, model: Path) -> None:
+def test_a_long_wait_is_told(server: Server, pushers: Clients, model: Path) -> None:
     server.fail("POST", "repos/create", 429, retry_after="300")
-    assert refused(clients, pushing(model)) == (
+    assert refused(pushers, pushing(model)) == (
         "ConnectionError: the Hub takes no more requests for now; run the same command again in 300 seconds"
     )
     assert len(server.requests) == 1
@@ -117,10 +117,10 @@ def test_a_long_wait_is_told(server: Server, clients: Clients, model: Path) -> N
 
 @pytest.mark.parametrize("place", ["repos/create", "/commit/"])
 def test_a_hub_that_stays_ill_is_left_alone(
-    place: str, server: Server, clients: Clients, model: Path
+    place: str, server: Server, pushers: Clients, model: Path
 ) -> None:
     server.fail("POST", place, 503, times=100, message="maintenance")
-    assert refused(clients, pushing(model)) == (
+    assert refused(pushers, pushing(model)) == (
         "ConnectionError: the Hub is not well (503 maintenance); run the same command again, what has "
         "arrived is not sent twice"
     )
@@ -129,37 +129,37 @@ def test_a_hub_that_stays_ill_is_left_alone(
 
 
 def test_an_upload_that_fails_again_and_again_is_told_likewise(
-    server: Server, clients: Clients, model: Path
+    server: Server, pushers: Clients, model: Path
 ) -> None:
     server.fail("PUT", LFS, 500, times=100)
-    assert refused(clients, pushing(model, packed=True)).startswith(
+    assert refused(pushers, pushing(model, packed=True)).startswith(
         "ConnectionError: the Hub is not well (500"
     )
     assert server.repositories[REPO].contents() == {}
 
 
 def test_something_else_that_answers_in_place_of_the_hub(
-    server: Server, clients: Clients, model: Path
+    server: Server, pushers: Clients, model: Path
 ) -> None:
     server.fail("POST", "validate-yaml", 502, times=100, content_type="text/html", content_length="1")
-    assert refused(clients, pushing(model)).startswith("ConnectionError: ")
+    assert refused(pushers, pushing(model)).startswith("ConnectionError: ")
 
 
-def test_no_hub_can_be_reached(server: Server, clients: Clients, model: Path) -> None:
+def test_no_hub_can_be_reached(server: Server, pushers: Clients, model: Path) -> None:
     elsewhere = "import huggingface_hub.constants as c; c.ENDPOINT = 'http://127.0.0.1:9'\n"
-    said = refused(clients, elsewhere + pushing(model))
+    said = refused(pushers, elsewhere + pushing(model))
     assert said.startswith("ConnectionError: http://127.0.0.1:9 cannot be reached (")
     assert said.endswith("); run the same command again, what has arrived is not sent twice")
 
 
-def test_offline_means_offline(server: Server, clients: Clients, model: Path) -> None:
+def test_offline_means_offline(server: Server, pushers: Clients, model: Path) -> None:
     offline = "import huggingface_hub.constants as c; c.HF_HUB_OFFLINE = True\n"
-    assert refused(clients, offline + pushing(model)) == (
+    assert refused(pushers, offline + pushing(model)) == (
         "ValueError: HF_HUB_OFFLINE is set, so nothing can be pushed; unset it"
     )
 
 
-def test_a_card_the_hub_does_not_take(server: Server, clients: Clients, model: Path) -> None:
+def test_a_card_the_hub_does_not_take(server: Server, pushers: Clients, model: Path) -> None:
     broken = """
 import hf_sparse.hub.staging as staging
 def broken(directory, staged, repo, **_):
@@ -167,5 +167,5 @@ def broken(directory, staged, repo, **_):
 staging.write_card = broken
 """
     program = pushing(model).replace("\nfrom hf_sparse.hub import", f"{broken}\nfrom hf_sparse.hub import")
-    assert "Invalid metadata in README.md" in clients.run(program).stderr
+    assert "Invalid metadata in README.md" in pushers.run(program).stderr
     assert server.repositories[REPO].contents() == {}

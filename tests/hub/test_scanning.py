@@ -1,0 +1,111 @@
+"""What keeps a push from publishing something secret or local."""
+
+import pickle
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hf_sparse.hub.scanning import require_public
+
+TOKEN = "hf_" + "a" * 34
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's home with a run in it, none of it below the directory for temporary files."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", "/not/here/temporary")
+    (tmp_path / "home" / "run").mkdir(parents=True)
+    return tmp_path / "home"
+
+
+def check(home: Path, files: dict[str, bytes | str], token: str | None = None) -> None:
+    staged = home.parent / "staged"
+    for name, content in files.items():
+        path = staged / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    require_public(staged, home / "run", token)
+
+
+def test_what_a_model_consists_of_may_be_published(home: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, home / "model.safetensors", {"format": "pt"})
+    files = {
+        "model.safetensors": (home / "model.safetensors").read_bytes(),
+        "config.json": '{"hf_sparse": {"pattern": "2:4"}, "_name_or_path": "prajjwal1/bert-tiny"}',
+        "README.md": "[the Hub](https://huggingface.co/a/b) 3/4 and/or </s> at ~/x and ./a/b and a /7 or 1/2",
+        "chat_template.jinja": "{{ '</s>/think' }}",
+        "pictures/sparsity.png": b"\x89PNG\r\n\0/usr/bin",
+    }
+    check(home, files)
+
+
+def test_words_of_a_vocabulary_are_no_paths(home: Path) -> None:
+    words = "/usr/bin/env\n/etc/passwd\n/tmp/\n/root\n"
+    check(home, {"vocab.txt": words, "tokenizer.json": words})
+    with pytest.raises(ValueError, match=r"^vocab.txt would be published and holds '/"):
+        check(home, {"vocab.txt": f"{words}{home}/thesis\n"})
+
+
+@pytest.mark.parametrize("name", ["README.md", "packed/config.json", "tokenizer.json", "model.safetensors"])
+def test_a_token_is_refused_wherever_it_is(name: str, home: Path) -> None:
+    content: bytes | str = f'{{"token": "{TOKEN}"}}'
+    if name.endswith(".safetensors"):
+        save_file({"weight": torch.zeros(2)}, home / name, {"token": TOKEN})
+        content = (home / name).read_bytes()
+    with pytest.raises(ValueError, match=f"^{name} would be published and holds a token of the Hub; "):
+        check(home, {name: content})
+
+
+def test_the_token_in_use_is_refused_whatever_it_looks_like(home: Path) -> None:
+    check(home, {"README.md": "secret sauce"})
+    with pytest.raises(ValueError, match="a token of the Hub"):
+        check(home, {"README.md": "secret sauce"}, token="secret")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("training_args.bin", "the arguments of a training run, with its token"),
+        ("deep/optimizer.pt", "the state of a training run"),
+        ("scheduler.pt", "the state of a training run"),
+        ("rng_state_0.pth", "the state of a training run"),
+        ("pytorch_model.bin", "a pickle, which runs code where it is loaded"),
+    ],
+)
+def test_what_a_trainer_needs_to_resume_is_refused_by_its_name(name: str, reason: str, home: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{name} would be published and holds {reason}; take that out of "):
+        check(home, {name: b""})
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_a_pickle_is_refused_by_what_it_holds(kind: str, home: Path) -> None:
+    if kind == "torch":
+        torch.save({"a": 1}, home / "saved")
+    else:
+        (home / "saved").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ValueError, match="^innocent would be published and holds a pickle"):
+        check(home, {"innocent": (home / "saved").read_bytes()})
+
+
+def test_paths_of_the_user_are_refused_whether_or_not_they_are_there(home: Path) -> None:
+    for text in (f"{home}/gone/model", f"from {home}.", f'"{home}/run/x"', "see /not/here/temporary/run"):
+        with pytest.raises(ValueError, match="^notes.md would be published and holds '/.*', a path of this"):
+            check(home, {"notes.md": text})
+
+
+def test_other_paths_are_refused_where_they_are_there(home: Path) -> None:
+    other = home.parent / "elsewhere"
+    other.mkdir()
+    check(home, {"notes.md": "see /no/such/path and /7"})
+    for text in (f"see {other}", f"see {other}/gone.", f"({other})"):
+        with pytest.raises(ValueError, match="a path of this machine"):
+            check(home, {"notes.md": text})
+
+
+def test_a_home_at_the_root_is_no_part_of_everything(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/")
+    check(home, {"notes.md": "either/or, 1/2"})
