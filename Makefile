@@ -40,7 +40,7 @@ bench: $(VENV)/benchable  ## measure again what README publishes; choose with BE
 	for script in $(BENCHMARKS); do $(VENV)/bin/python $$script $(ARGS) || exit 1; done
 	$(MAKE) readme
 
-readme: $(VENV)/installed  ## write the measured tables and that of architectures into README.md
+readme: $(VENV)/installed  ## write the measured tables into README.md and guides, and that of architectures
 	$(VENV)/bin/python benchmarks/readme.py
 	PYTHONPATH=tests/training $(VENV)/bin/python tests/architectures/zoo_table.py
 

@@ -8,7 +8,9 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 from transformers import set_seed
+from typer.main import get_command
 
+from hf_sparse.cli.main import app
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
 from tests.guides.comparing import differences
@@ -89,6 +91,14 @@ def exists(setting: str) -> bool:
         kinds = get_args(part.model_fields[word].annotation)
         part = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
     return True
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_in_the_text_exist_with_their_options(name: str) -> None:
+    known = get_command(app).commands
+    for words in map(str.split, re.findall(r"`hf-sparse ([^`]+)`", text_of(name))):
+        options = {option for parameter in known[words[0]].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, words
 
 
 def test_a_setting_that_does_not_exist_is_noticed() -> None:
