@@ -7,6 +7,7 @@ import typer
 from hf_sparse import __version__
 from hf_sparse.cli.benchmark import benchmark
 from hf_sparse.cli.commands import Command, Commands
+from hf_sparse.cli.compare import compare
 from hf_sparse.cli.demo import demo
 from hf_sparse.cli.export import export
 from hf_sparse.cli.inspect import inspect
@@ -15,6 +16,7 @@ from hf_sparse.cli.plan import plan
 from hf_sparse.cli.prune import prune
 from hf_sparse.cli.push import push
 from hf_sparse.cli.quantize import quantize
+from hf_sparse.cli.report import report
 from hf_sparse.cli.rescue import rescue
 from hf_sparse.cli.shrink import shrink
 from hf_sparse.cli.targets import targets
@@ -27,9 +29,23 @@ app = typer.Typer(
     help="Sparse, distilled, 8-bit models. Try: hf-sparse demo --output-dir my_demo",
 )
 # In the order of work.
-for command in (demo, targets, plan, prune, shrink, inspect, quantize, pack, export, benchmark, push, rescue):
-    # Lines that are given are not cut off.
-    app.command(cls=Command, short_help=command.__doc__.splitlines()[0])(command)
+for command in (
+    demo,
+    targets,
+    plan,
+    prune,
+    shrink,
+    inspect,
+    quantize,
+    pack,
+    export,
+    benchmark,
+    report,
+    compare,
+    push,
+    rescue,
+):
+    app.command(cls=Command)(command)
 
 
 def _show_version(asked: bool) -> None:

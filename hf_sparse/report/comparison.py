@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.report.measured import OWN, Conditions, MeasuredRun, Yardstick
+from hf_sparse.report.measured import OWN, Conditions, MeasuredRun, Yardstick, measure_run, names_of
+from hf_sparse.report.run import Run
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.training.record import public_name
 
@@ -21,8 +22,6 @@ _FACTS = {
     "train_samples": "examples",
 }
 _ABSENT = "-"
-# In metrics that count mistakes.
-_LOWER = ("loss", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,11 @@ class Comparison:
     """
 
     runs: tuple[MeasuredRun, ...]
+
+    @property
+    def numbered(self) -> list[tuple[int, MeasuredRun]]:
+        """The runs with the numbers that stand for them in figures."""
+        return list(enumerate(self.runs, start=1))
 
     @property
     def groups(self) -> dict[Yardstick | None, list[MeasuredRun]]:
@@ -99,56 +103,9 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
     return pairs
 
 
-def result_of(comparison: Comparison, chosen: MeasuredRun | None = None) -> str:
-    """Say in measured numbers what came out: of the run that was chosen, else of those that compare."""
-    runs = comparison.runs
-    if chosen is None and len(runs) == 1:
-        chosen = runs[0]
-    if chosen is not None:
-        sentences = [f"{chosen.name}: {_portrait(chosen, comparison, by=chosen.yardstick)}."]
-        beside = [run for run in comparison.groups[chosen.yardstick] if run.dense and run is not chosen]
-        if chosen.yardstick is not None and not chosen.dense and beside:
-            sentences.append(f"For comparison, {beside[0].name}: {_portrait(beside[0], comparison)}.")
-        return _with_conditions(sentences, comparison)
-    yardstick, compared = max(comparison.groups.items(), key=lambda item: (item[0] is not None, len(item[1])))
-    if yardstick is None or len(compared) < 2:
-        return f"{len(runs)} runs, whose scores cannot be compared."
-    lower = any(word in yardstick.metric for word in _LOWER)
-    best = min(compared, key=lambda run: (run.score if lower else -run.score, _least(run)))
-    sentences = [
-        f"Of {len(compared)} runs scored by {yardstick}, {best.name} has the "
-        f"{'lowest' if lower else 'highest'}: {_portrait(best, comparison)}."
-    ]
-    smallest = min(compared, key=_least)
-    if _least(smallest) < _least(best):
-        sentences.append(f"The smallest file is that of {smallest.name}: {_portrait(smallest, comparison)}.")
-    return _with_conditions(sentences, comparison)
-
-
-def _with_conditions(sentences: list[str], comparison: Comparison) -> str:
-    if any(" ms" in sentence for sentence in sentences):
-        sentences.append(f"Latencies are for {comparison.conditions}.")
-    return " ".join(sentences)
-
-
-def _least(run: MeasuredRun) -> float:
-    return run.smallest[1] if run.smallest else float("inf")
-
-
-def _portrait(run: MeasuredRun, comparison: Comparison, by: Yardstick | None = None) -> str:
-    parts = []
-    if run.score is not None:
-        parts.append(f"{by or run.yardstick.name} {score_text(run.score)}")
-    if run.dense:
-        parts.append("no zeros to speak of")
-    elif run.sparsity is not None:
-        parts.append(f"{100 * run.sparsity:.1f} % zeros in the weights of its layers ({run.pattern})")
-    if run.smallest is not None:
-        form, taken = run.smallest
-        parts.append(f"{megabytes(taken)} MB{'' if form == OWN else f' ({form})'}")
-    if (taken := comparison.latency(run)) is not None:
-        parts.append(f"{milliseconds(taken)} ms")
-    return ", ".join(parts) or "nothing was measured of it"
+def compare_runs(runs: Sequence[Run]) -> Comparison:
+    """Measure runs, under names that tell them apart; raises as `measure_run` does."""
+    return Comparison(tuple(map(measure_run, runs, names_of(runs))))
 
 
 def comparison_as_dict(comparison: Comparison) -> dict[str, Any]:
@@ -179,20 +136,19 @@ def run_as_dict(run: MeasuredRun, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print runs, then the settings that differ, within 80 columns."""
-    groups = comparison.groups
-    for yardstick, runs in groups.items():
+def print_runs(comparison: Comparison, console: Console) -> None:
+    """Print what was measured of runs within 80 columns."""
+    for yardstick, runs in comparison.groups.items():
         console.print("", _table(yardstick, runs, comparison))
+    console.print()
+    for note in notes_of(comparison):
+        console.print(note, highlight=False, markup=False)
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
 
-    say("")
-    for line in notes_of(comparison):
-        say(line)
+def print_differences(comparison: Comparison, console: Console) -> None:
+    """Print the settings that differ within 80 columns, nothing where none does."""
     if comparison.differences:
-        say("\nWhat differs in recipe and settings; runs that are not named have no such setting:\n")
+        console.print("\nWhat differs; runs that are not named have no such setting:\n")
         console.print(_difference_table(comparison))
 
 
@@ -245,7 +201,7 @@ def _table(yardstick: Yardstick | None, runs: Sequence[MeasuredRun], comparison:
 def _difference_table(comparison: Comparison) -> Table:
     table = narrow_table("setting", "value", "runs")
     for column in table.columns:
-        column.no_wrap, column.overflow, column.justify = False, "fold", "left"
+        column.no_wrap, column.overflow, column.justify, column.vertical = False, "fold", "left", "top"
     for name, values in comparison.differences.items():
         for place, (value, runs) in enumerate(values.items()):
             table.add_row("" if place else name, value, ", ".join(run.name for run in runs))
@@ -264,4 +220,5 @@ def milliseconds(taken: float) -> str:
 
 def megabytes(count: int) -> str:
     """Write bytes as decimal megabytes."""
-    return f"{count / 1e6:,.1f}" if count >= 1e7 else f"{count / 1e6:.3g}"
+    decimals = 3 if count < 1e6 else 2 if count < 1e7 else 1
+    return f"{count / 1e6:,.{decimals}f}"

@@ -63,6 +63,11 @@ def _read_state(path: Path) -> list[dict[str, Any]]:
     raise ValueError(f"{path} is not the state of a Trainer: a step in it is no number")
 
 
+def is_worth_printing(log: Log) -> bool:
+    """Say whether anything of what is shown was logged."""
+    return bool(_present(log))
+
+
 def print_history(log: Log, console: Console) -> None:
     """Print some twenty steps of a log, evenly spaced, with the first, the last and all evaluations.
 

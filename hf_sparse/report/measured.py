@@ -102,7 +102,7 @@ class MeasuredRun:
 
     @property
     def yardstick(self) -> Yardstick | None:
-        """What the first score is that is neither a loss nor of a part, or else the first; None without any."""
+        """What the first score is that is neither a loss nor of a part, else the first; None without any."""
         if not self.run.scores:
             return None
         metric = min(self.run.scores, key=lambda name: ("loss" in name, any(part in name for part in _ASIDE)))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT = 4.5, 3.0
 TEXT, _TITLE = 11, 12.5
 # Of a title, of a note below, in letters.
-_TITLE_LINE, NOTE_LINE = 40, 50
-_MOST_POINTS = 400
+_TITLE_LINE, _NOTE_LINE = 38, 46
+MOST_POINTS = 400
 _SVG, _LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 
 
@@ -35,11 +35,13 @@ class Picture:
     figure: "Figure"
 
 
-def new_panels(title: str, count: int = 1, height: float = _HEIGHT) -> tuple["Figure", list["Axes"]]:
-    """Return a figure under a title, with panels one below the other that share their steps."""
+def new_panels(
+    title: str, count: int = 1, height: float = _HEIGHT, shared: bool = True
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure under a title, with panels one below the other, whose steps are `shared` or not."""
     figure = new_figure(_WIDTH, height)
     entitle(figure, title)
-    panels = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    panels = list(figure.subplots(count, 1, sharex=shared, squeeze=False)[:, 0])
     for axes in panels:
         hide_frame(axes, "top", "right")
         axes.grid(color=LINE.light, linewidth=0.8)
@@ -50,16 +52,23 @@ def new_panels(title: str, count: int = 1, height: float = _HEIGHT) -> tuple["Fi
     return figure, panels
 
 
-def entitle(figure: "Figure", title: str) -> None:
-    """Write a title above a figure, in place of an earlier one."""
+def entitle(figure: "Figure", title: str) -> int:
+    """Write a title above a figure, in place of an earlier one; return its number of lines."""
+    lines = wrap(plain(title), _TITLE_LINE)
     figure.suptitle(
-        "\n".join(wrap(plain(title), _TITLE_LINE)),
+        "\n".join(lines),
         fontsize=_TITLE,
         x=0.01,
         horizontalalignment="left",
         fontweight="bold",
         color=INK.light,
     )
+    return len(lines)
+
+
+def write_below(figure: "Figure", text: str) -> None:
+    """Write a note under a figure, such as what its numbers stand for."""
+    figure.supxlabel("\n".join(wrap(plain(text), _NOTE_LINE)), fontsize=TEXT, color=INK.light)
 
 
 def name_axes(axes: "Axes", x: str | None = None, y: str | None = None) -> None:
@@ -86,7 +95,7 @@ def plain(text: str) -> str:
 
 
 def thin_out(
-    steps: Sequence[float], values: Sequence[float], most: int = _MOST_POINTS
+    steps: Sequence[float], values: Sequence[float], most: int = MOST_POINTS
 ) -> tuple[list[float], list[float]]:
     """Return a series of a few hundred points: of every stretch the smallest and the largest value.
 
@@ -103,6 +112,23 @@ def thin_out(
     return thin_out(
         [steps[place] for place in sorted(chosen)], [values[place] for place in sorted(chosen)], most + 2
     )
+
+
+def average(
+    steps: Sequence[float], values: Sequence[float], most: int = MOST_POINTS // 2
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Return the means of as many stretches, at the last step of each, with the smallest and largest values.
+
+    What is no finite number counts in none; a stretch of nothing else is a gap.
+    """
+    edges = [len(steps) * place // most for place in range(most + 1)]
+    found: tuple[list[float], list[float], list[float], list[float]] = ([], [], [], [])
+    for begin, end in zip(edges, edges[1:], strict=False):
+        finite = [value for value in values[begin:end] if isfinite(value)] or [nan]
+        summary = (steps[end - 1], sum(finite) / len(finite), min(finite), max(finite))
+        for column, number in zip(found, summary, strict=True):
+            column.append(number)
+    return found
 
 
 def to_svg(picture: Picture) -> str:

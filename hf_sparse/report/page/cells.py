@@ -46,7 +46,7 @@ def heat_maps(weights: Sequence[WeightInspection]) -> tuple[list[HeatMap], list[
     low, high = floor(10 * min(shares)) / 10, ceil(10 * max(shares)) / 10
     low = max(min(low, high - 0.1), 0.0)
     maps = [_map(grid, low, max(high, low + 0.1)) for grid in grids]
-    return maps, [(weight.name, f"{weight.sparsity:.1%}") for weight in rest]
+    return maps, [(weight.name, f"{100 * weight.sparsity:.1f} %") for weight in rest]
 
 
 def _map(grid: Grid, low: float, high: float) -> HeatMap:

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, notes_of, result_of, score_text
+from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, notes_of, score_text
 from hf_sparse.report.measured import OWN, MeasuredRun
 from hf_sparse.report.page.cells import HeatMap, heat_maps
+from hf_sparse.report.page.sentences import percent, result_of
 from hf_sparse.report.tables import duration
 from hf_sparse.training.record import public_name
 
@@ -45,19 +46,21 @@ class Section:
 
 @dataclass(frozen=True)
 class Row:
-    """A run in the table of comparison: its cells by their headings."""
+    """A run in the table of comparison: its number in the figures, its cells by their headings."""
 
+    number: int
     name: str
     cells: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page but for its figures: those come by the names of runs."""
+    """The whole page but for its figures; `lines` of stages, `alone` runs without new stages before them."""
 
     title: str
     result: str
     lines: Sequence[Sequence[Card]]
+    alone: Sequence[Card]
     rows: Sequence[Row]
     notes: Sequence[str]
     differences: Mapping[str, Mapping[str, str]]
@@ -70,12 +73,14 @@ def page_of(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> P
     ends = [line[-1] for line in lines]
     title = " and ".join(run.name for run in ends) if len(ends) <= _MOST_NAMED else f"{len(ends)} runs"
     shown = list({run.name: run for line in lines for run in line}.values())
+    connected, alone = split_lines(lines)
     several = len(comparison.runs) > 1
     return Page(
         title,
         result_of(comparison, ends[0] if len(ends) == 1 else None),
-        _lines(comparison, lines),
-        [_row(run, comparison) for run in comparison.runs] if several else [],
+        _cards(comparison, connected),
+        [card_of(run, comparison) for run in alone],
+        [_row(number, run, comparison) for number, run in comparison.numbered] if several else [],
         notes_of(comparison),
         {
             name: {value: ", ".join(run.name for run in runs) for value, runs in values.items()}
@@ -86,7 +91,22 @@ def page_of(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> P
     )
 
 
-def _lines(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> list[list[Card]]:
+def split_lines(
+    lines: Sequence[Sequence[MeasuredRun]],
+) -> tuple[list[Sequence[MeasuredRun]], list[MeasuredRun]]:
+    """Return the lines that show more than one new stage, and the one new run of each of the others."""
+    shown, alone, seen = [], [], set()
+    for line in lines:
+        new = {run.name for run in line} - seen
+        if len(new) > 1:
+            shown.append(line)
+        else:
+            alone.append(line[-1])
+        seen |= new
+    return shown, alone
+
+
+def _cards(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> list[list[Card]]:
     seen: set[str] = set()
     cards = []
     for line in lines:
@@ -141,9 +161,10 @@ def _facts(run: MeasuredRun, comparison: Comparison) -> dict[str, str]:
     if record.get("train_samples"):
         facts["examples"] = f"{record['train_samples']:,}"
     if record.get("seconds"):
-        facts["time"] = f"{duration(record['seconds'])} min"
+        seconds = record["seconds"]
+        facts["time"] = f"{seconds:.1f} s" if seconds < 60 else f"{duration(seconds)} min"
     if run.sparsity is not None:
-        facts["zeros"] = f"{run.sparsity:.1%}"
+        facts["zeros"] = percent(run.sparsity)
         if run.pattern:
             facts["pattern"] = run.pattern
     scores = sorted(
@@ -159,21 +180,21 @@ def _facts(run: MeasuredRun, comparison: Comparison) -> dict[str, str]:
     return facts
 
 
-def _row(run: MeasuredRun, comparison: Comparison) -> Row:
+def _row(number: int, run: MeasuredRun, comparison: Comparison) -> Row:
     others = [taken for form, taken in run.files.items() if form != OWN]
     metrics = {yardstick.name for yardstick in comparison.groups if yardstick is not None}
     heading, unit = (
         (metrics.pop(), "") if len(metrics) == 1 else ("score", run.yardstick and f" {run.yardstick.name}")
     )
     cells = {
-        "zeros": run.sparsity is not None and f"{run.sparsity:.1%}",
+        "zeros": run.sparsity is not None and percent(run.sparsity),
         "pattern": run.pattern,
         heading: run.score is not None and f"{score_text(run.score)}{unit}",
         "weights, MB": OWN in run.files and megabytes(run.files[OWN]),
         "packed, MB": others and megabytes(min(others)),
         "latency, ms": (taken := comparison.latency(run)) is not None and milliseconds(taken),
     }
-    return Row(run.name, {heading: cell or "" for heading, cell in cells.items()})
+    return Row(number, run.name, {heading: cell or "" for heading, cell in cells.items()})
 
 
 def _section(run: MeasuredRun, comparison: Comparison) -> Section:

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING
 
 from hf_sparse.report.history import Log
 from hf_sparse.report.measured import MeasuredRun
-from hf_sparse.report.page.canvas import TEXT, Picture, along_steps, name_axes, new_panels, thin_out
+from hf_sparse.report.page.canvas import (
+    MOST_POINTS,
+    TEXT,
+    Picture,
+    along_steps,
+    average,
+    name_axes,
+    new_panels,
+    thin_out,
+)
 from hf_sparse.report.page.colours import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Colour
+from hf_sparse.report.page.sentences import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,22 +57,33 @@ def has_numbers(log: Log, key: str) -> bool:
     return any(isfinite(row[key]) for row in log if key in row)
 
 
+def is_wide(values: Sequence[float]) -> bool:
+    """Say whether values are so far apart that only logarithms show all of them."""
+    finite = [value for value in values if isfinite(value)]
+    return min(finite) > 0 and max(finite) > _WIDE * min(finite)
+
+
+def to_logarithms(axes: "Axes") -> None:
+    """Make an axis logarithmic, with plain numbers at it."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+
+
 def _losses(run: MeasuredRun, log: Log) -> Picture | None:
     names = _loss_names(log)
     if not names:
         return None
     figure, (axes,) = new_panels("Loss")
     found = [value for key in names for value in series(log, key)[1] if isfinite(value)]
-    logarithmic = min(found) > 0 and max(found) > _WIDE * min(found)
+    logarithmic = is_wide(found)
     for place, (key, name) in enumerate(names.items()):
         marker = "o" if key == "eval_loss" else None
         _line(axes, log, key, name, place, marker=marker)
     if logarithmic:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
+        to_logarithms(axes)
     else:
-        axes.set_ylim(bottom=min(0, *found))
+        axes.set_ylim(min(0, *found), 1.08 * max(found) if max(found) > 0 else 0)
     _finish(axes, log, "loss (logarithmic)" if logarithmic else "loss", legend=len(names) > 1)
     return Picture("loss", "Loss", _on_losses(run, names, log), figure)
 
@@ -91,6 +112,9 @@ def _on_losses(run: MeasuredRun, names: Mapping[str, str], log: Log) -> str:
         said.append(
             "; points are evaluations, of the task's loss alone" if terms else "; points are evaluations"
         )
+    if (longest := max(sum(key in row for row in log) for key in names)) > MOST_POINTS:
+        each = round(2 * longest / MOST_POINTS)
+        said.append(f"; lines are means of about {each} logged steps, with their ranges behind them")
     return "".join(said) + "." + (f" {gaps}" if (gaps := gaps_of(log)) else "")
 
 
@@ -120,7 +144,10 @@ def _zeros(run: MeasuredRun, log: Log) -> Picture | None:
         else f"from step {reached:,} on"
     )
     return Picture(
-        "zeros", "Zeros", f"The share of weights that are removed: {shares[-1]:.1f} % {course}.", figure
+        "zeros",
+        "Zeros",
+        f"The share of weights that are removed: {percent(shares[-1] / 100)} {course}.",
+        figure,
     )
 
 
@@ -138,14 +165,12 @@ def _groups(run: MeasuredRun, log: Log) -> Picture | None:
     name_axes(gone, y="small (%)")
     strength.plot(*series(log, "penalty_strength"), color=SLATE.light, linewidth=2, drawstyle="steps-post")
     if min(value for value in series(log, "penalty_strength")[1] if isfinite(value)) > 0:
-        strength.set_yscale("log")
-        strength.yaxis.set_major_formatter("{x:g}")
-        strength.yaxis.set_minor_formatter("")
+        to_logarithms(strength)
     _finish(strength, log, "strength")
     last = log_last(log, "groups_gone")
     caption = (
-        f"Above, the share of groups that the penalty has made small enough to be removed, {last:.1%} at the "
-        "end; below, its strength, which is adjusted until as many are gone as the recipe asks for."
+        f"Above, the share of groups that the penalty has made small enough to remove, {percent(last)} "
+        "at the end; below, its strength, which is adjusted until as many are gone as the recipe asks for."
     )
     return Picture("groups", "Groups under the penalty", caption, figure)
 
@@ -194,8 +219,14 @@ def _rate(run: MeasuredRun, log: Log) -> Picture | None:
 
 def _line(axes: "Axes", log: Log, key: str, name: str, place: int, marker: str | None) -> None:
     colour: Colour = SERIES[place % len(SERIES)]
+    rows = [row for row in log if key in row]
+    steps, values = [row["step"] for row in rows], [row[key] for row in rows]
+    if len(rows) > MOST_POINTS:
+        steps, values, low, high = average(steps, values)
+        axes.fill_between(steps, low, high, color=colour.light, alpha=0.15, linewidth=0)
     axes.plot(
-        *series(log, key),
+        steps,
+        values,
         color=colour.light,
         linewidth=2 if place == 0 else 1.5,
         linestyle=_DASHES[place % len(_DASHES)] if marker is None else ":",

@@ -1,17 +1,20 @@
 """Scores against size and against latency, a numbered point for every run."""
 
 from collections.abc import Sequence
-from textwrap import wrap
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_sparse.report.comparison import Comparison
-from hf_sparse.report.measured import MeasuredRun, Yardstick
-from hf_sparse.report.page.canvas import NOTE_LINE, TEXT, Picture, name_axes, new_panels, plain
+from hf_sparse.report.measured import OWN, MeasuredRun, Yardstick
+from hf_sparse.report.page.canvas import TEXT, Picture, name_axes, new_panels, write_below
 from hf_sparse.report.page.colours import BLUE, INK, ORANGE
 from hf_sparse.report.page.curves import score_limits
+from hf_sparse.report.pictures import write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Points whose horizontal places differ by less than this tell nothing.
 _SPREAD = 1.01
@@ -29,87 +32,124 @@ _OFFSETS = (
     (0, -23),
 )
 _NEAR, _PANEL = 12.0, (250.0, 125.0)
+_HEIGHT = 3.3
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """Runs that can be compared, each with its number and its place along the horizontal axis."""
+
+    name: str
+    yardstick: Yardstick
+    points: Sequence[tuple[int, MeasuredRun, float]]
+    label: str
+    caption: str
+
+    @property
+    def title(self) -> str:
+        return f"{_capital(self.yardstick.name)} against {self.name}"
+
+    @property
+    def worth_drawing(self) -> bool:
+        places = [place for _, _, place in self.points]
+        return len(places) > 1 and max(places) > _SPREAD * min(places)
 
 
 def scatters(comparison: Comparison) -> list[Picture]:
     """Draw the runs of every group that can be compared against size and latency, as far as these differ."""
-    found = []
-    for yardstick, runs in comparison.groups.items():
-        if yardstick is None:
-            continue
-        found += [
-            picture
-            for picture in (_sizes(yardstick, runs, comparison), _speeds(yardstick, runs, comparison))
-            if picture
-        ]
-    return found
+    pictures = []
+    for group, plots in enumerate(_groups(comparison), start=1):
+        for plot in plots:
+            figure, (axes,) = new_panels(plot.title, height=_HEIGHT)
+            _draw(axes, plot)
+            _name_points(figure, plot.points)
+            name = plot.name if len(_groups(comparison)) == 1 else f"{plot.name}-{group}"
+            pictures.append(Picture(name, plot.title, plot.caption, figure))
+    return pictures
 
 
-def _sizes(yardstick: Yardstick, runs: Sequence[MeasuredRun], comparison: Comparison) -> Picture | None:
-    points = [(run, run.smallest[1] / 1e6) for run in runs if run.smallest is not None]
-    forms = sorted({run.smallest[0] for run, _ in points} - {"model"})
-    note = f", which for some is the one in {' or '.join(forms)}/" if forms else ""
-    caption = f"The {yardstick} against the size of the smallest file of weights{note}."
-    return _scatter("size", yardstick, points, "weights in the file (MB)", caption, comparison)
-
-
-def _speeds(yardstick: Yardstick, runs: Sequence[MeasuredRun], comparison: Comparison) -> Picture | None:
-    points = [(run, taken) for run in runs if (taken := comparison.latency(run)) is not None]
-    caption = f"The {yardstick} against the median latency for {comparison.conditions}."
-    return _scatter("latency", yardstick, points, "milliseconds", caption, comparison)
-
-
-def _scatter(
-    what: str,
-    yardstick: Yardstick,
-    points: Sequence[tuple[MeasuredRun, float]],
-    label: str,
-    caption: str,
-    comparison: Comparison,
-) -> Picture | None:
-    places = [place for _, place in points]
-    if len(points) < 2 or max(places) < _SPREAD * min(places):
-        return None
-    title = f"{yardstick.name[0].upper()}{yardstick.name[1:]} against {what}"
-    figure, (axes,) = new_panels(title, height=3.3)
-    for run, place in points:
-        axes.plot(
-            place, run.score, "o", markersize=8, color=(ORANGE if run.dense else BLUE).light, clip_on=False
+def write_scatter(comparison: Comparison, path: Path) -> None:
+    """Write the largest group that can be compared as PNG; raise `ValueError` if there is nothing to draw."""
+    groups = _groups(comparison)
+    if not groups:
+        raise ValueError(
+            "no two of these runs were scored alike and differ in size or latency, so there is nothing to "
+            "draw; compare without --png"
         )
-    axes.set_xlim(0, 1.08 * max(places))
-    axes.set_ylim(*score_limits(run.score for run, _ in points))
-    numbers = {run.name: f"{number}" for number, (run, _) in enumerate(points, start=1)}
-    _number(axes, [(numbers[run.name], place, run.score) for run, place in points])
-    name_axes(axes, x=label, y=yardstick.name)
-    axes.xaxis.set_major_formatter("{x:,g}")
-    figure.supxlabel(
-        "\n".join(wrap(plain(", ".join(f"{numbers[run.name]} {run.name}" for run, _ in points)), NOTE_LINE)),
-        fontsize=TEXT,
-        color=INK.light,
+    plots = max(groups, key=lambda plots: len(plots[0].points))
+    figure, panels = new_panels(
+        _capital(f"{plots[0].yardstick}"), len(plots), _HEIGHT * len(plots), shared=False
     )
-    dense = any(run.dense for run, _ in points) and not all(run.dense for run, _ in points)
-    caption += " Orange points are dense models." if dense else ""
-    several = len([key for key in comparison.groups if key is not None]) > 1
-    group = list(comparison.groups).index(yardstick) + 1
-    return Picture(f"{what}{f'-{group}' if several else ''}", title, caption, figure)
+    for axes, plot in zip(panels, plots, strict=True):
+        _draw(axes, plot)
+    _name_points(figure, plots[0].points)
+    write_png(figure, path)
 
 
-def _number(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+def _groups(comparison: Comparison) -> list[list[_Plot]]:
+    """Return for every group that can be compared the plots that show anything."""
+    groups = []
+    for yardstick in comparison.groups:
+        if yardstick is not None:
+            plots = (_sizes(yardstick, comparison), _speeds(yardstick, comparison))
+            groups.append([plot for plot in plots if plot.worth_drawing])
+    return [plots for plots in groups if plots]
+
+
+def _sizes(yardstick: Yardstick, comparison: Comparison) -> _Plot:
+    points = [
+        (number, run, run.smallest[1] / 1e6)
+        for number, run in comparison.numbered
+        if run.yardstick == yardstick and run.smallest is not None
+    ]
+    forms = sorted({run.smallest[0] for _, run, _ in points} - {OWN})
+    note = f", which for some is that in {' or '.join(forms)}" if forms else ""
+    caption = f"The {yardstick} against the size of the smallest file of weights{note}.{_on_dense(points)}"
+    return _Plot("size", yardstick, points, "weights in the file (MB)", caption)
+
+
+def _speeds(yardstick: Yardstick, comparison: Comparison) -> _Plot:
+    points = [
+        (number, run, taken)
+        for number, run in comparison.numbered
+        if run.yardstick == yardstick and (taken := comparison.latency(run)) is not None
+    ]
+    caption = f"The {yardstick} against the median latency for {comparison.conditions}.{_on_dense(points)}"
+    return _Plot("latency", yardstick, points, "milliseconds", caption)
+
+
+def _on_dense(points: Sequence[tuple[int, MeasuredRun, float]]) -> str:
+    dense = [run.dense for _, run, _ in points]
+    return " Orange diamonds are dense models." if any(dense) and not all(dense) else ""
+
+
+def _draw(axes: "Axes", plot: _Plot) -> None:
+    for _, run, place in plot.points:
+        marker, colour = ("D", ORANGE) if run.dense else ("o", BLUE)
+        axes.plot(place, run.score, marker, markersize=8, color=colour.light, clip_on=False)
+    axes.set_xlim(0, 1.08 * max(place for _, _, place in plot.points))
+    axes.set_ylim(*score_limits(run.score for _, run, _ in plot.points))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    name_axes(axes, x=plot.label, y=plot.yardstick.name)
+    _number(axes, plot.points)
+
+
+def _number(axes: "Axes", points: Sequence[tuple[int, MeasuredRun, float]]) -> None:
     """Write numbers beside points, where they touch neither each other nor other points."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     there = [
-        ((x - left) / (right - left) * _PANEL[0], (y - low) / (high - low) * _PANEL[1]) for _, x, y in points
+        ((x - left) / (right - left) * _PANEL[0], (run.score - low) / (high - low) * _PANEL[1])
+        for _, run, x in points
     ]
     taken = list(there)
-    for (number, x, y), (across, up) in zip(points, there, strict=True):
-        offset = max(
-            _OFFSETS, key=lambda offset: min(_room((across + offset[0], up + offset[1]), taken), _NEAR)
-        )
-        taken.append((across + offset[0], up + offset[1]))
+    for (number, run, x), (across, up) in zip(points, there, strict=True):
+        beside = [(across + right, up + above) for right, above in _OFFSETS]
+        best = max(range(len(beside)), key=lambda place: min(_room(beside[place], taken), _NEAR))
+        taken.append(beside[best])
         axes.annotate(
-            number,
-            (x, y),
-            offset,
+            f"{number}",
+            (x, run.score),
+            _OFFSETS[best],
             textcoords="offset points",
             fontsize=TEXT,
             fontweight="bold",
@@ -122,5 +162,12 @@ def _number(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
 def _room(place: tuple[float, float], taken: Sequence[tuple[float, float]]) -> float:
     """Return how far the next thing is, nothing outside the panel."""
     inside = 0 <= place[0] <= _PANEL[0] and -8 <= place[1] <= _PANEL[1] + 8
-    distance = min(max(abs(place[0] - x), abs(place[1] - y)) for x, y in taken)
-    return distance if inside else -1.0
+    return min(max(abs(place[0] - x), abs(place[1] - y)) for x, y in taken) if inside else -1.0
+
+
+def _name_points(figure: "Figure", points: Sequence[tuple[int, MeasuredRun, float]]) -> None:
+    write_below(figure, ", ".join(f"{number}\u00a0{run.name}" for number, run, _ in points))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

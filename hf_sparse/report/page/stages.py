@@ -1,13 +1,12 @@
 """The stages of a pipeline one after another, as one figure."""
 
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from hf_sparse.report.measured import MeasuredRun
-from hf_sparse.report.page.canvas import NOTE_LINE, Picture, name_axes, new_panels
+from hf_sparse.report.page.canvas import Picture, name_axes, new_panels, write_below
 from hf_sparse.report.page.colours import BLUE, INK, MUTED, ORANGE, SLATE, Colour
-from hf_sparse.report.page.curves import has_numbers, series
+from hf_sparse.report.page.curves import has_numbers, is_wide, series, to_logarithms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,11 +28,13 @@ def stages_figure(stages: Sequence[MeasuredRun], key: str) -> Picture | None:
         return None
     figure, every = new_panels(_TITLE, len(panels), 1.0 + 1.35 * len(panels))
     for axes, (name, label, factor, colour) in zip(every, panels, strict=True):
+        drawn: list[float] = []
         for place, stage in enumerate(logged):
             last = stage.run.log[-1]["step"]
             steps, values = series(stage.run.log, name, factor)
+            drawn += values
             axes.plot([place + step / last for step in steps], values, color=colour.light, linewidth=1.8)
-        _lay_out(axes, name, len(logged))
+        _lay_out(axes, name, len(logged), wide=name == "loss" and is_wide(drawn))
         name_axes(axes, y=label)
     figure.align_ylabels(every)
     every[-1].set_xticks(
@@ -42,8 +43,8 @@ def stages_figure(stages: Sequence[MeasuredRun], key: str) -> Picture | None:
         fontweight="bold",
     )
     every[-1].tick_params(axis="x", length=0, labelcolor=INK.light)
-    names = ", ".join(f"{place} {stage.name}" for place, stage in enumerate(logged, start=1))
-    name_axes(every[-1], x="\n".join(wrap(names, NOTE_LINE)))
+    names = ", ".join(f"{place}\u00a0{stage.name}" for place, stage in enumerate(logged, start=1))
+    write_below(figure, names)
     steps = "; ".join(f"{stage.name} {stage.run.log[-1]['step']:,} steps" for stage in logged)
     caption = (
         f"What each stage logged, one after another: {steps}. All are drawn as wide as each other; losses of "
@@ -52,13 +53,15 @@ def stages_figure(stages: Sequence[MeasuredRun], key: str) -> Picture | None:
     return Picture(key, _TITLE, caption, figure)
 
 
-def _lay_out(axes: "Axes", name: str, count: int) -> None:
+def _lay_out(axes: "Axes", name: str, count: int, wide: bool) -> None:
     axes.set_xlim(0, count)
     axes.grid(False, axis="x")
     for place in range(1, count):
         axes.axvline(place, color=MUTED.light, linewidth=0.8, linestyle=(0, (3, 3)))
     if name == "sparsity":
         axes.set_ylim(0, 100)
+    elif wide:
+        to_logarithms(axes)
     else:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter("{x:g}")

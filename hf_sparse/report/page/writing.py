@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import hf_sparse
 from hf_sparse.checkpoint.directories import holds_only, published
-from hf_sparse.report.comparison import Comparison
+from hf_sparse.report.comparison import Comparison, comparison_as_dict
 from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.measured import MeasuredRun, lines_of, measure_run, names_of, teachers_of
 from hf_sparse.report.page.canvas import Picture, entitle, to_svg
 from hf_sparse.report.page.cells import heat_maps
 from hf_sparse.report.page.colours import COLOURS, STEPS, shades
-from hf_sparse.report.page.content import Page, anchor_of, page_of
+from hf_sparse.report.page.content import Page, anchor_of, page_of, split_lines
 from hf_sparse.report.page.curves import curves
 from hf_sparse.report.page.scatter import scatters
 from hf_sparse.report.page.stages import stages_figure
@@ -42,7 +44,6 @@ class Material:
 class _Figures:
     """Pictures with their elements, by where they stand."""
 
-    stages: Sequence[tuple[Picture, Markup]]
     comparison: Sequence[tuple[Picture, Markup]]
     runs: dict[str, Sequence[tuple[Picture, Markup]]]
 
@@ -58,6 +59,19 @@ def collect(runs: Sequence[Run]) -> Material:
     )
     chosen = [[measured[run.directory.resolve()] for run in line] for line in lines]
     return Material(Comparison(tuple(measured.values())), chosen)
+
+
+def material_as_dict(material: Material) -> dict[str, Any]:
+    """Return what the page is made of as JSON takes it; a logged number that is not finite gives None."""
+    return comparison_as_dict(material.comparison) | {
+        "lines": [[run.name for run in line] for line in material.lines],
+        "logs": {
+            run.name: [
+                {key: value if isfinite(value) else None for key, value in row.items()} for row in run.run.log
+            ]
+            for run in material.stages
+        },
+    }
 
 
 def write_page(material: Material, directory: Path) -> list[str]:
@@ -77,12 +91,10 @@ def _is_ours(directory: Path) -> bool:
 
 
 def _draw(material: Material, directory: Path) -> _Figures:
-    stages = [stages_figure(line, f"stages-{number}") for number, line in enumerate(material.lines, start=1)]
-    found = _Figures(
-        [_keep(picture, "", directory) for picture in stages if picture is not None],
-        [_keep(picture, "", directory) for picture in scatters(material.comparison)],
-        {},
-    )
+    lines, _ = split_lines(material.lines)
+    stages = [stages_figure(line, f"stages-{number}") for number, line in enumerate(lines, start=1)]
+    shared = [*(picture for picture in stages if picture is not None), *scatters(material.comparison)]
+    found = _Figures([_keep(picture, "", directory) for picture in shared], {})
     for number, run in enumerate(material.stages, start=1):
         home = f"{number}-{anchor_of(run.name)}-" if len(material.stages) > 1 else ""
         found.runs[run.name] = [
@@ -101,9 +113,9 @@ def _draw(material: Material, directory: Path) -> _Figures:
 def _keep(picture: Picture, before: str, directory: Path) -> tuple[Picture, Markup]:
     """Write a picture as PNG, its title after what tells it from others; return its element."""
     element = Markup(to_svg(picture))
-    # Laying out takes as long as drawing, and what is drawn has its place by now.
-    picture.figure.set_layout_engine("none")
-    entitle(picture.figure, f"{before}{picture.title}")
+    if entitle(picture.figure, f"{before}{picture.title}") == 1:
+        # Laying out takes as long as drawing, and what is drawn has its place by now.
+        picture.figure.set_layout_engine("none")
     write_png(picture.figure, directory / f"{picture.name}.png")
     return picture, element
 

@@ -1,0 +1,50 @@
+"""`hf-sparse compare`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hf_sparse.cli.errors import plain_errors, require
+from hf_sparse.cli.options import Json, Png
+from hf_sparse.cli.waiting import working
+
+
+def compare(
+    context: typer.Context,
+    runs: Annotated[list[Path], typer.Argument(help="Output directories, or directories of such.")],
+    png: Png = None,
+    as_json: Json = False,
+) -> None:
+    """Show runs side by side: zeros, scores, sizes, what differs.
+
+    Scores of other metrics, tasks or examples are not compared, nor latencies of other machines.
+
+    Try: hf-sparse compare my_runs --png compared.png
+    """
+    with plain_errors(context.obj):
+        if png is not None:
+            require("--png", "demo", "matplotlib")
+        with working("Reading"):
+            from hf_sparse.report.comparison import (
+                compare_runs,
+                comparison_as_dict,
+                print_differences,
+                print_runs,
+            )
+            from hf_sparse.report.measured import gather_runs
+            from hf_sparse.report.page.scatter import write_scatter
+            from hf_sparse.report.pictures import require_png
+
+            if png is not None:
+                require_png(png)
+            comparison = compare_runs(gather_runs(runs))
+        if png is not None:
+            write_scatter(comparison, png)
+        if as_json:
+            typer.echo(json.dumps(comparison_as_dict(comparison)))
+        else:
+            print_runs(comparison, Console())
+            print_differences(comparison, Console())

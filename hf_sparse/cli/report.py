@@ -1,0 +1,58 @@
+"""`hf-sparse report`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hf_sparse.cli.errors import plain_errors, require
+from hf_sparse.cli.options import Json
+from hf_sparse.cli.waiting import working
+
+
+def report(
+    context: typer.Context,
+    runs: Annotated[list[Path], typer.Argument(help="Output directories, or directories of such.")],
+    out: Annotated[Path | None, typer.Option(help="Directory of the page; RUN/report if not given.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a page with the figures of runs, and show what they logged.
+
+    One HTML file that needs nothing else, and every figure as PNG: stages, losses, zeros, learning rate,
+    zeros by layer, scores against size and latency, recipes. Models that runs started from and teachers are
+    shown too, where they lie beside them.
+
+    Try: hf-sparse report my_run
+    """
+    with plain_errors(context.obj):
+        require("report", "demo", "matplotlib")
+        with working("Reading"):
+            from hf_sparse.report.comparison import print_runs
+            from hf_sparse.report.history import is_worth_printing, print_history
+            from hf_sparse.report.measured import gather_runs
+            from hf_sparse.report.page.writing import PAGE, collect, material_as_dict, write_page
+
+            if out is None and len(runs) > 1:
+                raise ValueError("the page of several runs needs a place of its own; name it with --out DIR")
+            place = runs[0] / "report" if out is None else out
+            material = collect(gather_runs(runs))
+        with working("Drawing"):
+            files = write_page(material, place)
+        page = place / PAGE
+        if as_json:
+            typer.echo(json.dumps({"page": f"{page}", "files": files} | material_as_dict(material)))
+        else:
+            console = Console()
+            print_runs(material.comparison, console)
+            log = material.lines[0][-1].run.log
+            if len(material.lines) == 1 and is_worth_printing(log):
+                console.print()
+                print_history(log, console)
+            console.print(
+                f"\n{page}, with {len(files) - 1} pictures beside it", soft_wrap=True, highlight=False
+            )
+        if show:
+            typer.launch(page.resolve().as_uri())

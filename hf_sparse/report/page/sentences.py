@@ -1,0 +1,64 @@
+"""What came out of runs, in a sentence or two."""
+
+from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, score_text
+from hf_sparse.report.measured import OWN, MeasuredRun, Yardstick
+
+# In metrics that count mistakes.
+_LOWER = ("loss", "perplexity")
+
+
+def percent(share: float) -> str:
+    """Write a share in per cent, on one line."""
+    return f"{100 * share:.1f}\u00a0%"
+
+
+def result_of(comparison: Comparison, chosen: MeasuredRun | None = None) -> str:
+    """Say in measured numbers what came out: of the run that was chosen, else of those that compare."""
+    runs = comparison.runs
+    if chosen is None and len(runs) == 1:
+        chosen = runs[0]
+    if chosen is not None:
+        sentences = [f"{chosen.name}: {_portrait(chosen, comparison, by=chosen.yardstick)}."]
+        beside = [run for run in comparison.groups[chosen.yardstick] if run.dense and run is not chosen]
+        if chosen.yardstick is not None and not chosen.dense and beside:
+            sentences.append(f"For comparison, {beside[0].name}: {_portrait(beside[0], comparison)}.")
+        return _with_conditions(sentences, comparison)
+    yardstick, compared = max(comparison.groups.items(), key=lambda item: (item[0] is not None, len(item[1])))
+    if yardstick is None or len(compared) < 2:
+        return f"{len(runs)} runs, whose scores cannot be compared."
+    lower = any(word in yardstick.metric for word in _LOWER)
+    best = min(compared, key=lambda run: (run.score if lower else -run.score, _least(run)))
+    sentences = [
+        f"Of {len(compared)} runs scored by {yardstick}, {best.name} has the "
+        f"{'lowest' if lower else 'highest'}: {_portrait(best, comparison)}."
+    ]
+    smallest = min(compared, key=_least)
+    if _least(smallest) < _least(best):
+        sentences.append(f"The smallest file is that of {smallest.name}: {_portrait(smallest, comparison)}.")
+    return _with_conditions(sentences, comparison)
+
+
+def _with_conditions(sentences: list[str], comparison: Comparison) -> str:
+    if any(" ms" in sentence for sentence in sentences):
+        sentences.append(f"Latencies are for {comparison.conditions}.")
+    return " ".join(sentences)
+
+
+def _least(run: MeasuredRun) -> float:
+    return run.smallest[1] if run.smallest else float("inf")
+
+
+def _portrait(run: MeasuredRun, comparison: Comparison, by: Yardstick | None = None) -> str:
+    parts = []
+    if run.score is not None:
+        parts.append(f"{by or run.yardstick.name} {score_text(run.score)}")
+    if run.dense:
+        parts.append("no zeros to speak of")
+    elif run.sparsity is not None:
+        parts.append(f"{percent(run.sparsity)} zeros in the weights of its layers ({run.pattern})")
+    if run.smallest is not None:
+        form, taken = run.smallest
+        parts.append(f"{megabytes(taken)} MB{'' if form == OWN else f' ({form})'}")
+    if (taken := comparison.latency(run)) is not None:
+        parts.append(f"{milliseconds(taken)} ms")
+    return ", ".join(parts) or "nothing was measured of it"
