@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_sparse.hub.cards.collecting import collect
-from hf_sparse.hub.cards.comparing import targets_of
 from hf_sparse.hub.cards.facts import Facts
 from hf_sparse.hub.cards.pictures import draw_pictures
 from hf_sparse.hub.cards.rendering import render
+from hf_sparse.hub.cards.weights import load_to_measure, targets_of
 from hf_sparse.report.run import read_run
 from hf_sparse.sparsity.inspection import inspect_weights
 from hf_sparse.storage import write_atomically
-from hf_sparse.training.loading import load_trained
 
 _CARD, _PICTURES = "README.md", "pictures"
 
@@ -57,7 +56,7 @@ def describe(
 ) -> Facts:
     """Return all facts that the card is made of, and draw its pictures; as `write_card`, without the card."""
     run, staged = read_run(directory), Path(staged)
-    model = load_trained(str(directory))
+    model = load_to_measure(directory)
     facts = collect(
         run,
         model,

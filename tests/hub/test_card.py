@@ -189,7 +189,7 @@ def test_without_a_licence_that_of_the_base_model_is_referred_to(card: str) -> N
 def test_the_directory_of_the_run_can_have_its_own_card(runs: Runs) -> None:
     shutil.rmtree(runs.staged)
     text = write_card(runs.run, runs.run, "int8").read_text()
-    assert "# int8\n" in text and "| plain, whole model |" in text and "compressed-tensors" not in text
+    assert "# int8\n" in text and "which computes it in floats" in text and "compressed-tensors" not in text
 
 
 def test_a_dense_model_is_not_called_sparse(finished: Runs) -> None:

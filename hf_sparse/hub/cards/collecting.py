@@ -19,6 +19,7 @@ _TASKS = {
     "ForMaskedLM": "fill-mask",
     "ForTokenClassification": "token-classification",
     "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
 }
 # More names than these are no help in a card.
 _MOST_LABELS = 40
@@ -37,7 +38,7 @@ def collect(
     licence: str | None = None,
     language: str | Sequence[str] | None = None,
 ) -> Facts:
-    """Return what is known of a run's model, loaded as `load_trained` does, that lies in `staged` to publish.
+    """Return what is known of a run's model, loaded by `load_to_measure`, that lies in `staged` to publish.
 
     Raises `ValueError` for results that are not of this model, and as `dense_of` does.
     """
@@ -50,7 +51,7 @@ def collect(
     return Facts(
         repo=repo,
         architecture=architecture,
-        parameters=sizes and sizes.parameters,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         task=said.get("task") or _task(architecture),
         dataset=said.get("dataset"),
         config=said.get("config"),
@@ -61,7 +62,7 @@ def collect(
         tokenizer=(staged / _TOKENIZER).is_file(),
         labels=_labels(model) if architecture.endswith(_CLASSIFIERS) else (),
         zeros=zeros_of(model, run, sizes),
-        quantization=quantization_of(model),
+        quantization=quantization_of(model, run.directory),
         scores=scores_of(run),
         dense=dense_of(run, dense),
         files=files,

@@ -9,10 +9,9 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.hub.cards.facts import Dense, Scores
 from hf_sparse.hub.cards.scores import worth_showing
+from hf_sparse.hub.cards.weights import load_to_measure, targets_of
 from hf_sparse.report.run import EVALUATION, Run, origin_of, read_run
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.targets import Targets, find_targets
-from hf_sparse.training.loading import load_trained
 
 # By how much a share of zeros may differ from what a file says, which may have been rounded.
 _TOLERANCE = 1e-4
@@ -25,12 +24,6 @@ def scores_of(run: Run) -> Scores | None:
     """Return what a run scored, None where no file says so."""
     values = worth_showing(run.scores)
     return Scores(values, run.scores_file, run.samples) if values else None
-
-
-def targets_of(run: Run, model: PreTrainedModel) -> Targets:
-    """Return the weights that a run's recipe means, by default those that any recipe would."""
-    chosen = run.recipe.sparsity
-    return find_targets(model, *([chosen.include, chosen.exclude] if chosen else []))
 
 
 def require_fresh(run: Run, model: PreTrainedModel) -> None:
@@ -99,7 +92,7 @@ def _compared_with_teacher(run: Run, teacher: Run) -> Dense | None:
 
 
 def _dense(run: Run, teacher: Run | None) -> Dense:
-    scores, model = scores_of(run), load_trained(str(run.directory))
+    scores, model = scores_of(run), load_to_measure(run.directory)
     if scores is None:
         raise ValueError(
             f"{run.directory} has no scores to compare with; evaluate that model, or name its {EVALUATION}"

@@ -148,7 +148,7 @@ class Facts:
 
     repo: str
     architecture: str
-    parameters: int | None
+    parameters: int
     task: str | None
     dataset: str | None
     config: str | None
@@ -158,7 +158,7 @@ class Facts:
     language: tuple[str, ...]
     tokenizer: bool
     labels: tuple[str, ...]
-    zeros: Zeros | None
+    zeros: Zeros
     quantization: Quantization | None
     scores: Scores | None
     dense: Dense | None
@@ -179,7 +179,12 @@ class Facts:
     @property
     def sparse(self) -> bool:
         """Whether weights were removed: more than the zeros that any model has."""
-        return self.zeros is not None and self.zeros.share >= _SPARSE
+        return self.zeros.share >= _SPARSE
+
+    @property
+    def small_by_design(self) -> bool:
+        """Whether anything was done that makes files small: weights removed, rounded, packed."""
+        return self.sparse or self.quantization is not None or len(self.files) > 1
 
     def to_json(self) -> str:
         """Return all of it as JSON, from which `facts_from_json` makes the same."""

@@ -11,14 +11,10 @@ _TEXTS = {
     "text-generation": '"A text to go on with"',
     "fill-mask": 'f"A text with a {run.tokenizer.mask_token} in it."',
 }
-_HEADS = (
-    "ForSequenceClassification",
-    "ForQuestionAnswering",
-    "ForMaskedLM",
-    "ForTokenClassification",
-    "ForMultipleChoice",
-    "ForCausalLM",
-)
+_HEADS = {
+    f"For{head}": f"AutoModelFor{head}"
+    for head in ("SequenceClassification", "QuestionAnswering", "MaskedLM", "TokenClassification", "CausalLM")
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ def ways_to_load(facts: Facts) -> list[Way]:
     """Return the ways in the order that most people want them."""
     root, packed = facts.files[0], [files for files in facts.files if files.form == "packed"]
     ways = [] if root.form == "packed" else [_stock(facts, root.form)]
-    if packed or (facts.sparse and root.form == "plain"):
+    if (packed or root.form == "plain") and _skips_zeros(facts):
         ways.append(_fast(facts, packed[0].folder if packed else ""))
     if packed:
         ways.append(_plugin(facts, packed[0].folder))
@@ -47,8 +43,14 @@ def ways_to_load(facts: Facts) -> list[Way]:
     return ways
 
 
+def _skips_zeros(facts: Facts) -> bool:
+    """Say whether the runtime of hf_sparse has layers to compute: of groups of inputs it knows no scales."""
+    held = facts.quantization
+    return facts.sparse if held is None else "group" not in held.weights
+
+
 def _stock(facts: Facts, form: str) -> Way:
-    purpose = "With transformers alone"
+    purpose = "With transformers alone" + (", which computes it in floats" if facts.quantization else "")
     if form == "compressed-tensors":
         purpose = "With transformers and `pip install compressed-tensors`"
     if not facts.tokenizer or facts.task not in _TEXTS:
@@ -93,10 +95,11 @@ def _onnx(facts: Facts, folder: str) -> Way:
 
 
 def _from_pretrained(facts: Facts, folder: str) -> str:
-    ending = next((head for head in _HEADS if facts.architecture.endswith(head)), "")
-    kind = f"AutoModel{ending}"
+    found = (kind for ending, kind in _HEADS.items() if facts.architecture.endswith(ending))
+    kind = next(found, facts.architecture)
+    names = sorted([kind, *(["AutoTokenizer"] if facts.tokenizer else [])])
     lines = [
-        f"from transformers import {kind}{', AutoTokenizer' if facts.tokenizer else ''}",
+        f"from transformers import {', '.join(names)}",
         "",
         f'repo = "{facts.repo}"',
         f"model = {kind}.from_pretrained(repo{_subfolder(folder)})",

@@ -21,7 +21,7 @@ _FEW = 2000
 def summary(facts: Facts) -> str:
     """Say what the model is, with what was measured of it."""
     kind = _KINDS.get(facts.task or "", "model")
-    size_of = f", {facts.parameters / 1e6:,.2f} million parameters" if facts.parameters else ""
+    size_of = f", {facts.parameters / 1e6:,.2f} million parameters"
     made = [part for part in (_removed(facts), _rounded(facts)) if part]
     first = f"A {kind} (`{facts.architecture}`{size_of}){' with ' + ' and '.join(made) if made else ''}."
     return " ".join([first, *_measured(facts)])
@@ -204,7 +204,7 @@ def _certainty(facts: Facts) -> str:
     seed = facts.stages[-1].arguments.get("seed") if facts.stages else None
     runs = "Scores are of one run" + ("" if seed is None else f", seed {seed}")
     if samples is None:
-        return f"{runs}, on examples that nobody counted."
+        return f"{runs}; on how many examples was not recorded."
     step = one_example(name, samples, facts.task) if samples < _FEW else None
     return f"{runs}, on {samples:,} examples{f': one more or less right is {step}' if step else ''}."
 

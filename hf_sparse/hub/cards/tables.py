@@ -20,7 +20,8 @@ def markdown(rows: Rows) -> str:
 def summary(facts: Facts) -> Rows:
     """Put scores, zeros, size beside those of the dense model."""
     dense, small = facts.dense, facts.small
-    rows: Rows = [("", dense_title(facts) if dense else "", "this model", "difference")]
+    heads = (dense_title(facts), "this model", "difference") if dense else ("", "this model", "")
+    rows: Rows = [("", *heads)]
     theirs = dense.scores.values if dense else {}
     for name, value in facts.scores.values.items() if facts.scores else ():
         before = theirs.get(name)
@@ -49,7 +50,7 @@ def sizes(facts: Facts) -> Rows:
     encoder = layers(facts)
     rows: Rows = [("", "dense, float32", "here", "times smaller", "as papers count")]
     for files in facts.files:
-        form = files.form
+        form = "floats" if files.form == "plain" else files.form
         if (found := files.sizes) is None:
             rows.append((f"{form}, whole model", "", size(files.bytes), "", ""))
             continue

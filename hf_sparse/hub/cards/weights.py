@@ -1,23 +1,43 @@
 """What the weights of a model are: their zeros, their bits, the files they lie in."""
 
+import json
+import warnings
 from collections import Counter
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import CompressedTensorsConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.compressed_tensors import METHOD as COMPRESSED
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract
-from hf_sparse.checkpoint.loading import packed_file, rounded_as, weight_bytes
+from hf_sparse.checkpoint.loading import load_saved, packed_file, rounded_as, weight_bytes
 from hf_sparse.checkpoint.quantizer import METHOD as PACKED
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
-from hf_sparse.hub.cards.comparing import targets_of
 from hf_sparse.hub.cards.facts import Files, Quantization, Zeros
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 from hf_sparse.report.run import Run
 from hf_sparse.sparsity.inspection import inspect_weights
+from hf_sparse.targets import Targets, find_targets
+from hf_sparse.training.loading import load_trained
 
 PACKED_FOLDER = "packed"
 _FORMS = {None: "plain", COMPRESSED: "compressed-tensors", PACKED: "packed"}
+
+
+def load_to_measure(directory: str | Path) -> PreTrainedModel:
+    """Load a model as `load_trained` does, one that other software rounded as the floats it stands for."""
+    if rounded_as(str(directory)) != COMPRESSED:
+        return load_trained(str(directory))
+    with warnings.catch_warnings():
+        # It warns that this way of loading is not that of the configuration.
+        warnings.simplefilter("ignore", UserWarning)
+        return load_saved(str(directory), quantization_config=CompressedTensorsConfig(run_compressed=False))
+
+
+def targets_of(run: Run, model: PreTrainedModel) -> Targets:
+    """Return the weights that a run's recipe means, by default those that any recipe would."""
+    chosen = run.recipe.sparsity
+    return find_targets(model, *([chosen.include, chosen.exclude] if chosen else []))
 
 
 def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
@@ -42,11 +62,11 @@ def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
     )
 
 
-def quantization_of(model: PreTrainedModel) -> Quantization | None:
-    """Return how a model is rounded, None if it is not."""
-    held = getattr(model.config, "quantization_config", None)
-    if held is not None and str(getattr(held, "quant_method", "")) == COMPRESSED:
-        return _compressed(held.to_dict())
+def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | None:
+    """Return how a model is rounded, None if it is not; of other software's, as its configuration says."""
+    if rounded_as(str(directory)) == COMPRESSED:
+        config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
+        return _compressed(config["quantization_config"])
     layers = quantized_layers(model).values()
     products = [layer for layer in layers if not layer.embedding]
     if not products:

@@ -1,0 +1,111 @@
+"""Cards of models of other kinds: other tasks, other formats, rounded by other software or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from tiny import SIZES, arguments, bert, pruning, sentences, texts
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
+
+from hf_sparse import Recipe, SparseTrainer
+from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.publishing import publish
+from hf_sparse.hub import write_card
+from hf_sparse.training.loading import load_trained
+from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
+
+
+def train(folder: Path, model: PreTrainedModel, recipe: Recipe, rows: list, **settings: object) -> Path:
+    """Train without any results file: the Trainer's own log has the evaluation."""
+    trainer = SparseTrainer(
+        model,
+        arguments(folder, max_steps=4, **settings),
+        train_dataset=rows,
+        eval_dataset=rows[:8],
+        recipe=recipe,
+    )
+    trainer.train()
+    trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    return folder
+
+
+def card(run: Path, staged: Path | None = None, **options: object) -> str:
+    return write_card(run, staged or run, "somebody/model", **options).read_text()
+
+
+def test_a_decoder_whose_layers_no_other_format_can_hold(tmp_path: Path) -> None:
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100, n_positions=32, eos_token_id=0)
+    run = train(tmp_path / "run", GPT2LMHeadModel(config), pruning("quantization={}"), texts())
+    save_packed(load_trained(str(run)), run / "packed")
+    text = card(run)
+    data = ModelCard(text).data
+    assert data.pipeline_tag == "text-generation" and data.eval_results is None
+    assert "90.0 % of its decoder's weights removed" in text and "zeros in the decoder" in text
+    assert "model = GPT2LMHeadModel.from_pretrained(repo)" in text
+    assert "| floats, whole model |" in text and "| packed, decoder alone |" in text
+
+
+def test_a_loss_is_shown_where_there_is_no_other_score(tmp_path: Path) -> None:
+    text = card(train(tmp_path, bert(), pruning(), sentences()))
+    assert "Its loss is **0." in text and "Lower is better of loss." in text
+    assert "from `trainer_state.json` of the run" in text and "how many examples was not recorded" in text
+
+
+def test_weights_of_4_bits_in_groups_are_not_for_the_runtime(tmp_path: Path) -> None:
+    recipe = pruning("quantization={weights: int4_group_32, activations: none}")
+    run = train(tmp_path / "run", bert(), recipe, sentences())
+    publish(load_trained(str(run)), tmp_path / "staged", "compressed-tensors")
+    save_packed(load_trained(str(run)), tmp_path / "staged" / "packed")
+    text = card(run, tmp_path / "staged")
+    assert "in **4 bits**" in text and "`int4_group_32`" in text and "int4" in ModelCard(text).data.tags
+    assert "hf_sparse.runtime import load" not in text and "ranges that were fixed" not in text
+
+
+@pytest.mark.parametrize("scheme", ["{}", "{weights: int4_group_32, activations: none}"])
+def test_a_model_that_is_compressed_already(tmp_path: Path, scheme: str) -> None:
+    run = train(tmp_path / "run", bert(), pruning(f"quantization={scheme}"), sentences())
+    publish(load_trained(str(run)), tmp_path / "there", "compressed-tensors")
+    text, whole = card(tmp_path / "there"), card(run)
+    zeros = next(line for line in whole.splitlines() if "weights in the 12 matrices" in line)
+    assert zeros in text and "0.04 million parameters" in text
+    # Nobody knows how it is rounded but its configuration; of sizes only the file is measured.
+    assert "times smaller" not in text and "hf-sparse export" not in text
+    assert "`pip install compressed-tensors`" in text
+
+
+def test_a_model_that_was_only_rounded_is_a_quantized_one_to_the_hub(tmp_path: Path) -> None:
+    model, recipe = bert().eval(), calibration_recipe()
+    batches = [{name: row[name][None] for name in ("input_ids", "attention_mask")} for row in sentences(4)]
+    quantize_trained(model, batches, recipe)
+    save_quantized(model, tmp_path / "int8", recipe)
+    text = card(tmp_path / "int8", base_model="somebody/base")
+    data = ModelCard(text).data
+    assert (data.base_model, data.base_model_relation) == ("somebody/base", "quantized")
+    assert data.tags == ["hf_sparse", "int8"] and "Nothing was removed from the 16,384 weights" in text
+
+
+def test_answers_to_questions_are_scored_in_per_cent(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for name, exact in (("ours", 81.25), ("dense", 82.5)):
+        BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path / name)
+        results = {"eval_exact_match": exact, "eval_f1": 88.0, "eval_best_exact": 99.0, "eval_samples": 100}
+        (tmp_path / name / "eval_results.json").write_text(json.dumps(results))
+    text = card(tmp_path / "ours", dense=tmp_path / "dense")
+    assert "| exact match | 82.50 % | **81.25 %** | -1.25 points (-1.5 %) |" in text
+    assert "| F1 | 88.00 % | **88.00 %** | +0.00 points (+0.0 %) |" in text and "99" not in text
+    assert "AutoModelForQuestionAnswering.from_pretrained(repo)" in text and "pipeline(" not in text
