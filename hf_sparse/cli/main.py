@@ -45,7 +45,8 @@ for command in (
     push,
     rescue,
 ):
-    app.command(cls=Command)(command)
+    # A line that is given is not cut off.
+    app.command(cls=Command, short_help=command.__doc__.splitlines()[0])(command)
 
 
 def _show_version(asked: bool) -> None:
