@@ -59,10 +59,15 @@ class Yardstick:
         """The metric in words."""
         return self.metric.replace("_", " ")
 
-    def __str__(self) -> str:
+    @property
+    def basis(self) -> str:
+        """The examples in words, to stand behind a score; empty if nothing is known of them."""
         examples = "" if self.samples is None else f" on {self.samples:,} examples"
         dataset = f" of {self.dataset}" if self.dataset else ""
-        return f"{self.name}{examples}{dataset}"
+        return f"{examples}{dataset}"
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.basis}"
 
 
 @dataclass(frozen=True)

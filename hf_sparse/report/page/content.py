@@ -16,6 +16,8 @@ from hf_sparse.training.record import public_name
 _MOST_SCORES = 4
 # Of runs in the title.
 _MOST_NAMED = 2
+# Of names in a list of runs.
+_MOST_LETTERS = 60
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def page_of(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> P
         [_row(number, run, comparison) for number, run in comparison.numbered] if several else [],
         notes_of(comparison),
         {
-            name: {value: ", ".join(run.name for run in runs) for value, runs in values.items()}
+            name: {value: _listed(runs, comparison) for value, runs in values.items()}
             for name, values in comparison.differences.items()
         },
         [_section(run, comparison) for run in shown],
@@ -104,6 +106,13 @@ def split_lines(
             alone.append(line[-1])
         seen |= new
     return shown, alone
+
+
+def _listed(runs: Sequence[MeasuredRun], comparison: Comparison) -> str:
+    """Name runs, by their numbers where the names are long."""
+    names = ", ".join(run.name for run in runs)
+    numbers = ", ".join(f"{number}" for number, run in comparison.numbered if run in runs)
+    return names if len(names) <= _MOST_LETTERS else numbers
 
 
 def _cards(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> list[list[Card]]:

@@ -10,6 +10,7 @@ from hf_sparse.report.measured import OWN, MeasuredRun, Yardstick
 from hf_sparse.report.page.canvas import TEXT, Picture, name_axes, new_panels, write_below
 from hf_sparse.report.page.colours import BLUE, INK, ORANGE
 from hf_sparse.report.page.curves import score_limits
+from hf_sparse.report.page.sentences import capital
 from hf_sparse.report.pictures import write_png
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class _Plot:
 
     @property
     def title(self) -> str:
-        return f"{_capital(self.yardstick.name)} against {self.name}"
+        return f"{capital(self.yardstick.name)} against {self.name}"
 
     @property
     def worth_drawing(self) -> bool:
@@ -78,7 +79,7 @@ def write_scatter(comparison: Comparison, path: Path) -> None:
         )
     plots = max(groups, key=lambda plots: len(plots[0].points))
     figure, panels = new_panels(
-        _capital(f"{plots[0].yardstick}"), len(plots), _HEIGHT * len(plots), shared=False
+        capital(f"{plots[0].yardstick}"), len(plots), _HEIGHT * len(plots), shared=False
     )
     for axes, plot in zip(panels, plots, strict=True):
         _draw(axes, plot)
@@ -167,7 +168,3 @@ def _room(place: tuple[float, float], taken: Sequence[tuple[float, float]]) -> f
 
 def _name_points(figure: "Figure", points: Sequence[tuple[int, MeasuredRun, float]]) -> None:
     write_below(figure, ", ".join(f"{number}\u00a0{run.name}" for number, run, _ in points))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

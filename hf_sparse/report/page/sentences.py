@@ -1,7 +1,7 @@
 """What came out of runs, in a sentence or two."""
 
 from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, score_text
-from hf_sparse.report.measured import OWN, MeasuredRun, Yardstick
+from hf_sparse.report.measured import OWN, MeasuredRun
 
 # In metrics that count mistakes.
 _LOWER = ("loss", "perplexity")
@@ -12,13 +12,18 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\u00a0%"
 
 
+def capital(text: str) -> str:
+    """Begin a text as a sentence does."""
+    return text[:1].upper() + text[1:]
+
+
 def result_of(comparison: Comparison, chosen: MeasuredRun | None = None) -> str:
     """Say in measured numbers what came out: of the run that was chosen, else of those that compare."""
     runs = comparison.runs
     if chosen is None and len(runs) == 1:
         chosen = runs[0]
     if chosen is not None:
-        sentences = [f"{chosen.name}: {_portrait(chosen, comparison, by=chosen.yardstick)}."]
+        sentences = [f"{capital(_portrait(chosen, comparison, whole=True))}."]
         beside = [run for run in comparison.groups[chosen.yardstick] if run.dense and run is not chosen]
         if chosen.yardstick is not None and not chosen.dense and beside:
             sentences.append(f"For comparison, {beside[0].name}: {_portrait(beside[0], comparison)}.")
@@ -48,12 +53,12 @@ def _least(run: MeasuredRun) -> float:
     return run.smallest[1] if run.smallest else float("inf")
 
 
-def _portrait(run: MeasuredRun, comparison: Comparison, by: Yardstick | None = None) -> str:
+def _portrait(run: MeasuredRun, comparison: Comparison, whole: bool = False) -> str:
     parts = []
     if run.score is not None:
-        parts.append(f"{by or run.yardstick.name} {score_text(run.score)}")
+        parts.append(f"{run.yardstick.name} {score_text(run.score)}{run.yardstick.basis if whole else ''}")
     if run.dense:
-        parts.append("no zeros to speak of")
+        parts.append("dense")
     elif run.sparsity is not None:
         parts.append(f"{percent(run.sparsity)} zeros in the weights of its layers ({run.pattern})")
     if run.smallest is not None:
