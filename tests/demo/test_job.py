@@ -15,11 +15,13 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from hf_sparse.checkpoint.packed import load_packed
 from hf_sparse.demo import pipeline
 from hf_sparse.demo.job import run_demo
-from hf_sparse.demo.pipeline import Outcomes
+from hf_sparse.demo.pipeline import Outcomes, facts_of
 from hf_sparse.demo.settings import DemoSettings
 from hf_sparse.demo.stages import run_stage
+from hf_sparse.hub import write_card
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.recipe import Recipe
+from hf_sparse.report.run import origin_of, pipeline_of, read_run
 from hf_sparse.sparsity.measure import measure_sparsity
 
 SPARSITY = {"teacher": 0.0, "pruned": 0.9, "task-dense": 0.0, "task-transfer": 0.9, "task-gmp": 0.9}
@@ -141,6 +143,58 @@ def test_the_model_in_8_bits_is_measured_in_the_runtime_and_answers_as_in_pytorc
     # Of 40 texts or so, one near the edge may fall to the other side.
     assert abs(speed["accuracy"] - finished.outcomes.quantized.accuracy) < 0.06
     assert f"{speed['milliseconds']:.2f} ms" in finished.printed
+
+
+def test_every_stage_leaves_the_files_that_any_run_leaves(finished: Finished, task_dir: Path) -> None:
+    for outcome in vars(finished.outcomes).values():
+        run = read_run(finished.home / outcome.name)
+        assert run.scores == {"accuracy": outcome.accuracy, "loss": outcome.loss}
+        assert run.scores_file == "eval_results.json" and run.samples and run.log
+        held = json.loads((run.directory / "eval_results.json").read_text())
+        assert held["sparsity"] == outcome.sparsity
+        assert run.record["facts"]["dataset"] == "task"
+        task = "text-classification" if "task" in outcome.name else "fill-mask"
+        assert run.record["facts"]["task"] == task
+
+
+def test_the_stages_know_each_other_wherever_the_directory_lies(finished: Finished, home: Path) -> None:
+    for place in (finished.home, home):
+        last = read_run(place / "task-int8")
+        assert [run.name for run in pipeline_of(last)] == ["teacher", "pruned", "task-transfer", "task-int8"]
+        assert origin_of(last, "teacher").name == "task-dense"
+
+
+def test_the_latencies_lie_beside_the_model_in_8_bits(finished: Finished) -> None:
+    (latency,) = read_run(finished.home / "task-int8").latencies
+    speed = json.loads((finished.home / "results.json").read_text())["speed"]
+    ours, others = (next(row for row in latency["rows"] if row["ours"] is mine) for mine in (True, False))
+    assert (ours["median_ms"], others["median_ms"]) == (speed["milliseconds"], speed["pytorch_milliseconds"])
+    assert (latency["batch"], latency["length"], latency["threads"]) == (1, speed["tokens"], 1)
+    assert latency["machine"]["kernels"] == speed["path"] and latency["model"] == "task-int8"
+    assert ours["largest_difference"] < 0.1 and str(finished.home) not in json.dumps(latency)
+
+
+def test_a_card_can_be_written_of_the_last_model(home: Path, tmp_path: Path) -> None:
+    text = write_card(home / "task-int8", home / "task-int8", "somebody/tiny").read_text()
+    assert "dense teacher" in text and "by 5 runs of hf_sparse" in text and "custom" in text
+    assert "docstrings" not in text and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "facts"),
+    [
+        ({}, {"dataset": "docstrings of Python's standard library"}),
+        (
+            {"dataset": "nyu-mll/glue", "dataset_config": "sst2"},
+            {"dataset": "nyu-mll/glue", "config": "sst2"},
+        ),
+        ({"dataset": "/nowhere/mine.csv"}, {"dataset": "mine.csv"}),
+    ],
+)
+def test_a_record_names_the_data_of_the_task(asked: dict[str, str], facts: dict[str, str]) -> None:
+    settings = DemoSettings(**asked)
+    assert facts_of(settings, "task") == {"task": "text-classification", **facts}
+    assert facts_of(DemoSettings(text="/nowhere/texts.txt"), "language")["dataset"] == "texts.txt"
 
 
 def test_the_table_fits_a_terminal_of_80_columns(finished: Finished) -> None:

@@ -66,6 +66,14 @@ def test_a_loss_is_shown_where_there_is_no_other_score(tmp_path: Path) -> None:
     assert "from `trainer_state.json` of the run" in text and "how many examples was not recorded" in text
 
 
+def test_the_last_score_of_a_log_is_not_that_of_an_earlier_best_model(tmp_path: Path) -> None:
+    run = train(tmp_path, bert(), pruning(), sentences())
+    state = json.loads((run / "trainer_state.json").read_text())
+    for best, known in ((4, True), (2, False)):
+        (run / "trainer_state.json").write_text(json.dumps(state | {"best_global_step": best}))
+        assert ("Its loss is **0." in card(run)) is known
+
+
 def test_weights_of_4_bits_in_groups_are_not_for_the_runtime(tmp_path: Path) -> None:
     recipe = pruning("quantization={weights: int4_group_32, activations: none}")
     run = train(tmp_path / "run", bert(), recipe, sentences())

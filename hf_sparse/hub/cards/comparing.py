@@ -10,6 +10,7 @@ from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.hub.cards.facts import Dense, Scores
 from hf_sparse.hub.cards.scores import worth_showing
 from hf_sparse.hub.cards.weights import load_to_measure, targets_of
+from hf_sparse.report.history import STATE
 from hf_sparse.report.run import EVALUATION, Run, origin_of, read_run
 from hf_sparse.sparsity.measure import measure_sparsity
 
@@ -21,9 +22,19 @@ _TASK = ("task", "dataset", "config", "split")
 
 
 def scores_of(run: Run) -> Scores | None:
-    """Return what a run scored, None where no file says so."""
-    values = worth_showing(run.scores)
+    """Return what a run scored, None where no file says so.
+
+    Nor does a log say so of a run that kept track of its best model, which may be that of an earlier step.
+    """
+    values = {} if run.scores_file == STATE and _may_be_earlier(run) else worth_showing(run.scores)
     return Scores(values, run.scores_file, run.samples) if values else None
+
+
+def _may_be_earlier(run: Run) -> bool:
+    path = run.directory / STATE
+    state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    best = state.get("best_global_step")
+    return best is not None and best != state.get("global_step")
 
 
 def require_fresh(run: Run, model: PreTrainedModel) -> None:
