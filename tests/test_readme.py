@@ -68,7 +68,7 @@ def test_commands_print_what_readme_says(
 
 
 def steady(lines: list[str]) -> list[str]:
-    """Leave out what depends on the weights the model was born with: digests, entropy, whether any are dead."""
+    """Leave out what depends on the weights the model was born with: digests, entropy, dead neurons."""
     kept = [
         re.sub(r"masks [0-9a-f]{16}", "", line).rstrip() for line in lines if not line.startswith("Dead: ")
     ]
