@@ -36,7 +36,16 @@ class Browser:
         # Chromium reads from its file 3 and writes to its file 4.
         command = f'exec "$@" 3<&{inward} 4>&{outward}'
         self._process = subprocess.Popen(
-            ["bash", "-c", command, "bash", program, *_FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}"],
+            [
+                "bash",
+                "-c",
+                command,
+                "bash",
+                program,
+                *_FLAGS,
+                "--remote-debugging-pipe",
+                f"--user-data-dir={profile}",
+            ],
             pass_fds=(inward, outward),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
