@@ -63,7 +63,8 @@ def _explained(error: Exception, repo: str, told: int) -> Exception:
     status = _status(error)
     said = (getattr(error, "server_message", None) or "").split("\n")[0]
     if status is None:
-        return ConnectionError(f"{constants.ENDPOINT} cannot be reached ({error}); {_AGAIN}")
+        what = "cannot be reached" if isinstance(error, HTTPError) else "does not answer as a Hub does"
+        return ConnectionError(f"{constants.ENDPOINT} {what} ({error}); {_AGAIN}")
     if status == 401:
         return PermissionError("the Hub does not know the token; run `hf auth login`, or set HF_TOKEN")
     if status == 403:

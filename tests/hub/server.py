@@ -61,11 +61,18 @@ class Server:
             kept.clear()
 
     def fail(
-        self, method: str, pattern: str, status: int, times: int = 1, message: str = "planned", **headers: str
+        self,
+        method: str,
+        pattern: str,
+        status: int,
+        times: int = 1,
+        message: str | bytes = "planned",
+        **headers: str,
     ) -> None:
-        """Answer with an error; headers by their names in lower case, `_` for `-`."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.faults.append(Failure(method, pattern, times, status, named, message))
+        """Answer with an error, bytes as they are; names of headers have `_` for `-`."""
+        named = {name.replace("_", "-").title(): value for name, value in headers.items()}
+        content = message if isinstance(message, bytes) else {"error": message}
+        self.faults.append(Failure(method, pattern, times, status, named, content))
 
     def cut(self, method: str, pattern: str, after_bytes: int = 0, times: int = 1) -> None:
         """Lose the connection in the middle of a request."""

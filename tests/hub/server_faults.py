@@ -37,11 +37,11 @@ class Failure(Fault):
 
     status: int
     headers: dict[str, str]
-    message: str
+    content: object
 
     def happen(self, exchange: Exchange) -> bool:
         exchange.read()
-        exchange.answer(self.status, {"error": self.message}, self.headers)
+        exchange.answer(self.status, self.content, self.headers)
         return True
 
 

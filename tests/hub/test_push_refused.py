@@ -141,8 +141,9 @@ def test_an_upload_that_fails_again_and_again_is_told_likewise(
 def test_something_else_that_answers_in_place_of_the_hub(
     server: Server, pushers: Clients, model: Path
 ) -> None:
-    server.fail("POST", "validate-yaml", 502, times=100, content_type="text/html", content_length="1")
-    assert refused(pushers, pushing(model)).startswith("ConnectionError: ")
+    server.fail("POST", "validate-yaml", 502, 100, b"<html>Bad Gateway</html>", content_type="text/html")
+    said = refused(pushers, pushing(model))
+    assert said.startswith(f"ConnectionError: {server.url} does not answer as a Hub does (")
 
 
 def test_no_hub_can_be_reached(server: Server, pushers: Clients, model: Path) -> None:

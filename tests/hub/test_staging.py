@@ -18,6 +18,7 @@ from hf_sparse.hub.staging import Staged, staged
 from hf_sparse.quantization.convert import detach
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.recipe import Recipe
+from hf_sparse.runtime import load
 from hf_sparse.training.loading import load_trained
 from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
 from tests.data.tiny_tokenizers import bert as tokenizer
@@ -62,9 +63,20 @@ def test_a_quantized_model_is_compressed_and_packed(tmp_path: Path) -> None:
         assert ready.files == tuple((path, (ready.folder / path).stat().st_size) for path in names(ready))
         assert torch.equal(logits(load_saved(str(ready.folder))), expected)
         assert torch.equal(logits(load_packed(ready.folder / "packed")), expected)
+        assert torch.equal(logits(load_packed(ready.folder, subfolder="packed")), expected)
         assert Recipe.from_yaml(ready.folder / "recipe.yaml").quantization is not None
         assert ready.notes == ()
     assert not ready.folder.exists()
+
+
+def test_a_folder_without_a_packed_file_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="packed.safetensors does not exist"):
+        load_packed(directory, subfolder="packed")
+    with pytest.raises(
+        ValueError, match="model/packed holds no packed file, and of others neither subfolder"
+    ):
+        load(directory, subfolder="packed")
 
 
 def test_a_plain_model_is_plain(tmp_path: Path) -> None:
