@@ -3,10 +3,10 @@
 import pytest
 
 from hf_sparse.hub.cards.scores import (
+    chance,
     change,
     compared,
     lower_is_better,
-    one_example,
     title,
     worth_showing,
     written,
@@ -58,6 +58,7 @@ def test_metrics_have_names_and_directions() -> None:
     assert lower_is_better("loss") and lower_is_better("wer") and not lower_is_better("accuracy")
 
 
-def test_one_example_counts_only_where_examples_are_right_or_wrong() -> None:
-    assert one_example("accuracy", 200, GLUE) == "0.5 points"
-    assert one_example("f1", 200, GLUE) is None and one_example("accuracy", 200, "fill-mask") is None
+def test_chance_moves_what_is_counted() -> None:
+    assert chance("accuracy", 0.9, 900, GLUE) == "1.0 points"
+    assert chance("accuracy", 1.0, 900, GLUE) is None and chance("f1", 0.9, 900, GLUE) is None
+    assert chance("accuracy", 0.9, 900, "fill-mask") is None

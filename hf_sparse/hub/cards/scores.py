@@ -1,6 +1,7 @@
 """Scores in words: their names, their units, what one is worth beside another."""
 
 from collections.abc import Mapping
+from math import sqrt
 
 _LOSSES = ("loss", "perplexity")
 _LOWER_IS_BETTER = (*_LOSSES, "wer", "cer")
@@ -70,10 +71,11 @@ def lower_is_better(name: str) -> bool:
     return name.removesuffix(_OTHER_SET) in _LOWER_IS_BETTER
 
 
-def one_example(name: str, samples: int, task: str | None) -> str | None:
-    """Return what one example changes that is classified right or wrong, None for other metrics."""
+def chance(name: str, value: float, samples: int, task: str | None) -> str | None:
+    """Return the standard error of a share of examples that are classified right, None for other metrics."""
     counted = task == "text-classification" and name.removesuffix(_OTHER_SET) == "accuracy"
-    return f"{100 / samples:.2g} points" if counted else None
+    error = 100 * sqrt(value * (1 - value) / samples) if counted and 0 < value < 1 else 0.0
+    return f"{error:.1f} points" if error else None
 
 
 def _is_loss(name: str) -> bool:

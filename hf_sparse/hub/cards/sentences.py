@@ -2,7 +2,7 @@
 
 from hf_sparse.hub.cards.facts import Facts, Files, Latency
 from hf_sparse.hub.cards.metadata import on_the_hub
-from hf_sparse.hub.cards.scores import compared, lower_is_better, one_example, title, written
+from hf_sparse.hub.cards.scores import chance, compared, lower_is_better, title, written
 from hf_sparse.hub.cards.tables import dense_title, layers
 
 _KINDS = {
@@ -14,8 +14,6 @@ _KINDS = {
 }
 # As `report.latency`: with less than this there is no gain to speak of.
 _GAIN = 1.05
-# On fewer examples a score is uncertain by more than a point or so.
-_FEW = 2000
 
 
 def summary(facts: Facts) -> str:
@@ -108,11 +106,14 @@ def zeros(facts: Facts) -> str:
     share = f"{found.zeros:,} of the {found.weights:,} weights"
     where = f"in the {found.matrices} matrices of the {layers(facts)}"
     if facts.sparse:
+        asked = found.asked and _percent(found.asked)
+        kept = asked == _percent(found.share)
         pattern = f", pattern {found.pattern}" if found.pattern else ""
-        said.append(f"{share} {where} are zero ({_percent(found.share)}{pattern}).")
-        if found.asked is not None and found.achieved is not None:
-            asked, achieved = _percent(found.asked), _percent(found.achieved)
-            said.append(f"{asked} were asked for, {achieved} were removed.")
+        said.append(
+            f"{share} {where} are zero ({_percent(found.share)}{', as asked for' if kept else ''}{pattern})."
+        )
+        if asked and not kept:
+            said.append(f"{asked} were asked for, {_percent(found.achieved)} were removed.")
     else:
         said.append(f"Nothing was removed from the {found.weights:,} weights {where}.")
     if facts.quantization is not None:
@@ -138,8 +139,8 @@ def sizes(facts: Facts) -> str:
             " Only packed files leave zeros out." if _packed(facts) else " Zeros take room in these files."
         )
     return (
-        f"{said} Papers count the bits of the weights that are not zero and nothing else, and so arrive at "
-        "the last column."
+        f"{said} Papers count the bits of the weights that are not zero and nothing else, hence the last "
+        "column."
     )
 
 
@@ -151,7 +152,9 @@ def machine(latency: Latency) -> str:
     """Say on what latencies were measured and of what."""
     cores = "1 core" if latency.cores == 1 else f"{latency.cores} cores"
     kernels = f", hf_sparse's kernels for {latency.kernels}" if latency.kernels else ""
-    names = ("hf_sparse", "torch", "transformers", "onnxruntime", "openvino")
+    timed = [row.name.lower().replace(" ", "") for row in latency.rows]
+    others = [name for name in ("onnxruntime", "openvino") if any(row.startswith(name) for row in timed)]
+    names = ("hf_sparse", "torch", "transformers", *others)
     software = ", ".join(f"{name} {latency.versions[name]}" for name in names if name in latency.versions)
     tokens = "1 token" if latency.length == 1 else f"{latency.length} tokens"
     texts = "one text" if latency.batch == 1 else f"batches of {latency.batch} texts"
@@ -200,13 +203,15 @@ def limits(facts: Facts) -> list[str]:
 
 
 def _certainty(facts: Facts) -> str:
-    name, samples = next(iter(facts.scores.values)), facts.scores.samples
+    samples = facts.scores.samples
     seed = facts.stages[-1].arguments.get("seed") if facts.stages else None
     runs = "Scores are of one run" + ("" if seed is None else f", seed {seed}")
     if samples is None:
         return f"{runs}; on how many examples was not recorded."
-    step = one_example(name, samples, facts.task) if samples < _FEW else None
-    return f"{runs}, on {samples:,} examples{f': one more or less right is {step}' if step else ''}."
+    name, value = next(iter(facts.scores.values.items()))
+    error = chance(name, value, samples, facts.task)
+    luck = f": by chance alone other examples would move the {title(name)} by about {error}" if error else ""
+    return f"{runs}, on {samples:,} examples{luck}."
 
 
 def licence(facts: Facts) -> str:
