@@ -136,8 +136,9 @@ def _commit(
         )
     paths = [path for path, _ in ready.files]
     additions = [CommitOperationAdd(path, ready.folder / path) for path in paths]
-    # A .gitignore there would leave out files, and the model would not be whole.
-    api.preupload_lfs_files(repo, additions, revision=revision, gitignore_content="", free_memory=False)
+    # A .gitignore there would leave out files, and the model would not be whole. An empty one is none.
+    rules = "# nothing is left out\n"
+    api.preupload_lfs_files(repo, additions, revision=revision, gitignore_content=rules, free_memory=False)
     gone = _left_over((sibling.rfilename for sibling in head.siblings), paths)
     commit = api.create_commit(
         repo,

@@ -116,7 +116,7 @@ class Repository:
 
     def ignored(self, path: str, rules: str | None) -> bool:
         """Say whether the .gitignore given, else that of the repository, leaves a file out."""
-        if rules is None:
+        if not rules:
             held = self.head().files.get(".gitignore")
             rules = held.content.decode() if held else ""
         names = [rule.strip().rstrip("/") for rule in rules.splitlines() if rule.strip()]
