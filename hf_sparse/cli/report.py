@@ -15,7 +15,10 @@ from hf_sparse.cli.waiting import working
 def report(
     context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(help="Output directories, or directories of such.")],
-    out: Annotated[Path | None, typer.Option(help="Directory of the page; RUN/report if not given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the page; RUN/report or, of several, report beside them."),
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -35,9 +38,7 @@ def report(
             from hf_sparse.report.measured import gather_runs
             from hf_sparse.report.page.writing import PAGE, collect, material_as_dict, write_page
 
-            if out is None and len(runs) > 1:
-                raise ValueError("the page of several runs needs a place of its own; name it with --out DIR")
-            place = runs[0] / "report" if out is None else out
+            place = out or _place(runs)
             material = collect(gather_runs(runs))
         with working("Drawing"):
             files = write_page(material, place)
@@ -56,3 +57,14 @@ def report(
             )
         if show:
             typer.launch(page.resolve().as_uri())
+
+
+def _place(runs: list[Path]) -> Path:
+    if len(runs) == 1:
+        return runs[0] / "report"
+    homes = {run.resolve().parent for run in runs}
+    if len(homes) > 1:
+        raise ValueError(
+            "these runs do not lie beside each other; name a place for their page with --out DIR"
+        )
+    return homes.pop() / "report"

@@ -23,11 +23,17 @@ def test_a_page_is_written_again_over_the_last_one(tmp_path: Path) -> None:
     assert lines("report", home) == lines("report", home)
 
 
-def test_several_runs_need_a_place(tmp_path: Path) -> None:
+def test_the_page_of_several_runs_lies_beside_them(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, sparsity=None) for name in "ab"]
-    assert "name it with --out DIR" in refused("report", *runs)
+    lines("report", *runs)
+    assert (tmp_path / "report" / "1-a-loss.png").is_file()
+
+
+def test_runs_of_several_places_need_one_for_their_page(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name / "run", sparsity=None) for name in "ab"]
+    assert "name a place for their page with --out DIR" in refused("report", *runs)
     lines("report", *runs, "--out", tmp_path / "page")
-    assert (tmp_path / "page" / "1-a-loss.png").is_file()
+    assert (tmp_path / "page" / "1-a-run-loss.png").is_file()
 
 
 def test_json_holds_what_is_on_the_page(tmp_path: Path) -> None:

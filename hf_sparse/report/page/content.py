@@ -124,16 +124,15 @@ def _cards(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> li
     return cards
 
 
-def anchor_of(name: str) -> str:
-    """Return a name that may stand in an address and in the name of a file."""
+def file_name(name: str) -> str:
+    """Return the name of a run as a part of the name of a file."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 
 
 def card_of(run: MeasuredRun, comparison: Comparison) -> Card:
     """Return a run in brief."""
-    return Card(
-        run.name, f"run-{anchor_of(run.name)}", tuple(_phrases(run)), _facts(run, comparison), run.sparsity
-    )
+    anchor = f"run-{comparison.runs.index(run) + 1}"
+    return Card(run.name, anchor, tuple(_phrases(run)), _facts(run, comparison), run.sparsity)
 
 
 def _phrases(run: MeasuredRun) -> list[str]:
@@ -152,7 +151,7 @@ def _phrases(run: MeasuredRun) -> list[str]:
     if recipe.distillation is not None:
         own = recipe.distillation.teacher == "self"
         said.append(
-            "taught by what it was"
+            "taught by a copy of itself"
             if own
             else f"taught by {public_name(teacher) if teacher else 'a teacher'}"
         )
@@ -211,7 +210,9 @@ def _section(run: MeasuredRun, comparison: Comparison) -> Section:
     record = run.run.record or {}
     recipe = run.run.recipe
     settings = {name.replace("_", " "): f"{value}" for name, value in record.get("arguments", {}).items()}
-    settings |= {name.replace("_", " "): f"{value}" for name, value in record.get("facts", {}).items()}
+    settings |= {
+        name.replace("_", " "): public_name(value) for name, value in record.get("facts", {}).items()
+    }
     return Section(
         card_of(run, comparison),
         maps,

@@ -137,7 +137,7 @@ def _zeros(run: MeasuredRun, log: Log) -> Picture | None:
     )
     axes.set_ylim(0, 100)
     _finish(axes, log, "removed weights (%)")
-    reached = next(row["step"] for row in log if row.get("sparsity") == log_last(log, "sparsity"))
+    reached = next(row["step"] for row in log if row.get("sparsity") == _last(log, "sparsity"))
     course = (
         "from the first step that was logged"
         if reached == next(row["step"] for row in log if "sparsity" in row)
@@ -151,7 +151,7 @@ def _zeros(run: MeasuredRun, log: Log) -> Picture | None:
     )
 
 
-def log_last(log: Log, key: str) -> float:
+def _last(log: Log, key: str) -> float:
     """Return what was logged last under a name."""
     return next(row[key] for row in reversed(log) if key in row)
 
@@ -167,7 +167,7 @@ def _groups(run: MeasuredRun, log: Log) -> Picture | None:
     if min(value for value in series(log, "penalty_strength")[1] if isfinite(value)) > 0:
         to_logarithms(strength)
     _finish(strength, log, "strength")
-    last = log_last(log, "groups_gone")
+    last = _last(log, "groups_gone")
     caption = (
         f"Above, the share of groups that the penalty has made small enough to remove, {percent(last)} "
         "at the end; below, its strength, which is adjusted until as many are gone as the recipe asks for."
@@ -241,7 +241,7 @@ def _finish(axes: "Axes", log: Sequence[Mapping[str, float]], what: str, legend:
     along_steps(axes, log[-1]["step"])
     name_axes(axes, y=what)
     if legend:
-        drawn = axes.figure.legend(
+        axes.figure.legend(
             loc="outside lower left",
             ncols=3,
             frameon=False,
@@ -251,5 +251,4 @@ def _finish(axes: "Axes", log: Sequence[Mapping[str, float]], what: str, legend:
             columnspacing=1.2,
             borderpad=0,
         )
-        drawn.set_in_layout(True)
     axes.tick_params(colors=MUTED.light)

@@ -30,7 +30,8 @@ def stages_figure(stages: Sequence[MeasuredRun], key: str) -> Picture | None:
     for axes, (name, label, factor, colour) in zip(every, panels, strict=True):
         drawn: list[float] = []
         for place, stage in enumerate(logged):
-            last = stage.run.log[-1]["step"]
+            # A run may have been evaluated and not trained.
+            last = max(stage.run.log[-1]["step"], 1)
             steps, values = series(stage.run.log, name, factor)
             drawn += values
             axes.plot([place + step / last for step in steps], values, color=colour.light, linewidth=1.8)

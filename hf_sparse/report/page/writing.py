@@ -17,7 +17,7 @@ from hf_sparse.report.measured import MeasuredRun, lines_of, measure_run, names_
 from hf_sparse.report.page.canvas import Picture, entitle, to_svg
 from hf_sparse.report.page.cells import heat_maps
 from hf_sparse.report.page.colours import COLOURS, STEPS, shades
-from hf_sparse.report.page.content import Page, anchor_of, page_of, split_lines
+from hf_sparse.report.page.content import Page, file_name, page_of, split_lines
 from hf_sparse.report.page.curves import curves
 from hf_sparse.report.page.scatter import scatters
 from hf_sparse.report.page.stages import stages_figure
@@ -96,7 +96,7 @@ def _draw(material: Material, directory: Path) -> _Figures:
     shared = [*(picture for picture in stages if picture is not None), *scatters(material.comparison)]
     found = _Figures([_keep(picture, "", directory) for picture in shared], {})
     for number, run in enumerate(material.stages, start=1):
-        home = f"{number}-{anchor_of(run.name)}-" if len(material.stages) > 1 else ""
+        home = f"{number}-{file_name(run.name)}-" if len(material.stages) > 1 else ""
         found.runs[run.name] = [
             _keep(
                 Picture(f"{home}{picture.name}", picture.title, picture.caption, picture.figure),

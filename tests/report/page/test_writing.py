@@ -94,6 +94,12 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert "loss.png" in files and page.unbalanced == []
 
 
+def test_names_that_differ_in_a_sign_alone_are_kept_apart(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, sparsity=None) for name in ("a b", "a+b")]
+    page, files = page_of(tmp_path / "out", *runs)
+    assert len(set(page.values("id"))) == len(page.values("id")) and len(files) == 7
+
+
 def test_runs_of_one_origin_stand_beside_each_other(tmp_path: Path) -> None:
     dense = write_run(tmp_path / "home" / "dense", sparsity=None, recipe={}, log=[])
     for name in "abc":
