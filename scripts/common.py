@@ -219,7 +219,8 @@ def train(trainer: SparseTrainer, checkpoint: str | None) -> dict[str, float]:
     """Train, leave the model with its results in the output directory; answer what `publish` does."""
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics
     results["train_samples"] = len(trainer.train_dataset)
-    trainer.save_model()
+    # As Trainer itself calls it: there is nothing to push before the model has been evaluated.
+    trainer.save_model(_internal_call=True)
     trainer.save_state()
     sizes = publish(trainer) if trainer.quantizer is not None and trainer.is_world_process_zero() else {}
     keep_results(trainer, "train", results | sizes)
@@ -253,6 +254,14 @@ def evaluate(trainer: SparseTrainer, sets: Mapping[str, Dataset]) -> dict[str, f
         scores = trainer.evaluate(rows) | {"eval_samples": len(rows)}
         results |= {name + ending: score for name, score in scores.items()}
     return results
+
+
+def hand_over(trainer: SparseTrainer) -> None:
+    """Write the card of a trained model, and push both where the arguments say so."""
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    elif trainer.args.do_train:
+        trainer.create_model_card()
 
 
 def keep_results(trainer: SparseTrainer, name: str, results: dict[str, float]) -> dict[str, float]:

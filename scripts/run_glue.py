@@ -189,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.do_predict:
         for split in [split for split in TESTS if split in splits] or ["test"]:
             predict(trainer, split, rows(split, data.max_predict_samples, labelled=False), labels)
+    common.hand_over(trainer)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = common.evaluate(trainer, {"": trainer.eval_dataset}) | sizes
         results["perplexity"] = math.exp(min(results["eval_loss"], 700))
         common.keep_results(trainer, "eval", results)
+    common.hand_over(trainer)
 
 
 if __name__ == "__main__":

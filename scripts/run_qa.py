@@ -148,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         common.keep_results(trainer, "eval", scores | {"eval_samples": len(eval_set.ids)})
     if training.do_predict:
         predict(trainer, test_set)
+    common.hand_over(trainer)
 
 
 if __name__ == "__main__":

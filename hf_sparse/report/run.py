@@ -15,6 +15,8 @@ from hf_sparse.training.record import read_record
 
 EVALUATION, LATENCY = "eval_results.json", "latency*.json"
 _PREFIX = "eval_"
+# Scripts of masked language modelling call the one score so that has no prefix.
+_PREFIXES = (_PREFIX, "perplexity")
 # What an evaluation reports of itself and not of the model.
 _CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
 
@@ -119,7 +121,7 @@ def _scores(
     numbers = {
         name.removeprefix(_PREFIX): value
         for name, value in found.items()
-        if name.startswith(_PREFIX) and isinstance(value, int | float) and isfinite(value)
+        if name.startswith(_PREFIXES) and isinstance(value, int | float) and isfinite(value)
     }
     scores = {name: value for name, value in numbers.items() if not name.startswith(_CLOCK)}
     samples = numbers.get("samples")

@@ -88,9 +88,11 @@ def copy_public_record(source: str | Path, directory: str | Path) -> None:
 
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record to hand on: of models that came from a directory it keeps the directory's own name."""
-    named = {key: record.get(key) and public_name(record[key]) for key in _MODELS}
-    return dict(record) | named
+    """Return a record to hand on: of models that came from a directory it keeps `./` and that one's name."""
+    named = {key: name for key in _MODELS if (name := record.get(key)) is not None}
+    return dict(record) | {
+        key: f"./{public_name(name)}" if is_local(name) else name for key, name in named.items()
+    }
 
 
 def public_name(model: str) -> str:

@@ -35,7 +35,7 @@ def test_a_record_says_what_the_run_was(trained: Path) -> None:
 def test_a_record_to_hand_on_has_no_path_and_no_token(trained: Path) -> None:
     text = json.dumps(public_record(read_record(trained)))
     assert str(trained.parent) not in text and "hf_secret" not in text
-    assert json.loads(text)["base_model"] == "origin"
+    assert json.loads(text)["base_model"] == "./origin"
 
 
 def test_a_model_made_from_scratch_has_no_origin(tmp_path: Path) -> None:
