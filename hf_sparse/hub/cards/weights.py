@@ -85,7 +85,8 @@ def files_of(model: PreTrainedModel, directory: Path, staged: Path) -> tuple[Fil
     `model` is what they were made of, from `directory`; of one that other software had rounded already, only
     the files are measured. Raises `FileNotFoundError` if there are no weights.
     """
-    places = [staged, *([staged / PACKED_FOLDER] if packed_file(str(staged / PACKED_FOLDER)) else [])]
+    inner = staged / PACKED_FOLDER
+    places = [staged, *([inner] if inner.is_dir() and packed_file(str(inner)) else [])]
     whole = rounded_as(str(directory)) in (None, PACKED)
     return tuple(
         Files(
