@@ -12,6 +12,7 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.checkpoint.loading import weight_bytes
 from hf_sparse.report.history import STATE, read_log
 from hf_sparse.report.run import Run, find_runs, origin_of, pipeline_of, read_run
+from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
 from hf_sparse.training.loading import load_trained
@@ -20,8 +21,8 @@ from hf_sparse.training.record import public_name, read_record
 OWN = "model"
 # A model with a smaller share of zeros is called dense: by chance, or by rounding, some are anywhere.
 _DENSE = 0.005
-# What an evaluation of answers says of a part of the questions, or of another threshold.
-_ASIDE = ("HasAns", "NoAns", "best_", "thresh", "total")
+# What an evaluation of answers says of a part of the questions.
+_PARTS = ("HasAns", "NoAns")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class MeasuredRun:
         """What the first score is that is neither a loss nor of a part, else the first; None without any."""
         if not self.run.scores:
             return None
-        metric = min(self.run.scores, key=lambda name: ("loss" in name, any(part in name for part in _ASIDE)))
+        metric = min(worth_showing(self.run.scores), key=lambda name: name.startswith(_PARTS))
         record = self.run.record or {}
         facts = record.get("facts", {})
         dataset = " ".join(

@@ -8,10 +8,10 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.hub.cards.facts import Dense, Scores
-from hf_sparse.hub.cards.scores import worth_showing
 from hf_sparse.hub.cards.weights import load_to_measure, targets_of
 from hf_sparse.report.history import STATE
 from hf_sparse.report.run import EVALUATION, Run, origin_of, read_run
+from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.measure import measure_sparsity
 
 # By how much a share of zeros may differ from what a file says, which may have been rounded.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hf_sparse.hub.cards.facts import Facts, Latency
-from hf_sparse.hub.cards.scores import change, title, written
+from hf_sparse.report.scores import change, title, written
 from hf_sparse.report.tables import size
 
 Rows = list[Sequence[str]]

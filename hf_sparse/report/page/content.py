@@ -73,8 +73,8 @@ class Page:
 def page_of(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> Page:
     """Collect what the page says of runs and of the lines of stages that led to them."""
     ends = [line[-1] for line in lines]
-    title = " and ".join(run.name for run in ends) if len(ends) <= _MOST_NAMED else f"{len(ends)} runs"
     shown = list({run.name: run for line in lines for run in line}.values())
+    title = " and ".join(run.name for run in ends) if len(ends) <= _MOST_NAMED else f"{len(shown)} runs"
     connected, alone = split_lines(lines)
     several = len(comparison.runs) > 1
     return Page(

@@ -2,9 +2,7 @@
 
 from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, score_text
 from hf_sparse.report.measured import OWN, MeasuredRun
-
-# In metrics that count mistakes.
-_LOWER = ("loss", "perplexity")
+from hf_sparse.report.scores import lower_is_better
 
 
 def percent(share: float) -> str:
@@ -31,7 +29,7 @@ def result_of(comparison: Comparison, chosen: MeasuredRun | None = None) -> str:
     yardstick, compared = max(comparison.groups.items(), key=lambda item: (item[0] is not None, len(item[1])))
     if yardstick is None or len(compared) < 2:
         return f"{len(runs)} runs, whose scores cannot be compared."
-    lower = any(word in yardstick.metric for word in _LOWER)
+    lower = lower_is_better(yardstick.metric)
     best = min(compared, key=lambda run: (run.score if lower else -run.score, _least(run)))
     sentences = [
         f"Of {len(compared)} runs scored by {yardstick}, {best.name} has the "
