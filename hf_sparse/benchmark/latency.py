@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_sparse.benchmark.field import Contender
+from hf_sparse.report.latency import LatencyRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,21 @@ def measure(
         Measurement(contender, tuple(taken), largest_difference(contender.running.call(), reference))
         for contender, taken in zip(contenders, seconds, strict=True)
     ]
+
+
+def rows_of(measured: Iterable[Measurement]) -> tuple[LatencyRow, ...]:
+    """Return measurements as reports show them."""
+    return tuple(
+        LatencyRow(
+            one.contender.name,
+            one.contender.ours,
+            one.seconds,
+            one.contender.running.weight_bytes,
+            one.difference,
+            one.contender.running.note,
+        )
+        for one in measured
+    )
 
 
 def largest_difference(output: Tensor, reference: Tensor) -> float:

@@ -35,11 +35,10 @@ def benchmark(
             from hf_sparse.benchmark.contenders import REFERENCE, makers
             from hf_sparse.benchmark.field import prepare
             from hf_sparse.benchmark.inputs import random_inputs
-            from hf_sparse.benchmark.latency import limited, measure
+            from hf_sparse.benchmark.latency import limited, measure, rows_of
             from hf_sparse.demo.progress import silence
             from hf_sparse.report.latency import (
                 LatencyReport,
-                LatencyRow,
                 latency_as_dict,
                 latency_figure,
                 machine,
@@ -71,17 +70,7 @@ def benchmark(
             machine(kernels and kernels.path),
             REFERENCE,
             reference.abs().max().item(),
-            tuple(
-                LatencyRow(
-                    one.contender.name,
-                    one.contender.ours,
-                    one.seconds,
-                    one.contender.running.weight_bytes,
-                    one.difference,
-                    one.contender.running.note,
-                )
-                for one in measured
-            ),
+            rows_of(measured),
             field.missing,
         )
         if png is not None:

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from hf_sparse.benchmark.contenders import REFERENCE
 from hf_sparse.benchmark.eager import held_bytes, plain_copy, torch_floats
 from hf_sparse.benchmark.field import Contender, Running
-from hf_sparse.benchmark.latency import limited, measure
+from hf_sparse.benchmark.latency import limited, measure, rows_of
 from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.stages import PACKED_FORM
-from hf_sparse.report.latency import LatencyReport, LatencyRow, latency_as_dict, machine
+from hf_sparse.report.latency import LatencyReport, latency_as_dict, machine
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.loading import load
@@ -79,17 +79,6 @@ def measure_speed(directory: Path, lesson: Lesson) -> Speed:
     with limited(_THREADS):
         reference = contenders[1].running.call()
         measured = measure(contenders, reference, range(_ROUNDS))
-    rows = [
-        LatencyRow(
-            one.contender.name,
-            one.contender.ours,
-            one.seconds,
-            one.contender.running.weight_bytes,
-            one.difference,
-            one.contender.running.note,
-        )
-        for one in measured
-    ]
     latency = LatencyReport(
         directory.name,
         type(plain).__name__,
@@ -98,7 +87,7 @@ def measure_speed(directory: Path, lesson: Lesson) -> Speed:
         machine(kernels and kernels.path),
         REFERENCE,
         reference.abs().max().item(),
-        tuple(rows),
+        rows_of(measured),
         {},
     )
     content = json.dumps(latency_as_dict(latency), indent=1)

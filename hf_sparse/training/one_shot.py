@@ -1,16 +1,14 @@
 """Pruning in one shot with calibration data, without training."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.contract import KEY, write_contract
-from hf_sparse.checkpoint.directories import holds_only, published, require_free
+from hf_sparse.checkpoint.contract import is_plain_record, write_contract
+from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.oneshot.layerwise import Current, walk
 from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
 from hf_sparse.settings.sparsity import check_share
@@ -85,25 +83,17 @@ def prune_with_data(
 
 def require_own(directory: str | Path) -> None:
     """Raise `ValueError` unless `save_pruned` may write into a directory."""
-    require_free(Path(directory), _is_ours)
+    require_free(Path(directory), is_plain_record)
 
 
 def save_pruned(
     model: PreTrainedModel, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> None:
     """Write a plain directory; an earlier one of a pruned model is replaced, but none that a Trainer left."""
-    with published(Path(directory), _is_ours) as staged:
+    with published(Path(directory), is_plain_record) as staged:
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
-
-
-def _is_ours(directory: Path) -> bool:
-    file = directory / CONFIG_NAME
-    if not file.is_file() or not holds_only(directory, "model*.safetensors*"):
-        return False
-    config = json.loads(file.read_text(encoding="utf-8"))
-    return KEY in config and "quantization_config" not in config
 
 
 def _watch(target: Target, statistics: InputStatistics, current: Current) -> RemovableHandle:

@@ -1,16 +1,14 @@
 """Sparse checkpoints of libraries that are no more, as stock models."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.contract import KEY, write_contract
-from hf_sparse.checkpoint.directories import holds_only, published, require_free
+from hf_sparse.checkpoint.contract import is_plain_record, write_contract
+from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.checkpoint.loading import load_saved, load_tokenizer
 from hf_sparse.hub.legacy.building import build
 from hf_sparse.hub.legacy.layouts import undo_layouts
@@ -58,7 +56,7 @@ class Rescued:
         there. An earlier result is replaced. Raises `ValueError` if logits differ, and for a directory that
         holds something else.
         """
-        with published(Path(directory), _is_ours) as staged:
+        with published(Path(directory), is_plain_record) as staged:
             self.model.save_pretrained(staged)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(staged)
@@ -95,7 +93,7 @@ def load_legacy(name_or_path: str) -> Rescued:
 
 def require_own(directory: str | Path) -> None:
     """Raise `ValueError` unless `save` may write into a directory."""
-    require_free(Path(directory), _is_ours)
+    require_free(Path(directory), is_plain_record)
 
 
 def _targets(model: PreTrainedModel) -> Targets:
@@ -116,11 +114,3 @@ def _record(model: PreTrainedModel, targets: Targets, weights: tuple[WeightInspe
 def _most_common(weights: tuple[WeightInspection, ...]) -> str | None:
     counts = Counter(weight.pattern for weight in weights if weight.sparsity >= SPARSE_FROM)
     return counts.most_common(1)[0][0] if counts else None
-
-
-def _is_ours(directory: Path) -> bool:
-    file = directory / CONFIG_NAME
-    if not file.is_file() or not holds_only(directory, "model*.safetensors*"):
-        return False
-    config = json.loads(file.read_text(encoding="utf-8"))
-    return KEY in config and "quantization_config" not in config
