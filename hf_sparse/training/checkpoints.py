@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,17 @@ class AtomicCheckpoints:
     _staging = False
     _push_pending = False
     _pushed: Path | None = None
+    trained_at: datetime | None = None
+    resumed = False
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
         """Train, after putting right what an earlier process that was killed while saving left behind."""
         self._recover(Path(self.args.output_dir))
-        result = super().train(*args, **kwargs)
+        self.trained_at, self.resumed = None, bool(resume_from_checkpoint)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.trained_at = datetime.now(UTC)
         # Trainer has waited for its uploads.
         self._forget_pushed()
         return result
@@ -71,12 +78,16 @@ class AtomicCheckpoints:
         if self._staging:
             self._push_pending = True
             return
+        if not self.is_world_process_zero():
+            # Trainer makes the other processes do nothing here.
+            super()._push_from_checkpoint(checkpoint_folder)
+            return
         self._pushed = clean = Path(checkpoint_folder)
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if not busy:
             self._forget_pushed()
         certain = not busy or self.args.hub_always_push
-        if certain and self.args.should_save and self.args.hub_strategy in _WITH_CHECKPOINTS:
+        if certain and self.args.hub_strategy in _WITH_CHECKPOINTS:
             # Uploaded in the background, so it stays until that is done.
             clean = copy_clean(clean, Path(self.args.output_dir) / _PUSHING)
         try:

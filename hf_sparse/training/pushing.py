@@ -29,14 +29,19 @@ def copy_clean(checkpoint: Path, home: Path) -> Path:
 
 
 def copy_beside_weights(checkpoint: Path, directory: Path) -> None:
-    """Copy what Trainer does not know of a checkpoint to a directory it pushes, and keep its pickle out.
-
-    Trainer writes the training arguments into that directory at the last moment; what .gitignore names is
-    left out of a commit by the Hub.
-    """
+    """Copy what Trainer does not know of a checkpoint to a directory it pushes, and keep its pickle out."""
     if (checkpoint / SIDECAR).is_file():
         shutil.copy(checkpoint / SIDECAR, directory)
     copy_public_record(checkpoint, directory)
+    _name_best(directory / TRAINER_STATE_NAME)
+    ignore_arguments(directory)
+
+
+def ignore_arguments(directory: Path) -> None:
+    """Tell the Hub to leave the pickle of training arguments out of what is pushed of a directory.
+
+    Trainer writes it there at the last moment; what .gitignore names is left out of a commit.
+    """
     ignored = directory / _IGNORED
     lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
     if TRAINING_ARGS_NAME not in lines:

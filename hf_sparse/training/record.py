@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,12 @@ _MODELS = ("base_model", "teacher")
 def write_record(directory: str | Path, trainer: "SparseTrainingMixin") -> None:
     """Write the record of a trainer's run, as far as it has come, into a checkpoint or model directory."""
     args, state, data = trainer.args, trainer.state, trainer.train_dataset
-    settings = {name: getattr(args, name) for name in _ARGUMENTS if hasattr(args, name)}
+    settings = {name: _finite(getattr(args, name)) for name in _ARGUMENTS if hasattr(args, name)}
     runtimes = [line["train_runtime"] for line in state.log_history if "train_runtime" in line]
     record = {
         "format_version": FORMAT_VERSION,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        # When training ended: what was measured before that is not of this model.
+        "date": (trainer.trained_at or datetime.now(UTC)).isoformat(timespec="seconds"),
         "architecture": type(trainer.model).__name__,
         "base_model": _origin(trainer.model),
         "teacher": trainer.distiller and _origin(trainer.distiller.teacher),
@@ -53,9 +55,10 @@ def write_record(directory: str | Path, trainer: "SparseTrainingMixin") -> None:
         "total_steps": state.max_steps,
         "epochs": state.epoch,
         "train_samples": len(data) if hasattr(data, "__len__") else None,
-        "seconds": runtimes[-1] if runtimes else None,
+        # Of the last session only, which is not the run where it went on from a checkpoint.
+        "seconds": runtimes[-1] if runtimes and not trainer.resumed else None,
         "arguments": settings | {"processes": args.world_size},
-        "facts": dict(trainer.facts),
+        "facts": {name: _finite(value) for name, value in trainer.facts.items()},
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -88,11 +91,18 @@ def copy_public_record(source: str | Path, directory: str | Path) -> None:
 
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record to hand on: of models that came from a directory it keeps `./` and that one's name."""
+    """Return a record to hand on, without paths.
+
+    Of models that came from a directory it keeps `./` and that one's name, of facts that are paths the last
+    part.
+    """
     named = {key: name for key in _MODELS if (name := record.get(key)) is not None}
-    return dict(record) | {
-        key: f"./{public_name(name)}" if is_local(name) else name for key, name in named.items()
+    models = {key: f"./{public_name(name)}" if is_local(name) else name for key, name in named.items()}
+    facts = {
+        key: public_name(fact) if isinstance(fact, str) else fact
+        for key, fact in record.get("facts", {}).items()
     }
+    return dict(record) | models | {"facts": facts}
 
 
 def public_name(model: str) -> str:
@@ -109,6 +119,11 @@ def _write(directory: str | Path, record: Mapping[str, Any]) -> None:
     # The kinds of schedulers and optimizers are enumerations.
     text = json.dumps(record, indent=2, default=str, allow_nan=False)
     write_atomically(Path(directory) / RECORD, f"{text}\n".encode())
+
+
+def _finite(value: Any) -> Any:
+    """Return a setting as JSON takes it, which knows no infinity."""
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _origin(model: nn.Module) -> str | None:

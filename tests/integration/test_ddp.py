@@ -74,3 +74,7 @@ def test_a_checkpoint_of_two_processes_is_whole(ranks: list[dict[str, Any]], fol
 def test_two_processes_resume_bit_for_bit(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         assert list(differences(rank["straight"], rank["resumed"])) == []
+
+
+def test_only_the_first_process_pushes(ranks: list[dict[str, Any]]) -> None:
+    assert [result["pushed"] for result in ranks] == [4, 0]

@@ -2,8 +2,11 @@
 
 import os
 import socket
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from doomed import cheap_processes
@@ -70,6 +73,23 @@ def pruning_run(folder: Path, resume: Path | None = None) -> dict[str, Any]:
     return outcome(trainer)
 
 
+def pushing_run(folder: Path) -> int:
+    """Push every checkpoint to a Hub that takes everything; return how many uploads this process began."""
+    uploads: list[Future] = []
+
+    def upload(**_: Any) -> Future:
+        uploads.append(Future())
+        uploads[-1].set_result(None)
+        return uploads[-1]
+
+    hub = SimpleNamespace(create_repo=lambda name, **_: SimpleNamespace(repo_id=name), upload_folder=upload)
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "push_to_hub": True}
+    args = arguments(folder, hub_model_id="somebody/model", hub_strategy="checkpoint", **settings)
+    with patch("transformers.trainer.hf_api", lambda: hub):
+        SparseTrainer(bert(), args, train_dataset=sentences(8)).train()
+    return len(uploads)
+
+
 def work(rank: int, port: int, folder: Path) -> None:
     """Do everything as one process of two; leave the results in `rank-N.pt`."""
     place = {
@@ -85,6 +105,7 @@ def work(rank: int, port: int, folder: Path) -> None:
     results = {name: lesson(name, folder, batch=4) for name in ("masked", "causal", "classification")}
     results["features"] = lesson("classification", folder, batch=4, features=True)
     results["straight"] = pruning_run(folder / "run")
+    results["pushed"] = pushing_run(folder / "pushed")
     results["resumed"] = pruning_run(folder / "again", resume=checkpoint(folder / "run", 6))
     torch.save(results, folder / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()

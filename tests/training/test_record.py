@@ -17,7 +17,7 @@ def trained(tmp_path: Path) -> Path:
     model = type(bert()).from_pretrained(tmp_path / "origin")
     args = arguments(tmp_path / "run", max_steps=2, learning_rate=3e-4, hub_token="hf_secret")
     trainer = SparseTrainer(model, args, train_dataset=sentences(16), recipe=pruning())
-    trainer.facts["dataset"] = "nyu-mll/glue"
+    trainer.facts |= {"dataset": "nyu-mll/glue", "file": "/scratch/somebody/train.json"}
     trainer.train()
     trainer.save_model()
     return tmp_path / "run"
@@ -26,7 +26,7 @@ def trained(tmp_path: Path) -> Path:
 def test_a_record_says_what_the_run_was(trained: Path) -> None:
     record = read_record(trained)
     assert record["base_model"] == str(trained.parent / "origin") and record["teacher"] is None
-    assert record["recipe"] == pruning().to_dict() and record["facts"] == {"dataset": "nyu-mll/glue"}
+    assert record["recipe"] == pruning().to_dict() and record["facts"]["dataset"] == "nyu-mll/glue"
     assert (record["step"], record["total_steps"], record["train_samples"]) == (2, 2, 16)
     assert record["arguments"]["learning_rate"] == 3e-4 and record["arguments"]["processes"] == 1
     assert record["seconds"] > 0 and record["hardware"]["processor"] and record["versions"]["torch"]
@@ -34,7 +34,8 @@ def test_a_record_says_what_the_run_was(trained: Path) -> None:
 
 def test_a_record_to_hand_on_has_no_path_and_no_token(trained: Path) -> None:
     text = json.dumps(public_record(read_record(trained)))
-    assert str(trained.parent) not in text and "hf_secret" not in text
+    assert str(trained.parent) not in text and "hf_secret" not in text and "scratch" not in text
+    assert json.loads(text)["facts"] == {"dataset": "nyu-mll/glue", "file": "train.json"}
     assert json.loads(text)["base_model"] == "./origin"
 
 
@@ -72,3 +73,30 @@ def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path, text: str, sent
 def test_names_on_the_hub_are_told_from_paths(name: str, local: bool) -> None:
     assert is_local(name) == local
     assert public_name(name) == ("model" if local else name)
+
+
+def test_a_record_is_as_old_as_the_training_and_not_as_the_file(trained: Path, tmp_path: Path) -> None:
+    trainer = SparseTrainer(bert(), arguments(tmp_path / "again", max_steps=1), train_dataset=sentences(4))
+    trainer.train()
+    ended = trainer.trained_at
+    trainer.trained_at = ended.replace(year=2020)
+    trainer.save_model()
+    assert read_record(tmp_path / "again")["date"].startswith("2020-")
+    assert read_record(trained)["date"] <= ended.isoformat(timespec="seconds")
+
+
+def test_a_run_that_went_on_from_a_checkpoint_does_not_say_how_long_it_took(tmp_path: Path) -> None:
+    args = arguments(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
+    for resumed in (None, str(tmp_path / "checkpoint-2")):
+        trainer = SparseTrainer(bert(), args, train_dataset=sentences(8))
+        trainer.train(resume_from_checkpoint=resumed)
+        trainer.save_model()
+        assert (read_record(tmp_path)["seconds"] is None) == bool(resumed)
+
+
+def test_settings_that_json_does_not_know_keep_nothing_from_being_saved(tmp_path: Path) -> None:
+    args = arguments(tmp_path, max_steps=1, max_grad_norm=float("inf"))
+    trainer = SparseTrainer(bert(), args, train_dataset=sentences(4))
+    trainer.train()
+    trainer.save_model()
+    assert read_record(tmp_path)["arguments"]["max_grad_norm"] == "inf"
