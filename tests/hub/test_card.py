@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from hf_sparse.hub import write_card
 from hf_sparse.hub.card import describe
 from hf_sparse.hub.cards.facts import facts_from_json
-from hf_sparse.hub.cards.rendering import render
+from hf_sparse.hub.cards.rendering import is_generated, render
 from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
 
 
@@ -196,3 +196,9 @@ def test_a_dense_model_is_not_called_sparse(finished: Runs) -> None:
     text = write_card(finished.dense, finished.dense, "somebody/dense").read_text()
     assert ModelCard(text).data.tags == ["hf_sparse"] and "zeros in the" not in text
     assert "weights removed" not in text and "times smaller" not in text.split("## What is in it")[0]
+
+
+def test_a_card_is_known_as_generated_until_somebody_changes_it(card: str) -> None:
+    assert is_generated(card) and card.count("<!--") == 1
+    assert not is_generated(card.replace("8 bits", "4 bits")) and not is_generated(f"{card}\nMine.\n")
+    assert not is_generated("# tiny-int8\n") and not is_generated("")

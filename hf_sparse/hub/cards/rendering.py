@@ -1,5 +1,7 @@
 """A card made of facts alone: the same facts give the same card, letter by letter."""
 
+import hashlib
+import re
 from functools import cache
 from importlib.resources import files as resources
 
@@ -12,9 +14,15 @@ from hf_sparse.hub.cards.facts import Facts
 from hf_sparse.hub.cards.loading import ways_to_load
 from hf_sparse.hub.cards.metadata import metadata_of
 
+_MARK = "<!-- Written by hf_sparse; sha256 of the text above: {} -->"
+_MARKED = re.compile(rf"(.*\n){_MARK.format('([0-9a-f]{64})')}\s*", re.DOTALL)
+
 
 def render(facts: Facts) -> ModelCard:
-    """Write the card: metadata for the Hub, what the model is, how it is loaded, how it was made."""
+    """Write the card: metadata for the Hub, what the model is, how it is loaded, how it was made.
+
+    Its last line is a comment that `is_generated` knows it by.
+    """
     text = _template().render(
         facts=facts,
         say=sentences,
@@ -23,7 +31,19 @@ def render(facts: Facts) -> ModelCard:
         ways=ways_to_load(facts),
         as_yaml=lambda recipe: yaml.safe_dump(dict(recipe), sort_keys=False).rstrip(),
     )
-    return ModelCard(f"---\n{metadata_of(facts).to_yaml()}\n---\n\n{text.rstrip()}\n")
+    # As the card itself writes its metadata, which may not be how they were given.
+    card = str(ModelCard(f"---\n{metadata_of(facts).to_yaml()}\n---\n\n{text.rstrip()}\n\n"))
+    return ModelCard(f"{card}{_MARK.format(_digest(card))}\n")
+
+
+def is_generated(text: str) -> bool:
+    """Say whether a README.md is a card that `render` wrote and nobody has changed since."""
+    found = _MARKED.fullmatch(text)
+    return found is not None and _digest(found[1]) == found[2]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache
