@@ -33,10 +33,21 @@ Log = Sequence[Mapping[str, float]]
 
 
 def read_log(directory: str | Path) -> list[dict[str, float]]:
-    """Return what a Trainer logged, by step, from its output directory or a checkpoint.
+    """Return what a Trainer logged, by step, in the state that `furthest_state` returns; raises as that does.
 
-    Of the directory's own state and its last checkpoint's, that which is further counts. Numbers of one step,
-    as of training and evaluation, are in one mapping. Raises `ValueError` if there is no state of a Trainer.
+    Numbers of one step, as of training and evaluation, are in one mapping.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for line in furthest_state(directory)["log_history"]:
+        numbers = {key: value for key, value in line.items() if isinstance(value, (int, float))}
+        rows.setdefault(line["step"], {}).update(numbers)
+    return [rows[step] for step in sorted(rows)]
+
+
+def furthest_state(directory: str | Path) -> dict[str, Any]:
+    """Return the state that a Trainer saved in its output directory or its last checkpoint.
+
+    The one with the later step in its log counts. Raises `ValueError` if there is none, or one is damaged.
     """
     directory = Path(directory)
     last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
@@ -46,18 +57,14 @@ def read_log(directory: str | Path) -> list[dict[str, float]]:
         raise ValueError(
             f"{directory} has no {STATE}, nor a checkpoint with one; name the output directory of a Trainer"
         )
-    rows: dict[int, dict[str, float]] = {}
-    for line in max(states, key=lambda lines: max((line["step"] for line in lines), default=0)):
-        numbers = {key: value for key, value in line.items() if isinstance(value, (int, float))}
-        rows.setdefault(line["step"], {}).update(numbers)
-    return [rows[step] for step in sorted(rows)]
+    return max(states, key=lambda state: max((line["step"] for line in state["log_history"]), default=0))
 
 
-def _read_state(path: Path) -> list[dict[str, Any]]:
+def _read_state(path: Path) -> dict[str, Any]:
     try:
-        lines = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-        if all(isinstance(line["step"], int) for line in lines):
-            return lines
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(line["step"], int) for line in state["log_history"]):
+            return state
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the state of a Trainer: {type(error).__name__} {error}") from error
     raise ValueError(f"{path} is not the state of a Trainer: a step in it is no number")

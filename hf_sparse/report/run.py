@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.report.history import STATE, read_log
-from hf_sparse.training.record import read_record
+from hf_sparse.report.history import STATE, furthest_state, read_log
+from hf_sparse.training.record import is_local, read_record
 
 EVALUATION, LATENCY = "eval_results.json", "latency*.json"
 _PREFIX = "eval_"
@@ -27,7 +28,7 @@ class Run:
 
     `scores` are those of the last evaluation, by the names of their metrics, `samples` how many examples it
     was made on. `scores_file` is the name of the file that holds them. `latencies` are as `latency_as_dict`
-    makes them.
+    makes them, those of `latency_files`.
     """
 
     directory: Path
@@ -37,6 +38,7 @@ class Run:
     samples: int | None = None
     scores_file: str | None = None
     latencies: tuple[Mapping[str, Any], ...] = ()
+    latency_files: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,7 +54,8 @@ def read_run(directory: str | Path) -> Run:
     """Read the files of a run; raise `ValueError` if there is no model, or for a file that is damaged.
 
     Scores come from `eval_results.json`, as `Trainer.save_metrics("eval", ...)` writes it, else from the
-    evaluation after the last step in the Trainer's log.
+    evaluation after the last step in the Trainer's log. Where a best model was kept track of, and another
+    step was the best, the model may be that one's: then the log has no scores of it.
     """
     directory = Path(directory)
     if not (directory / CONFIG_NAME).is_file():
@@ -63,8 +66,18 @@ def read_run(directory: str | Path) -> Run:
     logged = (directory / STATE).is_file() or any(directory.glob(f"checkpoint-*/{STATE}"))
     log = read_log(directory) if logged else []
     scores, samples, source = _scores(directory, log, record)
-    latencies = tuple(_read(path) for path in sorted(directory.glob(LATENCY)))
-    return Run(directory, record, log, scores, samples, source, latencies)
+    timed = sorted(directory.glob(LATENCY))
+    latencies, files = tuple(_read(path) for path in timed), tuple(path.name for path in timed)
+    return Run(directory, record, log, scores, samples, source, latencies, files)
+
+
+def is_outdated(file: Path, record: Mapping[str, Any] | None) -> bool:
+    """Say whether a file is older than the end of the training that a record is of.
+
+    What it says of the model was measured of an earlier one then. Copying makes files newer, never older.
+    """
+    date = record and record.get("date")
+    return bool(date) and file.stat().st_mtime < datetime.fromisoformat(date).timestamp()
 
 
 def pipeline_of(run: Run) -> list[Run]:
@@ -81,13 +94,15 @@ def pipeline_of(run: Run) -> list[Run]:
 def origin_of(run: Run, role: str) -> Run | None:
     """Return the run that made a model which another one names as its `base_model` or `teacher`.
 
-    It lies where the record says, or under the same name beside the run. None if it is not there.
+    It lies where the record says, or in a directory of the same name beside the run. None if it is not there,
+    if it is named as on the Hub, and if the run itself lies in its place.
     """
     named = run.record and run.record.get(role)
-    if not named:
+    if not named or not is_local(named):
         return None
-    for place in (Path(named), run.directory.resolve().parent / Path(named).name):
-        if place.is_absolute() and (place / CONFIG_NAME).is_file():
+    own = run.directory.resolve()
+    for place in (Path(named), own.parent / Path(named).name):
+        if place.is_absolute() and place.resolve() != own and (place / CONFIG_NAME).is_file():
             return read_run(place)
     return None
 
@@ -114,6 +129,8 @@ def _scores(
 ) -> tuple[dict[str, float], int | None, str | None]:
     if (directory / EVALUATION).is_file():
         found, source = _read(directory / EVALUATION), EVALUATION
+    elif log and _may_be_earlier(furthest_state(directory)):
+        return {}, None, None
     else:
         last = record["step"] if record else max((line["step"] for line in log), default=0)
         found = next((line for line in reversed(log) if line["step"] == last), {})
@@ -126,6 +143,12 @@ def _scores(
     scores = {name: value for name, value in numbers.items() if not name.startswith(_CLOCK)}
     samples = numbers.get("samples")
     return scores, None if samples is None else int(samples), source if scores else None
+
+
+def _may_be_earlier(state: Mapping[str, Any]) -> bool:
+    """Say whether a run that ended in a state may have gone back to its best model."""
+    best = state.get("best_global_step")
+    return best is not None and best != state.get("global_step")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from math import sqrt
 _LOSSES = ("loss", "perplexity")
 _LOWER_IS_BETTER = (*_LOSSES, "wer", "cer")
 _SHARES = ("accuracy", "f1", "precision", "recall")
+# What SQuAD counts in per cent, of all questions and of those with and without an answer.
+_ANSWERS = ("exact", "exact_match", "f1")
+_QUESTIONS = ("HasAns_", "NoAns_")
 _NAMES = {
     "f1": "F1",
     "matthews_correlation": "Matthews correlation",
@@ -43,21 +46,21 @@ def title(name: str) -> str:
 
 
 def written(name: str, value: float, task: str | None, decimals: int = 2) -> str:
-    """Return a score with its unit: shares and what SQuAD counts are per cent, all others plain numbers."""
-    factor = _percent(name, task)
+    """Return a score, in per cent where it is certain to be a share or a percentage, else as it is."""
+    factor = _percent(name, task, value)
     return f"{value:.4g}" if factor is None else f"{factor * value:.{decimals}f} %"
 
 
 def change(name: str, before: float, after: float, task: str | None) -> str:
     """Return the difference with its sign, in points where a score is a percentage, and in per cent."""
-    factor = _percent(name, task)
+    factor = _percent(name, task, before, after)
     points = f"{after - before:+.4g}" if factor is None else f"{factor * (after - before):+.2f} points"
     return f"{points} ({(after - before) / abs(before):+.1%})".replace("%", " %") if before else points
 
 
 def compared(name: str, before: float, after: float, task: str | None) -> str:
     """Say in words how far a score is from that of another model."""
-    factor = _percent(name, task)
+    factor = _percent(name, task, before, after)
     distance = abs(after - before) * (factor or 1)
     shown = f"{distance:.3g}" if factor is None else f"{distance:.1f}"
     if float(shown) == 0:
@@ -82,8 +85,14 @@ def _is_loss(name: str) -> bool:
     return name.removesuffix(_OTHER_SET) in _LOSSES
 
 
-def _percent(name: str, task: str | None) -> int | None:
-    """Return what makes a percentage of a score, None if it is none."""
-    if task == "question-answering":
-        return None if _is_loss(name) else 1
-    return 100 if name.removesuffix(_OTHER_SET) in _SHARES else None
+def _percent(name: str, task: str | None, *values: float) -> int | None:
+    """Return what makes percentages of scores by one metric, None where their unit is not certain.
+
+    Scripts of question answering write percentages, those of other tasks shares; some do otherwise.
+    """
+    stem = name.removesuffix(_OTHER_SET)
+    for questions in _QUESTIONS:
+        stem = stem.removeprefix(questions)
+    if task == "question-answering" and stem in _ANSWERS:
+        return 1 if all(1 < value <= 100 for value in values) else None
+    return 100 if stem in _SHARES and all(0 <= value <= 1 for value in values) else None

@@ -33,6 +33,12 @@ def test_counts_and_thresholds_are_no_scores() -> None:
         ("f1", 88.123, SQUAD, "88.12 %"),
         ("matthews_correlation", 0.56789, GLUE, "0.5679"),
         ("loss", 1.23456, None, "1.235"),
+        ("HasAns_f1", 88.123, SQUAD, "88.12 %"),
+        # In the other unit than usual, or none that anybody knows.
+        ("accuracy", 91.3, GLUE, "91.3"),
+        ("f1", 0.88, SQUAD, "0.88"),
+        ("exact_match", 81.25, None, "81.25"),
+        ("score", 0.5, SQUAD, "0.5"),
     ],
 )
 def test_scores_have_their_unit(name: str, value: float, task: str | None, text: str) -> None:
@@ -44,12 +50,14 @@ def test_a_difference_has_a_sign_in_points_and_in_per_cent() -> None:
     assert change("f1", 80.0, 81.0, SQUAD) == "+1.00 points (+1.2 %)"
     assert change("loss", 2.0, 2.5, None) == "+0.5 (+25.0 %)"
     assert change("matthews_correlation", 0.0, 0.1, GLUE) == "+0.1"
+    assert change("accuracy", 80.0, 78.0, GLUE) == "-2 (-2.5 %)"
 
 
 def test_a_difference_in_words() -> None:
     assert compared("accuracy", 0.8, 0.78, GLUE) == "2.0 points below"
     assert compared("accuracy", 0.8, 0.80001, GLUE) == "the same as"
     assert compared("loss", 2.0, 2.5, None) == "0.5 above"
+    assert compared("accuracy", 80.0, 78.0, GLUE) == "2 below"
 
 
 def test_metrics_have_names_and_directions() -> None:
