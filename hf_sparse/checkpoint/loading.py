@@ -2,12 +2,23 @@
 
 import json
 import logging
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import transformers
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import (
     CONFIG_NAME,
     GENERATION_CONFIG_NAME,
@@ -34,45 +45,81 @@ _TOKENIZERS = (
 )
 
 
+# What pretraining leaves behind and many classes do without.
+_SPARE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.")
+
+
 def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedModel:
-    """Load a model as the class that its configuration names, without a head where it names none."""
-    _require_there(name_or_path)
-    named = AutoConfig.from_pretrained(name_or_path).architectures or [""]
-    architecture = getattr(transformers, named[0], AutoModel)
-    return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
+    """Load a model as the class that its configuration names, without a head where it names none.
+
+    Raises `ValueError` naming the file if one is damaged.
+    """
+    architecture = getattr(transformers, named_class(name_or_path) or "", AutoModel)
+    try:
+        return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{_damaged(name_or_path)} is no whole file of tensors ({error}); fetch it again, or save the "
+            "model again"
+        ) from error
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer that was saved with a model, None if there is none."""
+def load_whole(name_or_path: str) -> PreTrainedModel:
+    """Load a model as the class that its configuration names, every weight of it from its files.
+
+    Raises `ValueError` for a class that transformers does not have, and where weights are missing, which
+    transformers would draw at random, are left over, such as the masks of a library of the past, or have
+    other shapes. Heads of pretraining and poolers may be left over.
+    """
+    require_known_class(name_or_path)
+    model, found = load_saved(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True)
+    left_over = (name for name in found["unexpected_keys"] if not _SPARE.search(name))
+    _refuse(name_or_path, model, "lacks", found["missing_keys"])
+    _refuse(name_or_path, model, "has in another shape", (name for name, *_ in found["mismatched_keys"]))
+    _refuse(name_or_path, model, "has beside the weights", left_over)
+    return model
+
+
+def _refuse(name_or_path: str, model: nn.Module, how: str, names: Iterable[str]) -> None:
+    if found := sorted(names):
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise ValueError(
+            f"{name_or_path} {how} of a {type(model).__name__} {found[0]}{more}; if an old library left it, "
+            "open it with hf-sparse rescue, else load it in Python as what it is and save it again"
+        )
+
+
+def load_tokenizer(name_or_path: str, **hub: Any) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer that was saved with a model, None if there is none; `hub` as in `saved_file`."""
     # Without any of them transformers makes up an empty one.
-    if all(saved_file(name_or_path, file) is None for file in _TOKENIZERS):
+    if all(saved_file(name_or_path, file, **hub) is None for file in _TOKENIZERS):
         return None
-    return AutoTokenizer.from_pretrained(name_or_path)
+    return AutoTokenizer.from_pretrained(name_or_path, **hub)
 
 
 def rounded_as(name_or_path: str) -> str | None:
     """Return the format in which the weights of a saved model are rounded, None if they are not."""
-    _require_there(name_or_path)
-    held = getattr(AutoConfig.from_pretrained(name_or_path), "quantization_config", None)
+    held = getattr(_configuration(name_or_path), "quantization_config", None)
     return held and held.get("quant_method", "quantized")
 
 
-def weight_files(name_or_path: str) -> list[Path]:
+def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
     """Return the files that the weights of a saved model lie in; the sidecar is none of them.
 
-    Raises `FileNotFoundError` if there are none that transformers or `load_packed` would load.
+    `hub` as in `saved_file`. Raises `FileNotFoundError` if there are none that transformers or `load_packed`
+    would load.
     """
-    if (packed := packed_file(name_or_path)) is not None:
+    if (packed := packed_file(name_or_path, **hub)) is not None:
         return [packed]
     for single, index in (
         (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
         (WEIGHTS_NAME, WEIGHTS_INDEX_NAME),
     ):
-        if (file := saved_file(name_or_path, single)) is not None:
+        if (file := saved_file(name_or_path, single, **hub)) is not None:
             return [file]
-        if (file := saved_file(name_or_path, index)) is not None:
-            shards = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
-            return [Path(cached_file(name_or_path, shard)) for shard in sorted(shards)]
+        if (file := saved_file(name_or_path, index, **hub)) is not None:
+            shards = set(_read_json(file).get("weight_map", {}).values())
+            return [Path(cached_file(name_or_path, shard, **hub)) for shard in sorted(shards)]
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
 
 
@@ -85,11 +132,16 @@ def packed_file(name_or_path: str, **hub: Any) -> Path | None:
     config = saved_file(name_or_path, CONFIG_NAME, **hub)
     if config is None:
         return None
-    held = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") or {}
+    held = _read_json(config).get("quantization_config") or {}
     if held.get("quant_method") != METHOD:
         return None
     saved_file(name_or_path, GENERATION_CONFIG_NAME, **hub)
     return saved_file(name_or_path, PACKED, **hub)
+
+
+def named_class(name_or_path: str) -> str | None:
+    """Return the class that a model was saved as, None if its configuration does not say."""
+    return (_configuration(name_or_path).architectures or [None])[0]
 
 
 def require_known_class(name_or_path: str) -> None:
@@ -97,8 +149,7 @@ def require_known_class(name_or_path: str) -> None:
 
     Loading it anyway would lose its head, or more.
     """
-    _require_there(name_or_path)
-    named = (AutoConfig.from_pretrained(name_or_path).architectures or [None])[0]
+    named = named_class(name_or_path)
     if named is not None and not hasattr(transformers, named):
         raise ValueError(
             f"{name_or_path} is a {named}, which is no class of transformers; load it in Python, and give "
@@ -132,9 +183,39 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _require_there(name_or_path: str) -> None:
+def _configuration(name_or_path: str) -> PreTrainedConfig:
+    """Read the configuration of a saved model; raise `ValueError` if it is not there or damaged."""
     # Hub names have one slash at most and begin with neither of these.
     if name_or_path.startswith(("/", ".", "~")) and not Path(name_or_path).is_dir():
         raise ValueError(
             f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
         )
+    if Path(name_or_path).is_dir():
+        file = Path(name_or_path) / CONFIG_NAME
+        if not file.is_file():
+            raise ValueError(
+                f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
+            )
+        _read_json(file)
+    return AutoConfig.from_pretrained(name_or_path)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); restore it, or save the model again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no table of names and values; restore it, or save the model again")
+    return content
+
+
+def _damaged(name_or_path: str) -> Path | str:
+    """Return which file of weights cannot be opened."""
+    for file in weight_files(name_or_path):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError:
+            return file
+    return name_or_path

@@ -3,11 +3,13 @@
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.loading import (
     load_saved,
+    load_whole,
+    named_class,
     packed_file,
-    require_known_class,
     rounded_as,
     saved_file,
 )
@@ -33,14 +35,26 @@ def load_trained(name_or_path: str) -> PreTrainedModel:
 
 
 def load_to_publish(name_or_path: str) -> PreTrainedModel:
-    """Load a model to write in another format; raise `ValueError` for what other software has rounded."""
+    """Load a model to write in another format, all of it from its files.
+
+    Raises `ValueError` for what other software has rounded, for a configuration without a class, and as
+    `load_whole` and `load_trained` do.
+    """
     if (form := rounded_as(name_or_path)) not in (None, METHOD):
         raise ValueError(
             f"{name_or_path} is a {form} directory, which cannot be turned into another format; take the "
             "model it was made of"
         )
-    require_known_class(name_or_path)
-    return load_trained(name_or_path)
+    if named_class(name_or_path) is None:
+        raise ValueError(
+            f"{CONFIG_NAME} of {name_or_path} names no class (architectures), so a head could be lost; load "
+            "it in Python as the class it is, and save it again"
+        )
+    if packed_file(name_or_path) is not None:
+        return load_trained(name_or_path)
+    model = load_whole(name_or_path)
+    requantize(model, name_or_path)
+    return model
 
 
 def load_to_run(name_or_path: str) -> PreTrainedModel:

@@ -10,9 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_sparse.checkpoint.directories import holds_only, published, require_free
 from hf_sparse.checkpoint.loading import (
-    load_saved,
     load_tokenizer,
-    require_known_class,
+    load_whole,
     rounded_as,
     saved_file,
 )
@@ -26,14 +25,13 @@ from hf_sparse.training.state import SIDECAR, SavedState, read_state, write_stat
 
 
 def load_unrounded(name_or_path: str) -> PreTrainedModel:
-    """Load a model to quantize; raise `ValueError` if its weights have been rounded already."""
+    """Load a model to quantize; raise `ValueError` if its weights have been rounded, or as `load_whole`."""
     if (form := rounded_as(name_or_path)) is not None:
         raise ValueError(
             f"{name_or_path} is a {form} directory, whose weights are rounded already; take the model it was "
             "made of"
         )
-    require_known_class(name_or_path)
-    return load_saved(name_or_path)
+    return load_whole(name_or_path)
 
 
 def load_for_texts(

@@ -1,17 +1,21 @@
 """Saved models are loaded as what they were, and their files measured."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
 from tiny import SIZES, bert
+from torch import Tensor
+from torch.nn.utils import prune
 from transformers import BertConfig, BertModel
 
 from hf_sparse.checkpoint import loading
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.loading import load_saved, saved_file, weight_bytes
+from hf_sparse.checkpoint.loading import load_saved, load_whole, rounded_as, saved_file, weight_bytes
 from hf_sparse.checkpoint.packed import load_packed, save_packed
 from hf_sparse.training.loading import load_to_publish, load_trained
 from hf_sparse.training.post_training import load_unrounded
@@ -95,10 +99,105 @@ def test_a_file_that_could_not_be_looked_for_is_not_passed_over_silently(
     assert ("could not be looked for in user/model" in caplog.text) is warned
 
 
-def test_a_class_that_is_not_known_is_not_published_without_its_head(tmp_path: Path) -> None:
+def configure(directory: Path, **changes: object) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def rewrite(directory: Path, left_out: str = "", **added: Tensor) -> None:
+    """Save a classifier, then change which tensors its file holds."""
+    bert().save_pretrained(directory)
+    file = directory / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if not left_out or left_out not in name}
+    save_file(
+        kept | {name.replace("__", "."): value for name, value in added.items()}, file, {"format": "pt"}
+    )
+
+
+PUBLISHED_OR_QUANTIZED = pytest.mark.parametrize("load", [load_to_publish, load_unrounded])
+
+
+@PUBLISHED_OR_QUANTIZED
+def test_a_class_that_is_not_known_is_not_published_without_its_head(load: Callable, tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["MyBert"]}))
-    for load in (load_to_publish, load_unrounded):
-        with pytest.raises(ValueError, match="is a MyBert, which is no class of transformers"):
-            load(str(tmp_path))
+    configure(tmp_path, architectures=["MyBert"])
+    with pytest.raises(ValueError, match="is a MyBert, which is no class of transformers"):
+        load(str(tmp_path))
+
+
+@PUBLISHED_OR_QUANTIZED
+def test_weights_that_would_be_drawn_at_random_are_missed(load: Callable, tmp_path: Path) -> None:
+    rewrite(tmp_path, left_out="classifier")
+    with pytest.raises(
+        ValueError, match="lacks of a BertFor.* classifier.bias and 1 more; if an old library"
+    ):
+        load(str(tmp_path))
+
+
+@PUBLISHED_OR_QUANTIZED
+def test_pruning_of_torch_is_not_taken_for_dense_weights(load: Callable, tmp_path: Path) -> None:
+    model = bert()
+    prune.random_unstructured(model.bert.encoder.layer[0].output.dense, "weight", 0.5)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lacks of a .* bert.encoder.layer.0.output.dense.weight; .* rescue"):
+        load(str(tmp_path))
+
+
+@PUBLISHED_OR_QUANTIZED
+def test_masks_beside_whole_weights_are_not_passed_over(load: Callable, tmp_path: Path) -> None:
+    rewrite(tmp_path, classifier__mask_scores=torch.zeros(2, 32))
+    with pytest.raises(ValueError, match="has beside the weights of a .* classifier.mask_scores; if an old"):
+        load(str(tmp_path))
+
+
+@PUBLISHED_OR_QUANTIZED
+def test_a_head_of_another_shape_is_refused(load: Callable, tmp_path: Path) -> None:
+    bert(num_labels=5).save_pretrained(tmp_path)
+    bert(num_labels=2).config.save_pretrained(tmp_path)
+    configure(tmp_path, architectures=["BertForSequenceClassification"])
+    with pytest.raises(ValueError, match="has in another shape of a .* classifier.bias and 1 more"):
+        load(str(tmp_path))
+
+
+def test_without_a_class_nothing_is_published_and_no_head_lost(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path)
+    configure(tmp_path, architectures=None)
+    with pytest.raises(
+        ValueError, match="^config.json of .* names no class .architectures., so a head could"
+    ):
+        load_to_publish(str(tmp_path))
+    with pytest.raises(ValueError, match="has beside the weights of a BertModel classifier.bias and 1 more"):
+        load_unrounded(str(tmp_path))
+
+
+def test_what_pretraining_leaves_may_be_left_over(tmp_path: Path) -> None:
+    rewrite(tmp_path, cls__seq_relationship__bias=torch.zeros(2))
+    assert type(load_whole(str(tmp_path))).__name__ == "BertForSequenceClassification"
+
+
+@pytest.mark.parametrize("load", [load_saved, rounded_as, load_trained, load_to_publish])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"{", r"is no JSON \(Expecting"), (b"\xff", "is no JSON"), (b"[]", "no table")]
+)
+def test_a_damaged_configuration_is_named(
+    content: bytes, reason: str, load: Callable, tmp_path: Path
+) -> None:
+    bert().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/config.json .*{reason}"):
+        load(str(tmp_path))
+
+
+def test_a_directory_without_a_configuration_holds_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no model, there is no config.json in it; name the directory"):
+        load_trained(str(tmp_path))
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda _: b"", lambda _: b"version https"])
+def test_a_damaged_file_of_weights_is_named(damage: Callable, shards: bool, tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path, max_shard_size="50KB" if shards else "5GB")
+    file = sorted(tmp_path.glob("model*.safetensors"))[-1]
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=f"^{file} is no whole file of tensors .*; fetch it again, or save"):
+        load_trained(str(tmp_path))
