@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 
 _REFUSED = {
     "the arguments of a training run, with its token": ("training_args.bin",),
@@ -16,6 +16,9 @@ _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 # Not behind what makes it a part of an address, of a fraction or of a tag.
 _PATH = re.compile(r"(?<![\w/:.~<)\]}-])/[\w.@+-]+(?:/[\w.@+-]+)+")
+_WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][\w.@+-]+(?:[\\/][\w.@+-]+)+")
+# How JSON and YAML write backslashes, slashes and letters beyond ASCII.
+_ESCAPED = re.compile(r"\\(?:([\\/])|u([0-9a-fA-F]{4}))")
 # Their texts are words of a language, programming languages among them.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
 _HEADER = 8
@@ -48,22 +51,24 @@ def _reasons(path: Path, directory: Path, token: str | None) -> Iterator[str]:
 
 
 def _text(path: Path) -> str:
-    """Return what of a file is text, of tensors the header."""
+    """Return what of a file is text, of tensors the header; where letters are escaped also what they mean."""
     with open(path, "rb") as file:
         if path.suffix == ".safetensors":
             content = file.read(int.from_bytes(file.read(_HEADER), "little"))
         else:
             content = file.read()
-    return "" if b"\0" in content else content.decode("utf-8", "replace")
+    text = "" if b"\0" in content else content.decode("utf-8", "replace")
+    meant = _ESCAPED.sub(lambda found: found[1] or chr(int(found[2], 16)), text)
+    return text if meant == text else f"{text}\n{meant}"
 
 
 def _own_paths(text: str, directory: Path, vocabulary: bool) -> Iterator[str]:
     """Find the user's own directories, whether or not what they are said to hold is there."""
-    own = [str(directory.resolve()), str(Path.home())]
+    own = [directory.resolve(), Path.home()]
     # Words like /tmp/ are in vocabularies.
-    own += [] if vocabulary else [tempfile.gettempdir()]
-    for known in own:
-        match = re.search(rf"{re.escape(known)}(?![\w-])[/\w.-]*", text)
+    own += [] if vocabulary else [Path(tempfile.gettempdir())]
+    for known in dict.fromkeys(spelt for path in own for spelt in (str(path), path.as_posix())):
+        match = re.search(rf"{re.escape(known)}(?![\w-])[/\\\w.-]*", text)
         # Of a home at / everything would be a part; a word may be as short as /root.
         if match and known != "/" and not (vocabulary and len(match[0]) <= len(known) + 1):
             yield match[0]
@@ -71,7 +76,9 @@ def _own_paths(text: str, directory: Path, vocabulary: bool) -> Iterator[str]:
 
 def _paths_here(text: str) -> Iterator[str]:
     """Find absolute paths that are there, or whose beginning of two names and more is."""
-    for candidate in dict.fromkeys(_PATH.findall(text)):
-        path = Path(candidate.rstrip(".,"))
+    found: dict[str, type[PurePath]] = dict.fromkeys(_PATH.findall(text), Path)
+    found |= dict.fromkeys(_WINDOWS_PATH.findall(text), PureWindowsPath)
+    for candidate, kind in found.items():
+        path = kind(candidate.rstrip(".,"))
         if any(os.path.exists(known) for known in (path, *path.parents) if len(known.parts) > 2):
             yield candidate

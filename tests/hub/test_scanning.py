@@ -1,5 +1,6 @@
 """What keeps a push from publishing something secret or local."""
 
+import json
 import pickle
 import tempfile
 from pathlib import Path
@@ -109,3 +110,25 @@ def test_other_paths_are_refused_where_they_are_there(home: Path) -> None:
 def test_a_home_at_the_root_is_no_part_of_everything(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/")
     check(home, {"notes.md": "either/or, 1/2"})
+
+
+def test_paths_are_found_however_json_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (r"C:\Users\alice", "josé"):
+        home = tmp_path / name
+        monkeypatch.setenv("HOME", str(home))
+        home.mkdir()
+        for text in (json.dumps({"from": f"{home}/gone"}), f"from {home}", str(home).replace("/", r"\/")):
+            with pytest.raises(ValueError, match="^notes.json would be published and holds '/.*', a path of"):
+                check(home, {"notes.json": text})
+
+
+def test_other_paths_of_windows_are_refused_where_they_are_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    # Outside Windows that is the name of one directory.
+    (home / r"D:\runs\mine").mkdir()
+    check(home, {"notes.json": json.dumps(r"D:\runs, D:\runs\others, C:/no/such and std::vector")})
+    for text in (json.dumps({"from": r"D:\runs\mine\gone"}), r"see D:\runs\mine"):
+        with pytest.raises(ValueError, match=r"holds 'D:.*mine.*', a path of this machine"):
+            check(home, {"notes.json": text})
