@@ -10,6 +10,7 @@ from tiny import SIZES, arguments, bert, pruning, sentences, texts
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -115,5 +116,33 @@ def test_answers_to_questions_are_scored_in_per_cent(tmp_path: Path) -> None:
         (tmp_path / name / "eval_results.json").write_text(json.dumps(results))
     text = card(tmp_path / "ours", dense=tmp_path / "dense")
     assert "| exact match | 82.50 % | **81.25 %** | -1.25 points (-1.5 %) |" in text
-    assert "| F1 | 88.00 % | **88.00 %** | +0.00 points (+0.0 %) |" in text and "99" not in text
+    assert "| F1 | 88.00 % | **88.00 %** | +0.00 points (+0.0 %) |" in text and "99.00" not in text
     assert "AutoModelForQuestionAnswering.from_pretrained(repo)" in text and "pipeline(" not in text
+
+
+class WithAnotherHead(BertForSequenceClassification):
+    """A class that transformers does not have."""
+
+
+def test_a_model_of_a_class_that_transformers_does_not_have(tmp_path: Path) -> None:
+    model = WithAnotherHead(BertConfig(**SIZES))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a WithAnotherHead, which is no class of transformers"):
+        card(tmp_path)
+    # As where it was trained from a model with another head.
+    model.config.architectures = ["BertForMaskedLM"]
+    text = card(tmp_path, model=model)
+    assert "A model (`WithAnotherHead`, 0.04 million parameters)" in text and "times smaller" not in text
+    assert "With the code that defines its class:\n\n```python\nmodel = WithAnotherHead.from_" in text
+    assert text.count("```") == 2
+
+
+def test_what_no_scheme_here_is_like_is_said_in_the_configuration(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", bert(), pruning("quantization={}"), sentences())
+    publish(load_trained(str(run)), tmp_path / "there", "compressed-tensors")
+    config = json.loads((tmp_path / "there" / "config.json").read_text())
+    config["quantization_config"]["config_groups"]["group_0"]["weights"]["symmetric"] = False
+    (tmp_path / "there" / "config.json").write_text(json.dumps(config))
+    text = card(tmp_path / "there")
+    assert "bits**" not in text and ModelCard(text).data.tags == ["hf_sparse", "sparse", "unstructured"]
+    assert "How weights are rounded is said in `quantization_config` of `config.json`." in text

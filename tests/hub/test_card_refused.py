@@ -1,6 +1,7 @@
 """What no card is written of: results of other models, other examples, no files at all."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -30,14 +31,59 @@ def refuse(runs: Runs, sentence: str, **options: object) -> None:
     assert sorted(runs.staged.rglob("*")) == before
 
 
+def make_older(file: Path) -> None:
+    """Let a file be written an hour before it was."""
+    before = file.stat().st_mtime - 3600
+    os.utime(file, (before, before))
+
+
+def assert_not_compared(runs: Runs) -> None:
+    text = write_card(runs.run, runs.staged, REPO).read_text()
+    assert "accuracy" in text and "dense teacher" not in text
+
+
 def test_results_of_a_model_with_other_zeros(runs: Runs) -> None:
     change(runs.run / "eval_results.json", sparsity=0.5)
     refuse(runs, r"is of a model with 50.00% zeros and this one has 89.97%.*evaluate again")
 
 
-def test_a_dense_model_whose_results_are_of_another(runs: Runs) -> None:
+def test_results_of_a_model_that_was_trained_again(runs: Runs) -> None:
+    make_older(runs.run / "eval_results.json")
+    refuse(runs, "int8/eval_results.json is older than the end of the training.*evaluate again, or delete it")
+
+
+def test_latencies_of_a_model_that_was_trained_again(runs: Runs) -> None:
+    make_older(runs.run / "latency.json")
+    refuse(runs, "int8/latency.json is older than the end of the training.*measure again, or delete it")
+
+
+def test_outdated_numbers_are_left_out_where_that_is_asked_for(
+    runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copyfile(runs.run / "latency.json", runs.run / "latency_new.json")
+    make_older(runs.run / "eval_results.json")
+    change(runs.run / "latency.json", architecture="BertForMaskedLM")
+    text = write_card(runs.run, runs.staged, REPO, outdated="leave out").read_text()
+    assert "How good it is was not measured" in text and "dense teacher" not in text
+    assert "`latency_new.json`:" in text and "`latency.json`:" not in text
+    assert [record.message.split(": ")[0] for record in caplog.records] == ["Left out of the card"] * 2
+    assert "eval_results.json is older" in caplog.text and "is of a BertForMaskedLM" in caplog.text
+
+
+def test_a_dense_model_whose_results_are_of_another(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     change(runs.dense / "eval_results.json", sparsity=0.4)
-    refuse(runs, "is of a model with 40.00% zeros and this one has 0.00%")
+    refuse(runs, "is of a model with 40.00% zeros and this one has 0.00%", dense=runs.dense)
+    # Nobody asked for this comparison, so there is none.
+    assert_not_compared(runs)
+    assert "does not compare the model with its teacher" in caplog.text and "40.00% zeros" in caplog.text
+
+
+def test_a_dense_model_that_was_trained_again(runs: Runs) -> None:
+    make_older(runs.dense / "eval_results.json")
+    refuse(runs, "dense/eval_results.json is older than the end of the training", dense=runs.dense)
+    file = runs.dense / "eval_results.json"
+    refuse(runs, "dense/eval_results.json is older than the end of the training", dense=file)
+    assert_not_compared(runs)
 
 
 def test_a_difference_of_rounding_is_none(runs: Runs) -> None:
@@ -49,7 +95,7 @@ def test_a_difference_of_rounding_is_none(runs: Runs) -> None:
 def test_scores_on_other_numbers_of_examples(runs: Runs) -> None:
     change(runs.dense / "eval_results.json", eval_samples=8)
     sentence = "dense was scored on 8 examples and this model on 40, so their scores do not compare"
-    refuse(runs, sentence)
+    assert_not_compared(runs)
     refuse(runs, sentence, dense=runs.dense)
     refuse(runs, sentence, dense=runs.dense / "eval_results.json")
 

@@ -1,17 +1,22 @@
 """The facts of a card, read from the files of a run and measured of the model that is published."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
-from hf_sparse.hub.cards.comparing import dense_of, require_fresh, scores_of
+from hf_sparse.hub.cards.comparing import dense_of, scores_of
 from hf_sparse.hub.cards.facts import Facts, Latency, LatencyFact, Stage
 from hf_sparse.hub.cards.weights import files_of, quantization_of, zeros_of
-from hf_sparse.report.run import LATENCY, Run, origin_of, pipeline_of
+from hf_sparse.report.run import Run, origin_of, pipeline_of
 from hf_sparse.training.record import is_local, public_name, public_record
+
+logger = logging.getLogger(__name__)
 
 _TASKS = {
     "ForSequenceClassification": "text-classification",
@@ -21,10 +26,14 @@ _TASKS = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
 }
+# Classes without a head that are given a text and nothing else.
+_ENCODERS = frozenset(MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.values())
 # More names than these are no help in a card.
 _MOST_LABELS = 40
 _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 _TOKENIZER = "tokenizer_config.json"
+# The branch that is loaded where none is named.
+_DEFAULT = "main"
 
 
 def collect(
@@ -33,32 +42,35 @@ def collect(
     staged: Path,
     repo: str,
     *,
+    loaded: bool = True,
+    revision: str | None = None,
     dense: str | Path | None = None,
     base_model: str | None = None,
     licence: str | None = None,
     language: str | Sequence[str] | None = None,
 ) -> Facts:
-    """Return what is known of a run's model, loaded by `load_to_measure`, that lies in `staged` to publish.
+    """Return what is known of a run's model that lies in `staged` to publish.
 
-    Raises `ValueError` for results that are not of this model, and as `dense_of` does.
+    Scores and latencies in `run` are of this model. It was `loaded` by `load_to_measure`, or else is the very
+    one that was trained. Raises `ValueError` for files that are damaged, and as `dense_of` does.
     """
-    require_fresh(run, model)
-    said = {name: _public(value) for name, value in ((run.record or {}).get("facts") or {}).items()}
-    architecture = (model.config.architectures or [type(model).__name__])[0]
-    files = files_of(model, run.directory, staged)
+    said, architecture = _said(run), architecture_of(model, loaded)
+    files = files_of(model if loaded else None, run.directory, staged)
     sizes = files[0].sizes
-    spoken = said.get("language", ()) if language is None else language
+    spoken = said.get("language") if language is None else language
     return Facts(
         repo=repo,
+        revision=None if revision == _DEFAULT else revision,
         architecture=architecture,
+        stock=hasattr(transformers, architecture),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        task=said.get("task") or _task(architecture),
-        dataset=said.get("dataset"),
-        config=said.get("config"),
-        split=said.get("split"),
-        base_model=base_model or _base_model(run),
+        task=_text(said.get("task")) or _task(architecture),
+        dataset=_text(said.get("dataset")),
+        config=_text(said.get("config")),
+        split=_text(said.get("split")),
+        base_model=_public_base(base_model) or _base_model(run),
         licence=licence,
-        language=(spoken,) if isinstance(spoken, str) else tuple(spoken),
+        language=tuple(map(str, spoken)) if isinstance(spoken, list | tuple) else (spoken,) if spoken else (),
         tokenizer=(staged / _TOKENIZER).is_file(),
         labels=_labels(model) if architecture.endswith(_CLASSIFIERS) else (),
         zeros=zeros_of(model, run, sizes),
@@ -66,20 +78,51 @@ def collect(
         scores=scores_of(run),
         dense=dense_of(run, dense),
         files=files,
-        latencies=tuple(_latencies(run, architecture)),
+        latencies=tuple(
+            _latency(run.directory / name, found)
+            for name, found in zip(run.latency_files, run.latencies, strict=True)
+        ),
         stages=tuple(_stage(stage) for stage in _all_runs(run) if stage.record is not None),
         pictures=(),
     )
 
 
-def _public(value: str) -> str:
-    """Return a fact without the path, if it is one of this machine."""
-    # Unlike the method of Path this takes any text, however long.
-    return Path(value).name if os.path.exists(value) else public_name(value)
+def architecture_of(model: PreTrainedModel, loaded: bool = True) -> str:
+    """Return the class that a model was saved as; of one that was not loaded that is its own."""
+    # What a model started from, whose class its configuration still names, may have been another.
+    named = model.config.architectures if loaded else None
+    return (named or [type(model).__name__])[0]
+
+
+def _said(run: Run) -> dict[str, Any]:
+    """Return the facts that the record of a run holds, without paths."""
+    facts = public_record(run.record)["facts"] if run.record else {}
+    return {name: _public(value) for name, value in facts.items()}
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_public(part) for part in value]
+    return public_name(value) if isinstance(value, str) else value
+
+
+def _text(value: Any) -> str | None:
+    return ", ".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
 
 
 def _task(architecture: str) -> str | None:
-    return next((task for ending, task in _TASKS.items() if architecture.endswith(ending)), None)
+    """Return what the Hub calls the task of a class, None if nobody can know."""
+    found = next((task for ending, task in _TASKS.items() if architecture.endswith(ending)), None)
+    return found or ("feature-extraction" if architecture in _ENCODERS else None)
+
+
+def _public_base(base_model: str | None) -> str | None:
+    """Return the name of a base model on the Hub, None for a directory, whose name says nothing to others."""
+    # Unlike the method of Path this takes any text, however long.
+    if base_model is not None and (is_local(base_model) or os.path.exists(base_model)):
+        logger.warning("The card does not name %s as the base model: it is no name on the Hub", base_model)
+        return None
+    return base_model
 
 
 def _labels(model: PreTrainedModel) -> tuple[str, ...]:
@@ -90,13 +133,10 @@ def _labels(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def _base_model(run: Run) -> str | None:
-    """Return the last model on the Hub that this one comes from, None if there is none.
-
-    What is called as a directory beside the run is that directory.
-    """
+    """Return the last model on the Hub that this one comes from, None if there is none."""
     for stage in reversed(pipeline_of(run)):
         named = stage.record and stage.record.get("base_model")
-        if named and not is_local(named) and not (stage.directory.resolve().parent / named).exists():
+        if named and not is_local(named):
             return named
     return None
 
@@ -118,32 +158,26 @@ def _stage(run: Run) -> Stage:
     return Stage(
         name=run.name,
         architecture=record["architecture"],
-        base_model=record["base_model"],
-        teacher=record["teacher"],
+        base_model=_last_part(record.get("base_model")),
+        teacher=_last_part(record.get("teacher")),
         recipe=record["recipe"],
         arguments=record["arguments"],
         step=record["step"],
         epochs=record["epochs"],
         train_samples=record["train_samples"],
         seconds=record["seconds"],
-        facts={name: _public(value) for name, value in record["facts"].items()},
+        facts=_said(run),
         hardware=record["hardware"],
         versions=record["versions"],
     )
 
 
-def _latencies(run: Run, architecture: str) -> list[Latency]:
-    paths = sorted(run.directory.glob(LATENCY))
-    return [_latency(path, found, architecture) for path, found in zip(paths, run.latencies, strict=True)]
+def _last_part(model: str | None) -> str | None:
+    return None if model is None else public_name(model)
 
 
-def _latency(path: Path, found: Mapping[str, Any], architecture: str) -> Latency:
+def _latency(path: Path, found: Mapping[str, Any]) -> Latency:
     try:
-        if found["architecture"] != architecture:
-            raise ValueError(
-                f"{path} is of a {found['architecture']} and the model is a {architecture}; measure again, "
-                "or delete it"
-            )
         machine = found["machine"]
         rows = [{name: row[name] for name in LatencyFact.__annotations__} for row in found["rows"]]
         return Latency(

@@ -1,63 +1,39 @@
 """What a model scored, and beside which dense model that may be put."""
 
 import json
+import logging
 from pathlib import Path
 
-from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.hub.cards.facts import Dense, Scores
-from hf_sparse.hub.cards.weights import load_to_measure, targets_of
-from hf_sparse.report.history import STATE
-from hf_sparse.report.run import EVALUATION, Run, origin_of, read_run
+from hf_sparse.hub.cards.freshness import why_not_its_scores
+from hf_sparse.hub.cards.weights import load_to_measure
+from hf_sparse.report.run import EVALUATION, Run, is_outdated, origin_of, read_run
 from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.training.record import read_record
 
-# By how much a share of zeros may differ from what a file says, which may have been rounded.
-_TOLERANCE = 1e-4
+logger = logging.getLogger(__name__)
+
 # With fewer zeros a model is dense.
 _DENSE = 0.01
 _TASK = ("task", "dataset", "config", "split")
 
 
 def scores_of(run: Run) -> Scores | None:
-    """Return what a run scored, None where no file says so.
-
-    Nor does a log say so of a run that kept track of its best model, which may be that of an earlier step.
-    """
-    values = {} if run.scores_file == STATE and _may_be_earlier(run) else worth_showing(run.scores)
+    """Return what a run scored, None where no file says so."""
+    values = worth_showing(run.scores)
     return Scores(values, run.scores_file, run.samples) if values else None
-
-
-def _may_be_earlier(run: Run) -> bool:
-    path = run.directory / STATE
-    state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    best = state.get("best_global_step")
-    return best is not None and best != state.get("global_step")
-
-
-def require_fresh(run: Run, model: PreTrainedModel) -> None:
-    """Raise `ValueError` if the file with a run's scores says the model has other zeros than it has."""
-    said = _said_sparsity(run)
-    if said is None:
-        return
-    found = measure_sparsity(model, targets_of(run, model)).overall
-    # Weights that are rounded on disk have more zeros than those they were made of.
-    rounded = rounded_as(str(run.directory)) is not None
-    if found < said - _TOLERANCE or (found > said + _TOLERANCE and not rounded):
-        raise ValueError(
-            f"{run.directory / run.scores_file} is of a model with {said:.2%} zeros and this one has "
-            f"{found:.2%}, so its scores are not this model's; evaluate again, or delete the file"
-        )
 
 
 def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
     """Return the dense model to compare a run's with: one that is named, or the teacher that lies here.
 
     `dense` is the directory of a run, or a results file as `Trainer.save_metrics` writes it. Raises
-    `ValueError` for anything else, for a model that is not dense, and for scores that were not made on as
-    many examples of the same data.
+    `ValueError` for anything else, for a model that is not dense, for scores of an earlier model in its
+    place, and for those that were not made on as many examples of the same data. A teacher that nobody named
+    is left out instead.
     """
     teacher = origin_of(run, "teacher")
     if dense is None:
@@ -97,23 +73,33 @@ def _compared_with_teacher(run: Run, teacher: Run) -> Dense | None:
         return None
     if _differing(run, teacher) is not None or None in (ours.samples, theirs.samples):
         return None
-    found = _dense(teacher, teacher)
-    _require_same_samples(run, found)
+    try:
+        found = _dense(teacher, teacher)
+        _require_same_samples(run, found)
+    except (ValueError, OSError) as error:
+        logger.warning("The card does not compare the model with its teacher: %s", error)
+        return None
     return found
 
 
 def _dense(run: Run, teacher: Run | None) -> Dense:
-    scores, model = scores_of(run), load_to_measure(run.directory)
+    scores = scores_of(run)
     if scores is None:
         raise ValueError(
             f"{run.directory} has no scores to compare with; evaluate that model, or name its {EVALUATION}"
         )
-    require_fresh(run, model)
+    model = load_to_measure(run.directory)
+    if (reason := why_not_its_scores(run, model)) is not None:
+        raise ValueError(reason)
     is_teacher = teacher is not None and teacher.directory.resolve() == run.directory.resolve()
     return Dense(run.name, is_teacher, scores, measure_sparsity(model).overall)
 
 
 def _dense_from_file(path: Path) -> Dense:
+    if path.is_file() and path.name == EVALUATION and is_outdated(path, read_record(path.parent)):
+        raise ValueError(
+            f"{path} is older than the end of the training, so it is of an earlier model; evaluate it again"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         numbers = {name.removeprefix("eval_"): float(found[name]) for name in _evaluated(found)}
@@ -169,12 +155,3 @@ def _differing(run: Run, other: Run) -> str | None:
 
 def _data(run: Run) -> dict[str, str]:
     return (run.record or {}).get("facts") or {}
-
-
-def _said_sparsity(run: Run) -> float | None:
-    """Return the share of zeros that the file with the scores says the model has."""
-    if run.scores_file is None:
-        return None
-    if run.scores_file == EVALUATION:
-        return json.loads((run.directory / EVALUATION).read_text(encoding="utf-8")).get("sparsity")
-    return next((line["sparsity"] for line in reversed(run.log) if "sparsity" in line), None)

@@ -133,7 +133,7 @@ class Stage:
     epochs: float | None
     train_samples: int | None
     seconds: float | None
-    facts: Mapping[str, str]
+    facts: Mapping[str, Any]
     hardware: Mapping[str, Any]
     versions: Mapping[str, str]
 
@@ -142,12 +142,16 @@ class Stage:
 class Facts:
     """All that a card is made of. None, or empty, is what is not known; the card is silent about it.
 
-    `repo` is the repository's name, `labels` the classes of a classifier where they have names, `stages` the
-    runs in their order with this model's own as the last, `pictures` the names of those beside the card.
+    `repo` is the repository's name, `revision` the branch or tag in it that is no default, `stock` whether
+    transformers has the class `architecture`, `labels` the classes of a classifier where they have names,
+    `stages` the runs in their order with this model's own as the last, `pictures` the names of those beside
+    the card.
     """
 
     repo: str
+    revision: str | None
     architecture: str
+    stock: bool
     parameters: int
     task: str | None
     dataset: str | None

@@ -32,10 +32,12 @@ class Way:
 
 def ways_to_load(facts: Facts) -> list[Way]:
     """Return the ways in the order that most people want them."""
+    if not facts.stock:
+        return [Way("With the code that defines its class", "python", _with_its_class(facts))]
     root, packed = facts.files[0], [files for files in facts.files if files.form == "packed"]
     ways = [] if root.form == "packed" else [_stock(facts, root.form)]
     if (packed or root.form == "plain") and _skips_zeros(facts):
-        ways.append(_fast(facts, packed[0].folder if packed else ""))
+        ways.append(_fast(facts, packed[0].folder if packed else "", bool(packed)))
     if packed:
         ways.append(_plugin(facts, packed[0].folder))
     if packed or root.form == "plain":
@@ -49,6 +51,11 @@ def _skips_zeros(facts: Facts) -> bool:
     return facts.sparse if held is None else "group" not in held.weights
 
 
+def _with_its_class(facts: Facts) -> str:
+    kind = facts.architecture
+    return f'model = {kind}.from_pretrained("{facts.repo}"{_options(facts)})'
+
+
 def _stock(facts: Facts, form: str) -> Way:
     purpose = "With transformers alone" + (", which computes it in floats" if facts.quantization else "")
     if form == "compressed-tensors":
@@ -59,28 +66,45 @@ def _stock(facts: Facts, form: str) -> Way:
         "from transformers import pipeline",
         "",
         f'repo = "{facts.repo}"',
-        f'run = pipeline("{facts.task}", model=repo)',
+        f'run = pipeline("{facts.task}", model=repo{_options(facts)})',
         f"print(run({_TEXTS[facts.task]}))",
     ]
     return Way(purpose, "python", "\n".join(lines))
 
 
-def _fast(facts: Facts, folder: str) -> Way:
+def _fast(facts: Facts, folder: str, packed: bool) -> Way:
     rounded = "" if facts.quantization else ", which rounds its layers to 8 bits"
     purpose = f"Fast on a CPU, in the runtime of hf_sparse{rounded}"
+    # Of files that are not packed `load` takes no revision.
+    downloaded = facts.revision is not None and not packed
+    place = f"snapshot_download(repo{_options(facts)})" if downloaded else f"repo{_options(facts, folder)}"
     lines = [
+        *(["from huggingface_hub import snapshot_download"] if downloaded else []),
         "from hf_sparse.runtime import load",
         *(["from transformers import AutoTokenizer"] if facts.tokenizer else []),
         "",
         f'repo = "{facts.repo}"',
-        f"model = load(repo{_subfolder(folder)})",
+        f"model = load({place})",
     ]
     if facts.tokenizer:
-        lines += [
-            "tokenizer = AutoTokenizer.from_pretrained(repo)",
-            'print(model(**tokenizer("A text.", return_tensors="pt")).logits)',
-        ]
+        lines += [f"tokenizer = AutoTokenizer.from_pretrained(repo{_options(facts)})", *_answer(facts)]
     return Way(purpose, "python", "\n".join(lines))
+
+
+def _answer(facts: Facts) -> list[str]:
+    """Return the code that gives a model a text and shows what comes out, none for classes nobody knows."""
+    if facts.architecture.endswith("ForQuestionAnswering"):
+        return [
+            'inputs = tokenizer("Who wrote it?", "Ada wrote it.", return_tensors="pt")',
+            "outputs = model(**inputs)",
+            "begin, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()",
+            'print(tokenizer.decode(inputs["input_ids"][0, begin : end + 1]))',
+        ]
+    with_head = facts.architecture.endswith((*_HEADS, "LMHeadModel"))
+    shown = "logits" if with_head else "last_hidden_state"
+    if not with_head and facts.task != "feature-extraction":
+        return []
+    return [f'print(model(**tokenizer("A text.", return_tensors="pt")).{shown})']
 
 
 def _plugin(facts: Facts, folder: str) -> Way:
@@ -90,7 +114,11 @@ def _plugin(facts: Facts, folder: str) -> Way:
 
 def _onnx(facts: Facts, folder: str) -> Way:
     place = f"{facts.name}/{folder}" if folder else facts.name
-    code = f"hf download {facts.repo} --local-dir {facts.name}\nhf-sparse export {place} onnx --to onnx"
+    revision = f" --revision {facts.revision}" if facts.revision else ""
+    code = (
+        f"hf download {facts.repo}{revision} --local-dir {facts.name}\n"
+        f"hf-sparse export {place} onnx --to onnx"
+    )
     return Way("As ONNX, for ONNX Runtime and others", "bash", code, rare=True)
 
 
@@ -102,12 +130,14 @@ def _from_pretrained(facts: Facts, folder: str) -> str:
         f"from transformers import {', '.join(names)}",
         "",
         f'repo = "{facts.repo}"',
-        f"model = {kind}.from_pretrained(repo{_subfolder(folder)})",
+        f"model = {kind}.from_pretrained(repo{_options(facts, folder)})",
     ]
     if facts.tokenizer:
-        lines.append("tokenizer = AutoTokenizer.from_pretrained(repo)")
+        lines.append(f"tokenizer = AutoTokenizer.from_pretrained(repo{_options(facts)})")
     return "\n".join(lines)
 
 
-def _subfolder(folder: str) -> str:
-    return f', subfolder="{folder}"' if folder else ""
+def _options(facts: Facts, folder: str = "") -> str:
+    """Return what says where in a repository, and at which revision of it, the files lie."""
+    found = {"subfolder": folder, "revision": facts.revision}
+    return "".join(f', {name}="{value}"' for name, value in found.items() if value)

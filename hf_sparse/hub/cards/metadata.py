@@ -7,6 +7,8 @@ from hf_sparse.report.scores import title
 
 # What the Hub has as the type of a data set that is none of its own.
 _CUSTOM = "custom"
+# Endings of files of data, of which no data set of the Hub has the name.
+_FILES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".txt")
 
 
 def metadata_of(facts: Facts) -> ModelCardData:
@@ -21,7 +23,7 @@ def metadata_of(facts: Facts) -> ModelCardData:
         pipeline_tag=facts.task,
         base_model=facts.base_model,
         base_model_relation=relation if facts.base_model else None,
-        datasets=sorted({name for name in map(_dataset, facts.stages) if name}) or None,
+        datasets=sorted({name for stage in facts.stages for name in _datasets(stage)}) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
         tags=_tags(facts),
         eval_results=results or None,
@@ -31,7 +33,9 @@ def metadata_of(facts: Facts) -> ModelCardData:
 
 def on_the_hub(dataset: str | None) -> bool:
     """Say whether a data set is named as on the Hub, owner/name; files and descriptions are not."""
-    return dataset is not None and dataset.count("/") == 1 and " " not in dataset
+    if dataset is None or dataset.endswith(_FILES):
+        return False
+    return dataset.count("/") == 1 and " " not in dataset
 
 
 def _results(facts: Facts) -> list[EvalResult]:
@@ -52,9 +56,10 @@ def _results(facts: Facts) -> list[EvalResult]:
     ]
 
 
-def _dataset(stage: Stage) -> str | None:
-    name = stage.facts.get("dataset")
-    return name if on_the_hub(name) else None
+def _datasets(stage: Stage) -> list[str]:
+    found = stage.facts.get("dataset")
+    names = found if isinstance(found, list) else [found]
+    return [name for name in names if isinstance(name, str) and on_the_hub(name)]
 
 
 def _tags(facts: Facts) -> list[str]:

@@ -88,7 +88,8 @@ def _value(stage: Stage, name: str) -> str:
 
 
 def _data(stage: Stage) -> str:
-    return ", ".join(stage.facts[name] for name in ("dataset", "config") if name in stage.facts)
+    found = [stage.facts[name] for name in ("dataset", "config") if name in stage.facts]
+    return ", ".join(", ".join(map(str, said)) if isinstance(said, list) else str(said) for said in found)
 
 
 def _duration(seconds: float) -> str:

@@ -118,6 +118,8 @@ def zeros(facts: Facts) -> str:
         said.append(f"Nothing was removed from the {found.weights:,} weights {where}.")
     if facts.quantization is not None:
         said.append(_schemes(facts))
+    elif facts.files[0].form == "compressed-tensors":
+        said.append("How weights are rounded is said in `quantization_config` of `config.json`.")
     return " ".join(said)
 
 

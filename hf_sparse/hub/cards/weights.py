@@ -3,14 +3,16 @@
 import json
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import CompressedTensorsConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.compressed_tensors import METHOD as COMPRESSED
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract
-from hf_sparse.checkpoint.loading import load_saved, packed_file, rounded_as, weight_bytes
+from hf_sparse.checkpoint.loading import load_saved, packed_file, weight_bytes
 from hf_sparse.checkpoint.quantizer import METHOD as PACKED
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.hub.cards.facts import Files, Quantization, Zeros
@@ -22,16 +24,28 @@ from hf_sparse.training.loading import load_trained
 
 PACKED_FOLDER = "packed"
 _FORMS = {None: "plain", COMPRESSED: "compressed-tensors", PACKED: "packed"}
+# Schemes of inputs by strategy, symmetric or not, dynamic or not.
+_INPUTS = {
+    ("tensor", False, False): "uint8_per_tensor",
+    ("token", True, True): "int8_per_token",
+}
 
 
 def load_to_measure(directory: str | Path) -> PreTrainedModel:
     """Load a model as `load_trained` does, one that other software rounded as the floats it stands for."""
-    if rounded_as(str(directory)) != COMPRESSED:
+    if format_of(directory) != COMPRESSED:
         return load_trained(str(directory))
     with warnings.catch_warnings():
         # It warns that this way of loading is not that of the configuration.
         warnings.simplefilter("ignore", UserWarning)
         return load_saved(str(directory), quantization_config=CompressedTensorsConfig(run_compressed=False))
+
+
+def format_of(directory: str | Path) -> str | None:
+    """Return the format in which the weights in a directory are rounded, None if they are not."""
+    # As text: of a class that is not known to transformers there may be no configuration to load.
+    held = json.loads((Path(directory) / CONFIG_NAME).read_text(encoding="utf-8")).get("quantization_config")
+    return held and held.get("quant_method", "quantized")
 
 
 def targets_of(run: Run, model: PreTrainedModel) -> Targets:
@@ -63,8 +77,11 @@ def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
 
 
 def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | None:
-    """Return how a model is rounded, None if it is not; of other software's, as its configuration says."""
-    if rounded_as(str(directory)) == COMPRESSED:
+    """Return how a model is rounded, None if it is not or in no way that has a name here.
+
+    Of a compressed one its configuration says it.
+    """
+    if format_of(directory) == COMPRESSED:
         config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
         return _compressed(config["quantization_config"])
     layers = quantized_layers(model).values()
@@ -79,18 +96,18 @@ def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | N
     )
 
 
-def files_of(model: PreTrainedModel, directory: Path, staged: Path) -> tuple[Files, ...]:
+def files_of(model: PreTrainedModel | None, directory: Path, staged: Path) -> tuple[Files, ...]:
     """Measure the weight files of a directory that is published, the packed ones in their folder too.
 
-    `model` is what they were made of, from `directory`; of one that other software had rounded already, only
-    the files are measured. Raises `FileNotFoundError` if there are no weights.
+    `model` is what they were made of, loaded from `directory`; without one, and if other software had rounded
+    it already, only the files are measured. Raises `FileNotFoundError` if there are no weights.
     """
     inner = staged / PACKED_FOLDER
     places = [staged, *([inner] if inner.is_dir() and packed_file(str(inner)) else [])]
-    whole = rounded_as(str(directory)) in (None, PACKED)
+    whole = model is not None and format_of(directory) in (None, PACKED)
     return tuple(
         Files(
-            form=_FORMS[rounded_as(str(place))],
+            form=_FORMS[format_of(place)],
             folder="" if place is staged else PACKED_FOLDER,
             bytes=weight_bytes(str(place)),
             sizes=measure_sizes(model, place) if whole else None,
@@ -103,11 +120,32 @@ def _all(layers: list[QuantizedLayer]) -> str:
     return ", ".join(sorted({str(layer.weights) for layer in layers}))
 
 
-def _compressed(held: dict) -> Quantization:
-    (group,) = held["config_groups"].values()
-    weights, inputs = group["weights"], group["input_activations"]
-    kind = weights["strategy"]
-    ending = f"group_{weights['group_size']}" if kind == "group" else f"per_{kind}"
-    bits = weights["num_bits"]
-    rounded = "none" if not inputs else "int8_per_token" if inputs["dynamic"] else "uint8_per_tensor"
-    return Quantization(f"int{bits}_{ending}", rounded, None, bits)
+def _compressed(held: Mapping[str, Any]) -> Quantization | None:
+    """Return what a configuration of compressed-tensors says, None for what no scheme here is like."""
+    groups = held.get("config_groups") or {}
+    if len(groups) != 1 or not all(isinstance(group, Mapping) for group in groups.values()):
+        return None
+    (group,) = groups.values()
+    weights, inputs = _weights(group.get("weights") or {}), _inputs(group.get("input_activations"))
+    if weights is None or inputs is None or group.get("output_activations"):
+        return None
+    return Quantization(weights, inputs, None, group["weights"]["num_bits"])
+
+
+def _weights(held: Mapping[str, Any]) -> str | None:
+    kind, size = held.get("strategy"), held.get("group_size")
+    endings = {"tensor": "per_tensor", "channel": "per_channel", "group": f"group_{size}"}
+    if not (_is_integer(held) and held.get("symmetric") and kind in endings):
+        return None
+    return f"int{held['num_bits']}_{endings[kind]}"
+
+
+def _inputs(held: Mapping[str, Any] | None) -> str | None:
+    if not held:
+        return "none"
+    kind = (held.get("strategy"), held.get("symmetric"), held.get("dynamic"))
+    return _INPUTS.get(kind) if _is_integer(held) and held["num_bits"] == 8 else None
+
+
+def _is_integer(held: Mapping[str, Any]) -> bool:
+    return held.get("type") == "int" and isinstance(held.get("num_bits"), int)
