@@ -38,11 +38,13 @@ def push(
     """
     with plain_errors(context.obj), ExitStack() as until_sent:
         with working("Preparing"):
-            from hf_sparse.hub.pushing import not_pushed, require_pushable, upload
+            from hf_sparse.hub.pushing import not_pushed, upload, whole_name
             from hf_sparse.hub.staging import staged
 
-            require_pushable(repo, dry_run=dry_run)
-            ready = until_sent.enter_context(staged(directory, repo, packed=packed, dense=dense))
+            repo = whole_name(repo, dry_run=dry_run)
+            ready = until_sent.enter_context(
+                staged(directory, repo, packed=packed, revision=revision, dense=dense)
+            )
         if dry_run:
             pushed = not_pushed(ready, repo)
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_token
+from huggingface_hub import constants, get_token
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
@@ -18,6 +18,7 @@ from hf_sparse.checkpoint.directories import companions
 from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.checkpoint.publishing import publish
 from hf_sparse.hub.card import write_card
+from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.scanning import require_public
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.storage import write_atomically
@@ -27,31 +28,46 @@ from hf_sparse.training.state import SIDECAR, read_state
 
 PACKED_FOLDER = "packed"
 RECIPE = "recipe.yaml"
-_CARD = "README.md"
+CARD, PICTURES = "README.md", "pictures"
+WRITTEN = "was written or changed by somebody, so it is kept"
 _NAMES = ("_name_or_path", "name_or_path")
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A directory to publish: `files` are paths in it with their sizes in bytes, `notes` what to know."""
+    """A directory to publish: `files` are paths in it with their sizes in bytes, `notes` what to know.
+
+    Its card is `generated` unless somebody wrote or changed it.
+    """
 
     folder: Path
     files: tuple[tuple[str, int], ...]
     notes: tuple[str, ...]
+    generated: bool
 
 
 @contextmanager
 def staged(
-    directory: str | Path, repo: str, *, packed: bool = False, token: str | None = None, **card: Any
+    directory: str | Path,
+    repo: str,
+    *,
+    model: PreTrainedModel | None = None,
+    packed: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    **card: Any,
 ) -> Iterator[Staged]:
     """Give a temporary directory with all that is published of a model, made for stock transformers to load.
 
     Quantized layers lie there as compressed-tensors has them, or as rounded floats where that cannot hold
     them; a model that is compressed already is taken as it is. With it its tokenizer, its recipe, the record
     of its run without local names, a card with pictures and, with `packed`, the packed file in a folder of
-    its own. `card` are options of `write_card`; `token` is the one in use, if it is no usual one. Raises
-    `ValueError` for a directory without a model, for what cannot be packed, and for anything secret or local
-    among the files.
+    its own. A README.md in the directory that somebody wrote or changed is taken in place of the card.
+
+    `model` is the one in the directory if it is loaded already; it may be of a class that transformers does
+    not have. `revision` is the branch it is for; `card` are options of `write_card`; `token` is the one in
+    use, if it is no usual one. Raises `ValueError` for a directory without a model or with a part of one, for
+    what cannot be packed, and for anything secret or local among the files.
     """
     directory = Path(directory)
     if not (directory / CONFIG_NAME).is_file():
@@ -61,25 +77,44 @@ def staged(
     with tempfile.TemporaryDirectory(prefix="hf_sparse_push_") as home:
         # Not yet there, as those who write it want it.
         folder = Path(home) / "model"
-        notes = _write_model(directory, folder, packed)
+        notes = _write_model(directory, folder, packed, model)
         for path in companions(directory):
-            if path.name != _CARD and not (folder / path.name).exists():
+            if path.name != CARD and not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
         if (directory / SIDECAR).is_file():
             write_atomically(folder / RECIPE, read_state(directory).recipe.to_yaml().encode())
         copy_public_record(directory, folder)
         for path in folder.rglob("*.json"):
             _forget_names(path)
-        write_card(directory, folder, repo, **card)
+        branch = None if revision == constants.DEFAULT_REVISION else revision
+        write_card(directory, folder, repo, model=model, revision=branch, **card)
+        written = _keep_written(directory, folder)
         require_public(folder, directory, token or get_token())
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
-        yield Staged(folder, files, notes)
+        yield Staged(folder, files, (*notes, *written), not written)
 
 
-def _write_model(directory: Path, folder: Path, packed: bool) -> tuple[str, ...]:
+def _keep_written(directory: Path, folder: Path) -> tuple[str, ...]:
+    """Take over a card that was not made, with the pictures it shows; return what to know of that."""
+    card = directory / CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+    if text is None or is_generated(text):
+        return ()
+    shutil.copyfile(card, folder / CARD)
+    shutil.rmtree(folder / PICTURES, ignore_errors=True)
+    for picture in (directory / PICTURES).glob("*"):
+        if f"{PICTURES}/{picture.name}" in text:
+            (folder / PICTURES).mkdir(exist_ok=True)
+            shutil.copyfile(picture, folder / PICTURES / picture.name)
+    return (f"{card} {WRITTEN}; delete it for a card of what was measured",)
+
+
+def _write_model(
+    directory: Path, folder: Path, packed: bool, model: PreTrainedModel | None
+) -> tuple[str, ...]:
     """Write configuration and weights; return what to know of them."""
-    if rounded_as(str(directory)) == METHOD:
+    if model is None and rounded_as(str(directory)) == METHOD:
         if packed:
             raise ValueError(
                 f"{directory} is a {METHOD} directory, which cannot be packed; push the model it was made "
@@ -89,7 +124,7 @@ def _write_model(directory: Path, folder: Path, packed: bool) -> tuple[str, ...]
         for path in [*directory.glob("model*.safetensors*"), directory / CONFIG_NAME]:
             shutil.copyfile(path, folder / path.name)
         return ()
-    model = load_to_publish(str(directory))
+    model = model or load_to_publish(str(directory))
     notes = _write_weights(model, folder)
     if packed:
         publish(model, folder / PACKED_FOLDER, "packed")
@@ -122,7 +157,10 @@ def _write_weights(model: PreTrainedModel, folder: Path) -> tuple[str, ...]:
 
 def _forget_names(path: Path) -> None:
     """Take out of a JSON file which directory a model was loaded from."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON ({error}); restore it, or save the model again") from error
     if _without_local_names(content):
         text = json.dumps(content, indent=2, ensure_ascii=False)
         write_atomically(path, f"{text}\n".encode())

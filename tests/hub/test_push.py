@@ -1,10 +1,12 @@
 """What is on the Hub after a push: one commit with all of a model and nothing else."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hf_sparse.hub.cards.rendering import is_generated
 from tests.hub.pushing import REPO, pushed, pushing, saved
 from tests.hub.server import Server
 from tests.hub.server_clients import Clients
@@ -44,7 +46,11 @@ def test_what_a_push_left_goes_and_what_others_put_there_stays(
     others = {
         "notes.md": b"mine",
         "packed/deep/notes.md": b"mine",
-        "models/model-1.safetensors": b"theirs",
+        "packed/mine.txt": b"mine",
+        "pictures/mine.png": b"mine",
+        "model.fp16.safetensors": b"mine",
+        "model_teacher.safetensors": b"mine",
+        "models/model-00001-of-00002.safetensors": b"theirs",
         "last-checkpoint/model.safetensors": b"of a run",
     }
     left = {
@@ -83,6 +89,8 @@ def test_a_new_one_can_be_private_and_of_an_organization(
 
 def test_a_name_alone_is_one_of_the_users_own(server: Server, pushers: Clients, model: Path) -> None:
     assert pushed(pushers.output(pushing(model, "alone")))["repo"] == "somebody/alone"
+    card = server.repositories["somebody/alone"].contents()["README.md"].decode()
+    assert '"somebody/alone"' in card and '"alone"' not in card
 
 
 def test_a_dry_run_asks_nobody(server: Server, pushers: Clients, model: Path) -> None:
@@ -97,3 +105,72 @@ def test_the_token_may_be_given(server: Server, pushers: Clients, model: Path) -
 
     pushers.output(pushing(model, token=TOKEN), token=None)
     assert server.repositories[REPO].contents().keys() >= MODEL
+
+
+def test_a_card_on_the_hub_that_was_made_is_replaced(server: Server, pushers: Clients, model: Path) -> None:
+    pushers.output(pushing(model, packed=True))
+    said = pushed(pushers.output(pushing(model)))
+    card = server.repositories[REPO].contents()["README.md"].decode()
+    assert is_generated(card) and "packed/" not in card and said["notes"] == []
+
+
+def test_a_card_on_the_hub_that_somebody_changed_is_kept(
+    server: Server, pushers: Clients, model: Path
+) -> None:
+    pushers.output(pushing(model))
+    repository = server.repositories[REPO]
+    changed = {
+        "README.md": repository.contents()["README.md"] + "\nÜber.\n".encode(),
+        "pictures/latency.png": b"old",
+    }
+    repository.write(changed)
+    said = pushed(pushers.output(pushing(model, packed=True)))
+    files = repository.contents()
+    assert files.items() >= changed.items() and "packed/packed.safetensors" in files
+    assert said["notes"] == [
+        f"README.md of {REPO} was written or changed by somebody, so it is kept; delete it there for a card "
+        "of what was measured"
+    ]
+    assert "README.md" not in dict(said["files"]) and said["changed"]
+    repository.write({"README.md": b"# Theirs\n"})
+    (own := model / "README.md").write_text("# Mine\n")
+    try:
+        pushers.output(pushing(model))
+    finally:
+        own.unlink()
+    assert repository.contents()["README.md"] == b"# Mine\n"
+
+
+BACKGROUND = """
+import json, os, shutil, tempfile
+from hf_sparse.hub.pushing import push_in_background
+os.mkdir("temporary"); tempfile.tempdir = os.path.abspath("temporary")
+shutil.copytree({model!r}, "model")
+future = push_in_background("model", {repo!r})
+shutil.rmtree("model")
+print(len(os.listdir("temporary")))
+try:
+    print(json.dumps(vars(future.result())))
+except PermissionError as error:
+    print(json.dumps(str(error)))
+print(os.listdir("temporary"))
+"""
+
+
+def test_a_push_in_the_background_needs_the_directory_no_more(
+    server: Server, pushers: Clients, model: Path
+) -> None:
+    block = server.block("POST", "repos/create")
+    running = pushers.start(BACKGROUND.format(model=str(model), repo=REPO))
+    block.wait()
+    block.release()
+    staged, said, left = running.wait().stdout.splitlines()
+    assert (staged, left) == ("1", "[]") and json.loads(said)["changed"]
+    assert server.repositories[REPO].contents().keys() >= MODEL
+
+
+def test_what_is_refused_in_the_background_comes_with_the_result(
+    server: Server, pushers: Clients, model: Path
+) -> None:
+    staged, said, left = pushers.output(BACKGROUND.format(model=str(model), repo="stranger/x")).splitlines()
+    assert json.loads(said).startswith("the token may not write to stranger/x") and left == "[]"

@@ -8,12 +8,14 @@ import pytest
 import torch
 from tiny import bert
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse import load_packed
 from hf_sparse.checkpoint.loading import load_saved
 from hf_sparse.checkpoint.publishing import publish
+from hf_sparse.hub import write_card
+from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.staging import Staged, staged
 from hf_sparse.quantization.convert import detach
 from hf_sparse.quantization.layers import quantized_layers
@@ -157,14 +159,26 @@ def test_only_what_belongs_to_a_model_is_taken(tmp_path: Path) -> None:
         "notes.txt",
         ".env",
         "checkpoint-4/x",
+        "tokenizer_notes.txt",
+        "my.model",
+        "vocab.psd",
     )
+    belonging = {"preprocessor_config.json", "normalizer.json", "source.spm", "bpe.codes", "LICENSE"}
     for name in others:
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text("secret")
-    (directory / "preprocessor_config.json").write_text("{}")
+    for name in belonging:
+        (directory / name).write_text("{}")
     with staged(directory, REPO) as ready:
         assert not set(names(ready)) & {*others, "hf_sparse_state.safetensors"}
-        assert "preprocessor_config.json" in names(ready)
+        assert belonging < set(names(ready))
+
+
+def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "model")
+    (directory / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ValueError, match="^tokenizer_config.json is no JSON "):
+        staged(directory, REPO).__enter__()
 
 
 def test_a_secret_among_what_is_taken_stops_it(tmp_path: Path) -> None:
@@ -182,3 +196,67 @@ def test_the_same_directory_gives_the_same_files(tmp_path: Path) -> None:
         with staged(tmp_path / copy / "model", REPO, packed=True) as ready:
             seen.append({path: (ready.folder / path).read_bytes() for path in names(ready)})
     assert seen[0] == seen[1]
+
+
+class Mine(BertForSequenceClassification):
+    """A class that transformers does not have."""
+
+
+def test_a_model_at_hand_may_be_of_any_class(tmp_path: Path) -> None:
+    model = Mine(bert().config)
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="is a Mine, which is no class of transformers"):
+        staged(tmp_path / "model", REPO).__enter__()
+    with staged(tmp_path / "model", REPO, model=model) as ready:
+        assert names(ready) == ["README.md", "config.json", "model.safetensors"]
+        assert torch.equal(logits(Mine.from_pretrained(ready.folder)), logits(model))
+    with pytest.raises(
+        ValueError, match="Mine is no class of transformers, and no other can be loaded; pack"
+    ):
+        staged(tmp_path / "model", REPO, model=model, packed=True).__enter__()
+
+
+def test_a_quantized_one_of_any_class_is_compressed(tmp_path: Path) -> None:
+    model, recipe = Mine(bert().config).eval(), calibration_recipe()
+    quantize_trained(model, [{"input_ids": IDS}], recipe)
+    save_quantized(model, tmp_path / "model", recipe)
+    with staged(tmp_path / "model", REPO, model=model) as ready:
+        config = json.loads((ready.folder / "config.json").read_text())
+        assert config["quantization_config"]["format"] == "int-quantized"
+        assert torch.equal(logits(Mine.from_pretrained(ready.folder)), logits(model))
+
+
+def test_a_card_that_was_made_is_made_again(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "model")
+    text = write_card(directory, directory, "somebody/else").read_text()
+    with staged(directory, REPO) as ready:
+        card = (ready.folder / "README.md").read_text()
+        assert card != text and REPO in card and is_generated(card)
+        assert ready.generated and ready.notes == ()
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["written", "changed"])
+def test_a_card_that_somebody_wrote_or_changed_is_kept(made: bool, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    bert(num_labels=3).save_pretrained(directory)
+    card = write_card(directory, directory, REPO) if made else directory / "README.md"
+    text = f"{card.read_text()}\nMine." if made else "# Mine\n![ours](pictures/ours.png)"
+    card.write_text(text)
+    (directory / "pictures").mkdir(exist_ok=True)
+    for name in ("ours.png", "other.png"):
+        (directory / "pictures" / name).write_bytes(b"\0")
+    with staged(directory, REPO) as ready:
+        assert (ready.folder / "README.md").read_text() == text
+        assert names(ready)[3:] == ([] if made else ["pictures/ours.png"])
+        assert ready.notes == (
+            f"{card} was written or changed by somebody, so it is kept; delete it for a card of what was "
+            "measured",
+        )
+        assert not ready.generated
+
+
+@pytest.mark.parametrize(("revision", "said"), [("next", True), ("main", False), (None, False)])
+def test_the_card_loads_the_branch_it_is_for(revision: str | None, said: bool, tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path / "model")
+    with staged(tmp_path / "model", REPO, revision=revision) as ready:
+        assert ("revision=" in (ready.folder / "README.md").read_text()) is said
