@@ -198,6 +198,38 @@ def test_a_dense_model_is_not_called_sparse(finished: Runs) -> None:
     assert "weights removed" not in text and "times smaller" not in text.split("## What is in it")[0]
 
 
+def test_facts_of_any_kind_go_into_the_card(runs: Runs) -> None:
+    facts = {
+        "language": ["en", "de"],
+        "dataset": ["nyu-mll/glue", "/data/mine.csv"],
+        "year": 2024,
+        "task": "x",
+    }
+    change(runs.run / "hf_sparse_run.json", facts=facts)
+    made = describe(runs.run, runs.staged, REPO)
+    assert (made.language, made.dataset, made.task) == (("en", "de"), "nyu-mll/glue, mine.csv", "x")
+    assert made.stages[-1].facts["year"] == 2024 and facts_from_json(made.to_json()) == made
+    text = str(render(made))
+    assert ModelCard(text).data.datasets == ["nyu-mll/glue"] and "/data" not in text
+    assert "| data | nyu-mll/glue, sst2 | nyu-mll/glue, mine.csv |" in text
+
+
+def test_facts_are_the_same_from_every_directory(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs.home / "nyu-mll" / "glue").mkdir(parents=True)
+    monkeypatch.chdir(runs.home)
+    assert describe(runs.run, runs.staged, REPO).dataset == "nyu-mll/glue"
+
+
+@pytest.mark.parametrize("given", ["/models/mine", "./mine", "dense"])
+def test_a_base_model_that_lies_here_is_none_for_others(
+    runs: Runs, given: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(runs.home)
+    text = written(runs, base_model=given)
+    assert ModelCard(text).data.base_model == "somebody/bert-tiny" and "mine" not in text
+    assert f"does not name {given} as the base model" in caplog.text
+
+
 def test_a_card_is_known_as_generated_until_somebody_changes_it(card: str) -> None:
     assert is_generated(card) and card.count("<!--") == 1
     assert not is_generated(card.replace("8 bits", "4 bits")) and not is_generated(f"{card}\nMine.\n")

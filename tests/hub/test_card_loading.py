@@ -1,18 +1,34 @@
 """The code that a card shows to load its model does so, with the directory in place of the repository."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import bert
-from transformers import BertForSequenceClassification
+from tiny import SIZES, bert
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedModel,
+)
 
 from hf_sparse.cli.main import app
 from hf_sparse.hub import write_card
+from hf_sparse.hub.card import describe
+from hf_sparse.hub.cards.loading import ways_to_load
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.training.loading import load_trained
 from tests.hub.card_runs import REPO, Runs, make_runs, tokenizer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +51,7 @@ def run(code: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def card(finished: Runs) -> str:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
-        return write_card(finished.run, finished.staged, REPO).read_text()
+    return write_card(finished.run, finished.staged, REPO).read_text()
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -74,14 +88,11 @@ def test_the_packed_model_is_exported_as_the_card_says(
     assert (tmp_path / "onnx" / "model.onnx").is_file()
 
 
-def test_a_plain_sparse_model_is_loaded_with_transformers_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plain_sparse_model_is_loaded_with_transformers_alone(tmp_path: Path) -> None:
     model = bert()
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.weight.zero_()
     model.save_pretrained(tmp_path)
-    monkeypatch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
     text = write_card(tmp_path, tmp_path, REPO).read_text()
     stock, fast = blocks(text, "python", tmp_path)
     assert "With transformers alone:" in text and "which rounds its layers to 8 bits" in text
@@ -91,3 +102,56 @@ def test_a_plain_sparse_model_is_loaded_with_transformers_alone(
     )
     assert torch.allclose(logits(run(fast)["model"]), logits(model), atol=0.05)
     assert "hf-sparse export tiny-int8 onnx --to onnx" in text
+
+
+def fast_code(model: PreTrainedModel, place: Path) -> str:
+    """Return the code of the runtime that is shown of a sparse model with a tokenizer."""
+    with torch.no_grad():
+        model.base_model.encoder.layer[0].output.dense.weight.zero_()
+    model.save_pretrained(place)
+    tokenizer().save_pretrained(place)
+    stock, fast = blocks(write_card(place, place, REPO).read_text(), "python", place)
+    assert isinstance(run(stock)["model"], type(model))
+    return fast
+
+
+def test_the_runtime_answers_a_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = BertForQuestionAnswering(BertConfig(**SIZES))
+    # So that every word is as good as another: the first one of all, then.
+    torch.nn.init.zeros_(model.qa_outputs.weight)
+    run(fast_code(model, tmp_path))
+    assert capsys.readouterr().out == "[CLS]\n"
+
+
+def test_the_runtime_shows_what_a_model_without_a_head_gives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(fast_code(BertModel(BertConfig(**SIZES)), tmp_path))
+    assert "tensor([[[" in capsys.readouterr().out
+
+
+def test_every_way_loads_the_revision_that_was_pushed(card: str, finished: Runs) -> None:
+    assert "revision" not in card
+    facts = describe(finished.run, finished.staged, REPO, revision="v2")
+    stock, fast, plugin, onnx = (way.code for way in ways_to_load(facts))
+    assert 'model=repo, revision="v2")' in stock
+    assert 'load(repo, subfolder="packed", revision="v2")' in fast
+    assert 'AutoTokenizer.from_pretrained(repo, revision="v2")' in fast and fast.count("v2") == 2
+    assert 'from_pretrained(repo, subfolder="packed", revision="v2")' in plugin and plugin.count("v2") == 2
+    assert onnx.startswith(f"hf download {REPO} --revision v2 --local-dir tiny-int8\n")
+    assert describe(finished.run, finished.staged, REPO, revision="main").revision is None
+
+
+def test_the_runtime_gets_a_plain_model_of_a_revision_downloaded(
+    finished: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = describe(finished.run, finished.run, REPO, revision="v2")
+    fast = next(way.code for way in ways_to_load(facts) if "hf_sparse.runtime" in way.code)
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda *names, **options: asked.append((names, options)) or str(finished.run),
+    )
+    lines = [line for line in fast.splitlines() if "okenizer" not in line]
+    assert isinstance(run("\n".join(lines))["model"], torch.nn.Module)
+    assert asked == [((REPO,), {"revision": "v2"})]
