@@ -1,16 +1,25 @@
 """What a Trainer publishes: a small model that everybody can load, with a card of what was measured."""
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi
+import transformers
+from huggingface_hub import CommitInfo
+from transformers import PreTrainedModel
+from transformers.utils import PushInProgress
 
 from hf_sparse.hub.card import write_card
-from hf_sparse.hub.pushing import Pushed, push
+from hf_sparse.hub.cards.rendering import is_generated
+from hf_sparse.hub.pushing import Pushed, push, push_in_background
 from hf_sparse.training.mixin import SparseTrainingMixin
+from hf_sparse.training.pushing import ignore_arguments
+
+logger = logging.getLogger(__name__)
+
+_CARD = "README.md"
 
 
 class SparseTrainerMixin(SparseTrainingMixin):
@@ -27,11 +36,16 @@ class SparseTrainerMixin(SparseTrainingMixin):
         revision: str | None = None,
         private: bool | None = None,
         **kwargs: Any,
-    ) -> "Pushed | Future[Pushed] | CommitInfo | None":
+    ) -> "Pushed | Future[Pushed] | CommitInfo | Future[CommitInfo] | None":
         """Push the model as `hf_sparse.hub.push` does, in one commit; return what was pushed, or its future.
 
-        `kwargs` are those of `create_model_card`. An adapter is pushed as `Trainer` does. Raises as `push`.
+        `kwargs` are those of `create_model_card`. Scores of an earlier model are left out with a warning.
+        What is no model of transformers, such as an adapter, is pushed as `Trainer` does. Raises as `push`.
         """
+        model = self.accelerator.unwrap_model(self.model)
+        if not isinstance(model, PreTrainedModel):
+            ignore_arguments(Path(self.args.output_dir))
+            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token, card = token or self.args.hub_token, self._card_options(kwargs)
         if self.hub_model_id is None:
@@ -42,29 +56,36 @@ class SparseTrainerMixin(SparseTrainingMixin):
             return None
         if self.push_in_progress is not None:
             self.push_in_progress.wait_until_done()
-        publish = partial(
-            push,
-            self.args.output_dir,
-            self.hub_model_id,
-            token=token,
-            private=private,
-            revision=revision or self.args.hub_revision,
-            message=commit_message,
-            **card,
-        )
-        return publish() if blocking else HfApi().run_as_future(publish)
+        where = {"token": token, "private": private, "revision": revision or self.args.hub_revision}
+        options = where | {"message": commit_message, "model": self._unknown(model)} | card
+        if blocking:
+            return push(self.args.output_dir, self.hub_model_id, **options)
+        job = push_in_background(self.args.output_dir, self.hub_model_id, **options)
+        self.push_in_progress = PushInProgress([job])
+        return job
 
     def create_model_card(self, **kwargs: Any) -> None:
         """Write a card of what was measured into the output directory; raises as `write_card` does.
 
         Of what `Trainer` takes there, `tasks`, `dataset`, `dataset_tags` and `dataset_args` go to `facts`,
         `finetuned_from`, `license` and `language` to the card; tags are found, and the name is the
-        directory's.
+        directory's. A README.md that somebody wrote or changed stays.
         """
-        if self.is_world_process_zero():
+        model = self.accelerator.unwrap_model(self.model)
+        if not isinstance(model, PreTrainedModel):
+            super().create_model_card(**kwargs)
+        elif self.is_world_process_zero():
             home = Path(self.args.output_dir)
+            card = home / _CARD
+            if card.is_file() and not is_generated(card.read_text(encoding="utf-8")):
+                logger.warning("%s was written or changed by somebody, so no card takes its place.", card)
+                return
             name = self.hub_model_id or self.args.hub_model_id or home.resolve().name
-            write_card(home, home, name, **self._card_options(kwargs))
+            write_card(home, home, name, model=self._unknown(model), **self._card_options(kwargs))
+
+    def _unknown(self, model: PreTrainedModel) -> PreTrainedModel | None:
+        """Return a model that cannot be loaded again by the name of its class."""
+        return None if hasattr(transformers, type(model).__name__) else model
 
     def _card_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keep what `facts` hold of it; return the rest as `write_card` calls it."""
@@ -80,4 +101,6 @@ class SparseTrainerMixin(SparseTrainingMixin):
             "base_model": given.get("finetuned_from"),
             "licence": given.get("license"),
             "language": given.get("language"),
+            # Of an earlier run in the same directory. Training must not end in an error.
+            "outdated": "leave out",
         }

@@ -1,6 +1,7 @@
 """Trainers that push to the Hub: what lies there, and that it can be used by others."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,55 @@ def test_a_card_is_written_without_pushing(clients: Clients, folder: Path) -> No
     clients.output(program + "trainer.create_model_card(license='mit', tasks='text-classification')")
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "license: mit" in card and "pipeline_tag: text-classification" in card and "90" in card
+
+
+def test_what_was_measured_of_an_earlier_model_is_not_on_the_card(
+    server: Server, clients: Clients, folder: Path
+) -> None:
+    folder.mkdir()
+    (folder / "eval_results.json").write_text('{"eval_accuracy": 0.4321, "eval_samples": 8}')
+    os.utime(folder / "eval_results.json", (0, 0))
+    clients.output(training(folder, "quantize") + PUSH)
+    card = published(server).contents()["README.md"].decode()
+    assert "43.21" not in card and "How good it is was not measured" in card
+
+
+OWN = """
+import torch
+from tiny import arguments, bert, sentences
+from transformers import BertForSequenceClassification
+from hf_sparse import SparseTrainer
+
+class Mine(BertForSequenceClassification):
+    pass
+
+class Other(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, **inputs):
+        return self.inner(**inputs)
+
+args = arguments({folder!r}, hub_model_id='somebody/model', max_steps=2)
+trainer = SparseTrainer({model}, args, train_dataset=sentences(8))
+trainer.train()
+trainer.push_to_hub()
+"""
+
+
+@pytest.mark.parametrize("model", ["Mine(bert().config)", "Other(bert())"])
+def test_a_model_that_transformers_does_not_know_is_pushed_too(
+    model: str, server: Server, clients: Clients, folder: Path
+) -> None:
+    clients.output(OWN.format(folder=str(folder), model=model))
+    contents = published(server).contents()
+    assert {"README.md", "model.safetensors"} <= set(contents) and "training_args.bin" not in contents
+
+
+def test_a_card_that_somebody_wrote_stays(clients: Clients, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "README.md").write_text("mine")
+    program = f"import runs\ntrainer = runs.prune({str(folder)!r})\ntrainer.train()\ntrainer.save_model()\n"
+    clients.output(program + "trainer.create_model_card()")
+    assert (folder / "README.md").read_text() == "mine"
