@@ -10,7 +10,6 @@ from typing import Any
 import transformers
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -74,18 +73,20 @@ def load_whole(name_or_path: str) -> PreTrainedModel:
     require_known_class(name_or_path)
     model, found = load_saved(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True)
     left_over = (name for name in found["unexpected_keys"] if not _SPARE.search(name))
-    _refuse(name_or_path, model, "lacks", found["missing_keys"])
-    _refuse(name_or_path, model, "has in another shape", (name for name, *_ in found["mismatched_keys"]))
-    _refuse(name_or_path, model, "has beside the weights", left_over)
+    kind = type(model).__name__
+    _refuse(f"{name_or_path} lacks {{}} of a {kind}, which would be random", found["missing_keys"])
+    reshaped = (name for name, *_ in found["mismatched_keys"])
+    _refuse(f"{name_or_path} holds {{}} in another shape than in a {kind}", reshaped)
+    _refuse(f"{name_or_path} holds {{}}, and there is no such thing in a {kind}", left_over)
     return model
 
 
-def _refuse(name_or_path: str, model: nn.Module, how: str, names: Iterable[str]) -> None:
+def _refuse(sentence: str, names: Iterable[str]) -> None:
     if found := sorted(names):
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise ValueError(
-            f"{name_or_path} {how} of a {type(model).__name__} {found[0]}{more}; if an old library left it, "
-            "open it with hf-sparse rescue, else load it in Python as what it is and save it again"
+            f"{sentence.format(found[0] + more)}; if an old library left it, open it with hf-sparse rescue, "
+            "else load it in Python as what it is and save it again"
         )
 
 

@@ -30,8 +30,9 @@ def test_nobody_is_logged_in(server: Server, pushers: Clients, model: Path) -> N
     assert server.requests == []
 
 
-def test_the_hub_does_not_know_the_token(server: Server, pushers: Clients, model: Path) -> None:
-    assert refused(pushers, pushing(model), token="hf_unknown") == (
+@pytest.mark.parametrize("repo", [REPO, "alone"])
+def test_the_hub_does_not_know_the_token(repo: str, server: Server, pushers: Clients, model: Path) -> None:
+    assert refused(pushers, pushing(model, repo), token="hf_unknown") == (
         "PermissionError: the Hub does not know the token; run `hf auth login`, or set HF_TOKEN"
     )
     assert server.repositories == {}
@@ -113,6 +114,17 @@ def test_a_long_wait_is_told(server: Server, pushers: Clients, model: Path) -> N
         "ConnectionError: the Hub takes no more requests for now; run the same command again in 300 seconds"
     )
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("place", ["/whoami-v2", "/resolve/"])
+def test_it_is_asked_again_for_names_and_cards_too(
+    place: str, server: Server, pushers: Clients, model: Path
+) -> None:
+    server.create("somebody/alone").write({"README.md": b"# Mine"})
+    server.fail("GET", place, 503, times=2)
+    pushers.output(IMPATIENT + pushing(model, "alone"))
+    assert server.repositories["somebody/alone"].contents()["README.md"] == b"# Mine"
+    assert server.repositories["somebody/alone"].contents().keys() > {"model.safetensors"}
 
 
 @pytest.mark.parametrize("place", ["repos/create", "/commit/"])
