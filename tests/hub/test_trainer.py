@@ -146,7 +146,8 @@ class Other(torch.nn.Module):
     def forward(self, **inputs):
         return self.inner(**inputs)
 
-args = arguments({folder!r}, hub_model_id='somebody/model', max_steps=2)
+args = arguments({folder!r}, hub_model_id='somebody/model', max_steps=2,
+    remove_unused_columns=False)
 trainer = SparseTrainer({model}, args, train_dataset=sentences(8))
 trainer.train()
 trainer.push_to_hub()
