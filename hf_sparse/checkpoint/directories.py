@@ -10,20 +10,37 @@ from pathlib import Path
 
 from hf_sparse.storage import sync
 
-# What lies beside a model's own files: configuration, tokenizer, processor, a card.
+# What lies beside a model's own files: configuration, card, processor, and what tokenizers save.
 _COMPANIONS = (
     "config.json",
     "generation_config.json",
     "README.md",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
     "chat_template.*",
     "*processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "vocab-src.json",
+    "vocab-tgt.json",
+    "target_vocab.json",
+    "entity_vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "normalizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "spm_char.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "target.spm",
 )
+# Handed on with a model, but not written by any library, so never to be replaced.
+_TERMS = ("LICENSE", "LICENSE.*", "LICENCE", "LICENCE.*", "NOTICE", "NOTICE.*")
 
 
 def holds_only(directory: Path, *own: str) -> bool:
@@ -38,24 +55,34 @@ def holds_only(directory: Path, *own: str) -> bool:
 
 
 def companions(directory: Path) -> list[Path]:
-    """Return the files of a directory that belong to a model and hold no weights."""
+    """Return the files of a directory that belong to a model and hold no weights, terms of use among them."""
     return sorted(
         entry
         for entry in directory.iterdir()
-        if entry.is_file() and any(fnmatchcase(entry.name, name) for name in _COMPANIONS)
+        if entry.is_file() and any(fnmatchcase(entry.name, name) for name in (*_COMPANIONS, *_TERMS))
     )
 
 
-def require_free(directory: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Raise `ValueError` if a directory is there already, neither empty nor recognized by `is_ours`."""
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not is_ours(directory)):
+def require_free(directory: Path, is_ours: Callable[[Path], bool] | None = None) -> None:
+    """Raise `ValueError` if a directory is there already, neither empty nor recognized by `is_ours`.
+
+    Without `is_ours` nothing is recognized.
+    """
+    if not directory.is_file() and not (directory.is_dir() and any(directory.iterdir())):
+        return
+    if is_ours is None:
+        raise ValueError(
+            f"{directory} is not empty, and what it holds is not replaced; choose another directory, or "
+            "delete this one"
+        )
+    if directory.is_file() or not is_ours(directory):
         raise ValueError(
             f"{directory} holds something else, which would be lost; choose a directory that is new or empty"
         )
 
 
 @contextmanager
-def published(directory: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+def published(directory: Path, is_ours: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Give an empty directory to fill, which takes the place of `directory` once the block has ended.
 
     Where the block fails nothing has changed. Raises as `require_free` does.

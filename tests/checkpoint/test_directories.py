@@ -45,3 +45,21 @@ def test_so_is_a_folder(earlier: Path, folder: str) -> None:
     ):
         pass
     assert (earlier / folder).is_dir() and (earlier / "model.onnx").read_text() == "old"
+
+
+def test_without_a_test_of_what_is_ours_nothing_is_replaced(earlier: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="is not empty, and what it holds is not replaced"),
+        published(earlier),
+    ):
+        pass
+    assert (earlier / "model.onnx").read_text() == "old"
+
+
+def test_an_empty_directory_is_free(tmp_path: Path) -> None:
+    with published(tmp_path / "new") as staged:
+        (staged / "model.onnx").write_text("new")
+    (tmp_path / "empty").mkdir()
+    require_free(tmp_path / "empty")
+    with pytest.raises(ValueError, match="is not empty"):
+        require_free(tmp_path / "new" / "model.onnx")
