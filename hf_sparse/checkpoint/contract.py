@@ -1,14 +1,10 @@
 """What a saved configuration says about the sparsity of its model, and whether the weights still keep it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from torch import nn
-from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.directories import holds_only
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
@@ -148,15 +144,6 @@ def recorded_modules(model: nn.Module) -> set[str]:
         target.name.removesuffix(".weight").partition("[")[0] for target in find_targets(model, include=[""])
     }
     return {name for name in every if name.removeprefix(prefix) in recorded}
-
-
-def is_plain_record(directory: Path) -> bool:
-    """Say whether a directory holds a model with a record, its weights as plain floats, and nothing else."""
-    file = directory / CONFIG_NAME
-    if not file.is_file() or not holds_only(directory, "model*.safetensors*"):
-        return False
-    config = json.loads(file.read_text(encoding="utf-8"))
-    return KEY in config and "quantization_config" not in config
 
 
 def describe_lost(lost: Mapping[str, tuple[int, int]]) -> str:

@@ -52,7 +52,7 @@ def prune(
             from hf_sparse.training.post_training import load_for_texts, load_unrounded
             from hf_sparse.training.prune import prune as prune_weights
 
-            one_shot.require_own(out)
+            one_shot.require_new(out)
             settings = {
                 "pattern": pattern,
                 "method": method,

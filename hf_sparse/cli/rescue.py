@@ -1,8 +1,9 @@
 """`hf-sparse rescue`."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,21 +16,29 @@ if TYPE_CHECKING:
     from hf_sparse.hub.legacy.loading import Rescued
 
 
-def rescue(context: typer.Context, model: Model, out: Out, as_json: Json = False) -> None:
+def rescue(
+    context: typer.Context,
+    model: Model,
+    out: Out,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the Hub; main otherwise.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Turn an old sparse checkpoint into one that loads today.
 
     Of Intel's Prune Once for All, oBERT, nn_pruning, torch.nn.utils.prune, SparseML or compressed-tensors.
-    What is written is plain, records its zeros, and was loaded once more to see that its logits are those of
-    the layout; anything that would not be equal is refused.
+    What is written is plain, records its zeros, and was loaded once more. It is refused unless its logits are
+    those of the layout; of one that rounds, those before rounding, and how far that moved them is shown.
 
     Try: hf-sparse rescue Intel/bert-base-uncased-sparse-90-unstructured-pruneofa rescued
     """
     with plain_errors(context.obj):
         with working("Rescuing"):
-            from hf_sparse.hub.legacy.loading import load_legacy, require_own
+            from hf_sparse.hub.legacy.loading import load_legacy, require_new
 
-            require_own(out)
-            rescued = load_legacy(model)
+            require_new(out)
+            rescued = load_legacy(model, revision=revision)
             difference = rescued.save(out)
         if as_json:
             typer.echo(json.dumps(_as_dict(model, str(out), rescued, difference)))
@@ -43,11 +52,28 @@ def _print(name: str, out: str, rescued: "Rescued", difference: float, console: 
         f"{name}: {layouts}",
         *(f"  {note}." for note in rescued.notes),
         f"Zeros: {rescued.sparsity:.1%} of {len(rescued.weights)} weights; pattern {_pattern(rescued)}.",
-        f"Logits differ from those of the layout by {difference:.1g} of the largest.",
+        *_proof(rescued, difference),
         f"{out}: {type(rescued.model).__name__}, which from_pretrained loads.",
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False)
+
+
+def _proof(rescued: "Rescued", difference: float) -> Iterator[str]:
+    if rescued.difference is None:
+        equal = f"differ by {difference:.1g} of the largest" if difference else "equal"
+        yield f"Saved and loaded again: logits {equal}."
+    else:
+        unrounded = " before rounding" if rescued.rounding else ""
+        yield f"Logits differ from those of the layout{unrounded} by {difference:.1g} of the largest."
+    if (rounding := rescued.rounding) is None:
+        return
+    if rounding.difference is not None:
+        moved = f"{rounding.difference:.1g} of the largest"
+        yield f"Rounding in {rounding.layers} layers, which is gone, moved logits by {moved}."
+    if rounding.others:
+        where = "one place" if len(rounding.others) == 1 else f"{len(rounding.others)} places"
+        yield f"Not compared with the rounding of the layout in {where}."
 
 
 def _pattern(rescued: "Rescued") -> str:
@@ -66,5 +92,6 @@ def _as_dict(name: str, out: str, rescued: "Rescued", difference: float) -> dict
         "pattern": rescued.pattern,
         "sparsity": rescued.sparsity,
         "weights": [asdict(weight) | {"sparsity": weight.sparsity} for weight in rescued.weights],
-        "difference": difference,
+        "difference": None if rescued.difference is None else difference,
+        "rounding": None if rescued.rounding is None else asdict(rescued.rounding),
     }

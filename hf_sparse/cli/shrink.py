@@ -31,7 +31,7 @@ def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False
             from hf_sparse.training import one_shot
             from hf_sparse.training.post_training import load_unrounded
 
-            one_shot.require_own(out)
+            one_shot.require_new(out)
             loaded = load_unrounded(model)
             before = loaded.num_parameters()
             done = shrink_model(loaded)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_sparse.checkpoint.contract import is_plain_record, write_contract
+from hf_sparse.checkpoint.contract import write_contract
 from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.oneshot.layerwise import Current, walk
 from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
@@ -81,16 +81,16 @@ def prune_with_data(
     return masks
 
 
-def require_own(directory: str | Path) -> None:
+def require_new(directory: str | Path) -> None:
     """Raise `ValueError` unless `save_pruned` may write into a directory."""
-    require_free(Path(directory), is_plain_record)
+    require_free(Path(directory))
 
 
 def save_pruned(
     model: PreTrainedModel, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> None:
-    """Write a plain directory; an earlier one of a pruned model is replaced, but none that a Trainer left."""
-    with published(Path(directory), is_plain_record) as staged:
+    """Write a plain directory, new or empty: a model in it could not be told from one trained further."""
+    with published(Path(directory)) as staged:
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)

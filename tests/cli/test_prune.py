@@ -36,10 +36,9 @@ def test_it_writes_a_plain_sparse_directory(
     assert lines("prune", model, out, *options, *look) == [f"50.0% of 14 weights removed: 2:4, by {method}."]
     assert measure_sparsity(LlamaForCausalLM.from_pretrained(out)).overall == 0.5
     assert load_tokenizer(str(out)).get_vocab() == tokenizer().get_vocab()
-    # Again, in its own place.
-    (text,) = lines("prune", model, out, *options, *look, "--json")
+    (text,) = lines("prune", model, tmp_path / "new", *options, *look, "--json")
     how = {"pattern": "2:4", "method": method}
-    assert json.loads(text) == {"directory": str(out), **how, "sparsity": 0.5, "weights": 14}
+    assert json.loads(text) == {"directory": str(tmp_path / "new"), **how, "sparsity": 0.5, "weights": 14}
 
 
 def test_texts_belong_to_the_methods_that_look_at_them(tmp_path: Path, model: Path, texts: Path) -> None:
@@ -50,5 +49,16 @@ def test_texts_belong_to_the_methods_that_look_at_them(tmp_path: Path, model: Pa
 
 
 def test_another_directory_is_not_replaced(tmp_path: Path, model: Path) -> None:
-    assert "holds something else" in refused("prune", model, model, "--sparsity", 0.5)
+    assert "is not empty" in refused("prune", model, model, "--sparsity", 0.5)
     assert measure_sparsity(LlamaForCausalLM.from_pretrained(model)).overall == 0.0
+
+
+def test_a_pruned_model_that_was_trained_since_is_not_replaced(tmp_path: Path, model: Path) -> None:
+    out = tmp_path / "out"
+    lines("prune", model, out, "--sparsity", 0.5)
+    trained = LlamaForCausalLM.from_pretrained(out)
+    trained.lm_head.weight.data.fill_(0.25)
+    trained.save_pretrained(out)
+    message = refused("prune", model, out, "--sparsity", 0.5)
+    assert message.endswith("is not replaced; choose another directory, or delete this one")
+    assert (LlamaForCausalLM.from_pretrained(out).lm_head.weight == 0.25).all()

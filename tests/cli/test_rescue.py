@@ -46,11 +46,11 @@ def test_the_same_as_json(tmp_path: Path) -> None:
     found = json.loads(line)
     assert found.keys() == {
         *("model", "directory", "architecture", "layouts", "notes", "pattern", "sparsity", "weights"),
-        "difference",
+        *("difference", "rounding"),
     }
     assert found["layouts"] == ["removed"] and found["notes"] == ["2 removed heads put back as zeros"]
     assert found["sparsity"] == sum(weight["zeros"] for weight in found["weights"]) / 16384
-    assert 0 <= found["difference"] < 1e-6
+    assert 0 <= found["difference"] < 1e-6 and found["rounding"] is None
     assert_gives(BertForSequenceClassification.from_pretrained(tmp_path / "out"), logits(written))
 
 
@@ -64,4 +64,34 @@ def test_what_cannot_be_rescued_is_refused_in_one_sentence(tmp_path: Path, maske
 
 
 def test_the_checkpoint_itself_is_not_replaced(masked: Path) -> None:
-    assert "holds something else" in refused("rescue", masked, masked)
+    assert "is not empty, and what it holds is not replaced" in refused("rescue", masked, masked)
+
+
+def test_plain_zeros_are_not_compared_with_themselves(
+    tmp_path: Path, masked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines("rescue", masked, "first")
+    *_, proof, _ = lines("rescue", "first", "second")
+    assert proof == "Saved and loaded again: logits equal."
+    (line,) = lines("rescue", "first", "third", "--json")
+    assert json.loads(line)["difference"] is None
+
+
+def test_rounding_is_told_apart_from_the_proof(
+    tmp_path: Path, masked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    held = torch.load(masked / "pytorch_model.bin")
+    product = "bert.encoder.layer.0.attention.self.context_layer_matmul.input_quant_stubs.0"
+    for home in (*(f"{name}_fake_quant" for name in PRUNED), f"{product}.activation_post_process"):
+        held |= {f"{home}.scale": torch.full((1,), 0.5), f"{home}.zero_point": torch.zeros(1)}
+    torch.save(held, masked / "pytorch_model.bin")
+    *_, proof, rounding, rest, _ = lines("rescue", masked, "out")
+    assert proof.startswith("Logits differ from those of the layout before rounding by ")
+    assert rounding.startswith("Rounding in 12 layers, which is gone, moved logits by 0.")
+    assert rest == "Not compared with the rounding of the layout in one place."
+    (line,) = lines("rescue", masked, "again", "--json")
+    found = json.loads(line)
+    assert found["difference"] < 1e-6 and found["rounding"]["difference"] > 0.01
+    assert found["rounding"]["others"] == [product.removesuffix(".input_quant_stubs.0")]

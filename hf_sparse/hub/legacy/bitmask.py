@@ -11,12 +11,13 @@ codes beside `weight_scale`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.hub.legacy.state import Conversion, State, some
+from hf_sparse.hub.legacy.state import Conversion, Grid, Rounds, State, some
 
 _PARTS = ("compressed", "bitmask", "shape", "row_offsets")
 _CONFIGS = ("quantization_config", "compression_config", "sparsity_config")
@@ -44,11 +45,12 @@ def unpack_bitmasks(state: State) -> Conversion | None:
         compressed[weight] = _read(owner, state.tensors)
         tensors[weight] = compressed[weight].dense()
     notes = [f"{some(len(owners), 'tensor')} unpacked (compressed, bitmask)"] if owners else []
+    rounded = _rounded(tensors, state.config)
     tensors, scales = _dequantize(tensors)
     if scales:
         notes.append(
-            f"{some(len(scales), 'quantized weight')} turned into floats: codes times scales; inputs are no "
-            "longer rounded"
+            f"{some(len(scales), 'quantized weight')} turned into floats: codes times scales"
+            + ("; inputs are no longer rounded" if rounded else "")
         )
     if not notes:
         notes.append("the record of a sparse format (sparsity_config) taken out of the configuration")
@@ -58,7 +60,7 @@ def unpack_bitmasks(state: State) -> Conversion | None:
         if len(held.shape) == 2
     }
     config = {key: value for key, value in state.config.items() if key not in _CONFIGS}
-    return Conversion(State(tensors, config), tuple(notes), as_written)
+    return Conversion(State(tensors, config), tuple(notes), as_written, rounded)
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,46 @@ def _dequantize(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
                 f"{weight}_scale of shape {tuple(scale.shape)} is neither one scale nor one for every "
                 f"output of {weight}; decompress it with the release of compressed-tensors that wrote it"
             )
+        if codes.dtype in (torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{weight} is {codes.dtype} beside {weight}_scale, so it holds no codes to multiply; save it "
+                "compressed with the release of compressed-tensors that wrote it"
+            )
         plain[weight] = codes.float() * scale.float()
     return plain, scales
+
+
+def _rounded(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Rounds | None]:
+    """Return the grids of activations by module, None where tensors do not say which they are.
+
+    Those that are signed, of 8 bits, have a scale there, unless it is found anew for every input.
+    """
+    modules = {key.removesuffix(".weight_scale") for key in tensors if key.endswith(".weight_scale")}
+    modules |= {key[: -len(ending)] for key in tensors for ending in _RANGES if key.endswith(ending)}
+    held = next((config[name] for name in _CONFIGS[:2] if isinstance(config.get(name), dict)), {})
+    groups = [group for group in (held.get("config_groups") or {}).values() if isinstance(group, dict)]
+    schemes = [
+        group[of] for group in groups for of in ("input_activations", "output_activations") if group.get(of)
+    ]
+    known = bool(schemes) and all(
+        scheme.get("num_bits", 8) == 8 and scheme.get("type", "int") == "int" for scheme in schemes
+    )
+    rounded = {}
+    for module in sorted(modules):
+        grids = {f"{of}s": _grid(tensors, f"{module}.{of}") for of in ("input", "output")}
+        if any(grids.values()):
+            rounded[module] = Rounds(**grids) if known else None
+        elif schemes:
+            rounded[module] = None
+    return rounded
+
+
+def _grid(tensors: Mapping[str, Tensor], name: str) -> Grid | None:
+    scale = tensors.get(f"{name}_scale")
+    if scale is None:
+        return None
+    zero_point = tensors.get(f"{name}_zero_point", torch.zeros_like(scale))
+    return Grid(scale.float(), zero_point.float(), -128)
 
 
 def _as_rows(module: nn.Module, held: _Compressed, scale: Tensor | None) -> nn.Module:

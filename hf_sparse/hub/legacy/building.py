@@ -6,9 +6,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from hf_sparse.hub.legacy.state import State, listed
-
-_ROLELESS = (".pooler.dense.weight", ".pooler.dense.bias")
+from hf_sparse.hub.legacy.state import POOLER, State, listed
 
 
 def build(state: State) -> tuple[PreTrainedModel, tuple[str, ...]]:
@@ -40,7 +38,9 @@ def build(state: State) -> tuple[PreTrainedModel, tuple[str, ...]]:
         ignore_mismatched_sizes=True,
         dtype=_dtype(state),
     )
-    spare = [key for key in report["unexpected_keys"] if f".{key}".endswith(_ROLELESS)]
+    spare = [
+        key for key in report["unexpected_keys"] if f".{key}".endswith((f"{POOLER}.weight", f"{POOLER}.bias"))
+    ]
     spoken = f"a {kind.__name__}; name another class under architectures in config.json, or get all files"
     _refuse("the checkpoint has no {}, which would be random in " + spoken, report["missing_keys"])
     _refuse("{} has another shape than in " + spoken, [key for key, *_ in report["mismatched_keys"]])

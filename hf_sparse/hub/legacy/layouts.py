@@ -10,7 +10,7 @@ from hf_sparse.hub.legacy.masked import fold_intel_masks, fold_parametrizations,
 from hf_sparse.hub.legacy.no_norm import turn_into_mobilebert
 from hf_sparse.hub.legacy.quantization_aware import drop_observers
 from hf_sparse.hub.legacy.removed import refill_removed
-from hf_sparse.hub.legacy.state import Conversion, State
+from hf_sparse.hub.legacy.state import Conversion, Rounds, State
 
 LAYOUTS: Mapping[str, Callable[[State], Conversion | None]] = {
     "quantization_aware": drop_observers,
@@ -26,10 +26,10 @@ LAYOUTS: Mapping[str, Callable[[State], Conversion | None]] = {
 
 @dataclass(frozen=True)
 class Undone:
-    """A checkpoint of today: its layouts, what was done in words, and its modules as they were written.
+    """A checkpoint of today: its layouts, what was done in words, its modules as they were written.
 
-    `kin` is the checkpoint as the kind of model that it was, which `as_written` goes by: itself, unless a
-    layout turned it into another.
+    `kin` is the checkpoint as the kind of model that it was, which `as_written` and `rounded` go by: itself,
+    unless a layout turned it into another.
     """
 
     state: State
@@ -37,12 +37,13 @@ class Undone:
     layouts: tuple[str, ...]
     notes: tuple[str, ...]
     as_written: Mapping[str, Callable[[nn.Module], nn.Module]]
+    rounded: Mapping[str, Rounds | None]
 
 
 def undo_layouts(read: State) -> Undone:
     """Undo every layout that a checkpoint is in; raise `ValueError` where one cannot be."""
     state = kin = read
-    layouts, notes, as_written = [], [], {}
+    layouts, notes, as_written, rounded = [], [], {}, {}
     for name, convert in LAYOUTS.items():
         if (conversion := convert(state)) is None:
             continue
@@ -51,4 +52,5 @@ def undo_layouts(read: State) -> Undone:
         layouts.append(name)
         notes += conversion.notes
         as_written |= conversion.as_written
-    return Undone(state, kin, tuple(layouts), tuple(notes), as_written)
+        rounded |= conversion.rounded
+    return Undone(state, kin, tuple(layouts), tuple(notes), as_written, rounded)

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_sparse.checkpoint.contract import is_plain_record, write_contract
+from hf_sparse.checkpoint.contract import write_contract
 from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.checkpoint.loading import load_saved, load_tokenizer
 from hf_sparse.hub.legacy.building import build
 from hf_sparse.hub.legacy.layouts import undo_layouts
 from hf_sparse.hub.legacy.proof import Proof, prove
 from hf_sparse.hub.legacy.reading import read_state
+from hf_sparse.hub.legacy.rounding import Rounding, measure_rounding
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
@@ -28,14 +29,16 @@ class Rescued:
 
     `layouts` are names out of `legacy.layouts.LAYOUTS`, none for plain weights; `notes` say in words what was
     done; `weights` are those that a run would lock; `difference` is the largest of the logits from those of
-    the layout, as a share of the largest.
+    the layout before any rounding, as a share of the largest, None where it holds weights as stock models do,
+    so that there is nothing to compare. `rounding` says how far its rounding moved them, None if it did none.
     """
 
     model: PreTrainedModel = field(repr=False)
     layouts: tuple[str, ...]
     notes: tuple[str, ...]
     weights: tuple[WeightInspection, ...] = field(repr=False)
-    difference: float
+    difference: float | None
+    rounding: Rounding | None
     proof: Proof = field(repr=False)
     tokenizer: PreTrainedTokenizerBase | None = field(repr=False)
 
@@ -53,17 +56,19 @@ class Rescued:
         """Write a plain directory, tokenizer included; return the largest difference of what it holds.
 
         Stock `from_pretrained` loads it, which is done, and its logits compared, before the directory is
-        there. An earlier result is replaced. Raises `ValueError` if logits differ, and for a directory that
-        holds something else.
+        there. Raises `ValueError` if logits differ, and for a directory that is not empty: an earlier result
+        could not be told from one that was trained since.
         """
-        with published(Path(directory), is_plain_record) as staged:
+        with published(Path(directory)) as staged:
             self.model.save_pretrained(staged)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(staged)
             return self.proof.difference(load_saved(str(staged), dtype=torch.float32))
 
 
-def load_legacy(name_or_path: str) -> Rescued:
+def load_legacy(
+    name_or_path: str, *, revision: str | None = None, token: str | bool | None = None
+) -> Rescued:
     """Open a sparse checkpoint that transformers of today mishandles.
 
     Of Intel's Prune Once for All, oBERT, nn_pruning, `torch.nn.utils.prune`, parametrizations, SparseML and
@@ -74,7 +79,8 @@ def load_legacy(name_or_path: str) -> Rescued:
     themselves, for layouts without an equal among stock models, for dense models without any, and
     `FileNotFoundError` where there are no weights.
     """
-    undone = undo_layouts(read_state(name_or_path))
+    hub = {"revision": revision, "token": token}
+    undone = undo_layouts(read_state(name_or_path, **hub))
     model, left_out = build(undone.state)
     targets = _targets(model)
     sparse = measure_sparsity(model, targets).overall >= SPARSE_FROM
@@ -82,18 +88,29 @@ def load_legacy(name_or_path: str) -> Rescued:
         raise ValueError(
             f"{name_or_path} is neither sparse nor in a layout of the past; load it with from_pretrained"
         )
-    proof = prove(model if undone.kin is undone.state else build(undone.kin)[0], undone.as_written)
+    kin = model if undone.kin is undone.state else build(undone.kin)[0]
+    proof = prove(kin, undone.as_written)
     difference = proof.difference(model)
+    rounding = measure_rounding(kin, proof, undone.rounded)
     weights = inspect_weights(targets)
     if sparse:
         _record(model, targets, weights)
     notes = (*undone.notes, *left_out, *(() if sparse else ("no pattern of zeros to lock",)))
-    return Rescued(model, undone.layouts, notes, weights, difference, proof, load_tokenizer(name_or_path))
+    return Rescued(
+        model,
+        undone.layouts,
+        notes,
+        weights,
+        difference if proof.modules else None,
+        rounding,
+        proof,
+        load_tokenizer(name_or_path, **hub),
+    )
 
 
-def require_own(directory: str | Path) -> None:
+def require_new(directory: str | Path) -> None:
     """Raise `ValueError` unless `save` may write into a directory."""
-    require_free(Path(directory), is_plain_record)
+    require_free(Path(directory))
 
 
 def _targets(model: PreTrainedModel) -> Targets:

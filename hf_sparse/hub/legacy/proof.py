@@ -1,7 +1,7 @@
 """That a rescued model gives the logits of the layout it was written in."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -16,27 +16,27 @@ _SEQUENCES, _LENGTH = 4, 24
 
 @dataclass(frozen=True)
 class Proof:
-    """Inputs, and what the layout gives for them, in float32."""
+    """Inputs, and what the layout gives for them before any rounding, in float32.
+
+    `modules` of them compute as the layout does, and not as stock ones: where there are none, equal outputs
+    say that a model was saved and loaded whole, and nothing about the layout.
+    """
 
     inputs: Mapping[str, Tensor]
     expected: tuple[Tensor, ...]
+    modules: int
 
     def difference(self, model: PreTrainedModel) -> float:
         """Return the largest difference of a model's outputs from those expected, as a share of the largest.
 
         Raises `ValueError` if it is above `TOLERANCE`, or not a number.
         """
-        outputs = _outputs(model, self.inputs)
+        outputs = compute(model, self.inputs)
         if [output.shape for output in outputs] != [output.shape for output in self.expected]:
             raise ValueError(
                 "the model has other outputs than its layout, and is not saved; please report it"
             )
-        shares = [
-            (one - other).abs().max() / (other.abs().max() or 1)
-            for one, other in zip(outputs, self.expected, strict=True)
-        ]
-        # Of tensors, since Python's maximum may pass over what is not a number.
-        largest = torch.stack(shares).max().item()
+        largest = apart(outputs, self.expected)
         if not largest <= TOLERANCE:
             raise ValueError(
                 f"logits differ by {largest:.1e} of the largest from those of the layout, where "
@@ -47,19 +47,34 @@ class Proof:
 
 
 def prove(model: PreTrainedModel, as_written: Mapping[str, Callable[[nn.Module], nn.Module]]) -> Proof:
-    """Compute what a layout gives on random texts, with padding, always the same.
+    """Compute what a layout gives on random texts, with padding, always the same, before any rounding.
 
     `model` is the stock class of the checkpoint, which is copied. In the copy, modules that the layout has
     stored otherwise compute as the library did, from what it stored: masks multiply before every pass,
     removed heads and neurons are missing, values lie in rows without zeros, norms do not normalize. All the
     others are stock, with tensors that transformers has loaded by their names.
     """
-    reference = deepcopy(model).float()
+    reference, modules = deepcopy(model).float(), 0
     for name, make in as_written.items():
-        own = _own_name(reference, name)
-        reference.set_submodule(own, make(reference.get_submodule(own)))
+        # A pooler that the class has none of, which `build` has left out.
+        if (own := own_name(reference, name)) is None:
+            continue
+        stock = reference.get_submodule(own)
+        if (module := make(stock)) is not stock:
+            reference.set_submodule(own, module)
+            modules += 1
     inputs = random_texts(model)
-    return Proof(inputs, _outputs(reference, inputs))
+    return Proof(inputs, compute(reference, inputs), modules)
+
+
+def apart(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest difference between outputs, as a share of the largest expected."""
+    shares = [
+        (one - other).abs().max() / (other.abs().max() or 1)
+        for one, other in zip(outputs, expected, strict=True)
+    ]
+    # Of tensors, since Python's maximum may pass over what is not a number.
+    return torch.stack(shares).max().item()
 
 
 def random_texts(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -88,15 +103,17 @@ def random_texts(model: PreTrainedModel) -> dict[str, Tensor]:
     return inputs
 
 
-def _outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def compute(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return the outputs of a model that are floats, computed in float32."""
     computing = model if model.dtype == torch.float32 else deepcopy(model).float()
     with torch.no_grad():
         outputs = computing.eval()(**inputs).to_tuple()
     return tuple(output for output in outputs if isinstance(output, Tensor) and output.is_floating_point())
 
 
-def _own_name(model: PreTrainedModel, name: str) -> str:
-    """Return what the model calls a module of the checkpoint, which may be its base model or hold more."""
+def own_name(model: PreTrainedModel, name: str) -> str | None:
+    """Return what a model calls a module of the checkpoint, which may be its base model or hold more."""
     prefix = f"{model.base_model_prefix}."
     names = {own for own, _ in model.named_modules()}
-    return next(own for own in (name, name.removeprefix(prefix), f"{prefix}{name}") if own in names)
+    candidates = (name, name.removeprefix(prefix), f"{prefix}{name}")
+    return next((own for own in candidates if own in names), None)

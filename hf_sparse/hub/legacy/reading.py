@@ -16,18 +16,19 @@ from hf_sparse.checkpoint.loading import packed_file, saved_file, weight_files
 from hf_sparse.hub.legacy.state import State, first_line
 
 
-def read_state(name_or_path: str) -> State:
+def read_state(name_or_path: str, **hub: Any) -> State:
     """Read the configuration and all tensors of a directory or a model on the Hub.
 
-    Weights are those of `model.safetensors` or `pytorch_model.bin`, whole or in shards. Pickles are read as
-    tensors alone, so that no code of theirs runs. Raises `ValueError` for files that are damaged or hold
-    anything else, `FileNotFoundError` if there are none.
+    `hub` holds `revision` and `token` for the latter. Weights are those of `model.safetensors` or
+    `pytorch_model.bin`, whole or in shards. Pickles are read as tensors alone, so that no code of theirs
+    runs. Raises `ValueError` for files that are damaged or hold anything else, `FileNotFoundError` if there
+    are none.
     """
-    config = _read_config(name_or_path)
-    if packed_file(name_or_path) is not None:
+    config = _read_config(name_or_path, **hub)
+    if packed_file(name_or_path, **hub) is not None:
         raise ValueError(f"{name_or_path} is a packed directory of this package; load it with load_packed")
     tensors: dict[str, Tensor] = {}
-    for file in _weight_files(name_or_path):
+    for file in _weight_files(name_or_path, **hub):
         held = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
         if twice := sorted(tensors.keys() & held.keys()):
             raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files anew")
@@ -35,10 +36,13 @@ def read_state(name_or_path: str) -> State:
     return State(tensors, config)
 
 
-def _read_config(name_or_path: str) -> dict[str, Any]:
-    file = saved_file(name_or_path, CONFIG_NAME)
+def _read_config(name_or_path: str, **hub: Any) -> dict[str, Any]:
+    file = saved_file(name_or_path, CONFIG_NAME, **hub)
     if file is None:
-        raise ValueError(f"{name_or_path} has no {CONFIG_NAME}; name the directory of a model, or a Hub name")
+        at = f" at {hub['revision']}" if hub.get("revision") else ""
+        raise ValueError(
+            f"{name_or_path} has no {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -48,11 +52,15 @@ def _read_config(name_or_path: str) -> dict[str, Any]:
     return config
 
 
-def _weight_files(name_or_path: str) -> list[Path]:
+def _weight_files(name_or_path: str, **hub: Any) -> list[Path]:
+    damaged = f"the index of the shards of {name_or_path} is damaged; get it anew"
     try:
-        return weight_files(name_or_path)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"the index of the shards of {name_or_path} is damaged; get it anew") from error
+        files = weight_files(name_or_path, **hub)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(damaged) from error
+    if not files:
+        raise ValueError(damaged)
+    return files
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

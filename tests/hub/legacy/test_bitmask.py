@@ -185,6 +185,7 @@ def test_a_missing_part_is_refused(tmp_path: Path, part: str) -> None:
         ({FIRST: torch.ones(32, 32)}, "cannot say which counts"),
         ({f"{FIRST}_packed": torch.ones(1)}, "packed in 32-bit words"),
         ({f"{FIRST}_scale": torch.ones(32, 4)}, "neither one scale nor one for every output"),
+        ({f"{FIRST}_scale": torch.ones(1)}, "is torch.float32 beside .*_scale, so it holds no codes"),
         ({f"{FIRST}_scale": torch.ones(1), f"{FIRST}_zero_point": torch.ones(1)}, "zeros of .* are no zeros"),
     ],
 )

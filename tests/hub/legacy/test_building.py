@@ -33,7 +33,9 @@ def test_plain_zeros_need_no_layout(tmp_path: Path) -> None:
     model = wide()
     tensors = pruned(model)
     rescued = load_legacy(str(write(tmp_path, tensors, config_of(model))))
-    assert rescued.layouts == () and rescued.notes == () and rescued.difference == 0
+    assert rescued.layouts == () and rescued.notes == ()
+    # Nothing was written otherwise, so equal logits would say nothing.
+    assert rescued.difference is None and rescued.rounding is None
     assert rescued.pattern == "unstructured" and abs(rescued.sparsity - 0.9) < 1e-3
     assert_gives(rescued.model, logits(tensors))
 
@@ -92,6 +94,18 @@ def test_a_pooler_without_a_use_is_left_out_with_a_note(tmp_path: Path) -> None:
     }
     rescued = load_legacy(str(write(tmp_path, written, config_of(model))))
     assert rescued.notes == ("a pooler, which BertForQuestionAnswering has none of, left out",)
+
+
+@pytest.mark.parametrize("endings", [("orig", "mask"), ("original", "mask")])
+def test_so_is_a_masked_one(tmp_path: Path, endings: tuple[str, str]) -> None:
+    torch.manual_seed(0)
+    model = BertForQuestionAnswering(BertConfig(**SIZES))
+    written = pruned(model) | {"bert.pooler.dense.bias": torch.ones(32)}
+    written |= {f"bert.pooler.dense.weight_{ending}": torch.ones(32, 32) for ending in endings}
+    rescued = load_legacy(str(write(tmp_path, written, config_of(model))))
+    assert rescued.notes[1:] == ("a pooler, which BertForQuestionAnswering has none of, left out",)
+    # All that was written otherwise is gone.
+    assert rescued.difference is None
 
 
 NAME = "bert.encoder.layer.0.output.dense.weight"

@@ -67,22 +67,31 @@ def test_training_locks_the_zeros(tmp_path: Path, legacy: tuple) -> None:
         assert torch.equal(weight == 0, before[name] == 0) and not torch.equal(weight, before[name])
 
 
-def test_a_rescued_directory_can_be_rescued_again_in_place_of_the_first(
-    tmp_path: Path, legacy: tuple
-) -> None:
+def test_a_rescued_directory_can_be_rescued_again(tmp_path: Path, legacy: tuple) -> None:
     first = load_legacy(str(legacy[0]))
     first.save(tmp_path / "out")
     second = load_legacy(str(tmp_path / "out"))
-    assert second.layouts == () and second.sparsity == 0.75
-    second.save(tmp_path / "out")
+    assert second.layouts == () and second.sparsity == 0.75 and second.difference is None
+    assert second.save(tmp_path / "again") == 0
     assert read_contract(second.model).digest == read_contract(first.model).digest
 
 
-def test_anything_else_is_not_replaced(tmp_path: Path, legacy: tuple) -> None:
+def test_nothing_is_replaced(tmp_path: Path, legacy: tuple) -> None:
     rescued = load_legacy(str(legacy[0]))
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="is not empty, and what it holds is not replaced"):
         rescued.save(legacy[0])
     assert (legacy[0] / "pytorch_model.bin").exists()
+
+
+def test_a_rescued_model_that_was_trained_since_is_not_replaced(tmp_path: Path, legacy: tuple) -> None:
+    rescued = load_legacy(str(legacy[0]))
+    rescued.save(tmp_path / "out")
+    trained = BertForSequenceClassification.from_pretrained(tmp_path / "out")
+    trained.classifier.weight.data.fill_(0.25)
+    trained.save_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match="choose another directory, or delete this one"):
+        rescued.save(tmp_path / "out")
+    assert (BertForSequenceClassification.from_pretrained(tmp_path / "out").classifier.weight == 0.25).all()
 
 
 def test_other_logits_are_noticed_and_not_saved(tmp_path: Path, legacy: tuple) -> None:

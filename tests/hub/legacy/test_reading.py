@@ -120,12 +120,12 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
         read_state(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}'])
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path, {}, CONFIG)
     (tmp_path / "pytorch_model.bin").unlink()
     (tmp_path / "pytorch_model.bin.index.json").write_text(text)
-    with pytest.raises(ValueError, match="the index of the shards"):
+    with pytest.raises(ValueError, match="index"):
         read_state(str(tmp_path))
 
 
