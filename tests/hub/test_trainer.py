@@ -141,7 +141,7 @@ class Mine(BertForSequenceClassification):
 class Other(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
-        self.inner = model
+        self.inner, self.config = model, model.config
 
     def forward(self, **inputs):
         return self.inner(**inputs)
