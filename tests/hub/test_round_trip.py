@@ -120,7 +120,7 @@ def test_nothing_of_this_machine_is_published(repository: Repository, trained: P
     assert not files.keys() & {"training_args.bin", "trainer_state.json", "hf_sparse_state.safetensors"}
     assert files.keys() >= {"README.md", "pictures/sparsity.png", "recipe.yaml"}
     assert not any(path.startswith("checkpoint-") for path in files)
-    assert json.loads(files["hf_sparse_run.json"])["base_model"] == "before"
+    assert json.loads(files["hf_sparse_run.json"])["base_model"] == "./before"
 
 
 def test_a_checkpoint_is_pushed_like_a_model(
