@@ -98,10 +98,7 @@ def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     named = {key: name for key in _MODELS if (name := record.get(key)) is not None}
     models = {key: f"./{public_name(name)}" if is_local(name) else name for key, name in named.items()}
-    facts = {
-        key: public_name(fact) if isinstance(fact, str) else fact
-        for key, fact in record.get("facts", {}).items()
-    }
+    facts = {key: _public_fact(fact) for key, fact in record.get("facts", {}).items()}
     return dict(record) | models | {"facts": facts}
 
 
@@ -119,6 +116,12 @@ def _write(directory: str | Path, record: Mapping[str, Any]) -> None:
     # The kinds of schedulers and optimizers are enumerations.
     text = json.dumps(record, indent=2, default=str, allow_nan=False)
     write_atomically(Path(directory) / RECORD, f"{text}\n".encode())
+
+
+def _public_fact(fact: Any) -> Any:
+    if isinstance(fact, list):
+        return [_public_fact(part) for part in fact]
+    return public_name(fact) if isinstance(fact, str) else fact
 
 
 def _finite(value: Any) -> Any:

@@ -17,7 +17,7 @@ def trained(tmp_path: Path) -> Path:
     model = type(bert()).from_pretrained(tmp_path / "origin")
     args = arguments(tmp_path / "run", max_steps=2, learning_rate=3e-4, hub_token="hf_secret")
     trainer = SparseTrainer(model, args, train_dataset=sentences(16), recipe=pruning())
-    trainer.facts |= {"dataset": "nyu-mll/glue", "file": "/scratch/somebody/train.json"}
+    trainer.facts |= {"dataset": "nyu-mll/glue", "file": ["/scratch/somebody/train.json"]}
     trainer.train()
     trainer.save_model()
     return tmp_path / "run"
@@ -35,7 +35,7 @@ def test_a_record_says_what_the_run_was(trained: Path) -> None:
 def test_a_record_to_hand_on_has_no_path_and_no_token(trained: Path) -> None:
     text = json.dumps(public_record(read_record(trained)))
     assert str(trained.parent) not in text and "hf_secret" not in text and "scratch" not in text
-    assert json.loads(text)["facts"] == {"dataset": "nyu-mll/glue", "file": "train.json"}
+    assert json.loads(text)["facts"] == {"dataset": "nyu-mll/glue", "file": ["train.json"]}
     assert json.loads(text)["base_model"] == "./origin"
 
 

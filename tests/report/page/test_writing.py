@@ -106,7 +106,7 @@ def test_runs_of_one_origin_stand_beside_each_other(tmp_path: Path) -> None:
         write_run(tmp_path / "home" / name, sparsity=None, base_model=str(dense), log=[], recipe=PRUNED)
     page, _ = page_of(tmp_path / "out", tmp_path / "home")
     lists = [attributes["class"] for tag, attributes in page.elements if tag == "ol"]
-    assert lists == ["line", "line alone"] and page.inside("h1") == ["3 runs"]
+    assert lists == ["line", "line alone"] and page.inside("h1") == ["4 runs"]
 
 
 def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
