@@ -45,22 +45,26 @@ class SparseTrainerMixin(SparseTrainingMixin):
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, PreTrainedModel):
             ignore_arguments(Path(self.args.output_dir))
-            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+            # Which transformers before 5.23 does not know.
+            more = kwargs if private is None else kwargs | {"private": private}
+            return super().push_to_hub(commit_message, blocking, token, revision, **more)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        token, card = token or self.args.hub_token, self._card_options(kwargs)
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
+        card = self._card_options(kwargs)
         self.save_model(_internal_call=True)
         self.save_state()
         if not self.is_world_process_zero():
             return None
-        if self.push_in_progress is not None:
-            self.push_in_progress.wait_until_done()
-        where = {"token": token, "private": private, "revision": revision or self.args.hub_revision}
+        if (pending := getattr(self, "push_in_progress", None)) is not None:
+            pending.wait_until_done()
+        where = {
+            "token": token or self.args.hub_token,
+            "private": self.args.hub_private_repo if private is None else private,
+            "revision": revision or self.args.hub_revision,
+        }
         options = where | {"message": commit_message, "model": self._unknown(model)} | card
         if blocking:
-            return push(self.args.output_dir, self.hub_model_id, **options)
-        job = push_in_background(self.args.output_dir, self.hub_model_id, **options)
+            return push(self.args.output_dir, self._repository(), **options)
+        job = push_in_background(self.args.output_dir, self._repository(), **options)
         self.push_in_progress = PushInProgress([job])
         return job
 
@@ -80,8 +84,12 @@ class SparseTrainerMixin(SparseTrainingMixin):
             if card.is_file() and not is_generated(card.read_text(encoding="utf-8")):
                 logger.warning("%s was written or changed by somebody, so no card takes its place.", card)
                 return
-            name = self.hub_model_id or self.args.hub_model_id or home.resolve().name
-            write_card(home, home, name, model=self._unknown(model), **self._card_options(kwargs))
+            write_card(
+                home, home, self._repository(), model=self._unknown(model), **self._card_options(kwargs)
+            )
+
+    def _repository(self) -> str:
+        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).resolve().name
 
     def _unknown(self, model: PreTrainedModel) -> PreTrainedModel | None:
         """Return a model that cannot be loaded again by the name of its class."""

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from tiny import bert
 
@@ -80,6 +81,9 @@ print(batch.input_ids.shape[0], torch.equal(one(**batch).logits, other(**batch).
     assert clients.output(program) == "1 True"
 
 
+@pytest.mark.skipif(
+    int(huggingface_hub.__version__.split(".")[0]) < 2, reason="cards are checked at huggingface.co itself"
+)
 def test_a_card_is_pushed_and_a_bad_one_refused(server: Server, clients: Clients) -> None:
     pushed = "from huggingface_hub import ModelCard\nModelCard({!r}).push_to_hub('somebody/model')"
     clients.output(CREATE + pushed.format("---\nlicense: mit\n---\n"))
