@@ -25,7 +25,8 @@ def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, 
     most = most_tokens(model)
     if most is not None and length > most:
         raise ValueError(
-            f"{length} tokens are more than the {most} that the model has positions for; take fewer"
+            f"{length} tokens are more than the {most} that the model has positions for; take fewer, with "
+            "--length"
         )
     inputs = {name: torch.ones(batch, length, dtype=torch.long) for name in names}
     inputs["input_ids"] = _tokens(model, batch, length)

@@ -1,6 +1,7 @@
 """`hf-sparse benchmark`."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +13,17 @@ from hf_sparse.cli.errors import plain_errors, require
 from hf_sparse.cli.options import Json, Model, Png
 from hf_sparse.cli.waiting import counted, working
 
+_TOKENS = 128
+
 
 def benchmark(
     context: typer.Context,
     model: Model,
     batch: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 128,
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of a sequence; by default 128, or as many as it takes."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each.")] = 20,
     warm_up: Annotated[int, typer.Option(min=0, help="Calls before them.")] = 2,
@@ -31,10 +37,11 @@ def benchmark(
     Try: hf-sparse benchmark my_model_int8 --threads 2 --png latency.png
     """
     with plain_errors(context.obj):
+        _require_cores(threads)
         with working("Loading"):
             from hf_sparse.benchmark.contenders import REFERENCE, makers
             from hf_sparse.benchmark.field import prepare
-            from hf_sparse.benchmark.inputs import random_inputs
+            from hf_sparse.benchmark.inputs import most_tokens, random_inputs
             from hf_sparse.benchmark.latency import limited, measure, rows_of
             from hf_sparse.demo.progress import silence
             from hf_sparse.report.latency import (
@@ -53,6 +60,7 @@ def benchmark(
                 require("--png", "demo", "matplotlib")
                 require_png(png)
             loaded = load_to_run(model)
+            length = length or min(_TOKENS, most_tokens(loaded) or _TOKENS)
             inputs = random_inputs(loaded, batch, length)
             kernels = load_kernels()
         with tempfile.TemporaryDirectory() as scratch, limited(threads), silence():
@@ -79,3 +87,13 @@ def benchmark(
             typer.echo(json.dumps(latency_as_dict(report)))
         else:
             print_latency(report, Console())
+
+
+def _require_cores(threads: int) -> None:
+    # OpenMP ends the process where it cannot start them all.
+    cores = os.cpu_count() or 1
+    if threads > 4 * cores:
+        raise ValueError(
+            f"--threads {threads} is more than 4 for each of the {cores} cores here; take {4 * cores} or "
+            "fewer"
+        )

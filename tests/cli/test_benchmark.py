@@ -1,6 +1,7 @@
 """`hf-sparse benchmark`: a saved model timed in every runtime that is there."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(tmp_path: Path) -> N
     assert "ViTModel does not read texts alone" in refused("benchmark", tmp_path / "vit")
     bert().save_pretrained(tmp_path / "model")
     long = refused("benchmark", tmp_path / "model", "--length", 513)
-    assert "513 tokens are more than the 512 that the model has positions for" in long
+    assert "513 tokens are more than the 512 that the model has positions for" in long and "--length" in long
     assert "is no directory" in refused("benchmark", tmp_path / "none")
     # Before the model is loaded.
     drawn = refused("benchmark", tmp_path / "none", "--png", tmp_path / "drawing.jpg")
@@ -103,6 +104,22 @@ def test_models_of_other_software_are_refused(tmp_path: Path) -> None:
     quantized(tmp_path / "int8")
     lines("pack", tmp_path / "int8", tmp_path / "published")
     assert "is a compressed-tensors directory, whose layers" in refused("benchmark", tmp_path / "published")
+
+
+def test_more_than_4_threads_a_core_are_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    most = 4 * os.cpu_count()
+    said = refused("benchmark", tmp_path / "none", "--threads", most + 1)
+    assert f"--threads {most + 1} is more than 4 for each" in said and f"take {most} or fewer" in said
+    assert "is no directory" in refused("benchmark", tmp_path / "none", "--threads", most)
+
+
+@pytest.mark.parametrize(("positions", "tokens"), [(64, 64), (512, 128)])
+def test_by_default_sequences_are_of_128_tokens_or_as_many_as_the_model_takes(
+    tmp_path: Path, no_exports: None, positions: int, tokens: int
+) -> None:
+    bert(num_hidden_layers=1, max_position_embeddings=positions).save_pretrained(tmp_path / "model")
+    text = lines("benchmark", tmp_path / "model", *QUICK[2:], "--json")
+    assert json.loads("\n".join(text))["length"] == tokens
 
 
 @pytest.mark.parametrize("option", ["--batch", "--length", "--threads", "--repeats"])
