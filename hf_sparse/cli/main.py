@@ -1,5 +1,6 @@
 """The command `hf-sparse`."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from hf_sparse.cli.benchmark import benchmark
 from hf_sparse.cli.commands import Command, Commands
 from hf_sparse.cli.compare import compare
 from hf_sparse.cli.demo import demo
+from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.export import export
 from hf_sparse.cli.inspect import inspect
 from hf_sparse.cli.pack import pack
@@ -68,4 +70,11 @@ def _common(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        # Help and the version are written outside of commands.
+        with plain_errors("--debug" in sys.argv):
+            if sys.stdout is None:
+                raise OSError("standard output is closed; send it to a file, or to /dev/null")
+            app()
+    except typer.Exit as done:
+        sys.exit(done.exit_code)

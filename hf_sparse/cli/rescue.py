@@ -31,7 +31,7 @@ def rescue(
     What is written is plain, records its zeros, and was loaded once more. It is refused unless its logits are
     those of the layout; of one that rounds, those before rounding, and how far that moved them is shown.
 
-    Try: hf-sparse rescue Intel/bert-base-uncased-sparse-90-unstructured-pruneofa rescued
+    Try: hf-sparse rescue my_old_checkpoint rescued
     """
     with plain_errors(context.obj):
         with working("Rescuing"):

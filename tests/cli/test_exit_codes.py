@@ -151,6 +151,17 @@ main()
     assert process.returncode == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize(
+    ("output", "said"), [("/dev/full", "No space left on device"), ("&-", "standard output is closed")]
+)
+def test_help_that_cannot_be_written_is_a_failure_in_one_sentence(output: str, said: str) -> None:
+    program = "from hf_sparse.cli.main import main; main()"
+    command = ["sh", "-c", f'"$0" -c "{program}" --help >{output}', sys.executable]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == FAILED and len(done.stderr.splitlines()) == 1 and said in done.stderr
+
+
 def test_the_page_says_what_the_codes_mean() -> None:
     for code in (0, FAILED, 2, WANTING, INTERRUPTED):
         assert f"\n| {code} | " in PAGE
