@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -186,11 +187,6 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
 
 def _configuration(name_or_path: str) -> PreTrainedConfig:
     """Read the configuration of a saved model; raise `ValueError` if it is not there or damaged."""
-    # Hub names have one slash at most and begin with neither of these.
-    if name_or_path.startswith(("/", ".", "~")) and not Path(name_or_path).is_dir():
-        raise ValueError(
-            f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
-        )
     if Path(name_or_path).is_dir():
         file = Path(name_or_path) / CONFIG_NAME
         if not file.is_file():
@@ -198,7 +194,28 @@ def _configuration(name_or_path: str) -> PreTrainedConfig:
                 f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
             )
         _read_json(file)
-    return AutoConfig.from_pretrained(name_or_path)
+    elif Path(name_or_path).exists() or not _is_hub_name(name_or_path):
+        raise ValueError(
+            f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
+        )
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except OSError as error:
+        # Of a model that the Hub does not have, transformers says so.
+        if not isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise
+        raise ValueError(
+            f"{name_or_path} is no directory, and the Hub cannot be reached to look for it there; name the "
+            "directory of a model, or go online"
+        ) from error
+
+
+def _is_hub_name(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class SparseArguments:
             return Recipe.preset(self.recipe)
         if not Path(self.recipe).is_file():
             raise ValueError(
-                f"--recipe {self.recipe} is neither a file nor a preset; presets are "
+                f"recipe {self.recipe} is neither a file nor a preset; presets are "
                 f"{', '.join(preset_names())}"
             )
         return Recipe.from_yaml(self.recipe)

@@ -113,7 +113,7 @@ def test_teacher_and_permission_are_passed_on() -> None:
         ),
         (
             ("--recipe", "prune_ofa"),
-            "--recipe prune_ofa is neither a file nor a preset; presets are gmp_finetune, gmp_star,",
+            "recipe prune_ofa is neither a file nor a preset; presets are gmp_finetune, gmp_star,",
         ),
         (
             ("--sparsity", "1.0"),

@@ -1,7 +1,9 @@
 """Saved models are loaded as they computed when they were saved."""
 
+import re
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from tiny import arguments, bert, pruning, sentences
@@ -100,9 +102,24 @@ def test_ranges_of_other_layers_are_refused(tmp_path: Path) -> None:
         load_trained(str(tmp_path))
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none is no directory"):
-        load_trained(str(tmp_path / "none"))
+@pytest.mark.parametrize(
+    "name", ["{here}/none", "{here}/file", "file", "no/such/model", "model/", "~", "../x"]
+)
+def test_a_directory_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    name = name.format(here=tmp_path)
+    with pytest.raises(ValueError, match=f"^{re.escape(name)} is no directory; name the one"):
+        load_trained(name)
+
+
+@pytest.mark.parametrize("name", ["model", "user/model"])
+def test_without_the_hub_a_name_is_said_to_be_neither(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=f"^{name} is no directory, and the Hub cannot be reached"):
+        load_trained(name)
 
 
 def test_a_damaged_sidecar_is_refused(tmp_path: Path) -> None:
