@@ -27,6 +27,9 @@ def push(
     dense: Annotated[
         Path | None, typer.Option(help="Run of the dense model, for the card to compare with.")
     ] = None,
+    base_model: Annotated[str | None, typer.Option(help="On the card: what it was made of.")] = None,
+    licence: Annotated[str | None, typer.Option(help="On the card, such as apache-2.0.")] = None,
+    language: Annotated[str | None, typer.Option(help="On the card, such as en.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files, send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -42,8 +45,9 @@ def push(
             from hf_sparse.hub.staging import staged
 
             repo = whole_name(repo, dry_run=dry_run)
+            card = {"dense": dense, "base_model": base_model, "licence": licence, "language": language}
             ready = until_sent.enter_context(
-                staged(directory, repo, packed=packed, revision=revision, dense=dense)
+                staged(directory, repo, packed=packed, revision=revision, **card)
             )
         if dry_run:
             pushed = not_pushed(ready, repo)

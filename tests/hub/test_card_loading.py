@@ -95,7 +95,7 @@ def test_a_plain_sparse_model_is_loaded_with_transformers_alone(tmp_path: Path) 
     model.save_pretrained(tmp_path)
     text = write_card(tmp_path, tmp_path, REPO).read_text()
     stock, fast = blocks(text, "python", tmp_path)
-    assert "With transformers alone:" in text and "which rounds its layers to 8 bits" in text
+    assert "With transformers alone:" in text and "whose runtime rounds the layers to 8 bits" in text
     found = run(stock)["model"]
     assert isinstance(found, BertForSequenceClassification) and torch.equal(
         logits(found), logits(model.eval())

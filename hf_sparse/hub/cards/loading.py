@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hf_sparse.hub.cards.facts import Facts
+from hf_sparse.report.tables import size
 
 # What `pipeline` of transformers is given in each task that it has and text alone is enough for.
 _TEXTS = {
@@ -59,7 +60,7 @@ def _with_its_class(facts: Facts) -> str:
 def _stock(facts: Facts, form: str) -> Way:
     purpose = "With transformers alone" + (", which computes it in floats" if facts.quantization else "")
     if form == "compressed-tensors":
-        purpose = "With transformers and `pip install compressed-tensors`"
+        purpose = "With transformers and `pip install compressed-tensors`" + _size(facts, form)
     if not facts.tokenizer or facts.task not in _TEXTS:
         return Way(purpose, "python", _from_pretrained(facts, ""))
     lines = [
@@ -73,8 +74,8 @@ def _stock(facts: Facts, form: str) -> Way:
 
 
 def _fast(facts: Facts, folder: str, packed: bool) -> Way:
-    rounded = "" if facts.quantization else ", which rounds its layers to 8 bits"
-    purpose = f"Fast on a CPU, in the runtime of hf_sparse{rounded}"
+    rounded = "" if facts.quantization else ", whose runtime rounds the layers to 8 bits"
+    purpose = f"Fast on a CPU, with hf_sparse installed{_size(facts, 'packed') if packed else rounded}"
     # Of files that are not packed `load` takes no revision.
     downloaded = facts.revision is not None and not packed
     place = f"snapshot_download(repo{_options(facts)})" if downloaded else f"repo{_options(facts, folder)}"
@@ -89,6 +90,12 @@ def _fast(facts: Facts, folder: str, packed: bool) -> Way:
     if facts.tokenizer:
         lines += [f"tokenizer = AutoTokenizer.from_pretrained(repo{_options(facts)})", *_answer(facts)]
     return Way(purpose, "python", "\n".join(lines))
+
+
+def _size(facts: Facts, form: str) -> str:
+    """Name the file of a form by its size, where there is more than one."""
+    taken = next(files.bytes for files in facts.files if files.form == form)
+    return f", from the file of {size(taken)}" if len(facts.files) > 1 else ""
 
 
 def _answer(facts: Facts) -> list[str]:
@@ -109,7 +116,8 @@ def _answer(facts: Facts) -> list[str]:
 
 def _plugin(facts: Facts, folder: str) -> Way:
     code = f"import hf_sparse  # now transformers reads packed files\n{_from_pretrained(facts, folder)}"
-    return Way("To train it further, from the packed file", "python", code, rare=True)
+    purpose = "To train it further, from the packed file, with hf_sparse and transformers 5.23 or later"
+    return Way(purpose, "python", code, rare=True)
 
 
 def _onnx(facts: Facts, folder: str) -> Way:

@@ -170,7 +170,7 @@ def verdict(latency: Latency) -> str:
     """Say whether the runtime is worth while, what was not measured, what differences are."""
     notes = [f"{row.name}: {row.note}" for row in latency.rows if row.note]
     notes += [f"Not measured: {name}: {reason}." for name, reason in latency.missing.items()]
-    differ = f"Differences are the largest of all outputs from those of {latency.reference}."
+    differ = f"In the last column is the largest difference of any output from that of {latency.reference}."
     said = "" if latency.gain else f"{latency.verdict} "
     return " ".join([f"{said}{differ}", *notes])
 
@@ -181,7 +181,7 @@ def limits(facts: Facts) -> list[str]:
     if facts.scores is not None:
         found.append(_certainty(facts))
     if len(facts.language) == 1:
-        found.append(f"Its language is `{facts.language[0]}`; nothing was measured in others.")
+        found.append(f"It was trained and measured on `{facts.language[0]}` alone.")
     if facts.sparse:
         found.append(
             "Zeros make it fast only in hf_sparse's runtime. PyTorch and ONNX Runtime compute with them as "
