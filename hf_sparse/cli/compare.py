@@ -44,7 +44,7 @@ def compare(
         if png is not None:
             write_scatter(comparison, png)
         if as_json:
-            typer.echo(json.dumps(comparison_as_dict(comparison)))
+            typer.echo(json.dumps(comparison_as_dict(comparison), allow_nan=False))
         else:
             print_runs(comparison, Console())
             print_differences(comparison, Console())

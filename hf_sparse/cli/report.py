@@ -44,7 +44,9 @@ def report(
             files = write_page(material, place)
         page = place / PAGE
         if as_json:
-            typer.echo(json.dumps({"page": f"{page}", "files": files} | material_as_dict(material)))
+            typer.echo(
+                json.dumps({"page": f"{page}", "files": files} | material_as_dict(material), allow_nan=False)
+            )
         else:
             console = Console()
             print_runs(material.comparison, console)
@@ -53,7 +55,10 @@ def report(
                 console.print()
                 print_history(log, console)
             console.print(
-                f"\n{page}, with {len(files) - 1} pictures beside it", soft_wrap=True, highlight=False
+                f"\n{page}, with {len(files) - 1} pictures beside it",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
             )
         if show:
             typer.launch(page.resolve().as_uri())

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hf_sparse.recipe import Recipe
@@ -121,11 +123,12 @@ def comparison_as_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def run_as_dict(run: MeasuredRun, comparison: Comparison) -> dict[str, Any]:
-    """Return what was measured of one run."""
+    """Return what was measured of one run; what is not finite gives None."""
+    seconds = (run.run.record or {}).get("seconds")
     return {
         "run": run.name,
         "step": (run.run.record or {}).get("step"),
-        "seconds": (run.run.record or {}).get("seconds"),
+        "seconds": seconds if seconds is not None and isfinite(seconds) else None,
         "sparsity": run.sparsity,
         "pattern": run.pattern,
         "compared_by": run.yardstick and vars(run.yardstick),
@@ -182,7 +185,7 @@ def _table(yardstick: Yardstick | None, runs: Sequence[MeasuredRun], comparison:
     metric = "score" if yardstick is None else yardstick.name
     packed = any(set(run.files) - {OWN} for run in every)
     headings = ["zeros", "pattern", metric, "file\nMB", *(["packed\nMB"] if packed else []), "ms"]
-    table = narrow_table("run", *headings)
+    table = narrow_table("run", *map(escape, headings))
     table.columns[0].no_wrap, table.columns[0].overflow, table.columns[0].max_width = False, "fold", 26
     for run in runs:
         others = [taken for form, taken in run.files.items() if form != OWN]
@@ -194,7 +197,7 @@ def _table(yardstick: Yardstick | None, runs: Sequence[MeasuredRun], comparison:
             *([megabytes(min(others)) if others else _ABSENT] if packed else []),
             _ABSENT if (taken := comparison.latency(run)) is None else milliseconds(taken),
         ]
-        table.add_row(run.name, *cells)
+        table.add_row(escape(run.name), *map(escape, cells))
     return table
 
 
@@ -204,7 +207,8 @@ def _difference_table(comparison: Comparison) -> Table:
         column.no_wrap, column.overflow, column.justify, column.vertical = False, "fold", "left", "top"
     for name, values in comparison.differences.items():
         for place, (value, runs) in enumerate(values.items()):
-            table.add_row("" if place else name, value, ", ".join(run.name for run in runs))
+            cells = ("" if place else name, value, ", ".join(run.name for run in runs))
+            table.add_row(*map(escape, cells))
     return table
 
 

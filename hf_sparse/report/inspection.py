@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
@@ -74,7 +75,7 @@ def _schemes(module: nn.Module) -> tuple[str, str | None]:
 
 def print_inspection(found: InspectedModel, console: Console) -> None:
     """Print what was found within the width of a console."""
-    console.print(f"{found.name}: {found.architecture}", highlight=False)
+    console.print(f"{found.name}: {found.architecture}", highlight=False, markup=False)
     grids, rest = arrange(found.inspection.weights)
     for grid in grids:
         for table in _grid_tables(grid, console.width):
@@ -124,7 +125,7 @@ def print_weight(found: InspectedModel, console: Console) -> None:
     """Print what is known of the only weight that was inspected."""
     weight = found.inspection.weights[0]
     rows, columns = weight.shape
-    console.print(f"{weight.name}: {rows:,} outputs x {columns:,} inputs", highlight=False)
+    console.print(f"{weight.name}: {rows:,} outputs x {columns:,} inputs", highlight=False, markup=False)
     console.print(
         f"{weight.zeros:,} of {weight.size:,} entries are zero ({_percent(weight.sparsity)}). Pattern: "
         f"{weight.pattern or _NO_PATTERN}.",
@@ -148,7 +149,7 @@ def _grid_tables(grid: Grid, width: int) -> list[Table]:
         room -= needed
     tables = []
     for part in parts:
-        table = narrow_table("layer", *("\n".join(headings[kind]) for kind in part), numbered=True)
+        table = narrow_table("layer", *(escape("\n".join(headings[kind])) for kind in part), numbered=True)
         for layer in grid.layers:
             table.add_row(str(layer), *(_percent(grid.sparsity(layer, kind)) for kind in part))
         table.add_section()
@@ -161,7 +162,7 @@ def _list_of(weights: Sequence[WeightInspection]) -> Table:
     table = narrow_table("weight", "zeros")
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for weight in weights:
-        table.add_row(weight.name, _percent(weight.sparsity))
+        table.add_row(escape(weight.name), _percent(weight.sparsity))
     return table
 
 
@@ -195,6 +196,7 @@ def _print_contract(found: InspectedModel, console: Console) -> None:
         f"Recorded: {contract.pattern}, {_percent(contract.target)} asked for, "
         f"{_percent(contract.achieved)} achieved, masks {contract.digest[:16]}.",
         highlight=False,
+        markup=False,
     )
     if not found.lost:
         console.print("Every weight has at least the zeros recorded of it.", highlight=False)
@@ -203,7 +205,7 @@ def _print_contract(found: InspectedModel, console: Console) -> None:
 
 def _print_lost(found: InspectedModel, console: Console) -> None:
     if found.lost:
-        console.print(f"Warning: {describe_lost(found.lost)}.", style="red", highlight=False)
+        console.print(f"Warning: {describe_lost(found.lost)}.", style="red", highlight=False, markup=False)
 
 
 def _share(report: SparsityReport) -> float | None:

@@ -4,7 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME
@@ -16,7 +18,7 @@ from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
 from hf_sparse.training.loading import load_trained
-from hf_sparse.training.record import public_name, read_record
+from hf_sparse.training.record import fact_text, read_record
 
 OWN = "model"
 # A model with a smaller share of zeros is called dense: by chance, or by rounding, some are anywhere.
@@ -115,7 +117,7 @@ class MeasuredRun:
         record = self.run.record or {}
         facts = record.get("facts", {})
         dataset = " ".join(
-            public_name(facts[part]) for part in ("dataset", "config", "split") if facts.get(part)
+            fact_text(facts[part]) for part in ("dataset", "config", "split") if facts.get(part)
         )
         head = record.get("architecture", "").partition("For")[2]
         return Yardstick(metric, self.run.samples, head, dataset)
@@ -127,21 +129,43 @@ class MeasuredRun:
     @property
     def latencies(self) -> dict[Conditions, float]:
         """The median of the fastest form in this runtime, in milliseconds, by conditions."""
-        found: dict[Conditions, float] = {}
-        for report in self.run.latencies:
-            try:
-                ours = [row["median_ms"] for row in report["rows"] if row["ours"]]
-                machine = report["machine"]
-                parts = (machine["processor"], machine["cores"], machine["kernels"])
-                conditions = Conditions(*parts, report["threads"], report["batch"], report["length"])
-            except (KeyError, TypeError) as error:
-                raise ValueError(
-                    f"what {self.run.directory} holds of latencies is not what hf-sparse benchmark writes "
-                    f"({error}); measure again, or delete it"
-                ) from error
-            if ours:
-                found[conditions] = min(ours)
-        return found
+        try:
+            timed = [_timed(report) for report in self.run.latencies]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"what {self.run.directory} holds of latencies is not what hf-sparse benchmark writes "
+                f"({error}); measure again, or delete it"
+            ) from error
+        return {conditions: min(ours) for conditions, ours in timed if ours}
+
+
+def _timed(report: Mapping[str, Any]) -> tuple[Conditions, list[float]]:
+    """Return the conditions and the milliseconds of this runtime.
+
+    Raises `KeyError` or `TypeError` for what `latency_as_dict` does not make.
+    """
+    machine = report["machine"]
+    numbers = {name: _number(report[name], name, int) for name in ("threads", "batch", "length")}
+    conditions = Conditions(
+        _text(machine["processor"], "processor"),
+        _number(machine["cores"], "cores", int),
+        None if machine["kernels"] is None else _text(machine["kernels"], "kernels"),
+        **numbers,
+    )
+    rows = [row for row in report["rows"] if row["ours"]]
+    return conditions, [_number(row["median_ms"], "median_ms", int | float) for row in rows]
+
+
+def _number(value: Any, name: str, kind: Any) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool) or not isfinite(value) or value <= 0:
+        raise TypeError(f"{name} is {value!r}, no number above 0")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, no text")
+    return value
 
 
 def gather_runs(directories: Iterable[Path]) -> list[Run]:

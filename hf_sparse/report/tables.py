@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -42,9 +43,9 @@ def model_table(groups: Sequence[tuple[str, Sequence[ModelRow]]], caption: str =
     for name in ("accuracy", "zeros", "file", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for heading, rows in groups:
-        table.add_row(f"[bold]{heading}[/bold]")
+        table.add_row(f"[bold]{escape(heading)}[/bold]")
         for row in rows:
-            table.add_row(f"  {row.name}", *_cells(row))
+            table.add_row(f"  {escape(row.name)}", *_cells(row))
         table.add_section()
     return table
 

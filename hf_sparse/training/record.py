@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hf_sparse.environment import hardware, versions
+from hf_sparse.recipe import Recipe
 from hf_sparse.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ _ARGUMENTS = (
     "seed",
 )
 _MODELS = ("base_model", "teacher")
+# What a part is where it is known; the recipe has a check of its own.
+_KINDS: dict[Any, tuple[str, ...]] = {
+    str: ("date", "architecture", *_MODELS),
+    int: ("step", "total_steps", "train_samples"),
+    int | float: ("epochs", "seconds"),
+    Mapping: ("arguments", "facts", "hardware", "versions"),
+}
 
 
 def write_record(directory: str | Path, trainer: "SparseTrainingMixin") -> None:
@@ -81,7 +89,28 @@ def read_record(directory: str | Path) -> dict[str, Any] | None:
         raise ValueError(
             f"{path} has format version {version}, this release reads {FORMAT_VERSION}; upgrade hf_sparse"
         )
+    try:
+        _check(record)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no record of a run ({error}); delete it, or save the model again"
+        ) from error
     return record
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a part that is of another kind than what is written."""
+    Recipe.from_dict(record.get("recipe"))
+    if "step" not in record:
+        raise ValueError("step is missing")
+    if (date := record.get("date")) is not None:
+        datetime.fromisoformat(f"{date}")
+    for kind, names in _KINDS.items():
+        for name in names:
+            if (value := record.get(name)) is not None and (
+                not isinstance(value, kind) or isinstance(value, bool)
+            ):
+                raise ValueError(f"{name} is {value!r}")
 
 
 def copy_public_record(source: str | Path, directory: str | Path) -> None:
@@ -105,6 +134,12 @@ def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
 def public_name(model: str) -> str:
     """Return the name of a model on the Hub as it is, of one in a directory the last part of its path."""
     return Path(model).name if is_local(model) else model
+
+
+def fact_text(fact: Any) -> str:
+    """Return a fact as it is shown, without paths."""
+    public = _public_fact(fact)
+    return ", ".join(map(str, public)) if isinstance(public, list) else str(public)
 
 
 def is_local(model: str) -> bool:

@@ -98,6 +98,18 @@ def test_everything_is_in_the_json(tmp_path: Path) -> None:
     assert found["conditions"]["processor"] == "Abacus" and found["differences"] == {}
 
 
+def test_names_and_values_are_no_markup(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a[red]b[", sparsity=None, arguments={"optim": "[/x]"})
+    lines = printed(compared(first, write_run(tmp_path / "b", sparsity=None)))
+    assert any(line.startswith("a[red]b[ ") for line in lines)
+    assert ["optim", "[/x]", "a[red]b["] in [line.split() for line in lines]
+
+
+def test_a_time_that_is_not_finite_is_none_in_the_json(tmp_path: Path) -> None:
+    home = write_run(tmp_path / "a", sparsity=None, seconds=float("nan"))
+    assert comparison_as_dict(compared(home))["runs"][0]["seconds"] is None
+
+
 def test_numbers_have_the_digits_that_count() -> None:
     assert [megabytes(count) for count in (37_100, 990_000, 4_250_000, 265_000_000)] == [
         "0.037",

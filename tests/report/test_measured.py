@@ -87,9 +87,19 @@ def test_lines_end_in_runs_that_no_other_starts_from(tmp_path: Path) -> None:
     assert [run.name for run in teachers_of(lines[0])] == ["dense"]
 
 
-def test_what_is_no_latency_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"rows": [1]},
+        {"rows": [{"ours": True, "median_ms": "fast"}]},
+        {"rows": [{"ours": True, "median_ms": float("nan")}]},
+        {"machine": []},
+        {"batch": [1]},
+    ],
+)
+def test_what_is_no_latency_is_refused(tmp_path: Path, damage: dict) -> None:
     home = write_run(tmp_path / "run", sparsity=None, milliseconds=1.0)
-    (home / "latency.json").write_text(json.dumps(latency_of(1.0) | {"rows": [1]}))
+    (home / "latency.json").write_text(json.dumps(latency_of(1.0) | damage))
     with pytest.raises(ValueError, match="not what hf-sparse benchmark writes"):
         measured(home).latencies  # noqa: B018, a property that checks
 
@@ -99,3 +109,8 @@ def test_times_of_other_runtimes_are_no_latency(tmp_path: Path) -> None:
     assert (
         measured(write_run(tmp_path / "run", sparsity=None, milliseconds=1.0, latency=rows)).latencies == {}
     )
+
+
+def test_a_fact_that_is_a_list_is_a_part_of_the_yardstick(tmp_path: Path) -> None:
+    home = write_run(tmp_path / "run", sparsity=None, facts={"dataset": ["/scratch/a.json", "b"]})
+    assert f"{measured(home).yardstick}" == "accuracy on 40 examples of a.json, b"

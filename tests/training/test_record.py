@@ -7,7 +7,7 @@ import pytest
 from tiny import arguments, bert, pruning, sentences
 
 from hf_sparse import SparseTrainer
-from hf_sparse.training.record import RECORD, is_local, public_name, public_record, read_record
+from hf_sparse.training.record import RECORD, fact_text, is_local, public_name, public_record, read_record
 
 
 @pytest.fixture
@@ -58,6 +58,32 @@ def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path, text: str, sent
     (tmp_path / RECORD).write_text(text)
     with pytest.raises(ValueError, match=sentence):
         read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("recipe", [1]),
+        ("recipe", {"sparcity": {}}),
+        ("step", "ten"),
+        ("total_steps", 2.5),
+        ("seconds", "long"),
+        ("facts", ["letters"]),
+        ("arguments", 3),
+        ("teacher", {}),
+        ("date", "yesterday"),
+    ],
+)
+def test_a_record_with_a_damaged_part_is_named_by_its_path(trained: Path, part: str, value: object) -> None:
+    record = json.loads((trained / RECORD).read_text())
+    (trained / RECORD).write_text(json.dumps(record | {part: value}))
+    with pytest.raises(ValueError, match=f"{RECORD} is no record of a run"):
+        read_record(trained)
+
+
+def test_facts_of_any_kind_are_shown_as_text() -> None:
+    facts = (3, 0.5, ["/scratch/a.json", "b"], "/scratch/letters", "nyu-mll/glue")
+    assert [fact_text(fact) for fact in facts] == ["3", "0.5", "a.json, b", "letters", "nyu-mll/glue"]
 
 
 @pytest.mark.parametrize(

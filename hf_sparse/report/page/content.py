@@ -10,7 +10,7 @@ from hf_sparse.report.measured import OWN, MeasuredRun
 from hf_sparse.report.page.cells import HeatMap, heat_maps
 from hf_sparse.report.page.sentences import percent, result_of
 from hf_sparse.report.tables import duration
-from hf_sparse.training.record import public_name
+from hf_sparse.training.record import fact_text, public_name
 
 # Of a run's scores on its card: the one that is compared, then others.
 _MOST_SCORES = 4
@@ -210,9 +210,7 @@ def _section(run: MeasuredRun, comparison: Comparison) -> Section:
     record = run.run.record or {}
     recipe = run.run.recipe
     settings = {name.replace("_", " "): f"{value}" for name, value in record.get("arguments", {}).items()}
-    settings |= {
-        name.replace("_", " "): public_name(value) for name, value in record.get("facts", {}).items()
-    }
+    settings |= {name.replace("_", " "): fact_text(value) for name, value in record.get("facts", {}).items()}
     return Section(
         card_of(run, comparison),
         maps,
