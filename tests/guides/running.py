@@ -19,9 +19,9 @@ from tests.guides.reading import Block, Command, commands, sides
 
 # What a page may tell its reader to install. Tests run where all of it is installed.
 INSTALLED = {
-    'pip install "hf_sparse[export]"',
+    'pip install ".[export]"',
     'pip install "hf_sparse[openvino]"',
-    'pip install "hf_sparse[publish]"',
+    'pip install ".[publish]"',
 }
 
 
