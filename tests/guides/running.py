@@ -20,7 +20,7 @@ from tests.guides.reading import Block, Command, commands, sides
 # What a page may tell its reader to install. Tests run where all of it is installed.
 INSTALLED = {
     'pip install ".[export]"',
-    'pip install "hf_sparse[openvino]"',
+    'pip install ".[openvino]"',
     'pip install ".[publish]"',
 }
 
