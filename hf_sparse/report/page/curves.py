@@ -119,6 +119,7 @@ def _on_losses(run: MeasuredRun, names: Mapping[str, str], log: Log) -> str:
 
 
 def _zeros(run: MeasuredRun, log: Log) -> Picture | None:
+    log = [row for row in log if isfinite(row.get("sparsity", 0.0))]
     if not has_numbers(log, "sparsity"):
         return None
     figure, (axes,) = new_panels("Zeros")

@@ -1,6 +1,6 @@
 """The stages of a pipeline one after another, as one figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hf_sparse.report.measured import MeasuredRun
@@ -17,16 +17,19 @@ _PANELS: tuple[tuple[str, str, float, Colour], ...] = (
     ("loss", "loss", 1, SLATE),
     ("learning_rate", "learning rate", 1, ORANGE),
 )
-_TITLE = "All stages"
 
 
-def stages_figure(stages: Sequence[MeasuredRun], key: str) -> Picture | None:
-    """Draw the stages that have a log side by side, each as wide as the others; None with fewer than two."""
+def stages_figure(stages: Sequence[MeasuredRun], key: str, numbers: Mapping[str, int]) -> Picture | None:
+    """Draw the stages that have a log side by side, each as wide as the others; None with fewer than two.
+
+    `numbers` are those that runs have in all figures, by their names.
+    """
     logged = [stage for stage in stages if stage.run.log]
     panels = [panel for panel in _PANELS if any(has_numbers(stage.run.log, panel[0]) for stage in logged)]
     if len(logged) < 2 or not panels:
         return None
-    figure, every = new_panels(_TITLE, len(panels), 1.0 + 1.35 * len(panels))
+    title = f"Stages up to {stages[-1].name}"
+    figure, every = new_panels(title, len(panels), 1.0 + 1.35 * len(panels))
     for axes, (name, label, factor, colour) in zip(every, panels, strict=True):
         drawn: list[float] = []
         for place, stage in enumerate(logged):
@@ -40,18 +43,18 @@ def stages_figure(stages: Sequence[MeasuredRun], key: str) -> Picture | None:
     figure.align_ylabels(every)
     every[-1].set_xticks(
         [place + 0.5 for place in range(len(logged))],
-        [f"{place + 1}" for place in range(len(logged))],
+        [f"{numbers[stage.name]}" for stage in logged],
         fontweight="bold",
     )
     every[-1].tick_params(axis="x", length=0, labelcolor=INK.light)
-    names = ", ".join(f"{place}\u00a0{stage.name}" for place, stage in enumerate(logged, start=1))
+    names = ", ".join(f"{numbers[stage.name]}\u00a0{stage.name}" for stage in logged)
     write_below(figure, names)
     steps = "; ".join(f"{stage.name} {stage.run.log[-1]['step']:,} steps" for stage in logged)
     caption = (
         f"What each stage logged, one after another: {steps}. All are drawn as wide as each other; losses of "
         "different tasks do not compare."
     )
-    return Picture(key, _TITLE, caption, figure)
+    return Picture(key, title, caption, figure)
 
 
 def _lay_out(axes: "Axes", name: str, count: int, wide: bool) -> None:

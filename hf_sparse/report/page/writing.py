@@ -92,7 +92,8 @@ def _is_ours(directory: Path) -> bool:
 
 def _draw(material: Material, directory: Path) -> _Figures:
     lines, _ = split_lines(material.lines)
-    stages = [stages_figure(line, f"stages-{number}") for number, line in enumerate(lines, start=1)]
+    numbers = {run.name: number for number, run in material.comparison.numbered}
+    stages = [stages_figure(line, f"stages-{number}", numbers) for number, line in enumerate(lines, start=1)]
     shared = [*(picture for picture in stages if picture is not None), *scatters(material.comparison)]
     found = _Figures([_keep(picture, "", directory) for picture in shared], {})
     for number, run in enumerate(material.stages, start=1):

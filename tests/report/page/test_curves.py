@@ -90,3 +90,8 @@ def test_losses_far_apart_are_drawn_by_their_logarithms(tmp_path: Path) -> None:
 def test_an_axis_of_shares_ends_at_one() -> None:
     assert score_limits([0.9, 1.0])[1] == 1 and score_limits([80.0, 90.0])[1] > 90
     assert score_limits([0.5, 0.5])[0] < 0.5
+
+
+def test_a_share_of_zeros_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+    found = drawn(tmp_path / "run", log=[*LOG, {"step": 30, "sparsity": nan, "loss": 1.0}])
+    assert "nan" not in found["zeros"].caption

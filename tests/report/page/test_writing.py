@@ -53,7 +53,7 @@ def test_a_run_is_shown_with_all_that_came_before_it(whole: tuple[Markup, list[s
 def test_every_figure_is_a_file_and_says_what_it_shows(whole: tuple[Markup, list[str]]) -> None:
     page, files = whole
     titles = [attributes["aria-label"] for tag, attributes in page.elements if tag == "svg"]
-    assert titles[:2] == ["All stages", "Accuracy against latency"]
+    assert titles[:2] == ["Stages up to task", "Accuracy against latency"]
     assert len(page.inside("figcaption")) == len(titles)
     assert {"stages-1.png", "latency.png", "2-pruned-loss.png", "2-pruned-layers.png"} <= set(files)
     assert len(files) == len(titles) + 2 + len(["report.html"])
