@@ -42,7 +42,7 @@ def main() -> None:
         text = MarkdownIt("commonmark", {"html": True}).enable("table").render(ModelCard.load(card).text)
         shown = f"<!doctype html><meta charset=utf-8><style>{STYLE}</style>{text}"
         (written / "card.html").write_text(shown, encoding="utf-8")
-        screenshot(written / "card.html", 960, 1200, PICTURES / "card.png")
+        screenshot(written / "card.html", 960, 1172, PICTURES / "card.png")
 
 
 def screenshot(page: Path, width: int, height: int, picture: Path) -> None:
