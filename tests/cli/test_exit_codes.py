@@ -1,6 +1,5 @@
 """What `hf-sparse` ends with, and the one sentence it says: real errors, interrupts, readers that go away."""
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,9 +115,11 @@ def test_a_wrong_command_line_ends_with_2(words: list[str], said: str) -> None:
 
 
 def test_an_interrupt_ends_with_130_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "hf_sparse.training.loading.load_trained", lambda name: signal.raise_signal(signal.SIGINT)
-    )
+    def interrupted(name: str) -> None:
+        # A process that was started in the background ignores the signal itself.
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_sparse.training.loading.load_trained", interrupted)
     for words in (["inspect", "model"], ["--debug", "inspect", "model", "--json"]):
         result = run(*words)
         assert result.exit_code == 130 and result.stdout == ""
