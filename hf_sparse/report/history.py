@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATE = "trainer_state.json"
-_ROWS = 20
+_ROWS, _EVALUATIONS = 20, 50
 # What is shown of a log: the key, its heading, its format.
 _COLUMNS = (
     ("loss", "loss", "{:.4g}"),
@@ -76,7 +76,7 @@ def is_worth_printing(log: Log) -> bool:
 
 
 def print_history(log: Log, console: Console) -> None:
-    """Print some twenty steps of a log, evenly spaced, with the first, the last and all evaluations.
+    """Print some twenty steps of a log, evenly spaced, with the first, the last and up to 50 evaluations.
 
     Raises `ValueError` if nothing of what is shown was logged.
     """
@@ -84,8 +84,10 @@ def print_history(log: Log, console: Console) -> None:
     if not columns:
         raise ValueError(_NOTHING)
     spacing = max(-(-(len(log) - 1) // (_ROWS - 1)), 1)
+    evaluated = [row["step"] for row in log if "eval_loss" in row]
+    kept = set(evaluated[:: max(-(-len(evaluated) // _EVALUATIONS), 1)])
     shown = [
-        row for index, row in enumerate(log) if index % spacing == 0 or row is log[-1] or "eval_loss" in row
+        row for index, row in enumerate(log) if index % spacing == 0 or row is log[-1] or row["step"] in kept
     ]
     table = narrow_table("step", *(heading for _, heading, _ in columns), numbered=True)
     for row in shown:

@@ -98,3 +98,10 @@ def test_a_log_of_nothing_is_not_drawn() -> None:
     for show in (lambda log: history_figure(log, "run"), printed):
         with pytest.raises(ValueError, match="logged nothing that could be shown"):
             show([{"step": 1, "train_runtime": 1.0}])
+
+
+def test_of_very_many_evaluations_some_are_shown() -> None:
+    log = [{"step": step, "loss": 1.0, "eval_loss": 1.0} for step in range(3000)]
+    console = Console(file=StringIO(), width=80)
+    print_history(log, console)
+    assert 50 <= len(console.file.getvalue().splitlines()) <= 80
