@@ -23,8 +23,8 @@ from hf_sparse.training.record import fact_text, read_record
 OWN = "model"
 # A model with a smaller share of zeros is called dense: by chance, or by rounding, some are anywhere.
 _DENSE = 0.005
-# What an evaluation of answers says of a part of the questions.
-_PARTS = ("HasAns", "NoAns")
+# What an evaluation of answers says of a part of the questions, and what counts less than F1.
+_ASIDE = ("HasAns", "NoAns", "exact")
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ class MeasuredRun:
 
     @property
     def yardstick(self) -> Yardstick | None:
-        """What the first score is that is neither a loss nor of a part, else the first; None without any."""
+        """What the first score is that is no loss, of all questions, F1 before exact matches; None without any."""
         if not self.run.scores:
             return None
-        metric = min(worth_showing(self.run.scores), key=lambda name: name.startswith(_PARTS))
+        metric = min(worth_showing(self.run.scores), key=lambda name: name.startswith(_ASIDE))
         record = self.run.record or {}
         facts = record.get("facts", {})
         dataset = " ".join(

@@ -39,7 +39,8 @@ def test_a_run_whose_weights_were_deleted_keeps_its_log(tmp_path: Path) -> None:
     [
         ({"loss": 1.0, "accuracy": 0.5, "f1": 0.4}, "accuracy"),
         ({"loss": 1.0}, "loss"),
-        ({"HasAns_exact": 1.0, "best_exact": 2.0, "exact": 3.0, "f1": 4.0}, "exact"),
+        ({"HasAns_exact": 1.0, "best_exact": 2.0, "exact": 3.0, "f1": 4.0}, "f1"),
+        ({"exact_match": 3.0, "f1": 4.0}, "f1"),
     ],
 )
 def test_the_first_score_that_says_all_is_compared(tmp_path: Path, scores: dict, metric: str) -> None:
