@@ -110,7 +110,7 @@ class MeasuredRun:
 
     @property
     def yardstick(self) -> Yardstick | None:
-        """What the first score is that is no loss, of all questions, F1 before exact matches; None without any."""
+        """The first score that is no loss, of all questions, F1 before exact matches; None without any."""
         if not self.run.scores:
             return None
         metric = min(worth_showing(self.run.scores), key=lambda name: name.startswith(_ASIDE))
