@@ -17,7 +17,7 @@ from hf_sparse.report.run import read_run
 from hf_sparse.sparsity.inspection import inspect_weights
 from hf_sparse.storage import write_atomically
 
-_CARD, _PICTURES = "README.md", "pictures"
+CARD, PICTURES = "README.md", "pictures"
 
 
 def write_card(
@@ -59,7 +59,7 @@ def write_card(
         licence=licence,
         language=language,
     )
-    path = Path(staged) / _CARD
+    path = Path(staged) / CARD
     write_atomically(path, str(render(facts)).encode())
     return path
 
@@ -96,4 +96,4 @@ def describe(
         language=language,
     )
     weights = inspect_weights(targets_of(run, model))
-    return replace(facts, pictures=draw_pictures(staged / _PICTURES, run, weights, facts.name))
+    return replace(facts, pictures=draw_pictures(staged / PICTURES, run, weights, facts.name))

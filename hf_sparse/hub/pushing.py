@@ -23,9 +23,10 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from transformers import PreTrainedModel
 
 from hf_sparse import __version__
+from hf_sparse.hub.card import CARD, PICTURES
 from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.patience import patiently
-from hf_sparse.hub.staging import CARD, PICTURES, WRITTEN, Staged, staged
+from hf_sparse.hub.staging import WRITTEN, Staged, staged
 
 MESSAGE = "Sparse model, pushed with hf_sparse"
 _FIVE_DIGITS = "[0-9]" * 5

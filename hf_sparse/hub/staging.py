@@ -17,8 +17,9 @@ from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
 from hf_sparse.checkpoint.directories import companions
 from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.checkpoint.publishing import publish
-from hf_sparse.hub.card import write_card
+from hf_sparse.hub.card import CARD, PICTURES, write_card
 from hf_sparse.hub.cards.rendering import is_generated
+from hf_sparse.hub.cards.weights import PACKED_FOLDER
 from hf_sparse.hub.scanning import require_public
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.storage import write_atomically
@@ -26,9 +27,7 @@ from hf_sparse.training.loading import load_to_publish
 from hf_sparse.training.record import copy_public_record, is_local
 from hf_sparse.training.state import SIDECAR, read_state
 
-PACKED_FOLDER = "packed"
 RECIPE = "recipe.yaml"
-CARD, PICTURES = "README.md", "pictures"
 WRITTEN = "was written or changed by somebody, so it is kept"
 _NAMES = ("_name_or_path", "name_or_path")
 

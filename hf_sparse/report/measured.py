@@ -8,12 +8,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.loading import weight_bytes
 from hf_sparse.report.history import STATE, read_log
-from hf_sparse.report.run import Run, find_runs, origin_of, pipeline_of, read_run
+from hf_sparse.report.run import Run, find_runs, origin_of, pipeline_of
 from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
@@ -178,11 +178,8 @@ def gather_runs(directories: Iterable[Path]) -> list[Run]:
 
 
 def _runs_in(directory: Path) -> list[Run]:
-    if directory.is_dir() and not (directory / CONFIG_NAME).is_file():
-        if (directory / STATE).is_file():
-            return [Run(directory, read_record(directory), read_log(directory))]
-        if (last := get_last_checkpoint(str(directory))) is not None:
-            return [read_run(last)]
+    if (directory / STATE).is_file() and not (directory / CONFIG_NAME).is_file():
+        return [Run(directory, read_record(directory), read_log(directory))]
     return find_runs(directory)
 
 

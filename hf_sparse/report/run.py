@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.recipe import Recipe
@@ -110,18 +111,26 @@ def origin_of(run: Run, role: str) -> Run | None:
 def find_runs(directory: str | Path) -> list[Run]:
     """Return the run in a directory, or else those in the directories in it, in the order they were made.
 
-    Raises `ValueError` if there is none.
+    A run that was interrupted is its last checkpoint. Raises `ValueError` if there is none.
     """
     directory = Path(directory)
-    if (directory / CONFIG_NAME).is_file():
-        return [read_run(directory)]
-    inner = sorted(path.parent for path in directory.glob(f"*/{CONFIG_NAME}")) if directory.is_dir() else []
-    if not inner:
+    if (own := _model_in(directory)) is not None:
+        return [read_run(own)]
+    inner = sorted(directory.iterdir()) if directory.is_dir() else []
+    runs = [read_run(place) for path in inner if (place := _model_in(path)) is not None]
+    if not runs:
         raise ValueError(
             f"{directory} holds no model, nor does a directory in it; name the output directory of a run"
         )
-    runs = [read_run(path) for path in inner]
     return sorted(runs, key=lambda run: (run.record or {}).get("date", ""))
+
+
+def _model_in(directory: Path) -> Path | None:
+    """Return where the model of a run lies: in its directory, or in its last checkpoint."""
+    if not directory.is_dir() or (directory / CONFIG_NAME).is_file():
+        return directory if directory.is_dir() else None
+    last = get_last_checkpoint(str(directory))
+    return None if last is None or not (Path(last) / CONFIG_NAME).is_file() else Path(last)
 
 
 def _scores(
@@ -135,14 +144,20 @@ def _scores(
         last = record["step"] if record else max((line["step"] for line in log), default=0)
         found = next((line for line in reversed(log) if line["step"] == last), {})
         source = STATE
+    scores, samples = scores_in(found)
+    return scores, samples, source if scores else None
+
+
+def scores_in(results: Mapping[str, Any]) -> tuple[dict[str, float], int | None]:
+    """Return the scores among what `Trainer.save_metrics` writes, and on how many examples they were made."""
     numbers = {
         name.removeprefix(_PREFIX): value
-        for name, value in found.items()
+        for name, value in results.items()
         if name.startswith(_PREFIXES) and isinstance(value, int | float) and isfinite(value)
     }
-    scores = {name: value for name, value in numbers.items() if not name.startswith(_CLOCK)}
     samples = numbers.get("samples")
-    return scores, None if samples is None else int(samples), source if scores else None
+    scores = {name: value for name, value in numbers.items() if not name.startswith(_CLOCK)}
+    return scores, None if samples is None else int(samples)
 
 
 def _may_be_earlier(state: Mapping[str, Any]) -> bool:

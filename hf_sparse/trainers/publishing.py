@@ -11,15 +11,13 @@ from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 from transformers.utils import PushInProgress
 
-from hf_sparse.hub.card import write_card
+from hf_sparse.hub.card import CARD, write_card
 from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.pushing import Pushed, push, push_in_background
 from hf_sparse.training.mixin import SparseTrainingMixin
 from hf_sparse.training.pushing import ignore_arguments
 
 logger = logging.getLogger(__name__)
-
-_CARD = "README.md"
 
 
 class SparseTrainerMixin(SparseTrainingMixin):
@@ -80,7 +78,7 @@ class SparseTrainerMixin(SparseTrainingMixin):
             super().create_model_card(**kwargs)
         elif self.is_world_process_zero():
             home = Path(self.args.output_dir)
-            card = home / _CARD
+            card = home / CARD
             if card.is_file() and not is_generated(card.read_text(encoding="utf-8")):
                 logger.warning("%s was written or changed by somebody, so no card takes its place.", card)
                 return

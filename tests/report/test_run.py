@@ -121,3 +121,17 @@ def test_a_damaged_results_file_is_refused(tmp_path: Path) -> None:
     (run / "eval_results.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         read_run(run)
+
+
+def test_among_runs_one_that_was_interrupted_is_its_last_checkpoint(tmp_path: Path) -> None:
+    made(tmp_path / "home" / "done", {"date": "2026-01-01"})
+    for step in (4, 8):
+        made(tmp_path / "home" / "broken_off" / f"checkpoint-{step}", {"date": "2026-02-01"})
+    (tmp_path / "home" / "notes").mkdir()
+    assert [run.name for run in find_runs(tmp_path / "home")] == ["done", "checkpoint-8"]
+    assert [run.name for run in find_runs(tmp_path / "home" / "broken_off")] == ["checkpoint-8"]
+
+
+def test_the_score_of_masked_language_modelling_has_no_prefix() -> None:
+    results = {"eval_loss": 2.0, "perplexity": 7.4, "eval_samples": 8, "sparsity": 0.9}
+    assert scores_in(results) == ({"loss": 2.0, "perplexity": 7.4}, 8)

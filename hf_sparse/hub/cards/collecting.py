@@ -14,7 +14,7 @@ from hf_sparse.hub.cards.comparing import dense_of, scores_of
 from hf_sparse.hub.cards.facts import Facts, Latency, LatencyFact, Stage
 from hf_sparse.hub.cards.weights import files_of, quantization_of, zeros_of
 from hf_sparse.report.run import Run, origin_of, pipeline_of
-from hf_sparse.training.record import is_local, public_name, public_record
+from hf_sparse.training.record import fact_text, is_local, public_name, public_record
 
 logger = logging.getLogger(__name__)
 
@@ -96,18 +96,11 @@ def architecture_of(model: PreTrainedModel, loaded: bool = True) -> str:
 
 def _said(run: Run) -> dict[str, Any]:
     """Return the facts that the record of a run holds, without paths."""
-    facts = public_record(run.record)["facts"] if run.record else {}
-    return {name: _public(value) for name, value in facts.items()}
+    return dict(public_record(run.record)["facts"]) if run.record else {}
 
 
-def _public(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_public(part) for part in value]
-    return public_name(value) if isinstance(value, str) else value
-
-
-def _text(value: Any) -> str | None:
-    return ", ".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
+def _text(fact: Any) -> str | None:
+    return None if fact is None else fact_text(fact)
 
 
 def _task(architecture: str) -> str | None:

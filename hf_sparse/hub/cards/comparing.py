@@ -9,7 +9,7 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.hub.cards.facts import Dense, Scores
 from hf_sparse.hub.cards.freshness import why_not_its_scores
 from hf_sparse.hub.cards.weights import load_to_measure
-from hf_sparse.report.run import EVALUATION, Run, is_outdated, origin_of, read_run
+from hf_sparse.report.run import EVALUATION, Run, is_outdated, origin_of, read_run, scores_in
 from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.record import read_record
@@ -102,28 +102,16 @@ def _dense_from_file(path: Path) -> Dense:
         )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        numbers = {name.removeprefix("eval_"): float(found[name]) for name in _evaluated(found)}
-    except (OSError, ValueError, TypeError) as error:
+        scores, samples = scores_in(found)
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} holds no results ({error}); name what trainer.save_metrics wrote: {EVALUATION}"
         ) from error
-    samples = numbers.pop("samples", None)
-    values = worth_showing({name: value for name, value in numbers.items() if not name.startswith(_CLOCK)})
+    values = worth_showing(scores)
     if not values:
         raise ValueError(f"{path} holds no scores; name what trainer.save_metrics wrote: {EVALUATION}")
     zeros = found.get("sparsity")
-    return Dense(
-        path.resolve().parent.name, False, Scores(values, path.name, samples and int(samples)), zeros
-    )
-
-
-_CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-
-
-def _evaluated(found: dict) -> list[str]:
-    return [
-        name for name, value in found.items() if name.startswith("eval_") and isinstance(value, int | float)
-    ]
+    return Dense(path.resolve().parent.name, False, Scores(values, path.name, samples), zeros)
 
 
 def _require_same_samples(run: Run, dense: Dense) -> None:
