@@ -3,9 +3,10 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from rich.console import Console
@@ -20,6 +21,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+import speed
 from hf_sparse import SparseArguments, SparseTrainer, find_targets, measure_sparsity
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.checkpoint.loading import weight_bytes
@@ -27,7 +29,10 @@ from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.data.files import load_splits
 from hf_sparse.distillation.teacher import load_teacher
 from hf_sparse.report.sizes import size_table
+from hf_sparse.training.dropout import set_dropout
+from hf_sparse.training.freeze import freeze
 from hf_sparse.training.loading import requantize
+from hf_sparse.training.mlm import EpochCallback, MaskedTokens
 
 logger = logging.getLogger("hf_sparse.scripts")
 
@@ -45,6 +50,16 @@ class ModelArguments:
         default=None, metadata={"help": "where downloads and prepared data are kept"}
     )
     model_revision: str = field(default="main", metadata={"help": "branch, tag or commit on the Hub"})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa or another; by default what trains fastest here"}
+    )
+    freeze: list[str] = field(
+        default_factory=list,
+        metadata={"help": "do not train parameters with any of these in their name, such as embeddings"},
+    )
+    dropout: float | None = field(
+        default=None, metadata={"help": "every dropout of the model, such as 0; saved with it"}
+    )
 
     @property
     def where(self) -> dict[str, str | None]:
@@ -82,19 +97,25 @@ def parse(kinds: Sequence[type], argv: Sequence[str] | None) -> tuple[object, ..
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser((*kinds, TrainingArguments, SparseArguments))
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        parsed = parser.parse_json_file(argv[0])
-    elif len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
-        parsed = parser.parse_yaml_file(argv[0])
+    file = argv[0] if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")) else None
+    if file is None:
+        given = vars(parser.parse_args(argv))
     else:
-        parsed = parser.parse_args_into_dataclasses(argv)
-    training, sparse = parsed[-2:]
+        named = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        given = vars(parser.parse_args([])) | named
+    # A bad recipe is refused here rather than after the data has been prepared.
+    recipe = SparseArguments(
+        **{part.name: given[part.name] for part in fields(SparseArguments)}
+    ).build_recipe()
+    chosen = speed.defaults(recipe, given)
+    parser.set_defaults(**chosen)
+    parsed = parser.parse_args_into_dataclasses(argv) if file is None else parser.parse_dict(chosen | named)
+    training = parsed[-2]
     if not (training.do_train or training.do_eval or training.do_predict):
         raise ValueError("nothing to do; give --do_train, --do_eval or --do_predict")
-    # A bad recipe is refused here rather than after the data has been prepared.
-    sparse.build_recipe()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hf_sparse").setLevel(logging.INFO if training.should_log else logging.WARNING)
+    speed.use_machine(training)
     set_seed(training.seed)
     return parsed
 
@@ -168,12 +189,26 @@ def load_tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    kind: type, model: ModelArguments, training: TrainingArguments, **others: object
+    kind: type,
+    model: ModelArguments,
+    training: TrainingArguments,
+    config: PreTrainedConfig,
+    **others: object,
 ) -> PreTrainedModel:
-    """Load a model as an auto class does; unless it is trained, it rounds as it did when it was saved."""
-    loaded = kind.from_pretrained(model.model_name_or_path, **model.where, **others)
+    """Load a model as an auto class does, with the dropout that is asked for.
+
+    In training it leaves as they are what is to be frozen; else it rounds as it did when it was saved.
+    """
+    if model.dropout is not None:
+        set_dropout(config, model.dropout)
+    attention = speed.attention(model.attn_implementation, training)
+    loaded = kind.from_pretrained(
+        model.model_name_or_path, config=config, attn_implementation=attention, **model.where, **others
+    )
     if not training.do_train:
         requantize(loaded, model.model_name_or_path, **model.where)
+    elif model.freeze:
+        logger.info(f"{freeze(loaded, model.freeze):,} of {loaded.num_parameters():,} weights are frozen.")
     return loaded
 
 
@@ -196,14 +231,23 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     training: TrainingArguments,
     sparse: SparseArguments,
-    cache_dir: str | None,
+    source: ModelArguments,
     kind: type[SparseTrainer] = SparseTrainer,
+    train_dataset: Dataset | MaskedTokens | None = None,
     **others: object,
 ) -> SparseTrainer:
     """Make the trainer that the sparse arguments describe, teacher included; `others` are for its `kind`."""
     teacher, recipe = None, sparse.build_recipe() if training.do_train else None
     if sparse.teacher_name_or_path is not None and training.do_train:
-        teacher = load_teacher(sparse.teacher_name_or_path, model, tokenizer, cache_dir=cache_dir)
+        teacher = load_teacher(
+            sparse.teacher_name_or_path,
+            model,
+            tokenizer,
+            cache_dir=source.cache_dir,
+            attn_implementation=speed.attention(source.attn_implementation, training),
+        )
+    if train_dataset is not None:
+        train_dataset = speed.grouped(train_dataset, training)
     return kind(
         model=model,
         args=training,
@@ -211,6 +255,8 @@ def make_trainer(
         recipe=recipe,
         teacher=teacher,
         allow_schedule_change=sparse.allow_schedule_change,
+        train_dataset=train_dataset,
+        callbacks=[EpochCallback()],
         **others,
     )
 

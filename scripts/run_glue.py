@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokenizer,
         training,
         sparse,
-        cache_dir=model_args.cache_dir,
+        model_args,
         train_dataset=rows("train", data.max_train_samples) if training.do_train else None,
         eval_dataset=next(iter(sets.values()), None),
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),

@@ -23,7 +23,7 @@ from transformers import (
 
 import common
 from hf_sparse.metrics.masked import masked_accuracy, most_likely
-from hf_sparse.training.mlm import EpochCallback, MaskedTokens, group_texts
+from hf_sparse.training.mlm import MaskedTokens, group_texts
 
 
 @dataclass
@@ -148,12 +148,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokenizer,
         training,
         sparse,
-        cache_dir=model_args.cache_dir,
+        model_args,
         **masked_sets(splits, tokenizer, length, data, training),
         data_collator=DataCollatorForTokenClassification(tokenizer) if ragged else default_data_collator,
         compute_metrics=masked_accuracy,
         preprocess_logits_for_metrics=most_likely,
-        callbacks=[EpochCallback()],
     )
     trainer.facts |= common.facts(data, "fill-mask", held_out)
     sizes = common.train(trainer, checkpoint) if training.do_train else {}

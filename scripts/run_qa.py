@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokenizer,
         training,
         sparse,
-        cache_dir=model_args.cache_dir,
+        model_args,
         kind=QuestionAnsweringTrainer,
         finder=finder,
         train_dataset=train_set,

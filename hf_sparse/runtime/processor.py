@@ -1,14 +1,12 @@
 """Which kernels this processor runs: one path a set of instructions, the best first."""
 
 import os
-import platform
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+
+from hf_sparse.native.features import machine, processor_features
 
 # Names the path to use in place of the best one, for tests and for comparing.
 SWITCH = "HF_SPARSE_RUNTIME_PATH"
-_PROCESSOR = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,12 @@ PATHS = (
 
 def machine_paths() -> tuple[ProcessorPath, ...]:
     """Return the paths that some processor of this architecture can run, the fastest first."""
-    return tuple(path for path in PATHS if path.machine in (None, _machine()))
+    return tuple(path for path in PATHS if path.machine in (None, machine()))
 
 
 def available_paths() -> tuple[str, ...]:
     """Return the names of the paths that this processor can run, the fastest first."""
-    features = _features()
+    features = processor_features()
     return tuple(path.name for path in machine_paths() if features.issuperset(path.features))
 
 
@@ -59,26 +57,3 @@ def chosen_paths(name: str | None = None) -> list[ProcessorPath]:
             f"{', '.join(available)}"
         )
     return [path for path in PATHS if path.name == name or (not name and path.name in available)]
-
-
-def _machine() -> str:
-    machine = platform.machine().lower()
-    return {"amd64": _X86, "arm64": "aarch64"}.get(machine, machine)
-
-
-@cache
-def _features() -> frozenset[str]:
-    # All of Apple's own processors have them, and there is no such file.
-    found = {"asimddp"} if platform.system() == "Darwin" and _machine() == "aarch64" else set()
-    for line in _lines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            found.update(value.split())
-    return frozenset(found)
-
-
-def _lines() -> list[str]:
-    try:
-        return _PROCESSOR.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hf_sparse.native import features
 from hf_sparse.runtime import processor
 from hf_sparse.runtime.library import load_kernels
 
@@ -12,13 +13,13 @@ ZEN5 = "avx2 avx512f avx512bw avx512vl avx512_vnni avx_vnni"
 def machine(monkeypatch, tmp_path):
     def become(name: str, line: str) -> None:
         (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n")
-        monkeypatch.setattr(processor, "_PROCESSOR", tmp_path / "cpuinfo")
-        monkeypatch.setattr(processor.platform, "machine", lambda: name)
+        monkeypatch.setattr(features, "_PROCESSOR", tmp_path / "cpuinfo")
+        monkeypatch.setattr(features.platform, "machine", lambda: name)
         monkeypatch.delenv(processor.SWITCH, raising=False)
-        processor._features.cache_clear()
+        features.processor_features.cache_clear()
 
     yield become
-    processor._features.cache_clear()
+    features.processor_features.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""The dropout of a model, by its configuration."""
+
+from transformers import PreTrainedConfig
+
+# These drop whole layers, or paths of a residual block, at rates of their own.
+_OTHERS = ("layerdrop", "drop_path", "layer_dropout")
+
+
+def set_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
+    """Set every dropout probability of a configuration, before a model is made of it.
+
+    Models read theirs when they are made, and some while they run, so the configuration that is saved with the
+    model holds the new ones too.
+
+    Args:
+        config: Changed in place.
+        rate: The share of values that are dropped in training, in [0, 1).
+
+    Returns:
+        The names of the settings that were changed to it.
+
+    Raises:
+        ValueError: The rate is out of range, or the configuration has no such setting.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"a dropout rate is in [0, 1), got {rate}; 0 switches dropout off")
+    own = config.get_text_config()
+    names = [
+        name
+        for name, value in own.to_dict().items()
+        if "drop" in name
+        and isinstance(value, float | int)
+        and not isinstance(value, bool)
+        and not name.endswith(_OTHERS)
+    ]
+    if not names:
+        raise ValueError(f"{type(own).__name__} has no dropout to set; leave --dropout out")
+    for name in names:
+        setattr(own, name, float(rate))
+    return names
