@@ -25,7 +25,7 @@ def defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     `given` are the arguments as they were before: `use_cpu`, `fp16` and `bf16` say what was asked for. A recipe
     that quantizes trains in float32, since the grid of 8-bit weights is finer than bfloat16.
     """
-    chosen = {"train_sampling_strategy": GROUPED, "include_num_input_tokens_seen": "non_padding"}
+    chosen = {"train_sampling_strategy": GROUPED}
     if not torch.accelerator.is_available():
         # What transformers wants to hear before it lets a processor compute in bfloat16.
         chosen["use_cpu"] = True
@@ -37,6 +37,9 @@ def defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def use_machine(training: TrainingArguments) -> None:
     """Take all cores of this process, unless the environment says how many; say how the run computes."""
+    if training.include_num_input_tokens_seen == "no":
+        # Tokens a second are logged then. The command line could only ask for padding to be counted too.
+        training.include_num_input_tokens_seen = "non_padding"
     on_cpu = training.device.type == "cpu"
     if on_cpu and training.world_size == 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(
