@@ -16,8 +16,8 @@ _SIZE, _TIMES = 512, 5
 def bf16_hardware(accelerator: bool = True) -> str | None:
     """Return what multiplies bfloat16 in hardware here, None where nothing does.
 
-    The name of the GPU, where there is one and an `accelerator` may be used; else `amx_bf16` or `avx512_bf16`,
-    as Linux calls the instructions of a processor.
+    The name of the GPU, where there is one and an `accelerator` may be used; else `amx_bf16` or
+    `avx512_bf16`, as Linux calls the instructions of a processor.
     """
     if accelerator and torch.cuda.is_available():
         supported = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -22,8 +22,8 @@ GROUPED = "group_by_length"
 def defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training arguments that the scripts choose, in place of those of transformers.
 
-    `given` are the arguments as they were before: `use_cpu`, `fp16` and `bf16` say what was asked for. A recipe
-    that quantizes trains in float32, since the grid of 8-bit weights is finer than bfloat16.
+    `given` are the arguments as they were before: `use_cpu` and `fp16` say what was asked for. A recipe that
+    quantizes trains in float32, since the grid of 8-bit weights is finer than bfloat16.
     """
     chosen = {"train_sampling_strategy": GROUPED}
     if not torch.accelerator.is_available():
@@ -61,8 +61,8 @@ def use_machine(training: TrainingArguments) -> None:
 def attention(asked: str | None, training: TrainingArguments) -> str | None:
     """Return which attention a model computes with: as asked, or what trains fastest here.
 
-    On a processor the backward pass of fused attention takes up to twice as long in bfloat16 as that of single
-    products.
+    On a processor the backward pass of fused attention takes up to twice as long in bfloat16 as that of
+    single products.
     """
     if asked is None and training.do_train and training.bf16 and training.device.type == "cpu":
         return "eager"

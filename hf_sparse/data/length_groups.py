@@ -11,11 +11,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 class LengthGroups(Dataset):
     """Another data set in an order in which rows of about the same length lie side by side.
 
-    Batches of `batch_size` neighbours then hold little padding. `lengths` are those of the rows, in tokens. The
-    order is that of transformers' `group_by_length`, drawn anew in every epoch: a pure function of (seed, epoch),
-    where transformers draws it from random numbers that a resumed run no longer has. For a Trainer with
-    `train_sampling_strategy="sequential"` and an `EpochCallback`. Raises `ValueError` unless each row has a
-    length.
+    Batches of `batch_size` neighbours then hold little padding. `lengths` are those of the rows, in tokens.
+    The order is that of transformers' `group_by_length`, drawn anew in every epoch: a pure function of
+    (seed, epoch), where transformers draws it from random numbers that a resumed run no longer has. For a
+    Trainer with `train_sampling_strategy="sequential"` and an `EpochCallback`. Raises `ValueError` unless
+    each row has a length.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import transformers
 from torch import nn
@@ -23,6 +23,14 @@ _HUB_OPTIONS = {
     "trust_remote_code",
 }
 _SHOWN = 5
+_NO_HEAD = "none"
+
+
+class LearnedTerms(Protocol):
+    """The weights of the terms that need a head."""
+
+    task: float
+    logits: float
 
 
 def freeze(teacher: nn.Module) -> nn.Module:
@@ -66,6 +74,19 @@ def check_compatible(student: nn.Module, teacher: nn.Module, outputs: bool = Tru
         _check_same_labels(ours, theirs)
 
 
+def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
+    """Raise `ValueError` where a term needs a head and the student, an encoder alone, has none."""
+    if _head(student) != _NO_HEAD:
+        return
+    for name in ("task", "logits"):
+        if getattr(recipe, name):
+            raise ValueError(
+                f"{name} has weight {getattr(recipe, name)}, and {type(student).__name__} has no head that "
+                f"would give it; override distillation.{name}=0 and give a weight to hidden, attention or "
+                "relations, or load the model with a head"
+            )
+
+
 def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> None:
     """Raise `ValueError` unless both tokenizers give every token the same id."""
     ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
@@ -80,7 +101,7 @@ def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> Non
 def load_teacher(
     name_or_path: str, student: PreTrainedModel, processing_class: Any = None, **from_pretrained_kwargs: Any
 ) -> PreTrainedModel:
-    """Load a frozen teacher with the student's kind of head, after checking that the two fit.
+    """Load a frozen teacher with the student's kind of head, or none, after checking that the two fit.
 
     `processing_class`: the student's tokenizer, compared with the teacher's where there is one. Raises
     `ValueError` if they do not fit, or if the checkpoint lacks weights of such a head.
@@ -88,18 +109,21 @@ def load_teacher(
     hub = {name: value for name, value in from_pretrained_kwargs.items() if name in _HUB_OPTIONS}
     if hasattr(processing_class, "get_vocab") and _has_tokenizer(name_or_path, hub):
         check_same_vocabulary(processing_class, AutoTokenizer.from_pretrained(name_or_path, **hub))
-    architecture = _architecture(
-        name_or_path, AutoConfig.from_pretrained(name_or_path, **hub), _head(student)
-    )
+    head = _head(student)
+    architecture = _architecture(name_or_path, AutoConfig.from_pretrained(name_or_path, **hub), head)
     teacher, loading = architecture.from_pretrained(
         name_or_path, output_loading_info=True, **from_pretrained_kwargs
     )
-    if loading["missing_keys"]:
+    missing = sorted(loading["missing_keys"])
+    if head == _NO_HEAD:
+        # No state that is compared comes from the pooler.
+        missing = [name for name in missing if not name.startswith("pooler.")]
+    if missing:
         raise ValueError(
-            f"{name_or_path} has no weights for {sorted(loading['missing_keys'])[:_SHOWN]} of "
+            f"{name_or_path} has no weights for {missing[:_SHOWN]} of "
             f"{architecture.__name__}, which would teach noise; train it on the student's task first"
         )
-    check_compatible(student, teacher)
+    check_compatible(student, teacher, outputs=head != _NO_HEAD)
     return freeze(teacher)
 
 
@@ -151,7 +175,7 @@ def _head(model: nn.Module) -> str | None:
     """
     for ancestor in type(model).__mro__:
         if ancestor.__module__.startswith("transformers.models."):
-            return _purpose(ancestor.__name__) or ("none" if ancestor is type(model) else None)
+            return _purpose(ancestor.__name__) or (_NO_HEAD if ancestor is type(model) else None)
     return None
 
 
@@ -169,7 +193,7 @@ def _architecture(name_or_path: str, config: PreTrainedConfig, head: str | None)
     BertForMaskedLM.
     """
     saved = (config.architectures or ["no architecture"])[0]
-    wanted = re.sub(r"For[A-Z]\w*$", f"For{head}", saved)
+    wanted = re.sub(r"(For[A-Z]\w*|LMHeadModel)$", "Model" if head == _NO_HEAD else f"For{head}", saved)
     architecture = getattr(transformers, wanted, None) or getattr(transformers, saved, None)
     if architecture is None:
         raise ValueError(

@@ -15,7 +15,7 @@ def machine() -> str:
 
 @cache
 def processor_features() -> frozenset[str]:
-    """Return the instruction sets of this processor by their names on Linux; none where it cannot be asked."""
+    """Return the instruction sets of this processor by their names on Linux; none where it is not told."""
     # All of Apple's own processors have them, and there is no such file.
     found = {"asimddp"} if platform.system() == "Darwin" and machine() == "aarch64" else set()
     for line in _lines():

@@ -29,6 +29,13 @@ def _layer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
+def _by_layer(value: object) -> object:
+    """Accept a mapping from layers, whose numbers JSON makes into text."""
+    if not isinstance(value, dict) or None in (layers := [*map(_layer, value)]):
+        raise ValueError("map numbers of student layers to weights, such as {6: 0.5}")
+    return dict(zip(layers, value.values(), strict=True))
+
+
 def _weight_alone(value: object) -> object:
     """Accept the weight of a term in place of its settings."""
     return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
@@ -48,7 +55,16 @@ class FeatureRecipe(Part):
 
 
 class HiddenRecipe(FeatureRecipe):
-    """Squared error of hidden states; in a mapping, layer 0 is the embeddings."""
+    """Squared error of hidden states; in a mapping, layer 0 is the embeddings.
+
+    `normalize`: divide the error of each layer by the mean square of the teacher's states there.
+    `layer_weights`: how much layers of the student count beside the others, whose weight is 1. `log_layers`:
+    log the error of each layer too.
+    """
+
+    normalize: bool = True
+    layer_weights: Annotated[dict[int, Weight], BeforeValidator(_by_layer)] = Field(default_factory=dict)
+    log_layers: bool = False
 
 
 class AttentionRecipe(FeatureRecipe):

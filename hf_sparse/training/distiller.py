@@ -1,12 +1,13 @@
 """The teacher's part in a training run: loss terms, their totals over the whole batch, their log lines."""
 
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -14,7 +15,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from hf_sparse.distillation.features.term import Role
 from hf_sparse.distillation.features.terms import TERMS
 from hf_sparse.distillation.losses import Counts, LossTerm, count, logits_terms, task_terms
-from hf_sparse.distillation.teacher import check_compatible, decoder_inputs, freeze, teacher_inputs
+from hf_sparse.distillation.teacher import (
+    check_compatible,
+    check_learnable,
+    decoder_inputs,
+    freeze,
+    teacher_inputs,
+)
 from hf_sparse.settings.distillation import DistillationRecipe
 
 
@@ -29,6 +36,7 @@ class Distiller:
         self, recipe: DistillationRecipe, teacher: nn.Module, student: nn.Module, accelerator: Accelerator
     ) -> None:
         check_compatible(student, teacher, outputs=recipe.logits > 0)
+        check_learnable(student, recipe)
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
@@ -40,6 +48,12 @@ class Distiller:
         self._totals: Counts | None = None
         self._logged: dict[str, Tensor] = {}
         self._steps = 0
+
+    def go_by(self, recipe: DistillationRecipe) -> None:
+        """Go on by the recipe of the run that is resumed, which may be from before errors were normalized."""
+        self.recipe = recipe
+        if recipe.hidden is not None and not recipe.hidden.normalize and "hidden" in self.features:
+            self.features["hidden"].forget_normalization()
 
     @property
     def forward_options(self) -> dict[str, bool]:
@@ -66,10 +80,17 @@ class Distiller:
                 f"({error}); resume with those of the run that wrote it"
             ) from error
 
-    def begin_step(self, batches: Iterable[Mapping[str, Any]]) -> None:
-        """Count what one optimizer step will see, over all its micro-batches and processes."""
+    def begin_step(self, student: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Count what one optimizer step will see, over all its micro-batches and processes.
+
+        Terms that must see the teacher first, do so before the first step.
+        """
         # Trainer clears the gradients of the model, which these parameters are no part of.
         self.features.zero_grad()
+        for term in self.features.values():
+            if batches and term.unprepared:
+                given = (send_to_device(batch, self.accelerator.device) for batch in batches)
+                term.prepare(((self._teach(student, inputs), inputs) for inputs in given), self.accelerator)
         counts = [count(batch, self.shifts_labels) for batch in batches]
         if not counts:
             return
@@ -98,10 +119,20 @@ class Distiller:
         with ExitStack() as stack:
             yield [stack.enter_context(term.watch(model, role)) for term in self.features.values()]
 
+    def needs_task(self, inputs: Mapping[str, Any]) -> bool:
+        """Say whether a batch has a loss of its own that counts or can be shown: one with labels has."""
+        return bool(self.recipe.task) or teacher_inputs(inputs).keys() != inputs.keys()
+
+    def _teach(self, student: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the teacher's outputs, with what its terms watch, for one micro-batch."""
+        given = teacher_inputs(inputs) | decoder_inputs(student, inputs) | self.forward_options
+        with torch.no_grad(), self.accelerator.autocast(), self.watching(self.teacher, "teacher") as seen:
+            return ChainMap(self.teacher(**given), *seen)
+
     def loss(
         self,
         student: nn.Module,
-        task: Tensor,
+        task: Tensor | None,
         outputs: ModelOutput,
         watched: list[Mapping[str, Any]],
         inputs: Mapping[str, Any],
@@ -109,15 +140,13 @@ class Distiller:
     ) -> Tensor:
         """Return the weighted loss of one micro-batch.
 
-        `task`, `outputs` and `watched` are of the student's forward pass over `inputs`. Scaled so that the
-        mean over `micro_batches` and over processes, which Trainer and DDP take of gradients, is the loss of
-        the whole batch.
+        `task`, the mean loss of the model's own, `outputs` and `watched` are of the student's forward pass
+        over `inputs`; a `task` without weight may be None. Scaled so that the mean over `micro_batches` and
+        over processes, which Trainer and DDP take of gradients, is the loss of the whole batch.
         """
-        given = teacher_inputs(inputs) | decoder_inputs(student, inputs) | self.forward_options
-        with torch.no_grad(), self.accelerator.autocast(), self.watching(self.teacher, "teacher") as seen:
-            teacher = self.teacher(**given)
+        teacher = self._teach(student, inputs)
         counts = count(inputs, self.shifts_labels)
-        terms = {"task": task_terms(task.mean(), outputs, inputs, counts)}
+        terms = {} if task is None else {"task": task_terms(task.mean(), outputs, inputs, counts)}
         if self.recipe.logits:
             # Models that are not told the type of their problem find out in their first forward pass.
             problem_type = getattr(getattr(student, "config", None), "problem_type", None)
@@ -125,12 +154,17 @@ class Distiller:
         # Products of inner states in half precision would be coarser than the distances between them.
         with torch.autocast(self.accelerator.device.type, enabled=False):
             for name, term in self.features.items():
-                terms[name] = term(ChainMap(outputs, *watched), ChainMap(teacher, *seen), inputs)
+                terms[name] = term(ChainMap(outputs, *watched), teacher, inputs)
         totals, copies = self._totals or counts, 1
         if self._totals is not None:
             copies = micro_batches * self.accelerator.num_processes
         shares = {name: _share(parts, totals) for name, parts in terms.items()}
-        for name, share in shares.items():
+        details = {
+            f"{name}_{end}": _share(parts, totals)
+            for name, term in self.features.items()
+            for end, parts in term.details.items()
+        }
+        for name, share in (shares | details).items():
             self._logged[name] = self._logged.get(name, 0.0) + share.detach()
         # A term without weight stays out of the graph: 0 times a loss that overflowed would not be 0.
         return copies * sum(

@@ -9,8 +9,8 @@ _OTHERS = ("layerdrop", "drop_path", "layer_dropout")
 def set_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
     """Set every dropout probability of a configuration, before a model is made of it.
 
-    Models read theirs when they are made, and some while they run, so the configuration that is saved with the
-    model holds the new ones too.
+    Models read theirs when they are made, and some while they run, so the configuration that is saved with
+    the model holds the new ones too.
 
     Args:
         config: Changed in place.

@@ -25,8 +25,8 @@ def freeze(model: nn.Module, expressions: Sequence[str]) -> int:
         if not found:
             parts = dict.fromkeys(name.rpartition(".")[0] for name in named)
             raise ValueError(
-                f"{expression!r} is found in the name of no parameter of {type(model).__name__}; its modules are "
-                f"{', '.join(list(parts)[:_SHOWN])} ..."
+                f"{expression!r} is found in the name of no parameter of {type(model).__name__}; its modules "
+                f"are {', '.join(list(parts)[:_SHOWN])} ..."
             )
         for parameter in found:
             parameter.requires_grad_(False)

@@ -22,6 +22,7 @@ def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change
     if recipe == Recipe() and not (Path(checkpoint) / SIDECAR).is_file():
         return None
     saved = read_state(checkpoint)
+    recipe = adopt(recipe, saved.recipe)
     differences = list(_differences(saved.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")))
     fixed = [difference for difference in differences if difference.startswith(_FIXED)]
     if differences and (fixed or not allow_schedule_change):
@@ -30,6 +31,16 @@ def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change
             f"{checkpoint} was written under another recipe ({'; '.join(fixed or differences)}); {way_out}"
         )
     return saved
+
+
+def adopt(recipe: Recipe, saved: Recipe) -> Recipe:
+    """Return a recipe in which what it leaves open is as in a run that began under an older default."""
+    hidden, before = (each.distillation and each.distillation.hidden for each in (recipe, saved))
+    if not hidden or not before or "normalize" in hidden.model_fields_set:
+        return recipe
+    hidden = hidden.model_copy(update={"normalize": before.normalize})
+    distillation = recipe.distillation.model_copy(update={"hidden": hidden})
+    return recipe.model_copy(update={"distillation": distillation})
 
 
 def check_length(saved: SavedState, total_steps: int, allow_schedule_change: bool) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +16,7 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.storage import write_atomically
 
 SIDECAR = "hf_sparse_state.safetensors"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MASKS = "masks"
 
 
@@ -75,7 +76,7 @@ def read_state(directory: str | Path) -> SavedState:
         raise ValueError(
             f"{path} is damaged (it does not match its digest); resume from an earlier checkpoint"
         )
-    recipe = Recipe.from_dict(json.loads(metadata["recipe"]))
+    recipe = Recipe.from_dict(_as_meant_then(json.loads(metadata["recipe"]), int(version)))
     parts: dict[str, dict[str, Tensor]] = {_MASKS: {}}
     for key, tensor in tensors.items():
         # Version 1 held nothing but masks, under the names of their weights.
@@ -83,6 +84,14 @@ def read_state(directory: str | Path) -> SavedState:
         parts.setdefault(part, {})[name] = tensor
     masks = parts.pop(_MASKS)
     return SavedState(recipe, int(metadata["step"]), int(metadata["total_steps"]), masks, parts)
+
+
+def _as_meant_then(recipe: dict[str, Any], version: int) -> dict[str, Any]:
+    """Write into a recipe what an older format left to a default that is another one now."""
+    hidden = recipe.get("distillation", {}).get("hidden")
+    if version < 3 and hidden is not None:
+        hidden.setdefault("normalize", False)
+    return recipe
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -98,7 +98,7 @@ class DistillationMixin:
         """Collect the micro-batches of one optimizer step, counting what the loss will be divided by."""
         batches, num_items = super().get_batch_samples(*args, **kwargs)
         if self.distiller is not None:
-            self.distiller.begin_step(batches)
+            self.distiller.begin_step(self.model, batches)
         return batches, num_items
 
     def compute_loss(
@@ -115,7 +115,10 @@ class DistillationMixin:
         with self.distiller.watching(self.model) as watched:
             # A copy, because label smoothing takes the labels out of what it is given.
             seen = dict(inputs) | self.distiller.forward_options
-            task, outputs = super().compute_loss(model, seen, return_outputs=True)
+            if self.distiller.needs_task(inputs):
+                task, outputs = super().compute_loss(model, seen, return_outputs=True)
+            else:
+                task, outputs = None, model(**seen)
         # Trainer takes the mean over micro-batches, but leaves it to a loss function of the user's own.
         micro_batches = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
         loss = self.distiller.loss(self.model, task, outputs, watched, inputs, micro_batches)

@@ -101,8 +101,17 @@ def batch(kind: str, rows: int = 6, length: int = 8) -> dict[str, Tensor]:
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
+_SETTINGS = {
+    "layers": "uniform",
+    "heads": None,
+    "normalize": False,
+    "layer_weights": {},
+    "log_layers": False,
+}
+
+
 def term_of(name: str, student: PreTrainedModel, teacher: PreTrainedModel, **settings: Any) -> FeatureTerm:
-    return TERMS[name](SimpleNamespace(**({"layers": "uniform", "heads": None} | settings)), student, teacher)
+    return TERMS[name](SimpleNamespace(**(_SETTINGS | settings)), student, teacher)
 
 
 def states(

@@ -1,17 +1,20 @@
 """What a distance between inner states of student and teacher has to offer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hf_sparse.distillation.losses import LossTerm
 
 Role = Literal["student", "teacher"]
+# The outputs of a model, with the inputs that gave them.
+Seen = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 class FeatureSettings(Protocol):
@@ -33,6 +36,19 @@ class FeatureTerm(nn.Module, ABC):
     def watch(self, model: nn.Module, role: Role) -> AbstractContextManager[Mapping[str, Any]]:
         """Collect what a forward pass inside the block does not return; the mapping is filled as it runs."""
         return nullcontext({})
+
+    @property
+    def unprepared(self) -> bool:
+        """Whether the term must see the teacher's states of a whole batch before it can be computed."""
+        return False
+
+    def prepare(self, seen: Iterable[Seen], accelerator: Accelerator) -> None:
+        """See what the teacher makes of all micro-batches of a first batch."""
+
+    @property
+    def details(self) -> dict[str, list[LossTerm]]:
+        """Parts of the last comparison that are logged by themselves, each by the end of its name."""
+        return {}
 
     @abstractmethod
     def forward(
