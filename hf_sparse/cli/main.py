@@ -11,6 +11,7 @@ from hf_sparse.cli.commands import Command, Commands
 from hf_sparse.cli.compare import compare
 from hf_sparse.cli.demo import demo
 from hf_sparse.cli.errors import plain_errors
+from hf_sparse.cli.evaluate_distance import evaluate_distance
 from hf_sparse.cli.export import export
 from hf_sparse.cli.inspect import inspect
 from hf_sparse.cli.pack import pack
@@ -38,6 +39,7 @@ for command in (
     prune,
     shrink,
     inspect,
+    evaluate_distance,
     quantize,
     pack,
     export,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import transformers
@@ -107,7 +108,7 @@ def load_teacher(
     `ValueError` if they do not fit, or if the checkpoint lacks weights of such a head.
     """
     hub = {name: value for name, value in from_pretrained_kwargs.items() if name in _HUB_OPTIONS}
-    if hasattr(processing_class, "get_vocab") and _has_tokenizer(name_or_path, hub):
+    if hasattr(processing_class, "get_vocab") and has_tokenizer(name_or_path, hub):
         check_same_vocabulary(processing_class, AutoTokenizer.from_pretrained(name_or_path, **hub))
     head = _head(student)
     architecture = _architecture(name_or_path, AutoConfig.from_pretrained(name_or_path, **hub), head)
@@ -203,7 +204,8 @@ def _architecture(name_or_path: str, config: PreTrainedConfig, head: str | None)
     return architecture
 
 
-def _has_tokenizer(name_or_path: str, hub: Mapping[str, Any]) -> bool:
+def has_tokenizer(name_or_path: str, hub: Mapping[str, Any] = MappingProxyType({})) -> bool:
+    """Say whether a tokenizer lies beside a model; `hub` are options of `from_pretrained`."""
     return any(_has_file(name_or_path, file, hub) for file in _TOKENIZER_FILES)
 
 

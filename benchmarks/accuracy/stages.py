@@ -1,0 +1,157 @@
+"""The plan of the accuracy study: stages as data, what each starts from, the command that makes it."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_sparse.reading import read_yaml
+
+ENCODER = "ENCODER"
+_KEYS = {"script", "start", "teacher", "data", "recipe", "override", "seed", "arguments", "group", "distance"}
+# The same for every stage; a checkpoint is worth as much as the minutes that a kill may cost.
+_COMMON = {
+    "do_train": True,
+    "do_eval": True,
+    "save_steps": 200,
+    "save_total_limit": 1,
+    "logging_steps": 100,
+    "per_device_eval_batch_size": 64,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run of the study.
+
+    `start` and `teacher` are names of other stages, or ENCODER, the dense encoder that all comes from. `data`
+    names a folder of the data directory. `distance`: measure afterwards how far the states of each layer are
+    from those of the encoder, on pairs of these. `group` is what a figure calls the arm.
+    """
+
+    name: str
+    script: str
+    start: str
+    data: str
+    teacher: str | None = None
+    recipe: str | None = None
+    override: tuple[str, ...] = ()
+    seed: int = 42
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+    distance: Mapping[str, Any] | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The stages whose models it reads, in the order of use."""
+        return tuple(
+            name for name in dict.fromkeys((self.start, self.teacher)) if name not in (None, ENCODER)
+        )
+
+    def command(self, places: "Places") -> list[str]:
+        """Return its command line: the script with its arguments, without the interpreter."""
+        words = [f"{self.script}.py", "--model_name_or_path", places.model(self.start)]
+        words += ["--dataset_name", places.data(self.data), "--output_dir", str(places.output(self.name))]
+        if self.teacher is not None:
+            words += ["--teacher_name_or_path", places.model(self.teacher)]
+        if self.recipe is not None:
+            words += ["--recipe", self.recipe]
+        if self.override:
+            words += ["--recipe_override", *self.override]
+        for name, value in {**_COMMON, "seed": self.seed, **self.arguments}.items():
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        return words
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie on this machine; results name them by the words ENCODER, DATA, WORK instead."""
+
+    encoder: str
+    data_directory: Path
+    work: Path
+
+    def model(self, name: str) -> str:
+        return self.encoder if name == ENCODER else str(self.output(name))
+
+    def data(self, name: str) -> str:
+        return str(self.data_directory / name)
+
+    def output(self, name: str) -> Path:
+        return self.work / name
+
+    def stands(self, name: str) -> bool:
+        """Say whether a stage has left a finished model here."""
+        return name == ENCODER or (self.output(name) / "stage.json").is_file()
+
+    def files(self, name: str) -> list[str]:
+        """Return the files of a finished stage, relative to the work directory: the model, no checkpoint."""
+        made = sorted(path for path in self.output(name).iterdir() if path.is_file())
+        return [
+            str(path.relative_to(self.work)) for path in [*made, *sorted(self.work.glob(f"{name}.*.json"))]
+        ]
+
+    def without_paths(self, text: str) -> str:
+        for path, word in (
+            (self.encoder, ENCODER),
+            (str(self.data_directory), "DATA"),
+            (str(self.work), "WORK"),
+        ):
+            text = text.replace(path, word)
+        return text
+
+
+def read_plan(path: Path) -> dict[str, Stage]:
+    """Read a plan: under `stages` a mapping from names, each of which may only need earlier ones.
+
+    Raises:
+        ValueError: A stage has an unknown key, lacks one, or needs a stage that is not above it.
+    """
+    stages: dict[str, Stage] = {}
+    for name, values in read_yaml(path.read_text(encoding="utf-8"))["stages"].items():
+        if unknown := sorted(set(values) - _KEYS):
+            raise ValueError(
+                f"stage {name} has an unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}"
+            )
+        if missing := [key for key in ("script", "start", "data") if key not in values]:
+            raise ValueError(f"stage {name} lacks {missing[0]}; add it to {path.name}")
+        stage = Stage(name, **(values | {"override": tuple(values.get("override", ()))}))
+        if wanting := [need for need in stage.needs if need not in stages]:
+            raise ValueError(f"stage {name} needs {wanting[0]}, which is not above it in {path.name}")
+        stages[name] = stage
+    return stages
+
+
+def to_make(
+    stages: Mapping[str, Stage], places: Places, results: Path, only: Collection[str] | None = None
+) -> list[str]:
+    """Return what is still to be run, of all stages or some, each after what it needs.
+
+    A stage is finished once its results are committed; its model is made again where a later one needs it and
+    it no longer lies here.
+    """
+    wanted: dict[str, None] = {}
+
+    def want(name: str) -> None:
+        if name in wanted or places.stands(name):
+            return
+        for need in stages[name].needs:
+            want(need)
+        wanted[name] = None
+
+    for name in only or stages:
+        if not (results / f"{name}.json").is_file():
+            for need in stages[name].needs:
+                want(need)
+            wanted.setdefault(name)
+    return list(wanted)
+
+
+def read_finished(results: Path) -> dict[str, dict[str, Any]]:
+    """Read what has been measured so far, by the name of the stage."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))
+    }

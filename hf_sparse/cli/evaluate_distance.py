@@ -1,0 +1,51 @@
+"""`hf-sparse evaluate-distance`."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hf_sparse.cli.errors import plain_errors
+from hf_sparse.cli.options import Json, Model, TextColumn
+from hf_sparse.cli.waiting import counted, working
+
+
+def evaluate_distance(
+    context: typer.Context,
+    model: Model,
+    teacher: Annotated[str, typer.Argument(help="Hub name or directory of the dense encoder.")],
+    data: Annotated[str, typer.Argument(help="Texts that neither was trained on: Hub or path.")],
+    text_column: TextColumn = None,
+    samples: Annotated[int, typer.Option(help="Texts to look at.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 16,
+    max_seq_length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Measure how far an encoder's hidden states are from its teacher's.
+
+    The relative error of each layer: squared error over the squares of the teacher's states. 0 is a copy, 1 is
+    as bad as zeros.
+
+    Try: hf-sparse evaluate-distance pruned bert-base-uncased validation.parquet
+    """
+    with plain_errors(context.obj):
+        with working("Loading"):
+            from transformers import AutoTokenizer
+
+            from hf_sparse.data.calibration import TextBatches, load_texts
+            from hf_sparse.distillation.distance import layer_distances, load_encoders
+
+            student, dense, accepted = load_encoders(model, teacher)
+            reader = AutoTokenizer.from_pretrained(teacher)
+            texts = load_texts(data, text_column or (), samples)
+            batches = TextBatches(texts, reader, accepted, batch_size, max_seq_length)
+        found = layer_distances(student, dense, counted(batches, "Measuring"))
+        if as_json:
+            typer.echo(json.dumps({"texts": len(texts), "distances": found}))
+            return
+        table = Table("layer", "relative error", title=f"{model} beside {teacher}, {len(texts)} texts")
+        for layer, distance in found.items():
+            table.add_row(str(layer), f"{distance:.3f}")
+        Console().print(table)
