@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy/run.py --encoder ENCODER --data DATA --work WORK
 
-Checkpoints and models lie in WORK, results in benchmarks/results/accuracy, one file a stage. It may be killed at
-any time and started again: a stage goes on from its last checkpoint. Where WORK is new, models that later stages
-need are made again. `--list` shows the plan.
+Checkpoints and models lie in WORK, results in benchmarks/results/accuracy, one file a stage. It may be killed
+at any time and started again: a stage goes on from its last checkpoint. Where WORK is new, models that later
+stages need are made again. `--list` shows the plan.
 
 A stage may be run on another machine. `--needs STAGE` prints the files in WORK that it starts from, for
 `rsync --files-from`; there, `--only STAGE` runs it; `--made STAGE` prints what to bring back.
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def run(stages: dict[str, Stage], places: Places, options: argparse.Namespace) -> int:
-    """Run what is left, `--jobs` stages at a time, and return the exit code; what needs a failed stage waits."""
+    """Run what is left, `--jobs` stages at a time, but for what needs a failed one; return the exit code."""
     failed: set[str] = set()
     running: dict[str, Process] = {}
     try:

@@ -76,8 +76,12 @@ def check_compatible(student: nn.Module, teacher: nn.Module, outputs: bool = Tru
 
 
 def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
-    """Raise `ValueError` where a term needs a head and the student, an encoder alone, has none."""
-    if _head(student) != _NO_HEAD:
+    """Raise `ValueError` where nothing trains, or a term needs a head and the student, an encoder, has none."""
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise ValueError(
+            f"every weight of {type(student).__name__} is frozen, so no term has a gradient; let some train"
+        )
+    if has_head(student):
         return
     for name in ("task", "logits"):
         if getattr(recipe, name):
@@ -86,6 +90,11 @@ def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
                 f"would give it; override distillation.{name}=0 and give a weight to hidden, attention or "
                 "relations, or load the model with a head"
             )
+
+
+def has_head(model: nn.Module) -> bool:
+    """Say whether a model has outputs of its own; an encoder as `AutoModel` loads it has not."""
+    return _head(model) != _NO_HEAD
 
 
 def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> None:

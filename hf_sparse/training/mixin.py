@@ -201,6 +201,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
 
     def begin_sparsity(self, optimizer: torch.optim.Optimizer) -> None:
         """Attach to the model that is about to be trained, a new one or one from a checkpoint."""
+        self._check_loss()
         # load_best_model_at_end reads a checkpoint too.
         self._reading = self.model.register_load_state_dict_pre_hook(read_converted)
         if self.distiller is not None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Trainer
 
+from hf_sparse.distillation.teacher import has_head
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.distiller import Distiller
@@ -50,6 +52,18 @@ class DistillationMixin:
         if distiller.parameters():
             self._check_learned_parameters()
         return distiller
+
+    def _check_loss(self) -> None:
+        """Raise `ValueError` where a recipe is to train an encoder without a head, and no loss would reach it."""
+        own = (DistillationMixin.compute_loss, Trainer.compute_loss)
+        computed = (type(self).compute_loss, super().compute_loss.__func__)
+        if self.distiller is None and not has_head(self.model) and computed == own:
+            if self.compute_loss_func is None and self.recipe != Recipe():
+                raise ValueError(
+                    f"{type(self.model).__name__} has no loss of its own, so it would learn nothing; add "
+                    "distillation with task: 0, logits: 0 and a weight for hidden, attention or relations, "
+                    "load the model with a head, or pass compute_loss_func"
+                )
 
     def _check_self_teaching(self, teacher: nn.Module | None) -> None:
         if teacher is not None:

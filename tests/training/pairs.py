@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import (
     BartConfig,
@@ -129,7 +130,10 @@ def compare(
     name: str, student: PreTrainedModel, teacher: PreTrainedModel, inputs: dict[str, Tensor], **settings: Any
 ) -> list[LossTerm]:
     term = term_of(name, student, teacher, **settings)
-    return term(*states(term, student, teacher, inputs), inputs)
+    ours, theirs = states(term, student, teacher, inputs)
+    if term.unprepared:
+        term.prepare([(theirs, inputs)], Accelerator(cpu=True))
+    return term(ours, theirs, inputs)
 
 
 def mean(terms: list[LossTerm], inputs: dict[str, Tensor]) -> Tensor:

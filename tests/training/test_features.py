@@ -24,8 +24,8 @@ def test_loss_and_gradient_are_those_of_one_large_batch_however_it_is_cut(kind: 
     inputs, student, teacher = default_collate(rows(kind)), make(kind), make(kind, 1)
     with torch.no_grad():
         for name in ("hidden", "attention", "relations"):
-            layers = "uniform" if name == "hidden" else "last"
-            expected = mean(compare(name, student.train(), teacher, inputs, layers=layers), inputs).item()
+            settings = {"layers": "uniform", "normalize": True} if name == "hidden" else {"layers": "last"}
+            expected = mean(compare(name, student.train(), teacher, inputs, **settings), inputs).item()
             assert line[f"loss_{name}"] == pytest.approx(expected, rel=1e-4)
     weighted = sum(weight * line[f"loss_{name}"] for name, weight in WEIGHTS.items())
     assert line["loss"] == pytest.approx(weighted, rel=1e-4)
