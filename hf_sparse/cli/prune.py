@@ -48,7 +48,10 @@ def prune(
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.demo.progress import silence
             from hf_sparse.oneshot.statistics import STATISTICS
+            from hf_sparse.sparsity.measure import measure_sparsity
+            from hf_sparse.targets import find_targets
             from hf_sparse.training import one_shot
+            from hf_sparse.training.locking import is_sparse
             from hf_sparse.training.post_training import load_for_texts, load_unrounded
             from hf_sparse.training.prune import prune as prune_weights
 
@@ -71,6 +74,8 @@ def prune(
                 loaded, reader, accepted = load_for_texts(model, tokenizer)
                 texts = load_texts(calibration, text_column or (), samples)
                 batches = TextBatches(texts, reader, accepted, batch_size, max_seq_length)
+            targets = find_targets(loaded, settings["include"], settings["exclude"])
+            before = measure_sparsity(loaded, targets).overall if is_sparse(loaded, targets) else 0.0
         if calibration is None:
             with working("Pruning"):
                 masks = prune_weights(loaded, sparsity, **settings)
@@ -80,10 +85,11 @@ def prune(
         with working("Saving"):
             one_shot.save_pruned(loaded, out, reader)
         if as_json:
-            found = {"sparsity": masks.sparsity, "weights": len(masks.targets)}
+            found = {"sparsity": masks.sparsity, "before": before, "weights": len(masks.targets)}
             typer.echo(json.dumps({"directory": str(out), "pattern": pattern, "method": method, **found}))
             return
+        risen = f", up from {before:.1%}" if before else ""
         Console().print(
-            f"{masks.sparsity:.1%} of {len(masks.targets)} weights removed: {pattern}, by {method}.",
+            f"{masks.sparsity:.1%} of {len(masks.targets)} weights removed{risen}: {pattern}, by {method}.",
             highlight=False,
         )

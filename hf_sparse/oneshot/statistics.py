@@ -12,13 +12,15 @@ from hf_sparse.sparsity.patterns.n_of_m import NOfM
 class InputStatistics(ABC):
     """Collects the inputs of one weight (out, in), then chooses what to remove.
 
-    `knows_blocks` says whether that may be whole blocks, or single weights alone.
+    `kept` says as booleans (out, in) what is not removed yet: by default nothing is. What is removed are
+    zeros, which stay and count. `knows_blocks` says whether whole blocks may go, or single weights alone.
     """
 
     knows_blocks = True
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, kept: Tensor | None = None) -> None:
         self.weight, self.count = weight, 0
+        self.kept = torch.ones_like(weight, dtype=torch.bool) if kept is None else kept
 
     def add(self, inputs: Tensor) -> None:
         """Take note of inputs (tokens, in)."""
@@ -30,18 +32,21 @@ class InputStatistics(ABC):
 
     @abstractmethod
     def prune(self, sparsity: float, block: Block) -> Tensor:
-        """Remove weights in place and return as booleans (out, in) what was kept."""
+        """Remove weights in place until this share is gone, and return as booleans (out, in) what was kept.
+
+        No more than that may be gone before.
+        """
 
 
 class Wanda(InputStatistics):
     """Removes the smallest |weight| * norm of its input (Sun et al. 2023, arXiv:2306.11695).
 
-    Single weights compete within their row, which loses floor(sparsity * in) of them; blocks compete within
-    the whole weight. What is left stays as it is.
+    Single weights compete within their row, and all rows lose the same share; blocks compete within the whole
+    weight. What is left stays as it is.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__(weight)
+    def __init__(self, weight: Tensor, kept: Tensor | None = None) -> None:
+        super().__init__(weight, kept)
         self.squares = torch.zeros(weight.shape[1], device=weight.device)
 
     def _add(self, inputs: Tensor) -> None:
@@ -50,8 +55,13 @@ class Wanda(InputStatistics):
     def prune(self, sparsity: float, block: Block) -> Tensor:
         """Remove weights in place and return as booleans (out, in) what was kept."""
         scores = self.weight.float().abs() * (self.squares / max(self.count, 1)).sqrt()
+        # Below the zeros of inputs that are never there.
+        scores = scores.masked_fill(~self.kept, -torch.inf)
         if block == UNSTRUCTURED:
-            keep = _keep_largest(scores, int(sparsity * scores.shape[1]))
+            standing = (~self.kept).sum(1)
+            sizes = torch.full_like(standing, scores.shape[1])
+            removed = _shared_out(block.removed(scores.numel(), sparsity), sizes, standing)
+            keep = _keep_largest(scores, removed[:, None])
         elif isinstance(block, NOfM):
             keep = _keep_of_groups(scores, block)
         else:
@@ -67,14 +77,15 @@ class SparseGpt(InputStatistics):
 
     Frantar & Alistarh 2023 (arXiv:2301.00774, algorithm 1): columns from left to right in bands, within a
     band the smallest w^2 / [H^-1]_jj go, and later columns take over the error. H = 2 X X^T / tokens, with
-    `DAMPING` times its mean diagonal added. Inputs that are always zero lose their weights.
+    `DAMPING` times its mean diagonal added. Inputs that are always zero lose their weights. What a weight
+    that was removed before would take over goes on to the columns behind it.
     """
 
     knows_blocks = False
     BAND, DAMPING = 128, 0.01
 
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__(weight)
+    def __init__(self, weight: Tensor, kept: Tensor | None = None) -> None:
+        super().__init__(weight, kept)
         self.hessian = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
 
     def _add(self, inputs: Tensor) -> None:
@@ -82,20 +93,21 @@ class SparseGpt(InputStatistics):
 
     def prune(self, sparsity: float, block: Block) -> Tensor:
         """Remove weights in place and return as booleans (out, in) what was kept."""
-        values, keep = self.weight.float(), torch.ones_like(self.weight, dtype=torch.bool)
+        values, keep = self.weight.float(), self.kept.clone()
         dead = self.hessian.diagonal() == 0
         inverse = self._inverse_factor(dead)
         values[:, dead] = 0
-        rows, columns = values.shape
-        width = self.BAND
+        columns, width = values.shape[1], self.BAND
         if isinstance(block, NOfM):
             # A group lies within one band.
             width = max(width // block.group, 1) * block.group
-        for first in range(0, columns, width):
-            last = min(first + width, columns)
-            gone = int(sparsity * rows * last) - int(sparsity * rows * first)
-            errors = self._prune_band(values, keep, inverse, slice(first, last), gone, block)
-            values[:, last:] -= errors @ inverse[first:last, last:]
+        bands = [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
+        sizes = torch.tensor([keep[:, band].numel() for band in bands])
+        standing = torch.tensor([int((~keep[:, band]).sum()) for band in bands])
+        removed = _shared_out(block.removed(values.numel(), sparsity), sizes, standing)
+        for band, gone in zip(bands, removed.tolist(), strict=True):
+            errors = self._prune_band(values, keep, inverse, band, gone, block)
+            values[:, band.stop :] -= errors @ inverse[band, band.stop :]
         self.weight.copy_(values.masked_fill_(~keep, 0))
         return keep
 
@@ -118,32 +130,51 @@ class SparseGpt(InputStatistics):
     def _prune_band(
         self, values: Tensor, keep: Tensor, inverse: Tensor, band: slice, gone: int, block: Block
     ) -> Tensor:
-        """Prune a band of columns, and return the errors that later columns are to take over."""
+        """Remove `gone` weights of a band of columns, and return the errors for later ones to take over."""
         own, kept = values[:, band], keep[:, band]
         factor = inverse[band, band]
         if not isinstance(block, NOfM):
-            scores = (own / factor.diagonal()).square().reshape(1, -1)
-            kept.copy_(_keep_largest(scores, gone).view(own.shape))
+            scores = (own / factor.diagonal()).square().masked_fill(~kept, -torch.inf)
+            kept.copy_(_keep_largest(scores.reshape(1, -1), gone).view(own.shape))
         errors = torch.zeros_like(own)
         for column in range(own.shape[1]):
             if isinstance(block, NOfM) and column % block.group == 0:
                 group = slice(column, column + block.group)
-                kept[:, group] = _keep_of_groups((own[:, group] / factor.diagonal()[group]).square(), block)
+                scores = (own[:, group] / factor.diagonal()[group]).square()
+                kept[:, group] = _keep_of_groups(scores.masked_fill(~kept[:, group], -torch.inf), block)
             error = own[:, column].masked_fill(kept[:, column], 0) / factor[column, column]
             own[:, column:] -= error[:, None] * factor[column, column:]
             errors[:, column] = error
         return errors
 
 
-def _keep_largest(scores: Tensor, removed: int) -> Tensor:
-    """Return as booleans what is left of every row without its lowest scores; of equals the first ones go."""
-    keep = torch.ones_like(scores, dtype=torch.bool)
-    return keep.scatter_(1, scores.argsort(dim=1, stable=True)[:, :removed], False)
+def _keep_largest(scores: Tensor, removed: int | Tensor) -> Tensor:
+    """Return as booleans what is left of every row without its lowest scores; of equals the first ones go.
+
+    `removed` counts them, of every row where it is (rows, 1).
+    """
+    order = scores.argsort(dim=1, stable=True)
+    stays = torch.arange(scores.shape[1], device=scores.device) >= removed
+    return torch.empty_like(scores, dtype=torch.bool).scatter_(1, order, stays.expand_as(order))
 
 
 def _keep_of_groups(scores: Tensor, block: NOfM) -> Tensor:
     groups = scores.reshape(-1, block.group)
     return _keep_largest(groups, block.group - block.kept).view(scores.shape)
+
+
+def _shared_out(removed: int, sizes: Tensor, standing: Tensor) -> Tensor:
+    """Return how many of so many weights are to be removed in every part, in proportion to its size.
+
+    Where more than that stands removed it stays, and the others lose less; the sum is `removed` in any case.
+    """
+    room = (_in_proportion(removed, sizes) - standing).clamp(min=0)
+    return standing + _in_proportion(removed - standing.sum(), room)
+
+
+def _in_proportion(total: int | Tensor, sizes: Tensor) -> Tensor:
+    ends = total * sizes.cumsum(0) // sizes.sum().clamp(min=1)
+    return ends.diff(prepend=ends.new_zeros(1))
 
 
 STATISTICS: dict[str, type[InputStatistics]] = {"wanda": Wanda, "sparse_gpt": SparseGpt}

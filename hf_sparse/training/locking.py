@@ -2,24 +2,47 @@
 
 import logging
 import re
+from collections.abc import Mapping
 
 from torch import nn
 
-from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, recorded_modules
+from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract, recorded_modules
 from hf_sparse.settings.sparsity import SparsityRecipe
+from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.targets import find_targets
+from hf_sparse.sparsity.patterns.block import Block
+from hf_sparse.targets import Targets, find_targets
 
 logger = logging.getLogger(__name__)
 
-# From this share of zeros on a model counts as sparse. Dense models have next to none, and rounding to 8 bits
-# makes a few in a hundred.
+# From this share of zeros on a model counts as sparse, whoever made them. Dense models have next to none, and
+# rounding to 8 bits makes a few in a hundred.
 SPARSE_FROM = 0.1
 
 LOST = (
     "something wrote to them, such as merging an adapter; load the model as it was saved, or accept its "
     "weights as they are: del model.config.hf_sparse"
 )
+
+
+def is_sparse(model: nn.Module, targets: Targets) -> bool:
+    """Say whether zeros among the targets of a model are to stay: there are many, or it has a record of them.
+
+    A record counts as long as all that was removed is still zero.
+    """
+    if measure_sparsity(model, targets).overall >= SPARSE_FROM:
+        return True
+    contract = read_contract(model)
+    if contract is None or not contract.achieved or lost_zeros(model):
+        return False
+    return not recorded_modules(model).isdisjoint(map(_module, targets.names))
+
+
+def lock_standing(masks: Masks, blocks: Mapping[str, Block]) -> None:
+    """Remove exactly the blocks that are zero now, and say so."""
+    masks.lock_zeros(blocks)
+    if masks.sparsity:
+        logger.warning("The model is %.1f %% sparse already; these zeros stay.", 100 * masks.sparsity)
 
 
 def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | None:
@@ -38,7 +61,7 @@ def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | 
     if recipe.method != "lock" or recipe.include or recipe.exclude:
         return recipe
     recorded = recorded_modules(model)
-    default = {target.name.removesuffix(".weight").partition("[")[0] for target in find_targets(model)}
+    default = set(map(_module, find_targets(model).names))
     if not recorded - default:
         return recipe
     expressions = tuple(f"^{re.escape(name)}$" for name in sorted(recorded))
@@ -50,12 +73,16 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
         targets = find_targets(model)
     except ValueError:
         return None
-    present = measure_sparsity(model, targets).overall
-    if present < SPARSE_FROM:
+    if not is_sparse(model, targets):
         return None
     logger.warning(
         "The model is %.1f %% sparse and the recipe says nothing about it: its zeros are locked, as by "
         "method lock.",
-        100 * present,
+        100 * measure_sparsity(model, targets).overall,
     )
     return SparsityRecipe(method="lock")
+
+
+def _module(name: str) -> str:
+    """Return the module of a weight, or the 3-D parameter that it is a part of."""
+    return name.removesuffix(".weight").partition("[")[0]

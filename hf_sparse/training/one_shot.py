@@ -12,11 +12,12 @@ from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.oneshot.layerwise import Current, walk
 from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
 from hf_sparse.settings.sparsity import check_share
+from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.sparsity.patterns.n_of_m import NOfM
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.targets import Target, find_targets
-from hf_sparse.training.locking import SPARSE_FROM
+from hf_sparse.training.locking import is_sparse, lock_standing
 
 
 def prune_with_data(
@@ -31,9 +32,11 @@ def prune_with_data(
     """Remove weights of a model at once, in place, layer by layer, by what the layers read; return the masks.
 
     `batches` are inputs of the model, without labels; padding is left out where they have an attention mask.
-    `method` is `wanda` or `sparse_gpt`. `sparsity` is the share of zeros of every target in [0, 1). The
-    model's configuration records what was removed. Raises `ValueError` for settings or models that the method
-    does not suit, and for weights that no text reaches.
+    `method` is `wanda` or `sparse_gpt`. `sparsity` is the share of zeros of every target in [0, 1). Zeros of
+    a sparse model stay and count, so that steps may alternate with training; the masks serve in a loop of
+    your own as those of `prune` do. The model's configuration records what was removed. Raises `ValueError`
+    for settings or models that the method does not suit, for weights with more zeros than are asked for, and
+    for weights that no text reaches.
     """
     if method not in STATISTICS:
         raise ValueError(
@@ -44,14 +47,9 @@ def prune_with_data(
     laid = parse_pattern(pattern)
     check_share(pattern, sparsity, "sparsity")
     targets = find_targets(model, include, exclude)
-    if (present := measure_sparsity(model, targets).overall) >= SPARSE_FROM:
-        raise ValueError(
-            f"the model is {present:.1%} sparse already, and method {method} starts from a dense one; use "
-            "method magnitude, which keeps the zeros there are"
-        )
-    blocks = {name: laid.fit(name, shape) for name, shape in targets.shapes.items()}
+    layout = Layout(targets, laid)
     for target in targets:
-        if blocks[target.name].size > 1 and not STATISTICS[method].knows_blocks:
+        if layout.blocks[target.name].size > 1 and not STATISTICS[method].knows_blocks:
             raise ValueError(
                 f"method {method} removes single weights, and pattern {pattern} whole blocks; choose "
                 "unstructured, N:M such as 2:4, or method wanda"
@@ -62,9 +60,12 @@ def prune_with_data(
                 "use method magnitude"
             )
     masks = Masks(targets)
+    if is_sparse(model, targets):
+        lock_standing(masks, layout.blocks)
+        _check_reachable(masks, layout, sparsity)
 
     def visit(own: list[Target], run: Callable[[], object], current: Current) -> None:
-        seen = {target.name: STATISTICS[method](target.weight.detach()) for target in own}
+        seen = {target.name: STATISTICS[method](target.weight.detach(), masks[target.name]) for target in own}
         hooks = [_watch(target, seen[target.name], current) for target in own]
         try:
             run()
@@ -74,11 +75,28 @@ def prune_with_data(
         for name, statistics in seen.items():
             if not statistics.count:
                 raise ValueError(f"no text reaches {name}; exclude it, or give other texts")
-            masks.set(name, statistics.prune(sparsity, blocks[name]))
+            masks.set(name, statistics.prune(sparsity, layout.blocks[name]))
 
     walk(model, targets, batches, visit)
     write_contract(model, masks, pattern, sparsity, dict.fromkeys(targets.names, (pattern, sparsity)))
     return masks
+
+
+def _check_reachable(masks: Masks, layout: Layout, sparsity: float) -> None:
+    """Refuse what would give weights back that are removed already."""
+    for name, weight in layout.weights.items():
+        removed, asked = masks.removed(name), weight.removed(sparsity) * weight.block.size
+        if removed > asked:
+            raise ValueError(
+                f"{removed} weights of {name} are zero already, more than the {asked} that sparsity "
+                f"{sparsity} removes; raise the sparsity, or start from the dense model"
+            )
+        if isinstance(weight.block, NOfM) and (short := weight.block.too_few(masks[name])):
+            raise ValueError(
+                f"{short} groups of {name} have fewer weights left than the {weight.block.kept} of "
+                f"{weight.block.group} that pattern {weight.block} keeps; choose unstructured, or start from "
+                "the dense model"
+            )
 
 
 def require_new(directory: str | Path) -> None:

@@ -18,7 +18,7 @@ from hf_sparse.sparsity.remembered import RememberedWeights
 from hf_sparse.sparsity.update import Scores, choose, grow
 from hf_sparse.targets import find_targets
 from hf_sparse.training.laying_out import check_start, lay_out
-from hf_sparse.training.locking import SPARSE_FROM
+from hf_sparse.training.locking import is_sparse, lock_standing
 from hf_sparse.training.regularizer import Regularizer, make_regularizer
 from hf_sparse.training.state import SavedState
 
@@ -183,18 +183,15 @@ class Sparsifier:
                 f"method {self.recipe.method} keeps the zeros of a sparse model, and the targets of this "
                 f"{type(model).__name__} have none; load the pruned model, or choose another method"
             )
-        if self.method.learned and present >= SPARSE_FROM:
+        sparse = is_sparse(model, self.masks.targets)
+        if self.method.learned and sparse:
             raise ValueError(
                 f"method {self.recipe.method} learns what to remove from a dense model, and this one is "
                 f"{present:.1%} sparse already; use method magnitude or lock"
             )
-        if not self.method.scheduled or present >= SPARSE_FROM:
+        if not self.method.scheduled or sparse:
             single = dict.fromkeys(self.layout.blocks, UNSTRUCTURED)
-            self.masks.lock_zeros(self.layout.blocks if self.method.scheduled else single)
-            if self.masks.sparsity:
-                logger.warning(
-                    "The model is %.1f %% sparse already; these zeros stay.", 100 * self.masks.sparsity
-                )
+            lock_standing(self.masks, self.layout.blocks if self.method.scheduled else single)
 
     def _check_reachable(self) -> None:
         """Refuse a final sparsity below what is removed already: pruning never gives weights back."""

@@ -80,8 +80,8 @@ class DistillationMixin:
         if present >= SPARSE_FROM:
             raise ValueError(
                 f"teacher: self copies the dense model that training starts from, and {present:.1%} of this "
-                "one is zero already, so what it was is gone; start from the dense model, or pass it as "
-                "teacher= with distillation.teacher=given"
+                "one is zero already, so what it was is gone; pass the dense model that it was made from as "
+                "teacher= (--teacher_name_or_path) with distillation.teacher=given, or start from that one"
             )
 
     def _check_learned_parameters(self) -> None:

@@ -38,7 +38,27 @@ def test_it_writes_a_plain_sparse_directory(
     assert load_tokenizer(str(out)).get_vocab() == tokenizer().get_vocab()
     (text,) = lines("prune", model, tmp_path / "new", *options, *look, "--json")
     how = {"pattern": "2:4", "method": method}
-    assert json.loads(text) == {"directory": str(tmp_path / "new"), **how, "sparsity": 0.5, "weights": 14}
+    found = {"sparsity": 0.5, "before": 0.0, "weights": 14}
+    assert json.loads(text) == {"directory": str(tmp_path / "new"), **how, **found}
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparse_gpt"])
+def test_what_is_gone_already_stays_and_is_told(
+    tmp_path: Path, model: Path, texts: Path, method: str, narrow: None
+) -> None:
+    look = [] if method == "magnitude" else ["--calibration", texts, "--samples", 8]
+    first, second = tmp_path / "first", tmp_path / "second"
+    lines("prune", model, first, "--sparsity", 0.25, "--method", method, *look)
+    (said,) = lines("prune", first, second, "--sparsity", 0.5, "--method", method, *look)
+    assert said == f"50.0% of 14 weights removed, up from 25.0%: unstructured, by {method}."
+    before, after = (LlamaForCausalLM.from_pretrained(path).state_dict() for path in (first, second))
+    assert not any((after[name] != 0)[before[name] == 0].any() for name in before if "_proj" in name)
+    (text,) = lines(
+        "prune", first, tmp_path / "third", "--sparsity", 0.5, "--method", method, *look, "--json"
+    )
+    assert (json.loads(text)["before"], json.loads(text)["sparsity"]) == (0.25, 0.5)
+    less = refused("prune", first, tmp_path / "less", "--sparsity", 0.1, "--method", method, *look)
+    assert "are zero already, more than the" in less and not (tmp_path / "less").exists()
 
 
 def test_texts_belong_to_the_methods_that_look_at_them(tmp_path: Path, model: Path, texts: Path) -> None:

@@ -6,18 +6,9 @@ import torch
 from hf_sparse.oneshot.statistics import STATISTICS, SparseGpt, Wanda
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
+from tests.oneshot.numbers import inputs_alike, noise
 
 TWO_OF_FOUR = NOfM(kept=2, group=4)
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def inputs_alike(tokens: int = 500, width: int = 32) -> torch.Tensor:
-    """Inputs that depend on each other, of very different sizes."""
-    mixed = noise(tokens, width, seed=1) @ noise(width, width, seed=2)
-    return mixed * torch.logspace(-1, 1, width)
 
 
 def pruned(method: str, sparsity: float, block: Block) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -47,9 +38,14 @@ def test_wanda_removes_the_least_of_weight_times_norm_in_every_row() -> None:
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9])
 def test_the_count_is_exact(method: str, sparsity: float) -> None:
     weight, keep, _ = pruned(method, sparsity, UNSTRUCTURED)
-    removed = 24 * int(sparsity * 32) if method == "wanda" else int(sparsity * 24 * 32)
-    assert int((~keep).sum()) == removed and not weight[~keep].any()
+    assert int((~keep).sum()) == int(sparsity * 24 * 32) and not weight[~keep].any()
     assert (weight[keep] != 0).all()
+
+
+def test_wanda_takes_the_same_share_of_every_row() -> None:
+    _, keep, _ = pruned("wanda", 0.3, UNSTRUCTURED)
+    # 230 of 768 weights, of 24 rows.
+    assert sorted((~keep).sum(1).tolist()) == [9] * 10 + [10] * 14
 
 
 @pytest.mark.parametrize("method", STATISTICS)

@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel, BertTokenizerFast
 
-from hf_sparse import SparseTrainer, measure_sparsity
+from hf_sparse import SparseTrainer, find_targets, measure_sparsity
+from tests.cli.commands import lines
 from tests.scripts.tiny_data import results, sentences, write_table
 
 Script = Callable[[str], ModuleType]
@@ -48,6 +49,22 @@ def test_a_pruned_and_distilled_model_loads_as_a_plain_one(
     assert (
         measure_sparsity(AutoModelForMaskedLM.from_pretrained(output)).overall == results(output)["sparsity"]
     )
+
+
+def test_a_run_begins_where_pruning_by_texts_ended(
+    script: Script, model_dir: Path, text: Path, tmp_path: Path
+) -> None:
+    half, output = tmp_path / "half", tmp_path / "pruned"
+    how = ["--sparsity", 0.3, "--method", "sparse_gpt", "--calibration", text / "train.parquet"]
+    lines("prune", model_dir, half, *how, "--text-column", "text")
+    settings = ["--recipe_override", "sparsity.schedule.initial=0.3", "sparsity.schedule.final=0.5"]
+    argv = arguments(half, text, output, "--do_train", "--max_steps", "8", "--recipe", "prune_ofa_90")
+    script("run_mlm").main([*argv, *settings, "--teacher_name_or_path", str(model_dir)])
+    before, after = (AutoModelForMaskedLM.from_pretrained(path) for path in (half, output))
+    assert measure_sparsity(before).overall == pytest.approx(0.3, abs=1e-3)
+    assert measure_sparsity(after).overall == pytest.approx(0.5, abs=1e-3)
+    for old, new in zip(find_targets(before), find_targets(after), strict=True):
+        assert not new.weight[old.weight == 0].any()
 
 
 def test_an_interrupted_run_goes_on_to_end_bit_for_bit_the_same(

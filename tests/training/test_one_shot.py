@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny import VOCABULARY, bert, llama, sentences
+from tiny import VOCABULARY, batches, bert, llama
 from torch import Tensor
 from transformers import (
     BartConfig,
@@ -15,21 +15,12 @@ from transformers import (
     GPT2LMHeadModel,
     OPTConfig,
     OPTForCausalLM,
-    default_data_collator,
     set_seed,
 )
 
 from hf_sparse import find_targets
 from hf_sparse.checkpoint.contract import lost_zeros
 from hf_sparse.training.one_shot import prune_with_data
-
-
-def batches(rows: int = 16) -> list[dict[str, Tensor]]:
-    found = sentences(rows)
-    return [
-        {key: value for key, value in default_data_collator(found[at : at + 4]).items() if key != "labels"}
-        for at in range(0, rows, 4)
-    ]
 
 
 def gpt2() -> GPT2LMHeadModel:
@@ -165,10 +156,3 @@ def test_layers_with_something_between_them_are_refused() -> None:
     config = DebertaV2Config(vocab_size=VOCABULARY, conv_kernel_size=3, relative_attention=True, **sizes)
     with pytest.raises(ValueError, match="changes what a layer gives before the next one reads it"):
         prune_with_data(DebertaV2Model(config), 0.5, batches(4))
-
-
-def test_a_sparse_model_is_refused() -> None:
-    model = llama()
-    prune_with_data(model, 0.5, batches(4))
-    with pytest.raises(ValueError, match="is 50.0% sparse already, and method sparse_gpt starts"):
-        prune_with_data(model, 0.6, batches(4), method="sparse_gpt")

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
+    default_data_collator,
 )
 
 from hf_sparse import Recipe, find_targets
@@ -54,6 +55,15 @@ def sentences(count: int = 48, length: int = 12, seed: int = 1) -> list[dict[str
         mask[length - index % 4 :] = 0
         rows.append({"input_ids": ids * mask, "attention_mask": mask, "labels": torch.tensor(index % 2)})
     return rows
+
+
+def batches(rows: int = 16) -> list[dict[str, torch.Tensor]]:
+    """Batches of four sentences to calibrate with."""
+    found = sentences(rows)
+    return [
+        {key: value for key, value in default_data_collator(found[at : at + 4]).items() if key != "labels"}
+        for at in range(0, rows, 4)
+    ]
 
 
 def texts(count: int = 48, length: int = 12, seed: int = 1) -> list[dict[str, torch.Tensor]]:

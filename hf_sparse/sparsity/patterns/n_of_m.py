@@ -61,6 +61,10 @@ class NOfM(Block):
     def filled(self, weight: Tensor) -> Tensor:
         return nonzero(weight)
 
+    def too_few(self, keep: Tensor) -> int:
+        """Return how many groups of a mask, booleans (out, in), keep fewer than the pattern does."""
+        return int((keep.reshape(-1, self.group).sum(1) < self.kept).sum())
+
     def removed(self, blocks: int, sparsity: float) -> int:
         most = blocks // self.group * (self.group - self.kept)
         # The final sparsity is written as a decimal, which 1:3 has none of.
