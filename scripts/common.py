@@ -147,8 +147,11 @@ def first(rows: Dataset, limit: int | None) -> Dataset:
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
-def tokenize(rows: Dataset, function: Callable[[dict], dict], data: DataArguments) -> Dataset:
-    """Apply a function from batches of texts to batches of tokens; its columns replace all others."""
+def tokenize(rows: Dataset, function: Callable[..., dict], data: DataArguments, **options: object) -> Dataset:
+    """Apply a function from batches of texts to batches of tokens; its columns replace all others.
+
+    `options` are those of `Dataset.map`.
+    """
     with PartialState().main_process_first():
         return rows.map(
             function,
@@ -156,6 +159,7 @@ def tokenize(rows: Dataset, function: Callable[[dict], dict], data: DataArgument
             remove_columns=rows.column_names,
             num_proc=data.preprocessing_num_workers,
             desc="Tokenizing",
+            **options,
         )
 
 
