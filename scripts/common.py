@@ -2,14 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from rich.console import Console
 from transformers import (
     AutoTokenizer,
     HfArgumentParser,
@@ -22,13 +21,9 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 import speed
-from hf_sparse import SparseArguments, SparseTrainer, find_targets, measure_sparsity
-from hf_sparse.checkpoint.compressed_tensors import save_compressed
-from hf_sparse.checkpoint.loading import weight_bytes
-from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.data.files import load_splits
 from hf_sparse.distillation.teacher import load_teacher
-from hf_sparse.report.sizes import size_table
 from hf_sparse.training.dropout import set_dropout
 from hf_sparse.training.freeze import freeze
 from hf_sparse.training.loading import requantize
@@ -81,6 +76,9 @@ class DataArguments:
         default=False, metadata={"help": "pad to that length, not to the batch's"}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "use the first so many rows only"})
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "train for as many steps as see about so many tokens"}
+    )
     max_eval_samples: int | None = field(default=None, metadata={"help": "the same for evaluation"})
     preprocessing_num_workers: int | None = field(default=None, metadata={"help": "processes that tokenize"})
 
@@ -168,8 +166,11 @@ def first(rows: Dataset, limit: int | None) -> Dataset:
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
-def tokenize(rows: Dataset, function: Callable[[dict], dict], data: DataArguments) -> Dataset:
-    """Apply a function from batches of texts to batches of tokens; its columns replace all others."""
+def tokenize(rows: Dataset, function: Callable[..., dict], data: DataArguments, **options: object) -> Dataset:
+    """Apply a function from batches of texts to batches of tokens; its columns replace all others.
+
+    `options` are those of `Dataset.map`.
+    """
     with PartialState().main_process_first():
         return rows.map(
             function,
@@ -177,6 +178,7 @@ def tokenize(rows: Dataset, function: Callable[[dict], dict], data: DataArgument
             remove_columns=rows.column_names,
             num_proc=data.preprocessing_num_workers,
             desc="Tokenizing",
+            **options,
         )
 
 
@@ -232,6 +234,7 @@ def make_trainer(
     training: TrainingArguments,
     sparse: SparseArguments,
     source: ModelArguments,
+    max_tokens: int | None,
     kind: type[SparseTrainer] = SparseTrainer,
     train_dataset: Dataset | MaskedTokens | None = None,
     **others: object,
@@ -247,7 +250,7 @@ def make_trainer(
             attn_implementation=speed.attention(source.attn_implementation, training),
         )
     if train_dataset is not None:
-        train_dataset = speed.grouped(train_dataset, training)
+        train_dataset = speed.arrange(train_dataset, training, max_tokens)
     return kind(
         model=model,
         args=training,
@@ -259,71 +262,3 @@ def make_trainer(
         callbacks=[EpochCallback()],
         **others,
     )
-
-
-def train(trainer: SparseTrainer, checkpoint: str | None) -> dict[str, float]:
-    """Train, leave the model with its results in the output directory; answer what `publish` does."""
-    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    results["train_samples"] = len(trainer.train_dataset)
-    # As Trainer itself calls it: there is nothing to push before the model has been evaluated.
-    trainer.save_model(_internal_call=True)
-    trainer.save_state()
-    sizes = publish(trainer) if trainer.quantizer is not None and trainer.is_world_process_zero() else {}
-    keep_results(trainer, "train", results | sizes)
-    return sizes
-
-
-def publish(trainer: SparseTrainer) -> dict[str, float]:
-    """Write a quantized model in the formats to publish it in, beside the plain one; print, answer sizes."""
-    model, tokenizer, sizes = trainer.model, trainer.processing_class, {}
-    packed, compressed = (Path(trainer.args.output_dir) / name for name in ("packed", "compressed-tensors"))
-    try:
-        measured = save_packed(model, packed)
-        tokenizer.save_pretrained(packed)
-        Console().print(size_table(measured))
-        sizes = {"packed_bytes": measured.file_bytes, "packed_ratio": measured.ratio}
-        sizes |= {"encoder_ratio": measured.encoder_ratio, "counted_ratio": measured.counted_ratio}
-    except ValueError as error:
-        logger.warning(f"No packed model: {error}.")
-    try:
-        save_compressed(model, compressed, tokenizer)
-        sizes["compressed_tensors_bytes"] = weight_bytes(str(compressed))
-    except (ImportError, ValueError) as error:
-        logger.warning(f"No compressed-tensors model: {error}.")
-    return sizes
-
-
-def evaluate(trainer: SparseTrainer, sets: Mapping[str, Dataset]) -> dict[str, float]:
-    """Evaluate on each set; its name is the ending of its scores' names."""
-    results = {}
-    for ending, rows in sets.items():
-        scores = trainer.evaluate(rows) | {"eval_samples": len(rows)}
-        results |= {name + ending: score for name, score in scores.items()}
-    return results
-
-
-def hand_over(trainer: SparseTrainer) -> None:
-    """Write the card of a trained model, and push both where the arguments say so."""
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
-    elif trainer.args.do_train:
-        trainer.create_model_card()
-
-
-def keep_results(trainer: SparseTrainer, name: str, results: dict[str, float]) -> dict[str, float]:
-    """Print results with the sparsity, write them to `{name}_results.json` beside `all_results.json`."""
-    results = results | sparsity(trainer)
-    trainer.log_metrics(name, results)
-    trainer.save_metrics(name, results)
-    return results
-
-
-def sparsity(trainer: SparseTrainer) -> dict[str, float]:
-    """Measure the share of zeros in the weights that the recipe means; without such weights say so."""
-    chosen = trainer.recipe.sparsity
-    try:
-        targets = find_targets(trainer.model, *([chosen.include, chosen.exclude] if chosen else []))
-    except ValueError as error:
-        logger.warning(f"No sparsity to report: {error}")
-        return {}
-    return {"sparsity": measure_sparsity(trainer.model, targets).overall}

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import common
+import session
 from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.data.labels import GLUE_LABELS, Labels, find_labels, label_encoder
 from hf_sparse.data.texts import text_columns, text_encoder
@@ -167,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = common.load_model(
         AutoModelForSequenceClassification,
         model_args,
+        data.max_tokens,
         training,
         config=config,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
@@ -177,19 +179,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         training,
         sparse,
         model_args,
+        data.max_tokens,
         train_dataset=rows("train", data.max_train_samples) if training.do_train else None,
         eval_dataset=next(iter(sets.values()), None),
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
         compute_metrics=scores(labels, data.task_name) if training.do_eval else None,
     )
     trainer.facts |= common.facts(data, "text-classification", names[0])
-    sizes = common.train(trainer, checkpoint) if training.do_train else {}
+    sizes = session.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
-        common.keep_results(trainer, "eval", common.evaluate(trainer, sets) | sizes)
+        session.keep_results(trainer, "eval", session.evaluate(trainer, sets) | sizes)
     if training.do_predict:
         for split in [split for split in TESTS if split in splits] or ["test"]:
             predict(trainer, split, rows(split, data.max_predict_samples, labelled=False), labels)
-    common.hand_over(trainer)
+    session.hand_over(trainer)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,27 @@
 
     python scripts/run_mlm.py --model_name_or_path bert-base-uncased --dataset_name texts --do_train \\
         --recipe prune_ofa_90 --teacher_name_or_path bert-base-uncased --output_dir pruned
+
+With `--sentence_pairs --next_sentence` the text is read as pairs of segments, and the model learns besides
+which second ones follow the first. With `--no_head` an encoder learns from the inner states of its teacher
+alone, which costs a third:
+
+    python scripts/run_mlm.py --no_head --model_name_or_path bert-base-uncased --dataset_name texts \\
+        --do_train --recipe prune_encoder_90 --sentence_pairs --freeze embeddings --dropout 0 \\
+        --output_dir pruned
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from inspect import signature
 
 from datasets import Dataset, DatasetDict
 from transformers import (
+    MODEL_FOR_PRETRAINING_MAPPING,
     AutoConfig,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     DataCollatorForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -22,46 +32,90 @@ from transformers import (
 )
 
 import common
+import encoders
+import session
+import texts
+from hf_sparse import SparseTrainer
 from hf_sparse.metrics.masked import masked_accuracy, most_likely
-from hf_sparse.training.mlm import MaskedTokens, group_texts
+from hf_sparse.metrics.pretraining import pretraining_scores, scored_pairs
+from hf_sparse.trainers.pretraining import PreTrainingTrainer
+from hf_sparse.training.mlm import MaskedTokens
 
 
 @dataclass
 class MlmModelArguments(common.ModelArguments):
-    """Which model is trained: one that exists, or a new one of some configuration."""
+    """Which model is trained: one that exists, with its head or without, or a new one."""
+
+    no_head: bool = field(
+        default=False, metadata={"help": "train the encoder alone, by its teacher's inner states"}
+    )
 
     model_type: str | None = field(default=None, metadata={"help": "for a new model, such as bert"})
     config_overrides: str | None = field(default=None, metadata={"help": "for a new model: hidden_size=128,"})
 
 
 @dataclass
-class MlmDataArguments(common.DataArguments):
+class MlmDataArguments(texts.TextArguments):
     """Which text it sees, masked how."""
 
     mlm_probability: float = field(default=0.15, metadata={"help": "share of the tokens to predict"})
-    line_by_line: bool = field(default=False, metadata={"help": "a row is a text; else all rows are joined"})
-    validation_split_percentage: int = field(default=5, metadata={"help": "of train, if it has to be split"})
+    # The parser would want a value, as it does not of other booleans.
+    next_sentence: bool | None = field(
+        default=None,
+        metadata={
+            "help": "learn which second segments follow; by default if the model was saved with that head",
+            "nargs": "?",
+            "const": True,
+        },
+    )
 
     def __post_init__(self) -> None:
-        if not 0 < self.validation_split_percentage < 100:
-            raise ValueError(f"a percentage is between 0 and 100, got {self.validation_split_percentage}")
+        super().__post_init__()
+        if not self.sentence_pairs and self.next_sentence:
+            raise ValueError(
+                "--next_sentence is about pairs of segments; add --sentence_pairs, or leave it out"
+            )
 
 
 def load_model(
-    model: MlmModelArguments, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments
+    model: MlmModelArguments,
+    data: MlmDataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    training: TrainingArguments,
 ) -> PreTrainedModel:
     """Load a model, its head random if it has none, or make a new one."""
     if model.model_name_or_path is None:
-        loaded = AutoModelForMaskedLM.from_config(new_config(model, len(tokenizer)))
+        config = new_config(model, len(tokenizer))
+        loaded = model_kind(config, data).from_config(config)
     elif model.config_overrides is not None:
         raise ValueError("--config_overrides is for new models; leave it or --model_name_or_path out")
     else:
         config = AutoConfig.from_pretrained(model.config_name or model.model_name_or_path, **model.where)
-        loaded = common.load_model(AutoModelForMaskedLM, model, training, config=config)
+        loaded = common.load_model(model_kind(config, data), model, training, config=config)
     # A table larger than the vocabulary, padded to a round size, is left as it is.
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         loaded.resize_token_embeddings(len(tokenizer))
     return loaded
+
+
+def model_kind(config: PreTrainedConfig, data: MlmDataArguments) -> type:
+    """Choose the auto class: the one for pre-training where next sentences are learned, too."""
+    known = MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None)
+    possible = known is not None and learns_pairs(known)
+    if data.next_sentence and not possible:
+        raise ValueError(
+            f"models of type {config.model_type!r} have no next-sentence head to train; leave "
+            "--next_sentence out, which trains them on masked tokens of the pairs, or take one such as BERT"
+        )
+    saved = (config.architectures or ["none"])[0]
+    default = data.sentence_pairs and possible and saved.endswith("ForPreTraining")
+    wanted = default if data.next_sentence is None else data.next_sentence
+    return AutoModelForPreTraining if wanted else AutoModelForMaskedLM
+
+
+def learns_pairs(architecture: type[PreTrainedModel]) -> bool:
+    """Tell whether a model has a next-sentence head."""
+    return "next_sentence_label" in signature(architecture.forward).parameters
 
 
 def new_config(model: MlmModelArguments, vocabulary: int) -> PreTrainedConfig:
@@ -77,52 +131,28 @@ def new_config(model: MlmModelArguments, vocabulary: int) -> PreTrainedConfig:
     return config
 
 
-def with_validation(splits: DatasetDict, percentage: int) -> DatasetDict:
-    """Set the first rows of train apart for validation, if there is no such split."""
-    if "validation" in splits or "train" not in splits:
-        return splits
-    rows = splits["train"]
-    part = max(1, len(rows) * percentage // 100)
-    return DatasetDict(train=rows.select(range(part, len(rows))), validation=rows.select(range(part)))
-
-
-def token_rows(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, data: MlmDataArguments
-) -> Dataset:
-    """Tokenize texts: each by itself with `line_by_line`, else cut from one long text into equal blocks."""
-    column = "text" if "text" in rows.column_names else rows.column_names[0]
-
-    def lines(batch: dict) -> dict:
-        texts = [text for text in batch[column] if text and not text.isspace()]
-        padding = "max_length" if data.pad_to_max_length else False
-        cut = {"truncation": True, "max_length": length, "padding": padding} if data.line_by_line else {}
-        return dict(tokenizer(texts, return_special_tokens_mask=True, **cut))
-
-    tokens = common.tokenize(rows, lines, data)
-    if not data.line_by_line:
-        tokens = common.tokenize(tokens, partial(group_texts, block_length=length), data)
-    if not len(tokens):
-        raise ValueError(f"{column!r} has no block of {length} tokens; lower --max_seq_length")
-    return tokens
-
-
 def masked_sets(
     splits: DatasetDict,
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     data: MlmDataArguments,
     training: TrainingArguments,
+    labelled: bool,
 ) -> dict[str, MaskedTokens]:
-    """Make the train and validation sets; the latter is masked the same in every evaluation of every run."""
+    """Make the train and validation sets; the latter is paired and masked the same in every run.
+
+    Pairs keep the label of their second segment where they are to be `labelled`.
+    """
+
+    def rows(split: str) -> Dataset:
+        found = texts.read(splits, split, tokenizer, length, data, training)
+        return found if labelled or not data.sentence_pairs else found.remove_columns("next_sentence_label")
+
     sets = {}
     if training.do_train:
-        rows = token_rows(common.take(splits, "train"), tokenizer, length, data)
-        rows = common.first(rows, data.max_train_samples)
-        sets["train_dataset"] = MaskedTokens(rows, tokenizer, data.mlm_probability, training.seed)
+        sets["train_dataset"] = MaskedTokens(rows("train"), tokenizer, data.mlm_probability, training.seed)
     if training.do_eval:
-        rows = token_rows(common.take(splits, "validation"), tokenizer, length, data)
-        rows = common.first(rows, data.max_eval_samples)
-        sets["eval_dataset"] = MaskedTokens(rows, tokenizer, data.mlm_probability, fixed=True)
+        sets["eval_dataset"] = MaskedTokens(rows("validation"), tokenizer, data.mlm_probability, fixed=True)
     return sets
 
 
@@ -131,36 +161,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     model_args, data, training, sparse = common.parse((MlmModelArguments, MlmDataArguments), argv)
     if training.do_predict:
         raise ValueError("there is no task to predict; leave --do_predict out, --do_eval scores the model")
+    if model_args.no_head:
+        encoders.run(model_args, data, training, sparse)
+        return
     checkpoint = common.find_checkpoint(training)
     tokenizer = common.load_tokenizer(model_args)
-    model = load_model(model_args, tokenizer, training)
+    model = load_model(model_args, data, tokenizer, training)
     length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
-
-    splits = common.load_data(data, model_args)
-    held_out = None
-    if training.do_eval:
-        share = f"the first {data.validation_split_percentage} % of train"
-        held_out = "validation" if "validation" in splits else share
-        splits = with_validation(splits, data.validation_split_percentage)
-    ragged = data.line_by_line and not data.pad_to_max_length
+    splits, held_out = texts.hold_out(common.load_data(data, model_args), data, training)
+    paired = learns_pairs(type(model))
     trainer = common.make_trainer(
         model,
         tokenizer,
         training,
         sparse,
         model_args,
-        **masked_sets(splits, tokenizer, length, data, training),
-        data_collator=DataCollatorForTokenClassification(tokenizer) if ragged else default_data_collator,
-        compute_metrics=masked_accuracy,
-        preprocess_logits_for_metrics=most_likely,
+        data.max_tokens,
+        kind=PreTrainingTrainer if paired else SparseTrainer,
+        **masked_sets(splits, tokenizer, length, data, training, labelled=paired),
+        data_collator=DataCollatorForTokenClassification(tokenizer) if data.ragged else default_data_collator,
+        compute_metrics=pretraining_scores if paired else masked_accuracy,
+        preprocess_logits_for_metrics=scored_pairs if paired else most_likely,
     )
     trainer.facts |= common.facts(data, "fill-mask", held_out)
-    sizes = common.train(trainer, checkpoint) if training.do_train else {}
+    sizes = session.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
-        results = common.evaluate(trainer, {"": trainer.eval_dataset}) | sizes
-        results["perplexity"] = math.exp(min(results["eval_loss"], 700))
-        common.keep_results(trainer, "eval", results)
-    common.hand_over(trainer)
+        results = session.evaluate(trainer, {"": trainer.eval_dataset}) | sizes
+        # With a next-sentence head, eval_loss is the sum of both; perplexity is of tokens alone.
+        loss = results["eval_masked_loss" if paired else "eval_loss"]
+        results["perplexity"] = math.exp(min(loss, 700))
+        session.keep_results(trainer, "eval", results)
+    session.hand_over(trainer)
 
 
 if __name__ == "__main__":

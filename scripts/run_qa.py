@@ -18,6 +18,7 @@ from transformers import (
 )
 
 import common
+import session
 from hf_sparse.data.answers import AnswerFinder
 from hf_sparse.data.questions import QuestionColumns, numbered, question_columns, require_answers
 from hf_sparse.data.windows import (
@@ -89,7 +90,7 @@ def question_set(
 def predict(trainer: QuestionAnsweringTrainer, questions: QuestionSet) -> None:
     """Write the answers, the candidates for them and the odds against one to `predict_*.json`."""
     output = trainer.predict(questions, metric_key_prefix="predict")
-    common.keep_results(trainer, "predict", output.metrics | {"predict_samples": len(questions.ids)})
+    session.keep_results(trainer, "predict", output.metrics | {"predict_samples": len(questions.ids)})
     answers = output.predictions
     files = {
         "predictions": {answer.id: answer.text for answer in answers},
@@ -135,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         training,
         sparse,
         model_args,
+        data.max_tokens,
         kind=QuestionAnsweringTrainer,
         finder=finder,
         train_dataset=train_set,
@@ -142,13 +144,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
     )
     trainer.facts |= common.facts(data, "question-answering", "validation" if training.do_eval else None)
-    sizes = common.train(trainer, checkpoint) if training.do_train else {}
+    sizes = session.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
-        scores = common.evaluate(trainer, {"": eval_set}) | sizes
-        common.keep_results(trainer, "eval", scores | {"eval_samples": len(eval_set.ids)})
+        scores = session.evaluate(trainer, {"": eval_set}) | sizes
+        session.keep_results(trainer, "eval", scores | {"eval_samples": len(eval_set.ids)})
     if training.do_predict:
         predict(trainer, test_set)
-    common.hand_over(trainer)
+    session.hand_over(trainer)
 
 
 if __name__ == "__main__":

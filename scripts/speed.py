@@ -69,17 +69,27 @@ def attention(asked: str | None, training: TrainingArguments) -> str | None:
     return asked
 
 
-def grouped(rows: Dataset | MaskedTokens, training: TrainingArguments) -> Dataset | LengthGroups:
-    """Return the rows to train on in the order that the arguments ask for.
+def arrange(
+    rows: Dataset | MaskedTokens, training: TrainingArguments, max_tokens: int | None
+) -> Dataset | LengthGroups:
+    """Return the rows to train on in the order that is asked for; set the steps of a budget in tokens.
 
     Rows grouped by length come in an order of our own, which a resumed run repeats.
     """
-    if training.train_sampling_strategy != GROUPED:
-        return rows
-    training.train_sampling_strategy = "sequential"
     tokens = rows.examples if isinstance(rows, MaskedTokens) else rows
     lengths = [len(ids) for ids in tokens["input_ids"]]
     batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    if max_tokens is not None:
+        if max_tokens < 1 or training.max_steps > 0:
+            raise ValueError(
+                f"--max_tokens {max_tokens} says how long to train, at least 1 token; leave out --max_steps, "
+                "which says it too"
+            )
+        training.max_steps = max(1, round(max_tokens / (batch * sum(lengths) / len(lengths))))
+        logger.info(f"{max_tokens:,} tokens are about {training.max_steps:,} steps of {batch} rows.")
+    if training.train_sampling_strategy != GROUPED:
+        return rows
+    training.train_sampling_strategy = "sequential"
     return LengthGroups(rows, lengths, batch, training.data_seed or training.seed)
 
 

@@ -25,8 +25,8 @@ def evaluate_distance(
 ) -> None:
     """Measure how far an encoder's hidden states are from its teacher's.
 
-    The relative error of each layer: squared error over the squares of the teacher's states. 0 is a copy, 1 is
-    as bad as zeros.
+    The relative error of each layer: squared error over the squares of the teacher's states. 0 is a copy, 1
+    is as bad as zeros.
 
     Try: hf-sparse evaluate-distance pruned bert-base-uncased validation.parquet
     """
@@ -45,7 +45,7 @@ def evaluate_distance(
         if as_json:
             typer.echo(json.dumps({"texts": len(texts), "distances": found}))
             return
-        table = Table("layer", "relative error", title=f"{model} beside {teacher}, {len(texts)} texts")
+        table = Table("layer", "relative error", title=f"Hidden states, {len(texts)} texts")
         for layer, distance in found.items():
             table.add_row(str(layer), f"{distance:.3f}")
         Console().print(table)

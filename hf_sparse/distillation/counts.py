@@ -7,15 +7,17 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Unit = Literal["sequences", "tokens", "labels"]
+Unit = Literal["sequences", "tokens", "labels", "sentences"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 IGNORED_LABEL = -100
+# What labels the second segment of a pair, where a model has a head for that.
+SENTENCE_LABELS = ("next_sentence_label", "sentence_order_label")
 _TEXTS = ("input_ids", "inputs_embeds")
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Sequences, non-padding tokens, labels that enter the loss: one int64 tensor (3,) in this order.
+    """Sequences, non-padding tokens, labels that enter the loss, sentence labels: int64 (4,) in this order.
 
     They stay on the device of the batch, so that counting never waits for it; add those of the micro-batches.
     """
@@ -37,6 +39,10 @@ class Counts:
     def labels(self) -> Tensor:
         return self.values[UNITS.index("labels")]
 
+    @property
+    def sentences(self) -> Tensor:
+        return self.values[UNITS.index("sentences")]
+
     def of(self, unit: Unit) -> Tensor:
         """Return what a sum counted in `unit` is divided by: the count, or 1 where nothing was counted."""
         return self.values[UNITS.index(unit)].clamp(min=1)
@@ -49,8 +55,8 @@ def count(inputs: Mapping[str, object], shift_labels: bool) -> Counts:
     """Count one micro-batch; `shift_labels` is for causal models, which never predict the first label.
 
     Labels are integer labels other than -100, or answers whose start and end both lie in the input; without
-    either (float labels, none at all) every sequence counts as one. Where there are no tokens, each sequence
-    counts as one. Raises `ValueError` without any tensor.
+    either (float labels, none at all) every sequence counts as one. Sentence labels, of pairs of segments,
+    likewise. Where there are no tokens, each sequence counts as one. Raises `ValueError` without any tensor.
     """
     first = _first_tensor(inputs)
     values = torch.full((len(UNITS),), len(first), dtype=torch.int64, device=first.device)
@@ -62,6 +68,9 @@ def count(inputs: Mapping[str, object], shift_labels: bool) -> Counts:
     valid = _valid_labels(inputs, shift_labels)
     if valid is not None:
         values[2] = valid.sum()
+    pairs = next((inputs[name] for name in SENTENCE_LABELS if inputs.get(name) is not None), None)
+    if pairs is not None:
+        values[3] = (pairs != IGNORED_LABEL).sum()
     return Counts(values)
 
 

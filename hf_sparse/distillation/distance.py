@@ -1,4 +1,4 @@
-"""How far a student's hidden states are from its teacher's, layer by layer, on texts that neither trains on."""
+"""How far a student's hidden states are from its teacher's, layer by layer, on held-out texts."""
 
 from collections.abc import Iterable, Mapping
 from inspect import signature

@@ -8,6 +8,8 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from hf_sparse.distillation.counts import (
+    IGNORED_LABEL,
+    SENTENCE_LABELS,
     UNITS,
     Counts,
     Unit,
@@ -23,13 +25,14 @@ __all__ = [
     "LossTerm",
     "count",
     "logits_terms",
+    "mean_loss",
     "position_term",
     "precise",
     "task_terms",
 ]
 
 # The second head of a pre-training model, with the label that trains it.
-_SENTENCE_HEADS = {"seq_relationship_logits": "next_sentence_label", "sop_logits": "sentence_order_label"}
+_SENTENCE_HEADS = dict(zip(("seq_relationship_logits", "sop_logits"), SENTENCE_LABELS, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +64,23 @@ def task_terms(
     terms = []
     for head, label in _SENTENCE_HEADS.items():
         if head in student and inputs.get(label) is not None:
-            sentence = functional.cross_entropy(precise(student[head]).view(-1, 2), inputs[label].view(-1))
-            terms.append(LossTerm(sentence * len(student[head]), "sequences"))
-            loss = loss - sentence
+            sentence = functional.cross_entropy(
+                precise(student[head]).view(-1, 2), inputs[label].view(-1), reduction="sum"
+            )
+            terms.append(LossTerm(sentence, "sentences"))
+            loss = loss - sentence / counts.of("sentences").to(loss.device)
+    if terms and not counts.sentences and loss.isnan():
+        # The model's loss is the sum of both heads' means, and that of no sentence labels is not a number.
+        loss = mean_loss(student["prediction_logits"], inputs["labels"])
     labels = counts.labels.to(loss.device)
     return [LossTerm(torch.where(labels > 0, loss * labels, 0.0), "labels"), *terms]
+
+
+def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy of logits (..., classes) over labels (...), 0 where all are -100."""
+    keep = labels != IGNORED_LABEL
+    total = functional.cross_entropy(precise(logits[keep]), labels[keep], reduction="sum")
+    return total / keep.sum().clamp(min=1)
 
 
 def logits_terms(

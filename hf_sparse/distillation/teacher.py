@@ -76,7 +76,7 @@ def check_compatible(student: nn.Module, teacher: nn.Module, outputs: bool = Tru
 
 
 def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
-    """Raise `ValueError` where nothing trains, or a term needs a head and the student, an encoder, has none."""
+    """Raise `ValueError` where nothing trains, or a term needs a head that the student has not."""
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ValueError(
             f"every weight of {type(student).__name__} is frozen, so no term has a gradient; let some train"

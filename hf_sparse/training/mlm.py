@@ -29,9 +29,9 @@ class MaskedTokens(Dataset):
 
     Each row of `examples` has `input_ids` and may have `attention_mask`, `token_type_ids` and
     `special_tokens_mask` (else the tokenizer's special tokens are special). Items are int64 arrays,
-    `labels` -100 except at chosen tokens. Special tokens or padding are never chosen. With `fixed` the masks
-    stay those of epoch 0, so that evaluations are comparable. A training set needs an `EpochCallback`
-    in its trainer.
+    `labels` -100 except at chosen tokens, and a `next_sentence_label` is passed on as it is. Special tokens
+    or padding are never chosen. With `fixed` the masks stay those of epoch 0, so that evaluations are
+    comparable. A training set needs an `EpochCallback` in its trainer.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class MaskedTokens(Dataset):
         self._mask_id = tokenizer.mask_token_id
         self._vocabulary = len(tokenizer)
         self._special = np.isin(np.arange(self._vocabulary), tokenizer.all_special_ids)
-        self._inputs = tokenizer.model_input_names
+        self._inputs = [*tokenizer.model_input_names, "next_sentence_label"]
         # In shared memory, where persistent workers of a data loader see it change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 

@@ -54,16 +54,16 @@ class DistillationMixin:
         return distiller
 
     def _check_loss(self) -> None:
-        """Raise `ValueError` where a recipe is to train an encoder without a head, and no loss would reach it."""
+        """Raise `ValueError` where an encoder without a head is to be trained, and nothing gives a loss."""
         own = (DistillationMixin.compute_loss, Trainer.compute_loss)
-        computed = (type(self).compute_loss, super().compute_loss.__func__)
-        if self.distiller is None and not has_head(self.model) and computed == own:
-            if self.compute_loss_func is None and self.recipe != Recipe():
-                raise ValueError(
-                    f"{type(self.model).__name__} has no loss of its own, so it would learn nothing; add "
-                    "distillation with task: 0, logits: 0 and a weight for hidden, attention or relations, "
-                    "load the model with a head, or pass compute_loss_func"
-                )
+        theirs = (type(self).compute_loss, super().compute_loss.__func__) != own
+        given = self.distiller is not None or self.compute_loss_func is not None or theirs
+        if self.recipe != Recipe() and not given and not has_head(self.model):
+            raise ValueError(
+                f"{type(self.model).__name__} has no loss of its own, so it would learn nothing; add "
+                "distillation with task: 0, logits: 0 and a weight for hidden, attention or relations, "
+                "load the model with a head, or pass compute_loss_func"
+            )
 
     def _check_self_teaching(self, teacher: nn.Module | None) -> None:
         if teacher is not None:

@@ -1,4 +1,4 @@
-"""Batches are counted in sequences, non-padding tokens, labels that enter the loss."""
+"""Batches are counted in sequences, non-padding tokens, labels that enter the loss, sentence labels."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
 
 def counted(inputs: dict[str, object], shift_labels: bool = False) -> list[int]:
     """Return sequences, tokens, labels."""
-    return count(inputs, shift_labels).values.tolist()
+    return count(inputs, shift_labels).values.tolist()[:3]
 
 
 def test_class_labels_are_one_a_sequence() -> None:
@@ -58,9 +58,19 @@ def test_inputs_other_than_text_count_as_sequences() -> None:
     assert counted({"pixel_values": torch.zeros(3, 2, 8, 8), "labels": torch.tensor([0, 1, 2])}) == [3, 3, 3]
 
 
+@pytest.mark.parametrize("name", ["next_sentence_label", "sentence_order_label"])
+def test_sentence_labels_of_minus_100_are_not_counted(name: str) -> None:
+    tokens = torch.tensor([[-100, 7, -100, -100], [3, 8, -100, -100]])
+    counts = count({"input_ids": IDS, "labels": tokens, name: torch.tensor([-100, 1])}, False)
+    assert counts.values.tolist() == [2, 8, 3, 1]
+    assert counts.sentences == 1
+    none = count({"input_ids": IDS, name: torch.tensor([-100, -100])}, False)
+    assert (none.sentences, none.of("sentences")) == (0, 1)
+
+
 def test_counts_add_up_over_micro_batches() -> None:
     total = count({"input_ids": IDS}, False) + count({"input_ids": IDS, "attention_mask": MASK}, False)
-    assert total.values.tolist() == [4, 13, 4]
+    assert total.values.tolist() == [4, 13, 4, 4]
 
 
 def test_what_divides_a_sum_is_never_zero() -> None:

@@ -1,12 +1,14 @@
 """Each kind of head has its own comparison, worked out by hand; what cannot be compared is refused."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers.models.electra.modeling_electra import ElectraForPreTrainingOutput
 
-from hf_sparse.distillation.losses import LossTerm, count, logits_terms, task_terms
+from hf_sparse.distillation.losses import LossTerm, count, logits_terms, mean_loss, task_terms
 
 
 def logits(*rows: list[float]) -> dict[str, Tensor]:
@@ -96,6 +98,13 @@ def test_a_loss_that_diverged_stays_visible() -> None:
     inputs = {"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.tensor([0, 1])}
     (term,) = task_terms(torch.tensor(float("nan")), {}, inputs, count(inputs, False))
     assert term.total.isnan()
+
+
+def test_the_mean_loss_is_over_labels_alone() -> None:
+    given = torch.tensor([[0.0, 0.0], [torch.nan, 0.0], [1.0, 0.0]])
+    expected = (math.log(2) + math.log(1 + math.e)) / 2
+    assert mean_loss(given, torch.tensor([0, -100, 1])).item() == pytest.approx(expected)
+    assert mean_loss(given, torch.full((3,), -100)) == 0
 
 
 def test_logits_of_other_shapes_are_refused_with_both() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     AlbertConfig,
     AlbertForPreTraining,
@@ -101,6 +102,11 @@ CASES: dict[str, tuple[Callable[[int], PreTrainedModel], dict[str, Tensor], bool
     "pre-training": (
         lambda seed: bert(BertForPreTraining, seed),
         {"labels": token_labels(), "next_sentence_label": torch.tensor([0, 1, 1, 0, 1, 0])},
+        False,
+    ),
+    "pre-training with single texts": (
+        lambda seed: bert(BertForPreTraining, seed),
+        {"labels": token_labels(), "next_sentence_label": torch.tensor([0, -100, 1, -100, -100, 1])},
         False,
     ),
     "sentence order": (
@@ -228,3 +234,24 @@ def test_a_micro_batch_without_valid_labels_adds_nothing_rather_than_nan(name: s
     assert not any(p.grad.any() for p in student.parameters() if p.grad is not None)
     sum(term.total for term in terms).backward()
     assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_micro_batch_without_pairs_learns_its_tokens_alone(tokens: bool) -> None:
+    make, labels, _ = CASES["pre-training"]
+    inputs = {**texts(), "next_sentence_label": torch.full((BATCH,), -100)}
+    inputs["labels"] = labels["labels"] if tokens else torch.full((BATCH, LENGTH), -100)
+    student, counts = make(0), count(inputs, False)
+    output = student(**inputs)
+    assert output.loss.isnan()
+    masked, pairs = task_terms(output.loss, output, inputs, counts)
+    expected = functional.cross_entropy(
+        output.prediction_logits.view(-1, 40), inputs["labels"].view(-1), reduction="sum"
+    )
+    assert masked.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert (masked.unit, pairs.unit, pairs.total) == ("labels", "sentences", 0)
+    (masked.total + pairs.total).backward()
+    slopes = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+    assert all(slope.isfinite().all() for slope in slopes.values())
+    assert bool(slopes["cls.predictions.transform.dense.weight"].any()) is tokens
+    assert not slopes["cls.seq_relationship.weight"].any()

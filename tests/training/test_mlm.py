@@ -11,6 +11,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertTokenizerFast,
+    DataCollatorForTokenClassification,
     Trainer,
     TrainingArguments,
     default_data_collator,
@@ -115,6 +116,30 @@ def test_items_hold_model_inputs_alone(tokenizer: BertTokenizerFast) -> None:
     item = MaskedTokens([row], tokenizer)[0]
     assert sorted(item) == ["attention_mask", "input_ids", "labels", "token_type_ids"]
     assert {array.dtype for array in item.values()} == {np.dtype(np.int64)}
+
+
+def test_the_label_of_a_pair_is_passed_on_whatever_is_masked(tokenizer: BertTokenizerFast) -> None:
+    rows = [sentence(32, start=i) | {"next_sentence_label": label} for i, label in enumerate((0, 1, -100))]
+    masked, plain = MaskedTokens(rows, tokenizer), MaskedTokens([sentence(32, start=0)], tokenizer)
+    for epoch in (0, 1):
+        masked.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        assert [int(item["next_sentence_label"]) for item in masked.__getitems__([0, 1, 2])] == [0, 1, -100]
+        assert np.array_equal(masked[0]["labels"], plain[0]["labels"])
+
+
+@pytest.mark.parametrize("collate", [default_data_collator, "padding"])
+def test_labels_of_pairs_are_collated(tokenizer: BertTokenizerFast, collate: object) -> None:
+    rows = [sentence(8) | {"next_sentence_label": 1}, sentence(8) | {"next_sentence_label": -100}]
+    if collate == "padding":
+        collate, rows[1] = (
+            DataCollatorForTokenClassification(tokenizer),
+            sentence(6) | {"next_sentence_label": -100},
+        )
+    batch = collate(MaskedTokens(rows, tokenizer).__getitems__([0, 1]))
+    assert batch["next_sentence_label"].tolist() == [1, -100]
+    assert batch["next_sentence_label"].dtype == torch.int64
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, 8)
 
 
 def test_a_batch_equals_its_items(tokenizer: BertTokenizerFast) -> None:

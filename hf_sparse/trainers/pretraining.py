@@ -1,0 +1,40 @@
+"""Training of a model with two heads: one for masked tokens, one for pairs of sentences."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_sparse.distillation.losses import mean_loss
+from hf_sparse.trainers.trainer import SparseTrainer
+
+
+class PreTrainingTrainer(SparseTrainer):
+    """A SparseTrainer for models such as BertForPreTraining, some of whose texts may be no pairs.
+
+    The loss of such a model is the sum of two means: over masked tokens, and over pairs, those whose
+    `next_sentence_label` is not -100. Where a batch has none of either, the model's own sum is not a number;
+    here that head then adds nothing, in training and in evaluation.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # These models take num_items_in_batch and ignore it; their means are for Trainer to average.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Return the loss as `SparseTrainer` does, without the head that has no label in this batch."""
+        # A copy, because label smoothing takes the labels out of what it is given.
+        loss, outputs = super().compute_loss(model, dict(inputs), True, *args, **kwargs)
+        distilled = self.distiller is not None and model.training
+        if not distilled and loss.isnan():
+            loss = mean_loss(outputs["prediction_logits"], inputs["labels"]) + mean_loss(
+                outputs["seq_relationship_logits"], inputs["next_sentence_label"]
+            )
+        return (loss, outputs) if return_outputs else loss

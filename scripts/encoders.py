@@ -1,0 +1,98 @@
+"""An encoder without a head, which becomes sparse while it follows the inner states of a dense one."""
+
+from inspect import signature
+
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    TrainingArguments,
+)
+
+import common
+import session
+import texts
+from hf_sparse import SparseArguments, SparseTrainer
+from hf_sparse.distillation.distance import layer_distances
+
+_POOLER = "pooler."
+
+
+def run(
+    source: common.ModelArguments,
+    data: texts.TextArguments,
+    training: TrainingArguments,
+    sparse: SparseArguments,
+) -> None:
+    """Distil an encoder, as it is, from its dense self or from another; evaluate its distance to that."""
+    if not training.do_train:
+        raise ValueError(
+            "an encoder without a head has no loss to evaluate, only a distance to its teacher; add "
+            "--do_train, or use hf-sparse evaluate-distance"
+        )
+    if source.model_name_or_path is None:
+        raise ValueError("--no_head trains an encoder that exists; give --model_name_or_path")
+    checkpoint = common.find_checkpoint(training)
+    tokenizer = common.load_tokenizer(source)
+    model = load_encoder(source, training)
+    length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
+    splits, held_out = texts.hold_out(common.load_data(data, source), data, training)
+    collate = DataCollatorWithPadding(tokenizer)
+    columns = {"input_ids", "token_type_ids", "attention_mask"} & set(signature(model.forward).parameters)
+
+    def rows(split: str) -> Dataset:
+        found = texts.read(splits, split, tokenizer, length, data, training)
+        return found.select_columns([name for name in found.column_names if name in columns])
+
+    trainer = common.make_trainer(
+        model,
+        tokenizer,
+        training,
+        sparse,
+        source,
+        data.max_tokens,
+        train_dataset=rows("train"),
+        data_collator=collate,
+    )
+    trainer.facts |= common.facts(data, "feature-extraction", held_out)
+    session.train(trainer, checkpoint)
+    if training.do_eval:
+        batches = DataLoader(rows("validation"), training.per_device_eval_batch_size, collate_fn=collate)
+        session.keep_results(trainer, "eval", distances(trainer, batches))
+    session.hand_over(trainer)
+
+
+def load_encoder(source: common.ModelArguments, training: TrainingArguments) -> PreTrainedModel:
+    """Load an encoder with the pooler that it was saved with, if any, which no inner state passes through."""
+    config = AutoConfig.from_pretrained(source.config_name or source.model_name_or_path, **source.where)
+    architecture = MODEL_MAPPING.get(type(config), None)
+    options = {}
+    if architecture is not None and "add_pooling_layer" in signature(architecture.__init__).parameters:
+        _, loading = AutoModel.from_pretrained(
+            source.model_name_or_path, output_loading_info=True, **source.where
+        )
+        if any(name.startswith(_POOLER) for name in loading["missing_keys"]):
+            options["add_pooling_layer"] = False
+    model = common.load_model(AutoModel, source, training, config=config, **options)
+    pooler = getattr(model, "pooler", None)
+    if pooler is None:
+        common.logger.info("There is no pooler to keep: the model was saved without one.")
+    else:
+        pooler.requires_grad_(False)
+        common.logger.info("The pooler is kept as it is: no inner state passes through it.")
+    return model
+
+
+def distances(trainer: SparseTrainer, batches: DataLoader) -> dict[str, float]:
+    """Measure the relative error of the hidden states of each layer, of models of one width."""
+    student, teacher = trainer.model, trainer.distiller.teacher
+    if student.config.hidden_size != teacher.config.hidden_size:
+        return {}
+    found = layer_distances(student, teacher, batches)
+    return {f"eval_distance_{layer}": value for layer, value in found.items()} | {
+        "eval_samples": len(batches.dataset)
+    }
