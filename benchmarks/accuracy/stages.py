@@ -14,7 +14,7 @@ _KEYS = {"script", "start", "teacher", "data", "recipe", "override", "seed", "ar
 _COMMON = {
     "do_train": True,
     "do_eval": True,
-    "save_steps": 500,
+    "save_steps": 200,
     "save_total_limit": 1,
     "logging_steps": 100,
     "per_device_eval_batch_size": 64,
