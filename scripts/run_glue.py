@@ -168,7 +168,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = common.load_model(
         AutoModelForSequenceClassification,
         model_args,
-        data.max_tokens,
         training,
         config=config,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
