@@ -1,7 +1,8 @@
 """Training runs that can be cut off, with all that must be equal afterwards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -55,10 +56,12 @@ def distil(folder: Path | str, **changes: Any) -> SparseTrainer:
     return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=bert(seed=1))
 
 
-def distil_hidden(folder: Path | str, **changes: Any) -> SparseTrainer:
+def distil_hidden(
+    folder: Path | str, settings: Mapping[str, str] = MappingProxyType({}), **changes: Any
+) -> SparseTrainer:
     """A trainer whose student learns projections to the width of its teacher."""
-    assignments = ["sparsity.schedule.every=1", "distillation.hidden=0.5"]
-    recipe = Recipe.preset("prune_ofa_90").override(assignments)
+    chosen = {"sparsity.schedule.every": "1", "distillation.hidden": "0.5", **settings}
+    recipe = Recipe.preset("prune_ofa_90").override(f"{name}={value}" for name, value in chosen.items())
     teacher = bert(seed=1, hidden_size=48)
     return _trainer(folder, changes, model=bert(), recipe=recipe, teacher=teacher)
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from runs import checkpoint, differences, outcome, prune
+from runs import checkpoint, differences, distil_hidden, outcome, prune
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.targets import find_targets
+from hf_sparse.training import state
 from hf_sparse.training.state import FORMAT_VERSION, SIDECAR, SavedState, read_state, write_state
 
 RECIPE = Recipe.from_dict({"sparsity": {"schedule": {"final": 0.9}, "exclude": ["query"]}})
@@ -186,3 +188,28 @@ def test_a_run_with_a_sidecar_of_version_1_resumes_bit_for_bit(tmp_path: Path) -
     resumed = prune(tmp_path / "resumed")
     resumed.train(resume_from_checkpoint=str(folder))
     assert list(differences(outcome(straight), outcome(resumed))) == []
+
+
+def test_a_run_from_before_errors_were_normalized_goes_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recipe says nothing of it, nor does the one that it is resumed with."""
+    plain = {"distillation.hidden": "{weight: 0.5, normalize: false}"}
+    straight = distil_hidden(tmp_path, plain, save_strategy="steps", save_steps=1)
+    straight.train()
+    folder = checkpoint(tmp_path, 4)
+    saved = read_state(folder)
+    silent = saved.recipe.to_dict()
+    del silent["distillation"]["hidden"]["normalize"]
+    with monkeypatch.context() as then:
+        then.setattr(state, "FORMAT_VERSION", 2)
+        write_state(folder, replace(saved, recipe=Recipe.from_dict(silent)))
+    assert read_state(folder).recipe == saved.recipe
+    resumed = distil_hidden(tmp_path / "resumed")
+    assert resumed.recipe.distillation.hidden.normalize
+    resumed.train(resume_from_checkpoint=str(folder))
+    assert not resumed.recipe.distillation.hidden.normalize
+    assert list(differences(outcome(straight), outcome(resumed))) == []
+    said = distil_hidden(tmp_path / "said", {"distillation.hidden": "{weight: 0.5, normalize: true}"})
+    with pytest.raises(ValueError, match="hidden.normalize was False, is True"):
+        said.train(resume_from_checkpoint=str(folder))
