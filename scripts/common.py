@@ -28,6 +28,7 @@ from hf_sparse.data.files import load_splits
 from hf_sparse.distillation.teacher import load_teacher
 from hf_sparse.report.sizes import size_table
 from hf_sparse.training.loading import requantize
+from hf_sparse.training.recipe_arguments import given_arguments, read_recipe_arguments
 
 logger = logging.getLogger("hf_sparse.scripts")
 
@@ -75,19 +76,18 @@ class DataArguments:
         return {split: path for split, path in named.items() if path is not None}
 
 
-def parse(kinds: Sequence[type], argv: Sequence[str] | None) -> tuple[object, ...]:
+def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple[object, ...]:
     """Read the command line, or the one JSON or YAML file it names; set up logging with the seed.
 
-    Answers one object of each of `kinds`, then the training arguments, then the sparse ones.
+    Answers one object of each of `kinds`, then the training arguments, then the sparse ones. Where these ask
+    for them, arguments published for this `task` are the defaults.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser((*kinds, TrainingArguments, SparseArguments))
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        parsed = parser.parse_json_file(argv[0])
-    elif len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
-        parsed = parser.parse_yaml_file(argv[0])
-    else:
-        parsed = parser.parse_args_into_dataclasses(argv)
+    given = given_arguments(parser, sys.argv[1:] if argv is None else argv)
+    published = None
+    if given.get("recipe_arguments"):
+        published = read_recipe_arguments(given.get("recipe"), task)
+    parsed = parser.parse_dict((published.leave(given) if published else {}) | given)
     training, sparse = parsed[-2:]
     if not (training.do_train or training.do_eval or training.do_predict):
         raise ValueError("nothing to do; give --do_train, --do_eval or --do_predict")
@@ -95,6 +95,9 @@ def parse(kinds: Sequence[type], argv: Sequence[str] | None) -> tuple[object, ..
     sparse.build_recipe()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hf_sparse").setLevel(logging.INFO if training.should_log else logging.WARNING)
+    if published is not None:
+        published.share_batch(training, given)
+        logger.info(published.describe(training, given))
     set_seed(training.seed)
     return parsed
 

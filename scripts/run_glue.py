@@ -30,6 +30,8 @@ from hf_sparse.metrics.glue import glue_metric, text_metric
 EVALUATION_ENDINGS = {"validation": "", "validation_matched": "", "validation_mismatched": "_mm"}
 TESTS = ("test", "test_matched", "test_mismatched")
 
+TASK = "text-classification"
+
 
 @dataclass
 class GlueModelArguments(common.ModelArguments):
@@ -148,7 +150,7 @@ def predict(trainer: SparseTrainer, split: str, rows: Dataset, labels: Labels) -
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
-    model_args, data, training, sparse = common.parse((GlueModelArguments, GlueDataArguments), argv)
+    model_args, data, training, sparse = common.parse((GlueModelArguments, GlueDataArguments), argv, TASK)
     checkpoint = common.find_checkpoint(training)
     splits = common.load_data(data, model_args)
     tokenizer = common.load_tokenizer(model_args)
@@ -182,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
         compute_metrics=scores(labels, data.task_name) if training.do_eval else None,
     )
-    trainer.facts |= common.facts(data, "text-classification", names[0])
+    trainer.facts |= common.facts(data, TASK, names[0])
     sizes = common.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         common.keep_results(trainer, "eval", common.evaluate(trainer, sets) | sizes)

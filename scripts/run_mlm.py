@@ -25,6 +25,8 @@ import common
 from hf_sparse.metrics.masked import masked_accuracy, most_likely
 from hf_sparse.training.mlm import EpochCallback, MaskedTokens, group_texts
 
+TASK = "fill-mask"
+
 
 @dataclass
 class MlmModelArguments(common.ModelArguments):
@@ -128,7 +130,7 @@ def masked_sets(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
-    model_args, data, training, sparse = common.parse((MlmModelArguments, MlmDataArguments), argv)
+    model_args, data, training, sparse = common.parse((MlmModelArguments, MlmDataArguments), argv, TASK)
     if training.do_predict:
         raise ValueError("there is no task to predict; leave --do_predict out, --do_eval scores the model")
     checkpoint = common.find_checkpoint(training)
@@ -155,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         preprocess_logits_for_metrics=most_likely,
         callbacks=[EpochCallback()],
     )
-    trainer.facts |= common.facts(data, "fill-mask", held_out)
+    trainer.facts |= common.facts(data, TASK, held_out)
     sizes = common.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         results = common.evaluate(trainer, {"": trainer.eval_dataset}) | sizes
