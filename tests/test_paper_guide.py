@@ -1,4 +1,4 @@
-"""The guide to the papers: every command is run as it stands, with tiny things of the names that are on it."""
+"""The guide to the papers: every command is run as it stands, with tiny things of the names on it."""
 
 import re
 from pathlib import Path
