@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
@@ -28,6 +27,7 @@ from hf_sparse.training.dropout import set_dropout
 from hf_sparse.training.freeze import freeze
 from hf_sparse.training.loading import requantize
 from hf_sparse.training.mlm import EpochCallback, MaskedTokens
+from hf_sparse.training.recipe_arguments import given_arguments, read_recipe_arguments
 
 logger = logging.getLogger("hf_sparse.scripts")
 
@@ -88,31 +88,30 @@ class DataArguments:
         return {split: path for split, path in named.items() if path is not None}
 
 
-def parse(kinds: Sequence[type], argv: Sequence[str] | None) -> tuple[object, ...]:
+def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple[object, ...]:
     """Read the command line, or the one JSON or YAML file it names; set up logging with the seed.
 
-    Answers one object of each of `kinds`, then the training arguments, then the sparse ones.
+    Answers one object of each of `kinds`, then the training arguments, then the sparse ones. Defaults are what
+    is fast on this machine; where the sparse arguments ask for them, those published for this `task`.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser((*kinds, TrainingArguments, SparseArguments))
-    file = argv[0] if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")) else None
-    if file is None:
-        given = vars(parser.parse_args(argv))
-    else:
-        named = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        given = vars(parser.parse_args([])) | named
+    given = given_arguments(parser, sys.argv[1:] if argv is None else argv)
     # A bad recipe is refused here rather than after the data has been prepared.
-    recipe = SparseArguments(
-        **{part.name: given[part.name] for part in fields(SparseArguments)}
-    ).build_recipe()
-    chosen = speed.defaults(recipe, given)
-    parser.set_defaults(**chosen)
-    parsed = parser.parse_args_into_dataclasses(argv) if file is None else parser.parse_dict(chosen | named)
+    names = {part.name for part in fields(SparseArguments)} & given.keys()
+    recipe = SparseArguments(**{name: given[name] for name in names}).build_recipe()
+    published = None
+    if given.get("recipe_arguments"):
+        published = read_recipe_arguments(given.get("recipe"), task)
+    defaults = speed.defaults(recipe, given) | (published.leave(given) if published else {})
+    parsed = parser.parse_dict(defaults | given)
     training = parsed[-2]
     if not (training.do_train or training.do_eval or training.do_predict):
         raise ValueError("nothing to do; give --do_train, --do_eval or --do_predict")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hf_sparse").setLevel(logging.INFO if training.should_log else logging.WARNING)
+    if published is not None:
+        published.share_batch(training, given)
+        logger.info(published.describe(training, given))
     speed.use_machine(training)
     set_seed(training.seed)
     return parsed

@@ -31,6 +31,8 @@ from hf_sparse.metrics.glue import glue_metric, text_metric
 EVALUATION_ENDINGS = {"validation": "", "validation_matched": "", "validation_mismatched": "_mm"}
 TESTS = ("test", "test_matched", "test_mismatched")
 
+TASK = "text-classification"
+
 
 @dataclass
 class GlueModelArguments(common.ModelArguments):
@@ -149,7 +151,7 @@ def predict(trainer: SparseTrainer, split: str, rows: Dataset, labels: Labels) -
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
-    model_args, data, training, sparse = common.parse((GlueModelArguments, GlueDataArguments), argv)
+    model_args, data, training, sparse = common.parse((GlueModelArguments, GlueDataArguments), argv, TASK)
     checkpoint = common.find_checkpoint(training)
     splits = common.load_data(data, model_args)
     tokenizer = common.load_tokenizer(model_args)
@@ -184,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
         compute_metrics=scores(labels, data.task_name) if training.do_eval else None,
     )
-    trainer.facts |= common.facts(data, "text-classification", names[0])
+    trainer.facts |= common.facts(data, TASK, names[0])
     sizes = session.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         session.keep_results(trainer, "eval", session.evaluate(trainer, sets) | sizes)

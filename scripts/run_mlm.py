@@ -41,6 +41,8 @@ from hf_sparse.metrics.pretraining import pretraining_scores, scored_pairs
 from hf_sparse.trainers.pretraining import PreTrainingTrainer
 from hf_sparse.training.mlm import MaskedTokens
 
+TASK = "fill-mask"
+
 
 @dataclass
 class MlmModelArguments(common.ModelArguments):
@@ -158,7 +160,7 @@ def masked_sets(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
-    model_args, data, training, sparse = common.parse((MlmModelArguments, MlmDataArguments), argv)
+    model_args, data, training, sparse = common.parse((MlmModelArguments, MlmDataArguments), argv, TASK)
     if training.do_predict:
         raise ValueError("there is no task to predict; leave --do_predict out, --do_eval scores the model")
     if model_args.no_head:
@@ -183,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         compute_metrics=pretraining_scores if paired else masked_accuracy,
         preprocess_logits_for_metrics=scored_pairs if paired else most_likely,
     )
-    trainer.facts |= common.facts(data, "fill-mask", held_out)
+    trainer.facts |= common.facts(data, TASK, held_out)
     sizes = session.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         results = session.evaluate(trainer, {"": trainer.eval_dataset}) | sizes

@@ -30,6 +30,8 @@ from hf_sparse.data.windows import (
 )
 from hf_sparse.trainers.question_answering import QuestionAnsweringTrainer
 
+TASK = "question-answering"
+
 
 @dataclass
 class QaDataArguments(common.DataArguments):
@@ -106,7 +108,7 @@ def predict(trainer: QuestionAnsweringTrainer, questions: QuestionSet) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
-    model_args, data, training, sparse = common.parse((common.ModelArguments, QaDataArguments), argv)
+    model_args, data, training, sparse = common.parse((common.ModelArguments, QaDataArguments), argv, TASK)
     if model_args.model_name_or_path is None:
         raise ValueError("there is no model to fine-tune; give --model_name_or_path")
     finder = data.finder
@@ -143,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_dataset=eval_set,
         data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
     )
-    trainer.facts |= common.facts(data, "question-answering", "validation" if training.do_eval else None)
+    trainer.facts |= common.facts(data, TASK, "validation" if training.do_eval else None)
     sizes = session.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         scores = session.evaluate(trainer, {"": eval_set}) | sizes

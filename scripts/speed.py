@@ -22,24 +22,21 @@ GROUPED = "group_by_length"
 def defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training arguments that the scripts choose, in place of those of transformers.
 
-    `given` are the arguments as they were before: `use_cpu` and `fp16` say what was asked for. A recipe that
-    quantizes trains in float32, since the grid of 8-bit weights is finer than bfloat16.
+    `given` are the arguments that somebody gave, which stand. A recipe that quantizes trains in float32, since
+    the grid of 8-bit weights is finer than bfloat16.
     """
-    chosen = {"train_sampling_strategy": GROUPED}
+    chosen = {"train_sampling_strategy": GROUPED, "include_num_input_tokens_seen": "non_padding"}
     if not torch.accelerator.is_available():
         # What transformers wants to hear before it lets a processor compute in bfloat16.
         chosen["use_cpu"] = True
-    wanted = not given["fp16"] and recipe.quantization is None
-    if wanted and _hardware(given["use_cpu"]) is not None:
+    wanted = not given.get("fp16") and recipe.quantization is None
+    if wanted and _hardware(bool(given.get("use_cpu"))) is not None:
         chosen["bf16"] = True
     return chosen
 
 
 def use_machine(training: TrainingArguments) -> None:
     """Take all cores of this process, unless the environment says how many; say how the run computes."""
-    if training.include_num_input_tokens_seen == "no":
-        # Tokens a second are logged then. The command line could only ask for padding to be counted too.
-        training.include_num_input_tokens_seen = "non_padding"
     on_cpu = training.device.type == "cpu"
     if on_cpu and training.world_size == 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(

@@ -20,6 +20,8 @@ from tests.guides.running import Reader
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = [page.stem for page in PAGES]
 MOST_LINES = 130
+# Every command of two papers, of models far too large: test_paper_guide.py runs it with small ones.
+PAPER, MOST_LINES_OF_PAPER = "paper", 180
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def text_of(name: str) -> str:
     return (ROOT / "docs" / "guides" / f"{name}.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != PAPER])
 def test_every_block_runs_and_prints_what_the_page_shows(name: str, bench: None) -> None:
     set_seed(0)
     reader = Reader(f"docs/guides/{name}.md")
@@ -50,13 +52,13 @@ def test_every_block_runs_and_prints_what_the_page_shows(name: str, bench: None)
 
 
 def test_there_is_a_guide_for_every_errand() -> None:
-    assert NAMES == ["add_a_method", "deploy", "moving", "prune", "publish", "quantize", "transfer"]
+    assert NAMES == ["add_a_method", "deploy", "moving", "paper", "prune", "publish", "quantize", "transfer"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_guide_is_one_page_that_readme_leads_to(name: str) -> None:
     assert f"(docs/guides/{name}.md)" in README
-    assert len(text_of(name).splitlines()) <= MOST_LINES
+    assert len(text_of(name).splitlines()) <= (MOST_LINES_OF_PAPER if name == PAPER else MOST_LINES)
 
 
 @pytest.mark.parametrize("name", NAMES)

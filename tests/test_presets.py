@@ -5,12 +5,15 @@ import pytest
 from hf_sparse.recipe import Recipe, preset_names
 from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
+from hf_sparse.settings.values import steps_of
 from hf_sparse.sparsity.schedules import Schedule
+from hf_sparse.training.plan import make_plan
 
 PRESETS = [
     "gmp_finetune",
     "gmp_star",
     "group_lasso_block",
+    "group_lasso_paper",
     "group_lasso_strips",
     "prune_ofa_80_1x4",
     "prune_ofa_85",
@@ -32,8 +35,17 @@ def test_prune_ofa_presets_are_the_published_recipe(name: str, final: float) -> 
     assert recipe.sparsity.schedule.resolve(100_000) == expected
     assert recipe.sparsity.pattern == "unstructured"
     assert recipe.sparsity.allocation == "uniform"
-    assert recipe.sparsity.lr_rewind
+    assert recipe.sparsity.lr_rewind is True
+    # Without it no mask would change after the ramp, and the authors' did until step 80,000.
+    assert recipe.sparsity.revive is True
     assert recipe.distillation == DistillationRecipe(temperature=2.0, task=0.5, logits=0.5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_a_preset_says_of_updates_has_an_effect(name: str) -> None:
+    sparsity = Recipe.preset(name).sparsity
+    schedule = sparsity.schedule and sparsity.schedule.resolve(1_000)
+    assert schedule is None or schedule.update_end == schedule.ramp_end or sparsity.revives
 
 
 def test_the_block_preset_runs_along_the_inputs() -> None:
@@ -67,10 +79,33 @@ def test_the_star_preset_is_the_published_schedule_in_shares_of_the_run() -> Non
     """Of 30 epochs: two dense, the first 70 % at once, the rest until epoch 26."""
     recipe = Recipe.preset("gmp_star")
     schedule = recipe.sparsity.schedule.resolve(30_000)
-    assert (schedule.begin, schedule.ramp_end, schedule.initial) == (2_100, 26_100, 0.7)
-    assert schedule.sparsity(2_100) == 0.7 and schedule.sparsity(14_100) == pytest.approx(0.875)
+    assert [schedule.begin, schedule.ramp_end] == pytest.approx([2_000, 26_000], abs=1)
+    assert (schedule.initial, schedule.sparsity(2_000)) == (0.7, 0.7)
+    assert schedule.sparsity(14_000) == pytest.approx(0.875, abs=1e-4)
     assert (recipe.sparsity.allocation, recipe.sparsity.lr_rewind) == ("global", "cyclic")
     assert recipe.distillation == DistillationRecipe(temperature=2.0, task=0.0, logits=1.0)
+
+
+@pytest.mark.parametrize("total", [75, 100, 321, 1_000, 2_345, 30_000, 123_456])
+def test_the_star_preset_updates_and_restarts_every_four_of_thirty_epochs(total: int) -> None:
+    plan = make_plan(Recipe.preset("gmp_star"), total, learning_rate=8e-5)
+    assert len(plan.updates) == 7
+    epochs = [step * 30 / total for step in plan.updates]
+    assert epochs == pytest.approx([2, 6, 10, 14, 18, 22, 26], abs=0.05 + 90 / total)
+    rates = plan.learning_rate[1:]
+    assert [step for step in range(1, total) if rates[step] > rates[step - 1]] == list(plan.updates)
+    assert max(rates) == 8e-5 and min(rates) > 8e-6
+
+
+def test_the_paper_preset_is_the_penalty_as_the_authors_wrote_it() -> None:
+    recipe = Recipe.preset("group_lasso_paper")
+    lasso = recipe.sparsity.group_lasso
+    assert (recipe.sparsity.method, recipe.sparsity.pattern) == ("group_lasso", "row/8")
+    assert (lasso.step, lasso.spare, lasso.adapt) == ("gradient", False, False)
+    assert (lasso.strength, lasso.epsilon) == (1e-4, 1e-3)
+    # Anew every fourth of six epochs, of which the first three have a penalty.
+    assert steps_of(lasso.refresh, 6_000) == pytest.approx(4_000, abs=1)
+    assert recipe.sparsity.schedule.resolve(6_000).ramp_end == 3_000
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
@@ -79,7 +114,7 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 99, 101])
-@pytest.mark.parametrize("name", PRESETS[:5])
+@pytest.mark.parametrize("name", PRESETS[:8])
 def test_presets_fit_runs_of_any_length(name: str, total: int) -> None:
     resolved = Recipe.preset(name).sparsity.schedule.resolve(total)
     assert resolved.is_update(resolved.ramp_end)

@@ -101,8 +101,8 @@ class DemoSettings:
 
     @property
     def prune_recipe(self) -> Recipe:
-        """Pruning once, during pre-training, beside the dense model it started from."""
-        return Recipe.preset("prune_ofa_90").override([self._final])
+        """Pruning once, during pre-training, beside the dense model it started from; no weight returns."""
+        return Recipe.preset("prune_ofa_90").override([self._final, "sparsity.revive=false"])
 
     @property
     def transfer_recipe(self) -> Recipe:

@@ -17,7 +17,8 @@ class Schedule:
     """Target sparsity at each step; step t means "after t optimizer steps".
 
     Sparsity rises from `initial` at `begin` to `final` at `ramp_end`. Masks are recomputed every `every`
-    steps from `begin` on, always at `ramp_end`, and no more after `update_end`.
+    steps from `begin` on, always at `ramp_end`, and no more after `update_end`. One that would fall less than
+    a fifth of `every` before `ramp_end` is left out: shares of a run that are rounded to steps make such.
     """
 
     shape: str
@@ -75,7 +76,13 @@ class Schedule:
         """Say whether the masks are recomputed after `step` optimizer steps."""
         if not self.begin <= step <= self.update_end:
             return False
-        return step == self.ramp_end or (step - self.begin) % self.every == 0
+        return step == self.ramp_end or step == self.interval_start(step)
+
+    def interval_start(self, step: int) -> int:
+        """Return where the interval between updates that holds a step, `begin` or a later one, starts."""
+        start = step - (step - self.begin) % self.every
+        merges = self.begin < start < self.ramp_end and 5 * (self.ramp_end - start) < self.every
+        return start - self.every if merges else start
 
     def is_update_left(self, step: int) -> bool:
         """Say whether any update follows those made after `step` optimizer steps."""

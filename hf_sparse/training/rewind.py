@@ -34,7 +34,7 @@ def rewound_step(step: int, schedule: Schedule) -> int:
     if step < schedule.begin:
         return step
     if step < schedule.ramp_end:
-        return schedule.begin + (step - schedule.begin) % schedule.every
+        return schedule.begin + step - schedule.interval_start(step)
     return step - (schedule.ramp_end - schedule.begin)
 
 

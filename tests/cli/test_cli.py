@@ -96,7 +96,7 @@ def test_a_plan_fits_into_80_columns(model_dir: Path, narrow: None) -> None:
     text = lines("plan", "prune_ofa_90", "--steps", 1000, "--model", model_dir)
     assert max(map(len, text)) <= 80
     assert ["500", "90.0%", "4.9e-05", "0.5", "0.5", "51", "ramp", "ends"] in [line.split() for line in text]
-    assert any("1.3" in line and "estimated" in line for line in text)
+    assert any("1.4" in line and "estimated" in line for line in text)
 
 
 def test_a_plan_takes_its_length_from_data(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from hf_sparse.native.building import COMPILERS, PREBUILT, SWITCH
 from hf_sparse.runtime.processor import machine_paths
 
 ROOT = Path(__file__).resolve().parents[2]
+# What is no module of Python and must be there all the same: C++, presets with their arguments.
 SOURCES = {
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.cpp", "*.h")
+    for pattern in ("*.cpp", "*.h", "*.yaml")
     for path in (ROOT / "hf_sparse").rglob(pattern)
 }
 # Compiling the kernels themselves would take most of a minute.

@@ -8,6 +8,7 @@ import pytest
 from transformers import BertConfig, BertTokenizerFast, TrainingArguments
 
 Script = Callable[[str], ModuleType]
+TASK = "fill-mask"
 
 
 def arguments(folder: Path, **others: object) -> TrainingArguments:
@@ -57,14 +58,14 @@ def test_training_over_a_finished_model_is_refused(script: Script, tmp_path: Pat
 def test_a_run_with_nothing_to_do_is_refused(script: Script, tmp_path: Path) -> None:
     common = script("common")
     with pytest.raises(ValueError, match="nothing to do"):
-        common.parse((common.ModelArguments, common.DataArguments), ["--output_dir", str(tmp_path)])
+        common.parse((common.ModelArguments, common.DataArguments), ["--output_dir", str(tmp_path)], TASK)
 
 
 def test_a_bad_recipe_is_refused_before_any_data_is_read(script: Script, tmp_path: Path) -> None:
     common = script("common")
     argv = ["--output_dir", str(tmp_path), "--do_train", "--recipe", "no_such_preset"]
     with pytest.raises(ValueError, match="no_such_preset"):
-        common.parse((common.ModelArguments, common.DataArguments), argv)
+        common.parse((common.ModelArguments, common.DataArguments), argv, TASK)
 
 
 def test_arguments_may_come_from_a_file(script: Script, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_arguments_may_come_from_a_file(script: Script, tmp_path: Path) -> None:
         f"output_dir: {tmp_path}\ndo_eval: true\nsparsity: 0.8\ntrain_file: a.csv\n"
     )
     model, data, training, sparse = common.parse(
-        (common.ModelArguments, common.DataArguments), [str(tmp_path / "run.yaml")]
+        (common.ModelArguments, common.DataArguments), [str(tmp_path / "run.yaml")], TASK
     )
     assert training.do_eval and sparse.sparsity == 0.8 and data.files == {"train": "a.csv"}
 

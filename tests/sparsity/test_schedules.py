@@ -85,6 +85,12 @@ def test_the_end_of_the_ramp_is_an_update_whatever_the_interval() -> None:
     assert [step for step in range(101) if schedule.is_update(step)] == [5, 25, 45, 50, 65]
 
 
+def test_an_update_just_before_the_end_of_the_ramp_is_left_out() -> None:
+    schedule = Schedule("cubic", 0.0, 0.9, 5, 48, 90, 20, 100)
+    assert [step for step in range(101) if schedule.is_update(step)] == [5, 25, 48, 65, 85]
+    assert [schedule.interval_start(step) for step in (5, 24, 25, 45, 47)] == [5, 5, 25, 25, 25]
+
+
 def test_an_interval_longer_than_the_ramp_still_reaches_the_end() -> None:
     schedule = Schedule("cubic", 0.0, 0.9, 0, 7, 7, 1_000, 10)
     assert [step for step in range(11) if schedule.is_update(step)] == [0, 7]

@@ -9,7 +9,7 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.state import SIDECAR, SavedState, write_state
 
-RECIPE = Recipe.preset("prune_ofa_90")
+RECIPE = Recipe.preset("prune_ofa_90").override(["sparsity.revive=false"])
 WAY_OUT = (
     "resume with the recipe and length of the run that wrote the checkpoint, or pass allow_schedule_change"
 )
@@ -34,7 +34,7 @@ def refusal(checkpoint: Path, recipe: Recipe, allow: bool = False) -> str:
 
 @pytest.mark.parametrize("allow", [False, True])
 def test_the_same_recipe_goes_on(checkpoint: Path, allow: bool) -> None:
-    saved = read_resumable(str(checkpoint), Recipe.preset("prune_ofa_90"), allow)
+    saved = read_resumable(str(checkpoint), Recipe.from_dict(RECIPE.to_dict()), allow)
     assert (saved.recipe, saved.step, saved.total_steps) == (RECIPE, 5, 100)
     assert saved.masks["a.weight"].tolist() == [7]
 

@@ -52,6 +52,11 @@ def rewound(args: TrainingArguments, schedule: Schedule) -> Callable[[int], floa
     return scheduler.lr_lambdas[0]
 
 
+def test_the_rate_goes_on_falling_where_an_update_is_left_out() -> None:
+    schedule = Schedule("cubic", 0.0, 0.9, 5, 48, 48, 20, 100)
+    assert [rewound_step(step, schedule) for step in (5, 24, 25, 44, 45, 47, 48)] == [5, 24, 5, 24, 25, 27, 5]
+
+
 @pytest.mark.parametrize(
     ("step", "multiplier"),
     [

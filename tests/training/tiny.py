@@ -93,9 +93,9 @@ def arguments(directory: Path | str, **changes: Any) -> TrainingArguments:
 
 
 def pruning(*assignments: str) -> Recipe:
-    """Magnitude pruning to 90 % by the middle of the run, updated at every step; no teacher."""
+    """Magnitude pruning to 90 % by the middle of the run, updated at every step; no teacher, no revival."""
     return Recipe.preset("prune_ofa_90").override(
-        ["distillation=null", "sparsity.schedule.every=1", *assignments]
+        ["distillation=null", "sparsity.schedule.every=1", "sparsity.revive=false", *assignments]
     )
 
 
