@@ -91,8 +91,8 @@ class DataArguments:
 def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple[object, ...]:
     """Read the command line, or the one JSON or YAML file it names; set up logging with the seed.
 
-    Answers one object of each of `kinds`, then the training arguments, then the sparse ones. Defaults are what
-    is fast on this machine; where the sparse arguments ask for them, those published for this `task`.
+    Answers one object of each of `kinds`, then the training arguments, then the sparse ones. Defaults are
+    what is fast on this machine; where the sparse arguments ask for them, those published for this `task`.
     """
     parser = HfArgumentParser((*kinds, TrainingArguments, SparseArguments))
     given = given_arguments(parser, sys.argv[1:] if argv is None else argv)

@@ -22,8 +22,8 @@ GROUPED = "group_by_length"
 def defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training arguments that the scripts choose, in place of those of transformers.
 
-    `given` are the arguments that somebody gave, which stand. A recipe that quantizes trains in float32, since
-    the grid of 8-bit weights is finer than bfloat16.
+    `given` are the arguments that somebody gave, which stand. A recipe that quantizes trains in float32,
+    since the grid of 8-bit weights is finer than bfloat16.
     """
     chosen = {"train_sampling_strategy": GROUPED, "include_num_input_tokens_seen": "non_padding"}
     if not torch.accelerator.is_available():

@@ -15,6 +15,8 @@ PRESETS = [
     "group_lasso_block",
     "group_lasso_paper",
     "group_lasso_strips",
+    "prune_encoder_85",
+    "prune_encoder_90",
     "prune_ofa_80_1x4",
     "prune_ofa_85",
     "prune_ofa_90",
@@ -26,6 +28,14 @@ PRESETS = [
 
 def test_preset_names_are_those_of_the_package() -> None:
     assert preset_names() == PRESETS
+
+
+@pytest.mark.parametrize(("name", "final"), [("prune_encoder_85", 0.85), ("prune_encoder_90", 0.9)])
+def test_prune_encoder_presets_follow_hidden_states_alone(name: str, final: float) -> None:
+    recipe = Recipe.preset(name)
+    assert recipe.sparsity.schedule.resolve(1_000) == Schedule("cubic", 0.0, final, 0, 400, 400, 10, 1_000)
+    assert recipe.distillation.weights == {"task": 0.0, "logits": 0.0, "hidden": 1.0}
+    assert recipe.distillation.teacher == "self" and recipe.distillation.hidden.normalize
 
 
 @pytest.mark.parametrize(("name", "final"), [("prune_ofa_85", 0.85), ("prune_ofa_90", 0.9)])

@@ -46,10 +46,11 @@ def test_what_the_command_line_says_stands(
 ) -> None:
     on("amx_bf16")
     common = script("common")
+    kinds = (common.ModelArguments, common.DataArguments)
     fixed = ["--output_dir", str(tmp_path), "--do_train", "--report_to", "none"]
 
     def parsed(*others: str) -> TrainingArguments:
-        return common.parse((common.ModelArguments, common.DataArguments), [*fixed, *others])[2]
+        return common.parse(kinds, [*fixed, *others], "fill-mask")[2]
 
     chosen = parsed()
     assert chosen.bf16 and chosen.train_sampling_strategy == "group_by_length"
@@ -57,7 +58,7 @@ def test_what_the_command_line_says_stands(
     own = parsed("--bf16", "False", "--train_sampling_strategy", "random")
     assert not own.bf16 and own.train_sampling_strategy == "random"
     (tmp_path / "run.yaml").write_text(f"output_dir: {tmp_path}\ndo_train: true\nbf16: false\n")
-    from_file = common.parse((common.ModelArguments, common.DataArguments), [str(tmp_path / "run.yaml")])[2]
+    from_file = common.parse(kinds, [str(tmp_path / "run.yaml")], "fill-mask")[2]
     assert not from_file.bf16 and from_file.train_sampling_strategy == "group_by_length"
 
 

@@ -75,7 +75,7 @@ def test_the_values_are_the_published_ones(
 @pytest.mark.parametrize(
     ("recipe", "task", "message"),
     [
-        (None, "fill-mask", "and no --recipe is given; .* fill-mask: prune_ofa_80_1x4, prune_ofa_85, prune"),
+        (None, "fill-mask", "and no --recipe is given; .* fill-mask: prune_encoder_85, prune_encoder_90, prune_ofa_80_1x4, prune"),
         ("transfer", "fill-mask", "recipe transfer has none for fill-mask, only for text-class.*, question"),
         ("gmp_finetune", "text-classification", "gmp_finetune has none for text-classification; leave it"),
         ("mine.yaml", "question-answering", "mine.yaml has none .*: gmp_star, transfer, transfer_int8$"),
