@@ -22,7 +22,7 @@ from hf_sparse.training.laying_out import check_targets, make_scores
 from hf_sparse.training.locking import LOST, settle
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.record import write_record
-from hf_sparse.training.resume import adopt, check_length, check_step, read_resumable
+from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind_by
 from hf_sparse.training.sparsifier import Sparsifier
 from hf_sparse.training.state import SavedState, write_state
@@ -134,8 +134,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         if self.lr_scheduler is not None:
             raise ValueError(
                 "lr_rewind builds the learning-rate scheduler from the training arguments, and one was "
-                "passed in "
-                "optimizers=; pass the optimizer alone, or set sparsity.lr_rewind=false"
+                "passed in optimizers=; pass the optimizer alone, or set sparsity.lr_rewind=false"
             )
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         rewind_by(sparsity, scheduler, sparsity.schedule.resolve(num_training_steps), self.args)
@@ -183,10 +182,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
-        if self._resumed is not None:
-            self.recipe = adopt(self.recipe, self._resumed.recipe)
-            if self.distiller is not None:
-                self.distiller.go_by(self.recipe.distillation)
+        self._adopt(self._resumed)
         reading = (model or self.model).register_load_state_dict_pre_hook(read_converted)
         try:
             super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -13,6 +13,8 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.distiller import Distiller
 from hf_sparse.training.locking import SPARSE_FROM
+from hf_sparse.training.resume import adopt
+from hf_sparse.training.state import SavedState
 
 
 class DistillationMixin:
@@ -64,6 +66,13 @@ class DistillationMixin:
                 "distillation with task: 0, logits: 0 and a weight for hidden, attention or relations, "
                 "load the model with a head, or pass compute_loss_func"
             )
+
+    def _adopt(self, saved: SavedState | None) -> None:
+        """Go on as the run that is resumed did, where the recipe leaves open what has another default now."""
+        if saved is not None:
+            self.recipe = adopt(self.recipe, saved.recipe)
+            if self.distiller is not None:
+                self.distiller.go_by(self.recipe.distillation)
 
     def _check_self_teaching(self, teacher: nn.Module | None) -> None:
         if teacher is not None:
