@@ -133,8 +133,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is not None:
             raise ValueError(
-                "lr_rewind builds the learning-rate scheduler from the training arguments, and one was "
-                "passed in optimizers=; pass the optimizer alone, or set sparsity.lr_rewind=false"
+                "lr_rewind builds the scheduler from the training arguments, and one was passed in optimizers=; "
+                "pass the optimizer alone, or set sparsity.lr_rewind=false"
             )
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         rewind_by(sparsity, scheduler, sparsity.schedule.resolve(num_training_steps), self.args)
