@@ -68,8 +68,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         self.sparsifier: Sparsifier | None = None
         self.scores: MovementScores | None = None
         self.distiller = self._make_distiller(teacher)
-        quantization = self.recipe.quantization
-        self.quantizer = None if quantization is None else Quantizer(quantization, self.model)
+        self.quantizer = self.recipe.quantization and Quantizer(self.recipe.quantization, self.model)
         self._resumed: SavedState | None = None
         self._check_arguments()
         self.add_callback(_SparsityFlow(self))
@@ -133,8 +132,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is not None:
             raise ValueError(
-                "lr_rewind builds the scheduler from the training arguments, and one was passed in optimizers=; "
-                "pass the optimizer alone, or set sparsity.lr_rewind=false"
+                "lr_rewind builds the learning-rate scheduler from the training arguments, and optimizers= has "
+                "one; pass the optimizer alone, or set sparsity.lr_rewind=false"
             )
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         rewind_by(sparsity, scheduler, sparsity.schedule.resolve(num_training_steps), self.args)
