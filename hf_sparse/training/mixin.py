@@ -132,7 +132,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is not None:
             raise ValueError(
-                "lr_rewind builds the learning-rate scheduler from the training arguments, and optimizers= has "
+                "lr_rewind builds the learning-rate scheduler from the training arguments; optimizers= has "
                 "one; pass the optimizer alone, or set sparsity.lr_rewind=false"
             )
         scheduler = super().create_scheduler(num_training_steps, optimizer)
