@@ -100,7 +100,8 @@ def recipe_of(output: Path) -> dict[str, Any]:
 def measure_distances(stage: Stage, places: Places) -> dict[str, float]:
     """Ask `hf-sparse evaluate-distance` how far each layer is from the encoder's."""
     given = stage.distance
-    command = ["-m", "hf_sparse.cli.main", "evaluate-distance", str(places.output(stage.name))]
+    command = ["-c", "from hf_sparse.cli.main import main; main()", "evaluate-distance"]
+    command += [str(places.output(stage.name))]
     command += [places.model(ENCODER), places.data(given["data"]), "--json"]
     command += ["--samples", str(given["samples"]), "--max-seq-length", str(given["max_seq_length"])]
     for column in given["columns"]:
