@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -106,5 +107,9 @@ def measure_distances(stage: Stage, places: Places) -> dict[str, float]:
     command += ["--samples", str(given["samples"]), "--max-seq-length", str(given["max_seq_length"])]
     for column in given["columns"]:
         command += ["--text-column", column]
-    run = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
+    # More threads would wait for each other wherever the cores are shared.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, *command], check=True, capture_output=True, text=True, env=environment
+    )
     return json.loads(run.stdout)["distances"]
