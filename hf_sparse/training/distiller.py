@@ -1,5 +1,6 @@
 """The teacher's part in a training run: loss terms, their totals over the whole batch, their log lines."""
 
+import logging
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,8 @@ from hf_sparse.distillation.teacher import (
 )
 from hf_sparse.settings.distillation import DistillationRecipe
 
+logger = logging.getLogger(__name__)
+
 
 class Distiller:
     """Adds the teacher's losses to the task's, each divided by its count over the whole batch.
@@ -43,6 +46,9 @@ class Distiller:
         self.features = nn.ModuleDict(
             {name: TERMS[name](settings, student, teacher) for name, settings in recipe.features.items()}
         ).to(accelerator.device)
+        for name, term in self.features.items():
+            for choice in term.choices:
+                logger.warning("%s: %s.", name, choice)
         self.weights = recipe.weights
         self.shifts_labels = type(student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self._totals: Counts | None = None
