@@ -18,7 +18,6 @@ from hf_sparse.distillation.features.terms import TERMS
 from hf_sparse.distillation.losses import Counts, LossTerm, count, logits_terms, task_terms
 from hf_sparse.distillation.teacher import (
     check_compatible,
-    check_learnable,
     decoder_inputs,
     freeze,
     teacher_inputs,
@@ -39,7 +38,6 @@ class Distiller:
         self, recipe: DistillationRecipe, teacher: nn.Module, student: nn.Module, accelerator: Accelerator
     ) -> None:
         check_compatible(student, teacher, outputs=recipe.logits > 0)
-        check_learnable(student, recipe)
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
