@@ -1,5 +1,6 @@
 """Recipes of distillation: feature terms, where the teacher is from, what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,24 @@ def test_layers_are_sorted_numbers_however_they_are_written(tmp_path: Path) -> N
     assert distillation(hidden={"layers": {"10": 12, "9": 11}}).hidden.layers == {9: 11, 10: 12}
 
 
+def test_hidden_errors_are_normalized_unless_a_recipe_says_otherwise() -> None:
+    plain = distillation(hidden=1).hidden
+    assert (plain.normalize, plain.layer_weights, plain.log_layers) == (True, {}, False)
+    assert not distillation(hidden={"normalize": False}).hidden.normalize
+
+
+def test_weights_of_layers_go_by_number_however_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("distillation:\n  hidden: {layer_weights: {6: 0.5, 0: 2}}\n")
+    recipe = Recipe.from_yaml(tmp_path / "recipe.yaml")
+    assert recipe.distillation.hidden.layer_weights == {6: 0.5, 0: 2.0}
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert distillation(hidden={"layer_weights": {"6": 0.5, "0": 2}}) == recipe.distillation
+    changed = recipe.override(
+        ["distillation.hidden.layer_weights={6: 0.25}", "distillation.hidden.log_layers=true"]
+    )
+    assert changed.distillation.hidden.layer_weights == {6: 0.25} and changed.distillation.hidden.log_layers
+
+
 def test_overrides_reach_into_a_term() -> None:
     recipe = Recipe.preset("prune_ofa_90").override(["distillation.hidden=0.5"])
     recipe = recipe.override(["distillation.hidden.layers=last", "distillation.relations.heads=4"])
@@ -98,6 +117,28 @@ def test_overrides_reach_into_a_term() -> None:
         ("hidden.layers={1: -2}", "distillation.hidden.layers: choose one of uniform, last, or map numbers"),
         ("hidden.layers={1: 1.5}", "distillation.hidden.layers: choose one of uniform, last, or map numbers"),
         ("hidden.layers={1: true}", "distillation.hidden.layers: choose one of uniform, last, or map"),
+        (
+            "hidden.normalize=maybe",
+            "distillation.hidden.normalize is 'maybe': input should be a valid boolean",
+        ),
+        (
+            "hidden.layer_weights=2",
+            "distillation.hidden.layer_weights is 2: map numbers of student layers to",
+        ),
+        (
+            "hidden.layer_weights={last: 2}",
+            "distillation.hidden.layer_weights: map numbers of student layers",
+        ),
+        ("hidden.layer_weights={-1: 2}", "distillation.hidden.layer_weights: map numbers of student layers"),
+        (
+            "hidden.layer_weights={6: -1}",
+            "distillation.hidden.layer_weights.6 is -1: input should be greater",
+        ),
+        (
+            "hidden.layer_weights={6: much}",
+            "distillation.hidden.layer_weights.6 is 'much': input should be a",
+        ),
+        ("attention.normalize=true", "distillation.attention.normalize is not a recipe key"),
         ("relations.heads=0", "distillation.relations.heads is 0: input should be greater than or equal to"),
         ("teacher=me", "distillation.teacher is 'me': choose one of given, self"),
     ],

@@ -30,7 +30,7 @@ def benchmark(
     png: Png = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast a model runs here, beside other runtimes.
+    """Measure how fast a model runs, beside other runtimes.
 
     The same random texts for all, in turns; how far answers are from PyTorch's.
 

@@ -22,6 +22,10 @@ class Commands(TyperGroup):
     def get_params(self, ctx: Context) -> list[Any]:
         return _without_unshown(super().get_params(ctx))
 
+    def get_help(self, ctx: Context) -> str:
+        """Leave out the empty line below the first: with so many commands a screen has none to spare."""
+        return super().get_help(ctx).replace("\n\n", "\n", 1)
+
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         words = [word for word in args[:end] if word != "--debug"]

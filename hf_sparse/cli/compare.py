@@ -18,7 +18,7 @@ def compare(
     png: Png = None,
     as_json: Json = False,
 ) -> None:
-    """Show runs side by side: zeros, scores, sizes, what differs.
+    """Compare runs: zeros, scores, sizes, what differs.
 
     Scores of other metrics, tasks or examples are not compared, nor latencies of other machines.
 

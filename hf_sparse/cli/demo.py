@@ -31,7 +31,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to see that it works.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Prune a small model once, transfer it, quantize it, compare.
+    """Prune a small model once, transfer, quantize, compare.
 
     Needs no network. Without --model and --dataset, the text is Python's own documentation, and the task is
     to tell which part of the standard library a docstring belongs to. A stage found in the output directory

@@ -23,7 +23,7 @@ def evaluate_distance(
     max_seq_length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
     as_json: Json = False,
 ) -> None:
-    """Measure how far an encoder's hidden states are from its teacher's.
+    """Measure how far hidden states are from the teacher's.
 
     The relative error of each layer: squared error over the squares of the teacher's states. 0 is a copy, 1
     is as bad as zeros.

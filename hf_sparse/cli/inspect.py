@@ -21,7 +21,7 @@ def inspect(
     png: Png = None,
     as_json: Json = False,
 ) -> None:
-    """Show how sparse a saved model is, where, and what it takes.
+    """Show how sparse a model is, where, and what it takes.
 
     In which layers, in which pattern, and whether it lost zeros; how small it is beside what it could be.
 

@@ -26,7 +26,7 @@ def pack(
     ] = "compressed-tensors",
     as_json: Json = False,
 ) -> None:
-    """Write a quantized model as a small directory, show its sizes.
+    """Write a quantized model as a small directory.
 
     The format packed is for any model.
 

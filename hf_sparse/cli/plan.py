@@ -51,7 +51,7 @@ def plan(
     png: Png = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a recipe does over a run, or why it cannot work.
+    """Show what a recipe does in a run, or why it cannot work.
 
     With what it costs; nothing is trained.
 

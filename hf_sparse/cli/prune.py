@@ -38,7 +38,7 @@ def prune(
     exclude: Exclude = None,
     as_json: Json = False,
 ) -> None:
-    """Remove weights of a trained model at once, without training it.
+    """Remove weights of a model at once, without training it.
 
     Try: hf-sparse prune my_model my_model_half --sparsity 0.5 --pattern 2:4
     """

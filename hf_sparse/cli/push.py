@@ -33,7 +33,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files, send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a model on the Hub as stock transformers loads it.
+    """Publish a model on the Hub, as transformers loads it.
 
     With its card, recipe and tokenizer, in one commit; run again, it sends what is missing.
 

@@ -22,7 +22,7 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a page with the figures of runs, and show what they logged.
+    """Make a page of runs with figures, show what they logged.
 
     One HTML file that needs nothing else, and every figure as PNG: stages, losses, zeros, learning rate,
     zeros by layer, scores against size and latency, recipes. Models that runs started from and teachers are

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False) -> None:
-    """Take dead neurons and heads out of a model, for equal outputs.
+    """Take dead neurons and heads out, for equal outputs.
 
     Dead are neurons of feed-forward layers and heads of attention that pruning has left without weights. As
     many are removed from each layer as the layer with the fewest has, so that stock transformers loads the

@@ -16,7 +16,7 @@ def targets(
     exclude: Exclude = None,
     as_json: Json = False,
 ) -> None:
-    """Show which weights a recipe prunes, and why not the others.
+    """Show which weights a recipe prunes, and why not others.
 
     Try: hf-sparse targets bert-base-uncased --exclude intermediate
     """

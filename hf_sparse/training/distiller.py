@@ -1,5 +1,6 @@
 """The teacher's part in a training run: loss terms, their totals over the whole batch, their log lines."""
 
+import logging
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,12 +18,13 @@ from hf_sparse.distillation.features.terms import TERMS
 from hf_sparse.distillation.losses import Counts, LossTerm, count, logits_terms, task_terms
 from hf_sparse.distillation.teacher import (
     check_compatible,
-    check_learnable,
     decoder_inputs,
     freeze,
     teacher_inputs,
 )
 from hf_sparse.settings.distillation import DistillationRecipe
+
+logger = logging.getLogger(__name__)
 
 
 class Distiller:
@@ -36,13 +38,15 @@ class Distiller:
         self, recipe: DistillationRecipe, teacher: nn.Module, student: nn.Module, accelerator: Accelerator
     ) -> None:
         check_compatible(student, teacher, outputs=recipe.logits > 0)
-        check_learnable(student, recipe)
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
         self.features = nn.ModuleDict(
             {name: TERMS[name](settings, student, teacher) for name, settings in recipe.features.items()}
         ).to(accelerator.device)
+        for name, term in self.features.items():
+            for choice in term.choices:
+                logger.warning("%s: %s.", name, choice)
         self.weights = recipe.weights
         self.shifts_labels = type(student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self._totals: Counts | None = None

@@ -15,6 +15,8 @@ from hf_sparse.training.estimate import Batch, memory, sidecar, step_cost
 from hf_sparse.training.mixin import SparseTrainingMixin
 from hf_sparse.training.sparsifier import Sparsifier
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -41,7 +43,13 @@ class Rehearsal:
 
 
 class _Rehearsed(SparseTrainingMixin, Trainer):
-    """A trainer that never trains."""
+    """A trainer that never trains; a model that was saved without a head may get one where it is trained."""
+
+    def _check_learnable(self) -> None:
+        try:
+            super()._check_learnable()
+        except ValueError as error:
+            logger.warning("As it was saved, the model is refused: %s.", error)
 
 
 def rehearse(

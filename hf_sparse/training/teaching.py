@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from hf_sparse.distillation.teacher import has_head
+from hf_sparse.distillation.teacher import check_learnable, has_head
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.distiller import Distiller
@@ -44,6 +44,7 @@ class DistillationMixin:
         # Trainer leaves dividing by accumulation steps to models that take num_items_in_batch. Encoders take
         # it and ignore it; with a loss of our own, the division is always wanted.
         self.model_accepts_loss_kwargs = False
+        self._check_learnable()
         distiller = Distiller(recipe, teacher, self.model, self.accelerator)
         if distiller.features and self.args.n_gpu > 1:
             raise ValueError(
@@ -54,6 +55,9 @@ class DistillationMixin:
         if distiller.parameters():
             self._check_learned_parameters()
         return distiller
+
+    def _check_learnable(self) -> None:
+        check_learnable(self.model, self.recipe.distillation)
 
     def _check_loss(self) -> None:
         """Raise `ValueError` where an encoder without a head is to be trained, and nothing gives a loss."""

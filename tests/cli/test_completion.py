@@ -19,7 +19,7 @@ from hf_sparse.recipe import preset_names
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 
 ASKED = "_HF_SPARSE_COMPLETE"
-COMMANDS = [info.callback.__name__ for info in app.registered_commands]
+COMMANDS = [info.callback.__name__.replace("_", "-") for info in app.registered_commands]
 
 
 def completed(line: str, shell: str = "bash") -> list[str]:

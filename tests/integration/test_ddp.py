@@ -51,6 +51,15 @@ def test_projections_are_learned_as_in_one_process(ranks: list[dict[str, Any]], 
             torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_hidden_errors_are_divided_by_the_mean_squares_of_all_processes(
+    ranks: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    alone = lesson("classification", tmp_path, batch=8, features=True)["learned"]["hidden.mean_squares"]
+    ours, theirs = (rank["features"]["learned"]["hidden.mean_squares"] for rank in ranks)
+    assert torch.equal(ours, theirs) and (ours > 0).all() and len(ours) == 2
+    torch.testing.assert_close(ours, alone, rtol=1e-5, atol=0)
+
+
 def test_both_processes_hold_the_same_model_with_exact_zeros(ranks: list[dict[str, Any]]) -> None:
     ours, theirs = (rank["straight"] for rank in ranks)
     for part in ("weights", "masks", "optimizer"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from featured import gradients, rows, trainer
-from pairs import compare, make, mean
+from pairs import compare, encoder_decoder, make, mean
 from tiny import arguments
 from torch.utils.data import default_collate
 from transformers import PreTrainedModel, Trainer
@@ -83,6 +83,33 @@ def test_without_a_weight_for_logits_they_are_not_compared(tmp_path: Path) -> No
     assert line["loss"] == pytest.approx(0.5 * line["loss_task"] + line["loss_hidden"], rel=1e-5)
     with pytest.raises(ValueError, match="vocabulary size is 100, the teacher's 50"):
         trainer(tmp_path, {"hidden": 1.0, "logits": 0.0}, teacher=make("bert", 1, vocab_size=50))
+
+
+@pytest.mark.parametrize("name", ["hidden", "attention", "relations"])
+def test_which_layers_learn_from_a_teacher_of_another_depth_is_said_before_the_first_step(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = make("bert", 1, num_hidden_layers=4)
+    run = trainer(tmp_path, {name: {"layers": "uniform"}}, teacher=deep)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("hf_sparse")]
+    assert said == [
+        f"{name}: 2 layers of the student and 4 of the teacher are paired by layers: uniform, 1 from 2, "
+        "2 from 4; a mapping pairs others."
+    ]
+    assert run.state.global_step == 0
+    caplog.clear()
+    trainer(tmp_path, {name: {"layers": {1: 2, 2: 4}}}, teacher=deep)
+    trainer(tmp_path, {name: {"layers": "uniform"}})
+    assert not [record for record in caplog.records if record.name.startswith("hf_sparse")]
+
+
+def test_both_stacks_of_one_depth_are_told_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    models = [encoder_decoder("t5", seed, (layers, layers)) for seed, layers in enumerate((1, 2))]
+    trainer(tmp_path, {"hidden": 1.0}, student=models[0], teacher=models[1])
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("hf_sparse")] == [
+        "hidden: 1 layers of the student and 2 of the teacher are paired by layers: uniform, 1 from 2; a "
+        "mapping pairs others."
+    ]
 
 
 def test_the_models_are_left_without_hooks(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from tiny import arguments, bert, pruning, sentences
 from torch.utils.data import BatchSampler
+from transformers import BertModel
 
 from hf_sparse import Recipe, SparseTrainer, prune
 from hf_sparse.training.plan import Plan, count_rows, count_steps, make_plan
@@ -239,6 +240,13 @@ def test_remarks_say_what_is_taken_for_granted() -> None:
     assert "change nothing" not in said(plan("sparsity.revive=true"))
     assert "Rounding is simulated" in said(plan("quantization={}"))
     assert make_plan(Recipe(), STEPS).remarks == ()
+
+
+def test_a_model_without_a_head_may_get_one() -> None:
+    planned = make_plan(distilled(), STEPS, model=BertModel(bert().config))
+    assert planned.loss_weights["task"] == 0.5 and planned.sparsity[-1] == pytest.approx(0.9, abs=1e-3)
+    (said,) = (remark for remark in planned.remarks if "As it was saved" in remark)
+    assert "BertModel has no head" in said and "or load the model with a head" in said
 
 
 def test_a_run_of_no_steps_is_refused() -> None:

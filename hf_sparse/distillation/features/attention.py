@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from hf_sparse.distillation.counts import fitting_mask
 from hf_sparse.distillation.divergence import categorical
-from hf_sparse.distillation.features.layer_map import layer_map
+from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
     FeatureTerm,
@@ -40,7 +40,9 @@ class Attention(FeatureTerm):
                 f"teacher {theirs.num_attention_heads}; use relations, which divides both anew"
             )
         _check_no_dropout(ours)
-        self.pairs = layer_map(settings.layers, ours.num_hidden_layers, theirs.num_hidden_layers)
+        depths = ours.num_hidden_layers, theirs.num_hidden_layers
+        self.pairs = layer_map(settings.layers, *depths)
+        self.choices = told_pairs(settings.layers, *depths)
 
     def forward(
         self, student: Mapping[str, Any], teacher: Mapping[str, Any], inputs: Mapping[str, Any]

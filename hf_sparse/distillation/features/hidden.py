@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig
 
 from hf_sparse.distillation.counts import fitting_mask, label_mask
-from hf_sparse.distillation.features.layer_map import layer_map
+from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
     FeatureTerm,
@@ -65,6 +65,11 @@ class Hidden(FeatureTerm):
             stack: layer_map(settings.layers, depth, their_depths[stack], lowest=0)
             for stack, depth in depths.items()
         }
+        both = ((depth, their_depths[stack]) for stack, depth in depths.items())
+        # Both stacks of an encoder-decoder may say the same.
+        self.choices = tuple(
+            dict.fromkeys(said for pair in both for said in told_pairs(settings.layers, *pair))
+        )
         self.count = sum(len(layers) for layers in self.pairs.values())
         self.layer_weights = _layer_weights(settings.layer_weights, self.pairs)
         self.log_layers = settings.log_layers

@@ -24,3 +24,14 @@ def layer_map(layers: str | Mapping[int, int], student: int, teacher: int, lowes
                 "from 1"
             )
     return dict(layers)
+
+
+def told_pairs(layers: str | Mapping[int, int], student: int, teacher: int) -> tuple[str, ...]:
+    """Say which layer learns from which, where the depths differ and a rule has paired them."""
+    if student == teacher or not isinstance(layers, str):
+        return ()
+    pairs = [f"{ours} from {theirs}" for ours, theirs in layer_map(layers, student, teacher).items()]
+    return (
+        f"{student} layers of the student and {teacher} of the teacher are paired by layers: {layers}, "
+        f"{', '.join(pairs)}; a mapping pairs others",
+    )

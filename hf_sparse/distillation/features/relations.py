@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_sparse.distillation.counts import fitting_mask
 from hf_sparse.distillation.divergence import categorical
-from hf_sparse.distillation.features.layer_map import layer_map
+from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.projections import KINDS, find_projections, recorded
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
@@ -53,6 +53,7 @@ class Relations(FeatureTerm):
         for role, model in models.items():
             _check_divides(self.heads, role, find_projections(model, self.depths[role]))
         self.pairs = layer_map(settings.layers, self.depths["student"], self.depths["teacher"])
+        self.choices = told_pairs(settings.layers, self.depths["student"], self.depths["teacher"])
 
     @contextmanager
     def watch(self, model: nn.Module, role: Role) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,9 @@ class FeatureTerm(nn.Module, ABC):
     forward_options: ClassVar[dict[str, bool]] = {}
     """Keywords for the forward pass of both models, without which they do not return what is compared."""
 
+    choices: tuple[str, ...] = ()
+    """What a rule has chosen that nobody has asked for, as sentences: see `told_pairs`."""
+
     def watch(self, model: nn.Module, role: Role) -> AbstractContextManager[Mapping[str, Any]]:
         """Collect what a forward pass inside the block does not return; the mapping is filled as it runs."""
         return nullcontext({})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_sparse.distillation.features.layer_map import layer_map
+from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,11 @@ def test_a_mapping_is_taken_as_it_is() -> None:
 def test_layers_that_are_not_there_are_refused(layers: dict[int, int], lowest: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layer_map(layers, 4, 12, lowest)
+
+
+def test_pairs_of_two_depths_are_told_unless_somebody_chose_them() -> None:
+    (said,) = told_pairs("uniform", 3, 12)
+    assert "3 layers of the student and 12 of the teacher" in said and "1 from 4, 2 from 8, 3 from 12" in said
+    (said,) = told_pairs("last", 3, 12)
+    assert "by layers: last, 3 from 12; a mapping" in said
+    assert told_pairs({1: 4}, 3, 12) == told_pairs("uniform", 3, 3) == ()
