@@ -186,20 +186,17 @@ def settle(stage: Stage, places: Places, options: argparse.Namespace) -> bool:
 
 
 def overview(stages: dict[str, Stage], places: Places, results: Path) -> Table:
-    """Return the plan as a table: what is measured, what is still to be run."""
+    """Return the plan as a table: what is measured, what is still to be run, whose model lies here."""
     table = Table(title="Accuracy study")
-    for name in ("stage", "from", "teacher", "recipe", "tokens", "cpu min", "score", "here"):
-        table.add_column(name, overflow="fold")
+    for name in ("stage", "from", "tokens", "cpu min", "score", "here"):
+        table.add_column(name, no_wrap=True)
     finished = read_finished(results)
     for name, stage in stages.items():
         row = finished[name]["rows"][0] if name in finished else {}
         minutes = f"{row['cpu_seconds'] / 60:.1f}" if row else ""
         score = next((f"{row[key]:.4f}" for key in ("accuracy", "f1") if key in row), "done" if row else "")
         tokens = f"{row['tokens']:,}" if row else ""
-        here = "yes" if places.stands(name) else ""
-        table.add_row(
-            name, stage.start, stage.teacher or "", stage.recipe or "", tokens, minutes, score, here
-        )
+        table.add_row(name, stage.start, tokens, minutes, score, "yes" if places.stands(name) else "")
     return table
 
 
