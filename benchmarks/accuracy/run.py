@@ -195,7 +195,7 @@ def overview(stages: dict[str, Stage], places: Places, results: Path) -> Table:
         row = finished[name]["rows"][0] if name in finished else {}
         minutes = f"{row['cpu_seconds'] / 60:.1f}" if row else ""
         score = next((f"{row[key]:.4f}" for key in ("accuracy", "f1") if key in row), "done" if row else "")
-        tokens = f"{row['tokens']:,}" if row else ""
+        tokens = f"{row['tokens'] / 1e6:.2f} M" if row else ""
         table.add_row(name, stage.start, tokens, minutes, score, "yes" if places.stands(name) else "")
     return table
 
