@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import (
     BertConfig,
-    BertForMaskedLM,
+    BertForPreTraining,
     BertTokenizerFast,
     DistilBertConfig,
     DistilBertForMaskedLM,
@@ -35,8 +35,8 @@ _BERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 _DISTILBERT = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
 
 MODELS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig]] = {
-    "bert-base-uncased": (BertForMaskedLM, BertConfig(**_SIZES, **_BERT)),
-    "bert-large-uncased": (BertForMaskedLM, BertConfig(**_SIZES, **_BERT | {"num_hidden_layers": 2})),
+    "bert-base-uncased": (BertForPreTraining, BertConfig(**_SIZES, **_BERT)),
+    "bert-large-uncased": (BertForPreTraining, BertConfig(**_SIZES, **_BERT | {"num_hidden_layers": 2})),
     "distilbert-base-uncased": (DistilBertForMaskedLM, DistilBertConfig(**_SIZES, **_DISTILBERT)),
     "roberta-base": (RobertaForMaskedLM, RobertaConfig(**_SIZES, **_BERT, pad_token_id=0)),
 }
@@ -59,21 +59,30 @@ def write_models() -> None:
     """Write a tiny model under each name into the current directory."""
     torch.manual_seed(0)
     for name, (kind, config) in MODELS.items():
-        inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * (kind is BertForMaskedLM)
+        inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * (kind is BertForPreTraining)
         tokenizer = BertTokenizerFast(vocab=_VOCABULARY, model_max_length=512, model_input_names=inputs)
         kind(config).save_pretrained(name)
         tokenizer.save_pretrained(name)
+        # Those of BERT have both heads, and call themselves masked language models.
+        config = Path(name, "config.json")
+        config.write_text(config.read_text().replace("BertForPreTraining", "BertForMaskedLM"))
 
 
 def write_data() -> None:
     """Write texts, questions and tables of all GLUE tasks likewise, GLUE as one directory for each task."""
-    write_table(Path("wikimedia/wikipedia/train.parquet"), {"text": sentences(20, length=600)})
+    write_table(Path("wikimedia/wikipedia/train.parquet"), {"text": documents(40)})
     for split in ("train", "validation"):
         write_table(Path(f"rajpurkar/squad/{split}.parquet"), questions(8))
         for task, (columns, labels, _) in TASKS.items():
             names = ["validation_matched", "validation_mismatched"] if task == "mnli" else ["validation"]
             for name in names if split == "validation" else [split]:
                 write_table(Path(f"glue/{task}/{name}.parquet"), table(columns, labels, 9))
+
+
+def documents(count: int) -> list[str]:
+    """Return texts of several sentences, of which pairs of segments can be made."""
+    lines = sentences(6 * count, length=5)
+    return ["\n".join(lines[start : start + 6]) for start in range(0, len(lines), 6)]
 
 
 def expand(typed: str) -> list[list[str]]:
