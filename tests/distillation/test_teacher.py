@@ -16,16 +16,21 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertGenerationDecoder,
     BertModel,
     BertTokenizer,
+    CLIPModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    EncoderDecoderModel,
     GPT2Config,
+    GPT2DoubleHeadsModel,
     GPT2LMHeadModel,
     GPT2Model,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
+    MarianMTModel,
     PreTrainedModel,
 )
 
@@ -339,3 +344,11 @@ def test_an_architecture_transformers_lacks_is_refused(tmp_path: Path) -> None:
 def test_options_reach_from_pretrained(tmp_path: Path) -> None:
     teacher = load_teacher(saved(tmp_path, bert()), bert(), dtype=torch.bfloat16)
     assert teacher.dtype == torch.bfloat16
+
+
+def test_a_model_that_gives_a_loss_has_a_head_whatever_it_is_called() -> None:
+    """Their names end like those of encoders."""
+    named = (EncoderDecoderModel, MarianMTModel, CLIPModel, GPT2DoubleHeadsModel, BertGenerationDecoder)
+    # Without weights, which are not looked at.
+    made = [object.__new__(kind) for kind in named]
+    assert [has_head(model) for model in made] == [True] * len(named)
