@@ -34,13 +34,14 @@ Results = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Point:
-    """One measured stage: the upstream tokens behind it, sparsity, what a figure shows of it."""
+    """One measured stage: upstream tokens behind it, sparsity, what a figure shows of it, learning rate."""
 
     stage: str
     tokens: int
     sparsity: float
     value: float
     error: float = 0.0
+    rate: str = ""
 
 
 def distance_points(results: Results, last: bool) -> list[Point]:
@@ -50,7 +51,8 @@ def distance_points(results: Results, last: bool) -> list[Point]:
         layers = [error for _, error in sorted((int(n), e) for n, e in row.get("distances", {}).items())]
         if layers and row["group"].startswith("upstream"):
             value = layers[-1] if last else sum(layers[:-1]) / max(1, len(layers) - 1)
-            points.append(Point(name, row["tokens"], row["sparsity"], value))
+            rate = argument(results[name], "learning_rate")
+            points.append(Point(name, row["tokens"], row["sparsity"], value, rate=rate))
     return points
 
 
@@ -88,15 +90,16 @@ def only_row(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return row
 
 
-def lowest(points: Sequence[Point]) -> list[Point]:
-    """Return of the points at about one number of tokens, within a tenth, that of the lowest value."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: point.tokens):
-        if not best or point.tokens > 1.1 * best[-1].tokens:
-            best.append(point)
-        elif point.value < best[-1].value:
-            best[-1] = point
-    return best
+def argument(result: Mapping[str, Any], name: str) -> str:
+    """Return what a stage was given for an argument of its script, - for nothing."""
+    words = shlex.split(result["command"])
+    return words[words.index(f"--{name}") + 1] if f"--{name}" in words else "-"
+
+
+def most_frequent_rate(points: Sequence[Point]) -> str:
+    """Return the learning rate of the most points; of several the one whose best value is the lowest."""
+    rates = {point.rate: [other.value for other in points if other.rate == point.rate] for point in points}
+    return min(rates, key=lambda rate: (-len(rates[rate]), min(rates[rate])))
 
 
 def by_sparsity(points: Sequence[Point]) -> dict[str, list[Point]]:
@@ -125,19 +128,20 @@ def distance_figure(results: Results) -> "Figure | None":
         return None
     figure = new_figure(6.4, 5.2)
     axes, looks = figure.subplots(), looks_of(results)
-    best = {point.stage for group in by_sparsity(last).values() for point in lowest(group)}
+    joined = {sparsity: most_frequent_rate(group) for sparsity, group in by_sparsity(last).items()}
     for layers, points, style in (("last layer", last, "-"), ("mean of the others", others, "--")):
         for sparsity, group in by_sparsity(points).items():
             line, rest = (
-                [point for point in group if (point.stage in best) == kept] for kept in (True, False)
+                [point for point in group if (point.rate == joined[sparsity]) == kept]
+                for kept in (True, False)
             )
             shown = {"markersize": 6, **looks[sparsity]}
             axes.plot(*places(line), linestyle=style, linewidth=1.8, label=f"{sparsity}, {layers}", **shown)
-            # Shown, and not joined.
+            # They are no point of that curve.
             axes.plot(*places(rest), linestyle="none", markerfacecolor="white", **shown)
-    if len(best) < len(last):
+    if any(point.rate != joined[percent(point.sparsity)] for point in last):
         hollow = {"linestyle": "none", "marker": "o", "color": GREY, "markerfacecolor": "white"}
-        axes.plot([], [], label="other settings at that budget", **hollow)
+        axes.plot([], [], label="other learning rates", **hollow)
     tokens_axis(axes, [point.tokens for point in last])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("relative error of the hidden states\non held-out QNLI pairs")
@@ -218,13 +222,12 @@ def page(results: Results, order: Sequence[str], pictures: Sequence[str]) -> str
 
 
 def table_row(name: str, result: Mapping[str, Any]) -> str:
-    row, words = only_row(result), shlex.split(result["command"])
-    recipe = words[words.index("--recipe") + 1] if "--recipe" in words else "-"
+    row = only_row(result)
     distances = row.get("distances", {})
     cells = [
         f"[{name}]({name}.json)",
         result["settings"]["start"],
-        recipe,
+        argument(result, "recipe"),
         f"{row['tokens']:,}",
         f"{row['cpu_seconds'] / 60:.1f}",
         f"{100 * row['sparsity']:.1f} %",

@@ -48,7 +48,7 @@ def main() -> None:
     if unknown := set(named) - stages.keys():
         raise SystemExit(f"the plan has no stage {sorted(unknown)[0]}; it has {', '.join(stages)}")
     if options.list:
-        Console().print(overview(stages, places, options.results))
+        Console(width=None if sys.stdout.isatty() else 140).print(overview(stages, places, options.results))
         return
     if options.needs or options.made:
         try:

@@ -59,7 +59,12 @@ def options(tmp_path: Path, **changes: Any) -> Namespace:
 def published(folder: Path, name: str, group: str, start: str, data: str, **row: Any) -> None:
     """Publish results of a stage."""
     folder.mkdir(exist_ok=True)
-    words = f"python scripts/run.py --recipe {row.pop('recipe', 'transfer')} --seed 42"
+    given = {"recipe": row.pop("recipe", "transfer"), "learning_rate": row.pop("rate", 1e-4)}
+    words = " ".join(f"--{name} {value}" for name, value in given.items())
     values = {"stage": name, "group": group, "cpu_seconds": 90.0, "sparsity": 0.9, "tokens": 1000} | row
-    content = {"command": words, "settings": {"start": start, "data": data}, "rows": [values]}
+    content = {
+        "command": f"python scripts/run.py {words}",
+        "settings": {"start": start, "data": data},
+        "rows": [values],
+    }
     (folder / f"{name}.json").write_text(json.dumps(content))

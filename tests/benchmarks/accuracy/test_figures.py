@@ -15,14 +15,21 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def folder(tmp_path: Path) -> Path:
     """Publish two budgets at 90 %, one at 85 %; of 3 M tokens, a transfer whose upstream stage is missing."""
     score = {"accuracy": 0.8, "accuracy_error": 0.01}
-    for name, tokens, sparsity, errors in (
-        ("up90_1M_slow", 1_001_000, 0.9, [0.3, 0.5, 0.7]),
-        ("up90_1M", 1_002_000, 0.9, [0.1, 0.3, 0.6]),
-        ("up90_300k", 299_000, 0.8999, [0.2, 0.4, 0.8]),
-        ("up85_1M", 1_002_000, 0.85, [0.1, 0.2, 0.4]),
+    for name, tokens, sparsity, errors, rate in (
+        ("up90_1M_slow", 1_001_000, 0.9, [0.3, 0.5, 0.7], 1e-4),
+        ("up90_1M_fast", 1_001_000, 0.9, [0.2, 0.4, 0.5], 1e-2),
+        ("up90_1M", 1_002_000, 0.9, [0.1, 0.3, 0.6], 1e-3),
+        ("up90_300k", 299_000, 0.8999, [0.2, 0.4, 0.8], 1e-3),
+        ("up85_1M", 1_002_000, 0.85, [0.1, 0.2, 0.4], 1e-2),
     ):
         distances = {str(10 - i): error for i, error in enumerate(reversed(errors))}
-        row = {"tokens": tokens, "sparsity": sparsity, "distances": distances, "recipe": "prune_encoder_90"}
+        row = {
+            "tokens": tokens,
+            "sparsity": sparsity,
+            "distances": distances,
+            "rate": rate,
+            "recipe": "prune_encoder_90",
+        }
         published(tmp_path, name, f"upstream {100 * sparsity:.0f} %", "ENCODER", "text", **row)
     published(tmp_path, "dense", "dense", "ENCODER", "sst2", **score | {"accuracy": 0.89, "sparsity": 0.0})
     published(tmp_path, "gmp", "GMP 85 %", "ENCODER", "sst2", **score | {"accuracy": 0.85, "sparsity": 0.85})
@@ -38,11 +45,14 @@ def test_distances_are_those_after_each_upstream_stage(folder: Path) -> None:
     assert last == {
         "up90_1M": (1_002_000, 0.6),
         "up90_1M_slow": (1_001_000, 0.7),
+        "up90_1M_fast": (1_001_000, 0.5),
         "up90_300k": (299_000, 0.8),
         "up85_1M": (1_002_000, 0.4),
     }
     others = {point.stage: point.value for point in figures.distance_points(results, False)}
-    assert others == pytest.approx({"up90_1M": 0.2, "up90_1M_slow": 0.4, "up90_300k": 0.3, "up85_1M": 0.15})
+    assert others == pytest.approx(
+        {"up90_1M": 0.2, "up90_1M_slow": 0.4, "up90_1M_fast": 0.3, "up90_300k": 0.3, "up85_1M": 0.15}
+    )
 
 
 def test_a_short_transfer_stands_at_the_tokens_of_the_stage_it_starts_from(
@@ -67,14 +77,15 @@ def drawn(axes: object) -> dict[str, tuple[list[float], list[float]]]:
     return {name: (list(line.get_xdata()), list(line.get_ydata())) for name, line in lines.items()}
 
 
-def test_the_figure_of_distances_joins_the_best_of_each_budget(folder: Path) -> None:
+def test_the_figure_of_distances_joins_what_was_learned_at_one_rate(folder: Path) -> None:
     (axes,) = figures.distance_figure(read_finished(folder)).axes
     lines = drawn(axes)
     assert lines["90 %, last layer"] == ([299_000, 1_002_000], [0.8, 0.6])
     assert lines["90 %, mean of the others"][1] == pytest.approx([0.3, 0.2])
     assert lines["85 %, last layer"] == ([1_002_000], [0.4])
-    hollow = [list(line.get_ydata()) for line in axes.get_lines() if line.get_label().startswith("_")]
-    assert hollow == [[], [0.7], [], [0.4]]
+    others = [line.get_ydata().tolist() for line in axes.get_lines() if line.get_label().startswith("_")]
+    assert list(map(len, others)) == [0, 2, 0, 2]
+    assert sum(others, []) == pytest.approx([0.5, 0.7, 0.3, 0.4])
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["300k", "1M"]
 
@@ -114,7 +125,7 @@ def test_the_table_has_every_stage_in_the_order_of_the_plan(folder: Path) -> Non
         "| [dense](dense.json) | ENCODER | transfer | 1,000 | 1.5 | 0.0 % | 89.0 ± 1.0 | - |",
     ]
     assert "| [squad](squad.json) | up90_1M | transfer | 1,000 | 1.5 | 90.0 % | F1 80.0 ± 0.9 | - |" in table
-    assert len(table) == 11 and "missing" not in text
+    assert len(table) == 12 and "missing" not in text
     assert text.endswith("\n\n![distance](distance.png)\n") and "short_transfer" not in text
 
 
@@ -127,7 +138,7 @@ def test_all_is_written_beside_the_results(
     assert all(
         (folder / name).read_bytes().startswith(PNG) for name in ("distance.png", "short_transfer.png")
     )
-    assert (folder / "README.md").read_text().count("| [") == 10
+    assert (folder / "README.md").read_text().count("| [") == 11
 
 
 def test_without_results_there_is_nothing_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,6 @@ def test_the_plan_is_listed_with_what_is_measured(
     stages = {"upstream90_1M_lr1e-3": {"recipe": "transfer"}, "two": {"start": "upstream90_1M_lr1e-3"}}
     assert run_plan(places, stages, only=["upstream90_1M_lr1e-3"]) == 0
     capsys.readouterr()
-    monkeypatch.setenv("COLUMNS", "140")
     command_line(places, monkeypatch, "--list")
     lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
     assert [cell.strip() for cell in lines[0].split("│")[1:-1]] == [
