@@ -22,6 +22,9 @@ def bf16_hardware(accelerator: bool = True) -> str | None:
     if accelerator and torch.cuda.is_available():
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.cuda.get_device_name() if supported else None
+    if accelerator and torch.accelerator.is_available():
+        # Of other accelerators nothing is known here, and the processor does not compute then.
+        return None
     return next((name for name in _PROCESSOR_FEATURES if name in processor_features()), None)
 
 

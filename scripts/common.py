@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -88,17 +88,31 @@ class DataArguments:
         return {split: path for split, path in named.items() if path is not None}
 
 
+@dataclass
+class ScriptArguments(SparseArguments):
+    """Recipe and teacher of a run, and whether the training arguments of its paper come along."""
+
+    recipe_arguments: bool = field(
+        default=False,
+        metadata={
+            "help": "Take learning rate, batch, epochs, warm-up and decay from what is published beside the "
+            "preset; what is given here as well wins."
+        },
+    )
+
+
 def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple[object, ...]:
     """Read the command line, or the one JSON or YAML file it names; set up logging with the seed.
 
     Answers one object of each of `kinds`, then the training arguments, then the sparse ones. Defaults are
     what is fast on this machine; where the sparse arguments ask for them, those published for this `task`.
     """
-    parser = HfArgumentParser((*kinds, TrainingArguments, SparseArguments))
+    parser = HfArgumentParser((*kinds, TrainingArguments, ScriptArguments))
     given = given_arguments(parser, sys.argv[1:] if argv is None else argv)
     # A bad recipe is refused here rather than after the data has been prepared.
     names = {part.name for part in fields(SparseArguments)} & given.keys()
     recipe = SparseArguments(**{name: given[name] for name in names}).build_recipe()
+    check_length(given)
     published = None
     if given.get("recipe_arguments"):
         published = read_recipe_arguments(given.get("recipe"), task)
@@ -115,6 +129,19 @@ def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple
     speed.use_machine(training)
     set_seed(training.seed)
     return parsed
+
+
+def check_length(given: Mapping[str, object]) -> None:
+    """Raise `ValueError` where a budget in tokens is none, or not the only word on the length of a run."""
+    tokens = given.get("max_tokens")
+    if tokens is None:
+        return
+    if tokens < 1:
+        raise ValueError(f"--max_tokens counts tokens from 1, got {tokens}")
+    if others := {"max_steps", "num_train_epochs"} & given.keys():
+        raise ValueError(
+            f"--max_tokens {tokens} says how long to train, and so does --{min(others)}; leave one out"
+        )
 
 
 def find_checkpoint(training: TrainingArguments) -> str | None:
@@ -196,19 +223,22 @@ def load_model(
     config: PreTrainedConfig,
     **others: object,
 ) -> PreTrainedModel:
-    """Load a model as an auto class does, with the dropout that is asked for.
+    """Load a model as an auto class does, or make a new one, with the dropout that is asked for.
 
     In training it leaves as they are what is to be frozen; else it rounds as it did when it was saved.
     """
     if model.dropout is not None:
         set_dropout(config, model.dropout)
     attention = speed.attention(model.attn_implementation, training)
-    loaded = kind.from_pretrained(
-        model.model_name_or_path, config=config, attn_implementation=attention, **model.where, **others
-    )
-    if not training.do_train:
-        requantize(loaded, model.model_name_or_path, **model.where)
-    elif model.freeze:
+    if model.model_name_or_path is None:
+        loaded = kind.from_config(config, attn_implementation=attention)
+    else:
+        loaded = kind.from_pretrained(
+            model.model_name_or_path, config=config, attn_implementation=attention, **model.where, **others
+        )
+        if not training.do_train:
+            requantize(loaded, model.model_name_or_path, **model.where)
+    if training.do_train and model.freeze:
         logger.info(f"{freeze(loaded, model.freeze):,} of {loaded.num_parameters():,} weights are frozen.")
     return loaded
 
@@ -248,8 +278,6 @@ def make_trainer(
             cache_dir=source.cache_dir,
             attn_implementation=speed.attention(source.attn_implementation, training),
         )
-    if train_dataset is not None:
-        train_dataset = speed.arrange(train_dataset, training, max_tokens)
     return kind(
         model=model,
         args=training,
@@ -257,7 +285,7 @@ def make_trainer(
         recipe=recipe,
         teacher=teacher,
         allow_schedule_change=sparse.allow_schedule_change,
-        train_dataset=train_dataset,
+        train_dataset=speed.arrange(train_dataset, training, max_tokens),
         callbacks=[EpochCallback()],
         **others,
     )

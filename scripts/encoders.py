@@ -16,7 +16,7 @@ from transformers import (
 import common
 import session
 import texts
-from hf_sparse import SparseArguments, SparseTrainer
+from hf_sparse import Recipe, SparseArguments, SparseTrainer, find_targets
 from hf_sparse.distillation.distance import layer_distances
 
 _POOLER = "pooler."
@@ -34,11 +34,19 @@ def run(
             "an encoder without a head has no loss to evaluate, only a distance to its teacher; add "
             "--do_train, or use hf-sparse evaluate-distance"
         )
+    recipe = sparse.build_recipe()
+    if recipe.distillation is None:
+        raise ValueError(
+            "--no_head trains an encoder by its teacher's inner states, and the recipe has no distillation; "
+            "give --recipe prune_encoder_90, or another with task: 0, logits: 0 and hidden, attention or "
+            "relations"
+        )
     if source.model_name_or_path is None:
         raise ValueError("--no_head trains an encoder that exists; give --model_name_or_path")
     checkpoint = common.find_checkpoint(training)
     tokenizer = common.load_tokenizer(source)
     model = load_encoder(source, training)
+    check_pooler(model, recipe)
     length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
     splits, held_out = texts.hold_out(common.load_data(data, source), data, training)
     collate = DataCollatorWithPadding(tokenizer)
@@ -85,6 +93,18 @@ def load_encoder(source: common.ModelArguments, training: TrainingArguments) -> 
         pooler.requires_grad_(False)
         common.logger.info("The pooler is kept as it is: no inner state passes through it.")
     return model
+
+
+def check_pooler(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Raise `ValueError` where weights of the pooler would be removed, since nothing trains what is left."""
+    if recipe.sparsity is None:
+        return
+    targets = find_targets(model, recipe.sparsity.include, recipe.sparsity.exclude)
+    if any(target.name.startswith(_POOLER) for target in targets):
+        raise ValueError(
+            "sparsity.include names the pooler, which no inner state passes through, so it would lose "
+            "weights and never recover; leave it out, or train with a head"
+        )
 
 
 def distances(trainer: SparseTrainer, batches: DataLoader) -> dict[str, float]:

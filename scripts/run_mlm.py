@@ -88,12 +88,11 @@ def load_model(
     """Load a model, its head random if it has none, or make a new one."""
     if model.model_name_or_path is None:
         config = new_config(model, len(tokenizer))
-        loaded = model_kind(config, data).from_config(config)
     elif model.config_overrides is not None:
         raise ValueError("--config_overrides is for new models; leave it or --model_name_or_path out")
     else:
         config = AutoConfig.from_pretrained(model.config_name or model.model_name_or_path, **model.where)
-        loaded = common.load_model(model_kind(config, data), model, training, config=config)
+    loaded = common.load_model(model_kind(config, data), model, training, config=config)
     # A table larger than the vocabulary, padded to a round size, is left as it is.
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         loaded.resize_token_embeddings(len(tokenizer))
@@ -158,12 +157,28 @@ def masked_sets(
     return sets
 
 
+def refuse_for_encoders(data: MlmDataArguments, training: TrainingArguments) -> None:
+    """Raise `ValueError` for options that an encoder without a head has no use for."""
+    default = MlmDataArguments.mlm_probability
+    unused = {
+        "--next_sentence": data.next_sentence,
+        f"--mlm_probability {data.mlm_probability}": data.mlm_probability != default,
+        f"--eval_strategy {training.eval_strategy.value}": training.eval_strategy != "no",
+    }
+    if given := [option for option, wrong in unused.items() if wrong]:
+        raise ValueError(
+            f"{given[0]} is about a loss that --no_head does without; leave it out. Distances on held-out "
+            "texts are measured at the end, and of checkpoints by hf-sparse evaluate-distance"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     model_args, data, training, sparse = common.parse((MlmModelArguments, MlmDataArguments), argv, TASK)
     if training.do_predict:
         raise ValueError("there is no task to predict; leave --do_predict out, --do_eval scores the model")
     if model_args.no_head:
+        refuse_for_encoders(data, training)
         encoders.run(model_args, data, training, sparse)
         return
     checkpoint = common.find_checkpoint(training)

@@ -1,20 +1,27 @@
 """One process that trains a stage: started at a low priority, watched, its cost written down as it grows."""
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from hf_sparse.storage import write_atomically
 
+ROOT = Path(__file__).resolve().parents[2]
 _AUTOGROUP = Path("/proc/self/autogroup")
+_WRITE_EVERY = 15.0
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -27,13 +34,26 @@ class Attempt:
     pid: int | None = None
     born: float | None = None
 
+    def observe(self, process: psutil.Process) -> None:
+        """Note what the process has cost; one that has ended counts until it is waited for."""
+        times = process.cpu_times()
+        used = times.user + times.system + times.children_user + times.children_system
+        self.cpu_seconds = round(used, 1)
+        self.seconds = round(max(self.seconds, time.time() - process.create_time()), 1)
+
 
 class Attempts:
     """All processes that a stage has taken, in a file beside its directory: it may be killed many times."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.all = [Attempt(**each) for each in json.loads(path.read_text())] if path.is_file() else []
+        self.path, self.all = path, []
+        if path.is_file():
+            try:
+                self.all = [Attempt(**each) for each in json.loads(path.read_text())]
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path} is not readable: {error}; delete it, which forgets what the stage has cost"
+                ) from error
 
     @property
     def cost(self) -> dict[str, float]:
@@ -46,12 +66,15 @@ class Attempts:
     def end_orphans(self) -> None:
         """Kill a process that outlived the runner which started it: two must not write into one directory."""
         for attempt in self.all:
-            if attempt.pid is not None and psutil.pid_exists(attempt.pid):
-                process = psutil.Process(attempt.pid)
-                if process.create_time() == attempt.born:
+            with suppress(psutil.NoSuchProcess):
+                process = None if attempt.pid is None else psutil.Process(attempt.pid)
+                # Another process may have its number by now; a clock that was set moves the time a little.
+                if process is not None and abs(process.create_time() - attempt.born) < 5:
+                    attempt.observe(process)
                     process.kill()
                     process.wait(30)
             attempt.pid = attempt.born = None
+        self.write()
 
     def write(self) -> None:
         write_atomically(self.path, json.dumps([asdict(each) for each in self.all], indent=1).encode())
@@ -63,56 +86,69 @@ class Process:
     def __init__(
         self, command: Sequence[str], log: Path, attempts: Attempts, threads: int, nice: int
     ) -> None:
-        attempts.end_orphans()
-        self.attempts, self.start = attempts, time.monotonic()
-        root = Path(__file__).resolve().parents[2]
-        environment = os.environ | {
-            "OMP_NUM_THREADS": str(threads),
-            "PYTHONPATH": str(root),
-            "PYTHONUNBUFFERED": "1",
-            "HF_DATASETS_CACHE": str(log.parent / "datasets"),
-        }
+        self.attempts = attempts
         with log.open("a") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *command],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                # A session of its own: the kernel shares the cores out by session before it looks at nice.
-                start_new_session=True,
-            )
-        lower_priority(self.process.pid, nice)
+            self.process = launch(command, threads, nice, log.parent, stdout=output, stderr=output)
         self.watched = psutil.Process(self.process.pid)
         began = datetime.now(UTC).isoformat(timespec="seconds")
         self.attempt = Attempt(began, pid=self.process.pid, born=self.watched.create_time())
         attempts.all.append(self.attempt)
-        attempts.write()
+        self._write()
 
     def poll(self) -> int | None:
-        """Write down what it has cost; return its exit code once it has ended, None before."""
+        """Note what it has cost; return its exit code once it has ended, None before."""
         if self.process.returncode is None:
             # Before it is asked whether it has ended, since nothing is left of it afterwards.
-            times = self.watched.cpu_times()
-            used = times.user + times.system + times.children_user + times.children_system
-            self.attempt.cpu_seconds = round(used, 1)
-            self.attempt.seconds = round(time.monotonic() - self.start, 1)
+            self.attempt.observe(self.watched)
         code = self.process.poll()
         if code is not None:
             self.attempt.pid = self.attempt.born = None
-        self.attempts.write()
+        if code is not None or time.monotonic() - self.written > _WRITE_EVERY:
+            self._write()
         return code
 
     def end(self) -> None:
         """Ask it to stop; it goes on from its last checkpoint another time."""
-        self.poll()
         self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.poll()
+        deadline = time.monotonic() + 30
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.process.kill()
+            time.sleep(0.1)
+
+    def _write(self) -> None:
+        self.attempts.write()
+        self.written = time.monotonic()
+
+
+def launch(
+    command: Sequence[str], threads: int, nice: int, work: Path, **streams: Any
+) -> subprocess.Popen[str]:
+    """Start Python at a low priority; it ends with the process that started it, whatever ends that one."""
+    settings = {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "HF_DATASETS_CACHE": str(work / "datasets"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdin=subprocess.DEVNULL,
+        env=os.environ | settings,
+        cwd=ROOT,
+        text=True,
+        # A session of its own: the kernel shares the cores out by session before it looks at nice.
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+        **streams,
+    )
+    lower_priority(process.pid, nice)
+    return process
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def lower_priority(pid: int, nice: int) -> None:
@@ -122,4 +158,10 @@ def lower_priority(pid: int, nice: int) -> None:
     """
     os.setpriority(os.PRIO_PROCESS, pid, nice)
     if _AUTOGROUP.exists():
-        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+        group = Path(f"/proc/{pid}/autogroup")
+        try:
+            group.write_text(str(nice))
+        except BlockingIOError:
+            # The kernel takes one change every tenth of a second from users other than root.
+            time.sleep(0.2)
+            group.write_text(str(nice))

@@ -1,10 +1,11 @@
 """What a finished stage is worth: its results as one JSON file, with command, cost, scores, distances."""
 
+import hashlib
 import json
 import math
+import shlex
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,49 @@ from stages import ENCODER, Places, Stage
 from hf_sparse.report.results import write_results
 from hf_sparse.storage import write_atomically
 
-# Scores that are a share of so many right answers, which is what their standard error comes from.
-_SHARES = {"eval_accuracy": "eval_samples", "eval_exact_match": "eval_samples"}
 _SCORES = ("eval_accuracy", "eval_f1", "eval_exact_match", "eval_loss", "perplexity")
 _CURVES = ("loss", "sparsity")
 
+Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
-def finish(stage: Stage, places: Places, results: Path, attempts: Attempts) -> dict[str, Any]:
-    """Measure what is left to measure of a trained stage, and write its results; a marker beside its model.
 
-    A stage that was only made again, because its model was gone, keeps the results that it had.
+def is_trained(output: Path) -> bool:
+    """Say whether a directory holds all that a stage leaves: a model, its record, its scores, whole.
+
+    The process that trained may have been killed at any moment, and its files copied in part.
     """
+    weights = any(output.glob("model*.safetensors"))
+    names = ("hf_sparse_run.json", "trainer_state.json", "eval_results.json", "all_results.json")
+    try:
+        *_, evaluated, everything = (json.loads((output / name).read_text()) for name in names)
+    except (OSError, ValueError):
+        return False
+    return weights and evaluated.items() <= everything.items()
+
+
+def finish(stage: Stage, places: Places, results: Path, attempts: Attempts, run: Run) -> dict[str, Any]:
+    """Measure what is left to measure of a trained stage; write its results beside its model, and publish.
+
+    A stage that was only made again, because its model was gone, keeps the results that are published. One
+    that was finished on another machine brings its own along. `run` starts Python with arguments.
+    """
+    ending = places.ending(stage.name)
+    content = json.loads(ending.read_text()) if ending.is_file() else {}
+    if "rows" not in content:
+        content = write_results(ending, measure(stage, places, attempts, run))
+    published = results / f"{stage.name}.json"
+    if not published.is_file():
+        write_atomically(published, ending.read_bytes())
+    return content["rows"][0]
+
+
+def measure(stage: Stage, places: Places, attempts: Attempts, run: Run) -> dict[str, Any]:
+    """Return the content of a results file: what was run, what it came to, how it went."""
     output = places.output(stage.name)
     found = json.loads((output / "all_results.json").read_text())
     state = json.loads((output / "trainer_state.json").read_text())
-    row: dict[str, Any] = {
+    record = json.loads((output / "hf_sparse_run.json").read_text())
+    row = {
         "stage": stage.name,
         "group": stage.group,
         "steps": state["global_step"],
@@ -40,49 +69,41 @@ def finish(stage: Stage, places: Places, results: Path, attempts: Attempts) -> d
         **standard_errors(found),
     }
     if stage.distance is not None:
-        distances = measure_distances(stage, places)
-        row["distances"] = {layer: round(value, 4) for layer, value in distances.items()}
-    path = results / f"{stage.name}.json"
-    if not path.is_file():
-        write_results(path, describe(stage, places, row, state["log_history"]))
-    write_atomically(output / "stage.json", json.dumps(row, indent=2).encode())
-    return row
-
-
-def standard_errors(found: Mapping[str, float]) -> dict[str, float]:
-    """Return the standard error of each score that counts right answers: sqrt(p (1 - p) / n)."""
-    errors = {}
-    for score, count in _SHARES.items():
-        if score in found:
-            share = found[score] / (100 if score == "eval_exact_match" else 1)
-            error = math.sqrt(share * (1 - share) / found[count])
-            errors[f"{score.removeprefix('eval_')}_error"] = (
-                round(error * found[score] / share, 4) if share else 0.0
-            )
-    return errors
-
-
-def describe(
-    stage: Stage, places: Places, row: Mapping[str, Any], log: list[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Return the content of a results file: what was run, what it came to, how it went."""
+        row["distances"] = measure_distances(stage, places, run)
+    named = Places(ENCODER, Path("DATA"), Path("WORK"))
     return {
         "name": stage.name,
         "title": f"Accuracy study: {stage.name}",
-        "command": places.without_paths(
-            " ".join(["python", "scripts/" + stage.command(places)[0], *stage.command(places)[1:]])
-        ),
+        "command": shlex.join(["python", *stage.command(named, Path("scripts"))]),
         "settings": {
             "start": stage.start,
             "teacher": stage.teacher,
-            "recipe": recipe_of(places.output(stage.name)),
+            "recipe": record["recipe"],
             "seed": stage.seed,
             "data": stage.data,
+            "encoder": name_of(places.encoder),
         },
         "columns": [name for name in row if name != "distances"],
-        "rows": [dict(row)],
-        "curve": [point(line) for line in log if "loss" in line],
+        "rows": [row],
+        "curve": [point(line) for line in state["log_history"] if "loss" in line],
     }
+
+
+def standard_errors(found: Mapping[str, float]) -> dict[str, float]:
+    """Return the standard error of each score that counts right answers: sqrt(p (1 - p) / n).
+
+    Answers to questions are scored in percent. Their F1 is a mean of values between 0 and 1, which spread the
+    most where all are 0 or 1: its error is at most the one given.
+    """
+    asked = "eval_exact_match" in found
+    names, whole = (("eval_exact_match", "eval_f1"), 100) if asked else (("eval_accuracy",), 1)
+    errors = {}
+    for name in names:
+        if name in found:
+            share = found[name] / whole
+            error = whole * math.sqrt(share * (1 - share) / found["eval_samples"])
+            errors[f"{name.removeprefix('eval_')}_error"] = round(error, 4)
+    return errors
 
 
 def point(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,18 +113,25 @@ def point(line: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {name: round(float(line[name]), 5) for name in terms}
 
 
-def recipe_of(output: Path) -> dict[str, Any]:
-    """Return the recipe that a run left in its record."""
-    return json.loads((output / "hf_sparse_run.json").read_text())["recipe"]
+def name_of(encoder: str) -> str:
+    """Name the encoder for readers elsewhere: as on the Hub, or by its weights, since a path says nothing."""
+    directory = Path(encoder)
+    weights = directory / "model.safetensors"
+    if not weights.is_file():
+        return directory.name if directory.is_dir() else encoder
+    with weights.open("rb") as file:
+        return f"model.safetensors with sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def measure_distances(stage: Stage, places: Places) -> dict[str, float]:
+def measure_distances(stage: Stage, places: Places, run: Run) -> dict[str, float]:
     """Ask `hf-sparse evaluate-distance` how far each layer is from the encoder's."""
     given = stage.distance
-    command = ["-m", "hf_sparse.cli.main", "evaluate-distance", str(places.output(stage.name))]
-    command += [places.model(ENCODER), places.data(given["data"]), "--json"]
+    command = ["-c", "from hf_sparse.cli.main import main; main()", "evaluate-distance"]
+    command += [str(places.output(stage.name)), places.model(ENCODER), places.data(given["data"]), "--json"]
     command += ["--samples", str(given["samples"]), "--max-seq-length", str(given["max_seq_length"])]
     for column in given["columns"]:
         command += ["--text-column", column]
-    run = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
-    return json.loads(run.stdout)["distances"]
+    done = run(command)
+    if done.returncode:
+        raise RuntimeError(f"evaluate-distance ended with exit code {done.returncode}: {done.stderr[-2000:]}")
+    return {layer: round(value, 4) for layer, value in json.loads(done.stdout)["distances"].items()}

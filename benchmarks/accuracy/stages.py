@@ -1,6 +1,7 @@
 """The plan of the accuracy study: stages as data, what each starts from, the command that makes it."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from hf_sparse.reading import read_yaml
 
 ENCODER = "ENCODER"
 _KEYS = {"script", "start", "teacher", "data", "recipe", "override", "seed", "arguments", "group", "distance"}
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+# What else lies in the work directory.
+_TAKEN = {ENCODER, "datasets", "lock"}
 # The same for every stage; a checkpoint is worth as much as the minutes that a kill may cost.
 _COMMON = {
     "do_train": True,
@@ -51,9 +55,9 @@ class Stage:
             name for name in dict.fromkeys((self.start, self.teacher)) if name not in (None, ENCODER)
         )
 
-    def command(self, places: "Places") -> list[str]:
+    def command(self, places: "Places", scripts: Path) -> list[str]:
         """Return its command line: the script with its arguments, without the interpreter."""
-        words = [f"{self.script}.py", "--model_name_or_path", places.model(self.start)]
+        words = [str(scripts / f"{self.script}.py"), "--model_name_or_path", places.model(self.start)]
         words += ["--dataset_name", places.data(self.data), "--output_dir", str(places.output(self.name))]
         if self.teacher is not None:
             words += ["--teacher_name_or_path", places.model(self.teacher)]
@@ -68,7 +72,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie on this machine; results name them by the words ENCODER, DATA, WORK instead."""
+    """Where things lie on this machine."""
 
     encoder: str
     data_directory: Path
@@ -83,25 +87,29 @@ class Places:
     def output(self, name: str) -> Path:
         return self.work / name
 
+    def attempts(self, name: str) -> Path:
+        return self.work / f"{name}.attempts.json"
+
+    def ending(self, name: str) -> Path:
+        """Return the last file that is written of a stage: its results, beside its model."""
+        return self.output(name) / "stage.json"
+
     def stands(self, name: str) -> bool:
         """Say whether a stage has left a finished model here."""
-        return name == ENCODER or (self.output(name) / "stage.json").is_file()
+        return name == ENCODER or self.ending(name).is_file()
 
     def files(self, name: str) -> list[str]:
-        """Return the files of a finished stage, relative to the work directory: the model, no checkpoint."""
-        made = sorted(path for path in self.output(name).iterdir() if path.is_file())
-        return [
-            str(path.relative_to(self.work)) for path in [*made, *sorted(self.work.glob(f"{name}.*.json"))]
-        ]
+        """Return the files of a finished stage, relative to the work directory: the model, no checkpoint.
 
-    def without_paths(self, text: str) -> str:
-        for path, word in (
-            (self.encoder, ENCODER),
-            (str(self.data_directory), "DATA"),
-            (str(self.work), "WORK"),
-        ):
-            text = text.replace(path, word)
-        return text
+        The one that tells a finished stage comes last, since a copy may be interrupted.
+        """
+        if not self.stands(name):
+            raise ValueError(f"stage {name} is not finished in {self.work}; run it first, with --only {name}")
+        last = self.ending(name)
+        made = [path for path in sorted(self.output(name).iterdir()) if path.is_file() and path != last]
+        # It holds a pickle of the machine's own settings, which no stage reads.
+        made = [path for path in made if path.name != "training_args.bin"]
+        return [str(path.relative_to(self.work)) for path in (*made, last)]
 
 
 def read_plan(path: Path) -> dict[str, Stage]:
@@ -111,13 +119,23 @@ def read_plan(path: Path) -> dict[str, Stage]:
         ValueError: A stage has an unknown key, lacks one, or needs a stage that is not above it.
     """
     stages: dict[str, Stage] = {}
-    for name, values in read_yaml(path.read_text(encoding="utf-8"))["stages"].items():
+    for name, given in read_yaml(path.read_text(encoding="utf-8"))["stages"].items():
+        values = given or {}
+        if name in _TAKEN or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} cannot be a stage, which gives its name to a directory; take letters, digits, - "
+                f"and _, and none of {', '.join(sorted(_TAKEN))}"
+            )
         if unknown := sorted(set(values) - _KEYS):
             raise ValueError(
                 f"stage {name} has an unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}"
             )
         if missing := [key for key in ("script", "start", "data") if key not in values]:
             raise ValueError(f"stage {name} lacks {missing[0]}; add it to {path.name}")
+        if isinstance(values.get("override"), str):
+            raise ValueError(
+                f"override of stage {name} is a list of assignments; write [{values['override']}]"
+            )
         stage = Stage(name, **(values | {"override": tuple(values.get("override", ()))}))
         if wanting := [need for need in stage.needs if need not in stages]:
             raise ValueError(f"stage {name} needs {wanting[0]}, which is not above it in {path.name}")
@@ -130,7 +148,7 @@ def to_make(
 ) -> list[str]:
     """Return what is still to be run, of all stages or some, each after what it needs.
 
-    A stage is finished once its results are committed; its model is made again where a later one needs it and
+    A stage is finished once its results are published; its model is made again where a later one needs it and
     it no longer lies here.
     """
     wanted: dict[str, None] = {}

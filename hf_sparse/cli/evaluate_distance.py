@@ -36,8 +36,10 @@ def evaluate_distance(
 
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.distillation.distance import layer_distances, load_encoders
+            from hf_sparse.training.loading import requantize
 
             student, dense, accepted = load_encoders(model, teacher)
+            requantize(student, model)
             reader = AutoTokenizer.from_pretrained(teacher)
             texts = load_texts(data, text_column or (), samples)
             batches = TextBatches(texts, reader, accepted, batch_size, max_seq_length)

@@ -26,10 +26,14 @@ class LengthGroups(Dataset):
         self.rows, self.lengths, self.batch_size, self.seed = rows, list(lengths), batch_size, seed
         # In shared memory, where persistent workers of a data loader see it change.
         self._order = torch.empty(len(lengths), dtype=torch.int64).share_memory_()
+        self._epoch = -1
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch, counted from 0, here and in the data set below."""
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
         generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
         order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
         self._order.copy_(torch.tensor(order, dtype=torch.int64))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from inspect import signature
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -24,7 +25,6 @@ _HUB_OPTIONS = {
     "trust_remote_code",
 }
 _SHOWN = 5
-_NO_HEAD = "none"
 
 
 class LearnedTerms(Protocol):
@@ -93,8 +93,15 @@ def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
 
 
 def has_head(model: nn.Module) -> bool:
-    """Say whether a model has outputs of its own; an encoder as `AutoModel` loads it has not."""
-    return _head(model) != _NO_HEAD
+    """Say whether a model can give a loss of its own; an encoder as `AutoModel` loads it cannot.
+
+    One of transformers' models does where its forward pass takes what a loss is made of; of others nothing is
+    known, so they are taken to.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return True
+    parameters = signature(model.forward).parameters
+    return any("label" in name or name in _TARGET_NAMES | {"return_loss"} for name in parameters)
 
 
 def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> None:
@@ -119,13 +126,14 @@ def load_teacher(
     hub = {name: value for name, value in from_pretrained_kwargs.items() if name in _HUB_OPTIONS}
     if hasattr(processing_class, "get_vocab") and has_tokenizer(name_or_path, hub):
         check_same_vocabulary(processing_class, AutoTokenizer.from_pretrained(name_or_path, **hub))
-    head = _head(student)
-    architecture = _architecture(name_or_path, AutoConfig.from_pretrained(name_or_path, **hub), head)
+    headed = has_head(student)
+    wanted = f"For{_head(student)}" if headed else "Model"
+    architecture = _architecture(name_or_path, AutoConfig.from_pretrained(name_or_path, **hub), wanted)
     teacher, loading = architecture.from_pretrained(
         name_or_path, output_loading_info=True, **from_pretrained_kwargs
     )
     missing = sorted(loading["missing_keys"])
-    if head == _NO_HEAD:
+    if not headed:
         # No state that is compared comes from the pooler.
         missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
@@ -133,7 +141,7 @@ def load_teacher(
             f"{name_or_path} has no weights for {missing[:_SHOWN]} of "
             f"{architecture.__name__}, which would teach noise; train it on the student's task first"
         )
-    check_compatible(student, teacher, outputs=head != _NO_HEAD)
+    check_compatible(student, teacher, outputs=headed)
     return freeze(teacher)
 
 
@@ -185,7 +193,7 @@ def _head(model: nn.Module) -> str | None:
     """
     for ancestor in type(model).__mro__:
         if ancestor.__module__.startswith("transformers.models."):
-            return _purpose(ancestor.__name__) or (_NO_HEAD if ancestor is type(model) else None)
+            return _purpose(ancestor.__name__) or ("none" if ancestor is type(model) else None)
     return None
 
 
@@ -196,14 +204,14 @@ def _purpose(class_name: str) -> str | None:
     return found and found[1]
 
 
-def _architecture(name_or_path: str, config: PreTrainedConfig, head: str | None) -> type[PreTrainedModel]:
-    """Choose the class of the checkpoint, with the student's head where its family has one.
+def _architecture(name_or_path: str, config: PreTrainedConfig, ending: str) -> type[PreTrainedModel]:
+    """Choose the class of the checkpoint, with the student's ending where its family has such a class.
 
     So a BertForPreTraining checkpoint, whose heads include the one for masked language modelling, teaches a
-    BertForMaskedLM.
+    BertForMaskedLM, and its encoder a BertModel.
     """
     saved = (config.architectures or ["no architecture"])[0]
-    wanted = re.sub(r"(For[A-Z]\w*|LMHeadModel)$", "Model" if head == _NO_HEAD else f"For{head}", saved)
+    wanted = re.sub(r"(For[A-Z]\w*|LMHeadModel)$", ending, saved)
     architecture = getattr(transformers, wanted, None) or getattr(transformers, saved, None)
     if architecture is None:
         raise ValueError(

@@ -18,6 +18,11 @@ class PreTrainingTrainer(SparseTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.label_smoother is not None:
+            raise ValueError(
+                f"label_smoothing_factor is {self.args.label_smoothing_factor}, and transformers smooths the "
+                "labels of one head, where this model has two; set it to 0"
+            )
         # These models take num_items_in_batch and ignore it; their means are for Trainer to average.
         self.model_accepts_loss_kwargs = False
 
@@ -30,8 +35,7 @@ class PreTrainingTrainer(SparseTrainer):
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, Any]:
         """Return the loss as `SparseTrainer` does, without the head that has no label in this batch."""
-        # A copy, because label smoothing takes the labels out of what it is given.
-        loss, outputs = super().compute_loss(model, dict(inputs), True, *args, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, True, *args, **kwargs)
         distilled = self.distiller is not None and model.training
         if not distilled and loss.isnan():
             loss = mean_loss(outputs["prediction_logits"], inputs["labels"]) + mean_loss(

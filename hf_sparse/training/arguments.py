@@ -20,13 +20,6 @@ class SparseArguments:
             "help": "Changes to the recipe, such as sparsity.schedule.final=0.85 or distillation=null."
         },
     )
-    recipe_arguments: bool = field(
-        default=False,
-        metadata={
-            "help": "Take learning rate, batch, epochs, warm-up and decay from what is published beside the "
-            "preset; what is given here as well wins."
-        },
-    )
     sparsity: float | None = field(
         default=None, metadata={"help": "Final sparsity in [0, 1); alone it means the gmp_finetune preset."}
     )

@@ -47,6 +47,16 @@ class AtomicCheckpoints:
         self._forget_pushed()
         return result
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+        """Collect the micro-batches of one optimizer step; none where a run has had its last one.
+
+        Trainer looks for the end only after a step: resumed from the checkpoint of its last one, it would
+        make one too many, unless that ended an epoch.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
+
     def _get_output_dir(self, trial: "optuna.Trial | dict | None") -> str:
         home = super()._get_output_dir(trial)
         return os.path.join(home, _STAGING) if self._staging else home

@@ -110,6 +110,8 @@ class Distiller:
     def begin_training(self, accelerator: Accelerator) -> None:
         """Start anew with the accelerator of this run: hyper-parameter search makes one for every trial."""
         self.accelerator = accelerator
+        for term in self.features.values():
+            term.restart()
         self.forget()
 
     def forget(self) -> None:

@@ -18,7 +18,7 @@ _FOLDER = files("hf_sparse") / "presets" / "arguments"
 _MOST_ROWS = 32
 _ROWS, _ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
 # Of each group one argument says it, and transformers prefers one whatever the other is.
-_SAME = ({"max_steps", "num_train_epochs"}, {"warmup_steps", "warmup_ratio"})
+_SAME = ({"max_steps", "num_train_epochs", "max_tokens"}, {"warmup_steps", "warmup_ratio"})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.state import SIDECAR, SavedState, read_state
+from hf_sparse.training.state import NORMALIZED, SIDECAR, SavedState, read_state
 
 _NEVER = "these never change within a run: resume with the checkpoint's own, or start a new run"
 _WAY_OUT = (
@@ -22,7 +22,7 @@ def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change
     if recipe == Recipe() and not (Path(checkpoint) / SIDECAR).is_file():
         return None
     saved = read_state(checkpoint)
-    recipe = adopt(recipe, saved.recipe)
+    recipe = adopt(recipe, saved)
     differences = list(_differences(saved.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")))
     fixed = [difference for difference in differences if difference.startswith(_FIXED)]
     if differences and (fixed or not allow_schedule_change):
@@ -33,10 +33,11 @@ def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change
     return saved
 
 
-def adopt(recipe: Recipe, saved: Recipe) -> Recipe:
+def adopt(recipe: Recipe, saved: SavedState) -> Recipe:
     """Return a recipe in which what it leaves open is as in a run that began under an older default."""
-    hidden, before = (each.distillation and each.distillation.hidden for each in (recipe, saved))
-    if not hidden or not before or "normalize" in hidden.model_fields_set:
+    hidden, before = (each.distillation and each.distillation.hidden for each in (recipe, saved.recipe))
+    older = saved.format_version < NORMALIZED
+    if not (older and hidden and before) or "normalize" in hidden.model_fields_set:
         return recipe
     hidden = hidden.model_copy(update={"normalize": before.normalize})
     distillation = recipe.distillation.model_copy(update={"hidden": hidden})

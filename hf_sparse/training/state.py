@@ -17,6 +17,8 @@ from hf_sparse.storage import write_atomically
 
 SIDECAR = "hf_sparse_state.safetensors"
 FORMAT_VERSION = 3
+# From this version on, errors of hidden states are normalized unless the recipe says otherwise.
+NORMALIZED = 3
 _MASKS = "masks"
 
 
@@ -24,7 +26,8 @@ _MASKS = "masks"
 class SavedState:
     """A run after `step` of `total_steps` optimizer steps; `masks` as `Masks.pack` makes them.
 
-    `extras` holds tensors of other parts of the run, by the name of the part and their own.
+    `extras` holds tensors of other parts of the run, by the name of the part and their own; `format_version`
+    is that of the file it was read from.
     """
 
     recipe: Recipe
@@ -32,6 +35,7 @@ class SavedState:
     total_steps: int
     masks: Mapping[str, Tensor]
     extras: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
 
 
 def write_state(directory: str | Path, state: SavedState) -> None:
@@ -83,13 +87,14 @@ def read_state(directory: str | Path) -> SavedState:
         part, name = (_MASKS, key) if version == "1" else key.split("/", 1)
         parts.setdefault(part, {})[name] = tensor
     masks = parts.pop(_MASKS)
-    return SavedState(recipe, int(metadata["step"]), int(metadata["total_steps"]), masks, parts)
+    steps = int(metadata["step"]), int(metadata["total_steps"])
+    return SavedState(recipe, *steps, masks, parts, int(version))
 
 
 def _as_meant_then(recipe: dict[str, Any], version: int) -> dict[str, Any]:
     """Write into a recipe what an older format left to a default that is another one now."""
     hidden = recipe.get("distillation", {}).get("hidden")
-    if version < 3 and hidden is not None:
+    if version < NORMALIZED and hidden is not None:
         hidden.setdefault("normalize", False)
     return recipe
 

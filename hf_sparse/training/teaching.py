@@ -74,7 +74,7 @@ class DistillationMixin:
     def _adopt(self, saved: SavedState | None) -> None:
         """Go on as the run that is resumed did, where the recipe leaves open what has another default now."""
         if saved is not None:
-            self.recipe = adopt(self.recipe, saved.recipe)
+            self.recipe = adopt(self.recipe, saved)
             if self.distiller is not None:
                 self.distiller.go_by(self.recipe.distillation)
 

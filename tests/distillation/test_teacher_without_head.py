@@ -10,12 +10,17 @@ from transformers import (
     BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
+    BertGenerationDecoder,
     BertModel,
+    CLIPModel,
+    EncoderDecoderModel,
     GPT2Config,
+    GPT2DoubleHeadsModel,
     GPT2LMHeadModel,
     GPT2Model,
     LlamaConfig,
     LlamaModel,
+    MarianMTModel,
     PreTrainedModel,
 )
 
@@ -65,13 +70,22 @@ def test_another_vocabulary_is_refused_without_a_head_too(tmp_path: Path) -> Non
 
 def test_what_has_a_head_of_its_own() -> None:
     class MyEncoder(BertModel):
-        """Somebody's own outputs on top, for all that is known."""
+        pass
+
+    class MyTagger(BertModel):
+        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+            raise NotImplementedError
 
     class MyClassifier(BertForSequenceClassification):
         pass
 
     gpt = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=len(WORDS))
-    without = [bert(BertModel), GPT2Model(gpt), LlamaModel(LlamaConfig(**SIZES, vocab_size=len(WORDS)))]
+    without = [
+        bert(BertModel),
+        bert(MyEncoder),
+        GPT2Model(gpt),
+        LlamaModel(LlamaConfig(**SIZES, vocab_size=len(WORDS))),
+    ]
     heads = [
         bert(),
         bert(BertForMaskedLM),
@@ -79,9 +93,17 @@ def test_what_has_a_head_of_its_own() -> None:
         bert(MyClassifier),
         GPT2LMHeadModel(gpt),
     ]
-    unknown = [nn.Linear(2, 2), bert(MyEncoder)]
+    unknown = [nn.Linear(2, 2), bert(MyTagger)]
     assert [has_head(model) for model in without] == [False] * len(without)
     assert [has_head(model) for model in (*heads, *unknown)] == [True] * len([*heads, *unknown])
+
+
+def test_a_model_that_gives_a_loss_has_a_head_whatever_it_is_called() -> None:
+    """Their names end like those of encoders."""
+    named = (EncoderDecoderModel, MarianMTModel, CLIPModel, GPT2DoubleHeadsModel, BertGenerationDecoder)
+    # Without weights, which are not looked at.
+    made = [object.__new__(kind) for kind in named]
+    assert [has_head(model) for model in made] == [True] * len(named)
 
 
 @pytest.mark.parametrize(("name", "weight"), [("task", 0.5), ("logits", 1.0)])

@@ -249,3 +249,14 @@ def test_a_checkpoint_loads_without_the_package_with_its_zeros(saved: Path, tmp_
     for name, removed in trainer_zeros(saved).items():
         assert removed.float().mean() == pytest.approx(0.886, abs=0.02)
         assert torch.equal(weights[name] == 0, removed)
+
+
+@pytest.mark.parametrize("run", [prune, distil])
+def test_a_run_that_has_had_its_last_step_takes_no_more(run, tmp_path: Path) -> None:
+    """As when it was killed before its model was written; here the last step is not that of an epoch."""
+    straight = run(tmp_path, save_strategy="steps", save_steps=1, max_steps=7)
+    straight.train()
+    resumed = run(tmp_path / "resumed", max_steps=7)
+    resumed.train(resume_from_checkpoint=str(checkpoint(tmp_path, 7)))
+    assert resumed.state.global_step == 7
+    assert list(differences(outcome(straight), outcome(resumed))) == []

@@ -73,3 +73,28 @@ def test_a_model_with_another_number_of_classes_is_refused(
     given = f"--model_name_or_path {model} --test_file {test} --output_dir {tmp_path / 'out'} --do_predict"
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         script("run_glue").main([*given.split(), "--task_name", "mnli", "--use_cpu", "True"])
+
+
+@pytest.mark.parametrize("strategy", [[], ["--train_sampling_strategy", "group_by_length"]])
+def test_answers_stand_in_the_order_of_the_texts(
+    script: Script,
+    config: BertConfig,
+    tokenizer: BertTokenizerFast,
+    tmp_path: Path,
+    strategy: list[str],
+) -> None:
+    torch.manual_seed(0)
+    sizes = config.to_dict() | {"num_labels": 1, "initializer_range": 0.5}
+    model = BertForSequenceClassification(BertConfig(**sizes)).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    texts = [sentences(1, seed=i, length=1 + i * 7 % 12)[0] for i in range(24)]
+    write_table(tmp_path / "test.jsonl", {"sentence": texts})
+    given = f"--model_name_or_path {tmp_path / 'model'} --test_file {tmp_path / 'test.jsonl'} --do_predict"
+    output = ["--output_dir", str(tmp_path / "out"), "--per_device_eval_batch_size", "4"]
+    script("run_glue").main([*given.split(), *output, *strategy, "--report_to", "none"])
+    lines = (tmp_path / "out" / "predict_results_test.txt").read_text().splitlines()[1:]
+    with torch.no_grad():
+        expected = [float(model(**tokenizer(text, return_tensors="pt")).logits) for text in texts]
+    assert [float(line.split("\t")[1]) for line in lines] == pytest.approx(expected, abs=2e-4)
+    assert len({f"{value:.3f}" for value in expected}) > 20

@@ -68,9 +68,9 @@ def weights(folder: Path) -> bytes:
 def pairs(
     script: Script, texts: list[str | None], tokenizer: BertTokenizerFast, seed: int = 0, **options: object
 ) -> Dataset:
-    run_mlm = script("run_mlm")
-    data = run_mlm.MlmDataArguments(sentence_pairs=True, **options)
-    return run_mlm.pair_rows(Dataset.from_dict({"text": texts}), tokenizer, 16, data, seed)
+    reading = script("texts")
+    data = reading.TextArguments(sentence_pairs=True, **options)
+    return reading.pair_rows(Dataset.from_dict({"text": texts}), tokenizer, 16, data, seed)
 
 
 def test_rows_become_pairs_with_all_that_a_model_reads(script: Script, tokenizer: BertTokenizerFast) -> None:
@@ -89,7 +89,7 @@ def test_rows_become_pairs_with_all_that_a_model_reads(script: Script, tokenizer
 def test_pairs_do_not_depend_on_the_number_of_processes(
     script: Script, tokenizer: BertTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script("run_mlm"), "BLOCK", 8)
+    monkeypatch.setattr(script("texts"), "BLOCK", 8)
     texts = [None, *paragraphs(20), " ", *paragraphs(9, seed=3)]
     one = pairs(script, texts, tokenizer)
     assert pairs(script, texts, tokenizer, preprocessing_num_workers=3).to_dict() == one.to_dict()

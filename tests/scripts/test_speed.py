@@ -14,7 +14,7 @@ from hf_sparse import Recipe
 from hf_sparse.data.length_groups import LengthGroups
 
 Script = Callable[[str], ModuleType]
-ASKED = {"use_cpu": True, "fp16": False}
+ASKED = {"use_cpu": True, "do_train": True}
 
 
 @pytest.fixture
@@ -35,6 +35,11 @@ def test_bfloat16_is_chosen_where_the_processor_multiplies_it(on: Callable[..., 
     assert on("amx_bf16").defaults(Recipe(), ASKED)["bf16"] is True
     assert "bf16" not in on(None).defaults(Recipe(), ASKED)
     assert "bf16" not in on("amx_bf16").defaults(Recipe(), ASKED | {"fp16": True})
+
+
+def test_without_training_nothing_is_reordered_or_rounded(on: Callable[..., ModuleType]) -> None:
+    chosen = on("amx_bf16").defaults(Recipe(), {"do_eval": True})
+    assert "bf16" not in chosen and "train_sampling_strategy" not in chosen
 
 
 def test_rounding_to_8_bits_is_learned_in_single_precision(on: Callable[..., ModuleType]) -> None:
@@ -101,8 +106,24 @@ def test_a_budget_in_tokens_sets_the_steps(on: Callable[..., ModuleType], tmp_pa
     assert training.max_steps == 10 and training.train_sampling_strategy == "sequential"
     assert isinstance(arranged, LengthGroups) and arranged.batch_size == 4
     assert speed.arrange(rows, args(train_sampling_strategy="random"), None) is rows
-    for wrong in (args(max_steps=5), args()):
-        with pytest.raises(
-            ValueError, match="says how long to train, at least 1 token; leave out --max_steps"
-        ):
-            speed.arrange(rows, wrong, 0 if wrong.max_steps < 0 else 100)
+    evaluation = args(do_train=False)
+    assert speed.arrange(None, evaluation, None) is None
+    assert evaluation.train_sampling_strategy == "sequential"
+    for seed, chosen in ((None, 42), (0, 0)):
+        assert speed.arrange(rows, args(data_seed=seed), None).seed == chosen
+
+
+def test_a_budget_in_tokens_is_the_only_word_on_the_length(script: Script, tmp_path: Path) -> None:
+    common = script("common")
+    fixed = ["--output_dir", str(tmp_path), "--do_train", "--report_to", "none"]
+
+    def parsed(*others: str) -> TrainingArguments:
+        kinds = (common.ModelArguments, common.DataArguments)
+        return common.parse(kinds, [*fixed, *others], "fill-mask")[2]
+
+    with pytest.raises(ValueError, match="--max_tokens counts tokens from 1, got 0"):
+        parsed("--max_tokens", "0")
+    with pytest.raises(ValueError, match="--max_tokens 10 says how long .* --max_steps; leave one out"):
+        parsed("--max_tokens", "10", "--max_steps", "5")
+    # What is published of the length gives way.
+    assert parsed("--max_tokens", "10", "--recipe", "prune_ofa_90", "--recipe_arguments").max_steps == -1

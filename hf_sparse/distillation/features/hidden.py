@@ -76,6 +76,7 @@ class Hidden(FeatureTerm):
         if settings.normalize:
             # Zero until the first batch is seen. In the state dict, so that a resumed run goes on with it.
             self.register_buffer("mean_squares", torch.zeros(self.count))
+        self._prepared = False
         self._errors: dict[str, list[LossTerm]] = {}
         self.projections = nn.ParameterDict()
         if ours.hidden_size != theirs.hidden_size:
@@ -92,7 +93,15 @@ class Hidden(FeatureTerm):
 
     @property
     def unprepared(self) -> bool:
-        return self.normalizes and not self.mean_squares.any()
+        # Looked at until it is no longer so: on an accelerator every look waits for it.
+        self._prepared = self._prepared or not self.normalizes or bool(self.mean_squares.any())
+        return not self._prepared
+
+    def restart(self) -> None:
+        """Measure the mean squares anew in the next first batch."""
+        self._prepared = False
+        if self.normalizes:
+            self.mean_squares.zero_()
 
     def prepare(self, seen: Iterable[Seen], accelerator: Accelerator) -> None:
         """Take the mean squares of the teacher's states over the tokens of a batch, over all processes."""

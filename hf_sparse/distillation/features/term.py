@@ -48,6 +48,9 @@ class FeatureTerm(nn.Module, ABC):
     def prepare(self, seen: Iterable[Seen], accelerator: Accelerator) -> None:
         """See what the teacher makes of all micro-batches of a first batch."""
 
+    def restart(self) -> None:
+        """Forget what was prepared, for a run that begins anew."""
+
     @property
     def details(self) -> dict[str, list[LossTerm]]:
         """Parts of the last comparison that are logged by themselves, each by the end of its name."""
