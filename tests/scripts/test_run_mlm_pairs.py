@@ -68,9 +68,9 @@ def weights(folder: Path) -> bytes:
 def pairs(
     script: Script, texts: list[str | None], tokenizer: BertTokenizerFast, seed: int = 0, **options: object
 ) -> Dataset:
-    module = script("texts")
-    data = module.TextArguments(sentence_pairs=True, **options)
-    return module.pair_rows(Dataset.from_dict({"text": texts}), tokenizer, 16, data, seed)
+    reading = script("texts")
+    data = reading.TextArguments(sentence_pairs=True, **options)
+    return reading.pair_rows(Dataset.from_dict({"text": texts}), tokenizer, 16, data, seed)
 
 
 def test_rows_become_pairs_with_all_that_a_model_reads(script: Script, tokenizer: BertTokenizerFast) -> None:
