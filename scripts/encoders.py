@@ -56,6 +56,8 @@ def run(
         found = texts.read(splits, split, tokenizer, length, data, training)
         return found.select_columns([name for name in found.column_names if name in columns])
 
+    # Read before training, which may take days, so that what is wrong with it is said now.
+    held_out_rows = rows("validation") if training.do_eval else None
     trainer = common.make_trainer(
         model,
         tokenizer,
@@ -67,9 +69,12 @@ def run(
         data_collator=collate,
     )
     trainer.facts |= common.facts(data, "feature-extraction", held_out)
+    if training.do_eval and widths_differ(trainer):
+        common.logger.warning("States of student and teacher differ in width, so no distance is measured.")
+        held_out_rows = None
     session.train(trainer, checkpoint)
-    if training.do_eval:
-        batches = DataLoader(rows("validation"), training.per_device_eval_batch_size, collate_fn=collate)
+    if held_out_rows is not None:
+        batches = DataLoader(held_out_rows, training.per_device_eval_batch_size, collate_fn=collate)
         session.keep_results(trainer, "eval", distances(trainer, batches))
     session.hand_over(trainer)
 
@@ -77,6 +82,11 @@ def run(
 def load_encoder(source: common.ModelArguments, training: TrainingArguments) -> PreTrainedModel:
     """Load an encoder with the pooler that it was saved with, if any, which no inner state passes through."""
     config = AutoConfig.from_pretrained(source.config_name or source.model_name_or_path, **source.where)
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{source.model_name_or_path} is an encoder-decoder, and --no_head trains encoders; take one, or "
+            "leave --no_head out"
+        )
     architecture = MODEL_MAPPING.get(type(config), None)
     options = {}
     if architecture is not None and "add_pooling_layer" in signature(architecture.__init__).parameters:
@@ -107,12 +117,13 @@ def check_pooler(model: PreTrainedModel, recipe: Recipe) -> None:
         )
 
 
+def widths_differ(trainer: SparseTrainer) -> bool:
+    return trainer.model.config.hidden_size != trainer.distiller.teacher.config.hidden_size
+
+
 def distances(trainer: SparseTrainer, batches: DataLoader) -> dict[str, float]:
     """Measure the relative error of the hidden states of each layer, of models of one width."""
-    student, teacher = trainer.model, trainer.distiller.teacher
-    if student.config.hidden_size != teacher.config.hidden_size:
-        return {}
-    found = layer_distances(student, teacher, batches)
+    found = layer_distances(trainer.model, trainer.distiller.teacher, batches)
     return {f"eval_distance_{layer}": value for layer, value in found.items()} | {
         "eval_samples": len(batches.dataset)
     }

@@ -5,7 +5,7 @@
 
 With `--sentence_pairs --next_sentence` the text is read as pairs of segments, and the model learns besides
 which second ones follow the first. With `--no_head` an encoder learns from the inner states of its teacher
-alone, which costs a third:
+alone, which costs less:
 
     python scripts/run_mlm.py --no_head --model_name_or_path bert-base-uncased --dataset_name texts \\
         --do_train --recipe prune_encoder_90 --sentence_pairs --freeze embeddings --dropout 0 \\
@@ -157,8 +157,15 @@ def masked_sets(
     return sets
 
 
-def refuse_for_encoders(data: MlmDataArguments, training: TrainingArguments) -> None:
+def refuse_for_encoders(
+    model: MlmModelArguments, data: MlmDataArguments, training: TrainingArguments
+) -> None:
     """Raise `ValueError` for options that an encoder without a head has no use for."""
+    if model.model_type is not None or model.config_overrides is not None:
+        raise ValueError(
+            "--model_type and --config_overrides are for new models, and --no_head trains one that exists; "
+            "leave them out"
+        )
     default = MlmDataArguments.mlm_probability
     unused = {
         "--next_sentence": data.next_sentence,
@@ -178,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.do_predict:
         raise ValueError("there is no task to predict; leave --do_predict out, --do_eval scores the model")
     if model_args.no_head:
-        refuse_for_encoders(data, training)
+        refuse_for_encoders(model_args, data, training)
         encoders.run(model_args, data, training, sparse)
         return
     checkpoint = common.find_checkpoint(training)

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 import common
 from hf_sparse.data.sentence_pairs import check_sentences, pair_encoder
+from hf_sparse.data.texts import text_columns
 from hf_sparse.training.mlm import group_texts
 
 # How many texts make a block, within which random second segments are drawn.
@@ -82,7 +83,8 @@ def read(
 
 
 def text_column(rows: Dataset) -> str:
-    return "text" if "text" in rows.column_names else rows.column_names[0]
+    column = "text" if "text" in rows.column_names else rows.column_names[0]
+    return text_columns(rows, chosen=[column])[0]
 
 
 def token_rows(

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_sparse.reading import read_yaml
+from hf_sparse.recipe import preset_names
 
 ENCODER = "ENCODER"
+SCRIPTS = ("run_glue", "run_mlm", "run_qa")
 _KEYS = {"script", "start", "teacher", "data", "recipe", "override", "seed", "arguments", "group", "distance"}
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 # What else lies in the work directory.
@@ -118,8 +120,11 @@ def read_plan(path: Path) -> dict[str, Stage]:
     Raises:
         ValueError: A stage has an unknown key, lacks one, or needs a stage that is not above it.
     """
+    plan = read_yaml(path.read_text(encoding="utf-8"))
+    if not isinstance(plan, Mapping) or not isinstance(plan.get("stages"), Mapping):
+        raise ValueError(f"{path.name} has no stages; write under stages: a mapping from names")
     stages: dict[str, Stage] = {}
-    for name, given in read_yaml(path.read_text(encoding="utf-8"))["stages"].items():
+    for name, given in plan["stages"].items():
         values = given or {}
         if name in _TAKEN or not _NAME.fullmatch(name):
             raise ValueError(
@@ -136,6 +141,14 @@ def read_plan(path: Path) -> dict[str, Stage]:
             raise ValueError(
                 f"override of stage {name} is a list of assignments; write [{values['override']}]"
             )
+        if values["script"] not in SCRIPTS:
+            raise ValueError(f"stage {name} has script {values['script']!r}; choose {', '.join(SCRIPTS)}")
+        if values.get("recipe") not in (None, *preset_names()):
+            raise ValueError(
+                f"stage {name} has recipe {values['recipe']!r}; choose a preset, {', '.join(preset_names())}"
+            )
+        if not isinstance(values.get("arguments", {}), Mapping):
+            raise ValueError(f"arguments of stage {name} are a mapping, got {values['arguments']!r}")
         stage = Stage(name, **(values | {"override": tuple(values.get("override", ()))}))
         if wanting := [need for need in stage.needs if need not in stages]:
             raise ValueError(f"stage {name} needs {wanting[0]}, which is not above it in {path.name}")

@@ -69,10 +69,14 @@ def load_whole(name_or_path: str) -> PreTrainedModel:
 
     Raises `ValueError` for a class that transformers does not have, and where weights are missing, which
     transformers would draw at random, are left over, such as the masks of a library of the past, or have
-    other shapes. Heads of pretraining and poolers may be left over.
+    other shapes. Heads of pretraining and poolers may be left over; an encoder may lack its pooler.
     """
     require_known_class(name_or_path)
-    model, found = load_saved(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True)
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = load_saved(name_or_path, **options)
+    if found["missing_keys"] and all(name.startswith("pooler.") for name in found["missing_keys"]):
+        # An encoder that was saved without the pooler which its class makes by default.
+        model, found = load_saved(name_or_path, add_pooling_layer=False, **options)
     left_over = (name for name in found["unexpected_keys"] if not _SPARE.search(name))
     kind = type(model).__name__
     _refuse(f"{name_or_path} lacks {{}} of a {kind}, which would be random", found["missing_keys"])

@@ -42,7 +42,10 @@ def evaluate_distance(
             requantize(student, model)
             reader = AutoTokenizer.from_pretrained(teacher)
             texts = load_texts(data, text_column or (), samples)
-            batches = TextBatches(texts, reader, accepted, batch_size, max_seq_length)
+            most = [
+                getattr(one.config, "max_position_embeddings", max_seq_length) for one in (student, dense)
+            ]
+            batches = TextBatches(texts, reader, accepted, batch_size, min(max_seq_length, *most))
         found = layer_distances(student, dense, counted(batches, "Measuring"))
         if as_json:
             typer.echo(json.dumps({"texts": len(texts), "distances": found}))

@@ -55,6 +55,11 @@ class TextBatches:
         for name, value in {"batch_size": batch_size, "max_length": max_length}.items():
             if value < 1:
                 raise ValueError(f"{name} must be above 0, got {value}")
+        special = tokenizer.num_special_tokens_to_add(pair=any(len(parts) > 1 for parts in texts))
+        if max_length <= special:
+            raise ValueError(
+                f"max_length {max_length} leaves no token of a text beside {special} special ones; raise it"
+            )
         self.texts, self.tokenizer, self.accepted = texts, tokenizer, accepted
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.batch_size = 1 if tokenizer.pad_token is None else batch_size

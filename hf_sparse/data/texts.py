@@ -23,7 +23,8 @@ def text_columns(
 ) -> tuple[str, ...]:
     """Find the one or two columns of text: the chosen ones, those of the GLUE task, or else guess.
 
-    The guess is `sentence1` with `sentence2`, or else the first two columns of strings beside the label.
+    The guess is `sentence1` with `sentence2`, or else `text` alone, or else the first two columns of strings
+    beside the label. Raises `ValueError` for a column that is missing or holds no strings.
     """
     wanted = tuple(chosen) or GLUE_COLUMNS.get(task or "", ())
     missing = [column for column in wanted if column not in rows.column_names]
@@ -32,11 +33,17 @@ def text_columns(
             f"there is no text column {missing}" if missing else f"a text has 1 or 2 columns, not {wanted}"
         )
         raise ValueError(f"{reason}; choose among {rows.column_names}")
+    for column in wanted:
+        if not _is_text(rows.features[column]):
+            held = getattr(rows.features[column], "dtype", type(rows.features[column]).__name__)
+            raise ValueError(f"column {column!r} holds {held}, no text; choose among {rows.column_names}")
     if wanted:
         return wanted
     strings = [column for column, feature in rows.features.items() if column != label and _is_text(feature)]
     if {"sentence1", "sentence2"} <= set(strings):
         return "sentence1", "sentence2"
+    if "text" in strings:
+        return ("text",)
     if not strings:
         raise ValueError(f"no column of {rows.column_names} holds text; a column of strings is needed")
     return tuple(strings[:2])

@@ -33,12 +33,18 @@ def _by_layer(value: object) -> object:
     """Accept a mapping from layers, whose numbers JSON makes into text."""
     if not isinstance(value, dict) or None in (layers := [*map(_layer, value)]):
         raise ValueError("map numbers of student layers to weights, such as {6: 0.5}")
+    if len(set(layers)) < len(layers):
+        raise ValueError("each layer has one weight; write its number once")
     return dict(zip(layers, value.values(), strict=True))
 
 
 def _weight_alone(value: object) -> object:
     """Accept the weight of a term in place of its settings."""
-    return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"weight": value}
+    if value is None or isinstance(value, dict | FeatureRecipe):
+        return value
+    raise ValueError("write a weight such as 1.0, or settings such as {weight: 1.0, layers: uniform}")
 
 
 Layers = Annotated[str | dict[int, int], BeforeValidator(_layers)]

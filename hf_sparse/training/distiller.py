@@ -20,6 +20,7 @@ from hf_sparse.distillation.teacher import (
     check_compatible,
     decoder_inputs,
     freeze,
+    has_head,
     teacher_inputs,
 )
 from hf_sparse.settings.distillation import DistillationRecipe
@@ -48,6 +49,7 @@ class Distiller:
             for choice in term.choices:
                 logger.warning("%s: %s.", name, choice)
         self.weights = recipe.weights
+        self.headed = has_head(student)
         self.shifts_labels = type(student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         self._totals: Counts | None = None
         self._logged: dict[str, Tensor] = {}
@@ -126,8 +128,12 @@ class Distiller:
             yield [stack.enter_context(term.watch(model, role)) for term in self.features.values()]
 
     def needs_task(self, inputs: Mapping[str, Any]) -> bool:
-        """Say whether a batch has a loss of its own that counts or can be shown: one with labels has."""
-        return bool(self.recipe.task) or teacher_inputs(inputs).keys() != inputs.keys()
+        """Say whether a batch has a loss of the student's own, which counts or is shown: one with labels has.
+
+        An encoder without a head has none, whatever the batch holds.
+        """
+        labelled = teacher_inputs(inputs).keys() != inputs.keys()
+        return self.headed and (bool(self.recipe.task) or labelled)
 
     def _teach(self, student: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the teacher's outputs, with what its terms watch, for one micro-batch."""

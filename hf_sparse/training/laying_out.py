@@ -1,5 +1,7 @@
 """What a recipe asks of one model, checked before the run: patterns over its targets, scores to learn."""
 
+import logging
+
 from torch import nn
 
 from hf_sparse.settings.sparsity import SparsityRecipe
@@ -9,6 +11,8 @@ from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.schedules import Schedule
 from hf_sparse.targets import Targets, find_targets
+
+logger = logging.getLogger(__name__)
 
 
 def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
@@ -27,6 +31,15 @@ def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
     """Find what a recipe prunes; raise `ValueError` if it is nothing or the pattern does not fit."""
     targets = find_targets(model, recipe.include, recipe.exclude)
     lay_out(recipe, targets)
+    frozen = [target.name for target in targets if not target.weight.requires_grad]
+    if frozen and METHODS[recipe.method].scheduled:
+        logger.warning(
+            "%d of %d weights to prune are frozen, such as %s: what is left of them cannot make up for what "
+            "they lose; leave them out by exclude, or let them train.",
+            len(frozen),
+            len(targets),
+            frozen[0],
+        )
     return targets
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from hf_sparse.distillation.teacher import check_learnable, has_head
+from hf_sparse.distillation.teacher import check_learnable, has_head, teacher_inputs
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.distiller import Distiller
@@ -145,7 +145,7 @@ class DistillationMixin:
             if self.distiller.needs_task(inputs):
                 task, outputs = super().compute_loss(model, seen, return_outputs=True)
             else:
-                task, outputs = None, model(**seen)
+                task, outputs = None, model(**teacher_inputs(seen))
         # Trainer takes the mean over micro-batches, but leaves it to a loss function of the user's own.
         micro_batches = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
         loss = self.distiller.loss(self.model, task, outputs, watched, inputs, micro_batches)

@@ -194,9 +194,7 @@ def test_the_plan_is_listed_with_what_is_measured(
     assert [cell.strip() for cell in lines[0].split("│")[1:-1]] == [
         "upstream90_1M_lr1e-3",
         "ENCODER",
-        "",
-        "transfer",
-        "2,000",
+        "0.00 M",
         "0.0",
         f"{SCORES['eval_accuracy']:.4f}",
         "yes",
