@@ -107,7 +107,7 @@ def test_overrides_reach_into_a_term() -> None:
     ("setting", "message"),
     [
         ("hidden=-1", "distillation.hidden.weight is -1: input should be greater than or equal to 0"),
-        ("hidden=true", "distillation.hidden is True: input should be a valid dictionary"),
+        ("hidden=true", "distillation.hidden is True: write a weight such as 1.0"),
         ("hidden.layer=last", "distillation.hidden.layer is not a recipe key; did you mean layers?"),
         ("hidden.heads=2", "distillation.hidden.heads is not a recipe key"),
         ("hidden.layers=first", "distillation.hidden.layers is 'first': choose one of uniform, last, or map"),
@@ -147,3 +147,14 @@ def test_a_wrong_value_is_named_with_its_rule(setting: str, message: str) -> Non
     with pytest.raises(ValueError, match="distillation") as caught:
         Recipe.preset("prune_ofa_90").override([f"distillation.{setting}"])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["strong", True, [1]])
+def test_a_term_is_a_weight_or_settings(wrong: object) -> None:
+    with pytest.raises(ValueError, match="write a weight such as 1.0, or settings such as"):
+        distillation(hidden=wrong)
+
+
+def test_a_layer_has_one_weight() -> None:
+    with pytest.raises(ValueError, match="each layer has one weight; write its number once"):
+        distillation(hidden={"layer_weights": {2: 0.1, "2": 0.7}})

@@ -207,3 +207,10 @@ def test_a_damaged_file_of_weights_is_named(damage: Callable, shards: bool, tmp_
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match=f"^{file} is no whole file of tensors .*; fetch it again, or save"):
         load_trained(str(tmp_path))
+
+
+def test_an_encoder_saved_without_a_pooler_is_whole(tmp_path: Path) -> None:
+    model = BertModel(BertConfig(**SIZES), add_pooling_layer=False)
+    model.save_pretrained(tmp_path)
+    loaded = load_to_publish(str(tmp_path))
+    assert loaded.pooler is None and loaded.state_dict().keys() == model.state_dict().keys()

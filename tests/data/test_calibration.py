@@ -75,3 +75,11 @@ def test_without_a_padding_token_texts_come_alone() -> None:
 def test_sizes_below_1_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
         TextBatches([("a",)], bert(), NAMES, **{name: 0})
+
+
+def test_a_length_without_room_for_a_text_is_refused() -> None:
+    for texts, length in (([("a",)], 2), ([("a", "b")], 3)):
+        with pytest.raises(
+            ValueError, match=f"max_length {length} leaves no token of a text beside {length} special"
+        ):
+            TextBatches(texts, bert(), NAMES, max_length=length)

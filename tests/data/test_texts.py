@@ -50,3 +50,15 @@ def test_pairs_are_cut_and_padded_to_the_length() -> None:
     assert cut["token_type_ids"] == [[0, 0, 0, 0, 1, 1], [0, 0, 1, 1]]
     padded = text_encoder(tokenizer, ("second",), max_length=4, pad=True)(batch)
     assert padded["input_ids"] == [[2, 6, 3, 0], [2, 6, 3, 0]]
+
+
+def test_a_column_called_text_is_read_alone() -> None:
+    rows = Dataset.from_dict({"source": ["x"], "text": ["a b"], "title": ["y"]})
+    assert text_columns(rows) == ("text",)
+    assert text_columns(rows, chosen=["title", "text"]) == ("title", "text")
+
+
+def test_a_column_without_text_is_refused() -> None:
+    rows = Dataset.from_dict({"text": ["a"], "score": [1]})
+    with pytest.raises(ValueError, match="column 'score' holds int64, no text; choose among"):
+        text_columns(rows, chosen=["score"])

@@ -69,6 +69,27 @@ def test_a_model_with_a_head_learns_from_text_without_labels(tmp_path: Path) -> 
     assert "loss_logits" in run.state.log_history[0] and "loss_task" not in run.state.log_history[0]
 
 
+def test_labels_are_left_out_where_there_is_no_head(tmp_path: Path) -> None:
+    plain, labelled = (distil(tmp_path, encoder(), hidden=1.0, relations=1.0) for _ in "ab")
+    labelled.train_dataset = sentences(8)
+    for run in (plain, labelled):
+        run.train()
+    lines = [
+        {name: line[name] for name in line if "loss" in name}
+        for line in (plain.state.log_history[0], labelled.state.log_history[0])
+    ]
+    assert lines[0] == lines[1] and "loss_task" not in lines[1]
+
+
+def test_frozen_weights_that_are_to_be_pruned_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = encoder()
+    model.encoder.layer[0].requires_grad_(False)
+    distil(tmp_path, model, hidden=1.0)
+    assert "6 of 12 weights to prune are frozen, such as encoder.layer.0.attention.self.query" in caplog.text
+
+
 def test_labels_give_a_task_loss_that_is_shown(tmp_path: Path) -> None:
     run = distil(tmp_path, BertForSequenceClassification(encoder().config), hidden=1.0)
     run.train_dataset = sentences(8)

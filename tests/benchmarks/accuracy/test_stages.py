@@ -66,6 +66,7 @@ def test_a_plan_is_read_in_its_order_with_what_each_stage_needs(tmp_path: Path) 
         ({"one": {"teacher": "none"}}, "stage one needs none, which is not above it"),
         ({"a.b": {}}, "'a.b' cannot be a stage"),
         ({"lock": {}}, "'lock' cannot be a stage"),
+        ({"one": {"arguments": 3}}, "arguments of stage one are a mapping, got 3"),
         ({"one": {"override": "a=1"}}, r"override of stage one is a list of assignments; write \[a=1\]"),
     ],
 )
@@ -127,3 +128,10 @@ def test_what_is_copied_of_a_stage_ends_with_what_says_that_it_is_whole(places: 
     assert places.files("up") == ["up/model.safetensors", "up/tokenizer.json", "up/stage.json"]
     with pytest.raises(ValueError, match="stage task is not finished in .*; run it first"):
         places.files("task")
+
+
+def test_a_plan_without_stages_is_refused(tmp_path: Path) -> None:
+    for text in ("", "stages: hello", "- a"):
+        (tmp_path / "plan.yaml").write_text(text)
+        with pytest.raises(ValueError, match="plan.yaml has no stages; write under stages: a mapping"):
+            read_plan(tmp_path / "plan.yaml")
