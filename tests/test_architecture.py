@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from transformers import Trainer
+from transformers.trainer_callback import CallbackHandler
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_sparse"
@@ -30,8 +31,12 @@ EXTRAS = {
     "onnxscript",
     "openvino",
     "optuna",
+    "peft",
+    "schedulefree",
     "scipy",
+    "sentence_transformers",
     "sklearn",
+    "trl",
 }
 PRIVATE_TRAINER_METHODS = {
     "_save_checkpoint": ["self", "model", "trial"],
@@ -208,6 +213,11 @@ def test_private_overrides_go_through_super() -> None:
         return [name for name, node in private_overrides(path) if f"super().{name}(" not in ast.unparse(node)]
 
     assert offences(PACKAGE_MODULES, copies) == {}
+
+
+def test_callbacks_are_called_through_the_method_that_we_listen_at() -> None:
+    parameters = list(inspect.signature(CallbackHandler.call_event).parameters)
+    assert parameters == ["self", "event", "args", "state", "control", "kwargs"]
 
 
 @pytest.mark.parametrize(("name", "parameters"), PRIVATE_TRAINER_METHODS.items())

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
@@ -17,6 +16,7 @@ from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.conversion import read_converted
+from hf_sparse.training.events import ListenedEvents
 from hf_sparse.training.files import require_writable
 from hf_sparse.training.laying_out import check_targets, make_scores
 from hf_sparse.training.locking import LOST, settle
@@ -71,7 +71,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         self.quantizer = self.recipe.quantization and Quantizer(self.recipe.quantization, self.model)
         self._resumed: SavedState | None = None
         self._check_arguments()
-        self.add_callback(_SparsityFlow(self))
+        self.callback_handler = ListenedEvents(self.callback_handler, self)
 
     def _check_arguments(self) -> None:
         sparsity = self.recipe.sparsity
@@ -225,6 +225,26 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         else:
             self.sparsifier.catch_up(self.state.global_step, optimizer)
 
+    def before_optimizer_step(self) -> None:
+        """Give the optimizer the weights it is to move, as its step begins."""
+        if self.sparsifier is not None:
+            self.sparsifier.before_optimizer_step()
+
+    def after_optimizer_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Keep removed weights at zero after an optimizer's step, the one after `step` others."""
+        if self.sparsifier is not None:
+            # A GradScaler passes over steps whose gradients overflowed.
+            if not self.accelerator.optimizer_step_was_skipped:
+                self.sparsifier.shrink(step)
+            self.sparsifier.after_optimizer_step(optimizer)
+
+    def end_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Do what schedules say is due after `step` steps."""
+        if self.sparsifier is not None:
+            self.sparsifier.update(step, optimizer)
+        if self.quantizer is not None:
+            self.quantizer.update(step)
+
     def end_sparsity(self) -> None:
         """Check the outcome; after `load_best_model_at_end`, take the masks of the model that was loaded."""
         self._reading.remove()
@@ -249,51 +269,6 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
                 self.recipe.sparsity.schedule.final,
             )
         self.sparsifier.verify(self.state.global_step)
-
-
-class _SparsityFlow(TrainerCallback):
-    """Calls the trainer back where Trainer has an event but no method to override."""
-
-    def __init__(self, trainer: SparseTrainingMixin) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer.begin_sparsity(kwargs["optimizer"])
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.trainer.sparsifier is not None:
-            self.trainer.sparsifier.before_optimizer_step()
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.trainer.sparsifier is not None:
-            # A GradScaler passes over steps whose gradients overflowed.
-            if not self.trainer.accelerator.optimizer_step_was_skipped:
-                self.trainer.sparsifier.shrink(state.global_step)
-            self.trainer.sparsifier.after_optimizer_step(kwargs["optimizer"])
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.trainer.sparsifier is not None:
-            self.trainer.sparsifier.update(state.global_step, kwargs["optimizer"])
-        if self.trainer.quantizer is not None:
-            self.trainer.quantizer.update(state.global_step)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer.end_sparsity()
-
-    def on_push_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer.begin_push()
 
 
 # The part of the sidecar that holds the ranges of quantized layers' inputs.
