@@ -10,6 +10,7 @@ from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.schedules import Schedule
+from hf_sparse.suitable import require_lasting, require_own_weights
 from hf_sparse.targets import Targets, find_targets
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,25 @@ def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
     return layout
 
 
+def chosen_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
+    """Find what a recipe prunes; raise `ValueError` if it is nothing, would not last, or cannot be learnt."""
+    targets, method = find_targets(model, recipe.include, recipe.exclude), METHODS[recipe.method]
+    frozen = [target.name for target in targets if not target.parameter.requires_grad]
+    if frozen and (method.learned or method.penalized):
+        raise ValueError(
+            f"method {recipe.method} prepares by gradients what it removes, and {len(frozen)} targets are "
+            f"frozen, such as {frozen[0]}; train them, or leave them out with sparsity.exclude"
+        )
+    if method.scheduled:
+        require_lasting(model, targets, "sparsity")
+    else:
+        require_own_weights(targets, "sparsity")
+    return targets
+
+
 def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
-    """Find what a recipe prunes; raise `ValueError` if it is nothing or the pattern does not fit."""
-    targets = find_targets(model, recipe.include, recipe.exclude)
+    """Find what a recipe prunes; raise `ValueError` also if the pattern does not fit."""
+    targets = chosen_targets(recipe, model)
     lay_out(recipe, targets)
     frozen = [target.name for target in targets if not target.weight.requires_grad]
     if frozen and METHODS[recipe.method].scheduled:
@@ -55,5 +72,5 @@ def check_start(recipe: SparsityRecipe, schedule: Schedule | None) -> None:
 
 def make_scores(recipe: SparsityRecipe, model: nn.Module) -> MovementScores:
     """Make the scores that a method learns for what a recipe prunes in a model, all zero."""
-    targets = find_targets(model, recipe.include, recipe.exclude)
+    targets = chosen_targets(recipe, model)
     return MovementScores(targets, lay_out(recipe, targets).blocks)
