@@ -42,8 +42,13 @@ class Distiller:
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
+        # A teacher that computes with the layers of another module says so.
+        self.teachers_layers = getattr(teacher, "watched", teacher)
         self.features = nn.ModuleDict(
-            {name: TERMS[name](settings, student, teacher) for name, settings in recipe.features.items()}
+            {
+                name: TERMS[name](settings, student, self.teachers_layers)
+                for name, settings in recipe.features.items()
+            }
         ).to(accelerator.device)
         for name, term in self.features.items():
             for choice in term.choices:
@@ -138,7 +143,8 @@ class Distiller:
     def _teach(self, student: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the teacher's outputs, with what its terms watch, for one micro-batch."""
         given = teacher_inputs(inputs) | decoder_inputs(student, inputs) | self.forward_options
-        with torch.no_grad(), self.accelerator.autocast(), self.watching(self.teacher, "teacher") as seen:
+        watching = self.watching(self.teachers_layers, "teacher")
+        with torch.no_grad(), self.accelerator.autocast(), watching as seen:
             return ChainMap(self.teacher(**given), *seen)
 
     def loss(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from hf_sparse.distillation.adapters_off import BaseAsTeacher
 from hf_sparse.distillation.teacher import check_learnable, has_head, teacher_inputs
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
@@ -15,6 +16,13 @@ from hf_sparse.training.distiller import Distiller
 from hf_sparse.training.locking import SPARSE_FROM
 from hf_sparse.training.resume import adopt
 from hf_sparse.training.state import SavedState
+
+
+# What teachers are that nobody gives.
+_OWN = {
+    "self": "a copy of the model that training starts from",
+    "base": "the model with its adapters off",
+}
 
 
 class DistillationMixin:
@@ -28,9 +36,8 @@ class DistillationMixin:
 
     def _make_distiller(self, teacher: nn.Module | None) -> Distiller | None:
         recipe = self.recipe.distillation
-        if recipe is not None and recipe.teacher == "self":
-            self._check_self_teaching(teacher)
-            teacher = copy.deepcopy(self.model)
+        if recipe is not None and recipe.teacher != "given":
+            teacher = self._own_teacher(recipe.teacher, teacher)
         if (recipe is None) != (teacher is None):
             raise ValueError(
                 "the recipe has distillation but no teacher was given; pass teacher=, or override "
@@ -78,17 +85,20 @@ class DistillationMixin:
             if self.distiller is not None:
                 self.distiller.go_by(self.recipe.distillation)
 
-    def _check_self_teaching(self, teacher: nn.Module | None) -> None:
-        if teacher is not None:
+    def _own_teacher(self, kind: str, given: nn.Module | None) -> nn.Module:
+        """Make the teacher out of the model itself; raise `ValueError` where that would teach nothing."""
+        if given is not None:
             raise ValueError(
-                "a teacher was given but the recipe says teacher: self, a copy of the model that training "
-                "starts from; leave the teacher out, or override distillation.teacher=given"
+                f"a teacher was given but the recipe says teacher: {kind}, {_OWN[kind]}; leave the teacher out, "
+                "or override distillation.teacher=given"
             )
         if self.model_init is not None:
             raise ValueError(
-                "teacher: self copies the model that training starts from, and model_init makes another one "
-                "for every run; pass model= instead"
+                f"teacher: {kind} is {_OWN[kind]}, and model_init makes another model for every run; pass "
+                "model= instead"
             )
+        if kind == "base":
+            return BaseAsTeacher(self.model)
         present = _share_of_zeros(self.model)
         if present >= SPARSE_FROM:
             raise ValueError(
@@ -96,6 +106,7 @@ class DistillationMixin:
                 "one is zero already, so what it was is gone; pass the dense model that it was made from as "
                 "teacher= (--teacher_name_or_path) with distillation.teacher=given, or start from that one"
             )
+        return copy.deepcopy(self.model)
 
     def _check_learned_parameters(self) -> None:
         way_out = "take a teacher of the student's hidden size, or leave hidden out of distillation"
