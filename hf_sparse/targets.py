@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from hf_sparse.modules import NamedModule, base_names, layer_stack, named_modules, routers
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,20 @@ class Target:
         return values.t() if self.transposed else values
 
 
+class Obstacle(Enum):
+    """What about a weight, and not its place in the model, keeps it from being a target."""
+
+    MADE_ANEW = "made anew in every forward pass, as by torch.nn.utils.prune or weight_norm"
+    OUT_OF_REACH = "out of reach"
+
+
 @dataclass(frozen=True)
 class LeftOut:
-    """A Linear, or the like, that is not a target, with the reason."""
+    """A Linear, or the like, that is not a target, with the reason; `obstacle` if it would be one without."""
 
     name: str
     reason: str
+    obstacle: Obstacle | None = None
 
 
 @dataclass(frozen=True)
@@ -83,17 +95,22 @@ class Targets:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A parameter that multiplies activations, and how it lies; `problem` says why it cannot be pruned."""
+    """A parameter that multiplies activations, and how it lies; `problem` says why it cannot be pruned.
+
+    `adapter`: it is none of the model's own.
+    """
 
     name: str
     module: nn.Module
     parameter_name: str = "weight"
     transposed: bool = False
     problem: str | None = None
+    obstacle: Obstacle | None = None
+    adapter: bool = False
 
     @property
-    def parameter(self) -> nn.Parameter:
-        return getattr(self.module, self.parameter_name)
+    def parameter(self) -> nn.Parameter | None:
+        return self.module._parameters.get(self.parameter_name)
 
     def targets(self) -> list[Target]:
         key = self.name if self.parameter_name != "weight" else f"{self.name}.weight".lstrip(".")
@@ -113,42 +130,70 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     `include` chooses among all Linears of the model instead, `exclude` removes from the choice; both hold
     module names or regular expressions searched in them. Raises `ValueError` if an expression is malformed or
     matches no Linear, or if nothing is left to prune.
+
+    Adapters are never targets, nor are weights that nothing can be written into: those that are made anew in
+    every forward pass, and others than plain tensors of floats. Weights that adapters wrap, or that lie in a
+    wrapper of the whole model, have the names they are saved under. In a model that lies on meta as a whole
+    all weights are found, by their shapes.
     """
     for role, expressions in (("include", include), ("exclude", exclude)):
         if isinstance(expressions, str):
             raise ValueError(f"{role} is a list of names, got {expressions!r}; write [{expressions!r}]")
-    stack, base, routers = _layer_stack(model), _base_names(model), _routers(model)
-    candidates = list(_candidates(model, stack))
+    candidates = list(_candidates(model))
     included, excluded = _compiled(include, candidates, "include"), _compiled(exclude, candidates, "exclude")
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    targets = _sorted(model, candidates, included, excluded)
+    if not targets.found:
+        raise ValueError(f"{type(model).__name__} has nothing to prune; name Linears with include. {targets}")
+    return targets
+
+
+def every_weight(model: nn.Module) -> Targets:
+    """Find all weights that could be pruned, wherever they stand; there may be none."""
+    return _sorted(model, list(_candidates(model)), [re.compile("")], [])
+
+
+def _sorted(
+    model: nn.Module,
+    candidates: list[_Candidate],
+    included: list[re.Pattern[str]],
+    excluded: list[re.Pattern[str]],
+) -> Targets:
+    stack, base, choosing = layer_stack(model), base_names(model), routers(model)
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    embeddings = {id(module._parameters["weight"]) for module in tables if "weight" in module._parameters}
 
     seen: dict[int, str] = {}
     found, left_out = [], []
     for candidate in candidates:
         name, key = candidate.name, id(candidate.parameter)
-        reason = _reason_against(candidate, stack, base, routers, embeddings, included, excluded)
+        reason = _reason_against(candidate, stack, base, choosing, embeddings, included, excluded)
+        obstacle = candidate.obstacle if reason is None else None
+        reason = reason or candidate.problem
         if reason is None and key in seen:
             reason = f"shares its weight with {seen[key]}"
         if reason is not None:
-            left_out.append(LeftOut(name, reason))
+            left_out.append(LeftOut(name, reason, obstacle))
             continue
         seen[key] = name
         found += candidate.targets()
-
-    targets = Targets(tuple(found), tuple(left_out))
-    if not found:
-        raise ValueError(f"{type(model).__name__} has nothing to prune; name Linears with include. {targets}")
-    return targets
+    return Targets(tuple(found), tuple(left_out))
 
 
-def _candidates(model: nn.Module, stack: set[str]) -> Iterator[_Candidate]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            yield _Candidate(name, module, transposed=isinstance(module, Conv1D))
-        elif name in stack and not isinstance(module, nn.Conv1d):
-            for parameter_name, parameter in module.named_parameters(recurse=False):
-                if parameter.dim() == 3:
-                    yield _experts(f"{name}.{parameter_name}", module, parameter_name)
+def _candidates(model: nn.Module) -> Iterator[_Candidate]:
+    stack, skeleton = layer_stack(model), _is_skeleton(model)
+    for entry in named_modules(model):
+        for candidate in _candidates_in(entry, stack):
+            yield _with_obstacle(candidate, skeleton)
+
+
+def _candidates_in(entry: NamedModule, stack: set[str]) -> Iterator[_Candidate]:
+    name, module = entry.name, entry.module
+    if isinstance(module, nn.Linear | Conv1D):
+        yield _Candidate(name, module, transposed=isinstance(module, Conv1D), adapter=entry.adapter)
+    elif name in stack and not isinstance(module, nn.Conv1d) and not entry.adapter:
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() == 3:
+                yield _experts(f"{name}.{parameter_name}", module, parameter_name)
 
 
 def _experts(name: str, module: nn.Module, parameter_name: str) -> _Candidate:
@@ -156,6 +201,42 @@ def _experts(name: str, module: nn.Module, parameter_name: str) -> _Candidate:
     transposed = getattr(module, "is_transposed", None)
     problem = "3-D parameter of unknown orientation" if transposed is None else None
     return _Candidate(name, module, parameter_name, bool(transposed), problem)
+
+
+def _with_obstacle(candidate: _Candidate, skeleton: bool) -> _Candidate:
+    """Add why nothing can be written into the weight of a candidate, if that is so."""
+    parameter, module, name = candidate.parameter, candidate.module, candidate.parameter_name
+    obstacle = Obstacle.OUT_OF_REACH
+    if parameter is None:
+        remade = name in getattr(module, "parametrizations", ()) or torch.is_tensor(
+            getattr(module, name, None)
+        )
+        obstacle = Obstacle.MADE_ANEW if remade else obstacle
+        problem = obstacle.value if remade else f"has no {name}: it is kept in another form"
+    elif type(parameter) is not nn.Parameter:
+        problem = f"is a {type(parameter).__name__}, not a plain tensor"
+    elif parameter.is_meta and not skeleton:
+        problem = "is on meta: its values are elsewhere"
+    elif not parameter.is_floating_point() or parameter.dtype.itemsize < _HALF:
+        problem = f"is {parameter.dtype}, not float32 or a half of it"
+    elif parameter.dim() not in (2, 3):
+        problem = f"has {parameter.dim()} dimensions: its matrix is elsewhere"
+    else:
+        return candidate
+    return replace(candidate, problem=problem, obstacle=obstacle)
+
+
+# Bytes of the smallest floats that can be trained.
+_HALF = 2
+
+
+def _is_skeleton(model: nn.Module) -> bool:
+    """Say whether a model has shapes and no values, which are also not offloaded."""
+    return all(parameter.is_meta for parameter in model.parameters()) and not any(
+        # How accelerate fetches what it has put away.
+        hasattr(module, "_hf_hook")
+        for module in model.modules()
+    )
 
 
 def _reason_against(
@@ -169,12 +250,12 @@ def _reason_against(
 ) -> str | None:
     name = candidate.name
     owner = name if candidate.parameter_name == "weight" else name.rpartition(".")[0]
-    if id(candidate.parameter) in embeddings:
+    if candidate.adapter:
+        return "part of an adapter"
+    if candidate.parameter is not None and id(candidate.parameter) in embeddings:
         return "tied to an embedding"
     if match := next(filter(None, (pattern.search(name) for pattern in excluded)), None):
         return f"excluded (matches at {match.group()!r})"
-    if candidate.problem is not None:
-        return candidate.problem
     if included:
         return None if any(pattern.search(name) for pattern in included) else "not included"
     if owner not in base:
@@ -198,45 +279,3 @@ def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: st
                 f"its Linears are named like {candidates[0].name if candidates else '(it has none)'!r}"
             )
     return patterns
-
-
-def base_prefix(model: nn.Module) -> str:
-    base = getattr(model, "base_model", model)
-    return next((name for name, module in model.named_modules() if module is base), "")
-
-
-def _base_names(model: nn.Module) -> set[str]:
-    prefix = base_prefix(model)
-    return {
-        name
-        for name, _ in model.named_modules()
-        if not prefix or name == prefix or name.startswith(prefix + ".")
-    }
-
-
-def _layer_stack(model: nn.Module) -> set[str]:
-    """Names of all modules below an `nn.ModuleList` of the base model: the repeated layers."""
-    base = _base_names(model)
-    lists = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and name in base
-    ]
-    return {name for name in base if any(name.startswith(f"{parent}.") for parent in lists)}
-
-
-def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules of the base model with their names, without those of its layer stack."""
-    wanted = _base_names(model) - _layer_stack(model)
-    return ((name, module) for name, module in model.named_modules() if name in wanted)
-
-
-def _routers(model: nn.Module) -> set[str]:
-    """Names of the modules that choose among experts or weigh them, and of all modules below these."""
-    names = [name for name, _ in model.named_modules()]
-    blocks = {name.rpartition(".")[0] for name in names if name.endswith(".experts")}
-
-    def routes(name: str) -> bool:
-        parent, _, own = name.rpartition(".")
-        return "router" in own or (own.endswith("gate") and parent in blocks)
-
-    chosen = {name for name in names if routes(name)}
-    return {name for name in names if any(f"{name}.".startswith(f"{router}.") for router in chosen)}

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.directories import holds_only, published
+from hf_sparse.modules import base_prefix
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
-from hf_sparse.targets import base_prefix
 
 METHOD = "compressed-tensors"
 # Their zero points are of signed integers, ours of unsigned ones.

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 
 from torch import nn
 
+from hf_sparse.modules import named_modules, pretrained_parts
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
-from hf_sparse.targets import Targets, base_prefix, find_targets
+from hf_sparse.targets import Targets, every_weight
 
 KEY = "hf_sparse"
 FORMAT_VERSION = 1
@@ -42,9 +44,11 @@ class Contract:
 def read_contract(model: nn.Module) -> Contract | None:
     """Return the record in a model's configuration, None if there is none.
 
-    Raises `ValueError` if it cannot be understood.
+    The configuration is that of the model of transformers in it, if there is exactly one. Raises `ValueError`
+    if the record cannot be understood.
     """
-    record = getattr(getattr(model, "config", None), KEY, None)
+    parts = list(pretrained_parts(model))
+    record = getattr(getattr(parts[0] if len(parts) == 1 else model, "config", None), KEY, None)
     if record is None:
         return None
     version = record.get("format_version") if isinstance(record, Mapping) else None
@@ -77,24 +81,27 @@ def write_contract(
     `layers` holds pattern and target of each weight. Without `pattern` the zeros are those the model came
     with: what an earlier record says they are is kept.
     """
-    if getattr(model, "config", None) is None:
-        return
-    earlier = read_contract(model) if pattern is None else None
-    prefix = _prefix(model)
-    promises = {}
-    for name, (rows, columns) in masks.targets.shapes.items():
-        own, removed = name.removeprefix(prefix), masks.removed(name)
-        promised = earlier.layers.get(own) if earlier else None
-        its, asked = (promised.pattern, promised.target) if promised else layers[name]
-        promises[own] = Promise(its, asked, round(removed / (rows * columns), 6), removed)
-    contract = Contract(
-        pattern=earlier.pattern if earlier else pattern or "unstructured",
-        target=earlier.target if earlier else target,
-        achieved=round(masks.sparsity, 6),
-        digest=masks.digest(prefix),
-        layers=promises,
-    )
-    setattr(model.config, KEY, {"format_version": FORMAT_VERSION, **asdict(contract)})
+    parts = _parts(model)
+    for part in parts:
+        if getattr(part.model, "config", None) is None:
+            continue
+        earlier = read_contract(part.model) if pattern is None else None
+        names = {name: part.own(name) for name in masks.targets.names if len(parts) == 1 or part.holds(name)}
+        promises, shapes = {}, masks.targets.shapes
+        for name, own in names.items():
+            removed, size = masks.removed(name), prod(shapes[name])
+            promised = earlier.layers.get(own) if earlier else None
+            its, asked = (promised.pattern, promised.target) if promised else layers[name]
+            promises[own] = Promise(its, asked, round(removed / size, 6), removed)
+        gone, size = sum(map(masks.removed, names)), sum(prod(shapes[name]) for name in names)
+        contract = Contract(
+            pattern=earlier.pattern if earlier else pattern or "unstructured",
+            target=earlier.target if earlier else target,
+            achieved=round(gone / size, 6) if size else 0.0,
+            digest=masks.digest(names),
+            layers=promises,
+        )
+        setattr(part.model.config, KEY, {"format_version": FORMAT_VERSION, **asdict(contract)})
 
 
 def renew_contract(model: nn.Module) -> None:
@@ -105,55 +112,101 @@ def renew_contract(model: nn.Module) -> None:
     earlier = read_contract(model)
     if earlier is None:
         return
-    targets, prefix = find_targets(model, include=[""]), _prefix(model)
-    kept = tuple(target for target in targets if target.name.removeprefix(prefix) in earlier.layers)
+    targets, (part,) = every_weight(model), _parts(model)
+    kept = tuple(target for target in targets if part.own(target.name) in earlier.layers)
     masks = Masks(Targets(kept, targets.left_out))
     masks.lock_zeros(dict.fromkeys(masks.targets.names, UNSTRUCTURED))
-    layers = {name: (earlier.layers[name.removeprefix(prefix)].pattern, None) for name in masks.targets.names}
+    layers = {name: (earlier.layers[part.own(name)].pattern, None) for name in masks.targets.names}
     write_contract(model, masks, earlier.pattern, None, layers)
 
 
-def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int]]:
+def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int | None]]:
     """Return the weights with fewer zeros than are recorded: how many were removed, how many zeros there are.
 
-    Weights the model does not have, as of another head, are passed over.
+    Weights the model does not have, as of another head, are passed over, and so are those whose values are
+    out of reach. If it has none of those that are recorded they are all returned, without a number of zeros.
     """
-    contract = read_contract(model)
-    if contract is None:
-        return {}
-    # Everything there is, since the run that was recorded may have pruned other weights than the default.
-    every = find_targets(model, include=[""])
-    found = measure_sparsity(model, every).zeros_per_target
-    prefix = _prefix(model)
-    zeros = {name.removeprefix(prefix): count for name, count in found.items()}
-    return {
-        name: (promise.removed, zeros[name])
-        for name, promise in contract.layers.items()
-        if name in zeros and zeros[name] < promise.removed
-    }
+    lost: dict[str, tuple[int, int | None]] = {}
+    for part in _parts(model):
+        contract = read_contract(part.model)
+        promised = {} if contract is None else {n: p for n, p in contract.layers.items() if p.removed}
+        if not promised:
+            continue
+        # Everything there is, since the run that was recorded may have pruned other weights than the default.
+        every = every_weight(model)
+        if _own_modules(part, every).isdisjoint(map(_module, promised)):
+            lost |= {name: (promise.removed, None) for name, promise in promised.items()}
+            continue
+        wanted = {target.name: part.own(target.name) for target in every}
+        chosen = tuple(target for target in every if wanted[target.name] in promised)
+        found = measure_sparsity(model, Targets(chosen, ())).zeros_per_target if chosen else {}
+        for name, zeros in found.items():
+            if zeros < promised[wanted[name]].removed:
+                lost[wanted[name]] = promised[wanted[name]].removed, zeros
+    return lost
 
 
 def recorded_modules(model: nn.Module) -> set[str]:
     """Return the names of the model's modules, or 3-D parameters, whose weights its record names."""
-    contract = read_contract(model)
-    if contract is None:
-        return set()
-    prefix = _prefix(model)
-    recorded = {name.removesuffix(".weight").partition("[")[0] for name in contract.layers}
-    every = {
-        target.name.removesuffix(".weight").partition("[")[0] for target in find_targets(model, include=[""])
-    }
-    return {name for name in every if name.removeprefix(prefix) in recorded}
+    found: set[str] = set()
+    for part in _parts(model):
+        contract = read_contract(part.model)
+        if contract is not None:
+            recorded = set(map(_module, contract.layers))
+            found |= {
+                _module(name) for name in every_weight(model).names if _module(part.own(name)) in recorded
+            }
+    return found
 
 
-def describe_lost(lost: Mapping[str, tuple[int, int]]) -> str:
+def describe_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
     """Say in words which weights lost zeros."""
-    shown = [f"{name} ({zeros:,} of {removed:,})" for name, (removed, zeros) in list(lost.items())[:3]]
+    if all(zeros is None for _, zeros in lost.values()):
+        return (
+            f"the configuration records zeros of {len(lost)} weights, such as {next(iter(lost))}, and the "
+            "model has no weight of any of these names"
+        )
+    shown = [f"{name} ({zeros or 0:,} of {removed:,})" for name, (removed, zeros) in list(lost.items())[:3]]
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     subject = "1 weight has" if len(lost) == 1 else f"{len(lost)} weights have"
     return f"{subject} fewer zeros than the configuration records: {', '.join(shown)}{more}"
 
 
-def _prefix(model: nn.Module) -> str:
-    base = base_prefix(model)
-    return f"{base}." if base else ""
+@dataclass(frozen=True)
+class _Part:
+    """A model of transformers with a configuration, alone or in another one.
+
+    `prefix` is what the names of its weights begin with in the whole model, `base` those of its base model.
+    """
+
+    model: nn.Module
+    prefix: str
+    base: str
+
+    def holds(self, name: str) -> bool:
+        return name.startswith(self.prefix)
+
+    def own(self, name: str) -> str:
+        """Return the name of a weight as it is recorded."""
+        return name.removeprefix(self.base if name.startswith(self.base) else self.prefix)
+
+
+def _parts(model: nn.Module) -> list[_Part]:
+    names = {id(entry.module): f"{entry.name}.".lstrip(".") for entry in named_modules(model)}
+    parts = []
+    for part in list(pretrained_parts(model)) or [model]:
+        prefix = names.get(id(part), "")
+        base = names.get(id(getattr(part, "base_model", part)), prefix)
+        parts.append(_Part(part, prefix, base))
+    return parts
+
+
+def _own_modules(part: _Part, every: Targets) -> set[str]:
+    """Return the modules of a part that a record could name, those with values out of reach included."""
+    names = (*every.names, *(entry.name for entry in every.left_out))
+    return {_module(part.own(name)) for name in names}
+
+
+def _module(name: str) -> str:
+    """Return the module of a weight, or the 3-D parameter that it is a part of."""
+    return name.removesuffix(".weight").partition("[")[0]

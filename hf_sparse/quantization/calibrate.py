@@ -11,6 +11,7 @@ from hf_sparse.quantization.embeddings import find_embeddings
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
+from hf_sparse.suitable import require_lasting
 from hf_sparse.targets import Targets, find_targets
 
 
@@ -29,10 +30,12 @@ def calibrate(
     is the scheme of the embedding tables, None to leave them as they are. Raises `ValueError` if there is no
     batch, for layers that none of them reaches, and as `find_embeddings` does; the model is plain then.
     """
+    targets = targets or find_targets(model)
+    require_lasting(model, targets, "quantization")
     phase = Phase(active=True, observing=True, calibrating=True)
     tables = find_embeddings(model) if embeddings else ()
     try:
-        attach(targets or find_targets(model), read_weight_scheme(weights), activations, observer, phase)
+        attach(targets, read_weight_scheme(weights), activations, observer, phase)
         if embeddings:
             attach(tables, read_weight_scheme(embeddings), "none", observer, phase)
         count = 0

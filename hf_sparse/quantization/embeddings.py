@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from hf_sparse.modules import base_modules
 from hf_sparse.quantization.linear import LayerQuantization
-from hf_sparse.targets import Target, base_modules
+from hf_sparse.targets import Target
 
 
 class FakeQuantEmbedding(nn.Embedding):

@@ -62,10 +62,10 @@ class Masks:
         return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept.view(torch.uint8))
 
     def lock_zeros(self, blocks: Mapping[str, Block]) -> None:
-        """Remove exactly the blocks that hold nothing but zeros now."""
+        """Remove exactly the blocks that hold nothing but zeros now, of the weights that `blocks` names."""
         for target in self.targets:
-            block = blocks[target.name]
-            self.set(target.name, block.expand(block.filled(target.weight.detach())))
+            if (block := blocks.get(target.name)) is not None:
+                self.set(target.name, block.expand(block.filled(target.weight.detach())))
 
     def removed(self, name: str) -> int:
         """Return how many entries of a weight are removed."""
@@ -125,11 +125,11 @@ class Masks:
         }
         return {name: count for name, count in counts.items() if count}
 
-    def digest(self, prefix: str = "") -> str:
-        """Return a SHA-256 of all masks, by the names of their weights without a prefix."""
+    def digest(self, names: Mapping[str, str]) -> str:
+        """Return a SHA-256 of masks, each under another name than its weight's."""
         digest = hashlib.sha256()
-        for name in sorted(self._keep):
-            digest.update(name.removeprefix(prefix).encode())
+        for name in sorted(names):
+            digest.update(names[name].encode())
             digest.update(np.packbits(self[name].cpu().numpy()).tobytes())
         return digest.hexdigest()
 

@@ -10,6 +10,7 @@ from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.schedules import Schedule
+from hf_sparse.suitable import require_lasting, require_own_weights
 from hf_sparse.targets import Targets, find_targets
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,19 @@ def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
     return layout
 
 
-def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
-    """Find what a recipe prunes; raise `ValueError` if it is nothing or the pattern does not fit."""
+def chosen_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
+    """Find what a recipe prunes; raise `ValueError` if it is nothing or would not last."""
     targets = find_targets(model, recipe.include, recipe.exclude)
+    if METHODS[recipe.method].scheduled:
+        require_lasting(model, targets, "sparsity")
+    else:
+        require_own_weights(targets, "sparsity")
+    return targets
+
+
+def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
+    """Find what a recipe prunes; raise `ValueError` also if the pattern does not fit."""
+    targets = chosen_targets(recipe, model)
     lay_out(recipe, targets)
     frozen = [target.name for target in targets if not target.weight.requires_grad]
     if frozen and METHODS[recipe.method].scheduled:

@@ -16,6 +16,7 @@ from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
 from hf_sparse.sparsity.patterns.parse import parse_pattern
+from hf_sparse.suitable import require_lasting
 from hf_sparse.targets import Target, find_targets
 from hf_sparse.training.locking import is_sparse, lock_standing
 
@@ -47,6 +48,7 @@ def prune_with_data(
     laid = parse_pattern(pattern)
     check_share(pattern, sparsity, "sparsity")
     targets = find_targets(model, include, exclude)
+    require_lasting(model, targets, "sparsity")
     layout = Layout(targets, laid)
     for target in targets:
         if layout.blocks[target.name].size > 1 and not STATISTICS[method].knows_blocks:

@@ -11,6 +11,7 @@ from hf_sparse.quantization.embeddings import find_embeddings
 from hf_sparse.quantization.linear import LayerQuantization, Phase
 from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.settings.quantization import QuantizationRecipe
+from hf_sparse.suitable import require_lasting
 from hf_sparse.targets import find_targets
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Quantizer:
     def attach(self, model: nn.Module) -> None:
         """Quantize a model, the first one or one that `model_init` has made since."""
         targets = find_targets(model, self.recipe.include, self.recipe.exclude)
+        require_lasting(model, targets, "quantization")
         tables = find_embeddings(model) if self.recipe.embeddings else ()
         scheme = read_weight_scheme(self.recipe.weights)
         self.layers = attach(targets, scheme, self.recipe.activations, self.recipe.observer, self.phase)

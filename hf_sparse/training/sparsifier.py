@@ -16,8 +16,7 @@ from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.remembered import RememberedWeights
 from hf_sparse.sparsity.update import Scores, choose, grow
-from hf_sparse.targets import find_targets
-from hf_sparse.training.laying_out import check_start, lay_out
+from hf_sparse.training.laying_out import check_start, chosen_targets, lay_out
 from hf_sparse.training.locking import is_sparse, lock_standing
 from hf_sparse.training.regularizer import Regularizer, make_regularizer
 from hf_sparse.training.state import SavedState
@@ -48,7 +47,7 @@ class Sparsifier:
         self.recipe, self.method = recipe, METHODS[recipe.method]
         self.schedule = recipe.schedule.resolve(total_steps) if self.method.scheduled else None
         check_start(recipe, self.schedule)
-        self.masks = Masks(find_targets(model, recipe.include, recipe.exclude))
+        self.masks = Masks(chosen_targets(recipe, model))
         self.layout = lay_out(recipe, self.masks.targets)
         self.scores = scores
         if self.method.learned and scores is None:

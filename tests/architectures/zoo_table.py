@@ -6,7 +6,8 @@ from pathlib import Path
 
 from zoo import ARCHITECTURES, Architecture
 
-from hf_sparse.targets import Target, base_prefix, find_targets
+from hf_sparse.modules import base_prefix
+from hf_sparse.targets import Target, find_targets
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 COLUMNS = ["architecture", "class", "pruned", "left out", "stored as"]

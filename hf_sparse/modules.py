@@ -1,0 +1,134 @@
+"""The modules of a model under the names its weights have on disk: its base model, layer stack, adapters."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+# The child that holds the module as it was, by what wraps it: tuner layers, copies that are trained in its
+# place, and single tokens that are.
+_WRAPPED = ("base_layer", "original_module", "token_adapter")
+
+
+@dataclass(frozen=True)
+class NamedModule:
+    """A module, its name in the file of the model's weights, and whether it is part of an adapter."""
+
+    name: str
+    module: nn.Module
+    adapter: bool = False
+
+
+def named_modules(model: nn.Module) -> Iterator[NamedModule]:
+    """Yield the modules of a model, each once, as `nn.Module.named_modules` does, by their names on disk.
+
+    A layer that an adapter wraps is called as it was before, and the wrapper is left out. So are the wrappers
+    of the whole model, peft's and those of sentence-transformers. What belongs to an adapter keeps a name
+    below that of its layer.
+    """
+    seen: set[int] = set()
+    kept = saved_model(model)
+    yield from _walk(kept, "", False, seen)
+    # What lies beside it, such as a pooling layer, or the encoder of a prompt.
+    yield from _walk(model, "", kept is not model and _is_of(model, "peft"), seen)
+
+
+def saved_model(model: nn.Module) -> nn.Module:
+    """Return the part of a model that its weights are saved as: what peft and sentence-transformers wrap."""
+    if _is_of(model, "peft") and hasattr(model, "get_base_model"):
+        return saved_model(model.get_base_model())
+    if _is_of(model, "sentence_transformers"):
+        towers = list(pretrained_parts(model))
+        return towers[0] if len(towers) == 1 else model
+    return model
+
+
+def pretrained_parts(model: nn.Module) -> Iterator[PreTrainedModel]:
+    """Yield the outermost models of transformers in a model, which may be the only one itself."""
+    if isinstance(model, PreTrainedModel):
+        yield model
+        return
+    for child in model.children():
+        yield from pretrained_parts(child)
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Say whether peft has put an adapter into a model, so that the adapter is what is saved of it."""
+    return any(_is_of(module, "peft") or hasattr(module, "adapter_layer_names") for module in model.modules())
+
+
+def base_prefix(model: nn.Module) -> str:
+    """Return the name of a model's base model, empty for a model without a head."""
+    kept = saved_model(model)
+    base = getattr(kept, "base_model", kept)
+    return next((entry.name for entry in named_modules(model) if entry.module is base), "")
+
+
+def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of the base model with their names, without those of its layer stack."""
+    wanted = base_names(model) - layer_stack(model)
+    return ((entry.name, entry.module) for entry in named_modules(model) if entry.name in wanted)
+
+
+def base_names(model: nn.Module) -> set[str]:
+    """Return the names of all modules of the base model."""
+    prefix = base_prefix(model)
+    return {
+        entry.name
+        for entry in named_modules(model)
+        if not prefix or entry.name == prefix or entry.name.startswith(prefix + ".")
+    }
+
+
+def layer_stack(model: nn.Module) -> set[str]:
+    """Names of all modules below an `nn.ModuleList` of the base model: the repeated layers."""
+    base = base_names(model)
+    lists = [
+        entry.name
+        for entry in named_modules(model)
+        if isinstance(entry.module, nn.ModuleList) and entry.name in base
+    ]
+    return {name for name in base if any(name.startswith(f"{parent}.") for parent in lists)}
+
+
+def routers(model: nn.Module) -> set[str]:
+    """Names of the modules that choose among experts or weigh them, and of all modules below these."""
+    names = [entry.name for entry in named_modules(model)]
+    blocks = {name.rpartition(".")[0] for name in names if name.endswith(".experts")}
+
+    def routes(name: str) -> bool:
+        parent, _, own = name.rpartition(".")
+        return "router" in own or (own.endswith("gate") and parent in blocks)
+
+    chosen = {name for name in names if routes(name)}
+    return {name for name in names if any(f"{name}.".startswith(f"{router}.") for router in chosen)}
+
+
+def _walk(module: nn.Module, name: str, adapter: bool, seen: set[int]) -> Iterator[NamedModule]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    children = {key: child for key, child in module._modules.items() if child is not None}
+    wrapped = next((key for key in (*_WRAPPED, _ADAPTED) if _wraps(module, key)), None)
+    if wrapped is not None:
+        yield from _walk(children.pop(wrapped), name, adapter, seen)
+    else:
+        yield NamedModule(name, module, adapter)
+    for key, child in children.items():
+        below = f"{name}.{key}".lstrip(".")
+        yield from _walk(child, below, adapter or wrapped is not None, seen)
+
+
+# The child of peft's AdaptedAttention, which is no tuner layer.
+_ADAPTED = "model"
+
+
+def _wraps(module: nn.Module, key: str) -> bool:
+    inside = module._modules.get(key) is not None
+    return inside and (key in _WRAPPED or type(module).__name__ == "AdaptedAttention")
+
+
+def _is_of(module: nn.Module, package: str) -> bool:
+    """Say whether the class of a module is one of a package, or made from one; imports nothing for it."""
+    return any(kind.__module__.partition(".")[0] == package for kind in type(module).__mro__)

@@ -1,0 +1,42 @@
+"""Whether what is written into the weights of a model would still be there when it is saved."""
+
+import logging
+
+from torch import nn
+
+from hf_sparse.modules import has_adapter
+from hf_sparse.targets import Obstacle, Targets
+
+logger = logging.getLogger(__name__)
+
+
+def require_lasting(model: nn.Module, targets: Targets, part: str) -> None:
+    """Raise `ValueError` where pruned or rounded weights would be lost; name those that cannot be reached.
+
+    `part` is the one of the recipe that `targets` go by: `sparsity` or `quantization`.
+    """
+    if has_adapter(model):
+        what, first = _WORDS[part]
+        raise ValueError(
+            f"{type(model).__name__} carries an adapter, and of such a model the adapter alone is saved, so "
+            f"{what} in its base would be lost; {first} the base first and put the adapter on that, or merge "
+            f"the adapter (merge_and_unload) and train the whole model, or leave {part} out of the recipe"
+        )
+    require_own_weights(targets, part)
+    if away := [entry for entry in targets.left_out if entry.obstacle is Obstacle.OUT_OF_REACH]:
+        logger.warning("%d Linears are left out of %s: %s %s.", len(away), part, away[0].name, away[0].reason)
+
+
+def require_own_weights(targets: Targets, part: str) -> None:
+    """Raise `ValueError` for weights that are computed from others, whatever is written into them."""
+    if remade := [entry for entry in targets.left_out if entry.obstacle is Obstacle.MADE_ANEW]:
+        raise ValueError(
+            f"the weight of {remade[0].name} ({len(remade)} in all) is {remade[0].reason}, so what is "
+            "written into it is gone at the next; make it an ordinary one before "
+            "(torch.nn.utils.prune.remove, remove_weight_norm, parametrize.remove_parametrizations), or "
+            f"leave it out with {part}.exclude"
+        )
+
+
+# What a part of a recipe does to weights, and the verb for it.
+_WORDS = {"sparsity": ("zeros", "prune"), "quantization": ("rounding", "quantize")}
