@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract, recorded_modules
 from hf_sparse.quantization.convert import QUANTIZED
-from hf_sparse.targets import find_targets
+from hf_sparse.targets import every_weight
 from hf_sparse.training.locking import SPARSE_FROM
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _tuned(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _sparse_modules(model: nn.Module) -> set[nn.Module]:
     """Return the layers whose zeros stay: those that the record names, without one those with many zeros."""
-    targets = find_targets(model, include=[""])
+    targets = every_weight(model)
     if read_contract(model) is not None:
         recorded = recorded_modules(model)
         return {target.module for target in targets if target.name.removesuffix(".weight") in recorded}
