@@ -94,7 +94,7 @@ class DistillationMixin:
             )
         if self.model_init is not None:
             raise ValueError(
-                f"teacher: {kind} is {_OWN[kind]}, and model_init makes another model for every run; pass "
+                f"teacher: {kind} is {_OWN[kind]}, and model_init makes another one for every run; pass "
                 "model= instead"
             )
         if kind == "base":
