@@ -1,7 +1,7 @@
 """LoRA whose update is masked by the zeros of its base, so that what is trained is what is merged.
 
-SparsePEFT in "SQFT: Low-cost Model Adaptation in Low-precision Sparse Foundation Models" (Muñoz, Yuan and Jain,
-Findings of EMNLP 2024, https://arxiv.org/abs/2410.03750): W + M * (scaling * B A), where M is 0 where W is 0.
+SparsePEFT in "SQFT: Low-cost Model Adaptation in Low-precision Sparse Foundation Models" (Muñoz, Yuan and
+Jain 2024, arXiv:2410.03750): W + M * (scaling * B A), where M is 0 where W is 0.
 Made of classes of peft, so it is imported only where peft is.
 """
 
@@ -23,8 +23,8 @@ except ImportError as error:
 if not hasattr(Linear, "lora_variants"):
     raise ImportError('adapters need peft 0.20 or later; run pip install -U "hf_sparse[peft]"')
 
-# `peft_type` in adapter_config.json. Without hf_sparse peft does not know it and refuses the directory, where it
-# would compute an update that is not masked; in memory these adapters are LORA to peft and transformers.
+# `peft_type` in adapter_config.json. Without hf_sparse peft does not know it and refuses the directory, where
+# it would compute an update that is not masked; in memory these adapters are LORA to peft and transformers.
 PEFT_TYPE = "SPARSE_LORA"
 _KEEP = "keep_zeros"
 # The others take their first values out of the base's weight, which fills its zeros.
@@ -36,10 +36,10 @@ _REFUSED = ("target_parameters", "layer_replication", "megatron_config", "use_qa
 class SparseLoraConfig(LoraConfig):
     """`LoraConfig` of adapters that keep the zeros of their base, for `get_peft_model` and `add_adapter`.
 
-    All of `LoraConfig` but what a masked update cannot be: `use_dora` and other variants, initial values taken
-    out of the base's weight, `target_parameters`. For each layer with such an adapter a forward pass makes a
-    temporary of the weight's size, (out, in), which stays until the backward pass; the mask takes a byte a
-    weight. Raises `ValueError` for what is not supported.
+    All of `LoraConfig` but what a masked update cannot be: `use_dora` and other variants, initial values
+    taken out of the base's weight, `target_parameters`. For each layer with such an adapter a forward pass
+    makes a temporary of the weight's size, (out, in), which stays until the backward pass; the mask takes a
+    byte a weight. Raises `ValueError` for what is not supported.
     """
 
     keep_zeros: bool = field(
@@ -60,13 +60,13 @@ class SparseLoraConfig(LoraConfig):
         for name in (*variants, *_REFUSED):
             if name != _KEEP and getattr(self, name, None):
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} does not go together with an update that is masked by the "
-                    "zeros of the base; leave it out, or write LoraConfig for an adapter that fills them"
+                    f"{name}={getattr(self, name)!r} does not go together with an update that is masked by "
+                    "the zeros of the base; leave it out, or write LoraConfig for an adapter that fills them"
                 )
         if self.init_lora_weights not in _INITS:
             raise ValueError(
-                f"init_lora_weights={self.init_lora_weights!r} takes the first values out of the base's weight, "
-                f"which fills its zeros; write one of {', '.join(map(repr, _INITS))}"
+                f"init_lora_weights={self.init_lora_weights!r} takes the first values out of the base's "
+                f"weight, which fills its zeros; write one of {', '.join(map(repr, _INITS))}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,9 +128,11 @@ class SparseLoraLinear(Linear):
         config.fan_in_fan_out = transposed
         super().__init__(base_layer, adapter_name, config, is_target_conv_1d_layer=transposed, **kwargs)
 
-    @property
-    def lora_variants(self) -> dict[tuple[str, ...], type[LoraVariant] | None]:
-        return super().lora_variants | {(_KEEP,): MaskedUpdate}
+    def resolve_lora_variant(self, *, config: LoraConfig, **kwargs: Any) -> LoraVariant | None:
+        """Return how an adapter computes, by its configuration."""
+        if isinstance(config, SparseLoraConfig):
+            return MaskedUpdate()
+        return super().resolve_lora_variant(config=config, **kwargs)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return what an adapter adds to the base's weight, laid out as that is."""

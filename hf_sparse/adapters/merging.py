@@ -41,7 +41,7 @@ def merge_adapter(
     changes removed weights too: with `prune="refuse"` that is an error, and the model is as it was; with
     `prune="again"` they are set to zero again, and a warning says how much of the update that cut off. In
     layers that round their weight the float weight is merged and rounded anew; a warning says how far that
-    moves it. Raises `ValueError` for what cannot be merged, and where the base has lost recorded zeros before.
+    moves it. Raises `ValueError` for what cannot be merged, and for a base that has lost zeros before.
     """
     if prune not in PRUNE:
         raise ValueError(f"prune is one of {', '.join(PRUNE)}, got {prune!r}")
@@ -52,8 +52,8 @@ def merge_adapter(
     filled = [layer for layer in layers if layer.filled]
     if filled and prune == "refuse":
         raise ValueError(
-            f"the adapter fills {_count(filled)}, where {_share(filled, layers):.1%} of its update lies (by its "
-            "squares); cut that off by merge_adapter(model, prune='again'), or train an adapter of "
+            f"the adapter fills {_count(filled)}, where {_share(filled, layers):.1%} of its update lies (by "
+            "its squares); cut that off by merge_adapter(model, prune='again'), or train an adapter of "
             "SparseLoraConfig, which fills none"
         )
     modules = {name: layer.get_base_layer() for name, layer in _tuned(model)}
@@ -63,7 +63,7 @@ def merge_adapter(
             modules[layer.name].weight.masked_fill_(layer.zeros, 0.0)
     if filled:
         logger.warning(
-            "The adapter filled %s: set to zero again, which cuts off %.1f %% of its update (by its squares).",
+            "The adapter filled %s: set to zero again, which cuts off %.1f %% of its update (squares).",
             _count(filled),
             100 * _share(filled, layers),
         )
@@ -79,8 +79,8 @@ def merge_adapter(
 def _check_mergeable(model: nn.Module) -> None:
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
-            "adapters of model.add_adapter cannot be merged in place; save them by model.save_pretrained(folder) "
-            "and merge PeftModel.from_pretrained(base, folder)"
+            "adapters of model.add_adapter cannot be merged in place; save them by "
+            "model.save_pretrained(folder) and merge PeftModel.from_pretrained(base, folder)"
         )
     if not hasattr(model, "merge_and_unload") or not any(True for _ in _tuned(model)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A model as its own teacher, with its adapters off: the base they were put on, without a second copy of it."""
+"""A model as its own teacher, with its adapters off: the base they were put on, and no copy of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ from torch import nn
 class BaseAsTeacher(nn.Module):
     """Computes what a model with adapters would without them; it has no weights of its own.
 
-    Raises `ValueError` for a model without adapters that can be turned off, and for one that trains weights of
-    the base itself, which would teach what it has just learned.
+    Raises `ValueError` for a model without adapters that can be turned off, and for one that trains weights
+    of the base itself, which would teach what it has just learned.
     """
 
     def __init__(self, student: nn.Module) -> None:
@@ -39,16 +39,16 @@ class BaseAsTeacher(nn.Module):
     def _check(self) -> None:
         if not _has_adapters(self.watched):
             raise ValueError(
-                f"teacher: base is the model with its adapters off, and {type(self.watched).__name__} has none; "
-                "put one on, as by peft.get_peft_model, or override distillation.teacher=given or self"
+                f"teacher: base is the model with its adapters off, and {type(self.watched).__name__} has "
+                "none; put one on, as by peft.get_peft_model, or override distillation.teacher=given or self"
             )
         with adapters_off(self.watched):
             moving = [name for name, part in self.watched.named_parameters() if part.requires_grad]
         if moving:
             raise ValueError(
-                f"teacher: base is the model with its adapters off, and {len(moving)} weights of the base train "
-                f"too, such as {moving[0]}; freeze them, name their modules in modules_to_save (and set "
-                "bias='none'), or pass another teacher with distillation.teacher=given"
+                f"teacher: base is the model with its adapters off, and {len(moving)} weights of the base "
+                f"train too, such as {moving[0]}; freeze them, name their modules in modules_to_save (and "
+                "set bias='none'), or pass another teacher with distillation.teacher=given"
             )
 
 

@@ -17,7 +17,6 @@ from hf_sparse.training.locking import SPARSE_FROM
 from hf_sparse.training.resume import adopt
 from hf_sparse.training.state import SavedState
 
-
 # What teachers are that nobody gives.
 _OWN = {
     "self": "a copy of the model that training starts from",
@@ -89,8 +88,8 @@ class DistillationMixin:
         """Make the teacher out of the model itself; raise `ValueError` where that would teach nothing."""
         if given is not None:
             raise ValueError(
-                f"a teacher was given but the recipe says teacher: {kind}, {_OWN[kind]}; leave the teacher out, "
-                "or override distillation.teacher=given"
+                f"a teacher was given but the recipe says teacher: {kind}, {_OWN[kind]}; leave the teacher "
+                "out, or override distillation.teacher=given"
             )
         if self.model_init is not None:
             raise ValueError(

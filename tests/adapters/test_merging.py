@@ -34,7 +34,7 @@ def test_an_ordinary_adapter_is_refused_and_the_model_is_as_it_was(config: objec
     model = adapted(sparse_bert(), config())
     said = logits(model)
     held = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"fills [\d,]+ of [\d,]+ zeros in 6 layers, such as bert\.encoder.*again"):
+    with pytest.raises(ValueError, match=r"fills [\d,]+ of [\d,]+ zeros in 6 layers, .*again"):
         merge_adapter(model)
     assert torch.equal(logits(model), said)
     assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
