@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract, recorded_modules
+from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
 from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.targets import every_weight
-from hf_sparse.training.locking import SPARSE_FROM
+from hf_sparse.training.locking import standing
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +108,10 @@ def _tuned(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _sparse_modules(model: nn.Module) -> set[nn.Module]:
-    """Return the layers whose zeros stay: those that the record names, without one those with many zeros."""
+    """Return the layers whose zeros are to stay."""
     targets = every_weight(model)
-    if read_contract(model) is not None:
-        recorded = recorded_modules(model)
-        return {target.module for target in targets if target.name.removesuffix(".weight") in recorded}
-    zeros = ((target.module, (target.weight == 0).float().mean()) for target in targets)
-    return {module for module, share in zeros if share >= SPARSE_FROM}
+    kept = set(standing(model, targets))
+    return {target.module for target in targets if target.name in kept}
 
 
 def _try(name: str, layer: Any, sparse: set[nn.Module], adapters: list[str] | None) -> _Merged:

@@ -47,9 +47,8 @@ def read_contract(model: nn.Module) -> Contract | None:
     The configuration is that of the model of transformers in it, if there is exactly one. Raises `ValueError`
     if the record cannot be understood.
     """
-    parts = list(pretrained_parts(model))
-    record = getattr(getattr(parts[0] if len(parts) == 1 else model, "config", None), KEY, None)
-    if record is None:
+    record = _record(model)
+    if record is None or record is False:
         return None
     version = record.get("format_version") if isinstance(record, Mapping) else None
     if version != FORMAT_VERSION:
@@ -67,6 +66,11 @@ def read_contract(model: nn.Module) -> Contract | None:
         raise ValueError(
             f"the configuration's {KEY} record is damaged ({error}); remove it: del model.config.{KEY}"
         ) from error
+
+
+def is_declared_dense(model: nn.Module) -> bool:
+    """Say whether a model's configuration has `False` in place of a record: its zeros are to train."""
+    return _record(model) is False
 
 
 def write_contract(
@@ -170,6 +174,11 @@ def describe_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     subject = "1 weight has" if len(lost) == 1 else f"{len(lost)} weights have"
     return f"{subject} fewer zeros than the configuration records: {', '.join(shown)}{more}"
+
+
+def _record(model: nn.Module) -> object:
+    parts = list(pretrained_parts(model))
+    return getattr(getattr(parts[0] if len(parts) == 1 else model, "config", None), KEY, None)
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,9 @@ class Masks:
         }
         return {name: count for name, count in counts.items() if count}
 
-    def digest(self, names: Mapping[str, str]) -> str:
-        """Return a SHA-256 of masks, each under another name than its weight's."""
+    def digest(self, names: Mapping[str, str] | None = None) -> str:
+        """Return a SHA-256 of all masks, or of those that `names` gives another name."""
+        names = dict(zip(self._keep, self._keep, strict=True)) if names is None else names
         digest = hashlib.sha256()
         for name in sorted(names):
             digest.update(names[name].encode())

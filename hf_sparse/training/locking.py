@@ -6,8 +6,15 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract, recorded_modules
+from hf_sparse.checkpoint.contract import (
+    describe_lost,
+    is_declared_dense,
+    lost_zeros,
+    read_contract,
+    recorded_modules,
+)
 from hf_sparse.settings.sparsity import SparsityRecipe
+from hf_sparse.sparsity.evidence import IN_PATTERN, pruned_weights
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.block import Block
@@ -15,34 +22,39 @@ from hf_sparse.targets import Targets, find_targets
 
 logger = logging.getLogger(__name__)
 
-# From this share of zeros on a model counts as sparse, whoever made them. Dense models have next to none, and
-# rounding to 8 bits makes a few in a hundred.
-SPARSE_FROM = 0.1
-
 LOST = (
     "something wrote to them, such as merging an adapter; load the model as it was saved, or accept its "
     "weights as they are: del model.config.hf_sparse"
 )
+_OTHERWISE = "to let them train, set model.config.hf_sparse = False before"
+
+
+def standing(model: nn.Module, targets: Targets) -> tuple[str, ...]:
+    """Return the names of the targets whose zeros are to stay, in their order.
+
+    Those that a record names, as long as all that was removed is still zero. Without a record, those that
+    show to have been pruned.
+    """
+    if is_declared_dense(model):
+        return ()
+    if _is_recorded(model):
+        recorded = recorded_modules(model)
+        return tuple(name for name in targets.names if _module(name) in recorded)
+    return pruned_weights(targets)
 
 
 def is_sparse(model: nn.Module, targets: Targets) -> bool:
-    """Say whether zeros among the targets of a model are to stay: there are many, or it has a record of them.
-
-    A record counts as long as all that was removed is still zero.
-    """
-    if measure_sparsity(model, targets).overall >= SPARSE_FROM:
-        return True
-    contract = read_contract(model)
-    if contract is None or not contract.achieved or lost_zeros(model):
-        return False
-    return not recorded_modules(model).isdisjoint(map(_module, targets.names))
+    """Say whether zeros among the targets of a model are to stay."""
+    return bool(standing(model, targets))
 
 
 def lock_standing(masks: Masks, blocks: Mapping[str, Block]) -> None:
-    """Remove exactly the blocks that are zero now, and say so."""
+    """Remove exactly the blocks that are zero now, of the weights that `blocks` names, and say so."""
     masks.lock_zeros(blocks)
     if masks.sparsity:
-        logger.warning("The model is %.1f %% sparse already; these zeros stay.", 100 * masks.sparsity)
+        logger.warning(
+            "The model is %.1f %% sparse already; these zeros stay (%s).", 100 * masks.sparsity, _OTHERWISE
+        )
 
 
 def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | None:
@@ -56,16 +68,13 @@ def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | 
         raise ValueError(f"{describe_lost(lost)}; {LOST}")
     if lost:
         logger.warning("%s; they are pruned anew.", describe_lost(lost))
-    if recipe is None and (recipe := _default_lock(model)) is None:
-        return None
+    if recipe is None:
+        return _default_lock(model)
     if recipe.method != "lock" or recipe.include or recipe.exclude:
         return recipe
     recorded = recorded_modules(model)
     default = set(map(_module, find_targets(model).names))
-    if not recorded - default:
-        return recipe
-    expressions = tuple(f"^{re.escape(name)}$" for name in sorted(recorded))
-    return recipe.model_copy(update={"include": expressions})
+    return recipe.model_copy(update={"include": _exactly(recorded)}) if recorded - default else recipe
 
 
 def _default_lock(model: nn.Module) -> SparsityRecipe | None:
@@ -73,14 +82,36 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
         targets = find_targets(model)
     except ValueError:
         return None
-    if not is_sparse(model, targets):
+    names = standing(model, targets)
+    share = measure_sparsity(model, targets).overall
+    if not names:
+        if share >= IN_PATTERN:
+            logger.warning(
+                "%.1f %% of the weights are zero, which without a record and a pattern is taken for chance: "
+                "they train like all others; to keep them, take a recipe with sparsity.method=lock.",
+                100 * share,
+            )
         return None
+    recorded = _is_recorded(model)
     logger.warning(
         "The model is %.1f %% sparse and the recipe says nothing about it: its zeros are locked, as by "
-        "method lock.",
-        100 * measure_sparsity(model, targets).overall,
+        "method lock. %s; %s.",
+        100 * share,
+        "Its configuration records them" if recorded else "No record names them, their number and places do",
+        _OTHERWISE,
     )
-    return SparsityRecipe(method="lock")
+    locked = recorded_modules(model) if recorded else set(map(_module, names))
+    usual = set(map(_module, targets.names)) == locked and not any(e.obstacle for e in targets.left_out)
+    return SparsityRecipe(method="lock", include=() if usual else _exactly(locked))
+
+
+def _is_recorded(model: nn.Module) -> bool:
+    contract = read_contract(model)
+    return contract is not None and contract.achieved > 0 and not lost_zeros(model)
+
+
+def _exactly(modules: set[str]) -> tuple[str, ...]:
+    return tuple(f"^{re.escape(name)}$" for name in sorted(modules))
 
 
 def _module(name: str) -> str:

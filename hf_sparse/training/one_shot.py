@@ -18,7 +18,7 @@ from hf_sparse.sparsity.patterns.n_of_m import NOfM
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.suitable import require_lasting
 from hf_sparse.targets import Target, find_targets
-from hf_sparse.training.locking import is_sparse, lock_standing
+from hf_sparse.training.locking import lock_standing, standing
 
 
 def prune_with_data(
@@ -62,8 +62,8 @@ def prune_with_data(
                 "use method magnitude"
             )
     masks = Masks(targets)
-    if is_sparse(model, targets):
-        lock_standing(masks, layout.blocks)
+    if kept := standing(model, targets):
+        lock_standing(masks, {name: layout.blocks[name] for name in kept})
         _check_reachable(masks, layout, sparsity)
 
     def visit(own: list[Target], run: Callable[[], object], current: Current) -> None:

@@ -17,7 +17,7 @@ from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.remembered import RememberedWeights
 from hf_sparse.sparsity.update import Scores, choose, grow
 from hf_sparse.training.laying_out import check_start, chosen_targets, lay_out
-from hf_sparse.training.locking import is_sparse, lock_standing
+from hf_sparse.training.locking import lock_standing, standing
 from hf_sparse.training.regularizer import Regularizer, make_regularizer
 from hf_sparse.training.state import SavedState
 
@@ -182,15 +182,16 @@ class Sparsifier:
                 f"method {self.recipe.method} keeps the zeros of a sparse model, and the targets of this "
                 f"{type(model).__name__} have none; load the pruned model, or choose another method"
             )
-        sparse = is_sparse(model, self.masks.targets)
-        if self.method.learned and sparse:
+        kept = standing(model, self.masks.targets) if self.method.scheduled else ()
+        if self.method.learned and kept:
             raise ValueError(
                 f"method {self.recipe.method} learns what to remove from a dense model, and this one is "
                 f"{present:.1%} sparse already; use method magnitude or lock"
             )
-        if not self.method.scheduled or sparse:
-            single = dict.fromkeys(self.layout.blocks, UNSTRUCTURED)
-            lock_standing(self.masks, self.layout.blocks if self.method.scheduled else single)
+        if not self.method.scheduled:
+            lock_standing(self.masks, dict.fromkeys(self.layout.blocks, UNSTRUCTURED))
+        elif kept:
+            lock_standing(self.masks, {name: self.layout.blocks[name] for name in kept})
 
     def _check_reachable(self) -> None:
         """Refuse a final sparsity below what is removed already: pruning never gives weights back."""

@@ -12,8 +12,9 @@ from hf_sparse.distillation.adapters_off import BaseAsTeacher
 from hf_sparse.distillation.teacher import check_learnable, has_head, teacher_inputs
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
+from hf_sparse.targets import find_targets
 from hf_sparse.training.distiller import Distiller
-from hf_sparse.training.locking import SPARSE_FROM
+from hf_sparse.training.locking import is_sparse
 from hf_sparse.training.resume import adopt
 from hf_sparse.training.state import SavedState
 
@@ -98,8 +99,7 @@ class DistillationMixin:
             )
         if kind == "base":
             return BaseAsTeacher(self.model)
-        present = _share_of_zeros(self.model)
-        if present >= SPARSE_FROM:
+        if (present := _share_removed(self.model)) > 0:
             raise ValueError(
                 f"teacher: self copies the dense model that training starts from, and {present:.1%} of this "
                 "one is zero already, so what it was is gone; pass the dense model that it was made from as "
@@ -175,12 +175,13 @@ class DistillationMixin:
         super().log(logs, *args, **kwargs)
 
 
-def _share_of_zeros(model: nn.Module) -> float:
+def _share_removed(model: nn.Module) -> float:
     try:
-        return measure_sparsity(model).overall
+        targets = find_targets(model)
     except ValueError:
         # Nothing to prune, so nothing that was.
         return 0.0
+    return measure_sparsity(model, targets).overall if is_sparse(model, targets) else 0.0
 
 
 def join(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], **settings: float) -> None:

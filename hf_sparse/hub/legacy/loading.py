@@ -15,12 +15,12 @@ from hf_sparse.hub.legacy.layouts import undo_layouts
 from hf_sparse.hub.legacy.proof import Proof, prove
 from hf_sparse.hub.legacy.reading import read_state
 from hf_sparse.hub.legacy.rounding import Rounding, measure_rounding
+from hf_sparse.sparsity.evidence import IN_PATTERN, pruned_weights
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
-from hf_sparse.targets import Targets, find_targets
-from hf_sparse.training.locking import SPARSE_FROM
+from hf_sparse.targets import Targets, every_weight, find_targets
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load_legacy(
     undone = undo_layouts(read_state(name_or_path, **hub))
     model, left_out = build(undone.state)
     targets = _targets(model)
-    sparse = measure_sparsity(model, targets).overall >= SPARSE_FROM
+    sparse = bool(pruned_weights(targets))
     if not sparse and not undone.layouts:
         raise ValueError(
             f"{name_or_path} is neither sparse nor in a layout of the past; load it with from_pretrained"
@@ -115,9 +115,9 @@ def require_new(directory: str | Path) -> None:
 
 def _targets(model: PreTrainedModel) -> Targets:
     """Return the weights that a run prunes, and others that were pruned, such as a pooler's."""
-    usual, every = find_targets(model), find_targets(model, include=[""])
+    usual, every = find_targets(model), every_weight(model)
     shares = measure_sparsity(model, every).per_target
-    chosen = (target for target in every if target.name in usual.names or shares[target.name] >= SPARSE_FROM)
+    chosen = (target for target in every if target.name in usual.names or shares[target.name] >= IN_PATTERN)
     return Targets(tuple(chosen), every.left_out)
 
 
@@ -129,5 +129,5 @@ def _record(model: PreTrainedModel, targets: Targets, weights: tuple[WeightInspe
 
 
 def _most_common(weights: tuple[WeightInspection, ...]) -> str | None:
-    counts = Counter(weight.pattern for weight in weights if weight.sparsity >= SPARSE_FROM)
+    counts = Counter(weight.pattern for weight in weights if weight.sparsity >= IN_PATTERN)
     return counts.most_common(1)[0][0] if counts else None

@@ -1,0 +1,91 @@
+"""Which weights of a model were pruned, as far as their zeros show it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hf_sparse.sparsity.counting import count_nonzero
+from hf_sparse.sparsity.inspection import inspect_weights, place_of
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
+from hf_sparse.targets import Target, Targets
+
+# From these shares of zeros on weights were pruned: zeros anywhere, zeros in a pattern. Training leaves next
+# to none by chance, rounding to 8 bits a few in a hundred, to 4 bits two in ten.
+ANYWHERE, IN_PATTERN = 0.3, 0.1
+# Whether weights were rounded is looked up in so many rows, among so many entries of each.
+_ROWS, _ENTRIES = 16, 32
+# Rounding makes about as many zeros as values next to zero; where scales differ, some of those are missed.
+_OUTNUMBERED = 4
+
+
+def pruned_weights(targets: Targets) -> tuple[str, ...]:
+    """Return the names of the weights whose zeros pruning has made; none of a model that is dense.
+
+    Weights of one kind, which stand in different layers or are different experts, are judged together. A kind was
+    pruned if 30 % of it are zeros, or 10 % in a pattern. If that holds for half of all weights, the others
+    were as well, to less. Nothing is concluded from kinds that are zero, or diagonal, in every layer, as new
+    ones are; from rows or columns of zeros at the end, which are padding; and from the number of zeros among
+    weights that were rounded to a few values.
+    """
+    every: dict[str | tuple[str, str], list[Target]] = {}
+    for target in targets:
+        place = place_of(target.name)
+        every.setdefault((place.stack, place.kind) if place else target.name, []).append(target)
+    kinds = [kind for kind in every.values() if not all(map(_is_new, kind))]
+    pruned = [kind for kind in kinds if _is_pruned(kind)]
+    if 2 * _size(pruned) >= _size(kinds):
+        pruned = kinds if pruned else []
+    chosen = {target.name for kind in pruned for target in kind}
+    return tuple(name for name in targets.names if name in chosen)
+
+
+def _is_pruned(kind: Sequence[Target]) -> bool:
+    if _share([target.weight.detach() for target in kind]) < IN_PATTERN:
+        return False
+    share = _share([_without_padding(target.weight.detach()) for target in kind])
+    if share >= ANYWHERE and not all(_may_be_rounded(target.weight.detach()) for target in kind):
+        return True
+    patterns = [weight.pattern for weight in inspect_weights(Targets(tuple(kind), ())) if weight.zeros]
+    found = [pattern for pattern in patterns if pattern != str(UNSTRUCTURED)]
+    return share >= IN_PATTERN and 2 * len(found) > len(patterns)
+
+
+def _size(kinds: Sequence[Sequence[Target]]) -> int:
+    return sum(target.weight.numel() for kind in kinds for target in kind)
+
+
+def _share(weights: Sequence[Tensor]) -> float:
+    size = sum(weight.numel() for weight in weights)
+    return 1 - sum(map(count_nonzero, weights)) / size if size else 0.0
+
+
+def _is_new(target: Target) -> bool:
+    """Say whether a weight is zero or diagonal."""
+    weight = target.weight.detach()
+    filled = count_nonzero(weight)
+    return filled <= min(weight.shape) and filled == int(torch.count_nonzero(weight.diagonal()))
+
+
+def _without_padding(weight: Tensor) -> Tensor:
+    """Return a weight without the rows and columns at its end that are zero, but all of one that is zero."""
+    filled = [torch.count_nonzero(weight, dim).nonzero() for dim in (1, 0)]
+    if not len(filled[0]):
+        return weight
+    rows, columns = (int(places[-1]) + 1 for places in filled)
+    return weight[:rows, :columns]
+
+
+def _may_be_rounded(weight: Tensor) -> bool:
+    """Say whether rounding explains the zeros: values are few, and zeros not many more than what is next."""
+    verdicts = []
+    for row in weight[:: max(len(weight) // _ROWS, 1)]:
+        places = torch.nonzero(row).flatten()[:_ENTRIES]
+        if len(places) < _ENTRIES // 2:
+            continue
+        values, counts = row[places].abs().unique(return_counts=True)
+        zeros = int(places[-1]) + 1 - len(places)
+        # Rounding to three values, in groups, may leave any share of zeros.
+        many = len(values) > _ENTRIES // 8 and zeros > _OUTNUMBERED * int(counts[0])
+        verdicts.append(2 * len(values) <= len(places) and not many)
+    return 2 * sum(verdicts) > len(verdicts)
