@@ -1,5 +1,6 @@
 """Ten steps of an adapter on the demo's sparse model, then merged: zeros and outputs stay."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,7 +52,9 @@ def try_adapter(directory: Path, lesson: Lesson, training: Training, seed: int) 
     zeros, before = _zeros(base), _logits(base, lesson)
     layers = [name.removesuffix(".weight") for name in zeros]
     adapter = SparseLoraConfig(r=_RANK, target_modules=layers, task_type="SEQ_CLS")
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # peft asks transformers by a name that is going.
+        warnings.simplefilter("ignore", FutureWarning)
         trainer = SparseTrainer(
             model=get_peft_model(base, adapter),
             args=TrainingArguments(
