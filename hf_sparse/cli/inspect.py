@@ -25,7 +25,8 @@ def inspect(
 
     In which layers, in which pattern, and whether it lost zeros; how small it is beside what it could be.
 
-    Exits with 3 if weights have fewer zeros than the model's configuration records.
+    Exits with 3 if weights have fewer zeros than the model's configuration records, or none has a name that
+    it records.
 
     Try: hf-sparse inspect pruned --png heatmap.png
     """

@@ -32,7 +32,7 @@ class InspectedModel:
     """A saved model with what was found in it.
 
     `file_bytes` is the size of its weight files; `contract` what its configuration records, None if nothing;
-    `lost` the weights with fewer zeros than are recorded: how many were removed, how many zeros there are.
+    `lost` as `lost_zeros` gives it: how many weights were removed, how many zeros there are.
     `quantized` counts layers by the schemes of their weights and inputs, which embeddings have none of;
     `dead` counts neurons and heads without a part in the output, beside all there are; `sizes` are None if
     not measured.
@@ -43,7 +43,7 @@ class InspectedModel:
     inspection: Inspection
     file_bytes: int
     contract: Contract | None
-    lost: Mapping[str, tuple[int, int]]
+    lost: Mapping[str, tuple[int, int | None]]
     quantized: Mapping[tuple[str, str | None], int]
     dead: Mapping[str, tuple[int, int]]
     sizes: Sizes | None

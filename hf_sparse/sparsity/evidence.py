@@ -22,10 +22,10 @@ _OUTNUMBERED = 4
 def pruned_weights(targets: Targets) -> tuple[str, ...]:
     """Return the names of the weights whose zeros pruning has made; none of a model that is dense.
 
-    Weights of one kind, which stand in different layers or are different experts, are judged together. A kind was
-    pruned if 30 % of it are zeros, or 10 % in a pattern. If that holds for half of all weights, the others
-    were as well, to less. Nothing is concluded from kinds that are zero, or diagonal, in every layer, as new
-    ones are; from rows or columns of zeros at the end, which are padding; and from the number of zeros among
+    Weights of one kind, in different layers or of different experts, are judged together. A kind was pruned
+    if 30 % of it are zeros, or 10 % in a pattern. If that holds for half of all weights, the others were as
+    well, to less. Nothing is concluded from kinds that are zero, or diagonal, in every layer, as new ones
+    are; from rows or columns of zeros at the end, which are padding; and from the number of zeros among
     weights that were rounded to a few values.
     """
     every: dict[str | tuple[str, str], list[Target]] = {}

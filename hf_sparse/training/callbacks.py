@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.training.laying_out import check_targets
 from hf_sparse.training.locking import settle
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
@@ -76,6 +78,7 @@ class SparsityCallback(TrainerCallback):
                 "use SparseTrainer, or set load_best_model_at_end=False"
             )
         self.recipe = self.recipe.model_copy(update={"sparsity": settle(self.recipe.sparsity, model)})
+        check_targets(self.recipe.sparsity, model)
         saved = None
         if state.global_step:
             checkpoint = self.resume_from_checkpoint or _checkpoint(args, state)
@@ -109,10 +112,23 @@ class SparsityCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         **kwargs: Any,
     ) -> None:
         self.sparsifier.update(state.global_step, optimizer)
+        if control.should_save:
+            self.sparsifier.record(model)
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        self.sparsifier.record(model)
 
     def on_save(
         self,
@@ -127,13 +143,20 @@ class SparsityCallback(TrainerCallback):
             saved = SavedState(self.recipe, state.global_step, state.max_steps, *self.sparsifier.state())
             write_state(_checkpoint(args, state), saved)
             self.sparsifier.record(model)
-            if getattr(model, "config", None) is not None:
+            # Saving may have been asked for after the step was recorded.
+            if (_checkpoint(args, state) / CONFIG_NAME).is_file():
                 model.config.save_pretrained(_checkpoint(args, state))
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **kwargs: Any,
     ) -> None:
         self.sparsifier.verify(state.global_step)
+        self.sparsifier.record(model)
 
 
 AUTO_BATCH_SIZE = (

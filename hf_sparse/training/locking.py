@@ -22,11 +22,19 @@ from hf_sparse.targets import Targets, find_targets
 
 logger = logging.getLogger(__name__)
 
-LOST = (
-    "something wrote to them, such as merging an adapter; load the model as it was saved, or accept its "
-    "weights as they are: del model.config.hf_sparse"
-)
 _OTHERWISE = "to let them train, set model.config.hf_sparse = False before"
+
+
+def explain_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
+    """Say in words which zeros were lost, why that may be, and what to do."""
+    if all(zeros is None for _, zeros in lost.values()):
+        way_out = "prune the model anew, or remove the record"
+    else:
+        way_out = (
+            "something wrote to them, such as merging an adapter; load the model as it was saved, or accept "
+            "its weights as they are"
+        )
+    return f"{describe_lost(lost)}; {way_out}: del model.config.hf_sparse"
 
 
 def standing(model: nn.Module, targets: Targets) -> tuple[str, ...]:
@@ -65,7 +73,7 @@ def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | 
     """
     lost = lost_zeros(model)
     if lost and (recipe is None or recipe.method == "lock"):
-        raise ValueError(f"{describe_lost(lost)}; {LOST}")
+        raise ValueError(explain_lost(lost))
     if lost:
         logger.warning("%s; they are pruned anew.", describe_lost(lost))
     if recipe is None:

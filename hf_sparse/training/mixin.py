@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.trainer_utils import SaveStrategy
 
-from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
+from hf_sparse.checkpoint.contract import lost_zeros
 from hf_sparse.recipe import Recipe
 from hf_sparse.settings.methods import MovementRecipe
 from hf_sparse.sparsity.methods import METHODS
@@ -20,7 +20,7 @@ from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.events import ListenedEvents
 from hf_sparse.training.files import require_writable
 from hf_sparse.training.laying_out import check_targets, make_scores
-from hf_sparse.training.locking import LOST, settle
+from hf_sparse.training.locking import explain_lost, settle
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.record import write_record
 from hf_sparse.training.resume import check_length, check_step, read_resumable
@@ -165,7 +165,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             self.sparsifier.verify(self.state.global_step)
             self.sparsifier.record(self.model)
         elif lost := lost_zeros(self.model):
-            raise RuntimeError(f"{describe_lost(lost)}; {LOST}")
+            raise RuntimeError(explain_lost(lost))
         if self.args.should_save and self.state.max_steps > 0:
             write_record(output_dir or self.args.output_dir, self)
             if self.recipe != Recipe():
