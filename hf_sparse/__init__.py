@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Recipe": "hf_sparse.recipe",
     "SparseArguments": "hf_sparse.training.arguments",
+    "SparseLoraConfig": "hf_sparse.adapters.lora",
     "SparseSeq2SeqTrainer": "hf_sparse.trainers.trainer",
     "SparseTrainer": "hf_sparse.trainers.trainer",
     "SparseTrainerMixin": "hf_sparse.trainers.publishing",
@@ -17,6 +18,7 @@ _HOMES = {
     "load_packed": "hf_sparse.checkpoint.packed",
     "load_teacher": "hf_sparse.distillation.teacher",
     "measure_sparsity": "hf_sparse.sparsity.measure",
+    "merge_adapter": "hf_sparse.adapters.merging",
     "prune": "hf_sparse.training.prune",
     "prune_with_data": "hf_sparse.training.one_shot",
     "save_compressed": "hf_sparse.checkpoint.compressed_tensors",

@@ -1,4 +1,4 @@
-"""Tells transformers about the packed format once both packages are imported, whichever comes first."""
+"""Tells transformers of the packed format and peft of our adapters, whichever package is imported first."""
 
 import sys
 from collections.abc import Callable
@@ -8,16 +8,21 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-_HOST = "transformers.quantizers.auto"
-_OURS = "hf_sparse.checkpoint.quantizer"
+# Which module of ours registers with which module of others.
+_OURS = {
+    "transformers.quantizers.auto": "hf_sparse.checkpoint.quantizer",
+    "peft": "hf_sparse.adapters.registering",
+}
 
 
 def register() -> None:
-    """Import what registers the format now, or right after the module it registers with."""
-    if _HOST in sys.modules:
-        import_module(_OURS)
-    elif not any(isinstance(finder, _AfterHost) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterHost())
+    """Import what registers something now, or right after the module it registers with."""
+    waiting = {finder.host for finder in sys.meta_path if isinstance(finder, _AfterHost)}
+    for host, ours in _OURS.items():
+        if sys.modules.get(host) is not None:
+            import_module(ours)
+        elif host not in waiting:
+            sys.meta_path.insert(0, _AfterHost(host))
 
 
 class _AfterHost(MetaPathFinder):
@@ -26,8 +31,11 @@ class _AfterHost(MetaPathFinder):
     Importing transformers here instead would cost seconds wherever hf_sparse alone is wanted.
     """
 
+    def __init__(self, host: str) -> None:
+        self.host = host
+
     def find_spec(self, name: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _HOST:
+        if name != self.host:
             return None
         sys.meta_path.remove(self)
         try:
@@ -44,6 +52,6 @@ class _AfterHost(MetaPathFinder):
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-            import_module(_OURS)
+            import_module(_OURS[self.host])
 
         return execute_both

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from hf_sparse.demo.adapter import Adapted, try_adapter
 from hf_sparse.demo.pipeline import Outcomes, run_pipeline
 from hf_sparse.demo.progress import silence, stage_lines
 from hf_sparse.demo.settings import DemoSettings
@@ -34,8 +35,11 @@ def run_demo(settings: DemoSettings, console: Console) -> Outcomes:
             outcomes, lesson = run_pipeline(settings, sources, progress)
         with console.status("Measuring the model in 8 bits"):
             speed = measure_speed(settings.output_dir / outcomes.quantized.name, lesson)
+        with console.status("Trying an adapter"):
+            base = settings.output_dir / outcomes.transfer.name
+            adapted = try_adapter(base, lesson, settings.plan.task, settings.seed)
     elapsed = time.perf_counter() - began
-    _report(settings, sources, outcomes, speed, elapsed, console)
+    _report(settings, sources, outcomes, speed, adapted, elapsed, console)
     return outcomes
 
 
@@ -51,11 +55,12 @@ def _report(
     sources: Sources,
     outcomes: Outcomes,
     speed: Speed,
+    adapted: Adapted,
     elapsed: float,
     console: Console,
 ) -> None:
     home = settings.output_dir
-    write_results(home / RESULTS, _results(settings, sources, outcomes, speed, elapsed))
+    write_results(home / RESULTS, _results(settings, sources, outcomes, speed, adapted, elapsed))
     plot_demo(
         outcomes.student.log,
         {
@@ -71,6 +76,7 @@ def _report(
     console.print(model_table(_groups(outcomes)))
     console.print(speed_table(speed))
     console.print(_notes(settings, sources, outcomes.quantized))
+    console.print(str(adapted))
     console.print(f"{duration(elapsed)} min in all. Models, {RESULTS}, {_PICTURE}: {home}", soft_wrap=True)
 
 
@@ -106,7 +112,12 @@ def _row(name: str, outcome: Outcome) -> ModelRow:
 
 
 def _results(
-    settings: DemoSettings, sources: Sources, outcomes: Outcomes, speed: Speed, elapsed: float
+    settings: DemoSettings,
+    sources: Sources,
+    outcomes: Outcomes,
+    speed: Speed,
+    adapted: Adapted,
+    elapsed: float,
 ) -> dict:
     asked = {name: value for name, value in vars(settings).items() if name not in ("plan", "output_dir")}
     return {
@@ -121,6 +132,7 @@ def _results(
         },
         "seconds": round(elapsed, 1),
         "speed": speed.as_dict(),
+        "adapter": asdict(adapted),
         "stages": [
             {name: value for name, value in vars(outcome).items() if name != "log"}
             for outcome in vars(outcomes).values()

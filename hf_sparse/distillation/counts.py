@@ -74,6 +74,19 @@ def count(inputs: Mapping[str, object], shift_labels: bool) -> Counts:
     return Counts(values)
 
 
+def count_items(inputs: Mapping[str, object], shift_labels: bool) -> Tensor | None:
+    """Count the entries of the labels other than -100, as Trainer does for a loss that divides by them.
+
+    None without labels. Other than `count`, this counts entries of float labels.
+    """
+    labels = inputs.get("labels")
+    if inputs.get("shift_labels") is not None:
+        labels, shift_labels = inputs["shift_labels"], False
+    if not isinstance(labels, Tensor):
+        return None
+    return (labels[..., 1:] if shift_labels else labels).ne(IGNORED_LABEL).sum()
+
+
 def has_tokens(inputs: Mapping[str, object]) -> bool:
     """Say whether a batch is made of tokens; images are not, and their first two sizes are no positions."""
     return any(inputs.get(name) is not None for name in ("attention_mask", *_TEXTS))

@@ -1,8 +1,8 @@
 """A teacher that is frozen, with the checks that its outputs mean what its student's mean."""
 
+import logging
 import re
 from collections.abc import Mapping
-from inspect import signature
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -11,9 +11,11 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-_DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
-_FROM_LABELS = "prepare_decoder_input_ids_from_labels"
-_TARGET_NAMES = {"start_positions", "end_positions"}
+from hf_sparse.distillation.inputs import TARGET_NAMES, Taken
+from hf_sparse.distillation.unwrapping import unwrapped
+
+logger = logging.getLogger(__name__)
+
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 _HUB_OPTIONS = {
     "cache_dir",
@@ -39,21 +41,6 @@ def freeze(teacher: nn.Module) -> nn.Module:
     return teacher.eval().requires_grad_(False)
 
 
-def teacher_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out everything that labels the batch, so that the teacher computes no loss."""
-    return {
-        name: value for name, value in inputs.items() if "label" not in name and name not in _TARGET_NAMES
-    }
-
-
-def decoder_inputs(student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the student's decoder starts from where only the labels say it; elsewhere, nothing."""
-    given = any(inputs.get(name) is not None for name in _DECODER_INPUTS)
-    if given or inputs.get("labels") is None or not hasattr(student, _FROM_LABELS):
-        return {}
-    return {"decoder_input_ids": getattr(student, _FROM_LABELS)(labels=inputs["labels"])}
-
-
 def check_compatible(student: nn.Module, teacher: nn.Module, outputs: bool = True) -> None:
     """Raise `ValueError` unless the teacher's outputs mean what the student's mean.
 
@@ -62,7 +49,7 @@ def check_compatible(student: nn.Module, teacher: nn.Module, outputs: bool = Tru
     shared weights.
     """
     _check_nothing_shared(student, teacher)
-    ours, theirs = getattr(student, "config", None), getattr(teacher, "config", None)
+    ours, theirs = (getattr(unwrapped(model), "config", None) for model in (student, teacher))
     if not (isinstance(ours, PreTrainedConfig) and isinstance(theirs, PreTrainedConfig)):
         return
     sizes = [getattr(config.get_text_config(), "vocab_size", None) for config in (ours, theirs)]
@@ -98,10 +85,11 @@ def has_head(model: nn.Module) -> bool:
     One of transformers' models does where its forward pass takes what a loss is made of; of others nothing is
     known, so they are taken to.
     """
+    model = unwrapped(model)
     if not isinstance(model, PreTrainedModel):
         return True
-    parameters = signature(model.forward).parameters
-    return any("label" in name or name in _TARGET_NAMES | {"return_loss"} for name in parameters)
+    losses_from = TARGET_NAMES | {"return_loss"}
+    return any("label" in name or name in losses_from for name in Taken.by(model).names)
 
 
 def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> None:
@@ -113,6 +101,30 @@ def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> Non
             f"student and teacher give {len(different):,} tokens other ids, such as {different[:_SHOWN]}; "
             "take a teacher that was trained with the student's tokenizer"
         )
+
+
+def check_own_tokenizer(processing_class: Any, teacher: nn.Module) -> None:
+    """Raise `ValueError` where the tokenizer that lies beside a teacher on this machine gives other ids.
+
+    `processing_class`: the student's tokenizer, or a processor with one; anything else passes, and so does a
+    teacher without a known tokenizer here.
+    """
+    ours = getattr(processing_class, "tokenizer", processing_class)
+    home = getattr(getattr(unwrapped(teacher), "config", None), "name_or_path", None)
+    here = {"local_files_only": True}
+    if not (home and hasattr(ours, "get_vocab") and has_tokenizer(home, here)):
+        return
+    try:
+        theirs = AutoTokenizer.from_pretrained(home, trust_remote_code=False, **here)
+    except (OSError, ValueError, ImportError) as error:
+        logger.warning(
+            "The teacher's tokenizer in %s cannot be read (%s), so whether it gives tokens the ids of the "
+            "student's is not known.",
+            home,
+            (str(error).splitlines() or [type(error).__name__])[0],
+        )
+        return
+    check_same_vocabulary(ours, theirs)
 
 
 def load_teacher(
@@ -191,9 +203,10 @@ def _head(model: nn.Module) -> str | None:
 
     A class derived from one of transformers' has its head, unless that has none to inherit.
     """
-    for ancestor in type(model).__mro__:
+    kind = type(unwrapped(model))
+    for ancestor in kind.__mro__:
         if ancestor.__module__.startswith("transformers.models."):
-            return _purpose(ancestor.__name__) or ("none" if ancestor is type(model) else None)
+            return _purpose(ancestor.__name__) or ("none" if ancestor is kind else None)
     return None
 
 

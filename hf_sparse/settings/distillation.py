@@ -92,7 +92,8 @@ class RelationsRecipe(FeatureRecipe):
 class DistillationRecipe(Part):
     """Weights of the loss terms, the temperature of the softened distributions, where the teacher is from.
 
-    `teacher`: `given` to the trainer, or `self`, a frozen copy of the dense model that training starts from.
+    `teacher`: `given` to the trainer; `self`, a frozen copy of the dense model that training starts from; or
+    `base`, the model with its adapters off.
     """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
@@ -101,7 +102,7 @@ class DistillationRecipe(Part):
     hidden: Annotated[HiddenRecipe | None, BeforeValidator(_weight_alone)] = None
     attention: Annotated[AttentionRecipe | None, BeforeValidator(_weight_alone)] = None
     relations: Annotated[RelationsRecipe | None, BeforeValidator(_weight_alone)] = None
-    teacher: Annotated[str, one_of(("given", "self"))] = "given"
+    teacher: Annotated[str, one_of(("given", "self", "base"))] = "given"
 
     @property
     def features(self) -> dict[str, Any]:

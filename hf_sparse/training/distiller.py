@@ -10,19 +10,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from transformers.modeling_outputs import ModelOutput
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from hf_sparse.distillation.features.term import Role
+from hf_sparse.distillation.features.compiling import notice_hooks
+from hf_sparse.distillation.features.term import FeatureTerm, Role
 from hf_sparse.distillation.features.terms import TERMS
+from hf_sparse.distillation.inputs import Taken, as_mapping, check_given, decoder_inputs, teacher_inputs
 from hf_sparse.distillation.losses import Counts, LossTerm, count, logits_terms, task_terms
-from hf_sparse.distillation.teacher import (
-    check_compatible,
-    decoder_inputs,
-    freeze,
-    has_head,
-    teacher_inputs,
-)
+from hf_sparse.distillation.outputs import named
+from hf_sparse.distillation.shifting import shifts_labels
+from hf_sparse.distillation.teacher import check_compatible, freeze, has_head
 from hf_sparse.settings.distillation import DistillationRecipe
 
 logger = logging.getLogger(__name__)
@@ -42,18 +38,25 @@ class Distiller:
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
+        # A teacher that computes with the layers of another module says so.
+        self.teachers_layers = getattr(teacher, "watched", teacher)
         self.features = nn.ModuleDict(
-            {name: TERMS[name](settings, student, teacher) for name, settings in recipe.features.items()}
+            {
+                name: TERMS[name](settings, student, self.teachers_layers)
+                for name, settings in recipe.features.items()
+            }
         ).to(accelerator.device)
         for name, term in self.features.items():
             for choice in term.choices:
                 logger.warning("%s: %s.", name, choice)
         self.weights = recipe.weights
         self.headed = has_head(student)
-        self.shifts_labels = type(student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        self.shifts_labels = shifts_labels(student)
+        self.student_takes, self.teacher_takes = Taken.by(student), Taken.by(teacher)
         self._totals: Counts | None = None
         self._logged: dict[str, Tensor] = {}
         self._steps = 0
+        self._checked = False
 
     def go_by(self, recipe: DistillationRecipe) -> None:
         """Go on by the recipe of the run that is resumed, which may be from before errors were normalized."""
@@ -61,12 +64,12 @@ class Distiller:
         if recipe.hidden is not None and not recipe.hidden.normalize and "hidden" in self.features:
             self.features["hidden"].forget_normalization()
 
-    @property
-    def forward_options(self) -> dict[str, bool]:
-        """Keywords that the forward passes of student and teacher need, for what is compared."""
-        return {
+    def forward_options(self, model: nn.Module) -> dict[str, bool]:
+        """Keywords that the forward pass of a student or teacher needs, for what is compared."""
+        options = {
             name: value for term in self.features.values() for name, value in term.forward_options.items()
         }
+        return options | as_mapping(model)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return what is learned beside the student, none of it part of any model."""
@@ -93,6 +96,9 @@ class Distiller:
         """
         # Trainer clears the gradients of the model, which these parameters are no part of.
         self.features.zero_grad()
+        if batches and not self._checked:
+            check_given(student, self.teacher, batches[0], self._given(student, batches[0]))
+            self._checked = True
         for term in self.features.values():
             if batches and term.unprepared:
                 given = (send_to_device(batch, self.accelerator.device) for batch in batches)
@@ -114,6 +120,9 @@ class Distiller:
         self.accelerator = accelerator
         for term in self.features.values():
             term.restart()
+        if any(type(term).watch is not FeatureTerm.watch for term in self.features.values()):
+            notice_hooks()
+        self._checked = False
         self.forget()
 
     def forget(self) -> None:
@@ -135,17 +144,22 @@ class Distiller:
         labelled = teacher_inputs(inputs).keys() != inputs.keys()
         return self.headed and (bool(self.recipe.task) or labelled)
 
+    def _given(self, student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the teacher is given of one micro-batch."""
+        return self.teacher_takes.of(teacher_inputs(inputs) | decoder_inputs(student, inputs))
+
     def _teach(self, student: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the teacher's outputs, with what its terms watch, for one micro-batch."""
-        given = teacher_inputs(inputs) | decoder_inputs(student, inputs) | self.forward_options
-        with torch.no_grad(), self.accelerator.autocast(), self.watching(self.teacher, "teacher") as seen:
-            return ChainMap(self.teacher(**given), *seen)
+        given = self._given(student, inputs) | self.forward_options(self.teacher)
+        watching = self.watching(self.teachers_layers, "teacher")
+        with torch.no_grad(), self.accelerator.autocast(), watching as seen:
+            return ChainMap(named(self.teacher(**given), inputs, "teacher"), *seen)
 
     def loss(
         self,
         student: nn.Module,
         task: Tensor | None,
-        outputs: ModelOutput,
+        outputs: Any,
         watched: list[Mapping[str, Any]],
         inputs: Mapping[str, Any],
         micro_batches: int,
@@ -156,7 +170,7 @@ class Distiller:
         over `inputs`; a `task` without weight may be None. Scaled so that the mean over `micro_batches` and
         over processes, which Trainer and DDP take of gradients, is the loss of the whole batch.
         """
-        teacher = self._teach(student, inputs)
+        outputs, teacher = named(outputs, inputs, "student"), self._teach(student, inputs)
         counts = count(inputs, self.shifts_labels)
         terms = {} if task is None else {"task": task_terms(task.mean(), outputs, inputs, counts)}
         if self.recipe.logits:

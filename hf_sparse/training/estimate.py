@@ -91,12 +91,12 @@ def step_cost(
     plain = 6 * _computing(model)
     cost: dict[str, float] = {}
     if distiller is not None:
-        cost["teacher's forward pass"] = 2 * _computing(distiller.teacher) / plain
+        cost["teacher's forward pass"] = 2 * _computing(distiller.teachers_layers) / plain
         if learned := sum(parameter.numel() for parameter in distiller.parameters()):
             cost["projections to the teacher"] = 6 * learned / plain
         for name, term in distiller.features.items():
             if isinstance(term, Relations):
-                products = _products(term, model, distiller.teacher, batch.tokens)
+                products = _products(term, model, distiller.teachers_layers, batch.tokens)
                 cost[name] = products / plain
     if sparsifier is not None:
         size = sum(target.weight.nbytes for target in sparsifier.masks.targets) / 4

@@ -13,6 +13,7 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.settings.methods import MovementRecipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.movement import MovementScores
+from hf_sparse.training.adapters import same_adapters
 from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.conversion import read_converted
@@ -184,7 +185,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         self._adopt(self._resumed)
         reading = (model or self.model).register_load_state_dict_pre_hook(read_converted)
         try:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with same_adapters(model or self.model):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
         finally:
             reading.remove()
 

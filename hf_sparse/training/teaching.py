@@ -1,14 +1,19 @@
 """What a teacher adds to a Trainer."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from hf_sparse.distillation.teacher import check_learnable, has_head, teacher_inputs
+from hf_sparse.distillation.adapters_off import BaseAsTeacher
+from hf_sparse.distillation.counts import count_items
+from hf_sparse.distillation.inputs import teacher_inputs
+from hf_sparse.distillation.teacher import check_learnable, check_own_tokenizer, has_head
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.targets import find_targets
@@ -16,6 +21,12 @@ from hf_sparse.training.distiller import Distiller
 from hf_sparse.training.locking import is_sparse
 from hf_sparse.training.resume import adopt
 from hf_sparse.training.state import SavedState
+
+# What teachers are that nobody gives.
+_OWN = {
+    "self": "a copy of the model that training starts from",
+    "base": "the model with its adapters off",
+}
 
 
 class DistillationMixin:
@@ -25,13 +36,12 @@ class DistillationMixin:
     """
 
     recipe: Recipe
-    distiller: Distiller | None
+    distiller: Distiller | None = None
 
     def _make_distiller(self, teacher: nn.Module | None) -> Distiller | None:
         recipe = self.recipe.distillation
-        if recipe is not None and recipe.teacher == "self":
-            self._check_self_teaching(teacher)
-            teacher = copy.deepcopy(self.model)
+        if recipe is not None and recipe.teacher != "given":
+            teacher = self._own_teacher(recipe.teacher, teacher)
         if (recipe is None) != (teacher is None):
             raise ValueError(
                 "the recipe has distillation but no teacher was given; pass teacher=, or override "
@@ -42,10 +52,8 @@ class DistillationMixin:
             )
         if recipe is None:
             return None
-        # Trainer leaves dividing by accumulation steps to models that take num_items_in_batch. Encoders take
-        # it and ignore it; with a loss of our own, the division is always wanted.
-        self.model_accepts_loss_kwargs = False
         self._check_learnable()
+        check_own_tokenizer(self.processing_class, teacher)
         distiller = Distiller(recipe, teacher, self.model, self.accelerator)
         if distiller.features and self.args.n_gpu > 1:
             raise ValueError(
@@ -79,23 +87,27 @@ class DistillationMixin:
             if self.distiller is not None:
                 self.distiller.go_by(self.recipe.distillation)
 
-    def _check_self_teaching(self, teacher: nn.Module | None) -> None:
-        if teacher is not None:
+    def _own_teacher(self, kind: str, given: nn.Module | None) -> nn.Module:
+        """Make the teacher out of the model itself; raise `ValueError` where that would teach nothing."""
+        if given is not None:
             raise ValueError(
-                "a teacher was given but the recipe says teacher: self, a copy of the model that training "
-                "starts from; leave the teacher out, or override distillation.teacher=given"
+                f"a teacher was given but the recipe says teacher: {kind}, {_OWN[kind]}; leave the teacher "
+                "out, or override distillation.teacher=given"
             )
         if self.model_init is not None:
             raise ValueError(
-                "teacher: self copies the model that training starts from, and model_init makes another one "
-                "for every run; pass model= instead"
+                f"teacher: {kind} is {_OWN[kind]}, and model_init makes another one for every run; pass "
+                "model= instead"
             )
+        if kind == "base":
+            return BaseAsTeacher(self.model)
         if (present := _share_removed(self.model)) > 0:
             raise ValueError(
                 f"teacher: self copies the dense model that training starts from, and {present:.1%} of this "
                 "one is zero already, so what it was is gone; pass the dense model that it was made from as "
                 "teacher= (--teacher_name_or_path) with distillation.teacher=given, or start from that one"
             )
+        return copy.deepcopy(self.model)
 
     def _check_learned_parameters(self) -> None:
         way_out = "take a teacher of the student's hidden size, or leave hidden out of distillation"
@@ -121,6 +133,27 @@ class DistillationMixin:
             join(optimizer, self.distiller.parameters())
         return optimizer
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Load batches for training, with the columns that the teacher reads beside those of the student."""
+        if self.distiller is None:
+            return super().get_train_dataloader()
+        self._set_signature_columns_if_needed()
+        own = self._signature_columns
+        self._signature_columns = [*own, *sorted(self.distiller.teacher_takes.names - set(own))]
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self._signature_columns = own
+
+    def _students(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out what only the teacher reads, so that the student is given what Trainer would give it."""
+        self._set_signature_columns_if_needed()
+        student, teacher = self.distiller.student_takes, self.distiller.teacher_takes
+        own = student.names | {*self._signature_columns}
+        if student.others and not self.args.remove_unused_columns:
+            return dict(inputs)
+        return {name: value for name, value in inputs.items() if name in own or name not in teacher.names}
+
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Tensor | int | None]:
         """Collect the micro-batches of one optimizer step, counting what the loss will be divided by."""
         batches, num_items = super().get_batch_samples(*args, **kwargs)
@@ -141,22 +174,75 @@ class DistillationMixin:
             return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
         with self.distiller.watching(self.model) as watched:
             # A copy, because label smoothing takes the labels out of what it is given.
-            seen = dict(inputs) | self.distiller.forward_options
+            seen = self._students(inputs) | self.distiller.forward_options(self.model)
             if self.distiller.needs_task(inputs):
-                task, outputs = super().compute_loss(model, seen, return_outputs=True)
+                task, outputs = self._mean_loss(model, seen)
             else:
                 task, outputs = None, model(**teacher_inputs(seen))
-        # Trainer takes the mean over micro-batches, but leaves it to a loss function of the user's own.
-        micro_batches = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
-        loss = self.distiller.loss(self.model, task, outputs, watched, inputs, micro_batches)
+        loss = self.distiller.loss(self.model, task, outputs, watched, inputs, self._divided_by())
         return (loss, outputs) if return_outputs else loss
+
+    def _mean_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Return the task's mean loss over one micro-batch, with the outputs of the model.
+
+        Whatever divides by `num_items_in_batch` is given the count of this micro-batch.
+        """
+        items, function = count_items(inputs, self.distiller.shifts_labels), self.compute_loss_func
+        if not callable(function):
+            return super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
+
+        def counted(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
+            return function(outputs, labels, num_items_in_batch=items)
+
+        # Trainer multiplies by the number of processes where it hands over a count, which is of all of them.
+        self.compute_loss_func = counted
+        try:
+            return super().compute_loss(model, inputs, return_outputs=True)
+        finally:
+            self.compute_loss_func = function
+
+    def _divided_by(self) -> int:
+        """Return by what Trainer divides the loss of a micro-batch, to take the mean over micro-batches.
+
+        It leaves that to a loss function of the user's own, and to a Trainer that says it is done.
+        """
+        scaled = self.compute_loss_func is not None
+        # Before transformers 5.19 Trainer does not look at it.
+        if getattr(self, "loss_is_scaled_for_ga", None) is not None and hasattr(
+            Trainer, "loss_is_scaled_for_ga"
+        ):
+            scaled = self.loss_is_scaled_for_ga
+        return 1 if scaled else self.current_gradient_accumulation_steps
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run forward and backward; after the last micro-batch, average gradients that DDP does not know."""
-        loss = super().training_step(*args, **kwargs)
-        if self.distiller is not None and self.accelerator.sync_gradients:
+        if self.distiller is None:
+            return super().training_step(*args, **kwargs)
+        with self._dividing():
+            loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
             self.distiller.end_step()
         return loss
+
+    @contextmanager
+    def _dividing(self) -> Iterator[None]:
+        """Have Trainer divide by the accumulation steps, which it leaves to models that take a count.
+
+        Encoders take it and ignore it; with a loss of our own, the division is always wanted.
+        """
+        accepted, self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs, False
+        try:
+            yield
+        finally:
+            self.model_accepts_loss_kwargs = accepted
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[Tensor | None, Any, Any]:
+        """Evaluate a batch as Trainer does, without what only the teacher reads."""
+        if self.distiller is not None:
+            inputs = self._students(inputs)
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with each loss term beside every training loss."""

@@ -145,6 +145,15 @@ def test_the_model_in_8_bits_is_measured_in_the_runtime_and_answers_as_in_pytorc
     assert f"{speed['milliseconds']:.2f} ms" in finished.printed
 
 
+def test_an_adapter_is_merged_without_a_zero_less(finished: Finished) -> None:
+    results = json.loads((finished.home / "results.json").read_text())
+    adapter, transfer = results["adapter"], finished.outcomes.transfer
+    assert adapter["steps"] == 10 and adapter["lost"] == 0
+    assert adapter["sparsity"] == pytest.approx(transfer.sparsity)
+    assert 0 <= adapter["difference"] < 1e-5 < adapter["moved"]
+    assert "all zeros of its base (90.0%)" in " ".join(finished.printed.split())
+
+
 def test_every_stage_leaves_the_files_that_any_run_leaves(finished: Finished, task_dir: Path) -> None:
     for outcome in vars(finished.outcomes).values():
         run = read_run(finished.home / outcome.name)

@@ -26,13 +26,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_sparse.distillation.inputs import decoder_inputs, teacher_inputs
 from hf_sparse.distillation.teacher import (
     check_compatible,
     check_same_vocabulary,
-    decoder_inputs,
     freeze,
     load_teacher,
-    teacher_inputs,
 )
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

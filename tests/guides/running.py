@@ -21,6 +21,7 @@ from tests.guides.reading import Block, Command, commands, sides
 INSTALLED = {
     'pip install ".[export]"',
     'pip install ".[openvino]"',
+    'pip install ".[peft]"',
     'pip install ".[publish]"',
 }
 

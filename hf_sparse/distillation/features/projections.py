@@ -30,7 +30,7 @@ def find_projections(model: nn.Module, layers: int) -> list[tuple[nn.Module, Pro
     for module in model.modules():
         for names in _NAMES:
             projections = tuple(getattr(module, name, None) for name in names)
-            if all(isinstance(projection, nn.Linear) for projection in projections):
+            if all(map(_is_linear, projections)):
                 found.append((module, projections))
     if not found:
         raise ValueError(f"relations needs projections of queries, keys and values, and {_why_none(model)}")
@@ -40,6 +40,11 @@ def find_projections(model: nn.Module, layers: int) -> list[tuple[nn.Module, Pro
             "known which belongs to which; use hidden"
         )
     return found
+
+
+def _is_linear(module: nn.Module | None) -> bool:
+    """Say whether a module is a Linear, as it is or with an adapter, whose output is then that of both."""
+    return isinstance(module, nn.Linear) or isinstance(getattr(module, "base_layer", None), nn.Linear)
 
 
 def _why_none(model: nn.Module) -> str:

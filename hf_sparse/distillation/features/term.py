@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hf_sparse.distillation.losses import LossTerm
+from hf_sparse.distillation.unwrapping import unwrapped
 
 Role = Literal["student", "teacher"]
 # The outputs of a model, with the inputs that gave them.
@@ -65,7 +66,7 @@ class FeatureTerm(nn.Module, ABC):
 
 def configuration(model: nn.Module, role: Role) -> PreTrainedConfig:
     """Return the configuration of a model's layers; raise `ValueError` if it has none."""
-    config = getattr(model, "config", None)
+    config = getattr(unwrapped(model), "config", None)
     if not isinstance(config, PreTrainedConfig):
         raise ValueError(
             f"the {role} {type(model).__name__} has no transformers configuration, which says how many "

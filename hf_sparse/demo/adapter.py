@@ -1,0 +1,100 @@
+"""Ten steps of an adapter on the demo's sparse model, then merged: zeros and outputs stay."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, TrainingArguments, set_seed
+
+from hf_sparse.adapters.lora import SparseLoraConfig
+from hf_sparse.adapters.merging import merge_adapter
+from hf_sparse.demo.lessons import Lesson
+from hf_sparse.demo.settings import Training
+from hf_sparse.targets import find_targets
+from hf_sparse.trainers.trainer import SparseTrainer
+
+STEPS = 10
+_RANK, _ROWS = 8, 16
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What became of the model.
+
+    `sparsity` is that of the merged model; `lost`: how many zeros of the base it has no more. Of the logits
+    of some texts, `moved` is the largest change by the adapter, `difference` the largest by merging.
+    """
+
+    steps: int
+    sparsity: float
+    lost: int
+    moved: float
+    difference: float
+
+    def __str__(self) -> str:
+        kept = "all zeros of its base" if not self.lost else f"{self.lost:,} zeros fewer than its base"
+        return (
+            f"{self.steps} steps of an adapter moved outputs of the transferred model by up to "
+            f"{self.moved:.2g}. Merged, it has {kept} ({self.sparsity:.1%}), and outputs move by "
+            f"{self.difference:.1g}."
+        )
+
+
+def try_adapter(directory: Path, lesson: Lesson, training: Training, seed: int) -> Adapted:
+    """Train an adapter on the model in a directory, which stays as it is, and merge it."""
+    from peft import get_peft_model
+
+    set_seed(seed)
+    base = lesson.load(directory).eval()
+    zeros, before = _zeros(base), _logits(base, lesson)
+    layers = [name.removesuffix(".weight") for name in zeros]
+    adapter = SparseLoraConfig(r=_RANK, target_modules=layers, task_type="SEQ_CLS")
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # peft asks transformers by a name that is going.
+        warnings.simplefilter("ignore", FutureWarning)
+        trainer = SparseTrainer(
+            model=get_peft_model(base, adapter),
+            args=TrainingArguments(
+                folder,
+                max_steps=STEPS,
+                learning_rate=training.learning_rate,
+                per_device_train_batch_size=training.batch,
+                train_sampling_strategy=lesson.sampling,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=torch.cuda.is_available(),
+                seed=seed,
+            ),
+            train_dataset=lesson.train,
+            data_collator=lesson.collate,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    said = _logits(trainer.model.eval(), lesson)
+    merged = merge_adapter(trainer.model)
+    now = _zeros(merged)
+    total = sum(part.numel() for part in now.values())
+    return Adapted(
+        STEPS,
+        sum(int(part.sum()) for part in now.values()) / total,
+        sum(int((part & ~now[name]).sum()) for name, part in zeros.items()),
+        (said - before).abs().max().item(),
+        (_logits(merged, lesson) - said).abs().max().item(),
+    )
+
+
+def _zeros(model: nn.Module) -> dict[str, Tensor]:
+    """Return where the prunable weights of a model are zero, by name, on the CPU."""
+    return {target.name: target.weight.detach().cpu() == 0 for target in find_targets(model)}
+
+
+def _logits(model: nn.Module, lesson: Lesson) -> Tensor:
+    rows = [lesson.validation[row] for row in range(min(_ROWS, len(lesson.validation)))]
+    batch = lesson.collate([{name: value for name, value in row.items() if name != "labels"} for row in rows])
+    with torch.no_grad():
+        return model(**{name: value.to(model.device) for name, value in batch.items()}).logits.cpu()

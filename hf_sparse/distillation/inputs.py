@@ -1,0 +1,122 @@
+"""Which part of a batch a model is given, and whether that is all it needs."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_sparse.distillation.unwrapping import transformer_in, unwrapped
+
+logger = logging.getLogger(__name__)
+
+TARGET_NAMES = {"start_positions", "end_positions"}
+_DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
+_FROM_LABELS = "prepare_decoder_input_ids_from_labels"
+_SEGMENTS = "token_type_ids"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What the forward pass of a model takes: `names`, those it cannot do without, whether others too."""
+
+    names: frozenset[str]
+    required: tuple[str, ...]
+    others: bool
+
+    @classmethod
+    def by(cls, model: nn.Module) -> "Taken":
+        """Read the signature of a model, of the one inside where adapters or the compiler are around it."""
+        inner = unwrapped(model)
+        named, others = _parameters(inner.forward)
+        names = {parameter.name for parameter in named}
+        if others:
+            # Somebody may have put a function that passes everything on in the place of the class's own.
+            names |= {parameter.name for parameter in _parameters(type(inner).forward)[0]} - {"self"}
+        required = tuple(parameter.name for parameter in named if parameter.default is Parameter.empty)
+        return cls(frozenset(names), required, others)
+
+    def of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of a batch that is taken."""
+        return {name: value for name, value in inputs.items() if self.others or name in self.names}
+
+
+def _parameters(forward: Callable) -> tuple[list[Parameter], bool]:
+    """Return what a function takes by name, and whether it takes other keywords."""
+    parameters = signature(forward).parameters.values()
+    kinds = [parameter.kind for parameter in parameters]
+    unnamed = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return [p for p in parameters if p.kind not in unnamed], Parameter.VAR_KEYWORD in kinds
+
+
+def teacher_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out everything that labels the batch, so that the teacher computes no loss."""
+    return {name: value for name, value in inputs.items() if "label" not in name and name not in TARGET_NAMES}
+
+
+def decoder_inputs(student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the student's decoder starts from where only the labels say it; elsewhere, nothing.
+
+    Most encoder-decoders that generate shift the labels in their forward pass and have no method for it.
+    For those, what is returned are the labels, at the price of a loss that nobody asked for.
+    """
+    given = any(inputs.get(name) is not None for name in _DECODER_INPUTS)
+    model = transformer_in(student)
+    if given or inputs.get("labels") is None or model is None:
+        return {}
+    if hasattr(model, _FROM_LABELS):
+        return {"decoder_input_ids": getattr(model, _FROM_LABELS)(labels=inputs["labels"])}
+    return {"labels": inputs["labels"]} if _generates_by_a_decoder(model) else {}
+
+
+def _generates_by_a_decoder(model: PreTrainedModel) -> bool:
+    return model.config.is_encoder_decoder and model.can_generate()
+
+
+def as_mapping(model: nn.Module) -> dict[str, bool]:
+    """Return the keyword that has a model answer by names, where its configuration says that it does not."""
+    inner = unwrapped(model)
+    tuples = isinstance(inner, PreTrainedModel) and not getattr(inner.config, "return_dict", True)
+    return {"return_dict": True} if tuples else {}
+
+
+def check_given(
+    student: nn.Module, teacher: nn.Module, inputs: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    """Raise `ValueError` unless a teacher is `given` what it needs of a batch; warn where it may lack more."""
+    taken, who = Taken.by(teacher), f"the teacher {type(unwrapped(teacher)).__name__}"
+    missing = [name for name in taken.required if name not in given]
+    way_out = (
+        "take a teacher whose forward pass names columns of the batch, as models of transformers do (that of "
+        "a SentenceTransformer is inside: model[0].auto_model)"
+    )
+    if missing:
+        raise ValueError(
+            f"{who} needs {', '.join(missing)}, and a batch has {', '.join(sorted(inputs))}; add what is "
+            f"missing to the data, or {way_out}"
+        )
+    if taken.names and not taken.names & given.keys():
+        raise ValueError(
+            f"{who} takes none of the columns of a batch, {', '.join(sorted(inputs))}; {way_out}"
+        )
+    from_labels = decoder_inputs(student, inputs)
+    if from_labels.keys() - given.keys():
+        raise ValueError(
+            f"the decoder of {who} starts from {', '.join(from_labels)}, which its forward pass does not "
+            "take; put decoder_input_ids into the batch, or take another teacher"
+        )
+    if _lacks_segments(teacher, taken, given) and _SEGMENTS not in Taken.by(student).names:
+        logger.warning(
+            "%s tells two texts in one input by token_type_ids, and the batches have none, so it reads every "
+            "pair as one text; tokenize pairs with return_token_type_ids=True.",
+            who[0].upper() + who[1:],
+        )
+
+
+def _lacks_segments(teacher: nn.Module, taken: Taken, given: Mapping[str, Any]) -> bool:
+    types = getattr(getattr(unwrapped(teacher), "config", None), "type_vocab_size", 0) or 0
+    reads_ids = isinstance(given.get("input_ids"), Tensor)
+    return reads_ids and types > 1 and _SEGMENTS in taken.names and _SEGMENTS not in given

@@ -1,0 +1,27 @@
+"""Adapters of peft across what `Trainer` does to them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def same_adapters(model: nn.Module) -> Iterator[None]:
+    """Keep which adapters are active and which weights train while a checkpoint is loaded.
+
+    `Trainer` leaves the first of several active, and all of it trains. Raises `ValueError` for adapters of
+    `model.add_adapter`, which it does not load.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "Trainer reads no checkpoint of a model whose adapter was put on by model.add_adapter; put it on "
+            "by peft.get_peft_model, or load it by model.load_adapter(checkpoint) and train anew"
+        )
+    several = list(model.active_adapters) if hasattr(model, "disable_adapter") else []
+    trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    yield
+    if len(several) > 1:
+        model.base_model.set_adapter(several)
+    for parameter, flag in trains:
+        parameter.requires_grad_(flag)
