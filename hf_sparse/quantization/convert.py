@@ -15,8 +15,8 @@ from hf_sparse.quantization.linear import (
     FakeQuantLinear,
     LayerQuantization,
     Phase,
-    SharedInput,
 )
+from hf_sparse.quantization.sharing import Readers
 from hf_sparse.quantization.weights import WeightScheme, is_short
 from hf_sparse.targets import Target
 
@@ -48,7 +48,7 @@ def attach(
             )
         weights.check(target.name, tuple(target.weight.shape))
     families = Counter(filter(None, map(_family, targets)))
-    shared = {family: SharedInput(readers) for family, readers in families.items() if readers > 1}
+    readers = {family: Readers(count) for family, count in families.items() if count > 1}
     layers = {}
     for target in targets:
         module, device = target.module, target.parameter.device
@@ -58,7 +58,7 @@ def attach(
         # As they are now: a model that is cast later goes on with the same steps.
         own = replace(weights, exact=is_short(target.weight.dtype)) if weights.exact is None else weights
         module.quantization = LayerQuantization(
-            own, activations, observer, phase, shared.get(_family(target))
+            own, activations, observer, phase, readers.get(_family(target))
         )
         layers[target.name.removesuffix(".weight")] = module.quantization
     return layers
