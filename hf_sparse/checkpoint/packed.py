@@ -10,7 +10,6 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_sparse.checkpoint.comparing import compare, compare_layers, compare_tensor
@@ -19,6 +18,7 @@ from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unp
 from hf_sparse.checkpoint.loading import packed_file
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
+from hf_sparse.checkpoint.undrawn import Undrawn
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import Phase
@@ -229,7 +229,7 @@ def _kind(config: PreTrainedConfig, path: Path) -> type[PreTrainedModel]:
 
 def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -> PreTrainedModel:
     """Make a model whose weights are yet to come."""
-    with torch.device(device), no_init_weights():
+    with torch.device(device), Undrawn():
         model = kind(copy.deepcopy(config))
     # Otherwise done where weights are drawn.
     model.tie_weights()
