@@ -55,8 +55,8 @@ def attach(
         for name, nothing in ((_LOW, torch.inf), (_HIGH, -torch.inf)):
             module.register_buffer(name, torch.tensor(nothing, device=device), persistent=False)
         module.__class__ = QUANTIZED[type(module)]
-        # As they are now: a model that is cast later goes on with the same steps.
-        own = replace(weights, exact=is_short(target.weight.dtype)) if weights.exact is None else weights
+        # A model of 16 bits that is cast to more goes on with the same steps.
+        own = replace(weights, exact=weights.exact or is_short(target.weight.dtype))
         module.quantization = LayerQuantization(
             own, activations, observer, phase, readers.get(_family(target))
         )

@@ -16,7 +16,7 @@ class Readers:
 
 @dataclass(eq=False)
 class Rounded:
-    """An input of some readers, as it was when it was rounded; its outcome, and the range it was rounded to."""
+    """An input of some readers, as it was when it was rounded; the outcome, and the range it took."""
 
     readers: Readers
     source: Tensor

@@ -33,7 +33,7 @@ def drawn() -> bool:
 
 
 def test_other_threads_draw_meanwhile_and_all_do_afterwards() -> None:
-    # The moments that leave no_init_weights of transformers in place for good: two enter before the first leaves.
+    # Two enter before the first leaves: no_init_weights of transformers would stay in place for good.
     entered, left, found = threading.Barrier(2, timeout=30), threading.Event(), []
 
     def second() -> None:
