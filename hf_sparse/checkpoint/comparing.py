@@ -1,14 +1,18 @@
 """Whether the tensors of a packed file are those of a model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.checkpoint.container import DTYPES, FLOATS, Entry, damaged
-from hf_sparse.checkpoint.entries import check
+from hf_sparse.checkpoint.entries import bit_patterns, check, unpack
 from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.sparsity.parallel import parallel_map
 
 _WEIGHT = ".weight"
 
@@ -57,3 +61,42 @@ def compare_layers(entries: Mapping[str, Entry], skeleton: nn.Module, path: Path
         # An embedding reads no numbers that could be rounded.
         if not fits or (isinstance(module, nn.Embedding) and entry.quantization.activations != "none"):
             raise damaged(path, f"{name} is quantized and is not the weight of a Linear or an embedding")
+
+
+def require_same(
+    pairs: Mapping[str, tuple[Entry, memoryview]], written: Mapping[str, Entry], model: nn.Module
+) -> None:
+    """Raise `ValueError` unless a file that was read holds what a model computes with, bit for bit."""
+
+    def differs(name: str) -> str | None:
+        entry, content = pairs[name]
+        if entry != replace(written[name], crc32=entry.crc32):
+            return "its description"
+        try:
+            found = unpack(entry, content)
+        except ValueError as error:
+            return str(error)
+        return None if _same(found, _computed(model, name, entry), entry) else "its values"
+
+    for name, what in zip(pairs, parallel_map(differs, pairs), strict=True):
+        if what is not None:
+            raise ValueError(
+                f"{name} does not come back as it was packed ({what}), and nothing was written; save the "
+                "model with save_pretrained, and pack what that saved"
+            )
+
+
+def _computed(model: nn.Module, name: str, entry: Entry) -> Tensor:
+    """Return a tensor as the forward pass takes it."""
+    weight = model.state_dict(keep_vars=True)[name].detach()
+    if entry.quantization is None:
+        return weight
+    scheme = model.get_submodule(name.removesuffix(_WEIGHT)).quantization.weights
+    return scheme.simulate(weight.t()).t() if entry.quantization.transposed else scheme.simulate(weight)
+
+
+def _same(one: Tensor, other: Tensor, entry: Entry) -> bool:
+    if entry.quantization is not None:
+        # Rounding may leave a zero its sign, which codes do not have.
+        return one.dtype == other.dtype and torch.equal(one, other.to(one.device))
+    return one.dtype == other.dtype and np.array_equal(bit_patterns(one), bit_patterns(other))

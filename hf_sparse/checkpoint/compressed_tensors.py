@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.directories import holds_only, published
 from hf_sparse.modules import base_prefix
-from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
+from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers, require_finite
 
 METHOD = "compressed-tensors"
 # Their zero points are of signed integers, ours of unsigned ones.
@@ -31,10 +32,12 @@ def save_compressed(
     The directory is to be loaded as the class it was saved as, or without the head. An earlier one of this
     format is replaced, the tokenizer's files in it too, so give `tokenizer` again.
 
-    The package compressed-tensors is needed for packing only. Raises `ValueError` for models that are not
-    quantized, whose layers differ in their scheme or are no Linears, for mixtures of experts, and for
-    directories that hold something else.
+    What was written is read and compared before it takes its place. The package compressed-tensors is needed
+    for packing only. Raises `ValueError` for models that are not quantized, whose layers differ in their
+    scheme or are no Linears, for weights that are not finite, for mixtures of experts, and for directories
+    that hold something else.
     """
+    require_finite(model)
     quantized = quantized_layers(model)
     layers = {name: layer for name, layer in quantized.items() if not layer.embedding}
     scheme = _scheme(model, layers)
@@ -49,12 +52,36 @@ def save_compressed(
         state[weight] = quantized[name].weight().to(state[weight].dtype)
     with published(Path(directory), is_compressed) as staged:
         model.save_pretrained(staged, state_dict=state)
+        _require_same(staged, state, set(state) - set(model.state_dict()))
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
         file = staged / CONFIG_NAME
         config = json.loads(file.read_text(encoding="utf-8"))
         config["quantization_config"] = scheme
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _require_same(directory: Path, state: Mapping[str, Tensor], needed: set[str]) -> None:
+    """Raise `ValueError` unless files hold these tensors bit for bit, all `needed` ones by their names."""
+    found = {}
+    for file in directory.glob("model*.safetensors"):
+        found |= load_file(file)
+    # Tied ones lie there once.
+    wrong = [name for name in needed if name not in found]
+    wrong += [name for name, value in found.items() if name in state and not _same(value, state[name])]
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} does not come back as it was written, and nothing was kept; write a packed file "
+            "instead (hf-sparse pack --format packed)"
+        )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return one.numel() == 0 or torch.equal(
+        one.view(-1).view(torch.uint8), other.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    )
 
 
 def _scheme(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> dict[str, Any]:

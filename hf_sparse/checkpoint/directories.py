@@ -82,6 +82,21 @@ def require_free(directory: Path, is_ours: Callable[[Path], bool] | None = None)
 
 
 @contextmanager
+def moved_into(directory: Path) -> Iterator[Path]:
+    """Give an empty directory to fill, whose files move into `directory` once the block has ended.
+
+    Where the block fails nothing has changed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".staged-") as home:
+        yield Path(home)
+        for file in sorted(Path(home).iterdir()):
+            sync(file)
+            os.replace(file, directory / file.name)
+        sync(directory)
+
+
+@contextmanager
 def published(directory: Path, is_ours: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Give an empty directory to fill, which takes the place of `directory` once the block has ended.
 

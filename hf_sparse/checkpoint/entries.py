@@ -1,7 +1,6 @@
 """Single tensors and quantized weights as entries of a packed file, and back."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from hf_sparse.checkpoint.packing import (
 )
 from hf_sparse.checkpoint.packing import unpack_codes as decode
 from hf_sparse.quantization.layers import QuantizedLayer
-from hf_sparse.quantization.weights import WeightScheme, is_short, read_weight_scheme
+from hf_sparse.quantization.weights import WeightScheme, read_weight_scheme
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SCALE_BYTES = 4
@@ -76,7 +75,7 @@ def unpack(entry: Entry, content: memoryview) -> Tensor:
         return _tensor(words).view(dtype).view(entry.shape)
     scheme, codes, scales = unpack_codes(entry, content)
     weight = scheme.restore(codes, scales, dtype)
-    if not torch.equal(scheme.scales(weight), scales):
+    if not torch.equal(scheme.suiting(weight).scales(weight), scales):
         # Layers go by their weights, and would round to other codes.
         raise ValueError("its scales are not those that its largest codes belong to")
     return weight.t().contiguous() if entry.quantization.transposed else weight
@@ -106,9 +105,8 @@ def _entry(
 
 
 def scheme_of(entry: Entry) -> WeightScheme:
-    """Return the scheme of a quantized entry, with steps as weights of its type have them."""
-    scheme = read_weight_scheme(entry.quantization.weights)
-    return replace(scheme, exact=is_short(DTYPES[entry.dtype]))
+    """Return the scheme of a quantized entry."""
+    return read_weight_scheme(entry.quantization.weights)
 
 
 def _matrix(entry: Entry) -> tuple[WeightScheme, tuple[int, int]]:

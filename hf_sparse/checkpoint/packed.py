@@ -10,17 +10,18 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from hf_sparse.checkpoint.comparing import compare, compare_layers, compare_tensor
+from hf_sparse.checkpoint.comparing import compare, compare_layers, compare_tensor, require_same
 from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
+from hf_sparse.checkpoint.directories import moved_into
 from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
 from hf_sparse.checkpoint.loading import packed_file
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
+from hf_sparse.checkpoint.undrawn import Undrawn
 from hf_sparse.quantization.convert import attach
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.quantization.layers import quantized_layers, require_finite
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.sparsity.parallel import parallel_map
@@ -32,8 +33,9 @@ _WEIGHT = ".weight"
 def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     """Write a model, quantized or not, with its configuration into a directory; return its sizes.
 
-    Quantized weights are stored as codes and scales, all other tensors bit for bit, tied ones once. Raises
-    `ValueError` for models that `load_packed` could not restore, or whose layers have seen no data.
+    Quantized weights are stored as codes and scales, all other tensors bit for bit, tied ones once. What was
+    written is read and compared before it takes its place. Raises `ValueError` for models that `load_packed`
+    could not restore, weights that are not finite, and layers that have seen no data.
     """
     kind, directory = type(model), Path(directory)
     if getattr(transformers, kind.__name__, None) is not kind:
@@ -42,6 +44,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         )
     # What has no encoder is refused before anything is written.
     find_targets(model)
+    require_finite(model)
     layers = quantized_layers(model)
     state, ties = _tensors(model)
     if _shapes(state, ties) != _shapes(*_tensors(_build(kind, model.config, "meta"))):
@@ -71,10 +74,13 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [kind.__name__], model.dtype
     config.quantization_config = {"quant_method": METHOD}
-    config.save_pretrained(directory)
-    if model.can_generate():
-        model.generation_config.save_pretrained(directory)
-    write_packed(directory / PACKED, packed)
+    with moved_into(directory) as beside:
+        config.save_pretrained(beside)
+        if model.can_generate():
+            model.generation_config.save_pretrained(beside)
+        write_packed(beside / PACKED, packed)
+        opened = open_packed(beside)
+        require_same(opened.pairs, {entry.name: entry for entry, _ in packed}, model)
     return measure_sizes(model, directory)
 
 
@@ -229,7 +235,7 @@ def _kind(config: PreTrainedConfig, path: Path) -> type[PreTrainedModel]:
 
 def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -> PreTrainedModel:
     """Make a model whose weights are yet to come."""
-    with torch.device(device), no_init_weights():
+    with torch.device(device), Undrawn():
         model = kind(copy.deepcopy(config))
     # Otherwise done where weights are drawn.
     model.tie_weights()
@@ -256,9 +262,11 @@ def quantize_again(model: PreTrainedModel, layers: Mapping[str, Entry]) -> None:
     alike: dict[tuple[WeightScheme, str, str], list[Target]] = {}
     for name, entry in layers.items():
         module, layer = model.get_submodule(name.removesuffix(_WEIGHT)), entry.quantization
+        target = Target(name, module, transposed=layer.transposed)
         # The model may have been loaded in another type than the file's.
-        key = (scheme_of(entry), layer.activations, layer.observer)
-        alike.setdefault(key, []).append(Target(name, module, transposed=layer.transposed))
+        scheme = scheme_of(entry).suiting(target.weight.detach())
+        key = (scheme, layer.activations, layer.observer)
+        alike.setdefault(key, []).append(target)
     for (weights, activations, observer), targets in alike.items():
         parts = attach(targets, weights, activations, observer, phase)
         for target in targets:

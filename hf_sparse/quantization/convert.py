@@ -15,8 +15,8 @@ from hf_sparse.quantization.linear import (
     FakeQuantLinear,
     LayerQuantization,
     Phase,
-    SharedInput,
 )
+from hf_sparse.quantization.sharing import Readers
 from hf_sparse.quantization.weights import WeightScheme, is_short
 from hf_sparse.targets import Target
 
@@ -48,17 +48,17 @@ def attach(
             )
         weights.check(target.name, tuple(target.weight.shape))
     families = Counter(filter(None, map(_family, targets)))
-    shared = {family: SharedInput(readers) for family, readers in families.items() if readers > 1}
+    readers = {family: Readers(count) for family, count in families.items() if count > 1}
     layers = {}
     for target in targets:
         module, device = target.module, target.parameter.device
         for name, nothing in ((_LOW, torch.inf), (_HIGH, -torch.inf)):
             module.register_buffer(name, torch.tensor(nothing, device=device), persistent=False)
         module.__class__ = QUANTIZED[type(module)]
-        # As they are now: a model that is cast later goes on with the same steps.
-        own = replace(weights, exact=is_short(target.weight.dtype)) if weights.exact is None else weights
+        # A model of 16 bits that is cast to more goes on with the same steps.
+        own = replace(weights, exact=weights.exact or is_short(target.weight.dtype))
         module.quantization = LayerQuantization(
-            own, activations, observer, phase, shared.get(_family(target))
+            own, activations, observer, phase, readers.get(_family(target))
         )
         layers[target.name.removesuffix(".weight")] = module.quantization
     return layers

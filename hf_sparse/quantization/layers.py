@@ -56,6 +56,20 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: _layer(name, module) for name, module in modules.items()}
 
 
+def require_finite(model: nn.Module) -> None:
+    """Raise `ValueError` naming a parameter of a model that holds NaN or infinity."""
+    broken = [
+        name
+        for name, value in model.named_parameters()
+        if value.is_floating_point() and not value.is_meta and not torch.isfinite(value).all()
+    ]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise ValueError(
+            f"{broken[0]}{more} is not finite: training has diverged; take an earlier checkpoint"
+        )
+
+
 def _layer(name: str, module: nn.Module) -> QuantizedLayer:
     part, transposed = module.quantization, isinstance(module, Conv1D)
     embedding = isinstance(module, FakeQuantEmbedding)

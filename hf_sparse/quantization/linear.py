@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.quantization.activations import observe, simulate, simulate_per_token
+from hf_sparse.quantization.sharing import Readers, give, take
 from hf_sparse.quantization.weights import WeightScheme
 
 ACTIVATIONS = ("uint8_per_tensor", "int8_per_token", "none")
@@ -30,43 +31,6 @@ class Phase:
 
 
 @dataclass(eq=False)
-class SharedInput:
-    """Remembers the last input and its outcome, for layers that read the same one: query, key, value."""
-
-    readers: int
-    source: Tensor | None = None
-    version: int = 0
-    outcome: tuple[Tensor, Tensor, Tensor] | None = None
-    left: int = 0
-
-    def __getstate__(self) -> dict[str, int]:
-        """Copy and save no tensor: one that belongs to a graph cannot be."""
-        return {"readers": self.readers}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.__init__(**state)
-
-    def get(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Return the quantized input with its range, None if the input is new."""
-        if source is not self.source or _version(source) != self.version:
-            return None
-        found, self.left = self.outcome, self.left - 1
-        if not self.left:
-            # Or it would hold the graph of a whole forward pass until the next one.
-            self.source = self.outcome = None
-        return found
-
-    def put(self, source: Tensor, outcome: tuple[Tensor, Tensor, Tensor]) -> None:
-        self.source, self.version = source, _version(source)
-        self.outcome, self.left = outcome, self.readers - 1
-
-
-def _version(values: Tensor) -> int:
-    """Return how often a tensor was written to; under inference mode nobody counts."""
-    return 0 if values.is_inference() else values._version
-
-
-@dataclass(eq=False)
 class LayerQuantization:
     """How one layer is quantized; the range of its input lies in buffers of its module."""
 
@@ -74,7 +38,7 @@ class LayerQuantization:
     activations: str
     observer: str
     phase: Phase
-    shared: SharedInput | None = None
+    readers: Readers | None = None
     seen: bool = False
 
     @property
@@ -92,21 +56,22 @@ class LayerQuantization:
         if self.activations == "int8_per_token":
             return simulate_per_token(values)
         low, high = module.input_low, module.input_high
-        if self.shared is not None and (found := self.shared.get(values)) is not None:
-            quantized, *ends = found
-            low.copy_(ends[0]), high.copy_(ends[1])
-            self.seen = True
-            return quantized
         # Inside a backward pass it is a recomputation, of activation checkpointing: it must see what the
         # forward pass saw.
-        if self.phase.moves(module.training) and torch._C._current_graph_task_id() == -1:
-            observe(self.observer, values, low, high)
+        moves = self.phase.moves(module.training) and torch._C._current_graph_task_id() == -1
+        found = take(self.readers, values)
+        if moves:
+            if found is None:
+                observe(self.observer, values, low, high)
+            else:
+                low.copy_(found.low), high.copy_(found.high)
             self.seen = True
         if not self.seen:
             return values
+        if found is not None and found.covers(low, high):
+            return found.outcome
         quantized = simulate(values, low, high)
-        if self.shared is not None:
-            self.shared.put(values, (quantized, low, high))
+        give(self.readers, values, quantized, low, high)
         return quantized
 
 

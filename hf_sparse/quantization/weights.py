@@ -1,7 +1,7 @@
 """Weights on a grid of few integers: which of them share a scale, how they are rounded."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,14 +19,14 @@ class WeightScheme:
 
     A scale is shared by the whole weight (`tensor`), by a row (`channel`), or by `group` consecutive inputs.
     Scales of float32 weights are rounded to the 8 digits of bfloat16, so that a file holds them in a byte or
-    so; those of weights of 16 bits are `exact`, since in 16 bits the largest weight could not give a rounded
-    one back. None goes by the weights at hand, which may have been of another type once.
+    so; those of weights of 16 bits have all their digits, since in 16 bits the largest weight could not give
+    a rounded one back. In an `exact` scheme those of float32 weights have, too: they were 16 bits once.
     """
 
     bits: int = 8
     granularity: Granularity = "channel"
     group: int | None = None
-    exact: bool | None = None
+    exact: bool = False
 
     def __str__(self) -> str:
         ending = f"group_{self.group}" if self.granularity == "group" else f"per_{self.granularity}"
@@ -53,6 +53,11 @@ class WeightScheme:
         """
         scales = self._steps(self._rows(weight.detach()).abs(), weight.dtype)
         return scales.view(len(weight), -1) if self.group else scales
+
+    def suiting(self, weight: Tensor) -> "WeightScheme":
+        """Return this scheme, or the `exact` one if it was that which rounded a weight (out, in)."""
+        steps = replace(self, exact=True).scales(weight)
+        return replace(self, exact=not torch.equal(steps.bfloat16().float(), steps))
 
     def codes(self, weight: Tensor, scales: Tensor) -> Tensor:
         """Round a weight (out, in) to int8 codes of the same shape."""
@@ -81,7 +86,7 @@ class WeightScheme:
         if self.granularity == "tensor":
             largest = largest.amax().view(1, 1)
         steps = largest.div_(self.highest)
-        if not (is_short(dtype) if self.exact is None else self.exact):
+        if not (self.exact or is_short(dtype)):
             steps = steps.bfloat16().float()
         return steps.masked_fill_(steps < _SMALLEST, 1.0)
 

@@ -9,7 +9,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from hf_sparse.sparsity.heads import find_heads
 from hf_sparse.sparsity.neurons import find_neurons, width_of
@@ -149,7 +148,7 @@ def _check(model: PreTrainedModel, changes: Mapping[str, Any], shapes: Mapping[s
             setattr(config, key, value)
         # As a saved one is read, with its checks.
         config = type(config).from_dict(config.to_dict())
-        with torch.device("meta"), no_init_weights():
+        with torch.device("meta"):
             there = {name: tuple(value.shape) for name, value in type(model)(config).state_dict().items()}
     except (ValueError, TypeError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
         raise ValueError(f"{what} cannot be made: {error}") from error

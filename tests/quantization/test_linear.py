@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from hf_sparse import find_targets
-from hf_sparse.quantization import linear
+from hf_sparse.quantization import linear, sharing
 from hf_sparse.quantization.activations import observe, simulate
 from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.linear import FakeQuantConv1D, FakeQuantLinear, Phase
@@ -130,7 +130,7 @@ def test_sharing_gives_what_each_layer_alone_would() -> None:
     shared, _ = quantized(bert().train())
     alone, _ = quantized(bert().train())
     for target in find_targets(alone):
-        target.module.quantization.shared = None
+        target.module.quantization.readers = None
     losses = []
     for model in (shared, alone):
         torch.manual_seed(0)
@@ -146,9 +146,7 @@ def test_sharing_gives_what_each_layer_alone_would() -> None:
 def test_a_shared_input_is_let_go_once_all_have_read_it() -> None:
     model, _ = quantized(bert().train())
     model(**batch())
-    for target in find_targets(model):
-        shared = target.module.quantization.shared
-        assert shared is None or shared.source is None
+    assert sharing._LAST.rounded is None
 
 
 def test_phases_switch_all_layers_at_once() -> None:
@@ -193,8 +191,7 @@ def test_recomputation_under_checkpointing_sees_what_the_forward_pass_saw() -> N
 def test_a_model_can_be_copied_right_after_a_training_pass(make) -> None:
     model, _ = quantized(make().train())
     model(**batch())
-    shared = [target.module.quantization.shared for target in find_targets(model)]
-    assert any(shared) and all(part.source is None for part in shared if part)
+    assert any(target.module.quantization.readers for target in find_targets(model))
     copy.deepcopy(model)
 
 
