@@ -19,6 +19,8 @@ ROWS = 28
 EPOCH = 4
 CHECKPOINT_FILES = {
     "config.json",
+    "hf_sparse_files.json",
+    "hf_sparse_pass.pth",
     "hf_sparse_run.json",
     "hf_sparse_state.safetensors",
     "model.safetensors",
