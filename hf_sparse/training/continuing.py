@@ -37,7 +37,7 @@ def check_checkpoint(checkpoint: Path, trainer: "SparseTrainingMixin") -> None:
         )
     if not (checkpoint / TRAINER_STATE_NAME).is_file():
         raise ValueError(
-            f"Can't find a valid checkpoint at {checkpoint}: it has no {TRAINER_STATE_NAME}, as a model alone "
+            f"Can't find a valid checkpoint at {checkpoint}: it has no {TRAINER_STATE_NAME}, as a model "
             "has none; resume from a checkpoint-N, or start a new run from that model"
         )
     check_manifest(checkpoint)
