@@ -111,7 +111,7 @@ def remove_if_empty(directory: Path) -> None:
 def require_same_disk(home: Path) -> None:
     """Raise `ValueError` if what is staged in a directory could not be renamed into it."""
     staging = home / STAGING
-    if staging.exists() and os.stat(staging).st_dev != os.stat(home).st_dev:
+    if staging.exists() and _disk(staging) != _disk(home):
         raise ValueError(
             f"{staging} lies on another file system than {home}, so nothing that is complete there could be "
             "moved to its place at once; delete that link or mount"
@@ -128,6 +128,10 @@ def require_writable(directory: str | Path) -> None:
         raise ValueError(
             f"output directory {directory} cannot be written ({error.strerror}); choose another output_dir"
         ) from error
+
+
+def _disk(path: Path) -> int:
+    return os.stat(path).st_dev
 
 
 def _remove(path: Path) -> None:
