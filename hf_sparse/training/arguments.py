@@ -42,7 +42,7 @@ class SparseArguments:
     allow_schedule_change: bool = field(
         default=False,
         metadata={
-            "help": "Let a resumed run change its schedule, length or training arguments; sparsity never falls."
+            "help": "Let a resumed run change schedule, length or training arguments; sparsity never falls."
         },
     )
 

@@ -40,7 +40,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
     `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
     of a model that is sparse already are kept. `teacher`: the model to distil from, on the same inputs; it is
     frozen, and neither saved nor optimized. `allow_schedule_change`: let a resumed run have another schedule,
-    length or training arguments. What only the caller knows of a run, such as its `dataset`, goes into `facts`.
+    length or other arguments. What only the caller knows of a run, such as its `dataset`, goes into `facts`.
 
     Raises `ValueError` where recipe, model, teacher and training arguments do not go together.
     """
