@@ -40,7 +40,7 @@ def bias(folder: Path) -> torch.Tensor:
         (Moment(FILES, "_move_into", 1), "old"),
         # The first three are files of their own: record and sidecar in the staged directory, the names.
         (Moment("os", "replace", 4, after=True), "mixed"),
-        (Moment("os", "replace", 6, after=True), "mixed"),
+        (Moment("os", "replace", 5, after=True), "mixed"),
         (Moment(FILES, "_move_into", 1, after=True), "new"),
     ],
     ids=str,
