@@ -26,7 +26,10 @@ _RESTORED = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_
 
 
 def check_checkpoint(checkpoint: Path, trainer: "SparseTrainingMixin") -> None:
-    """Raise `ValueError` for what is no checkpoint, or not as it was saved; warn of one that lacks parts."""
+    """Raise `ValueError` for what is no checkpoint, or not as it was saved; warn of one that lacks parts.
+
+    With an empty recipe a warning says what is not as it was saved, since Trainer would go on.
+    """
     if not checkpoint.is_dir():
         beside = sorted(
             path.name for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()
@@ -40,7 +43,12 @@ def check_checkpoint(checkpoint: Path, trainer: "SparseTrainingMixin") -> None:
             f"Can't find a valid checkpoint at {checkpoint}: it has no {TRAINER_STATE_NAME}, as a model "
             "has none; resume from a checkpoint-N, or start a new run from that model"
         )
-    check_manifest(checkpoint)
+    try:
+        check_manifest(checkpoint)
+    except ValueError as error:
+        if trainer.recipe != Recipe():
+            raise
+        logger.warning("%s", error)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if not sharded and (parts := _missing(checkpoint, trainer)):
         logger.warning(
