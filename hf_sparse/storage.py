@@ -1,6 +1,9 @@
 """Writing a file that a crash cannot leave half done."""
 
+import hashlib
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -23,3 +26,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(directory: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of files in a directory, by name."""
+    names = list(names)
+    # Hashing leaves the interpreter free.
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return dict(zip(names, pool.map(lambda name: sha256(directory / name), names), strict=True))

@@ -41,7 +41,9 @@ class SparseArguments:
     )
     allow_schedule_change: bool = field(
         default=False,
-        metadata={"help": "Let a resumed run change its schedule or its length; sparsity never falls."},
+        metadata={
+            "help": "Let a resumed run change schedule, length or training arguments; sparsity never falls."
+        },
     )
 
     def build_recipe(self) -> Recipe:

@@ -79,6 +79,11 @@ class SparsityCallback(TrainerCallback):
             )
         self.recipe = self.recipe.model_copy(update={"sparsity": settle(self.recipe.sparsity, model)})
         check_targets(self.recipe.sparsity, model)
+        if state.global_step >= state.max_steps and state.epoch < state.num_train_epochs:
+            raise ValueError(
+                f"this run has had all of its {state.max_steps} steps, and Trainer would take one more; load "
+                "the model from the checkpoint, or resume with SparseTrainer"
+            )
         saved = None
         if state.global_step:
             checkpoint = self.resume_from_checkpoint or _checkpoint(args, state)

@@ -2,34 +2,54 @@
 
 import os
 import shutil
+import socket
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    HubStrategy,
+    TrainOutput,
+    get_last_checkpoint,
+    sort_checkpoints,
+)
 
-from hf_sparse.training.files import publish_directory, recover_directories
+from hf_sparse.training.claims import claimed
+from hf_sparse.training.continuing import check_checkpoint
+from hf_sparse.training.files import (
+    STAGING,
+    discard_directory,
+    publish_directory,
+    recover_directories,
+    remove_if_empty,
+    require_same_disk,
+    staged_files,
+)
+from hf_sparse.training.manifest import write_manifest
+from hf_sparse.training.passes import ResumablePasses
 from hf_sparse.training.pushing import copy_beside_weights, copy_clean
 
 if TYPE_CHECKING:
     import optuna
 
 # Trainer leaves names with an underscore out of what it pushes to the Hub.
-_STAGING = "_saving"
 _PUSHING = "_pushing"
 _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
-class AtomicCheckpoints:
-    """Lets a Trainer write each checkpoint beside its place and move it there when it is complete.
+class AtomicCheckpoints(ResumablePasses):
+    """Lets a Trainer write checkpoints and models beside their places and move them there when complete.
 
     Stock Trainer writes into `checkpoint-N` itself: a process killed in the middle leaves one that
-    `resume_from_checkpoint=True` picks up and fails on.
+    `resume_from_checkpoint=True` picks up and fails on. Likewise a model that is saved over another one.
     """
 
-    _staging = False
+    _staged: str | None = None
     _push_pending = False
     _pushed: Path | None = None
     trained_at: datetime | None = None
@@ -38,54 +58,100 @@ class AtomicCheckpoints:
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
-        """Train, after putting right what an earlier process that was killed while saving left behind."""
-        self._recover(Path(self.args.output_dir))
-        self.trained_at, self.resumed = None, bool(resume_from_checkpoint)
-        result = super().train(resume_from_checkpoint, *args, **kwargs)
-        self.trained_at = datetime.now(UTC)
-        # Trainer has waited for its uploads.
-        self._forget_pushed()
+        """Train, after putting right what an earlier process that was killed while saving left behind.
+
+        Raises `ValueError` if another run is using the output directory, or if what is to be resumed is no
+        checkpoint or not as it was saved.
+        """
+        home = Path(super()._get_output_dir(kwargs.get("trial", args[0] if args else None)))
+        if self.args.should_save:
+            home.mkdir(parents=True, exist_ok=True)
+            require_same_disk(home)
+        with claimed(home) if self.args.should_save else nullcontext():
+            self._recover(home)
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
+            self.trained_at, self.resumed, self.resumed_from = None, bool(resume_from_checkpoint), None
+            if self.resumed and resume_from_checkpoint is not True:
+                self.resumed_from = Path(resume_from_checkpoint)
+                check_checkpoint(self.resumed_from, self)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+            self.trained_at = datetime.now(UTC)
+            # Trainer has waited for its uploads.
+            self._forget_pushed()
         return result
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
-        """Collect the micro-batches of one optimizer step; none where a run has had its last one.
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model and what belongs to it, so that at any moment the old or the new one is there."""
+        directory = Path(output_dir or self.args.output_dir)
+        # Under FSDP and DeepSpeed every process writes, and all would have to agree on a place.
+        direct = self._staged is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        staged = self.args.should_save and not direct
+        with staged_files(directory) if staged else nullcontext(directory) as place:
+            super().save_model(str(place), _internal_call=True)
+            if self.args.should_save:
+                self.write_beside_weights(place)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-        Trainer looks for the end only after a step: resumed from the checkpoint of its last one, it would
-        make one too many, unless that ended an epoch.
+    def write_beside_weights(self, directory: Path) -> None:
+        """Write what belongs to a model that has just been saved."""
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log; at the end of training, delete the last checkpoint where only the best one is to stay.
+
+        Trainer would do so in a moment, under the name of the checkpoint.
         """
-        if self.state.global_step >= self.state.max_steps:
-            return [], None
-        return super().get_batch_samples(*args, **kwargs)
+        super().log(logs, *args, **kwargs)
+        best = self.state.best_model_checkpoint
+        if _END in logs and self.is_in_train and best and self.args.save_total_limit == 1:
+            self._rotate(Path(best).parent, Path(best))
 
     def _get_output_dir(self, trial: "optuna.Trial | dict | None") -> str:
         home = super()._get_output_dir(trial)
-        return os.path.join(home, _STAGING) if self._staging else home
+        return home if self._staged is None else os.path.join(home, STAGING, self._staged)
 
     def _save_checkpoint(self, model: nn.Module, trial: "optuna.Trial | dict | None") -> None:
         home = Path(super()._get_output_dir(trial))
-        self._recover(home)
-        self._staging = True
+        staging = home / STAGING / self._agreed(_process_name())
+        if self.args.should_save:
+            # What this process could not finish before.
+            recover_directories(staging, home)
+        self.accelerator.wait_for_everyone()
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staged, final = staging / name, home / name
+        self._staged = staging.name
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self._staging = False
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staged, final = home / _STAGING / name, home / name
+            self._staged = None
+        self.save_pass(staged)
         self._point_to_best(home, staged)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            write_manifest(staged)
             publish_directory(staged, final)
-            shutil.rmtree(home / _STAGING, ignore_errors=True)
-            rotate_checkpoints(
-                str(home), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
-            )
+            self._rotate(home, final)
+            shutil.rmtree(staging, ignore_errors=True)
+            remove_if_empty(staging.parent)
         self.accelerator.wait_for_everyone()
         if self._push_pending:
             self._push_pending = False
             self._push_from_checkpoint(str(final))
 
+    def _rotate(self, home: Path, newest: Path) -> None:
+        """Delete the oldest checkpoints above `save_total_limit`, by step, but neither newest nor best."""
+        limit = self.args.save_total_limit
+        if not self.args.should_save or limit is None or limit <= 0:
+            return
+        kept = {str(newest), str(Path(self.state.best_model_checkpoint or newest))}
+        checkpoints = sort_checkpoints(str(home))
+        others = [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
+        for checkpoint in others[: max(len(checkpoints) - max(limit, len(kept)), 0)]:
+            discard_directory(Path(checkpoint), home / STAGING / _process_name())
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staging:
+        if self._staged is not None:
             self._push_pending = True
             return
         if not self.is_world_process_zero():
@@ -119,8 +185,14 @@ class AtomicCheckpoints:
 
     def _recover(self, home: Path) -> None:
         if self.args.should_save:
-            recover_directories(home / _STAGING, home)
+            recover_directories(home / STAGING, home)
         self.accelerator.wait_for_everyone()
+
+    def _agreed(self, name: str) -> str:
+        """Return the name that the first process gives."""
+        names = [name]
+        broadcast_object_list(names)
+        return names[0]
 
     def _point_to_best(self, home: Path, staged: Path) -> None:
         """Record the best checkpoint under the name it will have, in the state and in the staged file."""
@@ -129,3 +201,11 @@ class AtomicCheckpoints:
             self.state.best_model_checkpoint = str(best)
         if self.args.should_save:
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+
+
+# What the last line of a log has, and no other.
+_END = "train_runtime"
+
+
+def _process_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"

@@ -11,6 +11,7 @@ class Listener(Protocol):
     """A Trainer that is told of its own events."""
 
     def begin_sparsity(self, optimizer: Optimizer) -> None: ...
+    def begin_pass(self) -> None: ...
     def before_optimizer_step(self) -> None: ...
     def after_optimizer_step(self, step: int, optimizer: Optimizer) -> None: ...
     def end_step(self, step: int, optimizer: Optimizer) -> None: ...
@@ -43,6 +44,8 @@ class ListenedEvents(CallbackHandler):
         match event:
             case "on_train_begin":
                 listener.begin_sparsity(self.optimizer)
+            case "on_epoch_begin":
+                listener.begin_pass()
             case "on_pre_optimizer_step":
                 listener.before_optimizer_step()
             case "on_optimizer_step":

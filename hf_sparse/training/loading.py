@@ -1,5 +1,6 @@
 """Saved models as they computed when they were saved."""
 
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ from hf_sparse.checkpoint.loading import (
 from hf_sparse.checkpoint.packed import load_packed
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.training.quantizer import Quantizer
-from hf_sparse.training.state import SIDECAR, read_state
+from hf_sparse.training.state import SIDECAR, check_weights, read_state
 
 
 def load_trained(name_or_path: str) -> PreTrainedModel:
@@ -80,6 +81,7 @@ def requantize(model: PreTrainedModel, name_or_path: str, **hub: Any) -> None:
     recipe = saved.recipe.quantization
     if recipe is None or saved.step < recipe.resolve(saved.total_steps)[0]:
         return
+    check_weights(sidecar, saved.weights, partial(saved_file, name_or_path, **hub))
     quantizer, ranges = Quantizer(recipe, model), saved.extras.get("ranges", {})
     if foreign := sorted(ranges.keys() - quantizer.layers.keys()):
         raise ValueError(

@@ -1,6 +1,7 @@
 """What a recipe adds to a Trainer."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.training.adapters import same_adapters
 from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
+from hf_sparse.training.continuing import check_settings
 from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.events import ListenedEvents
 from hf_sparse.training.files import require_writable
@@ -25,6 +27,7 @@ from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.record import write_record
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind_by
+from hf_sparse.training.scaling import loss_scale, was_skipped
 from hf_sparse.training.sparsifier import Sparsifier
 from hf_sparse.training.state import SavedState, write_state
 from hf_sparse.training.teaching import DistillationMixin, join, leave
@@ -37,8 +40,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
 
     `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
     of a model that is sparse already are kept. `teacher`: the model to distil from, on the same inputs; it is
-    frozen, and neither saved nor optimized. `allow_schedule_change`: let a resumed run have another schedule
-    or length. What only the caller knows of a run, such as its `dataset`, goes into `facts`.
+    frozen, and neither saved nor optimized. `allow_schedule_change`: let a resumed run have another schedule,
+    length or other arguments. What only the caller knows of a run, such as its `dataset`, goes into `facts`.
 
     Raises `ValueError` where recipe, model, teacher and training arguments do not go together.
     """
@@ -145,8 +148,7 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         loss = super().training_step(*args, **kwargs)
         # Here and not in a callback: callbacks see gradients after clipping, when the norm has been taken.
         if self.sparsifier is not None and self.accelerator.sync_gradients:
-            scaler = self.accelerator.scaler
-            scale = 1.0 if scaler is None else scaler.get_scale()
+            scale = loss_scale(self.accelerator)
             loss = loss + self.sparsifier.regularize(self.state.global_step, scale)
             self.sparsifier.masks.apply_to_gradients()
         return loss
@@ -166,11 +168,14 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             self.sparsifier.record(self.model)
         elif lost := lost_zeros(self.model):
             raise RuntimeError(explain_lost(lost))
-        if self.args.should_save and self.state.max_steps > 0:
-            write_record(output_dir or self.args.output_dir, self)
-            if self.recipe != Recipe():
-                write_state(output_dir or self.args.output_dir, self._state_to_save())
         super().save_model(output_dir, _internal_call)
+
+    def write_beside_weights(self, directory: Path) -> None:
+        """Write record and sidecar beside a model that has just been saved."""
+        if self.state.max_steps > 0:
+            write_record(directory, self)
+            if self.recipe != Recipe():
+                write_state(directory, self._state_to_save())
 
     def _state_to_save(self) -> SavedState:
         masks, extras = ({}, {}) if self.sparsifier is None else self.sparsifier.state()
@@ -199,6 +204,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
     def begin_sparsity(self, optimizer: torch.optim.Optimizer) -> None:
         """Attach to the model that is about to be trained, a new one or one from a checkpoint."""
         self._check_loss()
+        if self.resumed_from is not None:
+            check_settings(self.resumed_from, self)
         # load_best_model_at_end reads a checkpoint too.
         self._reading = self.model.register_load_state_dict_pre_hook(read_converted)
         if self.distiller is not None:
@@ -230,13 +237,13 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
     def before_optimizer_step(self) -> None:
         """Give the optimizer the weights it is to move, as its step begins."""
         if self.sparsifier is not None:
+            self._scale = loss_scale(self.accelerator)
             self.sparsifier.before_optimizer_step()
 
     def after_optimizer_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Keep removed weights at zero after an optimizer's step, the one after `step` others."""
         if self.sparsifier is not None:
-            # A GradScaler passes over steps whose gradients overflowed.
-            if not self.accelerator.optimizer_step_was_skipped:
+            if not was_skipped(self.accelerator, self._scale):
                 self.sparsifier.shrink(step)
             self.sparsifier.after_optimizer_step(optimizer)
 

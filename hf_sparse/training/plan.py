@@ -219,6 +219,7 @@ def _remarks(
     if recipe != Recipe():
         said.append(
             "Resuming is exact where the collator draws no random numbers (for masked words use "
-            "hf_sparse.training.mlm), but neither with save_only_model nor with persistent workers."
+            "hf_sparse.training.mlm), but neither with save_only_model nor with persistent workers, "
+            "nor with a stream whose passes differ in length."
         )
     return tuple(said)

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from hf_sparse.storage import write_atomically
+from hf_sparse.training.manifest import MANIFEST
 from hf_sparse.training.record import copy_public_record
 from hf_sparse.training.state import SIDECAR
 
@@ -22,7 +23,9 @@ def copy_clean(checkpoint: Path, home: Path) -> Path:
     """
     clean = home / checkpoint.name
     shutil.rmtree(clean, ignore_errors=True)
-    shutil.copytree(checkpoint, clean, copy_function=_link, ignore=shutil.ignore_patterns(TRAINING_ARGS_NAME))
+    # The manifest lists files as they are here.
+    left_out = shutil.ignore_patterns(TRAINING_ARGS_NAME, MANIFEST)
+    shutil.copytree(checkpoint, clean, copy_function=_link, ignore=left_out)
     copy_public_record(checkpoint, clean)
     _name_best(clean / TRAINER_STATE_NAME)
     return clean

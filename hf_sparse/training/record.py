@@ -22,9 +22,11 @@ FORMAT_VERSION = 1
 _ARGUMENTS = (
     "learning_rate",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
     "warmup_steps",
     "weight_decay",
     "optim",
+    "optim_args",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
@@ -32,9 +34,13 @@ _ARGUMENTS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "train_sampling_strategy",
+    "dataloader_drop_last",
     "bf16",
     "fp16",
     "seed",
+    "data_seed",
 )
 _MODELS = ("base_model", "teacher")
 # What a part is where it is known; the recipe has a check of its own.
@@ -48,8 +54,7 @@ _KINDS: dict[Any, tuple[str, ...]] = {
 
 def write_record(directory: str | Path, trainer: "SparseTrainingMixin") -> None:
     """Write the record of a trainer's run, as far as it has come, into a checkpoint or model directory."""
-    args, state, data = trainer.args, trainer.state, trainer.train_dataset
-    settings = {name: _finite(getattr(args, name)) for name in _ARGUMENTS if hasattr(args, name)}
+    state = trainer.state
     runtimes = [line["train_runtime"] for line in state.log_history if "train_runtime" in line]
     record = {
         "format_version": FORMAT_VERSION,
@@ -62,15 +67,28 @@ def write_record(directory: str | Path, trainer: "SparseTrainingMixin") -> None:
         "step": state.global_step,
         "total_steps": state.max_steps,
         "epochs": state.epoch,
-        "train_samples": len(data) if hasattr(data, "__len__") else None,
+        "train_samples": _rows(trainer),
         # Of the last session only, which is not the run where it went on from a checkpoint.
         "seconds": runtimes[-1] if runtimes and not trainer.resumed else None,
-        "arguments": settings | {"processes": args.world_size},
+        "arguments": _settings(trainer),
         "facts": {name: _finite(value) for name, value in trainer.facts.items()},
         "hardware": hardware(),
         "versions": versions(),
     }
     _write(directory, record)
+
+
+def changed_settings(record: Mapping[str, Any], trainer: "SparseTrainingMixin") -> dict[str, tuple[Any, Any]]:
+    """Return what decides what is learnt and is another in a trainer than in a record: both values by name.
+
+    What one of them does not know is left out.
+    """
+    # As JSON gives it back.
+    now = json.loads(json.dumps(_settings(trainer), default=str)) | {"train_samples": _rows(trainer)}
+    before = {**record.get("arguments", {}), "train_samples": record.get("train_samples")}
+    rows = None in (now["train_samples"], before["train_samples"])
+    known = [name for name in now if name in before and not (rows and name == "train_samples")]
+    return {name: (before[name], now[name]) for name in known if before[name] != now[name]}
 
 
 def read_record(directory: str | Path) -> dict[str, Any] | None:
@@ -157,6 +175,17 @@ def _public_fact(fact: Any) -> Any:
     if isinstance(fact, list):
         return [_public_fact(part) for part in fact]
     return public_name(fact) if isinstance(fact, str) else fact
+
+
+def _settings(trainer: "SparseTrainingMixin") -> dict[str, Any]:
+    args = trainer.args
+    settings = {name: _finite(getattr(args, name)) for name in _ARGUMENTS if hasattr(args, name)}
+    return settings | {"processes": args.world_size}
+
+
+def _rows(trainer: "SparseTrainingMixin") -> int | None:
+    data = trainer.train_dataset
+    return len(data) if hasattr(data, "__len__") else None
 
 
 def _finite(value: Any) -> Any:

@@ -1,11 +1,12 @@
 """Whether a run may go on from a checkpoint."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.state import NORMALIZED, SIDECAR, SavedState, read_state
+from hf_sparse.training.state import NORMALIZED, SIDECAR, SavedState, check_weights, read_state
 
 _NEVER = "these never change within a run: resume with the checkpoint's own, or start a new run"
 _WAY_OUT = (
@@ -16,10 +17,11 @@ _WAY_OUT = (
 def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change: bool) -> SavedState | None:
     """Read the sidecar of a checkpoint; None if the recipe is empty and there is none.
 
-    Raises `ValueError` if the checkpoint was written under another recipe, `FileNotFoundError` if it has no
-    sidecar.
+    Raises `ValueError` if the checkpoint was written under another recipe or holds other weights than it was
+    saved with, `FileNotFoundError` if it has no sidecar.
     """
-    if recipe == Recipe() and not (Path(checkpoint) / SIDECAR).is_file():
+    checkpoint = Path(checkpoint)
+    if recipe == Recipe() and not (checkpoint / SIDECAR).is_file():
         return None
     saved = read_state(checkpoint)
     recipe = adopt(recipe, saved)
@@ -30,6 +32,7 @@ def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change
         raise ValueError(
             f"{checkpoint} was written under another recipe ({'; '.join(fixed or differences)}); {way_out}"
         )
+    check_weights(checkpoint / SIDECAR, saved.weights, partial(_existing, checkpoint))
     return saved
 
 
@@ -81,6 +84,10 @@ _FIXED = (
     "quantization.include",
     "quantization.exclude",
 )
+
+
+def _existing(directory: Path, name: str) -> Path | None:
+    return directory / name if (directory / name).is_file() else None
 
 
 def _differences(saved: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.storage import write_atomically
+from hf_sparse.storage import hash_files, sha256, write_atomically
 
 SIDECAR = "hf_sparse_state.safetensors"
 FORMAT_VERSION = 3
 # From this version on, errors of hidden states are normalized unless the recipe says otherwise.
 NORMALIZED = 3
 _MASKS = "masks"
+_WEIGHTS = "weights"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class SavedState:
     """A run after `step` of `total_steps` optimizer steps; `masks` as `Masks.pack` makes them.
 
     `extras` holds tensors of other parts of the run, by the name of the part and their own; `format_version`
-    is that of the file it was read from.
+    is that of the file it was read from. `weights` has the SHA-256 of each file of weights that lay beside
+    it, by name; nothing in files of older releases.
     """
 
     recipe: Recipe
@@ -36,10 +38,11 @@ class SavedState:
     masks: Mapping[str, Tensor]
     extras: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_state(directory: str | Path, state: SavedState) -> None:
-    """Write the sidecar into a checkpoint or model directory."""
+    """Write the sidecar into a checkpoint or model directory, with the hashes of the weights in there."""
     parts = {_MASKS: state.masks, **state.extras}
     tensors = {f"{part}/{name}": value for part, held in parts.items() for name, value in held.items()}
     metadata = {
@@ -47,6 +50,7 @@ def write_state(directory: str | Path, state: SavedState) -> None:
         "recipe": json.dumps(state.recipe.to_dict()),
         "step": str(state.step),
         "total_steps": str(state.total_steps),
+        _WEIGHTS: json.dumps(_hashes(Path(directory))),
     }
     metadata["digest"] = _digest(tensors, metadata)
     write_atomically(Path(directory) / SIDECAR, save(tensors, metadata))
@@ -88,7 +92,40 @@ def read_state(directory: str | Path) -> SavedState:
         parts.setdefault(part, {})[name] = tensor
     masks = parts.pop(_MASKS)
     steps = int(metadata["step"]), int(metadata["total_steps"])
-    return SavedState(recipe, *steps, masks, parts, int(version))
+    return SavedState(recipe, *steps, masks, parts, int(version), _read_hashes(metadata))
+
+
+def weight_hashes(directory: str | Path) -> dict[str, str]:
+    """Return the hashes of weights in the sidecar of a directory, which is not checked; see `SavedState`."""
+    with safe_open(Path(directory) / SIDECAR, "pt") as file:
+        return _read_hashes(file.metadata() or {})
+
+
+def check_weights(sidecar: Path, weights: Mapping[str, str], find: Callable[[str], Path | None]) -> None:
+    """Raise `ValueError` unless the weights beside a sidecar are those it was saved with.
+
+    `find` returns where a file of the model lies, None if there is none of that name.
+    """
+    for name, known in weights.items():
+        path = find(name)
+        if path is None or sha256(path) != known:
+            raise ValueError(
+                f"{sidecar} was saved with other weights: {name} beside it is "
+                f"{'missing' if path is None else 'another one'}; restore the files that were saved "
+                "together, or delete the sidecar to take the weights without masks and ranges"
+            )
+
+
+def _read_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
+    hashes = json.loads(metadata.get(_WEIGHTS, "{}"))
+    if not isinstance(hashes, dict):
+        raise ValueError(f"{SIDECAR} has {hashes!r} for hashes; resume from an earlier checkpoint")
+    return hashes
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    names = sorted(path.name for path in directory.glob("*.safetensors"))
+    return hash_files(directory, (name for name in names if name != SIDECAR))
 
 
 def _as_meant_then(recipe: dict[str, Any], version: int) -> dict[str, Any]:

@@ -62,19 +62,26 @@ def test_a_killed_run_leaves_whole_checkpoints_and_ends_like_a_straight_one(
     assert not (tmp_path / "_saving").exists()
 
 
+@pytest.mark.parametrize(
+    ("moment", "more"),
+    [
+        # In the middle of the oldest checkpoint.
+        (Moment("os", "unlink", 3), 0),
+        (Moment("hf_sparse.training.checkpoints", "discard_directory", 1), 1),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("limit", [1, 2])
-def test_a_run_killed_while_it_deletes_an_old_checkpoint_goes_on_from_the_new_one(
-    limit: int, straight: dict[str, Any], tmp_path: Path
+def test_a_run_killed_while_it_deletes_an_old_checkpoint_leaves_whole_ones(
+    moment: Moment, more: int, limit: int, straight: dict[str, Any], tmp_path: Path
 ) -> None:
-    # The third file to be deleted, in the middle of the oldest checkpoint.
-    train_until(Moment("os", "unlink", 3), tmp_path, **(SAVING | {"save_total_limit": limit}))
+    train_until(moment, tmp_path, **(SAVING | {"save_total_limit": limit}))
     left = checkpoints(tmp_path)
-    oldest, newest = min(left), max(left)
-    assert len(left) == limit + 1
-    assert 0 < len(left[oldest]) < len(CHECKPOINT_FILES)
-    assert left[newest] == CHECKPOINT_FILES
+    assert len(left) == limit + more
+    assert all(files == CHECKPOINT_FILES for files in left.values())
     assert list(differences(straight, resumed(tmp_path, save_total_limit=limit))) == []
     assert list(checkpoints(tmp_path)) == [10, 12][-limit:]
+    assert not (tmp_path / "_saving").exists()
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["between the renames", "after both"])

@@ -15,7 +15,7 @@ from hf_sparse.training.state import read_state
 
 HOME_FILES = {"config.json", "model.safetensors", "hf_sparse_state.safetensors", "hf_sparse_run.json"}
 # Of a checkpoint everything but the pickle with the token in it.
-PUSHED_FILES = CHECKPOINT_FILES - {"training_args.bin"}
+PUSHED_FILES = CHECKPOINT_FILES - {"training_args.bin", "hf_sparse_files.json"}
 
 
 class Upload:

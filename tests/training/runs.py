@@ -11,6 +11,7 @@ from transformers import BertTokenizerFast, TrainerCallback, default_data_collat
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
+from hf_sparse.training.manifest import MANIFEST
 from hf_sparse.training.mlm import EpochCallback, MaskedTokens
 
 # 7 batches an epoch make 4 steps of 2 micro-batches, the last of a single one; three epochs make 12 steps.
@@ -19,6 +20,8 @@ ROWS = 28
 EPOCH = 4
 CHECKPOINT_FILES = {
     "config.json",
+    "hf_sparse_files.json",
+    "hf_sparse_pass.pth",
     "hf_sparse_run.json",
     "hf_sparse_state.safetensors",
     "model.safetensors",
@@ -129,6 +132,12 @@ def _trainer(folder: Path | str, changes: dict[str, Any], **parts: Any) -> Spars
 
 def checkpoint(folder: Path | str, step: int) -> Path:
     return Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+
+def unlisted(folder: Path) -> Path:
+    """Return a checkpoint after taking its manifest away, as releases without one left it."""
+    (folder / MANIFEST).unlink()
+    return folder
 
 
 def outcome(trainer: SparseTrainer) -> dict[str, Any]:

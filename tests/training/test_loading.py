@@ -14,7 +14,7 @@ from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.training.loading import load_trained, requantize
-from hf_sparse.training.state import SIDECAR
+from hf_sparse.training.state import SIDECAR, read_state, write_state
 
 BATCH = {
     name: torch.stack([row[name] for row in sentences(8, seed=5)]) for name in ("input_ids", "attention_mask")
@@ -98,6 +98,9 @@ def test_a_packed_directory_is_loaded_from_its_file(tmp_path: Path) -> None:
 def test_ranges_of_other_layers_are_refused(tmp_path: Path) -> None:
     trained(tmp_path, Recipe.from_dict({"quantization": {}}))
     bert(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"saved with other weights: model.safetensors beside it is another"):
+        load_trained(str(tmp_path))
+    write_state(tmp_path, read_state(tmp_path))
     with pytest.raises(ValueError, match=r"ranges for 6 layers.*such as bert.encoder.layer.1"):
         load_trained(str(tmp_path))
 

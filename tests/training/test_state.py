@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import checkpoint, differences, distil_hidden, outcome, prune
+from runs import checkpoint, differences, distil_hidden, outcome, prune, unlisted
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -183,7 +183,7 @@ def test_a_sidecar_of_version_1_is_read(tmp_path: Path) -> None:
 def test_a_run_with_a_sidecar_of_version_1_resumes_bit_for_bit(tmp_path: Path) -> None:
     straight = prune(tmp_path, save_strategy="steps", save_steps=1)
     straight.train()
-    folder = checkpoint(tmp_path, 4)
+    folder = unlisted(checkpoint(tmp_path, 4))
     write_version_1(folder, read_state(folder))
     resumed = prune(tmp_path / "resumed")
     resumed.train(resume_from_checkpoint=str(folder))
@@ -197,7 +197,7 @@ def test_a_run_from_before_errors_were_normalized_goes_on_without(
     plain = {"distillation.hidden": "{weight: 0.5, normalize: false}"}
     straight = distil_hidden(tmp_path, plain, save_strategy="steps", save_steps=1)
     straight.train()
-    folder = checkpoint(tmp_path, 4)
+    folder = unlisted(checkpoint(tmp_path, 4))
     saved = read_state(folder)
     silent = saved.recipe.to_dict()
     del silent["distillation"]["hidden"]["normalize"]

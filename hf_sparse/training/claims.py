@@ -1,0 +1,82 @@
+"""Directories that one run at a time may write to."""
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none.
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+# Beside what is claimed, where a directory itself cannot be locked, as on NFS.
+LOCK = ".hf_sparse_lock"
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Keep other runs, in this process or another, from claiming a directory while the block runs.
+
+    The lock is one of the operating system's: it goes when the process does, however that ends. Raises
+    `ValueError` if the directory is claimed already. Where nothing can be locked, a warning says so.
+    """
+    descriptor = _lock(directory)
+    try:
+        yield
+    finally:
+        _release(descriptor)
+
+
+def is_claimed(directory: Path) -> bool:
+    """Say whether a run that goes on has claimed a directory."""
+    try:
+        _release(_lock(directory))
+    except ValueError:
+        return True
+    return False
+
+
+def _lock(directory: Path) -> int | None:
+    for path, flags in ((directory, os.O_RDONLY), (directory / LOCK, os.O_RDWR | os.O_CREAT)):
+        if fcntl is None:
+            break
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in _BUSY:
+                raise ValueError(
+                    f"{directory} is in use by another run, whose checkpoints would be mixed with those of "
+                    "this one; wait for its end, or choose another output_dir"
+                ) from None
+            continue
+        _held.add(descriptor)
+        return descriptor
+    logger.warning("%s cannot be locked here; make sure that no other run writes to it.", directory)
+    return None
+
+
+def _release(descriptor: int | None) -> None:
+    if descriptor is not None and descriptor in _held:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Close what a forked process has inherited: the lock is to end with the run, not with its workers."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+_BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_held: set[int] = set()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
