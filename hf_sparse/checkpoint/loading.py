@@ -1,9 +1,8 @@
 """Saved models, as the class they were saved as."""
 
-import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,11 @@ from transformers.utils import (
 
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.quantizer import METHOD
+from hf_sparse.reading import read_json, shortened
 
 logger = logging.getLogger(__name__)
+
+_WAY_OUT = "restore it, or save the model again"
 
 _TOKENIZERS = (
     "tokenizer_config.json",
@@ -124,7 +126,7 @@ def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
         if (file := saved_file(name_or_path, single, **hub)) is not None:
             return [file]
         if (file := saved_file(name_or_path, index, **hub)) is not None:
-            shards = set(_read_json(file).get("weight_map", {}).values())
+            shards = set(read_config(file).get("weight_map", {}).values())
             return [Path(cached_file(name_or_path, shard, **hub)) for shard in sorted(shards)]
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
 
@@ -138,8 +140,7 @@ def packed_file(name_or_path: str, **hub: Any) -> Path | None:
     config = saved_file(name_or_path, CONFIG_NAME, **hub)
     if config is None:
         return None
-    held = _read_json(config).get("quantization_config") or {}
-    if held.get("quant_method") != METHOD:
+    if (saved_quantization(config) or {}).get("quant_method") != METHOD:
         return None
     saved_file(name_or_path, GENERATION_CONFIG_NAME, **hub)
     return saved_file(name_or_path, PACKED, **hub)
@@ -197,7 +198,7 @@ def _configuration(name_or_path: str) -> PreTrainedConfig:
             raise ValueError(
                 f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
             )
-        _read_json(file)
+        read_config(file)
     elif Path(name_or_path).exists() or not _is_hub_name(name_or_path):
         raise ValueError(
             f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
@@ -222,14 +223,25 @@ def _is_hub_name(name: str) -> bool:
     return True
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); restore it, or save the model again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no table of names and values; restore it, or save the model again")
-    return content
+def read_config(file: Path) -> dict[str, Any]:
+    """Return what a JSON file beside the weights of a model holds; raise `ValueError` if it is damaged."""
+    return read_json(file, "JSON", _WAY_OUT)
+
+
+def saved_quantization(file: Path) -> dict[str, Any] | None:
+    """Return the `quantization_config` of a config.json, None if there is none.
+
+    Raises `ValueError` for a damaged file.
+    """
+    held = read_config(file).get("quantization_config")
+    if held is not None and not isinstance(held, dict):
+        raise ValueError(f"the quantization_config in {file} is {shortened(held)}, no table; {_WAY_OUT}")
+    return held
+
+
+def method_of(held: Mapping[str, Any]) -> str:
+    """Return the name of the format that a `quantization_config` is of."""
+    return str(held.get("quant_method", "quantized"))
 
 
 def _damaged(name_or_path: str) -> Path | str:
