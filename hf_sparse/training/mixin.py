@@ -18,6 +18,7 @@ from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.events import ListenedEvents
 from hf_sparse.training.files import require_writable
+from hf_sparse.training.finite import require_finite
 from hf_sparse.training.laying_out import check_targets, make_scores
 from hf_sparse.training.locking import LOST, settle
 from hf_sparse.training.quantizer import Quantizer
@@ -152,6 +153,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the sparsity and each loss term beside every training loss."""
+        if "loss" in logs and self.recipe != Recipe():
+            require_finite(self.model)
         if "loss" in logs and self.sparsifier is not None:
             logs["sparsity"] = self.sparsifier.masks.sparsity
             if self.sparsifier.regularizer is not None:
@@ -159,7 +162,9 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model with its sidecar; raise `RuntimeError` if removed weights are not zero."""
+        """Save the model with its sidecar; raise `RuntimeError` if weights are not zero or finite as due."""
+        if self.recipe != Recipe():
+            require_finite(self.model)
         if self.sparsifier is not None:
             self.sparsifier.verify(self.state.global_step)
             self.sparsifier.record(self.model)
