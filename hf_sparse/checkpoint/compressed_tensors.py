@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.checkpoint.configuration import read_config, saved_quantization
 from hf_sparse.checkpoint.directories import holds_only, published
-from hf_sparse.checkpoint.loading import read_config, saved_quantization
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 from hf_sparse.targets import base_prefix
 

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,18 @@ from transformers.utils import (
     cached_file,
 )
 
+from hf_sparse.checkpoint.configuration import (
+    described_by,
+    method_of,
+    read_config,
+    require_plausible,
+    saved_quantization,
+)
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.quantizer import METHOD
-from hf_sparse.reading import read_json, shortened
 
 logger = logging.getLogger(__name__)
 
-_WAY_OUT = "restore it, or save the model again"
 
 _TOKENIZERS = (
     "tokenizer_config.json",
@@ -58,7 +63,8 @@ def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedMo
     """
     architecture = getattr(transformers, named_class(name_or_path) or "", AutoModel)
     try:
-        return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
+        with described_by(f"{name_or_path}/{CONFIG_NAME}"):
+            return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
     except SafetensorError as error:
         raise ValueError(
             f"{_damaged(name_or_path)} is no whole file of tensors ({error}); fetch it again, or save the "
@@ -108,7 +114,7 @@ def load_tokenizer(name_or_path: str, **hub: Any) -> PreTrainedTokenizerBase | N
 def rounded_as(name_or_path: str) -> str | None:
     """Return the format in which the weights of a saved model are rounded, None if they are not."""
     held = getattr(_configuration(name_or_path), "quantization_config", None)
-    return held and held.get("quant_method", "quantized")
+    return method_of(held) if held else None
 
 
 def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
@@ -126,9 +132,18 @@ def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
         if (file := saved_file(name_or_path, single, **hub)) is not None:
             return [file]
         if (file := saved_file(name_or_path, index, **hub)) is not None:
-            shards = set(read_config(file).get("weight_map", {}).values())
+            shards = _shards(file)
             return [Path(cached_file(name_or_path, shard, **hub)) for shard in sorted(shards)]
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
+
+
+def _shards(index: Path) -> set[str]:
+    """Return the files that an index names; raise `ValueError` for one that names none."""
+    held = read_config(index).get("weight_map")
+    shards = list(held.values()) if isinstance(held, dict) else []
+    if not shards or not all(isinstance(shard, str) for shard in shards):
+        raise ValueError(f"{index} is no index of shards; restore it, or save the model again")
+    return set(shards)
 
 
 def packed_file(name_or_path: str, **hub: Any) -> Path | None:
@@ -198,13 +213,16 @@ def _configuration(name_or_path: str) -> PreTrainedConfig:
             raise ValueError(
                 f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
             )
-        read_config(file)
+        require_plausible(file)
     elif Path(name_or_path).exists() or not _is_hub_name(name_or_path):
         raise ValueError(
             f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
         )
+    elif (file := _fetched(name_or_path)) is not None:
+        require_plausible(file)
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        with described_by(f"{name_or_path}/{CONFIG_NAME}"):
+            return AutoConfig.from_pretrained(name_or_path)
     except OSError as error:
         # Of a model that the Hub does not have, transformers says so.
         if not isinstance(error.__cause__, LocalEntryNotFoundError):
@@ -215,33 +233,21 @@ def _configuration(name_or_path: str) -> PreTrainedConfig:
         ) from error
 
 
+def _fetched(name: str) -> Path | None:
+    """Return where the configuration of a model on the Hub lies here; None if it cannot be had."""
+    try:
+        return Path(cached_file(name, CONFIG_NAME))
+    except OSError:
+        # Which says why, where it is loaded.
+        return None
+
+
 def _is_hub_name(name: str) -> bool:
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
     return True
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Return what a JSON file beside the weights of a model holds; raise `ValueError` if it is damaged."""
-    return read_json(file, "JSON", _WAY_OUT)
-
-
-def saved_quantization(file: Path) -> dict[str, Any] | None:
-    """Return the `quantization_config` of a config.json, None if there is none.
-
-    Raises `ValueError` for a damaged file.
-    """
-    held = read_config(file).get("quantization_config")
-    if held is not None and not isinstance(held, dict):
-        raise ValueError(f"the quantization_config in {file} is {shortened(held)}, no table; {_WAY_OUT}")
-    return held
-
-
-def method_of(held: Mapping[str, Any]) -> str:
-    """Return the name of the format that a `quantization_config` is of."""
-    return str(held.get("quant_method", "quantized"))
 
 
 def _damaged(name_or_path: str) -> Path | str:

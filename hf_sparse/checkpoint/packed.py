@@ -11,9 +11,10 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from hf_sparse.checkpoint.comparing import compare, compare_layers, compare_tensor
+from hf_sparse.checkpoint.configuration import described_by, require_plausible
 from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
 from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
 from hf_sparse.checkpoint.loading import packed_file
@@ -143,9 +144,12 @@ def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
     """Open what `save_packed` wrote into a directory; raises as `load_packed` does."""
     path = Path(directory) / PACKED
     pairs = {entry.name: (entry, content) for entry, content in read_packed(path)}
-    config, unused = AutoConfig.from_pretrained(
-        directory, trust_remote_code=False, return_unused_kwargs=True, **config_changes
-    )
+    described = Path(directory) / CONFIG_NAME
+    require_plausible(described)
+    with described_by(described):
+        config, unused = AutoConfig.from_pretrained(
+            directory, trust_remote_code=False, return_unused_kwargs=True, **config_changes
+        )
     held = getattr(config, "quantization_config", None) or {}
     if held.get("quant_method") != METHOD:
         raise ValueError(
@@ -160,7 +164,8 @@ def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
         )
     kind = _kind(config, path)
     config.quantization_config = None
-    skeleton = _build(kind, config, "meta")
+    with described_by(described):
+        skeleton = _build(kind, config, "meta")
     planned, ties = _tensors(skeleton)
     opened = OpenedPacked(path, kind, config, pairs, ties)
     compare(opened.entries, planned, ties, path)

@@ -10,8 +10,9 @@ from transformers import CompressedTensorsConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.compressed_tensors import METHOD as COMPRESSED
+from hf_sparse.checkpoint.configuration import method_of, saved_quantization
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract
-from hf_sparse.checkpoint.loading import load_saved, method_of, packed_file, saved_quantization, weight_bytes
+from hf_sparse.checkpoint.loading import load_saved, packed_file, weight_bytes
 from hf_sparse.checkpoint.quantizer import METHOD as PACKED
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.hub.cards.facts import Files, Quantization, Zeros

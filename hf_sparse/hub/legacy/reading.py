@@ -28,7 +28,7 @@ def read_state(name_or_path: str, **hub: Any) -> State:
     if packed_file(name_or_path, **hub) is not None:
         raise ValueError(f"{name_or_path} is a packed directory of this package; load it with load_packed")
     tensors: dict[str, Tensor] = {}
-    for file in _weight_files(name_or_path, **hub):
+    for file in weight_files(name_or_path, **hub):
         held = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
         if twice := sorted(tensors.keys() & held.keys()):
             raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files anew")
@@ -44,17 +44,6 @@ def _read_config(name_or_path: str, **hub: Any) -> dict[str, Any]:
             f"{name_or_path} has no {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
         )
     return read_json(file, "JSON", "get the file anew")
-
-
-def _weight_files(name_or_path: str, **hub: Any) -> list[Path]:
-    damaged = f"the index of the shards of {name_or_path} is damaged; get it anew"
-    try:
-        files = weight_files(name_or_path, **hub)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(damaged) from error
-    if not files:
-        raise ValueError(damaged)
-    return files
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
