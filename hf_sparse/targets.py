@@ -1,11 +1,12 @@
 """Which weights of a model a recipe means: the Linears of its layer stack."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from hf_sparse.expressions import Expression
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ def _reason_against(
     base: set[str],
     routers: set[str],
     embeddings: set[int],
-    included: list[re.Pattern[str]],
-    excluded: list[re.Pattern[str]],
+    included: list[Expression],
+    excluded: list[Expression],
 ) -> str | None:
     name = candidate.name
     owner = name if candidate.parameter_name == "weight" else name.rpartition(".")[0]
@@ -184,14 +185,11 @@ def _reason_against(
     return "router: chooses among experts" if owner in routers else None
 
 
-def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: str) -> list[re.Pattern[str]]:
+def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: str) -> list[Expression]:
     """Compile names or expressions, refusing any that names no Linear of the model."""
     patterns = []
     for expression in expressions:
-        try:
-            patterns.append(re.compile(expression))
-        except re.error as error:
-            raise ValueError(f"{role}: {expression!r} is not a regular expression: {error}") from error
+        patterns.append(Expression(expression, role))
         if not any(patterns[-1].search(candidate.name) for candidate in candidates):
             raise ValueError(
                 f"{role}: {expression!r} matches no Linear of the model; "
