@@ -8,7 +8,7 @@ from rich.console import Console
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_sparse.reading import read_json, shortened
-from hf_sparse.report.pictures import DENSE, GREY, RATE, ZEROS, hide_frame, new_figure
+from hf_sparse.report.pictures import DENSE, GREY, LITERAL, RATE, ZEROS, hide_frame, new_figure, printable
 from hf_sparse.report.tables import narrow_table
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ def history_figure(log: Log, title: str) -> "Figure":
         raise ValueError(_NOTHING)
     ratios = [ratio for _, ratio in drawn]
     figure = new_figure(9, 1.1 + sum(ratios))
-    figure.suptitle(title, fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold")
+    figure.suptitle(
+        printable(title), fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold", **LITERAL
+    )
     panels = figure.subplots(len(drawn), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, (draw, _) in zip(panels, drawn, strict=True):
         draw(axes, log)
