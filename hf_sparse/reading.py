@@ -1,22 +1,69 @@
-"""Recipes as people write them: YAML, dotted assignments, mistakes."""
+"""Recipes as people write them: YAML, dotted assignments, mistakes; and JSON that may be damaged.
+
+What is read here takes no more memory than its bytes account for, and no more frames than a short program:
+anybody may have written it.
+"""
 
 import difflib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from math import isfinite
+from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+# Nothing that is written here lies deeper than ten levels.
+_DEEPEST = 64
+# A recipe has a few hundred characters; PyYAML takes up to a thousand bytes for each.
+_LONGEST_YAML = 1 << 17
+# No float can hold larger numbers, and a tokenizer's length may be 1e30.
+_BITS = 1000
+_SHOWN = 120
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: PyYAML alone reads 1e-4 as a string, and 2:4 as 124, in base 60."""
+    """YAML 1.2 numbers: PyYAML alone reads 1e-4 as a string, and 2:4 as 124, in base 60.
+
+    Every value is written out where it stands, once, as what it looks like: aliases would let a line stand
+    for gigabytes, of two equal keys the first would be lost, and tags make other things than values.
+    """
 
     # Lists of its own: they are shared with every other user of PyYAML otherwise.
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _refused("aliases are not read; write the value out", event.start_mark)
+        if event.tag not in (None, "!"):
+            raise _refused(f"the tag {shortened(event.tag)} is not read; leave it out", event.start_mark)
+        if self._depth == _DEEPEST:
+            raise _refused(f"more than {_DEEPEST} levels", event.start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, Hashable):
+                if name in seen:
+                    raise _refused(f"{shortened(name)} is there twice; leave one out", key.start_mark)
+                seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _refused(why: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=why, problem_mark=mark)
 
 
 _DIGITS = list("-+.0123456789")
@@ -28,24 +75,134 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(text: str) -> Any:
-    """Parse YAML; an empty text is an empty mapping. Raises `ValueError` where it is malformed."""
-    values = _load(text)
+def read_yaml(text: str, source: str | None = None) -> Any:
+    """Parse YAML, as it stands in a `source`; an empty text is an empty mapping.
+
+    Raises `ValueError` where it is malformed, has aliases, tags or a key twice, or is longer or deeper than
+    anything people write.
+    """
+    values = _load(text, source)
     return {} if values is None else values
 
 
-def _load(text: str) -> Any:
+def read_yaml_file(path: str | Path) -> Any:
+    """Parse a YAML file as `read_yaml` does; its errors name the file."""
+    with open(path, "rb") as file:
+        content = file.read(_LONGEST_YAML + 1)
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{text!r} is not readable as YAML: {error}") from error
+        return read_yaml(content.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as one") from error
+
+
+def _load(text: str, source: str | None = None) -> Any:
+    source = source or shortened(text)
+    if len(text) > _LONGEST_YAML:
+        raise ValueError(f"{source} is longer than {_LONGEST_YAML} characters of YAML; say it in fewer")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+        _check(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{source} is not readable as YAML: {_reason(error)}") from error
+    return value
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line what a parser found, and where."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return str(error).partition("\n")[0]
+    mark = error.problem_mark
+    where = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+    return ", ".join(part for part in (error.context, error.problem) if part) + where
+
+
+def read_json(path: str | Path, what: str, way_out: str, own: bool = False) -> dict[str, Any]:
+    """Return the names and values that a JSON file holds, which should be `what` is named.
+
+    Raises `ValueError` that names the file and ends in `way_out` for anything else, `OSError` where it cannot
+    be read. `own` as in `parse_json`.
+    """
+    content = Path(path).read_bytes()
+    try:
+        found = parse_json(content, own)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no table of names and values")
+    except ValueError as error:
+        raise ValueError(f"{path} is no {what} ({error}); {way_out}") from error
+    return found
+
+
+def parse_json(content: str | bytes, own: bool = False) -> Any:
+    """Return what JSON says; raise `ValueError` for what is malformed, too deep or too large.
+
+    In what hf_sparse wrote on its `own` no name stands twice and every number is finite; in other files the
+    last one counts, and a loss may be NaN.
+    """
+    try:
+        text = content.decode() if isinstance(content, bytes) else content
+        value = json.loads(text, **_OWN if own else {})
+    except RecursionError:
+        raise ValueError(f"more than {_DEEPEST} levels") from None
+    _check(value)
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{shortened(next(name for name in names if names.count(name) > 1))} is there twice")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    return float(text) if isfinite(float(text)) else _no_number(shortened(text))
+
+
+_OWN: dict[str, Any] = {"object_pairs_hook": _once, "parse_constant": _no_number, "parse_float": _finite}
+
+
+def _check(value: Any) -> None:
+    """Raise `ValueError` for values that lie too deep, too large numbers, texts that no file could hold."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        inner = []
+        for part in level:
+            if isinstance(part, dict):
+                inner += part.keys()
+                inner += part.values()
+            elif isinstance(part, list):
+                inner += part
+            elif isinstance(part, str):
+                # Halves of characters, which JSON and YAML can write and UTF-8 cannot.
+                part.encode()
+                if "\0" in part:
+                    raise ValueError("there is a zero byte in a text")
+            elif isinstance(part, int) and part.bit_length() > _BITS:
+                raise ValueError(f"{shortened(part)} is larger than any float")
+        level = inner
+        if not level:
+            return
+    raise ValueError(f"more than {_DEEPEST} levels")
+
+
+def shortened(value: object) -> str:
+    """Return how a value is written, its middle left out where that is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN * 2 // 3]} ... {text[-_SHOWN // 6 :]}"
 
 
 def parse_assignment(text: str) -> tuple[list[str], Any]:
     """Split `a.b=value` into its path and its value, read as YAML."""
     path, equals, value = text.partition("=")
     if not equals or not all(path.strip().split(".")):
-        raise ValueError(f"{text!r} is not an assignment; write it like sparsity.schedule.final=0.85")
+        raise ValueError(
+            f"{shortened(text)} is not an assignment; write it like sparsity.schedule.final=0.85"
+        )
     return path.strip().split("."), _load(value)
 
 
@@ -64,7 +221,7 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict):
         return f"{where}: {message}"
-    return f"{where} is {detail['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{where} is {shortened(detail['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:

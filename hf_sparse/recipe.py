@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hf_sparse.reading import explain, parse_assignment, read_yaml
+from hf_sparse.reading import explain, parse_assignment, read_yaml_file
 from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
@@ -38,8 +38,12 @@ class Recipe(Part):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Recipe":
-        """Read a YAML file."""
-        return cls.from_dict(read_yaml(Path(path).read_text(encoding="utf-8")))
+        """Read a YAML file; raise `ValueError` naming it and whatever is wrong in it."""
+        values = read_yaml_file(path)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @classmethod
     def preset(cls, name: str) -> "Recipe":
@@ -49,7 +53,7 @@ class Recipe(Part):
                 f"no preset is called {name!r}; choose one of {', '.join(preset_names())}, or give a YAML "
                 "file"
             )
-        return cls.from_dict(read_yaml((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
+        return cls.from_yaml(_PRESETS / f"{name}.yaml")
 
     def override(self, assignments: Iterable[str]) -> "Recipe":
         """Return a copy with dotted assignments made, such as `distillation=null`."""

@@ -1,6 +1,5 @@
 """Which weights of a model a recipe means: the Linears of its layer stack."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_sparse.expressions import Expression
 from hf_sparse.modules import NamedModule, base_names, layer_stack, named_modules, routers
 
 
@@ -149,14 +149,14 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
 
 def every_weight(model: nn.Module) -> Targets:
     """Find all weights that could be pruned, wherever they stand; there may be none."""
-    return _sorted(model, list(_candidates(model)), [re.compile("")], [])
+    return _sorted(model, list(_candidates(model)), [Expression("", "include")], [])
 
 
 def _sorted(
     model: nn.Module,
     candidates: list[_Candidate],
-    included: list[re.Pattern[str]],
-    excluded: list[re.Pattern[str]],
+    included: list[Expression],
+    excluded: list[Expression],
 ) -> Targets:
     stack, base, choosing = layer_stack(model), base_names(model), routers(model)
     tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
@@ -245,8 +245,8 @@ def _reason_against(
     base: set[str],
     routers: set[str],
     embeddings: set[int],
-    included: list[re.Pattern[str]],
-    excluded: list[re.Pattern[str]],
+    included: list[Expression],
+    excluded: list[Expression],
 ) -> str | None:
     name = candidate.name
     owner = name if candidate.parameter_name == "weight" else name.rpartition(".")[0]
@@ -265,14 +265,11 @@ def _reason_against(
     return "router: chooses among experts" if owner in routers else None
 
 
-def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: str) -> list[re.Pattern[str]]:
+def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: str) -> list[Expression]:
     """Compile names or expressions, refusing any that names no Linear of the model."""
     patterns = []
     for expression in expressions:
-        try:
-            patterns.append(re.compile(expression))
-        except re.error as error:
-            raise ValueError(f"{role}: {expression!r} is not a regular expression: {error}") from error
+        patterns.append(Expression(expression, role))
         if not any(patterns[-1].search(candidate.name) for candidate in candidates):
             raise ValueError(
                 f"{role}: {expression!r} matches no Linear of the model; "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.checkpoint.configuration import read_config, saved_quantization
 from hf_sparse.checkpoint.directories import holds_only, published
 from hf_sparse.modules import base_prefix
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers, require_finite
@@ -56,7 +57,7 @@ def save_compressed(
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
         file = staged / CONFIG_NAME
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_config(file)
         config["quantization_config"] = scheme
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -185,5 +186,5 @@ def is_compressed(directory: Path) -> bool:
     file = directory / CONFIG_NAME
     if not file.is_file():
         return False
-    held = json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}
+    held = saved_quantization(file) or {}
     return held.get("quant_method") == METHOD and holds_only(directory, "model*.safetensors*")

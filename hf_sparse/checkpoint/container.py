@@ -7,8 +7,9 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -41,8 +42,11 @@ SUFFIX = ".packed"
 _KEY = "hf_sparse_packed"
 # Without header and checksum of zlib's own.
 _RAW = -15
-# An index of 64 MiB would name 100,000 tensors; a small file must not ask for more memory than that.
-_LARGEST_INDEX = 1 << 26
+# Of an entry, beside its name, which may be written with six characters for one.
+_LONGEST_ENTRY = 2048
+# A small file must not ask for much memory. DEFLATE makes at most 1,032 bytes of one, and weights that are
+# all zero take next to none.
+_FEWEST, _TIMES = 1 << 28, 1 << 11
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -125,8 +129,10 @@ def read_packed(path: Path) -> list[tuple[Entry, memoryview]]:
         raise FileNotFoundError(f"{path} does not exist; pack a model with save_packed")
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            entries = _entries(file.metadata())
-            contents = {name: _bytes_of(file, name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            entries = _entries(file.metadata(), _room(names))
+            _require_room(entries, path.stat().st_size)
+            contents = {name: _bytes_of(file, name) for name in names}
         return _paired(entries, contents)
     except _Newer as error:
         raise ValueError(f"{path} {error}; upgrade hf_sparse") from error
@@ -153,7 +159,20 @@ class _Newer(Exception):
     pass
 
 
-def _entries(metadata: Mapping[str, str] | None) -> list[Entry]:
+def _room(names: Collection[str]) -> int:
+    """Return how long an index of these tensors can be."""
+    return sum(6 * len(name.encode()) for name in names) + _LONGEST_ENTRY * (len(names) + 1)
+
+
+def _require_room(entries: list[Entry], size: int) -> None:
+    """Raise `ValueError` for tensors that are larger than a file of this size can mean."""
+    asked = sum(prod(entry.shape) * DTYPES[entry.dtype].itemsize for entry in entries)
+    if asked > max(_FEWEST, _TIMES * size):
+        raise ValueError(f"its {size} bytes are said to hold {asked}")
+
+
+def _entries(metadata: Mapping[str, str] | None, room: int) -> list[Entry]:
+    """Return the entries of a file whose index takes no more bytes than there is `room` for."""
     match = re.fullmatch(r"([1-9]\d*) (\d+) ([\w+/=]+)", (metadata or {}).get(_KEY, ""), re.ASCII)
     if match is None or len(metadata) > 1:
         raise ValueError("its metadata are not those of a packed model")
@@ -163,7 +182,7 @@ def _entries(metadata: Mapping[str, str] | None) -> list[Entry]:
     packed = base64.b64decode(text, validate=True)
     if str(zlib.crc32(packed)) != checksum:
         raise ValueError("its index does not match its checksum")
-    entries = _INDEX.validate_json(_expanded(packed))
+    entries = _INDEX.validate_json(_expanded(packed, room))
     if len({entry.name for entry in entries}) < len(entries):
         raise ValueError("a name occurs twice")
     return entries
@@ -184,12 +203,12 @@ def _paired(entries: list[Entry], contents: Mapping[str, np.ndarray]) -> list[tu
     return pairs
 
 
-def _expanded(index: bytes) -> bytes:
+def _expanded(index: bytes, room: int) -> bytes:
     machine = zlib.decompressobj(_RAW)
     try:
-        expanded = machine.decompress(index, _LARGEST_INDEX)
+        expanded = machine.decompress(index, room)
     except zlib.error as error:
         raise ValueError(f"its index cannot be decompressed: {error}") from error
     if not machine.eof or machine.unused_data:
-        raise ValueError(f"its index does not decompress, or not to less than {_LARGEST_INDEX} bytes")
+        raise ValueError(f"its index does not decompress, or not to {room} bytes at most")
     return expanded

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
+from typing import Annotated
 
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 from torch import nn
 
 from hf_sparse.modules import named_modules, pretrained_parts
+from hf_sparse.reading import shortened
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
@@ -14,6 +17,7 @@ from hf_sparse.targets import LeftOut, Targets, every_weight
 
 KEY = "hf_sparse"
 FORMAT_VERSION = 1
+Part = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -21,9 +25,9 @@ class Promise:
     """Of one weight: its pattern; the sparsity asked for, None if it was free; share and number removed."""
 
     pattern: str
-    target: float | None
-    achieved: float
-    removed: int
+    target: Part | None
+    achieved: Part
+    removed: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,13 @@ class Contract:
     """
 
     pattern: str
-    target: float | None
-    achieved: float
+    target: Part | None
+    achieved: Part
     digest: str
     layers: Mapping[str, Promise]
+
+
+_CONTRACT = TypeAdapter(Contract)
 
 
 def read_contract(model: nn.Module) -> Contract | None:
@@ -53,18 +60,17 @@ def read_contract(model: nn.Module) -> Contract | None:
     version = record.get("format_version") if isinstance(record, Mapping) else None
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"the configuration's {KEY} record has format version {version}, this release reads "
+            f"the configuration's {KEY} record has format version {shortened(version)}, this release reads "
             f"{FORMAT_VERSION}; upgrade hf_sparse, or remove the record: del model.config.{KEY}"
         )
     try:
-        fields = {name: record[name] for name in ("pattern", "target", "achieved", "digest")}
-        layers = {name: Promise(**held) for name, held in record["layers"].items()}
-        if not all(isinstance(promise.removed, int) for promise in layers.values()):
-            raise TypeError("a number of removed weights is not a number")
-        return Contract(layers=layers, **fields)
-    except (KeyError, TypeError, AttributeError) as error:
+        return _CONTRACT.validate_python({name: record[name] for name in record if name != "format_version"})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
         raise ValueError(
-            f"the configuration's {KEY} record is damaged ({error}); remove it: del model.config.{KEY}"
+            f"the configuration's {KEY} record is damaged ({where[:120]}: {first['msg']}); remove it: del "
+            f"model.config.{KEY}"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """Saved models, as the class they were saved as."""
 
-import json
 import logging
 import re
 from collections.abc import Iterable
@@ -29,10 +28,18 @@ from transformers.utils import (
     cached_file,
 )
 
+from hf_sparse.checkpoint.configuration import (
+    described_by,
+    method_of,
+    read_config,
+    require_plausible,
+    saved_quantization,
+)
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.quantizer import METHOD
 
 logger = logging.getLogger(__name__)
+
 
 _TOKENIZERS = (
     "tokenizer_config.json",
@@ -56,7 +63,8 @@ def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedMo
     """
     architecture = getattr(transformers, named_class(name_or_path) or "", AutoModel)
     try:
-        return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
+        with described_by(f"{name_or_path}/{CONFIG_NAME}"):
+            return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
     except SafetensorError as error:
         raise ValueError(
             f"{_damaged(name_or_path)} is no whole file of tensors ({error}); fetch it again, or save the "
@@ -106,7 +114,7 @@ def load_tokenizer(name_or_path: str, **hub: Any) -> PreTrainedTokenizerBase | N
 def rounded_as(name_or_path: str) -> str | None:
     """Return the format in which the weights of a saved model are rounded, None if they are not."""
     held = getattr(_configuration(name_or_path), "quantization_config", None)
-    return held and held.get("quant_method", "quantized")
+    return method_of(held) if held else None
 
 
 def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
@@ -124,9 +132,18 @@ def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
         if (file := saved_file(name_or_path, single, **hub)) is not None:
             return [file]
         if (file := saved_file(name_or_path, index, **hub)) is not None:
-            shards = set(_read_json(file).get("weight_map", {}).values())
+            shards = _shards(file)
             return [Path(cached_file(name_or_path, shard, **hub)) for shard in sorted(shards)]
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
+
+
+def _shards(index: Path) -> set[str]:
+    """Return the files that an index names; raise `ValueError` for one that names none."""
+    held = read_config(index).get("weight_map")
+    shards = list(held.values()) if isinstance(held, dict) else []
+    if not shards or not all(isinstance(shard, str) for shard in shards):
+        raise ValueError(f"{index} is no index of shards; restore it, or save the model again")
+    return set(shards)
 
 
 def packed_file(name_or_path: str, **hub: Any) -> Path | None:
@@ -138,8 +155,7 @@ def packed_file(name_or_path: str, **hub: Any) -> Path | None:
     config = saved_file(name_or_path, CONFIG_NAME, **hub)
     if config is None:
         return None
-    held = _read_json(config).get("quantization_config") or {}
-    if held.get("quant_method") != METHOD:
+    if (saved_quantization(config) or {}).get("quant_method") != METHOD:
         return None
     saved_file(name_or_path, GENERATION_CONFIG_NAME, **hub)
     return saved_file(name_or_path, PACKED, **hub)
@@ -197,13 +213,16 @@ def _configuration(name_or_path: str) -> PreTrainedConfig:
             raise ValueError(
                 f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
             )
-        _read_json(file)
+        require_plausible(file)
     elif Path(name_or_path).exists() or not _is_hub_name(name_or_path):
         raise ValueError(
             f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
         )
+    elif (file := _fetched(name_or_path)) is not None:
+        require_plausible(file)
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        with described_by(f"{name_or_path}/{CONFIG_NAME}"):
+            return AutoConfig.from_pretrained(name_or_path)
     except OSError as error:
         # Of a model that the Hub does not have, transformers says so.
         if not isinstance(error.__cause__, LocalEntryNotFoundError):
@@ -214,22 +233,21 @@ def _configuration(name_or_path: str) -> PreTrainedConfig:
         ) from error
 
 
+def _fetched(name: str) -> Path | None:
+    """Return where the configuration of a model on the Hub lies here; None if it cannot be had."""
+    try:
+        return Path(cached_file(name, CONFIG_NAME))
+    except OSError:
+        # Which says why, where it is loaded.
+        return None
+
+
 def _is_hub_name(name: str) -> bool:
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
     return True
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); restore it, or save the model again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no table of names and values; restore it, or save the model again")
-    return content
 
 
 def _damaged(name_or_path: str) -> Path | str:

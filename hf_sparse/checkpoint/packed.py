@@ -10,9 +10,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from hf_sparse.checkpoint.comparing import compare, compare_layers, compare_tensor, require_same
+from hf_sparse.checkpoint.configuration import described_by, require_plausible
 from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
 from hf_sparse.checkpoint.directories import moved_into
 from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
@@ -149,9 +150,12 @@ def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
     """Open what `save_packed` wrote into a directory; raises as `load_packed` does."""
     path = Path(directory) / PACKED
     pairs = {entry.name: (entry, content) for entry, content in read_packed(path)}
-    config, unused = AutoConfig.from_pretrained(
-        directory, trust_remote_code=False, return_unused_kwargs=True, **config_changes
-    )
+    described = Path(directory) / CONFIG_NAME
+    require_plausible(described)
+    with described_by(described):
+        config, unused = AutoConfig.from_pretrained(
+            directory, trust_remote_code=False, return_unused_kwargs=True, **config_changes
+        )
     held = getattr(config, "quantization_config", None) or {}
     if held.get("quant_method") != METHOD:
         raise ValueError(
@@ -166,7 +170,8 @@ def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
         )
     kind = _kind(config, path)
     config.quantization_config = None
-    skeleton = _build(kind, config, "meta")
+    with described_by(described):
+        skeleton = _build(kind, config, "meta")
     planned, ties = _tensors(skeleton)
     opened = OpenedPacked(path, kind, config, pairs, ties)
     compare(opened.entries, planned, ties, path)

@@ -1,18 +1,19 @@
 """What a saved model takes, beside what it would take otherwise and what it must take at least."""
 
-import json
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hf_sparse.checkpoint.container import PACKED, read_packed
 from hf_sparse.checkpoint.entries import bit_patterns
 from hf_sparse.checkpoint.loading import weight_files
 from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.reading import parse_json
 from hf_sparse.targets import Target, find_targets
 
 _DENSE_BYTES = 4
@@ -151,8 +152,16 @@ def _tensor_bytes(files: Iterable[Path]) -> dict[str, int]:
     """Return the length of each tensor in safetensors files, from their headers."""
     lengths = {}
     for path in files:
+        try:
+            with safe_open(path, "pt"):
+                # Whose checks are not made again: a header that is as long as it says, of tensors.
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); fetch it again, or save the model again"
+            ) from error
         with open(path, "rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+            header = parse_json(file.read(struct.unpack("<Q", file.read(8))[0]))
         header.pop("__metadata__", None)
         for name, tensor in header.items():
             begin, end = tensor["data_offsets"]

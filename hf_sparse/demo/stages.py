@@ -22,6 +22,7 @@ from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.settings import Training
 from hf_sparse.metrics.masked import most_likely
+from hf_sparse.reading import read_json
 from hf_sparse.recipe import Recipe
 from hf_sparse.report.sizes import sizes_as_dict
 from hf_sparse.sparsity.measure import measure_sparsity
@@ -84,7 +85,7 @@ class Stage:
 def read_outcome(directory: Path) -> Outcome | None:
     """Read the record of a finished stage; None where there is none that can be read."""
     try:
-        return Outcome(**json.loads((directory / _RECORD).read_text(encoding="utf-8")))
+        return Outcome(**read_json(directory / _RECORD, "record", "run the stage again"))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -22,6 +22,7 @@ from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.cards.weights import PACKED_FOLDER
 from hf_sparse.hub.scanning import require_public
 from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.reading import parse_json
 from hf_sparse.storage import write_atomically
 from hf_sparse.training.loading import load_to_publish
 from hf_sparse.training.record import copy_public_record, is_local
@@ -157,7 +158,7 @@ def _write_weights(model: PreTrainedModel, folder: Path) -> tuple[str, ...]:
 def _forget_names(path: Path) -> None:
     """Take out of a JSON file which directory a model was loaded from."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path.name} is no JSON ({error}); restore it, or save the model again") from error
     if _without_local_names(content):

@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
+
+from hf_sparse.native.cache import Cache, Unavailable, opened
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,6 @@ _PACKAGE = Path(__file__).parent.parent
 PREBUILT = "native/prebuilt"
 
 Result = TypeVar("Result")
-
-
-class Unavailable(Exception):
-    """Why a file can not be compiled or loaded."""
 
 
 def once(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -98,11 +95,15 @@ def prebuild(source: str, *flags: str, into: Path) -> Path:
     path = into / PREBUILT / _name(source, flags)
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [*_compiler(), *_FLAGS, *flags, str(_PACKAGE / source)]
-    try:
-        _compile([*command, *_ALONE], path)
-    except Unavailable:
-        # Not every linker can, and not every system has the archive that it takes.
-        _compile(command, path)
+    # Nobody sees a half of it: it is moved into place.
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        built = Path(directory) / path.name
+        try:
+            _compile([*command, *_ALONE], built)
+        except Unavailable:
+            # Not every linker can, and not every system has the archive that it takes.
+            _compile(command, built)
+        os.replace(built, path)
     return path
 
 
@@ -116,18 +117,28 @@ def _prebuilt(source: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
 
 def _compiled(source: str, flags: tuple[str, ...]) -> ctypes.CDLL:
     command = [*_compiler(), *_FLAGS, *flags]
-    path = _cache() / _name(source, (*command, platform.platform()))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.exists():
-        _require_own(path)
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:
-            # Not whole, or of another machine that shares the directory: made anew.
-            path.unlink()
-    _require_own(path.parent)
-    _compile([*command, str(_PACKAGE / source)], path)
-    return ctypes.CDLL(str(path))
+    name = _name(source, (*command, platform.platform()))
+    with opened(_cache()) as cache:
+        if (found := _kept(cache, name)) is not None:
+            return found
+        with cache.locked():
+            # Another process may have made it while this one waited.
+            if (found := _kept(cache, name)) is not None:
+                return found
+            with cache.folder() as folder:
+                _compile([*command, str(_PACKAGE / source)], folder / name)
+                cache.keep(folder / name)
+            if (found := cache.load(name)) is None:
+                raise Unavailable(f"{cache.path / name} is not what was written there a moment ago")
+            return found
+
+
+def _kept(cache: Cache, name: str) -> ctypes.CDLL | None:
+    try:
+        return cache.load(name)
+    except OSError:
+        # Of another machine that shares the directory: made anew.
+        return None
 
 
 def _name(source: str, made_by: tuple[str, ...]) -> str:
@@ -145,33 +156,22 @@ def _compiler() -> list[str]:
     return command
 
 
-def _compile(command: list[str], path: Path) -> None:
-    # Several processes may compile at once; each moves a whole file into place.
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        built = Path(directory) / path.name
-        try:
-            done = subprocess.run(
-                [*command, "-o", str(built)],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Unavailable(str(error)) from error
-        if done.returncode:
-            said = done.stderr.strip()[:300] or f"exit code {done.returncode}"
-            raise Unavailable(f"{command[0]} failed: {said}")
-        os.replace(built, path)
-
-
-def _require_own(path: Path) -> None:
-    """Refuse to load what another user may have written."""
-    status = path.stat()
-    if status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
-        raise Unavailable(f"{path} is another user's, or others may write to it")
+def _compile(command: list[str], built: Path) -> None:
+    try:
+        done = subprocess.run(
+            [*command, "-o", str(built)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(str(error)) from error
+    if done.returncode:
+        said = done.stderr.strip()[:300] or f"exit code {done.returncode}"
+        raise Unavailable(f"{command[0]} failed: {said}")
 
 
 def _cache() -> Path:

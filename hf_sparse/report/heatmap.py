@@ -5,7 +5,7 @@ from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from hf_sparse.report.grid import Grid, arrange
-from hf_sparse.report.pictures import GREY, ZEROS, hide_frame, new_figure
+from hf_sparse.report.pictures import GREY, LITERAL, ZEROS, hide_frame, new_figure, printable
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights, place_of, zero_density
 from hf_sparse.targets import Target, Targets
 
@@ -35,7 +35,9 @@ def sparsity_figure(weights: Sequence[WeightInspection], title: str) -> "Figure"
     figure = new_figure(
         1 + max(0.9, _LETTER * longest + 0.1) * columns, 1.5 + _HEIGHT * sum(heights) + 0.6 * len(grids)
     )
-    figure.suptitle(title, fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold")
+    figure.suptitle(
+        printable(title), fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold", **LITERAL
+    )
     panels = figure.subplots(len(grids), 1, height_ratios=heights, squeeze=False)[:, 0]
     colour = ScalarMappable(_range(weights), _colours())
     for axes, grid in zip(panels, grids, strict=True):
@@ -56,7 +58,9 @@ def weight_figure(target: Target) -> "Figure":
     rows, columns = weight.shape
     ratio = min(max(rows / columns, 0.3), 2.0)
     figure = new_figure(7 / max(ratio, 1.0) + 1.8, 7 * min(ratio, 1.0) + 1.0)
-    figure.suptitle(target.name, fontsize=11, x=0.01, horizontalalignment="left", fontweight="bold")
+    figure.suptitle(
+        target.name, fontsize=11, x=0.01, horizontalalignment="left", fontweight="bold", **LITERAL
+    )
     axes = figure.subplots()
     image = axes.imshow(
         zero_density(weight),
@@ -96,7 +100,9 @@ def layer_figure(targets: Targets, layer: int, title: str) -> "Figure":
     across = min(len(chosen), _ACROSS)
     down = ceil(len(chosen) / across)
     figure = new_figure(2.5 * across + 0.6, 2.7 * down + 0.6)
-    figure.suptitle(title, fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold")
+    figure.suptitle(
+        printable(title), fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold", **LITERAL
+    )
     panels = figure.subplots(down, across, squeeze=False).flatten()
     for axes, target, weight in zip(panels, chosen, found, strict=False):
         place = places[target.name]
@@ -104,7 +110,7 @@ def layer_figure(targets: Targets, layer: int, title: str) -> "Figure":
             zero_density(target.weight, _CELLS), cmap=_colours(), vmin=0, vmax=1, interpolation="nearest"
         )
         axes.set_aspect("auto")
-        axes.set_title(f"{place.stack}.{place.kind}" if stacks else place.kind, fontsize=9)
+        axes.set_title(f"{place.stack}.{place.kind}" if stacks else place.kind, fontsize=9, **LITERAL)
         axes.set_xlabel(f"{weight.sparsity:.1%} {weight.pattern or ''}", fontsize=8, color=GREY)
         axes.set_ylabel(f"{weight.shape[0]:,} x {weight.shape[1]:,}", fontsize=8, color=GREY)
         axes.set_xticks([])
@@ -126,10 +132,10 @@ def _draw_grid(axes: "Axes", grid: Grid, colour: "ScalarMappable") -> None:
             if (share := grid.sparsity(layer, kind)) is not None:
                 _draw_cell(axes, x, y, share, colour)
     axes.set_ylim(ys[-1] + 0.5, -0.5)
-    axes.set_xticks(xs, [*(label.replace(".", "\n") for label in grid.labels), "all"])
+    axes.set_xticks(xs, [*(label.replace(".", "\n") for label in grid.labels), "all"], **LITERAL)
     axes.set_yticks(ys, [*map(str, grid.layers), "all"])
     axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False, colors=GREY)
-    axes.set_ylabel(grid.stack, color=GREY, fontsize=9)
+    axes.set_ylabel(grid.stack, color=GREY, fontsize=9, **LITERAL)
     hide_frame(axes, "top", "right", "bottom", "left")
 
 

@@ -1,6 +1,5 @@
 """What a run has logged, as a table and as a picture."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_sparse.report.pictures import DENSE, GREY, RATE, ZEROS, hide_frame, new_figure
+from hf_sparse.reading import read_json, shortened
+from hf_sparse.report.pictures import DENSE, GREY, LITERAL, RATE, ZEROS, hide_frame, new_figure, printable
 from hf_sparse.report.tables import narrow_table
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATE = "trainer_state.json"
+_STATE, _WAY_OUT = "state of a Trainer", "delete it, or copy it again from where it was written"
 _ROWS, _EVALUATIONS = 20, 50
 # What is shown of a log: the key, its heading, its format.
 _COLUMNS = (
@@ -39,9 +40,14 @@ def read_log(directory: str | Path) -> list[dict[str, float]]:
     """
     rows: dict[int, dict[str, float]] = {}
     for line in furthest_state(directory)["log_history"]:
-        numbers = {key: value for key, value in line.items() if isinstance(value, (int, float))}
+        numbers = {key: value for key, value in line.items() if is_number(value)}
         rows.setdefault(line["step"], {}).update(numbers)
     return [rows[step] for step in sorted(rows)]
+
+
+def is_number(value: object) -> bool:
+    """Say whether something logged or measured is a number, and not a yes or no."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def furthest_state(directory: str | Path) -> dict[str, Any]:
@@ -61,13 +67,14 @@ def furthest_state(directory: str | Path) -> dict[str, Any]:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(line["step"], int) for line in state["log_history"]):
-            return state
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the state of a Trainer: {type(error).__name__} {error}") from error
-    raise ValueError(f"{path} is not the state of a Trainer: a step in it is no number")
+    state = read_json(path, _STATE, _WAY_OUT)
+    lines = state.get("log_history")
+    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+        raise ValueError(f"{path} is no {_STATE} (its log_history is no list of tables); {_WAY_OUT}")
+    for line in lines:
+        if not isinstance(step := line.get("step"), int) or isinstance(step, bool) or step < 0:
+            raise ValueError(f"{path} is no {_STATE} (a step in it is {shortened(step)}); {_WAY_OUT}")
+    return state
 
 
 def is_worth_printing(log: Log) -> bool:
@@ -110,7 +117,9 @@ def history_figure(log: Log, title: str) -> "Figure":
         raise ValueError(_NOTHING)
     ratios = [ratio for _, ratio in drawn]
     figure = new_figure(9, 1.1 + sum(ratios))
-    figure.suptitle(title, fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold")
+    figure.suptitle(
+        printable(title), fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold", **LITERAL
+    )
     panels = figure.subplots(len(drawn), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, (draw, _) in zip(panels, drawn, strict=True):
         draw(axes, log)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_sparse.environment import hardware, versions
-from hf_sparse.report.pictures import DENSE, GREY, ZEROS, hide_frame, new_figure
+from hf_sparse.report.pictures import DENSE, GREY, LITERAL, ZEROS, hide_frame, new_figure, printable
 from hf_sparse.report.tables import narrow_table
 
 if TYPE_CHECKING:
@@ -173,14 +173,15 @@ def latency_figure(report: LatencyReport) -> "Figure":
     rows = report.ranked
     figure = new_figure(9, 1.7 + 0.42 * len(rows))
     figure.suptitle(
-        f"{Path(report.model).name}: {_inputs(report)}",
+        printable(f"{Path(report.model).name}: {_inputs(report)}"),
         fontsize=12,
         x=0.01,
         horizontalalignment="left",
         fontweight="bold",
+        **LITERAL,
     )
     axes = figure.subplots()
-    axes.set_title(_hardware(report), fontsize=9, color=GREY, loc="left")
+    axes.set_title(_hardware(report), fontsize=9, color=GREY, loc="left", **LITERAL)
     medians, lates = ([1000 * value for value in values] for values in _times(rows))
     colours = [ZEROS if row.ours else DENSE for row in rows]
     places = range(len(rows))
@@ -196,7 +197,7 @@ def latency_figure(report: LatencyReport) -> "Figure":
             fontsize=9,
             fontweight="bold" if row.ours else "normal",
         )
-    axes.set_yticks(places, [row.name for row in rows])
+    axes.set_yticks(places, [row.name for row in rows], **LITERAL)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.14 * max(max(medians), max(lates)))
     axes.set_xlabel("milliseconds for a batch: median, and a line to the 95th percentile", fontsize=9)

@@ -1,6 +1,5 @@
 """Runs with what is measured of the models that they left."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.checkpoint.configuration import saved_quantization
 from hf_sparse.checkpoint.loading import weight_bytes
 from hf_sparse.report.history import STATE, read_log
 from hf_sparse.report.run import Run, find_runs, origin_of, pipeline_of
@@ -228,7 +228,7 @@ def _other_forms(directory: Path) -> list[Path]:
     found = []
     for path in sorted(directory.glob(f"*/{CONFIG_NAME}")):
         checkpoint = path.parent.name.startswith(PREFIX_CHECKPOINT_DIR)
-        if not checkpoint and "quantization_config" in json.loads(path.read_text(encoding="utf-8")):
+        if not checkpoint and saved_quantization(path) is not None:
             found.append(path)
     return found
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ZEROS, RATE, GREY, DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
+# For texts with names in them: a dollar sign begins no formula.
+LITERAL = {"parse_math": False}
 
 
 def write_png(figure: "Figure", path: Path) -> None:
@@ -35,6 +37,11 @@ def new_figure(width: float, height: float) -> "Figure":
     except ImportError as error:
         raise ValueError("pictures need matplotlib; run pip install hf_sparse[demo]") from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def printable(text: str) -> str:
+    """Return a name with what cannot be drawn in it replaced: control characters, undecodable bytes."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def hide_frame(axes: "Axes", *sides: str) -> None:

@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_sparse.report.pictures import DENSE, GREY, RATE, ZEROS, hide_frame, new_figure, write_png
+from hf_sparse.report.pictures import (
+    DENSE,
+    GREY,
+    LITERAL,
+    RATE,
+    ZEROS,
+    hide_frame,
+    new_figure,
+    printable,
+    write_png,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +42,7 @@ def demo_figure(
     """
     figure = new_figure(11, 4.4)
     run, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(printable(title), fontsize=12, **LITERAL)
     _draw_run(run, log)
     _draw_accuracies(bars, accuracies, majority)
     return figure

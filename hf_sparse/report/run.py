@@ -1,6 +1,5 @@
 """All that the files of a finished run say of it: its record, its log, what was measured of its model."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,14 +10,16 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.reading import read_json, shortened
 from hf_sparse.recipe import Recipe
-from hf_sparse.report.history import STATE, furthest_state, read_log
+from hf_sparse.report.history import STATE, furthest_state, is_number, read_log
 from hf_sparse.training.record import is_local, read_record
 
 EVALUATION, LATENCY = "eval_results.json", "latency*.json"
 _PREFIX = "eval_"
 # Scripts of masked language modelling call the one score so that has no prefix.
 _PREFIXES = (_PREFIX, "perplexity")
+_MEASURED, _WAY_OUT = "measurement of a model", "measure again, or delete it"
 # What an evaluation reports of itself and not of the model.
 _CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
 
@@ -68,7 +69,7 @@ def read_run(directory: str | Path) -> Run:
     log = read_log(directory) if logged else []
     scores, samples, source = _scores(directory, log, record)
     timed = sorted(directory.glob(LATENCY))
-    latencies, files = tuple(_read(path) for path in timed), tuple(path.name for path in timed)
+    latencies, files = tuple(read_measured(path) for path in timed), tuple(path.name for path in timed)
     return Run(directory, record, log, scores, samples, source, latencies, files)
 
 
@@ -122,7 +123,7 @@ def find_runs(directory: str | Path) -> list[Run]:
         raise ValueError(
             f"{directory} holds no model, nor does a directory in it; name the output directory of a run"
         )
-    return sorted(runs, key=lambda run: (run.record or {}).get("date", ""))
+    return sorted(runs, key=lambda run: (run.record or {}).get("date") or "")
 
 
 def _model_in(directory: Path) -> Path | None:
@@ -137,7 +138,7 @@ def _scores(
     directory: Path, log: Sequence[Mapping[str, float]], record: Mapping[str, Any] | None
 ) -> tuple[dict[str, float], int | None, str | None]:
     if (directory / EVALUATION).is_file():
-        found, source = _read(directory / EVALUATION), EVALUATION
+        found, source = read_measured(directory / EVALUATION), EVALUATION
     elif log and _may_be_earlier(furthest_state(directory)):
         return {}, None, None
     else:
@@ -153,7 +154,7 @@ def scores_in(results: Mapping[str, Any]) -> tuple[dict[str, float], int | None]
     numbers = {
         name.removeprefix(_PREFIX): value
         for name, value in results.items()
-        if name.startswith(_PREFIXES) and isinstance(value, int | float) and isfinite(value)
+        if name.startswith(_PREFIXES) and is_number(value) and isfinite(value)
     }
     samples = numbers.get("samples")
     scores = {name: value for name, value in numbers.items() if not name.startswith(_CLOCK)}
@@ -166,11 +167,10 @@ def _may_be_earlier(state: Mapping[str, Any]) -> bool:
     return best is not None and best != state.get("global_step")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); measure again, or delete it") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is not what was measured of a model; measure again, or delete it")
+def read_measured(path: Path) -> dict[str, Any]:
+    """Return what a file says was measured of a model; raise `ValueError` if it is damaged."""
+    found = read_json(path, _MEASURED, _WAY_OUT)
+    zeros = found.get("sparsity")
+    if zeros is not None and not (is_number(zeros) and 0 <= zeros <= 1):
+        raise ValueError(f"{path} is no {_MEASURED} (a sparsity of {shortened(zeros)}); {_WAY_OUT}")
     return found

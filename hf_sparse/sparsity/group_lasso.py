@@ -126,16 +126,17 @@ class GroupLasso(Penalty):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned for the same model; raise `ValueError` if it was another."""
-        given = {key.removeprefix(_GAMMA): value for key, value in state.items() if key.startswith(_GAMMA)}
-        shapes = [{name: gamma.shape for name, gamma in side.items()} for side in (given, self._gammas)]
-        if given and shapes[0] != shapes[1]:
-            raise ValueError(
-                "the groups of the checkpoint's penalty are not those of this recipe and model; resume from "
-                "another one"
-            )
         super().load_state(state)
+        given = {key.removeprefix(_GAMMA): value for key, value in state.items() if key.startswith(_GAMMA)}
         self._gammas = {name: given[name].to(self._gammas[name]) for name in given}
         self._limits = dict(zip(self._limits, state["limits"].tolist(), strict=True))
+
+    def _fits(self, state: Mapping[str, Tensor]) -> bool:
+        given = {key: gamma.shape for key, gamma in state.items() if key.startswith(_GAMMA)}
+        own = {_GAMMA + name: gamma.shape for name, gamma in self._gammas.items()}
+        limits = state.get("limits")
+        alike = given in ({}, own) and limits is not None and limits.shape == (len(self._limits),)
+        return alike and super()._fits(state)
 
     def _norms(self, target: Target) -> Tensor:
         return measure_groups(target.weight, self.blocks[target.name])

@@ -1,9 +1,9 @@
 """Which blocks tile each weight of a model, and how many of them are removed at a sparsity."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from hf_sparse.expressions import Expression
 from hf_sparse.sparsity.allocation import ALLOCATIONS, Budget
 from hf_sparse.sparsity.patterns.block import Block, Tiled
 from hf_sparse.sparsity.patterns.pattern import Pattern
@@ -73,19 +73,15 @@ class Layout:
 
 def _chosen(targets: Targets, overrides: Sequence[Override]) -> dict[str, Override]:
     """Return for every target the first override that fits it, or an empty one."""
-    for override in overrides:
-        try:
-            found = any(re.search(override.expression, name) for name in targets.names)
-        except re.error as error:
-            raise ValueError(
-                f"overrides: {override.expression!r} is not a regular expression: {error}"
-            ) from error
-        if not found:
+    expressions = [Expression(override.expression, "overrides") for override in overrides]
+    for override, expression in zip(overrides, expressions, strict=True):
+        if not any(expression.search(name) for name in targets.names):
             raise ValueError(
                 f"overrides: {override.expression!r} matches no target; they are named like "
                 f"{targets.names[0]!r}"
             )
+    pairs = list(zip(overrides, expressions, strict=True))
     return {
-        name: next((one for one in overrides if re.search(one.expression, name)), Override(""))
+        name: next((override for override, expression in pairs if expression.search(name)), Override(""))
         for name in targets.names
     }

@@ -154,7 +154,8 @@ class Masks:
             )
         for name, values in packed.items():
             shape = self._keep[name].shape
-            bits = _bits(values.cpu().numpy(), -(-shape.numel() // 8))
+            fits = values.dtype == torch.uint8 and values.dim() == 1
+            bits = _bits(values.cpu().numpy(), -(-shape.numel() // 8)) if fits else None
             if bits is None:
                 raise ValueError(
                     f"the stored mask of {name} ({values.numel()} bytes) is not one of {tuple(shape)}; "
@@ -179,11 +180,13 @@ def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
     """Return packed bits as they are or decompressed; None if they are not `size` bytes."""
     if content.size == size:
         return content
+    machine = zlib.decompressobj()
     try:
-        bits = np.frombuffer(zlib.decompress(content), np.uint8)
+        # One more byte than there should be: a longer stream is noticed, and never decoded further.
+        bits = np.frombuffer(machine.decompress(content, size + 1), np.uint8)
     except zlib.error:
         return None
-    return bits if bits.size == size else None
+    return bits if bits.size == size and machine.eof and not machine.unused_data else None
 
 
 def _in_memory_order(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

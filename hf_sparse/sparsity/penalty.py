@@ -76,6 +76,23 @@ class Penalty(ABC):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned; raise `ValueError` if it was of something else."""
+        if not self._fits(state):
+            raise ValueError(
+                "the checkpoint's penalty is not that of this recipe and model; resume from another one"
+            )
         first, value, level = state["strength"].tolist()
         self.strength = Strength(first, value, None if isnan(level) else level)
         self.history = [Measurement(int(step), *rest) for step, *rest in state["history"].tolist()]
+
+    def _fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Say whether tensors are those that `state` returns, of any run of the same model."""
+        strength, history = state.get("strength"), state.get("history")
+        return (
+            strength is not None
+            and history is not None
+            and strength.dtype == history.dtype == torch.float64
+            and strength.shape == (3,)
+            and history.dim() == 2
+            and history.shape[1] == 4
+            and bool(strength[:2].isfinite().all() and history[:, 0].isfinite().all())
+        )

@@ -46,4 +46,4 @@ class RememberedWeights:
                     f"the remembered values of {name} are not those of its removed weights; resume from "
                     "another checkpoint"
                 )
-            values.zero_()[removed] = packed[name].to(values)
+            values.zero_()[removed] = packed[name].flatten().to(values)

@@ -1,9 +1,10 @@
 """Weights that a run leaves as they are."""
 
-import re
 from collections.abc import Sequence
 
 from torch import nn
+
+from hf_sparse.expressions import Expression
 
 
 def freeze(model: nn.Module, expressions: Sequence[str]) -> int:
@@ -17,11 +18,12 @@ def freeze(model: nn.Module, expressions: Sequence[str]) -> int:
         The number of weights that are frozen now.
 
     Raises:
-        ValueError: An expression is found in no name, or nothing would be left to train.
+        ValueError: An expression is none, is found in no name, or nothing would be left to train.
     """
     named = dict(model.named_parameters())
     for expression in expressions:
-        found = [parameter for name, parameter in named.items() if re.search(expression, name)]
+        pattern = Expression(expression, "freeze")
+        found = [parameter for name, parameter in named.items() if pattern.search(name)]
         if not found:
             parts = dict.fromkeys(name.rpartition(".")[0] for name in named)
             raise ValueError(

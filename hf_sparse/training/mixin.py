@@ -21,6 +21,7 @@ from hf_sparse.training.continuing import check_settings
 from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.events import ListenedEvents
 from hf_sparse.training.files import require_writable
+from hf_sparse.training.finite import require_finite
 from hf_sparse.training.laying_out import check_targets, make_scores
 from hf_sparse.training.locking import explain_lost, settle
 from hf_sparse.training.quantizer import Quantizer
@@ -155,6 +156,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the sparsity and each loss term beside every training loss."""
+        if "loss" in logs and self.recipe != Recipe():
+            require_finite(self.model)
         if "loss" in logs and self.sparsifier is not None:
             logs["sparsity"] = self.sparsifier.masks.sparsity
             if self.sparsifier.regularizer is not None:
@@ -162,7 +165,9 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model with its sidecar; raise `RuntimeError` if removed weights are not zero."""
+        """Save the model with its sidecar; raise `RuntimeError` if weights are not zero or finite as due."""
+        if self.recipe != Recipe():
+            require_finite(self.model)
         if self.sparsifier is not None:
             self.sparsifier.verify(self.state.global_step)
             self.sparsifier.record(self.model)

@@ -21,6 +21,7 @@ from hf_sparse.quantization.layers import QuantizedLayer
 from hf_sparse.recipe import Recipe
 from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.targets import find_targets
+from hf_sparse.training.finite import not_finite
 from hf_sparse.training.state import SIDECAR, SavedState, read_state, write_state
 
 
@@ -67,8 +68,13 @@ def quantize_trained(
 ) -> dict[str, QuantizedLayer]:
     """Quantize a model in place as a recipe says, its ranges observed in `batches`; see `calibrate`.
 
-    The recipe's points in time have no meaning here.
+    The recipe's points in time have no meaning here. Raises `ValueError` for weights that are not finite.
     """
+    if (name := not_finite(model)) is not None:
+        raise ValueError(
+            f"{name} holds weights that are no finite numbers, which cannot be rounded; take the model from "
+            "before its training diverged"
+        )
     recipe = recipe or calibration_recipe()
     targets = find_targets(model, recipe.include, recipe.exclude)
     return calibrate(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
+from hf_sparse.reading import read_json
 from hf_sparse.storage import write_atomically
 from hf_sparse.training.manifest import MANIFEST
 from hf_sparse.training.record import copy_public_record
@@ -62,7 +63,7 @@ def _name_best(path: Path) -> None:
     """Replace the path of the best checkpoint by its name."""
     if not path.is_file():
         return
-    state = json.loads(path.read_text(encoding="utf-8"))
+    state = read_json(path, "state of a Trainer", "resume from a checkpoint that is whole")
     if best := state.get("best_model_checkpoint"):
         state["best_model_checkpoint"] = Path(best).name
         write_atomically(path, (json.dumps(state, indent=2, sort_keys=True) + "\n").encode())

@@ -74,12 +74,13 @@ class Quantizer:
             )
 
     def state(self) -> dict[str, Tensor]:
-        """Return the observed range of each layer's input, (2,) float32."""
-        return {
+        """Return the observed range of each layer's input, (2,) float32, as far as finite ones were seen."""
+        ranges = {
             name: torch.stack([self._modules[name].input_low, self._modules[name].input_high]).cpu()
             for name, layer in self.layers.items()
             if layer.seen
         }
+        return {name: ends for name, ends in ranges.items() if ends.isfinite().all()}
 
     def load_state(self, ranges: Mapping[str, Tensor]) -> None:
         """Take over ranges from `state`; raise `ValueError` if they are of other layers."""

@@ -4,13 +4,12 @@ from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_sparse.reading import read_yaml
+from hf_sparse.reading import read_yaml_file, shortened
 from hf_sparse.recipe import preset_names
 
 _FOLDER = files("hf_sparse") / "presets" / "arguments"
@@ -35,7 +34,7 @@ class RecipeArguments:
 
     def __post_init__(self) -> None:
         if not isinstance(self.total_batch_size, int) or self.total_batch_size < 1:
-            raise ValueError(f"total_batch_size counts rows from 1, got {self.total_batch_size!r}")
+            raise ValueError(f"total_batch_size counts rows from 1, got {shortened(self.total_batch_size)}")
         known = {field.name for field in fields(TrainingArguments) if field.init} - {_ROWS, _ACCUMULATED}
         types = get_type_hints(TrainingArguments)
         for name, value in self.arguments.items():
@@ -47,7 +46,7 @@ class RecipeArguments:
             try:
                 TypeAdapter(types[name]).validate_python(value, strict=True)
             except ValidationError as error:
-                raise ValueError(f"{name} is {value!r}: {error.errors()[0]['msg']}") from error
+                raise ValueError(f"{name} is {shortened(value)}: {error.errors()[0]['msg']}") from error
 
     def leave(self, given: Collection[str]) -> dict[str, Any]:
         """Return the arguments that hold where these names are `given`: the others, said once."""
@@ -126,10 +125,10 @@ def read_recipe_arguments(recipe: str | None, task: str) -> RecipeArguments:
 
 def _read(preset: str) -> dict[str, RecipeArguments]:
     path = _FOLDER / f"{preset}.yaml"
-    found = read_yaml(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = read_yaml_file(path) if path.is_file() else {}
     try:
         return {task: RecipeArguments(**values) for task, values in found.items()}
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"presets/arguments/{preset}.yaml: {error}") from error
 
 
@@ -139,7 +138,7 @@ def given_arguments(parser: HfArgumentParser, argv: Sequence[str]) -> dict[str, 
     Raises `ValueError` for a file that is no mapping, and for words that no argument takes.
     """
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
-        values = read_yaml(Path(argv[0]).read_text(encoding="utf-8"))
+        values = read_yaml_file(argv[0])
         if not isinstance(values, dict):
             raise ValueError(f"{argv[0]} holds no arguments; write a mapping of their names to values")
         return values

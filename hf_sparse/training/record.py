@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hf_sparse.environment import hardware, versions
+from hf_sparse.reading import read_json, shortened
 from hf_sparse.recipe import Recipe
 from hf_sparse.storage import write_atomically
 
@@ -43,12 +44,14 @@ _ARGUMENTS = (
     "data_seed",
 )
 _MODELS = ("base_model", "teacher")
+_WHAT, _WAY_OUT = "record of a run", "delete it, or save the model again"
+_TABLES = ("arguments", "facts", "hardware", "versions")
 # What a part is where it is known; the recipe has a check of its own.
 _KINDS: dict[Any, tuple[str, ...]] = {
     str: ("date", "architecture", *_MODELS),
     int: ("step", "total_steps", "train_samples"),
     int | float: ("epochs", "seconds"),
-    Mapping: ("arguments", "facts", "hardware", "versions"),
+    Mapping: _TABLES,
 }
 
 
@@ -92,43 +95,46 @@ def changed_settings(record: Mapping[str, Any], trainer: "SparseTrainingMixin") 
 
 
 def read_record(directory: str | Path) -> dict[str, Any] | None:
-    """Return the record in a directory, None if there is none; raise `ValueError` if it cannot be read."""
+    """Return the record in a directory, None if there is none; raise `ValueError` if it cannot be read.
+
+    What is not known is None in it, a table or the architecture empty.
+    """
     path = Path(directory) / RECORD
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no record of a run ({error}); delete it, or save the model again"
-        ) from error
-    if version != FORMAT_VERSION:
+    record = read_json(path, _WHAT, _WAY_OUT, own=True)
+    version = record.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {version}, this release reads {FORMAT_VERSION}; upgrade hf_sparse"
         )
     try:
         _check(record)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is no record of a run ({error}); delete it, or save the model again"
-        ) from error
-    return record
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is no {_WHAT} ({error}); {_WAY_OUT}") from error
+    known = dict.fromkeys(name for names in _KINDS.values() for name in names) | record
+    tables = {name: known[name] or {} for name in _TABLES}
+    return known | tables | {"architecture": known["architecture"] or ""}
 
 
 def _check(record: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for a part that is of another kind than what is written."""
+    """Raise an error for a part that is missing, or of another kind than what is written."""
+    if record.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"format_version is {shortened(record.get('format_version'))}")
     Recipe.from_dict(record.get("recipe"))
-    if "step" not in record:
+    if record.get("step") is None:
         raise ValueError("step is missing")
-    if (date := record.get("date")) is not None:
-        datetime.fromisoformat(f"{date}")
     for kind, names in _KINDS.items():
         for name in names:
-            if (value := record.get(name)) is not None and (
-                not isinstance(value, kind) or isinstance(value, bool)
-            ):
-                raise ValueError(f"{name} is {value!r}")
+            value = record.get(name)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise ValueError(f"{name} is {shortened(value)}")
+    if (date := record.get("date")) is not None:
+        # It is compared with the times of files.
+        datetime.fromisoformat(date).timestamp()
+    for name, version in (record.get("versions") or {}).items():
+        if not isinstance(version, str):
+            raise ValueError(f"the version of {shortened(name)} is {shortened(version)}")
 
 
 def copy_public_record(source: str | Path, directory: str | Path) -> None:

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hf_sparse.reading import parse_json, shortened
 from hf_sparse.recipe import Recipe
 from hf_sparse.storage import hash_files, sha256, write_atomically
 
 SIDECAR = "hf_sparse_state.safetensors"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # From this version on, errors of hidden states are normalized unless the recipe says otherwise.
 NORMALIZED = 3
-_MASKS = "masks"
-_WEIGHTS = "weights"
+# From this version on, the digest is of dtypes and shapes, too.
+_SHAPED = 4
+_MASKS, _RANGES, _WEIGHTS = "masks", "ranges", "weights"
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,41 @@ def read_state(directory: str | Path) -> SavedState:
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from error
-    version = metadata.get("format_version", "")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+        raise _damaged(path, error) from error
+    version = metadata.get("format_version", "none")
+    if not _is_count(version) or int(version) > FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {version or 'none'}, this release reads up to {FORMAT_VERSION}; "
+            f"{path} has format version {version[:20]}, this release reads up to {FORMAT_VERSION}; "
             "upgrade hf_sparse"
         )
     if metadata.pop("digest", None) != _digest(tensors, metadata):
-        raise ValueError(
-            f"{path} is damaged (it does not match its digest); resume from an earlier checkpoint"
-        )
-    recipe = Recipe.from_dict(_as_meant_then(json.loads(metadata["recipe"]), int(version)))
+        raise _damaged(path, "it does not match its digest")
+    try:
+        return _understood(metadata, tensors)
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _understood(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> SavedState:
+    """Return what a file holds; raise `ValueError` for anything that `write_state` never writes."""
+    version = int(metadata["format_version"])
+    for name in ("step", "total_steps"):
+        if not _is_count(metadata.get(name, "")):
+            raise ValueError(f"{name} is {shortened(metadata.get(name))}")
+    values = parse_json(metadata.get("recipe", ""), own=True)
+    recipe = Recipe.from_dict(_as_meant_then(values, version) if isinstance(values, dict) else values)
     parts: dict[str, dict[str, Tensor]] = {_MASKS: {}}
     for key, tensor in tensors.items():
         # Version 1 held nothing but masks, under the names of their weights.
-        part, name = (_MASKS, key) if version == "1" else key.split("/", 1)
+        part, _, name = (_MASKS, "", key) if version == 1 else key.partition("/")
+        if part == _MASKS and (tensor.dtype != torch.uint8 or tensor.dim() != 1):
+            raise ValueError(f"{key} is no mask")
+        if part == _RANGES and not _is_range(tensor):
+            raise ValueError(f"{key} is no range of numbers")
         parts.setdefault(part, {})[name] = tensor
     masks = parts.pop(_MASKS)
     steps = int(metadata["step"]), int(metadata["total_steps"])
-    return SavedState(recipe, *steps, masks, parts, int(version), _read_hashes(metadata))
+    return SavedState(recipe, *steps, masks, parts, version, _read_hashes(metadata))
 
 
 def weight_hashes(directory: str | Path) -> dict[str, str]:
@@ -117,9 +136,9 @@ def check_weights(sidecar: Path, weights: Mapping[str, str], find: Callable[[str
 
 
 def _read_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
-    hashes = json.loads(metadata.get(_WEIGHTS, "{}"))
-    if not isinstance(hashes, dict):
-        raise ValueError(f"{SIDECAR} has {hashes!r} for hashes; resume from an earlier checkpoint")
+    hashes = parse_json(metadata.get(_WEIGHTS, "{}"), own=True)
+    if not isinstance(hashes, dict) or not all(isinstance(known, str) for known in hashes.values()):
+        raise ValueError(f"{shortened(hashes)} are no hashes of weights")
     return hashes
 
 
@@ -128,18 +147,37 @@ def _hashes(directory: Path) -> dict[str, str]:
     return hash_files(directory, (name for name in names if name != SIDECAR))
 
 
+def _damaged(path: Path, why: object) -> ValueError:
+    return ValueError(f"{path} is damaged ({why}); resume from an earlier checkpoint")
+
+
+def _is_count(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,18}", text) is not None
+
+
+def _is_range(tensor: Tensor) -> bool:
+    """Say whether inputs may lie in it: from a number to another that is not below it."""
+    if not tensor.is_floating_point() or tensor.shape != (2,):
+        return False
+    low, high = tensor.tolist()
+    return isfinite(low) and isfinite(high) and low <= high
+
+
 def _as_meant_then(recipe: dict[str, Any], version: int) -> dict[str, Any]:
     """Write into a recipe what an older format left to a default that is another one now."""
-    hidden = recipe.get("distillation", {}).get("hidden")
-    if version < NORMALIZED and hidden is not None:
+    distillation = recipe.get("distillation")
+    hidden = distillation.get("hidden") if isinstance(distillation, dict) else None
+    if version < NORMALIZED and isinstance(hidden, dict):
         hidden.setdefault("normalize", False)
     return recipe
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    shaped = int(metadata["format_version"]) >= _SHAPED
     for name in sorted(tensors):
-        digest.update(name.encode())
+        form = [name, str(tensors[name].dtype), *tensors[name].shape]
+        digest.update((json.dumps(form) if shaped else name).encode())
         # As bytes: numpy has no bfloat16.
         digest.update(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -154,7 +154,7 @@ def test_a_state_is_taken_up_by_another(model: nn.Module) -> None:
 def test_a_state_of_other_groups_is_refused(model: nn.Module) -> None:
     targets = find_targets(model)
     other = GroupLasso(targets, dict.fromkeys(targets.names, Block(2, 2)), STRENGTH)
-    with pytest.raises(ValueError, match="groups of the checkpoint's penalty are not those of this recipe"):
+    with pytest.raises(ValueError, match="checkpoint.s penalty is not that of this recipe and model"):
         penalty_of(model)[0].load_state(other.state())
 
 

@@ -1,6 +1,5 @@
 """What a model scored, and beside which dense model that may be put."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.hub.cards.facts import Dense, Scores
 from hf_sparse.hub.cards.freshness import why_not_its_scores
 from hf_sparse.hub.cards.weights import load_to_measure
-from hf_sparse.report.run import EVALUATION, Run, is_outdated, origin_of, read_run, scores_in
+from hf_sparse.report.run import EVALUATION, Run, is_outdated, origin_of, read_measured, read_run, scores_in
 from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.record import read_record
@@ -101,9 +100,9 @@ def _dense_from_file(path: Path) -> Dense:
             f"{path} is older than the end of the training, so it is of an earlier model; evaluate it again"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_measured(path)
         scores, samples = scores_in(found)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} holds no results ({error}); name what trainer.save_metrics wrote: {EVALUATION}"
         ) from error

@@ -1,6 +1,5 @@
 """Which numbers in a run's files are of its model, and which of one that lay there before."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +8,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from hf_sparse.hub.cards.weights import format_of, targets_of
-from hf_sparse.report.run import EVALUATION, Run, is_outdated
+from hf_sparse.report.run import EVALUATION, Run, is_outdated, read_measured
 from hf_sparse.sparsity.measure import measure_sparsity
 
 Outdated = Literal["refuse", "leave out"]
@@ -69,7 +68,7 @@ def why_not_its_scores(run: Run, model: PreTrainedModel) -> str | None:
 def _said_sparsity(run: Run) -> float | None:
     """Return the share of zeros that the file with the scores says the model has."""
     if run.scores_file == EVALUATION:
-        return json.loads((run.directory / EVALUATION).read_text(encoding="utf-8")).get("sparsity")
+        return read_measured(run.directory / EVALUATION).get("sparsity")
     return next((line["sparsity"] for line in reversed(run.log) if "sparsity" in line), None)
 
 

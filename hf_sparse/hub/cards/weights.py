@@ -1,6 +1,5 @@
 """What the weights of a model are: their zeros, their bits, the files they lie in."""
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from transformers import CompressedTensorsConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.compressed_tensors import METHOD as COMPRESSED
+from hf_sparse.checkpoint.configuration import method_of, saved_quantization
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract
 from hf_sparse.checkpoint.loading import load_saved, packed_file, weight_bytes
 from hf_sparse.checkpoint.quantizer import METHOD as PACKED
@@ -44,8 +44,8 @@ def load_to_measure(directory: str | Path) -> PreTrainedModel:
 def format_of(directory: str | Path) -> str | None:
     """Return the format in which the weights in a directory are rounded, None if they are not."""
     # As text: of a class that is not known to transformers there may be no configuration to load.
-    held = json.loads((Path(directory) / CONFIG_NAME).read_text(encoding="utf-8")).get("quantization_config")
-    return held and held.get("quant_method", "quantized")
+    held = saved_quantization(Path(directory) / CONFIG_NAME)
+    return held and method_of(held)
 
 
 def targets_of(run: Run, model: PreTrainedModel) -> Targets:
@@ -82,8 +82,7 @@ def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | N
     Of a compressed one its configuration says it.
     """
     if format_of(directory) == COMPRESSED:
-        config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
-        return _compressed(config["quantization_config"])
+        return _compressed(saved_quantization(directory / CONFIG_NAME))
     layers = quantized_layers(model).values()
     products = [layer for layer in layers if not layer.embedding]
     if not products:
@@ -123,10 +122,15 @@ def _all(layers: list[QuantizedLayer]) -> str:
 def _compressed(held: Mapping[str, Any]) -> Quantization | None:
     """Return what a configuration of compressed-tensors says, None for what no scheme here is like."""
     groups = held.get("config_groups") or {}
-    if len(groups) != 1 or not all(isinstance(group, Mapping) for group in groups.values()):
+    if not isinstance(groups, Mapping) or len(groups) != 1:
         return None
     (group,) = groups.values()
-    weights, inputs = _weights(group.get("weights") or {}), _inputs(group.get("input_activations"))
+    if not isinstance(group, Mapping):
+        return None
+    parts = [group.get(name) or {} for name in ("weights", "input_activations")]
+    if not all(isinstance(part, Mapping) for part in parts):
+        return None
+    weights, inputs = _weights(parts[0]), _inputs(parts[1])
     if weights is None or inputs is None or group.get("output_activations"):
         return None
     return Quantization(weights, inputs, None, group["weights"]["num_bits"])
@@ -135,7 +139,7 @@ def _compressed(held: Mapping[str, Any]) -> Quantization | None:
 def _weights(held: Mapping[str, Any]) -> str | None:
     kind, size = held.get("strategy"), held.get("group_size")
     endings = {"tensor": "per_tensor", "channel": "per_channel", "group": f"group_{size}"}
-    if not (_is_integer(held) and held.get("symmetric") and kind in endings):
+    if not (_is_integer(held) and held.get("symmetric") and kind in tuple(endings)):
         return None
     return f"int{held['num_bits']}_{endings[kind]}"
 
@@ -144,7 +148,8 @@ def _inputs(held: Mapping[str, Any] | None) -> str | None:
     if not held:
         return "none"
     kind = (held.get("strategy"), held.get("symmetric"), held.get("dynamic"))
-    return _INPUTS.get(kind) if _is_integer(held) and held["num_bits"] == 8 else None
+    found = next((name for known, name in _INPUTS.items() if kind == known), None)
+    return found if _is_integer(held) and held["num_bits"] == 8 else None
 
 
 def _is_integer(held: Mapping[str, Any]) -> bool:

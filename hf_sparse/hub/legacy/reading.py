@@ -1,6 +1,5 @@
 """The tensors of a checkpoint as they were written, whatever their names and shapes."""
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.loading import packed_file, saved_file, weight_files
 from hf_sparse.hub.legacy.state import State, first_line
+from hf_sparse.reading import read_json
 
 
 def read_state(name_or_path: str, **hub: Any) -> State:
@@ -28,7 +28,7 @@ def read_state(name_or_path: str, **hub: Any) -> State:
     if packed_file(name_or_path, **hub) is not None:
         raise ValueError(f"{name_or_path} is a packed directory of this package; load it with load_packed")
     tensors: dict[str, Tensor] = {}
-    for file in _weight_files(name_or_path, **hub):
+    for file in weight_files(name_or_path, **hub):
         held = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
         if twice := sorted(tensors.keys() & held.keys()):
             raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files anew")
@@ -43,24 +43,7 @@ def _read_config(name_or_path: str, **hub: Any) -> dict[str, Any]:
         raise ValueError(
             f"{name_or_path} has no {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no JSON ({error}); get the file anew") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds no configuration of a model; get the file anew")
-    return config
-
-
-def _weight_files(name_or_path: str, **hub: Any) -> list[Path]:
-    damaged = f"the index of the shards of {name_or_path} is damaged; get it anew"
-    try:
-        files = weight_files(name_or_path, **hub)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(damaged) from error
-    if not files:
-        raise ValueError(damaged)
-    return files
+    return read_json(file, "JSON", "get the file anew")
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from hf_sparse.report.page.colours import COLOURS, INK, LINE, MUTED
-from hf_sparse.report.pictures import hide_frame, new_figure
+from hf_sparse.report.pictures import LITERAL, hide_frame, new_figure, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def new_panels(
 
 def entitle(figure: "Figure", title: str) -> int:
     """Write a title above a figure, in place of an earlier one; return its number of lines."""
-    lines = wrap(plain(title), _TITLE_LINE)
+    lines = wrap(printable(title), _TITLE_LINE)
     figure.suptitle(
         "\n".join(lines),
         fontsize=_TITLE,
@@ -62,21 +62,22 @@ def entitle(figure: "Figure", title: str) -> int:
         horizontalalignment="left",
         fontweight="bold",
         color=INK.light,
+        **LITERAL,
     )
     return len(lines)
 
 
 def write_below(figure: "Figure", text: str) -> None:
     """Write a note under a figure, such as what its numbers stand for."""
-    figure.supxlabel("\n".join(wrap(plain(text), _NOTE_LINE)), fontsize=TEXT, color=INK.light)
+    figure.supxlabel("\n".join(wrap(printable(text), _NOTE_LINE)), fontsize=TEXT, color=INK.light, **LITERAL)
 
 
 def name_axes(axes: "Axes", x: str | None = None, y: str | None = None) -> None:
     """Name axes; the names of runs in them are taken as they are."""
     if x is not None:
-        axes.set_xlabel(plain(x), fontsize=TEXT, color=INK.light)
+        axes.set_xlabel(printable(x), fontsize=TEXT, color=INK.light, **LITERAL)
     if y is not None:
-        axes.set_ylabel(plain(y), fontsize=TEXT, color=INK.light)
+        axes.set_ylabel(printable(y), fontsize=TEXT, color=INK.light, **LITERAL)
 
 
 def along_steps(axes: "Axes", last: float) -> None:
@@ -87,11 +88,6 @@ def along_steps(axes: "Axes", last: float) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     name_axes(axes, x="optimizer step")
-
-
-def plain(text: str) -> str:
-    """Keep matplotlib from reading a part of a name as a formula."""
-    return text.replace("$", r"\$")
 
 
 def thin_out(
@@ -147,9 +143,9 @@ def to_svg(picture: Picture) -> str:
         del root.attrib[name]
     _tidy(root, picture.name)
     title = ElementTree.Element(f"{{{_SVG}}}title")
-    title.text = f"{picture.title}. {picture.caption}"
+    title.text = printable(f"{picture.title}. {picture.caption}")
     root.insert(0, title)
-    root.attrib |= {"role": "img", "aria-label": picture.title}
+    root.attrib |= {"role": "img", "aria-label": printable(picture.title)}
     return ElementTree.tostring(root, encoding="unicode")
 
 

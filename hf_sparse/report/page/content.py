@@ -124,9 +124,13 @@ def _cards(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> li
     return cards
 
 
+# Of characters, each up to four of the 255 bytes that a name may have.
+_LONGEST_NAME = 48
+
+
 def file_name(name: str) -> str:
     """Return the name of a run as a part of the name of a file."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:_LONGEST_NAME] or "run"
 
 
 def card_of(run: MeasuredRun, comparison: Comparison) -> Card:

@@ -18,6 +18,7 @@ from hf_sparse.report.page.canvas import (
 )
 from hf_sparse.report.page.colours import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Colour
 from hf_sparse.report.page.sentences import percent
+from hf_sparse.report.pictures import LITERAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -242,7 +243,7 @@ def _finish(axes: "Axes", log: Sequence[Mapping[str, float]], what: str, legend:
     along_steps(axes, log[-1]["step"])
     name_axes(axes, y=what)
     if legend:
-        axes.figure.legend(
+        shown = axes.figure.legend(
             loc="outside lower left",
             ncols=3,
             frameon=False,
@@ -252,4 +253,6 @@ def _finish(axes: "Axes", log: Sequence[Mapping[str, float]], what: str, legend:
             columnspacing=1.2,
             borderpad=0,
         )
+        for text in shown.get_texts():
+            text.set(**LITERAL)
     axes.tick_params(colors=MUTED.light)

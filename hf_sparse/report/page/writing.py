@@ -53,7 +53,7 @@ def collect(runs: Sequence[Run]) -> Material:
     lines = lines_of(runs)
     stages = [run for line in lines for run in line]
     known = {run.directory.resolve(): run for run in [*stages, *teachers_of(stages)]}
-    order = sorted(known.values(), key=lambda run: (run.record or {}).get("date", ""))
+    order = sorted(known.values(), key=lambda run: (run.record or {}).get("date") or "")
     measured = dict(
         zip((run.directory.resolve() for run in order), map(measure_run, order, names_of(order)), strict=True)
     )
@@ -82,7 +82,7 @@ def write_page(material: Material, directory: Path) -> list[str]:
     page = page_of(material.comparison, material.lines)
     with published(directory, _is_ours) as staged:
         figures = _draw(material, staged)
-        write_atomically(staged / PAGE, _render(page, figures).encode())
+        write_atomically(staged / PAGE, _render(page, figures).encode(errors="replace"))
         return sorted(path.name for path in staged.iterdir())
 
 

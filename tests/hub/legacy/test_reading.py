@@ -100,7 +100,8 @@ def test_a_pickle_of_anything_else_is_refused(tmp_path: Path, held: object, mess
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is no JSON"), ("[]", "holds no configuration"), (None, "has no config.json")]
+    ("text", "message"),
+    [("{", "is no JSON"), ("[]", "holds no table of names"), (None, "has no config.json")],
 )
 def test_a_directory_without_a_configuration_is_refused(
     tmp_path: Path, text: str | None, message: str

@@ -1,0 +1,80 @@
+"""The config.json of a saved model, which anybody may have written."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hf_sparse.reading import read_json, shortened
+
+_WAY_OUT = "restore it, or save the model again"
+# What is made once for each of a number that stands in a configuration; no model has more of them.
+_COUNTED = re.compile(r"layer|block|depth|expert|hidden_groups|inner_group")
+_MOST = 4096
+_LABELS = "num_labels"
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return what a JSON file beside the weights of a model holds; raise `ValueError` if it is damaged."""
+    return read_json(file, "JSON", _WAY_OUT)
+
+
+def saved_quantization(file: Path) -> dict[str, Any] | None:
+    """Return the `quantization_config` of a config.json, None if there is none.
+
+    Raises `ValueError` for a damaged file.
+    """
+    held = read_config(file).get("quantization_config")
+    if held is not None and not isinstance(held, dict):
+        raise ValueError(f"the quantization_config in {file} is {shortened(held)}, no table; {_WAY_OUT}")
+    return held
+
+
+def method_of(held: Mapping[str, Any]) -> str:
+    """Return the name of the format that a `quantization_config` is of."""
+    return str(held.get("quant_method", "quantized"))
+
+
+def require_plausible(file: Path) -> None:
+    """Raise `ValueError` for a config.json that is damaged, or asks for more parts than any model has.
+
+    What transformers makes of it takes time and memory for each part, before a weight is read.
+    """
+    config = read_config(file)
+    named = config.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise ValueError(f"architectures in {file} is {shortened(named)}, no list of names; {_WAY_OUT}")
+    level: list[tuple[str, Any]] = list(config.items())
+    while level:
+        inner: list[tuple[str, Any]] = []
+        for name, value in level:
+            if isinstance(value, dict):
+                inner += value.items()
+            elif isinstance(value, list):
+                inner += [(name, part) for part in value]
+            elif isinstance(value, int) and value > _most(name, file):
+                raise ValueError(f"{name} in {file} is {value}, more than any model has; {_WAY_OUT}")
+        level = inner
+
+
+def _most(name: str, file: Path) -> float:
+    if name == _LABELS:
+        # Of which each has a name in the file, unless they were never named.
+        return max(1 << 20, file.stat().st_size)
+    return _MOST if _COUNTED.search(name) else float("inf")
+
+
+@contextmanager
+def described_by(file: str | Path) -> Iterator[None]:
+    """Let a block make of a configuration what it describes.
+
+    Raises `ValueError` naming the file where that is nothing that can be made.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, AssertionError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} describes no model that can be made ({type(error).__name__}: {shortened(str(error))}); "
+            f"{_WAY_OUT}"
+        ) from error

@@ -1,0 +1,82 @@
+"""Weights that are no numbers: found while training goes on, never saved, never rounded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import distil, prune, quantize
+from tiny import arguments, bert, sentences
+from torch import nn
+from transformers import TrainerCallback
+
+from hf_sparse import Recipe, SparseTrainer
+from hf_sparse.training.finite import not_finite
+from hf_sparse.training.post_training import calibration_recipe, quantize_trained
+
+MAKERS = {"pruned": prune, "distilled": distil, "quantized": quantize}
+
+
+class Spoil(TrainerCallback):
+    """Writes a value into a weight after a step, as a step that diverges does."""
+
+    def __init__(self, value: float, step: int) -> None:
+        self.value, self.step = value, step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        if state.global_step == self.step:
+            model.classifier.bias.data[0] = self.value
+
+
+@pytest.mark.parametrize("made", MAKERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_run_that_has_diverged_ends_where_its_loss_is_logged(
+    made: str, value: float, tmp_path: Path
+) -> None:
+    trainer = MAKERS[made](tmp_path)
+    trainer.add_callback(Spoil(value, step=3))
+    with pytest.raises(RuntimeError, match="classifier.bias holds weights that are no finite numbers"):
+        trainer.train()
+    assert 3 <= trainer.state.global_step < trainer.state.max_steps
+
+
+@pytest.mark.parametrize("made", MAKERS)
+def test_such_weights_are_not_saved(made: str, tmp_path: Path) -> None:
+    trainer = MAKERS[made](tmp_path / "run")
+    trainer.train()
+    trainer.model.classifier.bias.data[0] = torch.nan
+    with pytest.raises(RuntimeError, match="training has diverged; go on from the last checkpoint"):
+        trainer.save_model(str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_recipe_saves_what_a_plain_trainer_would(tmp_path: Path) -> None:
+    trainer = SparseTrainer(
+        model=bert(), args=arguments(tmp_path), train_dataset=sentences(), recipe=Recipe()
+    )
+    trainer.add_callback(Spoil(torch.nan, step=1))
+    trainer.train()
+    trainer.save_model()
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_they_are_not_rounded_without_training_either() -> None:
+    model = bert()
+    model.bert.encoder.layer[0].output.dense.weight.data[0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"layer.0.output.dense.weight .* cannot be rounded; take the model"):
+        quantize_trained(model, [], calibration_recipe())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_weight_in_any_type_is_found(dtype: torch.dtype, value: float) -> None:
+    model = nn.Linear(8, 4).to(dtype)
+    # Finite, though their sum is not.
+    model.weight.data.fill_(torch.finfo(dtype).max)
+    assert not_finite(model) is None
+    model.weight.data[3, 7] = value
+    assert not_finite(model) == "weight"
+
+
+def test_what_has_no_values_is_passed_over() -> None:
+    assert not_finite(nn.Linear(0, 4)) is not_finite(nn.Linear(4, 4, device="meta")) is None
