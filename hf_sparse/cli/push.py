@@ -61,11 +61,13 @@ def push(
 
 
 def _show(pushed: "Pushed", console: Console) -> None:
+    from rich.markup import escape
+
     from hf_sparse.report.tables import narrow_table, size
 
     table = narrow_table("file", "size")
     for path, count in pushed.files:
-        table.add_row(path, size(count))
+        table.add_row(escape(path), size(count))
     table.add_section()
     table.add_row(f"{len(pushed.files)} files", size(sum(count for _, count in pushed.files)))
     console.print(table)
