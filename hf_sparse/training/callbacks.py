@@ -10,6 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.training.announcing import announce
 from hf_sparse.training.locking import settle
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
@@ -87,6 +88,7 @@ class SparsityCallback(TrainerCallback):
             self.sparsifier.update(0, optimizer)
         else:
             self.sparsifier.catch_up(state.global_step, optimizer)
+        announce(self.sparsifier)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
