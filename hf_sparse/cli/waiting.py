@@ -10,7 +10,7 @@ from rich.console import Console
 Item = TypeVar("Item")
 
 # Seconds after which a log or a pipe is told, as each part ends, that something is going on.
-_LONG = 10.0
+_LONG = 60.0
 
 
 @contextmanager
