@@ -13,11 +13,11 @@ BENCHMARKS ?= benchmarks/mask_update.py benchmarks/training_overhead.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint format bench readme clean
+.PHONY: help demo test test-oldest test-transformers lint format bench readme clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed  ## run the main job; pass options with ARGS="--seed 1"
 	$(VENV)/bin/hf-sparse demo $(ARGS)
@@ -27,6 +27,9 @@ test: $(VENV)/installed  ## run the tests; pass options with ARGS="-k masks", pr
 
 test-oldest: $(OLDEST)/installed  ## run the tests on the oldest supported transformers
 	$(OLDEST)/bin/python -m pytest -n $(JOBS) -p no:cacheprovider $(ARGS)
+
+test-transformers: $(VENV)/installed  ## run transformers' own tests of Trainer with ours in its place: CHECKOUT=../transformers
+	$(VENV)/bin/python tests/integration/transformers_tests.py $(CHECKOUT) $(ARGS)
 
 lint: $(VENV)/installed  ## check style and layout
 	$(RUFF) check .

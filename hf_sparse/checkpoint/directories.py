@@ -15,7 +15,8 @@ _COMPANIONS = (
     "config.json",
     "generation_config.json",
     "README.md",
-    "chat_template.*",
+    "chat_template.jinja",
+    "chat_template.json",
     "*processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -40,7 +41,9 @@ _COMPANIONS = (
     "target.spm",
 )
 # Handed on with a model, but not written by any library, so never to be replaced.
-_TERMS = ("LICENSE", "LICENSE.*", "LICENCE", "LICENCE.*", "NOTICE", "NOTICE.*")
+_TERMS = tuple(
+    f"{name}{ending}" for name in ("LICENSE", "LICENCE", "NOTICE") for ending in ("", ".txt", ".md", ".rst")
+)
 
 
 def holds_only(directory: Path, *own: str) -> bool:

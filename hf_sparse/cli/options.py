@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="Hub name or directory.")]
+Model = Annotated[str, typer.Argument(help="Hub name or directory, with --variant if so saved.")]
 Out = Annotated[Path, typer.Argument(help="Directory to write.")]
 Include = Annotated[
     list[str] | None, typer.Option(metavar="<name>", help="Choose Linears by name or regular expression.")

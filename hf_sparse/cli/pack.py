@@ -45,5 +45,5 @@ def pack(
             typer.echo(json.dumps({"directory": str(out), "format": form, "sizes": sizes_as_dict(sizes)}))
         else:
             console = Console()
-            console.print(f"{out}: {form}", highlight=False)
+            console.print(f"{out}: {form}", highlight=False, markup=False)
             console.print("", size_table(sizes))

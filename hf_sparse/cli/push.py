@@ -30,6 +30,8 @@ def push(
     base_model: Annotated[str | None, typer.Option(help="On the card: what it was made of.")] = None,
     licence: Annotated[str | None, typer.Option(help="On the card, such as apache-2.0.")] = None,
     language: Annotated[str | None, typer.Option(help="On the card, such as en.")] = None,
+    # Hidden since help is to fit a screen.
+    variant: Annotated[str | None, typer.Option(hidden=True)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files, send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -41,13 +43,19 @@ def push(
     """
     with plain_errors(context.obj), ExitStack() as until_sent:
         with working("Preparing"):
+            from hf_sparse.checkpoint.variants import with_variant
             from hf_sparse.hub.pushing import not_pushed, upload, whole_name
             from hf_sparse.hub.staging import staged
+            from hf_sparse.training.loading import load_to_publish
 
             repo = whole_name(repo, dry_run=dry_run)
             card = {"dense": dense, "base_model": base_model, "licence": licence, "language": language}
+            model = None
+            if variant is not None:
+                with with_variant(str(directory), variant) as view:
+                    model = load_to_publish(view)
             ready = until_sent.enter_context(
-                staged(directory, repo, packed=packed, revision=revision, **card)
+                staged(directory, repo, model=model, packed=packed, revision=revision, **card)
             )
         if dry_run:
             pushed = not_pushed(ready, repo)
@@ -61,11 +69,13 @@ def push(
 
 
 def _show(pushed: "Pushed", console: Console) -> None:
+    from rich.markup import escape
+
     from hf_sparse.report.tables import narrow_table, size
 
     table = narrow_table("file", "size")
     for path, count in pushed.files:
-        table.add_row(path, size(count))
+        table.add_row(escape(path), size(count))
     table.add_section()
     table.add_row(f"{len(pushed.files)} files", size(sum(count for _, count in pushed.files)))
     console.print(table)

@@ -50,7 +50,7 @@ def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False
                 text = f"{part.now:,} {kind} in every layer instead of {part.before:,}."
             else:
                 text = f"As many {kind} as before: {_why_none(kind, part)}."
-            console.print(text, highlight=False)
+            console.print(text, highlight=False, markup=False)
         console.print(f"{loaded.num_parameters():,} parameters instead of {before:,}.", highlight=False)
 
 

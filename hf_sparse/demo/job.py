@@ -77,7 +77,8 @@ def _report(
     console.print(speed_table(speed))
     console.print(_notes(settings, sources, outcomes.quantized))
     console.print(str(adapted))
-    console.print(f"{duration(elapsed)} min in all. Models, {RESULTS}, {_PICTURE}: {home}", soft_wrap=True)
+    where = f"{duration(elapsed)} min in all. Models, {RESULTS}, {_PICTURE}: {home}"
+    console.print(where, soft_wrap=True, markup=False)
 
 
 def _notes(settings: DemoSettings, sources: Sources, quantized: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""What the demo shows while it works: one line for every stage."""
+"""What the demo shows while it works: one line for every stage, of which logs and pipes see the end."""
 
 import logging
 from collections.abc import Iterator
@@ -43,6 +43,7 @@ class StageProgress(TrainerCallback):
     def skip(self, steps: int) -> None:
         """Show a stage as finished earlier."""
         self.progress.update(self.line, total=steps, completed=steps, visible=True, note="done before")
+        self._print_ended()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -55,6 +56,12 @@ class StageProgress(TrainerCallback):
     ) -> None:
         self.progress.update(self.line, completed=state.global_step)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        self.progress.stop_task(self.line)
+        self._print_ended()
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -65,6 +72,13 @@ class StageProgress(TrainerCallback):
     ) -> None:
         self.progress.update(self.line, **{name: logs[name] for name in ("loss", "sparsity") if name in logs})
 
+    def _print_ended(self) -> None:
+        """Print the line of a stage once, where lines cannot be written anew as the stage goes on."""
+        if self.progress.disable:
+            (task,) = (task for task in self.progress.tasks if task.id == self.line)
+            # Which rich flushes.
+            self.progress.console.print(self.progress.make_tasks_table([task]))
+
 
 def stage_lines(console: Console) -> Progress:
     """Make the display that stages add their lines to."""
@@ -74,6 +88,7 @@ def stage_lines(console: Console) -> Progress:
         _Numbers(),
         TimeElapsedColumn(),
         console=console,
+        disable=not console.is_terminal,
     )
 
 

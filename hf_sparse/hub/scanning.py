@@ -7,13 +7,30 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PureWindowsPath
 
+from hf_sparse.hub.png import PNG, texts_of_png
+from hf_sparse.training.secrets import find_secret, pieces_of, secrets_in_use
+
 _REFUSED = {
     "the arguments of a training run, with its token": ("training_args.bin",),
     "the state of a training run": ("optimizer*", "scheduler*", "scaler*", "rng_state*"),
     "a pickle, which runs code where it is loaded": ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt"),
+    "keys, by its name": ("*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", ".env*", ".netrc"),
 }
-_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+# By the first bytes of files.
+_KINDS = {
+    "a pickle, which runs code where it is loaded": (
+        *(b"\x80" + bytes([version]) for version in (2, 3, 4, 5)),
+        b"PK\x03\x04",
+    ),
+    "an archive, in which nothing can be searched": (
+        b"\x1f\x8b",
+        b"BZh",
+        b"\xfd7zXZ",
+        b"\x28\xb5\x2f\xfd",
+        b"7z\xbc\xaf",
+        b"Rar!",
+    ),
+}
 # Not behind what makes it a part of an address, of a fraction or of a tag.
 _PATH = re.compile(r"(?<![\w/:.~<)\]}-])/[\w.@+-]+(?:/[\w.@+-]+)+")
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][\w.@+-]+(?:[\\/][\w.@+-]+)+")
@@ -22,44 +39,76 @@ _ESCAPED = re.compile(r"\\(?:([\\/])|u([0-9a-fA-F]{4}))")
 # Their texts are words of a language, programming languages among them.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
 _HEADER = 8
+# As safetensors itself limits it.
+_LONGEST_HEADER = 100_000_000
 
 
 def require_public(staged: Path, directory: Path, token: str | None) -> None:
-    """Raise `ValueError` naming a file that is a pickle or holds a token or a path of this machine, if any.
+    """Raise `ValueError` naming a file that holds a secret, a pickle or a path of this machine, if any.
 
     `directory` is the one that the staged files were made of, `token` the one in use.
     """
+    secrets = secrets_in_use(token)
     for path in sorted(entry for entry in staged.rglob("*") if entry.is_file()):
-        if (reason := next(_reasons(path, directory, token), None)) is not None:
+        if (reason := next(_reasons(path, directory, secrets), None)) is not None:
             name = path.relative_to(staged)
             raise ValueError(f"{name} would be published and holds {reason}; take that out of {directory}")
 
 
-def _reasons(path: Path, directory: Path, token: str | None) -> Iterator[str]:
+def _reasons(path: Path, directory: Path, secrets: tuple[str, ...]) -> Iterator[str]:
     for reason, names in _REFUSED.items():
         if any(fnmatchcase(path.name, name) for name in names):
             yield reason
     with open(path, "rb") as file:
-        if file.read(4).startswith(_PICKLES):
-            yield "a pickle, which runs code where it is loaded"
-    text = _text(path)
-    if _TOKEN.search(text) or (token and token in text):
-        yield "a token of the Hub"
+        first = file.read(_HEADER)
+    for reason, beginnings in _KINDS.items():
+        if path.suffix != ".safetensors" and first.startswith(beginnings):
+            yield reason
+    if path.suffix == ".safetensors" and not _is_tensors(path, first):
+        yield "no tensors, as its name says"
+    try:
+        hidden = list(texts_of_png(path)) if first == PNG else []
+    except ValueError as error:
+        yield str(error)
+        return
+    for pieces in (pieces_of(path), hidden):
+        if (kind := find_secret(pieces, secrets)) is not None:
+            yield kind
+    text = _texts(path, first, hidden)
     vocabulary = path.name in _VOCABULARIES
     for found in [*_own_paths(text, directory, vocabulary), *([] if vocabulary else _paths_here(text))]:
         yield f"{found!r}, a path of this machine"
 
 
-def _text(path: Path) -> str:
+def _is_tensors(path: Path, first: bytes) -> bool:
+    """Say whether a file begins with the length of a header that is there."""
+    length, size = int.from_bytes(first, "little"), path.stat().st_size
+    if len(first) < _HEADER or not 0 < length <= min(_LONGEST_HEADER, size - _HEADER):
+        return False
+    with open(path, "rb") as file:
+        file.seek(_HEADER)
+        return file.read(1) == b"{"
+
+
+def _texts(path: Path, first: bytes, hidden: list[bytes]) -> str:
     """Return what of a file is text, of tensors the header; where letters are escaped also what they mean."""
     with open(path, "rb") as file:
         if path.suffix == ".safetensors":
-            content = file.read(int.from_bytes(file.read(_HEADER), "little"))
+            text = _decoded(file.read(int.from_bytes(file.read(_HEADER), "little")))
+        elif first == PNG:
+            text = "\n".join(map(_decoded, hidden))
         else:
-            content = file.read()
-    text = "" if b"\0" in content else content.decode("utf-8", "replace")
+            text = _decoded(file.read())
     meant = _ESCAPED.sub(lambda found: found[1] or chr(int(found[2], 16)), text)
     return text if meant == text else f"{text}\n{meant}"
+
+
+def _decoded(content: bytes) -> str:
+    """Return a text in UTF-8 or UTF-16, nothing of what is none."""
+    narrow = content.replace(b"\0", b"")
+    # Of ASCII in UTF-16 every other byte is none; a mark may come before it.
+    is_wide = abs(len(content) - 2 * len(narrow)) <= len(content) // 8
+    return narrow.decode("utf-8", "replace") if is_wide or narrow == content else ""
 
 
 def _own_paths(text: str, directory: Path, vocabulary: bool) -> Iterator[str]:

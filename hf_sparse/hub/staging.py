@@ -17,6 +17,7 @@ from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
 from hf_sparse.checkpoint.directories import companions
 from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.checkpoint.publishing import publish
+from hf_sparse.hub.belonging import pictures_in, require_own_files, weights_in
 from hf_sparse.hub.card import CARD, PICTURES, write_card
 from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.cards.weights import PACKED_FOLDER
@@ -67,13 +68,15 @@ def staged(
     `model` is the one in the directory if it is loaded already; it may be of a class that transformers does
     not have. `revision` is the branch it is for; `card` are options of `write_card`; `token` is the one in
     use, if it is no usual one. Raises `ValueError` for a directory without a model or with a part of one, for
-    what cannot be packed, and for anything secret or local among the files.
+    what cannot be packed, for a link that leaves the directory, and for anything secret or local among the
+    files.
     """
     directory = Path(directory)
     if not (directory / CONFIG_NAME).is_file():
         raise ValueError(
             f"{directory} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
         )
+    require_own_files(directory, PICTURES)
     with tempfile.TemporaryDirectory(prefix="hf_sparse_push_") as home:
         # Not yet there, as those who write it want it.
         folder = Path(home) / "model"
@@ -103,7 +106,7 @@ def _keep_written(directory: Path, folder: Path) -> tuple[str, ...]:
         return ()
     shutil.copyfile(card, folder / CARD)
     shutil.rmtree(folder / PICTURES, ignore_errors=True)
-    for picture in (directory / PICTURES).glob("*"):
+    for picture in pictures_in(directory / PICTURES):
         if f"{PICTURES}/{picture.name}" in text:
             (folder / PICTURES).mkdir(exist_ok=True)
             shutil.copyfile(picture, folder / PICTURES / picture.name)
@@ -121,7 +124,7 @@ def _write_model(
                 "of, or leave packed out"
             )
         folder.mkdir()
-        for path in [*directory.glob("model*.safetensors*"), directory / CONFIG_NAME]:
+        for path in [*weights_in(directory), directory / CONFIG_NAME]:
             shutil.copyfile(path, folder / path.name)
         return ()
     model = model or load_to_publish(str(directory))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hf_sparse.environment import hardware, versions
@@ -217,7 +218,7 @@ def _table(report: LatencyReport) -> Table:
     table = narrow_table("", *headings)
     for row in report.ranked:
         table.add_row(
-            row.name,
+            escape(row.name),
             _milliseconds(row.median),
             _milliseconds(row.late),
             _short(report.batch / row.median),

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hf_sparse.report.tables import narrow_table, size
@@ -16,7 +17,7 @@ _ROWS = 20
 def print_plan(plan: Plan, console: Console) -> None:
     """Print a plan within the width of a console."""
     for line in _about(plan):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
     console.print("", _steps(plan), "")
     if plan.rehearsal is not None:
         _print_rehearsal(plan.rehearsal, console)
@@ -128,7 +129,7 @@ def _print_rehearsal(seen: Rehearsal, console: Console) -> None:
         )
     if seen.left_out:
         reasons = "; ".join(f"{count} {reason}" for reason, count in seen.left_out.items())
-        console.print(f"Linears left out: {reasons}.", highlight=False)
+        console.print(f"Linears left out: {reasons}.", highlight=False, markup=False)
     table = narrow_table("memory of a process, without activations", size(sum(seen.memory.values())))
     for name, count in seen.memory.items():
         table.add_row(name, size(count))
@@ -153,7 +154,7 @@ def _share(zeros: int, seen: Rehearsal) -> str:
 def _listed(texts: tuple[str, ...]) -> Table:
     table = Table.grid(padding=(0, 1))
     for text in texts:
-        table.add_row("-", text)
+        table.add_row("-", escape(text))
     return table
 
 

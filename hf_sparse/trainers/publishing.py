@@ -15,7 +15,7 @@ from hf_sparse.hub.card import CARD, write_card
 from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.pushing import Pushed, push, push_in_background
 from hf_sparse.training.mixin import SparseTrainingMixin
-from hf_sparse.training.pushing import ignore_arguments
+from hf_sparse.training.pushing import ignore_private
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class SparseTrainerMixin(SparseTrainingMixin):
         """
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, PreTrainedModel):
-            ignore_arguments(Path(self.args.output_dir))
+            ignore_private(Path(self.args.output_dir))
             # Which transformers before 5.23 does not know.
             more = kwargs if private is None else kwargs | {"private": private}
             return super().push_to_hub(commit_message, blocking, token, revision, **more)

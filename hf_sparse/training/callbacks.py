@@ -11,6 +11,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.training.announcing import announce
 from hf_sparse.training.laying_out import check_targets
 from hf_sparse.training.locking import settle
 from hf_sparse.training.resume import check_length, check_step, read_resumable
@@ -95,6 +96,7 @@ class SparsityCallback(TrainerCallback):
             self.sparsifier.update(0, optimizer)
         else:
             self.sparsifier.catch_up(state.global_step, optimizer)
+        announce(self.sparsifier)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,14 +1,25 @@
 """Events of Trainer for which it has a callback and no method to override."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.optim import Optimizer
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
+from hf_sparse.training.announcing import announce
+
+if TYPE_CHECKING:
+    from hf_sparse.training.distiller import Distiller
+    from hf_sparse.training.quantizer import Quantizer
+    from hf_sparse.training.sparsifier import Sparsifier
+
 
 class Listener(Protocol):
-    """A Trainer that is told of its own events."""
+    """A Trainer that is told of its own events, and what it is to do."""
+
+    sparsifier: "Sparsifier | None"
+    quantizer: "Quantizer | None"
+    distiller: "Distiller | None"
 
     def begin_sparsity(self, optimizer: Optimizer) -> None: ...
     def begin_pass(self) -> None: ...
@@ -44,6 +55,7 @@ class ListenedEvents(CallbackHandler):
         match event:
             case "on_train_begin":
                 listener.begin_sparsity(self.optimizer)
+                announce(listener.sparsifier, listener.quantizer, listener.distiller)
             case "on_epoch_begin":
                 listener.begin_pass()
             case "on_pre_optimizer_step":

@@ -1,32 +1,49 @@
 """What of a checkpoint may be handed on: neither tokens nor paths of the machine it was made on."""
 
 import json
+import logging
 import os
+import re
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from huggingface_hub import get_token
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.reading import read_json
 from hf_sparse.storage import write_atomically
 from hf_sparse.training.manifest import MANIFEST
 from hf_sparse.training.record import copy_public_record
+from hf_sparse.training.secrets import find_secret, pieces_of, secrets_in_use
 from hf_sparse.training.state import SIDECAR
 
+logger = logging.getLogger(__name__)
+
 _IGNORED = ".gitignore"
+# What has a meaning there.
+_SPECIAL, _QUOTED = re.compile(r"([\\*?\[\]!# ])"), r"\\\1"
+# Written by libraries, from tensors, and large: nobody's notes are in them.
+_TENSORS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def copy_clean(checkpoint: Path, home: Path) -> Path:
     """Make a directory of the same name in `home` with what may be handed on of a checkpoint; return it.
 
-    It has no training arguments, which are a pickle with the token in it. Files are links where there can be
-    any.
+    It has no training arguments, which are a pickle with the token in it, nothing that a link fetches from
+    elsewhere and no file with a secret; of those a warning tells. Files are links where there can be any.
     """
     clean = home / checkpoint.name
     shutil.rmtree(clean, ignore_errors=True)
-    # The manifest lists files as they are here.
-    left_out = shutil.ignore_patterns(TRAINING_ARGS_NAME, MANIFEST)
-    shutil.copytree(checkpoint, clean, copy_function=_link, ignore=left_out)
+    kept_back = set(_kept_back(checkpoint, checkpoint.rglob("*")))
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        # The manifest lists files as they are here.
+        own = {TRAINING_ARGS_NAME, MANIFEST}
+        return [name for name in names if name in own or Path(folder, name) in kept_back]
+
+    shutil.copytree(checkpoint, clean, copy_function=_link, ignore=ignored)
     copy_public_record(checkpoint, clean)
     _name_best(clean / TRAINER_STATE_NAME)
     return clean
@@ -38,18 +55,49 @@ def copy_beside_weights(checkpoint: Path, directory: Path) -> None:
         shutil.copy(checkpoint / SIDECAR, directory)
     copy_public_record(checkpoint, directory)
     _name_best(directory / TRAINER_STATE_NAME)
-    ignore_arguments(directory)
+    ignore_private(directory)
 
 
-def ignore_arguments(directory: Path) -> None:
-    """Tell the Hub to leave the pickle of training arguments out of what is pushed of a directory.
+def ignore_private(directory: Path) -> None:
+    """Tell the Hub to leave out of what is pushed of a directory all that is nobody else's business.
 
-    Trainer writes it there at the last moment; what .gitignore names is left out of a commit.
+    Which is the pickle of training arguments, what a link fetches from elsewhere and any file with a secret;
+    of the last two a warning tells. Trainer writes the pickle at the last moment; what .gitignore names is
+    left out of a commit.
     """
     ignored = directory / _IGNORED
     lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
-    if TRAINING_ARGS_NAME not in lines:
-        write_atomically(ignored, "\n".join([*lines, TRAINING_ARGS_NAME, ""]).encode())
+    # As Trainer leaves them out itself.
+    unsent = (f"{PREFIX_CHECKPOINT_DIR}-", "_", _IGNORED)
+    sent = [path for path in directory.iterdir() if not path.name.startswith(unsent)]
+    within = [path for folder in sent if not folder.is_symlink() for path in folder.rglob("*")]
+    names = [path.relative_to(directory).as_posix() for path in _kept_back(directory, [*sent, *within])]
+    wanted = [TRAINING_ARGS_NAME, *(f"/{_SPECIAL.sub(_QUOTED, name)}" for name in sorted(names))]
+    if new := [line for line in wanted if line not in lines]:
+        write_atomically(ignored, "\n".join([*lines, *new, ""]).encode())
+
+
+def leaves(path: Path, directory: Path) -> bool:
+    """Say whether a path in a directory leads out of it by a link, other than one within the Hub's cache."""
+    home, target = directory.resolve(), path.resolve()
+    if target.is_relative_to(home):
+        return False
+    return home.parent.name != "snapshots" or target.parent != home.parents[1] / "blobs"
+
+
+def _kept_back(directory: Path, paths: Iterable[Path]) -> Iterator[Path]:
+    """Find what must not be handed on, and warn of it."""
+    secrets = secrets_in_use(get_token())
+    for path in paths:
+        reason = None
+        if leaves(path, directory):
+            reason = "leads out of the directory"
+        elif path.is_file() and path.suffix not in _TENSORS:
+            found = find_secret(pieces_of(path), secrets)
+            reason = found and f"holds {found}"
+        if reason is not None:
+            logger.warning("%s %s, so it is not pushed with the model", path, reason)
+            yield path
 
 
 def _link(source: str, target: str) -> None:

@@ -1,6 +1,8 @@
 """The command `hf-sparse` as a user types it."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from tiny import bert
 from transformers import BertConfig, BertModel
 
-from hf_sparse import Recipe
+from hf_sparse import Recipe, __version__
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.training.sparsifier import Sparsifier
@@ -223,3 +225,12 @@ def test_a_plan_measures_what_patterns_buy(model_dir: Path) -> None:
     assert any(line.startswith("unstructured *") for line in text)
     speed = json.loads(lines(*command, "--json")[0])["speed"]
     assert speed["times"]["4x4"]["0.9"] > 0 and speed["tokens"] == 4
+
+
+def test_the_package_is_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hf_sparse", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("hf_sparse", run_name="__main__")
+    assert not ended.value.code and capsys.readouterr().out == f"hf-sparse {__version__}\n"

@@ -33,3 +33,24 @@ def test_work_is_shown_on_a_terminal_alone(
     text = sys.stderr.getvalue()
     assert ("Packing ..." in text, "Calibrating" in text, text != "") == (shown, shown, shown)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("long", "told"), [(0.0, ["Packing: done in 0 s", "Reading: done in 0 s"]), (1e9, [])]
+)
+def test_a_log_is_told_of_what_took_long_as_it_ends(
+    long: float, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pipe(StringIO):
+        flushed = ""
+
+        def flush(self) -> None:
+            self.flushed = self.getvalue()
+
+    monkeypatch.setattr("hf_sparse.cli.waiting._LONG", long)
+    monkeypatch.setattr(sys, "stderr", Pipe())
+    with working("Packing"):
+        pass
+    assert sys.stderr.flushed.splitlines() == told[:1]
+    assert list(counted([1, 2], "Reading")) == [1, 2]
+    assert sys.stderr.flushed.splitlines() == told

@@ -1,8 +1,10 @@
 """What keeps a push from publishing something secret or local."""
 
+import gzip
 import json
 import pickle
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_sparse.hub.scanning import require_public
+from tests.hub.test_png import chunk, picture
 
 TOKEN = "hf_" + "a" * 34
 
@@ -63,7 +66,7 @@ def test_a_token_is_refused_wherever_it_is(name: str, home: Path) -> None:
 
 def test_the_token_in_use_is_refused_whatever_it_looks_like(home: Path) -> None:
     check(home, {"README.md": "secret sauce"})
-    with pytest.raises(ValueError, match="a token of the Hub"):
+    with pytest.raises(ValueError, match="a token that is in use here"):
         check(home, {"README.md": "secret sauce"}, token="secret")
 
 
@@ -132,3 +135,61 @@ def test_other_paths_of_windows_are_refused_where_they_are_there(
     for text in (json.dumps({"from": r"D:\runs\mine\gone"}), r"see D:\runs\mine"):
         with pytest.raises(ValueError, match=r"holds 'D:.*mine.*', a path of this machine"):
             check(home, {"notes.json": text})
+
+
+def test_secrets_are_found_in_every_width_and_behind_what_is_no_text(home: Path) -> None:
+    for content in (
+        f"mine: {TOKEN}".encode("utf-16"),
+        b"\0\xff" + TOKEN.encode(),
+        b"\xff\xd8\xff\xe0 JPEG " + TOKEN.encode() + b"\0",
+        picture(chunk(b"tEXt", b"Comment\0" + TOKEN.encode())),
+        picture(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(TOKEN.encode()))),
+        picture() + TOKEN.encode(),
+    ):
+        with pytest.raises(ValueError, match=r"^pictures/x.png would be published and holds a token of the"):
+            check(home, {"pictures/x.png": content})
+
+
+def test_a_secret_among_the_numbers_of_a_tensor_is_found(home: Path) -> None:
+    hidden = torch.frombuffer(bytearray(b"\1\2\3" + TOKEN.encode() + b"\0"), dtype=torch.uint8)
+    save_file({"state": hidden}, home / "model.safetensors")
+    with pytest.raises(ValueError, match=r"^model.safetensors would be published and holds a token of the H"):
+        check(home, {"model.safetensors": (home / "model.safetensors").read_bytes()})
+
+
+def test_paths_are_found_in_utf_16_and_in_the_texts_of_a_picture(home: Path) -> None:
+    secret = f"{home}/thesis"
+    for content in (
+        secret.encode("utf-16"),
+        secret.encode("utf-16-be"),
+        picture(chunk(b"iTXt", b"Source\0\1\0\0\0" + zlib.compress(secret.encode()))),
+    ):
+        with pytest.raises(ValueError, match=r"^x.png would be published and holds '/.*thesis', a path of"):
+            check(home, {"x.png": content})
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no tensors at all", b"\xff" * 16, (640).to_bytes(8, "little") + b"{}", b"\x80\4"]
+)
+def test_tensors_that_are_none_are_refused(content: bytes, home: Path) -> None:
+    with pytest.raises(ValueError, match=r"^model.safetensors would be published and holds no tensors, as"):
+        check(home, {"model.safetensors": content})
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+def test_the_length_of_a_header_is_not_taken_for_a_pickle(version: int, home: Path) -> None:
+    length = 0x80 + 0x100 * version
+    check(home, {"model.safetensors": length.to_bytes(8, "little") + b"{}".ljust(length)})
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "LICENSE"])
+def test_an_archive_is_refused_by_what_it_holds(name: str, home: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{name} would be published and holds an archive, in which"):
+        check(home, {name: gzip.compress(TOKEN.encode())})
+
+
+def test_keys_are_refused_by_their_name(home: Path) -> None:
+    for name in (".env", "id_rsa", "server.pem"):
+        with pytest.raises(ValueError, match="holds keys, by its name"):
+            check(home, {name: b""})
+        (home.parent / "staged" / name).unlink()

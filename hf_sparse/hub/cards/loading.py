@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hf_sparse.hub.cards.escaping import argument, literal
 from hf_sparse.hub.cards.facts import Facts
 from hf_sparse.report.tables import size
 
@@ -53,8 +54,11 @@ def _skips_zeros(facts: Facts) -> bool:
 
 
 def _with_its_class(facts: Facts) -> str:
-    kind = facts.architecture
-    return f'model = {kind}.from_pretrained("{facts.repo}"{_options(facts)})'
+    return f"model = {_class(facts)}.from_pretrained({literal(facts.repo)}{_options(facts)})"
+
+
+def _class(facts: Facts) -> str:
+    return facts.architecture if facts.architecture.isidentifier() else "ItsClass"
 
 
 def _stock(facts: Facts, form: str) -> Way:
@@ -66,7 +70,7 @@ def _stock(facts: Facts, form: str) -> Way:
     lines = [
         "from transformers import pipeline",
         "",
-        f'repo = "{facts.repo}"',
+        f"repo = {literal(facts.repo)}",
         f'run = pipeline("{facts.task}", model=repo{_options(facts)})',
         f"print(run({_TEXTS[facts.task]}))",
     ]
@@ -84,7 +88,7 @@ def _fast(facts: Facts, folder: str, packed: bool) -> Way:
         "from hf_sparse.runtime import load",
         *(["from transformers import AutoTokenizer"] if facts.tokenizer else []),
         "",
-        f'repo = "{facts.repo}"',
+        f"repo = {literal(facts.repo)}",
         f"model = load({place})",
     ]
     if facts.tokenizer:
@@ -122,22 +126,22 @@ def _plugin(facts: Facts, folder: str) -> Way:
 
 def _onnx(facts: Facts, folder: str) -> Way:
     place = f"{facts.name}/{folder}" if folder else facts.name
-    revision = f" --revision {facts.revision}" if facts.revision else ""
+    revision = f" --revision {argument(facts.revision)}" if facts.revision else ""
     code = (
-        f"hf download {facts.repo}{revision} --local-dir {facts.name}\n"
-        f"hf-sparse export {place} onnx --to onnx"
+        f"hf download {argument(facts.repo)}{revision} --local-dir {argument(facts.name)}\n"
+        f"hf-sparse export {argument(place)} onnx --to onnx"
     )
     return Way("As ONNX, for ONNX Runtime and others", "bash", code, rare=True)
 
 
 def _from_pretrained(facts: Facts, folder: str) -> str:
     found = (kind for ending, kind in _HEADS.items() if facts.architecture.endswith(ending))
-    kind = next(found, facts.architecture)
+    kind = next(found, _class(facts))
     names = sorted([kind, *(["AutoTokenizer"] if facts.tokenizer else [])])
     lines = [
         f"from transformers import {', '.join(names)}",
         "",
-        f'repo = "{facts.repo}"',
+        f"repo = {literal(facts.repo)}",
         f"model = {kind}.from_pretrained(repo{_options(facts, folder)})",
     ]
     if facts.tokenizer:
@@ -148,4 +152,4 @@ def _from_pretrained(facts: Facts, folder: str) -> str:
 def _options(facts: Facts, folder: str = "") -> str:
     """Return what says where in a repository, and at which revision of it, the files lie."""
     found = {"subfolder": folder, "revision": facts.revision}
-    return "".join(f', {name}="{value}"' for name, value in found.items() if value)
+    return "".join(f", {name}={literal(value)}" for name, value in found.items() if value)

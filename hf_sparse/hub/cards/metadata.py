@@ -2,6 +2,7 @@
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from hf_sparse.hub.cards.escaping import is_hub_name, one_line
 from hf_sparse.hub.cards.facts import Facts, Stage
 from hf_sparse.report.scores import title
 
@@ -18,16 +19,16 @@ def metadata_of(facts: Facts) -> ModelCardData:
     relation = "quantized" if facts.quantization and not trained else "finetune"
     return ModelCardData(
         language=_one_or_all(facts.language),
-        license=facts.licence,
+        license=_line(facts.licence),
         library_name="transformers",
-        pipeline_tag=facts.task,
-        base_model=facts.base_model,
+        pipeline_tag=_line(facts.task),
+        base_model=_line(facts.base_model),
         base_model_relation=relation if facts.base_model else None,
         datasets=sorted({name for stage in facts.stages for name in _datasets(stage)}) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
         tags=_tags(facts),
         eval_results=results or None,
-        model_name=facts.name if results else None,
+        model_name=one_line(facts.name) if results else None,
     )
 
 
@@ -35,7 +36,7 @@ def on_the_hub(dataset: str | None) -> bool:
     """Say whether a data set is named as on the Hub, owner/name; files and descriptions are not."""
     if dataset is None or dataset.endswith(_FILES):
         return False
-    return dataset.count("/") == 1 and " " not in dataset
+    return "/" in dataset and is_hub_name(dataset)
 
 
 def _results(facts: Facts) -> list[EvalResult]:
@@ -43,14 +44,14 @@ def _results(facts: Facts) -> list[EvalResult]:
         return []
     return [
         EvalResult(
-            task_type=facts.task,
+            task_type=one_line(facts.task),
             dataset_type=facts.dataset if on_the_hub(facts.dataset) else _CUSTOM,
-            dataset_name=facts.dataset,
-            dataset_config=facts.config,
-            dataset_split=facts.split,
-            metric_type=name,
+            dataset_name=one_line(facts.dataset),
+            dataset_config=_line(facts.config),
+            dataset_split=_line(facts.split),
+            metric_type=one_line(name),
             metric_value=value,
-            metric_name=title(name),
+            metric_name=one_line(title(name)),
         )
         for name, value in facts.scores.values.items()
     ]
@@ -66,7 +67,7 @@ def _tags(facts: Facts) -> list[str]:
     tags = ["hf_sparse"]
     if facts.sparse:
         # A colon would make a namespace of what stands before it.
-        pattern = (facts.zeros.pattern or "").replace(":", "of")
+        pattern = one_line(facts.zeros.pattern or "").replace(":", "of")
         tags += ["sparse", *([pattern] if pattern else [])]
     methods = {(stage.recipe.get("sparsity") or {}).get("method", "lock") for stage in facts.stages}
     if facts.sparse and methods - {"lock"}:
@@ -79,4 +80,9 @@ def _tags(facts: Facts) -> list[str]:
 
 
 def _one_or_all(languages: tuple[str, ...]) -> str | list[str] | None:
-    return languages[0] if len(languages) == 1 else list(languages) or None
+    lines = [one_line(language) for language in languages]
+    return lines[0] if len(lines) == 1 else lines or None
+
+
+def _line(text: str | None) -> str | None:
+    return None if text is None else one_line(text)

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined, Template
 
 from hf_sparse.hub.cards import runs, sentences, tables
+from hf_sparse.hub.cards.escaping import code, fenced, plain
 from hf_sparse.hub.cards.facts import Facts
 from hf_sparse.hub.cards.loading import ways_to_load
 from hf_sparse.hub.cards.metadata import metadata_of
@@ -29,6 +30,9 @@ def render(facts: Facts) -> ModelCard:
         tables=tables,
         runs=runs,
         ways=ways_to_load(facts),
+        plain=plain,
+        code=code,
+        fenced=fenced,
         as_yaml=lambda recipe: yaml.safe_dump(dict(recipe), sort_keys=False).rstrip(),
     )
     # As the card itself writes its metadata, which may not be how they were given.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from hf_sparse.hub.cards.escaping import code, hub_link, plain
 from hf_sparse.hub.cards.facts import Facts, Stage
 from hf_sparse.hub.cards.tables import Rows
 
@@ -13,10 +14,10 @@ def made(facts: Facts) -> str:
     """Say from what the model came and through which runs."""
     first = facts.stages[0]
     if facts.base_model is not None:
-        start = f"[{facts.base_model}](https://huggingface.co/{facts.base_model})"
+        start = hub_link(facts.base_model)
     else:
-        start = f"`{first.base_model}`" if first.base_model else "a new model with random weights"
-    chain = " → ".join(f"`{stage.name}`" for stage in facts.stages)
+        start = code(first.base_model) if first.base_model else "a new model with random weights"
+    chain = " → ".join(code(stage.name) for stage in facts.stages)
     times = [stage.seconds for stage in facts.stages]
     took = "" if None in times else f", {_duration(sum(times))} of training in all"
     runs = "one run" if len(facts.stages) == 1 else f"{len(facts.stages)} runs"
@@ -26,10 +27,10 @@ def made(facts: Facts) -> str:
 def table(facts: Facts) -> Rows:
     """Put the runs side by side: what they started from, learnt from, read; the settings that differ."""
     stages = facts.stages
-    rows: Rows = [("", *(f"`{stage.name}`" for stage in stages))]
+    rows: Rows = [("", *(code(stage.name) for stage in stages))]
     parts: dict[str, Callable[[Stage], str]] = {
-        "starts from": lambda stage: f"`{stage.base_model}`" if stage.base_model else "random weights",
-        "teacher": lambda stage: f"`{stage.teacher}`" if stage.teacher else "",
+        "starts from": lambda stage: code(stage.base_model) if stage.base_model else "random weights",
+        "teacher": lambda stage: code(stage.teacher) if stage.teacher else "",
         "data": _data,
         "examples": lambda stage: "" if stage.train_samples is None else f"{stage.train_samples:,}",
         "steps": lambda stage: f"{stage.step:,}",
@@ -39,14 +40,15 @@ def table(facts: Facts) -> Rows:
     parts["took"] = lambda stage: "" if stage.seconds is None else _duration(stage.seconds)
     for name, part in parts.items():
         if any(cells := [part(stage) for stage in stages]):
-            rows.append((name, *cells))
+            rows.append((plain(name), *cells))
     return rows
 
 
 def shared_settings(facts: Facts) -> str:
     """Name the settings that all runs have in common."""
     last = facts.stages[-1]
-    said = ", ".join(f"{name} {_value(last, name)}" for name in last.arguments if name in _common(facts))
+    common = _common(facts)
+    said = ", ".join(f"{plain(name)} {_value(last, name)}" for name in last.arguments if name in common)
     return f"{'Settings' if len(facts.stages) == 1 else 'Settings of all'}: {said}." if said else ""
 
 
@@ -58,10 +60,10 @@ def same_environment(facts: Facts) -> bool:
 def environment(stage: Stage) -> str:
     """Name hardware and versions."""
     hardware = stage.hardware
-    parts = [str(hardware[name]) for name in ("accelerator", "processor", "system") if name in hardware]
+    parts = [plain(hardware[name]) for name in ("accelerator", "processor", "system") if name in hardware]
     if (count := hardware.get("torch_threads")) is not None:
-        parts.append("1 thread" if count == 1 else f"{count} threads")
-    software = ", ".join(f"{name} {number}" for name, number in stage.versions.items())
+        parts.append("1 thread" if count == 1 else f"{plain(count)} threads")
+    software = ", ".join(f"{plain(name)} {plain(number)}" for name, number in stage.versions.items())
     return f"Made on {', '.join(parts)}, with {software}."
 
 
@@ -84,12 +86,12 @@ def _value(stage: Stage, name: str) -> str:
     # Of the seeds 0 is one like any other.
     if value in _OFF and name != "seed":
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else plain(value)
 
 
 def _data(stage: Stage) -> str:
     found = [stage.facts[name] for name in ("dataset", "config") if name in stage.facts]
-    return ", ".join(", ".join(map(str, said)) if isinstance(said, list) else str(said) for said in found)
+    return ", ".join(", ".join(map(plain, said)) if isinstance(said, list) else plain(said) for said in found)
 
 
 def _duration(seconds: float) -> str:

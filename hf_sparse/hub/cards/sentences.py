@@ -1,5 +1,6 @@
 """What a card says in sentences, each true of the facts at hand and left out where they are missing."""
 
+from hf_sparse.hub.cards.escaping import code, hub_link, plain
 from hf_sparse.hub.cards.facts import Facts, Files, Latency
 from hf_sparse.hub.cards.metadata import on_the_hub
 from hf_sparse.hub.cards.tables import dense_title, layers
@@ -21,13 +22,13 @@ def summary(facts: Facts) -> str:
     kind = _KINDS.get(facts.task or "", "model")
     size_of = f", {facts.parameters / 1e6:,.2f} million parameters"
     made = [part for part in (_removed(facts), _rounded(facts)) if part]
-    first = f"A {kind} (`{facts.architecture}`{size_of}){' with ' + ' and '.join(made) if made else ''}."
+    first = f"A {kind} ({code(facts.architecture)}{size_of}){' with ' + ' and '.join(made) if made else ''}."
     return " ".join([first, *_measured(facts)])
 
 
 def labels(facts: Facts) -> str:
     """Name the classes that a classifier tells apart."""
-    return f"It tells {len(facts.labels)} classes apart: {', '.join(facts.labels)}."
+    return f"It tells {len(facts.labels)} classes apart: {', '.join(map(plain, facts.labels))}."
 
 
 def _removed(facts: Facts) -> str | None:
@@ -49,7 +50,7 @@ def _measured(facts: Facts) -> list[str]:
     found = []
     if facts.scores is not None:
         name, value = next(iter(facts.scores.values.items()))
-        score = f"{title(name)} is **{written(name, value, facts.task, 1)}**"
+        score = f"{plain(title(name))} is **{written(name, value, facts.task, 1)}**"
         before = facts.dense and facts.dense.scores.values.get(name)
         beside = f", {compared(name, before, value, facts.task)} its {dense_title(facts)}" if before else ""
         found.append(f"Its {score}{beside}.")
@@ -66,20 +67,20 @@ def _speed(latency: Latency) -> str | None:
     best, rival = latency.best, latency.rival
     if best is None or rival is None or not latency.gain:
         return None
+    times = f"{rival.median_ms / best.median_ms:.1f} times as fast"
     return (
-        f"On {_threads(latency)} of {_article(latency.processor)} it is "
-        f"**{rival.median_ms / best.median_ms:.1f} times as fast** in hf_sparse's runtime as in {rival.name}."
+        f"On {_threads(latency)} of {_article(latency.processor)} it is **{times}** in hf_sparse's runtime "
+        f"as in {plain(rival.name)}."
     )
 
 
 def scored(facts: Facts) -> str:
     """Say what the scores were measured on and which files say so."""
-    where = [f"`{facts.scores.file}` of the run"]
+    where = [f"{code(facts.scores.file)} of the run"]
     if facts.dense is not None:
-        name = facts.dense.name
-        where.append(f"`{facts.dense.scores.file}` of `{name}`")
+        where.append(f"{code(facts.dense.scores.file)} of {code(facts.dense.name)}")
     on = _examples(facts)
-    lower = [title(name) for name in facts.scores.values if lower_is_better(name)]
+    lower = [plain(title(name)) for name in facts.scores.values if lower_is_better(name)]
     better = f" Lower is better of {', '.join(lower)}." if lower else ""
     return f"Scores are {on}from {' and '.join(where)}.{better}"
 
@@ -94,9 +95,8 @@ def _examples(facts: Facts) -> str:
 def _data(facts: Facts) -> str:
     if facts.dataset is None:
         return ""
-    name = f"[{facts.dataset}](https://huggingface.co/datasets/{facts.dataset})"
-    name = name if on_the_hub(facts.dataset) else facts.dataset
-    more = [part for part in (facts.config, facts.split) if part]
+    name = hub_link(facts.dataset, "datasets/") if on_the_hub(facts.dataset) else plain(facts.dataset)
+    more = [plain(part) for part in (facts.config, facts.split) if part]
     return f"{name} ({', '.join(more)})" if more else name
 
 
@@ -108,7 +108,7 @@ def zeros(facts: Facts) -> str:
     if facts.sparse:
         asked = found.asked and _percent(found.asked)
         kept = asked == _percent(found.share)
-        pattern = f", pattern {found.pattern}" if found.pattern else ""
+        pattern = f", pattern {plain(found.pattern)}" if found.pattern else ""
         said.append(
             f"{share} {where} are zero ({_percent(found.share)}{', as asked for' if kept else ''}{pattern})."
         )
@@ -125,12 +125,12 @@ def zeros(facts: Facts) -> str:
 
 def _schemes(facts: Facts) -> str:
     held = facts.quantization
-    inputs = "" if held.activations == "none" else f", inputs `{held.activations}`"
-    embeddings = f", embeddings `{held.embeddings}`" if held.embeddings else ""
+    inputs = "" if held.activations == "none" else f", inputs {code(held.activations)}"
+    embeddings = f", embeddings {code(held.embeddings)}" if held.embeddings else ""
     more = facts.zeros.rounded
     sparser = more is not None and round(more, 3) > round(facts.zeros.share, 3)
     rounding = f" Rounding makes more zeros: {_percent(more)} in all." if sparser else ""
-    return f"Weights are rounded as `{held.weights}`{inputs}{embeddings}.{rounding}"
+    return f"Weights are rounded as {code(held.weights)}{inputs}{embeddings}.{rounding}"
 
 
 def sizes(facts: Facts) -> str:
@@ -153,25 +153,28 @@ def _packed(facts: Facts) -> Files | None:
 def machine(latency: Latency) -> str:
     """Say on what latencies were measured and of what."""
     cores = "1 core" if latency.cores == 1 else f"{latency.cores} cores"
-    kernels = f", hf_sparse's kernels for {latency.kernels}" if latency.kernels else ""
+    kernels = f", hf_sparse's kernels for {plain(latency.kernels)}" if latency.kernels else ""
     timed = [row.name.lower().replace(" ", "") for row in latency.rows]
     others = [name for name in ("onnxruntime", "openvino") if any(row.startswith(name) for row in timed)]
     names = ("hf_sparse", "torch", "transformers", *others)
-    software = ", ".join(f"{name} {latency.versions[name]}" for name in names if name in latency.versions)
+    software = ", ".join(
+        f"{name} {plain(latency.versions[name])}" for name in names if name in latency.versions
+    )
     tokens = "1 token" if latency.length == 1 else f"{latency.length} tokens"
     texts = "one text" if latency.batch == 1 else f"batches of {latency.batch} texts"
     return (
         f"Measured on {_article(latency.processor)} ({cores}{kernels}), {_threads(latency)}, {texts} of "
-        f"{tokens}; {software}. `{latency.file}`:"
+        f"{tokens}; {software}. {code(latency.file)}:"
     )
 
 
 def verdict(latency: Latency) -> str:
     """Say whether the runtime is worth while, what was not measured, what differences are."""
-    notes = [f"{row.name}: {row.note}" for row in latency.rows if row.note]
-    notes += [f"Not measured: {name}: {reason}." for name, reason in latency.missing.items()]
-    differ = f"In the last column is the largest difference of any output from that of {latency.reference}."
-    said = "" if latency.gain else f"{latency.verdict} "
+    notes = [f"{plain(row.name)}: {plain(row.note)}" for row in latency.rows if row.note]
+    notes += [f"Not measured: {plain(name)}: {plain(reason)}." for name, reason in latency.missing.items()]
+    reference = plain(latency.reference)
+    differ = f"In the last column is the largest difference of any output from that of {reference}."
+    said = "" if latency.gain else f"{plain(latency.verdict)} "
     return " ".join([f"{said}{differ}", *notes])
 
 
@@ -181,7 +184,7 @@ def limits(facts: Facts) -> list[str]:
     if facts.scores is not None:
         found.append(_certainty(facts))
     if len(facts.language) == 1:
-        found.append(f"It was trained and measured on `{facts.language[0]}` alone.")
+        found.append(f"It was trained and measured on {code(facts.language[0])} alone.")
     if facts.sparse:
         found.append(
             "Zeros make it fast only in hf_sparse's runtime. PyTorch and ONNX Runtime compute with them as "
@@ -207,21 +210,25 @@ def limits(facts: Facts) -> list[str]:
 def _certainty(facts: Facts) -> str:
     samples = facts.scores.samples
     seed = facts.stages[-1].arguments.get("seed") if facts.stages else None
-    runs = "Scores are of one run" + ("" if seed is None else f", seed {seed}")
+    runs = "Scores are of one run" + ("" if seed is None else f", seed {plain(seed)}")
     if samples is None:
         return f"{runs}; on how many examples was not recorded."
     name, value = next(iter(facts.scores.values.items()))
     error = chance(name, value, samples, facts.task)
-    luck = f": by chance alone other examples would move the {title(name)} by about {error}" if error else ""
+    luck = (
+        f": by chance alone other examples would move the {plain(title(name))} by about {error}"
+        if error
+        else ""
+    )
     return f"{runs}, on {samples:,} examples{luck}."
 
 
 def licence(facts: Facts) -> str:
     """Say under which licence the model is, or that nobody said so."""
     if facts.licence is not None:
-        return f"{facts.licence}."
+        return f"{plain(facts.licence)}."
     if facts.base_model is not None:
-        where = f"[{facts.base_model}](https://huggingface.co/{facts.base_model})"
+        where = hub_link(facts.base_model)
         return f"None was stated with this model; follow the licence of its base model, {where}."
     return "None was stated with this model; ask who published it."
 
@@ -235,4 +242,4 @@ def _threads(latency: Latency) -> str:
 
 
 def _article(processor: str) -> str:
-    return f"{'an' if processor[:1].upper() in 'AEIOU' else 'a'} {processor}"
+    return f"{'an' if processor[:1].upper() in 'AEIOU' else 'a'} {plain(processor)}"

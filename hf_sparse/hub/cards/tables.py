@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from hf_sparse.hub.cards.escaping import plain
 from hf_sparse.hub.cards.facts import Facts, Latency
 from hf_sparse.report.scores import change, title, written
 from hf_sparse.report.tables import size
@@ -10,9 +11,12 @@ Rows = list[Sequence[str]]
 
 
 def markdown(rows: Rows) -> str:
-    """Write a table whose columns after the first hold numbers; empty columns are left out."""
+    """Write a table whose columns after the first hold numbers; empty columns are left out.
+
+    Cells are Markdown, in which texts from elsewhere are escaped already.
+    """
     kept = [index for index in range(len(rows[0])) if index == 0 or any(row[index] for row in rows[1:])]
-    lines = [[row[index].replace("|", "\\|") for index in kept] for row in rows]
+    lines = [[row[index] for index in kept] for row in rows]
     rule = ["---", *["--:"] * (len(kept) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
 
@@ -28,7 +32,7 @@ def summary(facts: Facts) -> Rows:
         known = before is not None
         rows.append(
             (
-                title(name),
+                plain(title(name)),
                 written(name, before, facts.task) if known else "",
                 f"**{written(name, value, facts.task)}**",
                 change(name, before, value, facts.task) if known else "",
@@ -77,7 +81,7 @@ def latencies(latency: Latency) -> Rows:
     for row in sorted(latency.rows, key=lambda row: row.median_ms):
         differs = row.largest_difference
         cells = [
-            row.name,
+            plain(row.name),
             f"{_short(row.median_ms)} ms",
             f"{_short(row.p95_ms)} ms",
             f"{_short(row.sequences_per_second)}",
