@@ -179,12 +179,13 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             extras = extras | {_RANGES: self.quantizer.state()}
         return SavedState(self.recipe, self.state.global_step, self.state.max_steps, masks, extras)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
         self._adopt(self._resumed)
-        reading = (model or self.model).register_load_state_dict_pre_hook(read_converted)
+        reading = (*model, self.model)[0].register_load_state_dict_pre_hook(read_converted)
         try:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            # Some Trainers know of one model alone.
+            super()._load_from_checkpoint(resume_from_checkpoint, *model)
         finally:
             reading.remove()
 
