@@ -1,7 +1,7 @@
 """What a teacher adds to a Trainer."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -144,6 +144,9 @@ class DistillationMixin:
             seen = dict(inputs) | self.distiller.forward_options
             if self.distiller.needs_task(inputs):
                 task, outputs = super().compute_loss(model, seen, return_outputs=True)
+                if not has_gradient(outputs):
+                    # Some Trainers compute the loss without what they return, as TRL's without logits.
+                    outputs = model(**teacher_inputs(seen))
             else:
                 task, outputs = None, model(**teacher_inputs(seen))
         # Trainer takes the mean over micro-batches, but leaves it to a loss function of the user's own.
@@ -163,6 +166,12 @@ class DistillationMixin:
         if "loss" in logs and self.distiller is not None:
             logs.update(self.distiller.drain_logs())
         super().log(logs, *args, **kwargs)
+
+
+def has_gradient(outputs: Any) -> bool:
+    """Say whether anything that a model returned leads back to its weights."""
+    held = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return any(torch.is_tensor(value) and value.requires_grad for value in held or ())
 
 
 def _share_of_zeros(model: nn.Module) -> float:
