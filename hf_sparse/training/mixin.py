@@ -250,6 +250,8 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
     def end_sparsity(self) -> None:
         """Check the outcome; after `load_best_model_at_end`, take the masks of the model that was loaded."""
         self._reading.remove()
+        # Some Trainers read their best model as they do a checkpoint that they resume from.
+        self._resumed = None
         if self.distiller is not None:
             self.distiller.forget()
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
