@@ -1,13 +1,14 @@
 """What a teacher adds to a Trainer."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from hf_sparse.distillation.gradients import has_gradient
 from hf_sparse.distillation.teacher import check_learnable, has_head, teacher_inputs
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
@@ -166,12 +167,6 @@ class DistillationMixin:
         if "loss" in logs and self.distiller is not None:
             logs.update(self.distiller.drain_logs())
         super().log(logs, *args, **kwargs)
-
-
-def has_gradient(outputs: Any) -> bool:
-    """Say whether anything that a model returned leads back to its weights."""
-    held = outputs.values() if isinstance(outputs, Mapping) else outputs
-    return any(torch.is_tensor(value) and value.requires_grad for value in held or ())
 
 
 def _share_of_zeros(model: nn.Module) -> float:
