@@ -8,7 +8,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaForSequenceClassification,
-    PreTrainedModel,
 )
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 
@@ -38,13 +37,6 @@ PREFERENCES = Dataset.from_dict(
 SHORT = small.ARGUMENTS | {"max_steps": 4, "save_steps": 2}
 
 
-def named(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Give a model a directory to come from: DPO reads the configuration there again."""
-    model.save_pretrained(folder / "base")
-    model.config._name_or_path = str(folder / "base")
-    return model
-
-
 def check(trainer: Any, folder: Path, kind: type) -> None:
     trainer.train()
     loaded = kind.from_pretrained(folder / "checkpoint-4")
@@ -55,10 +47,10 @@ def check(trainer: Any, folder: Path, kind: type) -> None:
 
 
 def test_dpo(tmp_path: Path) -> None:
-    args = DPOConfig(str(tmp_path), **SHORT)
     trainer = SparseDPOTrainer(
         small.llama(),
-        args=args,
+        small.llama(),
+        args=DPOConfig(str(tmp_path), **SHORT),
         train_dataset=PREFERENCES,
         processing_class=small.words(),
         recipe=small.RECIPE,
@@ -96,7 +88,7 @@ def test_grpo(tmp_path: Path) -> None:
 
 def test_a_teacher_teaches_beside_preferences(tmp_path: Path) -> None:
     trainer = SparseDPOTrainer(
-        named(small.llama(), tmp_path),
+        small.llama(),
         small.llama(),
         args=DPOConfig(
             str(tmp_path), **SHORT | {"max_steps": 12, "save_strategy": "no", "learning_rate": 0.01}
