@@ -57,16 +57,22 @@ class Recipe(Part):
 
     def override(self, assignments: Iterable[str]) -> "Recipe":
         """Return a copy with dotted assignments made, such as `distillation=null`."""
+        made = (parse_assignment(assignment) for assignment in assignments)
+        return self.replace({".".join(path): value for path, value in made})
+
+    def replace(self, changes: Mapping[str, Any]) -> "Recipe":
+        """Return a copy with other values at dotted keys, such as `sparsity.schedule.final`."""
         values = self.to_dict()
-        for assignment in assignments:
-            path, value = parse_assignment(assignment)
+        for key, value in changes.items():
+            *path, last = key.split(".")
             part = values
-            for key in path[:-1]:
-                part[key] = part.get(key) or {}
-                part = part[key]
+            for step in path:
+                part[step] = part.get(step) or {}
+                part = part[step]
                 if not isinstance(part, dict):
-                    raise ValueError(f"{assignment!r}: {key} is a value, not a group of settings")
-            part[path[-1]] = value
+                    raise ValueError(f"{key}: {step} is a value, not a group of settings")
+            # Searches give scalars of numpy.
+            part[last] = value.item() if hasattr(value, "item") else value
         return type(self).from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:

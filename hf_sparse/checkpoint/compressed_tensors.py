@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
 from hf_sparse.checkpoint.directories import holds_only, published
 from hf_sparse.modules import base_prefix
@@ -23,7 +25,10 @@ _SHIFT = 128
 
 
 def save_compressed(
-    model: PreTrainedModel, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+    model: PreTrainedModel,
+    directory: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    carried: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Write a quantized model as a directory that `from_pretrained` loads with compressed-tensors installed.
 
@@ -31,7 +36,8 @@ def save_compressed(
     of bits (`pack-quantized`); scales are float32. The format has no embeddings: quantized tables lie there
     as rounded floats. All other parameters are as `save_pretrained` writes them.
     The directory is to be loaded as the class it was saved as, or without the head. An earlier one of this
-    format is replaced, the tokenizer's files in it too, so give `tokenizer` again.
+    format is replaced, the tokenizer's files in it too, so give `tokenizer` again, and `carried`, what else
+    goes into it (`checkpoint.carrying.carried`).
 
     What was written is read and compared before it takes its place. The package compressed-tensors is needed
     for packing only. Raises `ValueError` for models that are not quantized, whose layers differ in their
@@ -51,11 +57,12 @@ def save_compressed(
     for name in quantized.keys() - layers.keys():
         weight = f"{name}.weight"
         state[weight] = quantized[name].weight().to(state[weight].dtype)
-    with published(Path(directory), is_compressed) as staged:
+    with published(Path(directory), lambda held: is_compressed(held, carried)) as staged:
         model.save_pretrained(staged, state_dict=state)
         _require_same(staged, state, set(state) - set(model.state_dict()))
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
+        carry(carried, staged)
         file = staged / CONFIG_NAME
         config = read_config(file)
         config["quantization_config"] = scheme
@@ -181,10 +188,12 @@ def _tensors(layer: QuantizedLayer, packed: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def is_compressed(directory: Path) -> bool:
-    """Say whether a directory holds a model of this format and nothing else."""
+def is_compressed(directory: Path, carried: Mapping[str, Path] = MappingProxyType({})) -> bool:
+    """Say whether a directory holds a model of this format and nothing else but what is `carried`."""
     file = directory / CONFIG_NAME
     if not file.is_file():
         return False
     held = saved_quantization(file) or {}
-    return held.get("quant_method") == METHOD and holds_only(directory, "model*.safetensors*")
+    return held.get("quant_method") == METHOD and holds_only(
+        directory, "model*.safetensors*", carried=carried
+    )

@@ -1,23 +1,22 @@
 """Directories for others to load, which are there whole or not at all."""
 
+import filecmp
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 
 from hf_sparse.storage import sync
 
-# What lies beside a model's own files: configuration, card, processor, and what tokenizers save.
-_COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "README.md",
+# What tokenizers save.
+TOKENIZER = (
     "chat_template.jinja",
     "chat_template.json",
-    "*processor_config.json",
+    "additional_chat_templates/*",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -40,21 +39,39 @@ _COMPANIONS = (
     "source.spm",
     "target.spm",
 )
+# What lies beside a model's own files: configuration, card, processor, tokenizer.
+_COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "README.md",
+    "*processor_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    *TOKENIZER,
+)
 # Handed on with a model, but not written by any library, so never to be replaced.
 _TERMS = tuple(
     f"{name}{ending}" for name in ("LICENSE", "LICENCE", "NOTICE") for ending in ("", ".txt", ".md", ".rst")
 )
 
 
-def holds_only(directory: Path, *own: str) -> bool:
+def holds_only(directory: Path, *own: str, carried: Mapping[str, Path] = MappingProxyType({})) -> bool:
     """Say whether a directory holds files of these names, `*` standing for anything, and their companions.
 
-    With a folder in it, or any other file, it holds more.
+    With any other file or folder in it, it holds more, unless that is a copy of what `carried` has under the
+    same path.
     """
-    return all(
-        entry.is_file() and any(fnmatchcase(entry.name, name) for name in (*own, *_COMPANIONS))
-        for entry in directory.iterdir()
-    )
+
+    def known(entry: Path) -> bool:
+        name = entry.relative_to(directory).as_posix()
+        if entry.is_dir():
+            return any(path.startswith(f"{name}/") for path in carried)
+        if entry.parent == directory and any(fnmatchcase(name, each) for each in (*own, *_COMPANIONS)):
+            return True
+        return name in carried and filecmp.cmp(entry, carried[name], shallow=False)
+
+    return all(known(entry) for entry in directory.rglob("*"))
 
 
 def companions(directory: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import transformers
@@ -40,6 +40,8 @@ from hf_sparse.checkpoint.quantizer import METHOD
 
 logger = logging.getLogger(__name__)
 
+# Which modules a model of sentence-transformers has, and which folder each lies in.
+MODULES = "modules.json"
 
 _TOKENIZERS = (
     "tokenizer_config.json",
@@ -205,14 +207,46 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
     return None if found is None else Path(found)
 
 
+def module_folders(name_or_path: str, **hub: Any) -> list[str]:
+    """Return the folders that a model of sentence-transformers keeps its modules in, none for other models.
+
+    A module in the directory itself has none. `hub` as in `saved_file`. Raises `ValueError` for a folder
+    outside of the directory, and if the list is damaged.
+    """
+    file = saved_file(name_or_path, MODULES, **hub)
+    if file is None:
+        return []
+    try:
+        paths = [module["path"] for module in json.loads(file.read_text(encoding="utf-8"))]
+        folders = [PurePosixPath(path).as_posix() for path in paths if path]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file} is no list of modules ({error!r}); restore it, or save the model again"
+        ) from error
+    for folder in folders:
+        if folder.startswith("/") or ".." in PurePosixPath(folder).parts:
+            raise ValueError(f"{file} names {folder}, outside of the directory; save the model again")
+    return folders
+
+
+def _no_model(name_or_path: str) -> str:
+    """Say why a directory without a configuration holds no model to load."""
+    for folder in module_folders(name_or_path):
+        file = Path(name_or_path) / folder / CONFIG_NAME
+        if file.is_file() and "model_type" in _read_json(file):
+            return (
+                f"{name_or_path} is a model of sentence-transformers whose transformer lies in {folder}; "
+                f"name {Path(name_or_path) / folder}, and put what is made of it in its place in a copy"
+            )
+    return f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
+
+
 def _configuration(name_or_path: str) -> PreTrainedConfig:
     """Read the configuration of a saved model; raise `ValueError` if it is not there or damaged."""
     if Path(name_or_path).is_dir():
         file = Path(name_or_path) / CONFIG_NAME
         if not file.is_file():
-            raise ValueError(
-                f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
-            )
+            raise ValueError(_no_model(name_or_path))
         require_plausible(file)
     elif Path(name_or_path).exists() or not _is_hub_name(name_or_path):
         raise ValueError(

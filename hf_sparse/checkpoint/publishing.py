@@ -1,9 +1,12 @@
 """Models as small directories to hand on, in one of two formats, with their tokenizer."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.compressed_tensors import is_compressed, save_compressed
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.directories import holds_only, published, require_free
@@ -18,29 +21,33 @@ def publish(
     directory: str | Path,
     form: str = "compressed-tensors",
     tokenizer: PreTrainedTokenizerBase | None = None,
+    carried: Mapping[str, Path] = MappingProxyType({}),
 ) -> Sizes:
     """Write a model into a directory in one of `FORMATS`; return its sizes.
 
-    A directory of the same format is replaced. Raises `ValueError` for one that holds something else, and as
+    `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds it. A directory
+    of the same format is replaced. Raises `ValueError` for one that holds something else, and as
     `save_compressed` and `save_packed` do.
     """
-    require_own(directory, form)
+    require_own(directory, form, carried)
     if form == "packed":
-        with published(Path(directory), _is_packed) as staged:
+        with published(Path(directory), lambda held: _is_packed(held, carried)) as staged:
             save_packed(model, staged)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
+            carry(carried, staged)
     else:
-        save_compressed(model, directory, tokenizer)
+        save_compressed(model, directory, tokenizer, carried)
     return measure_sizes(model, directory)
 
 
-def require_own(directory: str | Path, form: str) -> None:
+def require_own(directory: str | Path, form: str, carried: Mapping[str, Path] = MappingProxyType({})) -> None:
     """Raise `ValueError` for a format that is not known, and unless a directory may be written in it."""
     if form not in FORMATS:
         raise ValueError(f"{form!r} is no format to pack in; choose one of {', '.join(FORMATS)}")
-    require_free(Path(directory), _is_packed if form == "packed" else is_compressed)
+    is_ours = _is_packed if form == "packed" else is_compressed
+    require_free(Path(directory), lambda held: is_ours(held, carried))
 
 
-def _is_packed(directory: Path) -> bool:
-    return (directory / PACKED).is_file() and holds_only(directory, PACKED)
+def _is_packed(directory: Path, carried: Mapping[str, Path]) -> bool:
+    return (directory / PACKED).is_file() and holds_only(directory, PACKED, carried=carried)

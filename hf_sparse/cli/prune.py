@@ -44,6 +44,7 @@ def prune(
     """
     with plain_errors(context.obj):
         with working("Loading"):
+            from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.checkpoint.loading import load_tokenizer
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.demo.progress import silence
@@ -56,6 +57,7 @@ def prune(
             from hf_sparse.training.prune import prune as prune_weights
 
             one_shot.require_new(out)
+            others = carried(model, tokenizer=tokenizer is None)
             settings = {
                 "pattern": pattern,
                 "method": method,
@@ -83,7 +85,7 @@ def prune(
             with silence():
                 masks = one_shot.prune_with_data(loaded, sparsity, counted(batches, "Reading"), **settings)
         with working("Saving"):
-            one_shot.save_pruned(loaded, out, reader)
+            one_shot.save_pruned(loaded, out, reader, others)
         if as_json:
             found = {"sparsity": masks.sparsity, "before": before, "weights": len(masks.targets)}
             typer.echo(json.dumps({"directory": str(out), "pattern": pattern, "method": method, **found}))

@@ -57,6 +57,7 @@ def quantize(
     """
     with plain_errors(context.obj):
         with working("Loading"):
+            from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.demo.progress import silence
             from hf_sparse.training.post_training import (
@@ -67,7 +68,8 @@ def quantize(
                 save_quantized,
             )
 
-            require_own(out)
+            others = carried(model, tokenizer=tokenizer is None)
+            require_own(out, others)
             given = {"observer": observer, "embeddings": embeddings, "include": include, "exclude": exclude}
             chosen = {name: value for name, value in given.items() if value}
             recipe = calibration_recipe(weights=weights, activations=activations, **chosen)
@@ -77,7 +79,7 @@ def quantize(
         with silence():
             layers = quantize_trained(loaded, counted(batches, "Calibrating"), recipe)
         with working("Saving"):
-            save_quantized(loaded, out, recipe, reader, source=model)
+            save_quantized(loaded, out, recipe, reader, model, others)
         if as_json:
             schemes = {"weights": recipe.weights, "activations": recipe.activations}
             found = {"layers": len(layers), **schemes, "embeddings": recipe.embeddings, "texts": len(texts)}

@@ -25,6 +25,7 @@ def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False
     """
     with plain_errors(context.obj):
         with working("Shrinking"):
+            from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.checkpoint.contract import renew_contract
             from hf_sparse.checkpoint.loading import load_tokenizer
             from hf_sparse.sparsity.shrink import shrink as shrink_model
@@ -32,13 +33,14 @@ def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False
             from hf_sparse.training.post_training import load_unrounded
 
             one_shot.require_new(out)
+            others = carried(model)
             loaded = load_unrounded(model)
             before = loaded.num_parameters()
             done = shrink_model(loaded)
             if all(part.now == part.before for part in done.values()):
                 raise ValueError(f"nothing can be removed: {'; '.join(map(_why_none, done, done.values()))}")
             renew_contract(loaded)
-            one_shot.save_pruned(loaded, out, load_tokenizer(model))
+            one_shot.save_pruned(loaded, out, load_tokenizer(model), others)
         if as_json:
             parts = {kind: {"before": part.before, "now": part.now} for kind, part in done.items()}
             parameters = {"before": before, "now": loaded.num_parameters()}

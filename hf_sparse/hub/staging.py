@@ -13,6 +13,7 @@ from huggingface_hub import constants, get_token
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.checkpoint.carrying import carry, module_files
 from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
 from hf_sparse.checkpoint.directories import companions
 from hf_sparse.checkpoint.loading import rounded_as
@@ -84,6 +85,7 @@ def staged(
         for path in companions(directory):
             if path.name != CARD and not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
+        carry(module_files(directory), folder)
         if (directory / SIDECAR).is_file():
             write_atomically(folder / RECIPE, read_state(directory).recipe.to_yaml().encode())
         copy_public_record(directory, folder)

@@ -26,6 +26,8 @@ class SparseTrainerMixin(SparseTrainingMixin):
     `SparseTrainingMixin` has its arguments.
     """
 
+    _why_no_card: str | None = None
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -72,7 +74,24 @@ class SparseTrainerMixin(SparseTrainingMixin):
         Of what `Trainer` takes there, `tasks`, `dataset`, `dataset_tags` and `dataset_args` go to `facts`,
         `finetuned_from`, `license` and `language` to the card; tags are found, and the name is the
         directory's. A README.md that somebody wrote or changed stays.
+
+        Some Trainers call this at every checkpoint. While one trains nothing is raised: whatever keeps a card
+        from being written is no reason to end a run, so a warning says it, once.
         """
+        try:
+            self._write_model_card(**kwargs)
+        except Exception as error:
+            if not self.is_in_train:
+                raise
+            if (reason := f"{error}") != self._why_no_card:
+                self._why_no_card = reason
+                logger.warning(
+                    "No card is written for now: %s. Training goes on; once the model is saved there, "
+                    "trainer.create_model_card() writes one.",
+                    reason or type(error).__name__,
+                )
+
+    def _write_model_card(self, **kwargs: Any) -> None:
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, PreTrainedModel):
             super().create_model_card(**kwargs)
@@ -97,7 +116,7 @@ class SparseTrainerMixin(SparseTrainingMixin):
         """Keep what `facts` hold of it; return the rest as `write_card` calls it."""
         facts = {
             "task": given.get("tasks"),
-            "dataset": given.get("dataset_tags") or given.get("dataset"),
+            "dataset": given.get("dataset_tags") or given.get("dataset") or given.get("dataset_name"),
             "config": given.get("dataset_args"),
         }
         for name, value in facts.items():

@@ -26,17 +26,19 @@ from hf_sparse.training.laying_out import check_targets, make_scores
 from hf_sparse.training.locking import explain_lost, settle
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.record import write_record
+from hf_sparse.training.reporting import report_recipe
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import check_rewindable, rewind_by
 from hf_sparse.training.scaling import loss_scale, was_skipped
 from hf_sparse.training.sparsifier import Sparsifier
 from hf_sparse.training.state import SavedState, write_state
 from hf_sparse.training.teaching import DistillationMixin, join, leave
+from hf_sparse.training.trials import TrialsMixin
 
 logger = logging.getLogger(__name__)
 
 
-class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
+class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
     """Prunes, distils, quantizes by a recipe in any Trainer; `SparseTrainerMixin` adds publishing to it.
 
     `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
@@ -66,17 +68,22 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         if training_args is not None:
             require_writable(training_args.output_dir)
         super().__init__(*args, **kwargs)
-        recipe = recipe or Recipe()
-        self.recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
+        self.given_recipe, self.given_teacher = recipe or Recipe(), teacher
         self.allow_schedule_change = allow_schedule_change
         self.facts: dict[str, str] = {}
-        self.sparsifier: Sparsifier | None = None
         self.scores: MovementScores | None = None
-        self.distiller = self._make_distiller(teacher)
-        self.quantizer = self.recipe.quantization and Quantizer(self.recipe.quantization, self.model)
         self._resumed: SavedState | None = None
-        self._check_arguments()
+        self.take_up(self.given_recipe)
         self.callback_handler = ListenedEvents(self.callback_handler, self)
+
+    def take_up(self, recipe: Recipe) -> None:
+        """Prepare the model for a run under a recipe; raise as `__init__` does."""
+        self._in_force = recipe
+        self.recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
+        self.sparsifier: Sparsifier | None = None
+        self.distiller = self._make_distiller(self.given_teacher)
+        self.quantizer = self.recipe.quantization and Quantizer(self.recipe.quantization, self.model)
+        self._check_arguments()
 
     def _check_arguments(self) -> None:
         sparsity = self.recipe.sparsity
@@ -108,14 +115,6 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             )
         if sparsity.schedule is not None and self.args.max_steps > 0:
             sparsity.schedule.resolve(self.args.max_steps)
-
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        """Make the model of a run, quantized before an optimizer sees it."""
-        model = super().call_model_init(trial)
-        # Trainer makes its first model in its own __init__, before there is a recipe.
-        if getattr(self, "quantizer", None) is not None:
-            self.quantizer.attach(model)
-        return model
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Create the optimizer; scores that a method learns join it, at their own rate, without decay."""
@@ -190,13 +189,14 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             extras = extras | {_RANGES: self.quantizer.state()}
         return SavedState(self.recipe, self.state.global_step, self.state.max_steps, masks, extras)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
         self._adopt(self._resumed)
-        reading = (model or self.model).register_load_state_dict_pre_hook(read_converted)
+        reading = (*model, self.model)[0].register_load_state_dict_pre_hook(read_converted)
         try:
-            with same_adapters(model or self.model):
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            # Some Trainers know of one model alone.
+            with same_adapters((*model, self.model)[0]):
+                super()._load_from_checkpoint(resume_from_checkpoint, *model)
         finally:
             reading.remove()
 
@@ -211,6 +211,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
         self._check_loss()
         if self.resumed_from is not None:
             check_settings(self.resumed_from, self)
+        if self.is_world_process_zero():
+            report_recipe(self.callback_handler.callbacks, self.given_recipe, self.recipe)
         # load_best_model_at_end reads a checkpoint too.
         self._reading = self.model.register_load_state_dict_pre_hook(read_converted)
         if self.distiller is not None:
@@ -262,6 +264,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
     def end_sparsity(self) -> None:
         """Check the outcome; after `load_best_model_at_end`, take the masks of the model that was loaded."""
         self._reading.remove()
+        # Some Trainers read their best model as they do a checkpoint that they resume from.
+        self._resumed = None
         if self.distiller is not None:
             self.distiller.forget()
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None

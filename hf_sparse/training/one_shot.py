@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.contract import write_contract
 from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.oneshot.layerwise import Current, walk
@@ -107,13 +109,20 @@ def require_new(directory: str | Path) -> None:
 
 
 def save_pruned(
-    model: PreTrainedModel, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+    model: PreTrainedModel,
+    directory: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    carried: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Write a plain directory, new or empty: a model in it could not be told from one trained further."""
+    """Write a plain directory, new or empty: a model in it could not be told from one trained further.
+
+    `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds it.
+    """
     with published(Path(directory)) as staged:
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
+        carry(carried, staged)
 
 
 def _watch(target: Target, statistics: InputStatistics, current: Current) -> RemovableHandle:

@@ -3,11 +3,13 @@
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.directories import holds_only, published, require_free
 from hf_sparse.checkpoint.loading import (
     load_tokenizer,
@@ -89,9 +91,9 @@ def calibration_recipe(**settings: object) -> QuantizationRecipe:
     return Recipe.from_dict({"quantization": settings}).quantization
 
 
-def require_own(directory: str | Path) -> None:
+def require_own(directory: str | Path, carried: Mapping[str, Path] = MappingProxyType({})) -> None:
     """Raise `ValueError` unless `save_quantized` may write into a directory."""
-    require_free(Path(directory), _is_ours)
+    require_free(Path(directory), lambda held: _is_ours(held, carried))
 
 
 def save_quantized(
@@ -100,18 +102,20 @@ def save_quantized(
     recipe: QuantizationRecipe,
     tokenizer: PreTrainedTokenizerBase | None = None,
     source: str | None = None,
+    carried: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Write a plain directory with a sidecar from which `load_trained` quantizes the model again.
 
     Weights are not rounded in it. `source` is where the model was loaded from: masks and recipe in a sidecar
-    there are handed on. An earlier such directory is replaced; raises `ValueError` for one that holds
-    something else.
+    there are handed on. `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds
+    it. An earlier such directory is replaced; raises `ValueError` for one that holds something else.
     """
     state = _state(recipe, _ranges(model), source)
-    with published(Path(directory), _is_ours) as staged:
+    with published(Path(directory), lambda held: _is_ours(held, carried)) as staged:
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
+        carry(carried, staged)
         write_state(staged, state)
 
 
@@ -142,5 +146,6 @@ def _state(recipe: QuantizationRecipe, ranges: Mapping[str, Tensor], source: str
     )
 
 
-def _is_ours(directory: Path) -> bool:
-    return (directory / SIDECAR).is_file() and holds_only(directory, "model*.safetensors*", SIDECAR)
+def _is_ours(directory: Path, carried: Mapping[str, Path]) -> bool:
+    own = ("model*.safetensors*", SIDECAR)
+    return (directory / SIDECAR).is_file() and holds_only(directory, *own, carried=carried)

@@ -12,6 +12,7 @@ from transformers import Trainer
 
 from hf_sparse.distillation.adapters_off import BaseAsTeacher
 from hf_sparse.distillation.counts import count_items
+from hf_sparse.distillation.gradients import has_gradient
 from hf_sparse.distillation.inputs import teacher_inputs
 from hf_sparse.distillation.teacher import check_learnable, check_own_tokenizer, has_head
 from hf_sparse.recipe import Recipe
@@ -177,6 +178,9 @@ class DistillationMixin:
             seen = self._students(inputs) | self.distiller.forward_options(self.model)
             if self.distiller.needs_task(inputs):
                 task, outputs = self._mean_loss(model, seen)
+                if not has_gradient(outputs):
+                    # Some Trainers compute the loss without what they return, as TRL's without logits.
+                    outputs = model(**teacher_inputs(seen))
             else:
                 task, outputs = None, model(**teacher_inputs(seen))
         loss = self.distiller.loss(self.model, task, outputs, watched, inputs, self._divided_by())

@@ -1,12 +1,14 @@
 """Sparse checkpoints of libraries that are no more, as stock models."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.checkpoint.carrying import carried, carry
 from hf_sparse.checkpoint.contract import write_contract
 from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.checkpoint.loading import load_saved, load_tokenizer
@@ -41,6 +43,7 @@ class Rescued:
     rounding: Rounding | None
     proof: Proof = field(repr=False)
     tokenizer: PreTrainedTokenizerBase | None = field(repr=False)
+    carried: Mapping[str, Path] = field(repr=False, default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -53,7 +56,7 @@ class Rescued:
         return _most_common(self.weights)
 
     def save(self, directory: str | Path) -> float:
-        """Write a plain directory, tokenizer included; return the largest difference of what it holds.
+        """Write a plain directory with what belongs to the model; return the largest difference of it.
 
         Stock `from_pretrained` loads it, which is done, and its logits compared, before the directory is
         there. Raises `ValueError` if logits differ, and for a directory that is not empty: an earlier result
@@ -63,6 +66,7 @@ class Rescued:
             self.model.save_pretrained(staged)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(staged)
+            carry(self.carried, staged)
             return self.proof.difference(load_saved(str(staged), dtype=torch.float32))
 
 
@@ -105,6 +109,7 @@ def load_legacy(
         rounding,
         proof,
         load_tokenizer(name_or_path, **hub),
+        carried(name_or_path, **hub),
     )
 
 

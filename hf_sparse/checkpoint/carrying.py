@@ -1,0 +1,121 @@
+"""What a directory made from a model takes over from it: all that belongs to the model but its weights."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from transformers.utils import CONFIG_NAME
+
+from hf_sparse.checkpoint.directories import TOKENIZER
+from hf_sparse.checkpoint.loading import module_folders
+
+# Weights in any format, and pickles.
+_WEIGHTS = (
+    "*.safetensors",
+    "*.safetensors.*",
+    "*.bin",
+    "*.index.json",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.onnx",
+    "*.onnx.data",
+    "*.onnx_data",
+    "*.gguf",
+    "*.tflite",
+    "*.mlmodel",
+    "*.npz",
+    "*.pkl",
+    "*.pickle",
+    "openvino_*",
+)
+# What says something of the one model that it was measured on, or of the run that made it.
+_OF_THAT_MODEL = (
+    CONFIG_NAME,
+    "README.md",
+    "trainer_state.json",
+    "hf_sparse_*",
+    "*results*.json",
+    "*results*.csv",
+    "latency*.json",
+)
+_FOLDERS_OF_THAT_MODEL = ("checkpoint-*", "runs", "eval", "pictures")
+_HIDDEN = (".*", "_*")
+
+
+def carried(name_or_path: str, tokenizer: bool = True, **hub: Any) -> dict[str, Path]:
+    """Return the files that go on with a model whatever is done to its weights, by their paths in it.
+
+    These are tokenizer, processor, chat templates, terms of use, whatever else somebody put there, and the
+    modules of sentence-transformers, with weights of their own. Left out are weights, in other formats too,
+    what belongs to a run (checkpoints, optimizers, records), and what was said or measured of this very
+    model: its card and results. Without `tokenizer`, for a model that gets another one, so are its files.
+
+    `name_or_path` is a directory or a Hub name, `hub` as in `saved_file`. Raises `ValueError` for a link out
+    of the directory and for modules that lie outside of it.
+    """
+    modules = module_folders(name_or_path, **hub)
+    if not Path(name_or_path).is_dir():
+        home = Path(snapshot_download(name_or_path, ignore_patterns=[*_WEIGHTS, ".*"], **hub))
+        if modules:
+            snapshot_download(name_or_path, allow_patterns=[f"{folder}/*" for folder in modules], **hub)
+    else:
+        home = Path(name_or_path)
+    found = {path.relative_to(home).as_posix(): path for path in _files(home, modules)}
+    if not tokenizer:
+        found = {name: path for name, path in found.items() if not _any(name, TOKENIZER)}
+    for path in found.values():
+        _require_inside(path, home)
+    return found
+
+
+def module_files(directory: Path) -> dict[str, Path]:
+    """Return the files in the folders of modules of sentence-transformers, as `carried` does."""
+    folders = [f"{folder}/" for folder in module_folders(str(directory))]
+    files = carried(str(directory)) if folders else {}
+    return {name: path for name, path in files.items() if name.startswith(tuple(folders))}
+
+
+def carry(files: Mapping[str, Path], directory: Path) -> None:
+    """Copy such files into a directory, except those that are there already."""
+    for name, path in files.items():
+        if not (target := directory / name).exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _files(home: Path, modules: list[str]) -> Iterator[Path]:
+    for entry in sorted(home.iterdir()):
+        name = entry.name
+        if entry.is_file():
+            if not _any(name, (*_WEIGHTS, *_OF_THAT_MODEL, *_HIDDEN)):
+                yield entry
+        elif any(folder == name or folder.startswith(f"{name}/") for folder in modules):
+            yield from (path for path in sorted(entry.rglob("*")) if path.is_file() and path.name[0] != ".")
+        elif entry.is_dir() and not _any(name, (*_FOLDERS_OF_THAT_MODEL, *_HIDDEN)):
+            held = [path for path in sorted(entry.rglob("*")) if path.is_file()]
+            # With weights in it, it is another model, or this one in another format.
+            if not any(_any(path.name, _WEIGHTS) for path in held):
+                yield from (path for path in held if not _any(path.name, (*_OF_THAT_MODEL[1:], *_HIDDEN)))
+
+
+def _any(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _require_inside(path: Path, home: Path) -> None:
+    """Raise `ValueError` for a link that leads out of a directory, except into the Hub's cache around it."""
+    real, homes = path.resolve(), [home.resolve()]
+    if homes[0].parent.name == "snapshots":
+        homes.append(homes[0].parent.parent / "blobs")
+    if not any(real.is_relative_to(folder) for folder in homes):
+        raise ValueError(
+            f"{path} is a link to {real}, outside of {home}, and whatever that is would be taken over; put "
+            "the file itself there, or delete the link"
+        )
