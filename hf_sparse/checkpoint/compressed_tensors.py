@@ -44,7 +44,7 @@ def save_compressed(
     scheme or are no Linears, for weights that are not finite, for mixtures of experts, and for directories
     that hold something else.
     """
-    require_finite(model)
+    require_finite(model.named_parameters())
     quantized = quantized_layers(model)
     layers = {name: layer for name, layer in quantized.items() if not layer.embedding}
     scheme = _scheme(model, layers)

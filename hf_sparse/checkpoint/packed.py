@@ -45,7 +45,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         )
     # What has no encoder is refused before anything is written.
     find_targets(model)
-    require_finite(model)
+    require_finite(model.named_parameters())
     layers = quantized_layers(model)
     state, ties = _tensors(model)
     if _shapes(state, ties) != _shapes(*_tensors(_build(kind, model.config, "meta"))):

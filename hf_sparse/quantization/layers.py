@@ -1,5 +1,6 @@
 """A quantized model as integers and scales: what every export and every file is made from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -56,11 +57,11 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: _layer(name, module) for name, module in modules.items()}
 
 
-def require_finite(model: nn.Module) -> None:
-    """Raise `ValueError` naming a parameter of a model that holds NaN or infinity."""
+def require_finite(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise `ValueError` for parameters, with their names, of which one holds NaN or infinity."""
     broken = [
         name
-        for name, value in model.named_parameters()
+        for name, value in named
         if value.is_floating_point() and not value.is_meta and not torch.isfinite(value).all()
     ]
     if broken:

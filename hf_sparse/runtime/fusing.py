@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_sparse.quantization.layers import require_finite
 from hf_sparse.runtime.choosing import PackedLayer, pack_layer
 from hf_sparse.runtime.engine import EngineLayer, FusedEncoder, norm_vectors
 from hf_sparse.runtime.families import Family, family_of
@@ -23,13 +24,14 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
     leaves out, which are zeros. Neither hidden states of each layer nor attentions are there.
 
     Without a C++ compiler the model stays as it is, after one warning. Raises `ValueError`, the model as it
-    was, for other families, layers that differ in size, adapters and hooks that would be lost, and scales of
-    groups of inputs.
+    was, for other families, layers that differ in size, adapters and hooks that would be lost, scales of
+    groups of inputs, and weights that are not finite.
     """
     require_cpu(model)
     if any(isinstance(module, FusedEncoder) for module in model.modules()):
         return model
     family = family_of(model)
+    require_finite(model.named_parameters())
     kernels, base = load_kernels(), model.base_model
     refuse_hooks(base.get_submodule(family.encoder))
     layers = quantized(base)

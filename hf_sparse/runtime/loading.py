@@ -19,7 +19,7 @@ from hf_sparse.checkpoint.packed import (
     restored,
 )
 from hf_sparse.quantization.activations import parameters
-from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.layers import QuantizedLayer, require_finite
 from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.runtime.choosing import PackedLayer, measured_rates, pack_layer
 from hf_sparse.runtime.families import Family, family_of
@@ -96,6 +96,7 @@ def _from_codes(
     tensors = {
         name: tensors[first] for first, tied in opened.ties.items() if first in tensors for name in tied
     }
+    require_finite(tensors.items())
     model.load_state_dict(tensors, strict=False, assign=True)
 
     def packed(linear: nn.Module) -> PackedLayer:

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.layers import QuantizedLayer, require_finite
 from hf_sparse.runtime.choosing import pack_layer
 from hf_sparse.runtime.compressed import compressed_layer, is_compressed
 from hf_sparse.runtime.integers import IntegerLayer, integer_layer, quantized
@@ -38,9 +38,10 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
 
     The model is in evaluation mode afterwards, without gradients, and cannot be saved: save it before.
     Without a C++ compiler it stays as it is, after one warning. Raises `ValueError` for models that are not
-    on the CPU.
+    on the CPU, and for weights that are not finite.
     """
     require_cpu(model)
+    require_finite(model.named_parameters())
     kernels = load_kernels()
     layers, left = quantized(model), []
     model.eval().requires_grad_(False)

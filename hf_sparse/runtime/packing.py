@@ -97,6 +97,9 @@ def pack(
     Raises `ValueError` for codes of another dtype or shape, or with more inputs than the kernels take.
     """
     check(codes)
+    for what, numbers in (("steps", multipliers), ("bias", bias)):
+        if numbers is not None and not torch.isfinite(numbers).all():
+            raise ValueError(f"the {what} of a layer are not finite: take an earlier checkpoint")
     codes = codes.contiguous()
     rows, columns = codes.shape
     total, starts = count_entries(kernels, codes, form)

@@ -46,7 +46,11 @@ def linear(layer: IntegerLayer, values: Tensor) -> Tensor:
     outputs = sums.float() * layer.multipliers
     if layer.dynamic != FIXED:
         outputs = outputs * steps
-    return outputs if layer.bias is None else outputs + layer.bias.float()
+    if layer.bias is not None:
+        outputs = outputs + layer.bias.float()
+    # Infinity is beyond the end of a fixed grid, as any large number is; a step cannot be taken from it.
+    broken = values.isnan() if layer.dynamic == FIXED else ~values.isfinite()
+    return outputs.masked_fill(broken.any(1, keepdim=True), math.nan)
 
 
 def exponential(values: Tensor) -> Tensor:
@@ -65,7 +69,7 @@ def sigmoid(values: Tensor) -> Tensor:
 
 def relu(values: Tensor) -> Tensor:
     """Return x where it is positive, else 0."""
-    return torch.where(values > 0, values, 0.0)
+    return torch.where(values <= 0, 0.0, values)
 
 
 def gelu(values: Tensor) -> Tensor:
@@ -97,6 +101,8 @@ ACTIVATIONS = {1: relu, 2: gelu, 3: gelu_tanh, 4: silu}
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Return what one head (tokens, width) gives for one sequence."""
+    if not all(part.isfinite().all() for part in (queries, keys, values)):
+        return torch.full_like(queries, math.nan)
     width = queries.shape[1]
     bound = int(min(32767.0, math.floor(math.sqrt(2147483647.0 / width))))
     value_bound = int(min(32767.0, 2147483647.0 / (_SUM_OF_PROBABILITIES + _RUN)))

