@@ -37,6 +37,7 @@ from hf_sparse.checkpoint.configuration import (
 )
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.quantizer import METHOD
+from hf_sparse.reading import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ def module_folders(name_or_path: str, **hub: Any) -> list[str]:
     if file is None:
         return []
     try:
-        paths = [module["path"] for module in json.loads(file.read_text(encoding="utf-8"))]
+        paths = [module["path"] for module in parse_json(file.read_bytes())]
         folders = [PurePosixPath(path).as_posix() for path in paths if path]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
@@ -233,7 +234,7 @@ def _no_model(name_or_path: str) -> str:
     """Say why a directory without a configuration holds no model to load."""
     for folder in module_folders(name_or_path):
         file = Path(name_or_path) / folder / CONFIG_NAME
-        if file.is_file() and "model_type" in _read_json(file):
+        if file.is_file() and "model_type" in read_config(file):
             return (
                 f"{name_or_path} is a model of sentence-transformers whose transformer lies in {folder}; "
                 f"name {Path(name_or_path) / folder}, and put what is made of it in its place in a copy"

@@ -1,12 +1,12 @@
 """What in a directory belongs to its model: files that lie in it, none that a link or an index fetches."""
 
-import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.directories import companions
+from hf_sparse.reading import parse_json
 from hf_sparse.training.pushing import leaves
 from hf_sparse.training.record import RECORD
 from hf_sparse.training.state import SIDECAR
@@ -49,8 +49,8 @@ def _shards(directory: Path) -> list[Path]:
     if not index.is_file():
         return []
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{index} does not say which files hold the weights ({type(error).__name__}: {error}); save the "
             "model again"

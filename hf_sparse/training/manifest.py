@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.reading import parse_json
 from hf_sparse.storage import hash_files, write_atomically
 from hf_sparse.training.state import SIDECAR, weight_hashes
 
@@ -55,14 +56,14 @@ def _faults(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes(), own=True)
         version, files = content["format_version"], content["files"]
         if version == FORMAT_VERSION:
             for name, known in files.items():
                 if Path(name).is_absolute() or ".." in Path(name).parts:
                     raise ValueError(f"{name} lies outside")
                 known["size"], known["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no list of files ({error}); resume from another checkpoint, or delete it"
         ) from error
