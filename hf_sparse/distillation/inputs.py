@@ -86,7 +86,7 @@ def as_mapping(model: nn.Module) -> dict[str, bool]:
 def check_given(
     student: nn.Module, teacher: nn.Module, inputs: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
-    """Raise `ValueError` unless a teacher is `given` what it needs of a batch; warn where it may lack some."""
+    """Raise `ValueError` unless a teacher is `given` what it needs of a batch; warn of what it may lack."""
     taken, who = Taken.by(teacher), f"the teacher {type(unwrapped(teacher)).__name__}"
     missing = [name for name in taken.required if name not in given]
     way_out = (
