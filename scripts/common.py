@@ -22,6 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import speed
 from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.data.files import load_splits
+from hf_sparse.data.positions import most_tokens
 from hf_sparse.distillation.teacher import load_teacher
 from hf_sparse.training.dropout import set_dropout
 from hf_sparse.training.freeze import freeze
@@ -244,12 +245,13 @@ def load_model(
 
 
 def text_length(
-    asked: int | None, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, most: int
+    asked: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | PreTrainedConfig,
+    most: int,
 ) -> int:
     """Answer how many tokens a text may have: as asked or `most`, within what the model can take."""
-    limit = min(
-        tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length)
-    )
+    limit = min(tokenizer.model_max_length, most_tokens(model) or tokenizer.model_max_length)
     if asked is not None and asked > limit:
         logger.warning(
             f"--max_seq_length {asked} is more than the {limit} tokens the model takes; using {limit}."

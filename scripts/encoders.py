@@ -47,7 +47,7 @@ def run(
     tokenizer = common.load_tokenizer(source)
     model = load_encoder(source, training)
     check_pooler(model, recipe)
-    length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
+    length = common.text_length(data.max_seq_length, tokenizer, model, most=512)
     splits, held_out = texts.hold_out(common.load_data(data, source), data, training)
     collate = DataCollatorWithPadding(tokenizer)
     columns = {"input_ids", "token_type_ids", "attention_mask"} & set(signature(model.forward).parameters)

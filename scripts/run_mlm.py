@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = common.find_checkpoint(training)
     tokenizer = common.load_tokenizer(model_args)
     model = load_model(model_args, data, tokenizer, training)
-    length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
+    length = common.text_length(data.max_seq_length, tokenizer, model, most=512)
     splits, held_out = texts.hold_out(common.load_data(data, model_args), data, training)
     paired = learns_pairs(type(model))
     trainer = common.make_trainer(

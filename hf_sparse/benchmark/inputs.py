@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_sparse.data.positions import most_tokens
 from hf_sparse.export.onnx import example_inputs
 
 _SEED = 0
@@ -33,18 +34,6 @@ def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, 
     if "token_type_ids" in inputs:
         inputs["token_type_ids"].zero_()
     return inputs
-
-
-def most_tokens(model: PreTrainedModel) -> int | None:
-    """Return how many tokens a model has positions for, None if its configuration sets no limit."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit < 1:
-        return None
-    for name, module in model.named_modules():
-        # RoBERTa counts on from the number of its padding token.
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            limit = min(limit, module.num_embeddings - module.padding_idx - 1)
-    return limit
 
 
 def _tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:

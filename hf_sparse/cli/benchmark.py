@@ -41,8 +41,9 @@ def benchmark(
         with working("Loading"):
             from hf_sparse.benchmark.contenders import REFERENCE, makers
             from hf_sparse.benchmark.field import prepare
-            from hf_sparse.benchmark.inputs import most_tokens, random_inputs
+            from hf_sparse.benchmark.inputs import random_inputs
             from hf_sparse.benchmark.latency import limited, measure, rows_of
+            from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
             from hf_sparse.report.latency import (
                 LatencyReport,

@@ -35,6 +35,7 @@ def evaluate_distance(
             from transformers import AutoTokenizer
 
             from hf_sparse.data.calibration import TextBatches, load_texts
+            from hf_sparse.data.positions import most_tokens
             from hf_sparse.distillation.distance import layer_distances, load_encoders
             from hf_sparse.training.loading import requantize
 
@@ -42,10 +43,8 @@ def evaluate_distance(
             requantize(student, model)
             reader = AutoTokenizer.from_pretrained(teacher)
             texts = load_texts(data, text_column or (), samples)
-            most = [
-                getattr(one.config, "max_position_embeddings", max_seq_length) for one in (student, dense)
-            ]
-            batches = TextBatches(texts, reader, accepted, batch_size, min(max_seq_length, *most))
+            length = min(max_seq_length, *(most_tokens(one) or max_seq_length for one in (student, dense)))
+            batches = TextBatches(texts, reader, accepted, batch_size, length)
         found = layer_distances(student, dense, counted(batches, "Measuring"))
         if as_json:
             typer.echo(json.dumps({"texts": len(texts), "distances": found}))

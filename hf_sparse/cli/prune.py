@@ -47,6 +47,7 @@ def prune(
             from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.checkpoint.loading import load_tokenizer
             from hf_sparse.data.calibration import TextBatches, load_texts
+            from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
             from hf_sparse.oneshot.statistics import STATISTICS
             from hf_sparse.sparsity.measure import measure_sparsity
@@ -75,7 +76,8 @@ def prune(
             else:
                 loaded, reader, accepted = load_for_texts(model, tokenizer)
                 texts = load_texts(calibration, text_column or (), samples)
-                batches = TextBatches(texts, reader, accepted, batch_size, max_seq_length)
+                length = min(max_seq_length, most_tokens(loaded) or max_seq_length)
+                batches = TextBatches(texts, reader, accepted, batch_size, length)
             targets = find_targets(loaded, settings["include"], settings["exclude"])
             before = measure_sparsity(loaded, targets).overall if is_sparse(loaded, targets) else 0.0
         if calibration is None:

@@ -59,6 +59,7 @@ def quantize(
         with working("Loading"):
             from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.data.calibration import TextBatches, load_texts
+            from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
             from hf_sparse.training.post_training import (
                 calibration_recipe,
@@ -75,7 +76,8 @@ def quantize(
             recipe = calibration_recipe(weights=weights, activations=activations, **chosen)
             loaded, reader, accepted = load_for_texts(model, tokenizer)
             texts = load_texts(calibration, text_column or (), samples)
-            batches = TextBatches(texts, reader, accepted, batch_size, max_seq_length)
+            length = min(max_seq_length, most_tokens(loaded) or max_seq_length)
+            batches = TextBatches(texts, reader, accepted, batch_size, length)
         with silence():
             layers = quantize_trained(loaded, counted(batches, "Calibrating"), recipe)
         with working("Saving"):

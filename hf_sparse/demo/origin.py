@@ -14,6 +14,7 @@ from transformers import (
     set_seed,
 )
 
+from hf_sparse.data.positions import most_tokens
 from hf_sparse.demo.lessons import new_model
 from hf_sparse.demo.settings import DemoSettings
 from hf_sparse.demo.sources import Sources
@@ -56,7 +57,7 @@ def _given(name: str, settings: DemoSettings) -> Origin:
             f"{name} could not be loaded as a masked language model with its tokenizer; "
             f"give a directory or a Hub name of one\n{error}"
         ) from error
-    most = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+    most = most_tokens(model) or tokenizer.model_max_length
     length = min(settings.plan.length, tokenizer.model_max_length, most)
     return Origin(tokenizer, load, length, _digest(model))
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_sparse.data.positions import most_tokens
+
 # Seen in tests: below 1e-6. Another order of summation gives no more.
 TOLERANCE = 1e-4
 _SEQUENCES, _LENGTH = 4, 24
@@ -86,10 +88,7 @@ def random_texts(model: PreTrainedModel) -> dict[str, Tensor]:
             "alone; take the layout off with the library that wrote it"
         )
     generator = torch.Generator().manual_seed(0)
-    # RoBERTa counts positions from behind the number of its padding.
-    length = min(
-        _LENGTH, getattr(config, "max_position_embeddings", _LENGTH + 8) - 1 - (config.pad_token_id or 0)
-    )
+    length = min(_LENGTH, most_tokens(model) or _LENGTH)
     shape = (_SEQUENCES, length)
     inputs = {"input_ids": torch.randint(config.vocab_size, shape, generator=generator)}
     kept = torch.tensor([length, length, length * 2 // 3, length // 2])
