@@ -9,7 +9,7 @@ import pytest
 from runs import ROWS, checkpoint, differences, outcome, prune, unlisted
 from tiny import arguments, bert, pruning, sentences
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from hf_sparse import SparseTrainer, SparsityCallback
 from hf_sparse.training.passes import PASS, steps_in_pass
@@ -103,9 +103,18 @@ def test_what_cannot_be_found_again_is_said(
 
 def test_a_stream_that_has_had_its_last_step_is_not_read_again(tmp_path: Path) -> None:
     trainer(tmp_path / "straight", Stream()).train()
+    begun = []
+
+    class Passes(TrainerCallback):
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            begun.append(state.epoch)
+
     data = Stream()
-    again = resumed(tmp_path / "straight", STEPS, data, save_strategy="epoch")
+    again = trainer(tmp_path / "again", data)
+    again.add_callback(Passes())
+    again.train(resume_from_checkpoint=str(checkpoint(tmp_path / "straight", STEPS)))
     assert again.state.global_step == STEPS and data.passes == 0
+    assert begun == [2 + 3 / STEPS]
 
 
 @pytest.mark.parametrize("changes", [{"ignore_data_skip": True}, {"save_strategy": "epoch"}, {}])
