@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from hf_sparse.reading import read_json, shortened
 
 _WAY_OUT = "restore it, or save the model again"
@@ -13,6 +15,18 @@ _WAY_OUT = "restore it, or save the model again"
 _COUNTED = re.compile(r"layer|block|depth|expert|hidden_groups|inner_group")
 _MOST = 4096
 _LABELS = "num_labels"
+# What transformers and PyTorch raise for values that they cannot work with; the first is in no way one of the
+# others.
+_OF_VALUES = (
+    StrictDataclassError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -67,14 +81,19 @@ def _most(name: str, file: Path) -> float:
 
 @contextmanager
 def described_by(file: str | Path) -> Iterator[None]:
-    """Let a block make of a configuration what it describes.
+    """Let a block make of a configuration, and of the files beside it, what it describes.
 
     Raises `ValueError` naming the file where that is nothing that can be made.
     """
     try:
         yield
-    except (ArithmeticError, AttributeError, AssertionError, LookupError, TypeError, RecursionError) as error:
+    except _OF_VALUES as error:
+        said = str(error)
+        if "allocate" in said or (isinstance(error, ValueError) and str(Path(file).parent) in said):
+            # There is not the memory for it, or the error says itself which file it is about.
+            raise
+        first = next((line.strip() for line in said.splitlines() if line.strip()), "")
         raise ValueError(
-            f"{file} describes no model that can be made ({type(error).__name__}: {shortened(str(error))}); "
-            f"{_WAY_OUT}"
+            f"{file} describes no model that can be made of the files beside it ({type(error).__name__}: "
+            f"{first[:300]}); {_WAY_OUT}"
         ) from error

@@ -144,7 +144,8 @@ def _shards(index: Path) -> set[str]:
     """Return the files that an index names; raise `ValueError` for one that names none."""
     held = read_config(index).get("weight_map")
     shards = list(held.values()) if isinstance(held, dict) else []
-    if not shards or not all(isinstance(shard, str) for shard in shards):
+    # They lie beside the index, wherever that is.
+    if not shards or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
         raise ValueError(f"{index} is no index of shards; restore it, or save the model again")
     return set(shards)
 
