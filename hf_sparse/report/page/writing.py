@@ -82,7 +82,7 @@ def write_page(material: Material, directory: Path) -> list[str]:
     page = page_of(material.comparison, material.lines)
     with published(directory, _is_ours) as staged:
         figures = _draw(material, staged)
-        write_atomically(staged / PAGE, _render(page, figures).encode("utf-8", "replace"))
+        write_atomically(staged / PAGE, _render(page, figures).encode(errors="replace"))
         return sorted(path.name for path in staged.iterdir())
 
 
