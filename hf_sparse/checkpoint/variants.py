@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from transformers.utils import (
 )
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+_TENSORS = (".safetensors", ".bin", ".pt", ".pth")
+# Folders of Trainer and its logs, which may be large.
+_OF_RUNS = ("checkpoint-", "runs", "wandb", ".", "_")
 _VARIANT = re.compile(r"[\w-]+")
 # What of a model on the Hub is not its weights.
 _OTHERS = ("*.json", "*.txt", "*.model", "*.jinja", "hf_sparse_state.safetensors")
@@ -23,10 +27,10 @@ _OTHERS = ("*.json", "*.txt", "*.model", "*.jinja", "hf_sparse_state.safetensors
 
 @contextmanager
 def with_variant(name_or_path: str, variant: str) -> Iterator[str]:
-    """Give a temporary directory of links to a saved model, where the weights of a variant have plain names.
+    """Give a temporary directory with a saved model, where the weights of a variant have plain names.
 
-    Whatever loads a model finds them there; the files themselves stay where they are. Raises `ValueError`
-    where there is no such variant.
+    Whatever loads a model finds them there. They are links, whatever else belongs to the model is copied.
+    Raises `ValueError` where there is no such variant.
     """
     if not _VARIANT.fullmatch(variant):
         raise ValueError(f"{variant!r} is no variant; one is a word such as fp16, in model.fp16.safetensors")
@@ -45,9 +49,19 @@ def with_variant(name_or_path: str, variant: str) -> Iterator[str]:
         view = Path(home) / source.resolve().name
         view.mkdir()
         for path in source.resolve().iterdir():
-            # The plain weights are others, which would be loaded first.
-            if path.name not in _WEIGHTS:
-                os.symlink(path, view / renamed.get(path.name, path.name))
+            target = view / renamed.get(path.name, path.name)
+            if path.suffix in _TENSORS:
+                # The plain weights are others, which would be loaded first.
+                if path.name not in _WEIGHTS:
+                    os.symlink(path, target)
+            elif not _is_own(path, source):
+                # To be refused where it would be taken over.
+                os.symlink(path.resolve(), target)
+            elif path.is_dir():
+                if not path.name.startswith(_OF_RUNS):
+                    shutil.copytree(path, target, symlinks=True)
+            elif path.name not in _WEIGHTS:
+                shutil.copyfile(path, target)
         yield str(view)
 
 
@@ -55,3 +69,10 @@ def _with(variant: str, name: str) -> str:
     """Return how transformers calls a file of weights of a variant."""
     stem, _, ending = name.rpartition(".")
     return f"{stem}.{variant}.{ending}"
+
+
+def _is_own(path: Path, source: Path) -> bool:
+    """Say whether a file lies in a directory, or in the Hub's cache as one of its snapshot."""
+    home, real = source.resolve(), path.resolve()
+    cached = home.parent.name == "snapshots" and real.parent == home.parents[1] / "blobs"
+    return cached or real.is_relative_to(home)

@@ -58,6 +58,33 @@ def test_several_files_of_a_variant_are_one_model(tmp_path: Path) -> None:
     assert torch.equal(read.classifier.weight, model.classifier.weight)
 
 
+def test_all_but_weights_lies_there_itself_and_links_that_leave_stay_links(
+    saved: Path, tmp_path: Path
+) -> None:
+    (saved / "1_Pooling").mkdir()
+    (saved / "1_Pooling" / "config.json").write_text("{}")
+    (saved / "checkpoint-1").mkdir()
+    (tmp_path / "diary").write_text("private")
+    (saved / "LICENSE").symlink_to(tmp_path / "diary")
+    with with_variant(str(saved), "fp16") as view:
+        links = {path.name for path in Path(view).rglob("*") if path.is_symlink()}
+        names = {path.relative_to(view).as_posix() for path in Path(view).rglob("*")}
+    assert links == {"model.safetensors", "LICENSE"}
+    assert {"1_Pooling/config.json", "config.json", "tokenizer.json"} < names and "checkpoint-1" not in names
+
+
+def test_a_snapshot_of_the_hub_has_files_of_its_cache(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0f"
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    for name in ("config.json", "model.fp16.safetensors"):
+        (blobs / name[::-1]).write_text("{}")
+        (snapshot / name).symlink_to(Path("..") / ".." / "blobs" / name[::-1])
+    with with_variant(str(snapshot), "fp16") as view:
+        assert not (Path(view) / "config.json").is_symlink()
+        assert (Path(view) / "model.safetensors").read_text() == "{}"
+
+
 def test_the_variant_is_published(saved: Path) -> None:
     ended = run("push", saved, "OWNER/NAME", "--variant", "fp16", "--dry-run", "--json")
     assert ended.exit_code == 0, ended.output
