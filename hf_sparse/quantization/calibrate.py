@@ -51,8 +51,8 @@ def calibrate(
         found = quantized_layers(model)
         if count and (idle := [name for name, layer in layers.items() if not layer.called]):
             raise ValueError(
-                f"no batch has called {len(idle)} of {len(layers)} layers, such as {idle[0]}, so the model may "
-                "take their weights itself; calibrate with data that uses them, or exclude them"
+                f"no batch has called {len(idle)} of {len(layers)} layers, such as {idle[0]}, so the model "
+                "may take their weights itself; calibrate with data that uses them, or exclude them"
             )
         return found
     except BaseException:

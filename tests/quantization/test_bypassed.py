@@ -1,4 +1,4 @@
-"""Layers that are not called where their weights are used: refused by name, since rounding would not be seen."""
+"""Layers that are not called where their weights are used are refused: nothing would be rounded."""
 
 from pathlib import Path
 
