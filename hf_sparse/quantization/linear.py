@@ -32,7 +32,10 @@ class Phase:
 
 @dataclass(eq=False)
 class LayerQuantization:
-    """How one layer is quantized; the range of its input lies in buffers of its module."""
+    """How one layer is quantized; the range of its input lies in buffers of its module.
+
+    `seen`: there is such a range; `called`: the layer has computed since it is quantized.
+    """
 
     weights: WeightScheme
     activations: str
@@ -40,6 +43,7 @@ class LayerQuantization:
     phase: Phase
     readers: Readers | None = None
     seen: bool = False
+    called: bool = False
 
     @property
     def observed(self) -> bool:
@@ -83,6 +87,7 @@ class FakeQuantLinear(nn.Linear):
     input_high: Tensor
 
     def forward(self, inputs: Tensor) -> Tensor:
+        self.quantization.called = True
         if not self.quantization.phase.active:
             return super().forward(inputs)
         weight = self.quantization.weights.simulate(self.weight)
@@ -97,6 +102,7 @@ class FakeQuantConv1D(Conv1D):
     input_high: Tensor
 
     def forward(self, inputs: Tensor) -> Tensor:
+        self.quantization.called = True
         if not self.quantization.phase.active:
             return super().forward(inputs)
         weight = self.quantization.weights.simulate(self.weight.t())
