@@ -10,7 +10,7 @@ from hf_sparse.modules import named_modules, pretrained_parts
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
-from hf_sparse.targets import Targets, every_weight
+from hf_sparse.targets import LeftOut, Targets, every_weight
 
 KEY = "hf_sparse"
 FORMAT_VERSION = 1
@@ -160,6 +160,21 @@ def recorded_modules(model: nn.Module) -> set[str]:
             found |= {
                 _module(name) for name in every_weight(model).names if _module(part.own(name)) in recorded
             }
+    return found
+
+
+def recorded_out_of_reach(model: nn.Module) -> list[LeftOut]:
+    """Return what a record names and nothing can be written into, such as weights that are sharded."""
+    found = []
+    for part in _parts(model):
+        contract = read_contract(part.model)
+        names = (
+            set()
+            if contract is None
+            else {_module(name) for name, own in contract.layers.items() if own.removed}
+        )
+        away = (entry for entry in every_weight(model).left_out if entry.obstacle is not None)
+        found += [entry for entry in away if part.own(entry.name) in names]
     return found
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hf_sparse.quantization.bypassed import require_called
 from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.embeddings import find_embeddings
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
@@ -32,12 +33,13 @@ def calibrate(
     """
     targets = targets or find_targets(model)
     require_lasting(model, targets, "quantization")
+    require_called(model, targets)
     phase = Phase(active=True, observing=True, calibrating=True)
     tables = find_embeddings(model) if embeddings else ()
     try:
-        attach(targets, read_weight_scheme(weights), activations, observer, phase)
+        layers = attach(targets, read_weight_scheme(weights), activations, observer, phase)
         if embeddings:
-            attach(tables, read_weight_scheme(embeddings), "none", observer, phase)
+            layers |= attach(tables, read_weight_scheme(embeddings), "none", observer, phase)
         count = 0
         with _evaluating(model), torch.no_grad():
             for batch in batches:
@@ -46,7 +48,13 @@ def calibrate(
         phase.calibrating = phase.observing = False
         if not count and activations == "uint8_per_tensor":
             raise ValueError("there is no batch to calibrate with; give data that the model is meant for")
-        return quantized_layers(model)
+        found = quantized_layers(model)
+        if count and (idle := [name for name, layer in layers.items() if not layer.called]):
+            raise ValueError(
+                f"no batch has called {len(idle)} of {len(layers)} layers, such as {idle[0]}, so the model "
+                "may take their weights itself; calibrate with data that uses them, or exclude them"
+            )
+        return found
     except BaseException:
         # Whoever goes on with the model after an error gets it as it was.
         detach(model)

@@ -20,6 +20,7 @@ class FakeQuantEmbedding(nn.Embedding):
     quantization: LayerQuantization
 
     def forward(self, indices: Tensor) -> Tensor:
+        self.quantization.called = True
         found = super().forward(indices)
         if not self.quantization.phase.active:
             return found

@@ -68,7 +68,10 @@ def _version(values: Tensor) -> int:
 
 @dataclass(eq=False)
 class LayerQuantization:
-    """How one layer is quantized; the range of its input lies in buffers of its module."""
+    """How one layer is quantized; the range of its input lies in buffers of its module.
+
+    `seen`: there is such a range; `called`: the layer has computed since it is quantized.
+    """
 
     weights: WeightScheme
     activations: str
@@ -76,6 +79,7 @@ class LayerQuantization:
     phase: Phase
     shared: SharedInput | None = None
     seen: bool = False
+    called: bool = False
 
     @property
     def observed(self) -> bool:
@@ -118,6 +122,7 @@ class FakeQuantLinear(nn.Linear):
     input_high: Tensor
 
     def forward(self, inputs: Tensor) -> Tensor:
+        self.quantization.called = True
         if not self.quantization.phase.active:
             return super().forward(inputs)
         weight = self.quantization.weights.simulate(self.weight)
@@ -132,6 +137,7 @@ class FakeQuantConv1D(Conv1D):
     input_high: Tensor
 
     def forward(self, inputs: Tensor) -> Tensor:
+        self.quantization.called = True
         if not self.quantization.phase.active:
             return super().forward(inputs)
         weight = self.quantization.weights.simulate(self.weight.t())

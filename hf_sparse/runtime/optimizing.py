@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_sparse.quantization.bypassed import bypassed
 from hf_sparse.quantization.layers import QuantizedLayer
 from hf_sparse.runtime.choosing import pack_layer
 from hf_sparse.runtime.compressed import compressed_layer, is_compressed
@@ -16,14 +17,6 @@ from hf_sparse.runtime.linear import RuntimeLinear, refuse_saving
 
 logger = logging.getLogger(__name__)
 
-# Linears, by the type of the model, that it does not call: it takes their weights.
-_READ_DIRECTLY = {
-    "deberta": ("in_proj",),
-    "falcon_mamba": ("dt_proj",),
-    "jamba": ("dt_proj",),
-    "mamba": ("dt_proj",),
-    "wavlm": ("q_proj", "k_proj", "v_proj", "out_proj"),
-}
 # Below this share of zeros a plain Linear was hardly pruned, and is not rounded unasked.
 SPARSE = 0.5
 
@@ -47,11 +40,12 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
     if kernels is None:
         return model
     made: dict[nn.Module, RuntimeLinear] = {}
+    past = bypassed(model)
     # A layer that is used in several places has as many names.
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module not in made and replaceable(module, layers):
-            if name.rpartition(".")[2] in _READ_DIRECTLY.get(model.config.model_type, ()):
-                left.append((name, "the model multiplies with its weight itself"))
+            if module in past:
+                left.append((name, past[module]))
                 continue
             try:
                 packed = pack_layer(kernels, integers_of(name, module, layers))

@@ -1,5 +1,6 @@
 """Scores that are learned beside the weights (Sanh et al. 2020, arXiv:2005.07683)."""
 
+import logging
 from collections.abc import Callable, Mapping
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
 from hf_sparse.targets import Target, Targets
+
+logger = logging.getLogger(__name__)
 
 
 class MovementScores:
@@ -20,6 +23,7 @@ class MovementScores:
     def __init__(self, targets: Targets, blocks: Mapping[str, Block]) -> None:
         self.targets, self.blocks = targets, blocks
         self._scores = {target.name: nn.Parameter(_zeros(target, blocks[target.name])) for target in targets}
+        self._checked = False
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the scores of one target."""
@@ -44,6 +48,20 @@ class MovementScores:
         """Leave the scores as they are from here on: an optimizer passes over what has no gradient."""
         for score in self._scores.values():
             score.grad = None
+
+    def check_moved(self) -> None:
+        """Name, once, the targets whose scores are as they were in the beginning."""
+        unmoved = [] if self._checked else [name for name, score in self._scores.items() if not score.any()]
+        self._checked = True
+        if unmoved:
+            logger.warning(
+                "The scores of %d of %d weights are all zero as the first are removed, such as those of %s: "
+                "no batch has reached them, or the learning rate has not risen yet, so their place decides; "
+                "leave them out by sparsity.exclude, or let the schedule begin later.",
+                len(unmoved),
+                len(self._scores),
+                unmoved[0],
+            )
 
     def ranked(self) -> dict[str, Tensor]:
         """Return what is ranked: the score of every block, infinite where a pattern keeps it in any case."""

@@ -29,9 +29,15 @@ def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
 
 
 def chosen_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
-    """Find what a recipe prunes; raise `ValueError` if it is nothing or would not last."""
-    targets = find_targets(model, recipe.include, recipe.exclude)
-    if METHODS[recipe.method].scheduled:
+    """Find what a recipe prunes; raise `ValueError` if it is nothing, would not last, or cannot be learnt."""
+    targets, method = find_targets(model, recipe.include, recipe.exclude), METHODS[recipe.method]
+    frozen = [target.name for target in targets if not target.parameter.requires_grad]
+    if frozen and (method.learned or method.penalized):
+        raise ValueError(
+            f"method {recipe.method} prepares by gradients what it removes, and {len(frozen)} targets are "
+            f"frozen, such as {frozen[0]}; train them, or leave them out with sparsity.exclude"
+        )
+    if method.scheduled:
         require_lasting(model, targets, "sparsity")
     else:
         require_own_weights(targets, "sparsity")
@@ -66,5 +72,5 @@ def check_start(recipe: SparsityRecipe, schedule: Schedule | None) -> None:
 
 def make_scores(recipe: SparsityRecipe, model: nn.Module) -> MovementScores:
     """Make the scores that a method learns for what a recipe prunes in a model, all zero."""
-    targets = find_targets(model, recipe.include, recipe.exclude)
+    targets = chosen_targets(recipe, model)
     return MovementScores(targets, lay_out(recipe, targets).blocks)

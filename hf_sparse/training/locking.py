@@ -12,6 +12,7 @@ from hf_sparse.checkpoint.contract import (
     lost_zeros,
     read_contract,
     recorded_modules,
+    recorded_out_of_reach,
 )
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.evidence import IN_PATTERN, pruned_weights
@@ -76,6 +77,14 @@ def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | 
         raise ValueError(explain_lost(lost))
     if lost:
         logger.warning("%s; they are pruned anew.", describe_lost(lost))
+    if away := recorded_out_of_reach(model):
+        logger.warning(
+            "The zeros of %d weights that the configuration records are not kept, which are out of reach: "
+            "%s %s.",
+            len(away),
+            away[0].name,
+            away[0].reason,
+        )
     if recipe is None:
         return _default_lock(model)
     if recipe.method != "lock" or recipe.include or recipe.exclude:

@@ -143,6 +143,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a step; after the last micro-batch, add the penalty, clear gradients of removed weights."""
         loss = super().training_step(*args, **kwargs)
+        if self.quantizer is not None:
+            self.quantizer.check_called()
         # Here and not in a callback: callbacks see gradients after clipping, when the norm has been taken.
         if self.sparsifier is not None and self.accelerator.sync_gradients:
             scaler = self.accelerator.scaler

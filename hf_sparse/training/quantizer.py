@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from hf_sparse.quantization.bypassed import require_called, require_seen
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.embeddings import find_embeddings
 from hf_sparse.quantization.linear import LayerQuantization, Phase
@@ -29,12 +30,14 @@ class Quantizer:
         self.phase = Phase(active=False)
         self.layers: dict[str, LayerQuantization] = {}
         self._modules: dict[str, nn.Module] = {}
+        self._unchecked = False
         self.attach(model)
 
     def attach(self, model: nn.Module) -> None:
         """Quantize a model, the first one or one that `model_init` has made since."""
         targets = find_targets(model, self.recipe.include, self.recipe.exclude)
         require_lasting(model, targets, "quantization")
+        require_called(model, targets)
         tables = find_embeddings(model) if self.recipe.embeddings else ()
         scheme = read_weight_scheme(self.recipe.weights)
         self.layers = attach(targets, scheme, self.recipe.activations, self.recipe.observer, self.phase)
@@ -53,7 +56,18 @@ class Quantizer:
                 "trainer the model to train, or model_init"
             )
         self._begin, self._freeze = self.recipe.resolve(total_steps)
+        self._unchecked = True
         self.update(step)
+
+    def check_called(self) -> None:
+        """Raise `ValueError` if the first backward pass reached a weight whose layer was not called."""
+        if self._unchecked:
+            self._unchecked = False
+            require_seen(
+                name
+                for name, layer in self.layers.items()
+                if self._modules[name].weight.grad is not None and not layer.called
+            )
 
     def update(self, step: int) -> None:
         """Switch rounding and observing as they are after `step` optimizer steps."""

@@ -140,11 +140,6 @@ def make_regularizer(
 
 def _check_targets(targets: Targets, recipe: GroupLassoRecipe) -> None:
     """Raise `ValueError` for weights that a penalty cannot make small."""
-    if frozen := [target.name for target in targets if not target.parameter.requires_grad]:
-        raise ValueError(
-            f"method group_lasso makes small what it removes, and {len(frozen)} targets are frozen, such as "
-            f"{frozen[0]}; train them, or leave them out with sparsity.exclude"
-        )
     halves = [target for target in targets if target.weight.dtype.itemsize < _FULL]
     if recipe.step == "proximal" and halves:
         raise ValueError(

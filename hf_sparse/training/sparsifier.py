@@ -108,6 +108,8 @@ class Sparsifier:
         self.remembered.withdraw()
 
     def _update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.scores is not None and self.schedule.sparsity(step):
+            self.scores.check_moved()
         if self.remembered is None:
             self._grow(step, optimizer)
             return

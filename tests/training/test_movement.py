@@ -130,3 +130,36 @@ def test_scores_that_nothing_has_taught_remove_nothing(tmp_path) -> None:
     run = trainer(tmp_path, "movement", "sparsity.schedule={shape: one_shot, final: 0.5}")
     with pytest.raises(ValueError, match="removes 50.0% before the first step; let it begin later"):
         run.train()
+
+
+@pytest.mark.parametrize("method", [*METHODS, "group_lasso"])
+def test_frozen_weights_are_refused_when_the_trainer_is_made(tmp_path, method: str) -> None:
+    model = bert()
+    model.bert.encoder.layer[0].requires_grad_(False)
+    recipe = pruning(f"sparsity.method={method}", "sparsity.lr_rewind=false", "sparsity.pattern=4x4")
+    with pytest.raises(ValueError, match=r"6 targets are frozen, such as bert.*query.weight; train them, or"):
+        SparseTrainer(model, arguments(tmp_path), train_dataset=sentences(), recipe=recipe)
+    rest = recipe.override(["sparsity.exclude=['layer.0']"])
+    SparseTrainer(model, arguments(tmp_path), train_dataset=sentences(), recipe=rest)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_frozen_after_that_is_refused_before_the_first_step(tmp_path, method: str) -> None:
+    run = trainer(tmp_path, method)
+    run.model.bert.encoder.layer[1].output.dense.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="1 targets are frozen, such as bert.encoder.layer.1.output.dense"):
+        run.train()
+    assert run.state.global_step == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_no_batch_reaches_is_named_when_something_is_removed(tmp_path, method: str, caplog) -> None:
+    run = trainer(tmp_path, method)
+    run.model.bert.encoder.layer[1].forward = lambda hidden, *args, **kwargs: hidden
+    run.train()
+    said = [record.getMessage() for record in caplog.records if "are all zero" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("The scores of 6 of 12 weights") and "encoder.layer.1" in said[0]
+    caplog.clear()
+    trainer(tmp_path / "whole", method).train()
+    assert "are all zero" not in caplog.text

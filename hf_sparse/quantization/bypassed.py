@@ -1,0 +1,64 @@
+"""Linears whose weights are used past their `forward`, so that rounding in it is not seen."""
+
+from collections.abc import Iterable, Iterator
+
+from torch import nn
+
+from hf_sparse.modules import named_modules
+from hf_sparse.targets import Target
+
+# By the type of the model of transformers.
+_OF_MODELS = {
+    "deberta": ("in_proj",),
+    "falcon_mamba": ("dt_proj",),
+    "jamba": ("dt_proj",),
+    "mamba": ("dt_proj",),
+    "wavlm": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
+# Of PyTorch, with the reason. In evaluation TransformerEncoderLayer hands all its weights to one kernel.
+_OF_TORCH: dict[type[nn.Module], tuple[tuple[str, ...], str]] = {
+    nn.MultiheadAttention: (("out_proj",), "multiplies with its weight itself"),
+    nn.TransformerEncoderLayer: (("linear1", "linear2"), "multiplies with its weight itself in evaluation"),
+}
+
+
+def bypassed(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the Linears of a model that are not always called where their weights are used, and why."""
+    of_model = _OF_MODELS.get(getattr(getattr(model, "config", None), "model_type", None), ())
+    found = {}
+    for entry in named_modules(model):
+        if entry.name.rpartition(".")[2] in of_model:
+            found[entry.module] = "the model multiplies with its weight itself"
+        for child, reason in _read_by(entry.module):
+            found[child] = f"{type(entry.module).__name__} {reason}"
+    return found
+
+
+def require_called(model: nn.Module, targets: Iterable[Target]) -> None:
+    """Raise `ValueError` for targets that a model is known to use past their `forward`."""
+    past = bypassed(model)
+    for target in targets:
+        if (reason := past.get(target.module)) is not None:
+            raise ValueError(
+                f"{target.name} cannot be quantized: {reason}, past its forward, where rounding is; leave it "
+                "out with quantization.exclude, or take a layer that calls its Linears"
+            )
+
+
+def require_seen(names: Iterable[str]) -> None:
+    """Raise `ValueError` if there are names: of quantized layers that a batch used without calling them."""
+    if found := list(names):
+        raise ValueError(
+            f"{len(found)} quantized layers were not called, such as {found[0]}, and their weights were "
+            "used: the model takes them itself, as by functional.linear(x, layer.weight), so they would not "
+            "be rounded; call the layer there, or leave it out with quantization.exclude"
+        )
+
+
+def _read_by(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for kind, (names, reason) in _OF_TORCH.items():
+        # A subclass with a forward of its own may well call them.
+        if isinstance(module, kind) and type(module).forward is kind.forward:
+            for name in names:
+                if isinstance(child := getattr(module, name, None), nn.Module):
+                    yield child, reason
