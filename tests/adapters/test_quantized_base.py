@@ -12,10 +12,12 @@ from transformers import AutoModelForSequenceClassification, CompressedTensorsCo
 
 from hf_sparse import SparseTrainer, load_packed, merge_adapter, save_compressed, save_packed
 from hf_sparse.checkpoint.contract import lost_zeros
+from hf_sparse.checkpoint.quantizer import SUPPORTED
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.linear import FakeQuantLinear
 from tests.adapters.adapted import adapted, logits, masked, plain, same_zeros, sparse_bert
 
+LOADERS = [load_packed] + [AutoModelForSequenceClassification.from_pretrained] * SUPPORTED
 SCHEMES = ["int8_per_channel", "int4_per_channel", "int4_group_32"]
 
 
@@ -77,20 +79,24 @@ def test_an_ordinary_adapter_is_cut_back_before_it_is_rounded() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["int8_per_channel", "int4_per_channel"])
-def test_a_packed_directory_takes_an_adapter(scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("load", LOADERS)
+def test_a_packed_directory_takes_an_adapter(load: Callable, scheme: str, tmp_path: Path) -> None:
     save_packed(rounded(scheme), tmp_path / "base")
-    bases = [load_packed(tmp_path / "base").eval() for _ in range(2)]
+    bases = [load(tmp_path / "base").eval() for _ in range(2)]
     model = adapted(bases[0], masked())
     said = logits(model)
     model.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(bases[1], tmp_path / "adapter").eval()
     assert torch.equal(logits(loaded), said)
+    assert same_zeros(merge_adapter(loaded), sparse_bert())
 
 
 @pytest.mark.parametrize("scheme", ["int8_per_channel", "int4_per_channel"])
 def test_a_directory_of_compressed_tensors_takes_an_adapter(scheme: str, tmp_path: Path) -> None:
     save_compressed(rounded(scheme), tmp_path)
     load = AutoModelForSequenceClassification.from_pretrained
+    with pytest.raises(ValueError, match=r"holds torch.int8.*CompressedTensorsConfig\(dequantize=True\)"):
+        adapted(load(tmp_path), masked())
     base = load(tmp_path, quantization_config=CompressedTensorsConfig(dequantize=True)).eval()
     model = adapted(base, masked())
     said = logits(model)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
-from tiny import arguments, bert, same_weights, sentences
+from tiny import arguments, bert, llama, same_weights, sentences, texts
 from torch import nn
 from transformers import default_data_collator
 
@@ -83,6 +83,15 @@ def test_both_passes_are_watched_apart(tmp_path: Path) -> None:
     handle.remove()
     assert torch.equal(theirs[2]["queries"], expected["query"])
     assert torch.equal(ours[2]["queries"], mine) and not torch.allclose(mine, expected["query"], atol=0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_language_models_that_agree_with_their_base_lose_nothing(steps: int, tmp_path: Path) -> None:
+    model = get_peft_model(llama(), masked(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    args = arguments(tmp_path, max_steps=2, gradient_accumulation_steps=steps)
+    run = SparseTrainer(model=model, args=args, train_dataset=texts(24), recipe=RECIPE)
+    run.train()
+    assert run.state.log_history[0]["loss_logits"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_run_with_every_term_learns_and_logs(tmp_path: Path) -> None:
