@@ -52,7 +52,17 @@ def test_every_block_runs_and_prints_what_the_page_shows(name: str, bench: None)
 
 
 def test_there_is_a_guide_for_every_errand() -> None:
-    assert NAMES == ["add_a_method", "deploy", "moving", "paper", "prune", "publish", "quantize", "transfer"]
+    assert NAMES == [
+        "add_a_method",
+        "deploy",
+        "moving",
+        "other_trainers",
+        "paper",
+        "prune",
+        "publish",
+        "quantize",
+        "transfer",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
