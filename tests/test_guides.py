@@ -57,6 +57,7 @@ def test_there_is_a_guide_for_every_errand() -> None:
         "add_a_method",
         "deploy",
         "moving",
+        "other_trainers",
         "paper",
         "prune",
         "publish",
