@@ -77,6 +77,16 @@ def test_models_of_transformers_that_take_weights_themselves_are_known(tmp_path:
     assert bypassed(bert()) == {}
 
 
+@pytest.mark.parametrize(
+    ("layer", "past"),
+    [(nn.TransformerEncoderLayer, {"linear1", "linear2", "out_proj"}), (Plain, {"out_proj"})],
+)
+def test_layers_of_torch_are_known_by_their_class_and_its_forward(layer: type, past: set[str]) -> None:
+    model = Encoder(layer)
+    found = bypassed(model)
+    assert {name.rpartition(".")[2] for name, module in model.named_modules() if module in found} == past
+
+
 class Reading(nn.Module):
     """Stands in for a block that multiplies with the weight of a layer itself."""
 
