@@ -140,7 +140,7 @@ def test_overrides_reach_into_a_term() -> None:
         ),
         ("attention.normalize=true", "distillation.attention.normalize is not a recipe key"),
         ("relations.heads=0", "distillation.relations.heads is 0: input should be greater than or equal to"),
-        ("teacher=me", "distillation.teacher is 'me': choose one of given, self"),
+        ("teacher=me", "distillation.teacher is 'me': choose one of base, given, self"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_rule(setting: str, message: str) -> None:

@@ -156,6 +156,21 @@ def test_dropout_is_applied_to_what_the_adapter_reads() -> None:
     torch.testing.assert_close(model.train()(inputs), expected)
 
 
+def test_a_weight_that_is_merged_to_zero_by_chance_comes_back() -> None:
+    base = nn.Sequential(nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        base[0].weight.copy_(torch.tensor([[0.5, 0.0]]))
+    model = get_peft_model(base, SparseLoraConfig(r=1, lora_alpha=1, target_modules=["0"]))
+    tuned, a, b, _ = parts(model)
+    with torch.no_grad():
+        a.fill_(1.0), b.fill_(-0.5)
+    model.merge_adapter()
+    assert tuned.base_layer.weight.tolist() == [[0.0, 0.0]]
+    model.add_adapter("other", SparseLoraConfig(r=1, lora_alpha=1, target_modules=["0"]))
+    model.unmerge_adapter()
+    assert tuned.base_layer.weight.tolist() == [[0.5, 0.0]]
+
+
 def test_a_copy_keeps_the_mask() -> None:
     model = adapted(sparse_bert(), masked())
     assert torch.equal(logits(copy.deepcopy(model)), logits(model))
