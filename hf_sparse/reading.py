@@ -33,7 +33,9 @@ class _Loader(yaml.SafeLoader):
 
     # Lists of its own: they are shared with every other user of PyYAML otherwise.
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float", ":merge"))
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     _depth = 0
@@ -103,7 +105,7 @@ def _load(text: str, source: str | None = None) -> Any:
         value = yaml.load(text, Loader=_Loader)
         _check(value)
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{source} is not readable as YAML: {_reason(error)}") from error
+        raise ValueError(f"{source} is not readable as YAML: {_reason(error)}; correct it") from error
     return value
 
 

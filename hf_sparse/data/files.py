@@ -59,7 +59,9 @@ def _load(paths: list[Path], cache_dir: str | None) -> Dataset:
     names, form = [str(path) for path in paths], FORMATS[paths[0].suffix]
     try:
         return load_dataset(form, data_files=names, split="train", cache_dir=cache_dir)
-    except (DatasetGenerationError, ArrowInvalid) as error:
+    except (DatasetGenerationError, ArrowInvalid, ValueError) as error:
+        why = f"{error.__cause__ or error}".partition("\n")[0][:300]
         raise ValueError(
-            f"{', '.join(names)} cannot be read as {form}: {error.__cause__ or error}"
+            f"{', '.join(names)} cannot be read as {form} ({why}); write it anew, in UTF-8, or in another of "
+            f"{', '.join(FORMATS)}"
         ) from error

@@ -129,7 +129,10 @@ def _read(preset: str) -> dict[str, RecipeArguments]:
     try:
         return {task: RecipeArguments(**values) for task, values in found.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"presets/arguments/{preset}.yaml: {error}") from error
+        raise ValueError(
+            f"presets/arguments/{preset}.yaml: {error}; write source, arguments and total_batch_size for "
+            "each task"
+        ) from error
 
 
 def given_arguments(parser: HfArgumentParser, argv: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import arguments, bert, pruning, sentences
@@ -126,3 +127,36 @@ def test_settings_that_json_does_not_know_keep_nothing_from_being_saved(tmp_path
     trainer.train()
     trainer.save_model()
     assert read_record(tmp_path)["arguments"]["max_grad_norm"] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": None}, "step is missing"),
+        ({"step": True}, "step is True"),
+        ({"date": "yesterday"}, "Invalid isoformat"),
+        ({"date": "0001-01-01T00:00:00"}, "out of range"),
+        ({"versions": {"torch": 2}}, "the version of 'torch' is 2"),
+        ({"architecture": ["Bert"]}, "architecture is"),
+        ({"facts": []}, "facts is"),
+        ({"seconds": float("nan")}, "NaN is no number"),
+        ({"format_version": "1"}, "format_version is '1'"),
+        ({"recipe": {"sparsity": {"method": "x" * 5000}}}, "sparsity.method is"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused(changes: dict[str, Any], message: str, trained: Path) -> None:
+    record = json.loads((trained / RECORD).read_text()) | changes
+    (trained / RECORD).write_text(json.dumps(record))
+    with pytest.raises(
+        ValueError, match=f"{RECORD} is no record of a run .*{message}.*; delete it"
+    ) as caught:
+        read_record(trained)
+    assert len(str(caught.value)) < 500
+
+
+def test_what_is_not_known_is_none(trained: Path) -> None:
+    known = ("format_version", "recipe", "step")
+    record = {name: json.loads((trained / RECORD).read_text())[name] for name in known}
+    (trained / RECORD).write_text(json.dumps(record | {"arguments": None}))
+    found = read_record(trained)
+    assert found["seconds"] is None and found["architecture"] == "" and found["arguments"] == {}

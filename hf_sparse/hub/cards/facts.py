@@ -204,4 +204,6 @@ def facts_from_json(text: str) -> Facts:
     try:
         return _FACTS.validate_json(text)
     except ValidationError as error:
-        raise ValueError(f"these are no facts of a card ({error}); write the card again") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        why = f"{'.'.join(map(str, first['loc']))[:120]}: {first['msg']}"
+        raise ValueError(f"these are no facts of a card ({why}); write the card again") from error
