@@ -70,7 +70,7 @@ class Recipe(Part):
                 part[step] = part.get(step) or {}
                 part = part[step]
                 if not isinstance(part, dict):
-                    raise ValueError(f"{key}: {step} is a value, not a group of settings")
+                    raise ValueError(f"'{key}={value}': {step} is a value, not a group of settings")
             # Searches give scalars of numpy.
             part[last] = value.item() if hasattr(value, "item") else value
         return type(self).from_dict(values)

@@ -98,7 +98,7 @@ def test_a_trial_may_weigh_the_teacher(tmp_path: Path) -> None:
     [
         ("sparsity__schedule__fnal", 0.5, "sparsity.schedule.fnal is not a recipe key; did you mean final"),
         ("sparsity__schedule__final", 1.5, "sparsity.schedule.final is 1.5: a sparsity is the share"),
-        ("sparsity__pattern__rows", 4, "sparsity.pattern.rows: pattern is a value, not a group"),
+        ("sparsity__pattern__rows", 4, "'sparsity.pattern.rows=4': pattern is a value, not a group"),
     ],
 )
 def test_what_the_recipe_cannot_take_is_refused_by_its_key(
