@@ -20,6 +20,7 @@ class RememberedWeights:
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
         self._values = {target.name: torch.zeros_like(target.weight.detach()) for target in masks.targets}
+        self._mode: str | None = None
 
     def restore(self) -> None:
         """Put the remembered values into the weights, in place of the zeros."""
@@ -28,6 +29,19 @@ class RememberedWeights:
     def withdraw(self) -> None:
         """Remember the values of removed weights and set them to zero."""
         self.masks.take_removed(self._values)
+
+    def switch(self, optimizer: torch.optim.Optimizer, mode: str) -> None:
+        """Bring an optimizer into the mode `train` or `eval`, if it has modes, with what is remembered.
+
+        In evaluation such optimizers show an average, of removed weights too: what is remembered is that then.
+        """
+        change = getattr(getattr(optimizer, "optimizer", optimizer), mode, None)
+        if change is None or mode == self._mode:
+            return
+        self.restore()
+        change()
+        self.withdraw()
+        self._mode = mode
 
     def whole(self, target: Target) -> Tensor:
         """Return a weight as it would be without its mask, (out, in)."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
 from hf_sparse.recipe import Recipe
@@ -141,6 +141,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a step; after the last micro-batch, add the penalty, clear gradients of removed weights."""
+        if self.sparsifier is not None:
+            self.sparsifier.switch(self.optimizer, "train")
         loss = super().training_step(*args, **kwargs)
         # Here and not in a callback: callbacks see gradients after clipping, when the norm has been taken.
         if self.sparsifier is not None and self.accelerator.sync_gradients:
@@ -149,6 +151,12 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             loss = loss + self.sparsifier.regularize(self.state.global_step, scale)
             self.sparsifier.masks.apply_to_gradients()
         return loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate, with removed weights at zero under optimizers that show other weights in evaluation."""
+        if self.sparsifier is not None:
+            self.sparsifier.switch(self.optimizer, "eval")
+        return super().evaluation_loop(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the sparsity and each loss term beside every training loss."""
@@ -260,6 +268,8 @@ class SparseTrainingMixin(DistillationMixin, AtomicCheckpoints):
             return
         if loaded is not None:
             self.sparsifier.masks.unpack(loaded.masks)
+            # It is of the last step.
+            self.sparsifier.remembered = None
         if not self.sparsifier.reached(self.state.global_step):
             logger.warning(
                 "Training stopped at step %d, before the ramp's end: sparsity is %.4f, not the recipe's "
