@@ -33,11 +33,11 @@ class RememberedWeights:
     def switch(self, optimizer: torch.optim.Optimizer, mode: str) -> None:
         """Bring an optimizer into the mode `train` or `eval`, if it has modes, with what is remembered.
 
-        In evaluation such optimizers show an average, of removed weights too: what is remembered is that then.
+        In evaluation such optimizers show an average, of removed weights too: that is remembered then.
         """
-        change = getattr(getattr(optimizer, "optimizer", optimizer), mode, None)
-        if change is None or mode == self._mode:
+        if mode == self._mode or not has_modes(optimizer):
             return
+        change = getattr(getattr(optimizer, "optimizer", optimizer), mode)
         self.restore()
         change()
         self.withdraw()
@@ -61,3 +61,9 @@ class RememberedWeights:
                     "another checkpoint"
                 )
             values.zero_()[removed] = packed[name].to(values)
+
+
+def has_modes(optimizer: torch.optim.Optimizer) -> bool:
+    """Say whether an optimizer shows other weights in evaluation than in training."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return all(callable(getattr(inner, mode, None)) for mode in ("train", "eval"))

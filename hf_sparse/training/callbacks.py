@@ -10,6 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.sparsity.remembered import has_modes
 from hf_sparse.training.locking import settle
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
@@ -74,6 +75,11 @@ class SparsityCallback(TrainerCallback):
                 "a callback cannot keep load_best_model_at_end from choosing a model of before the final "
                 "sparsity; "
                 "use SparseTrainer, or set load_best_model_at_end=False"
+            )
+        if self.recipe.sparsity.revives and has_modes(optimizer):
+            raise ValueError(
+                f"{args.optim} shows other weights in evaluation, of which a callback is not told in time to "
+                "keep removed ones at zero that may return; use SparseTrainer, or set sparsity.revive=false"
             )
         self.recipe = self.recipe.model_copy(update={"sparsity": settle(self.recipe.sparsity, model)})
         saved = None

@@ -146,7 +146,7 @@ class Sparsifier:
         ]
 
     def switch(self, optimizer: torch.optim.Optimizer | None, mode: str) -> None:
-        """Bring an optimizer into the mode `train` or `eval`, if it has modes, with removed weights at zero."""
+        """Bring an optimizer into the mode `train` or `eval`, if it has modes; removed weights stay zero."""
         if self.remembered is not None and optimizer is not None:
             self.remembered.switch(optimizer, mode)
 
