@@ -1,12 +1,14 @@
 """Whether the tensors of a packed file are those of a model."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.checkpoint.container import DTYPES, FLOATS, Entry, damaged
@@ -32,6 +34,30 @@ def compare(
         )
     for name, entry in entries.items():
         compare_tensor(name, entry, planned[name], path)
+
+
+def compare_names(found: Iterable[str], left_over: Iterable[str], model: PreTrainedModel, path: Path) -> None:
+    """Raise `ValueError` unless a model takes all of a file and finds all it has there, but for another head.
+
+    `found` are names of the model, `left_over` those in the file that it has no place for.
+    """
+    planned, prefix = model.state_dict().keys(), f"{model.base_model_prefix}."
+    found, ties = set(found), getattr(model, "all_tied_weights_keys", {})
+    # Of those that are tied one is there.
+    wrong = {*(planned - found - ties.keys() - set(ties.values())), *left_over}
+    if type(model).__name__ not in (model.config.architectures or ()):
+        # Of other models, layers are too few or too many where there are others like them.
+        alike = {_unnumbered(name, prefix) for name in found}
+        wrong = {name for name in wrong if _unnumbered(name, prefix) in alike}
+    if wrong:
+        raise ValueError(
+            f"{path} and the {type(model).__name__} of the config.json beside it differ in {len(wrong)} "
+            f"tensors, such as {min(wrong)}; restore the config.json that was written with it"
+        )
+
+
+def _unnumbered(name: str, prefix: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "N", name.removeprefix(prefix))
 
 
 def compare_tensor(name: str, entry: Entry, tensor: Tensor, path: Path) -> None:

@@ -62,17 +62,10 @@ _SPARE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.")
 def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedModel:
     """Load a model as the class that its configuration names, without a head where it names none.
 
-    Raises `ValueError` naming the file if one is damaged.
+    Raises `ValueError` naming the file if one is damaged, and where weights of the class are missing, which
+    transformers would draw at random; an encoder may lack its pooler.
     """
-    architecture = getattr(transformers, named_class(name_or_path) or "", AutoModel)
-    try:
-        with described_by(f"{name_or_path}/{CONFIG_NAME}"):
-            return architecture.from_pretrained(name_or_path, **from_pretrained_kwargs)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{_damaged(name_or_path)} is no whole file of tensors ({error}); fetch it again, or save the "
-            "model again"
-        ) from error
+    return _load(name_or_path, **from_pretrained_kwargs)[0]
 
 
 def load_whole(name_or_path: str) -> PreTrainedModel:
@@ -83,18 +76,32 @@ def load_whole(name_or_path: str) -> PreTrainedModel:
     other shapes. Heads of pretraining and poolers may be left over; an encoder may lack its pooler.
     """
     require_known_class(name_or_path)
-    options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, found = load_saved(name_or_path, **options)
-    if found["missing_keys"] and all(name.startswith("pooler.") for name in found["missing_keys"]):
-        # An encoder that was saved without the pooler which its class makes by default.
-        model, found = load_saved(name_or_path, add_pooling_layer=False, **options)
+    model, found = _load(name_or_path)
     left_over = (name for name in found["unexpected_keys"] if not _SPARE.search(name))
-    kind = type(model).__name__
-    _refuse(f"{name_or_path} lacks {{}} of a {kind}, which would be random", found["missing_keys"])
-    reshaped = (name for name, *_ in found["mismatched_keys"])
-    _refuse(f"{name_or_path} holds {{}} in another shape than in a {kind}", reshaped)
-    _refuse(f"{name_or_path} holds {{}}, and there is no such thing in a {kind}", left_over)
+    _refuse(f"{name_or_path} holds {{}}, and there is no such thing in a {type(model).__name__}", left_over)
     return model
+
+
+def _load(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model as `load_saved` does, and return what transformers says of it too."""
+    kind = getattr(transformers, named_class(name_or_path) or "", AutoModel)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with described_by(f"{name_or_path}/{CONFIG_NAME}"):
+            model, found = kind.from_pretrained(name_or_path, **options)
+            if found["missing_keys"] and all(name.startswith("pooler.") for name in found["missing_keys"]):
+                # An encoder that was saved without the pooler which its class makes by default.
+                model, found = kind.from_pretrained(name_or_path, add_pooling_layer=False, **options)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{_damaged(name_or_path)} is no whole file of tensors ({error}); fetch it again, or save the "
+            "model again"
+        ) from error
+    made = type(model).__name__
+    _refuse(f"{name_or_path} lacks {{}} of a {made}, which would be random", found["missing_keys"])
+    reshaped = (name for name, *_ in found["mismatched_keys"])
+    _refuse(f"{name_or_path} holds {{}} in another shape than in a {made}", reshaped)
+    return model, found
 
 
 def _refuse(sentence: str, names: Iterable[str]) -> None:

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
-from hf_sparse.checkpoint.comparing import compare, compare_layers, compare_tensor, require_same
+from hf_sparse.checkpoint.comparing import (
+    compare,
+    compare_layers,
+    compare_names,
+    compare_tensor,
+    require_same,
+)
 from hf_sparse.checkpoint.configuration import described_by, require_plausible
 from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
 from hf_sparse.checkpoint.directories import moved_into
@@ -194,13 +200,16 @@ def unpack_for(model: PreTrainedModel, file: str | Path) -> tuple[dict[str, Tens
     """
     path, planned = Path(file), model.state_dict()
     prefix = f"{model.base_model_prefix}."
-    pairs = {}
+    pairs, left_over = {}, []
     for entry, content in read_packed(path):
         name = entry.name
         for candidate in (name, name.removeprefix(prefix), prefix + name):
             if candidate in planned:
                 pairs[candidate] = entry, content
                 break
+        else:
+            left_over.append(name)
+    compare_names(pairs, left_over, model, path)
     entries = {name: entry for name, (entry, _) in pairs.items()}
     for name, entry in entries.items():
         compare_tensor(name, entry, planned[name], path)

@@ -69,12 +69,23 @@ def load_encoders(student: str, teacher: str) -> tuple[PreTrainedModel, PreTrain
         The student, the teacher, the names of the inputs.
 
     Raises:
-        ValueError: The two read tokens by other ids.
+        ValueError: The two read tokens by other ids, or one lacks weights, which would be random.
     """
     if has_tokenizer(student):
         check_same_vocabulary(*(AutoTokenizer.from_pretrained(name) for name in (student, teacher)))
-    models = [AutoModel.from_pretrained(name) for name in (student, teacher)]
+    models = [_load_encoder(name) for name in (student, teacher)]
     return *models, set.intersection(*(set(signature(model.forward).parameters) for model in models))
+
+
+def _load_encoder(name: str) -> PreTrainedModel:
+    model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+    # No state that is compared comes from the pooler.
+    if missing := sorted(key for key in loading["missing_keys"] if not key.startswith("pooler.")):
+        raise ValueError(
+            f"{name} lacks {missing[0]} and {len(missing) - 1} more of a {type(model).__name__}, which would "
+            "be random; save the model again"
+        )
+    return model
 
 
 def _states(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -20,6 +20,7 @@ class RememberedWeights:
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
         self._values = {target.name: torch.zeros_like(target.weight.detach()) for target in masks.targets}
+        self._mode: str | None = None
 
     def restore(self) -> None:
         """Put the remembered values into the weights, in place of the zeros."""
@@ -28,6 +29,19 @@ class RememberedWeights:
     def withdraw(self) -> None:
         """Remember the values of removed weights and set them to zero."""
         self.masks.take_removed(self._values)
+
+    def switch(self, optimizer: torch.optim.Optimizer, mode: str) -> None:
+        """Bring an optimizer into the mode `train` or `eval`, if it has modes, with what is remembered.
+
+        In evaluation such optimizers show an average, of removed weights too: that is remembered then.
+        """
+        if mode == self._mode or not has_modes(optimizer):
+            return
+        change = getattr(getattr(optimizer, "optimizer", optimizer), mode)
+        self.restore()
+        change()
+        self.withdraw()
+        self._mode = mode
 
     def whole(self, target: Target) -> Tensor:
         """Return a weight as it would be without its mask, (out, in)."""
@@ -47,3 +61,9 @@ class RememberedWeights:
                     "another checkpoint"
                 )
             values.zero_()[removed] = packed[name].flatten().to(values)
+
+
+def has_modes(optimizer: torch.optim.Optimizer) -> bool:
+    """Say whether an optimizer shows other weights in evaluation than in training."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return all(callable(getattr(inner, mode, None)) for mode in ("train", "eval"))

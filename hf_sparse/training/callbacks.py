@@ -11,6 +11,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.sparsity.remembered import has_modes
 from hf_sparse.training.announcing import announce
 from hf_sparse.training.laying_out import check_targets
 from hf_sparse.training.locking import settle
@@ -77,6 +78,11 @@ class SparsityCallback(TrainerCallback):
                 "a callback cannot keep load_best_model_at_end from choosing a model of before the final "
                 "sparsity; "
                 "use SparseTrainer, or set load_best_model_at_end=False"
+            )
+        if self.recipe.sparsity.revives and has_modes(optimizer):
+            raise ValueError(
+                f"{args.optim} shows other weights in evaluation, of which a callback is not told in time to "
+                "keep removed ones at zero that may return; use SparseTrainer, or set sparsity.revive=false"
             )
         self.recipe = self.recipe.model_copy(update={"sparsity": settle(self.recipe.sparsity, model)})
         check_targets(self.recipe.sparsity, model)

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import transformers
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
@@ -25,12 +26,13 @@ def load_trained(name_or_path: str) -> PreTrainedModel:
 
     It comes from a packed file if the configuration says so; else from ordinary weights, whose sidecar says
     how layers are quantized; without a sidecar, or at a step before rounding began, it is plain.
-    `name_or_path` is a directory or a Hub name. Raises `ValueError` for damaged files, and for ranges of
-    other layers than the model has.
+    `name_or_path` is a directory or a Hub name. Raises `ValueError` for damaged files, for ranges of other
+    layers than the model has, and where weights are missing or left over, as `load_whole` does.
     """
     if (packed := packed_file(name_or_path)) is not None:
         return load_packed(packed.parent)
-    model = load_saved(name_or_path)
+    known = hasattr(transformers, named_class(name_or_path) or "")
+    model = load_whole(name_or_path) if known else load_saved(name_or_path)
     requantize(model, name_or_path)
     return model
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_sparse.checkpoint.contract import lost_zeros
 from hf_sparse.recipe import Recipe
@@ -145,6 +145,8 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a step; after the last micro-batch, add the penalty, clear gradients of removed weights."""
+        if self.sparsifier is not None:
+            self.sparsifier.switch(self.optimizer, "train")
         loss = super().training_step(*args, **kwargs)
         if self.quantizer is not None:
             self.quantizer.check_called()
@@ -154,6 +156,12 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
             loss = loss + self.sparsifier.regularize(self.state.global_step, scale)
             self.sparsifier.masks.apply_to_gradients()
         return loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate, with removed weights at zero under optimizers that show other weights in evaluation."""
+        if self.sparsifier is not None:
+            self.sparsifier.switch(self.optimizer, "eval")
+        return super().evaluation_loop(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the sparsity and each loss term beside every training loss."""
@@ -280,6 +288,8 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
             return
         if loaded is not None:
             self.sparsifier.masks.unpack(loaded.masks)
+            # It is of the last step.
+            self.sparsifier.remembered = None
         if not self.sparsifier.reached(self.state.global_step):
             logger.warning(
                 "Training stopped at step %d, before the ramp's end: sparsity is %.4f, not the recipe's "

@@ -146,6 +146,11 @@ class Sparsifier:
             for budget in budgets
         ]
 
+    def switch(self, optimizer: torch.optim.Optimizer | None, mode: str) -> None:
+        """Bring an optimizer into the mode `train` or `eval`, if it has modes; removed weights stay zero."""
+        if self.remembered is not None and optimizer is not None:
+            self.remembered.switch(optimizer, mode)
+
     def before_optimizer_step(self) -> None:
         """Give the optimizer the remembered values to move, where removed weights may return."""
         if self.remembered is not None:

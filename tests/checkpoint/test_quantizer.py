@@ -1,5 +1,6 @@
 """Packed directories through `from_pretrained`: the model that was packed, like any other to transformers."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers import (
 from transformers.quantizers.base import HfQuantizer
 
 from hf_sparse import load_packed, save_packed
+from hf_sparse.checkpoint.container import PACKED, read_packed, write_packed
 from hf_sparse.checkpoint.quantizer import HOOKS, METHOD, SUPPORTED, PackedQuantizer
 from hf_sparse.quantization.calibrate import calibrate
 
@@ -97,6 +99,30 @@ def test_another_head_and_another_dtype(packed) -> None:
     assert report["missing_keys"] == set() and "bert.pooler.dense.weight" in report["unexpected_keys"]
     half = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16)
     assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
+
+
+@needs_hooks
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(
+    "auto", [AutoModelForSequenceClassification, AutoModel, AutoModelForTokenClassification]
+)
+def test_layers_too_few_or_too_many_are_refused(layers: int, auto, packed) -> None:
+    _, folder = packed
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    with pytest.raises(
+        ValueError, match=r"differ in \d+ tensors, such as (bert\.)?encoder.layer.[12].attention"
+    ):
+        auto.from_pretrained(folder)
+
+
+@needs_hooks
+def test_a_tensor_that_is_not_there_is_not_drawn_at_random(packed) -> None:
+    _, folder = packed
+    pairs = [(entry, bytes(content)) for entry, content in read_packed(folder / PACKED)]
+    write_packed(folder / PACKED, [pair for pair in pairs if pair[0].name != "classifier.weight"])
+    with pytest.raises(ValueError, match="differ in 1 tensors, such as classifier.weight"):
+        AutoModelForSequenceClassification.from_pretrained(folder)
 
 
 def _gpt2() -> PreTrainedModel:

@@ -136,7 +136,7 @@ class Problems:
         tokens = self.between(1, 70)
         self.written += LINEAR
         packed, grid = self.weight(*(self.between(1, most) for most in largest))
-        values = self.values(0.01, tokens, packed.columns)
+        values = self.values(self.among(0.0, 0.002), tokens, packed.columns)
         self.numbers(tokens, self.among(1, 3))
         self.tensors(values)
         found, matrix = torch.empty(tokens, packed.rows), packed.matrix()
@@ -161,7 +161,7 @@ class Problems:
             grids = tuple((grid.step, grid.zero, grid.dynamic) for _, grid in linears)
             layers.append(EngineLayer(tuple(packed for packed, _ in linears), grids, norms))
         mask = self.chance(self.among(0.5, 1.0), batch, length)
-        states = self.values(self.among(0.0, 0.0, 1e-3), batch, length, hidden)
+        states = self.values(self.among(0.0, 0.0, 0.0, 2e-4), batch, length, hidden)
         self.tensors(mask.to(torch.uint8), states)
         encoder = FusedEncoder(KERNELS, layers, heads, activation, 1e-12)
         self.expected.append(encoder(states, mask).last_hidden_state)

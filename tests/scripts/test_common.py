@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from transformers import BertConfig, BertTokenizerFast, TrainingArguments
+from transformers import BertConfig, BertTokenizerFast, RobertaConfig, RobertaModel, TrainingArguments
 
 Script = Callable[[str], ModuleType]
 TASK = "fill-mask"
@@ -87,6 +87,11 @@ def test_a_text_is_no_longer_than_the_model_takes(
     assert text_length(512, tokenizer, config, most=128) == 32
     assert text_length(16, tokenizer, config, most=128) == 16
     assert text_length(None, tokenizer, config, most=8) == 8
+    # Two of the positions of RoBERTa are no token's.
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+    roberta = RobertaConfig(**sizes, max_position_embeddings=22, pad_token_id=1)
+    assert text_length(64, tokenizer, roberta, most=128) == 20
+    assert text_length(64, tokenizer, RobertaModel(roberta), most=128) == 20
 
 
 def test_a_split_that_is_missing_is_named(script: Script) -> None:
