@@ -8,11 +8,11 @@ import torch
 from featured import gradients, rows, trainer
 from lessons import Gradients
 from pairs import make
-from torch import Tensor
+
+from hf_sparse import SparseTrainer
 
 COMPILED = {"torch_compile": True, "torch_compile_backend": "eager"}
-# Evaluation calls both models without a look at their inside, the teacher as often as the student.
-PLAIN, RELATIONS = {"task": 0.5, "logits": 0.5}, {"task": 0.5, "logits": 0.5, "relations": {}}
+LOGITS, RELATIONS = {"task": 0.5, "logits": 0.5}, {"task": 0.5, "logits": 0.5, "relations": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -22,42 +22,37 @@ def nothing_is_left_behind() -> Any:
     torch.compiler.reset()
 
 
-def step(
-    folder: Path, distillation: dict[str, Any], **changes: Any
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    run = trainer(folder, distillation, num_train_epochs=2, logging_steps=1, **changes)
+def compared(folder: Path, distillation: dict[str, Any], **changes: Any) -> SparseTrainer:
+    small = {"num_hidden_layers": 1, "intermediate_size": 32}
+    parts = {"train_dataset": rows("bert"), "eval_dataset": rows("bert"), "callbacks": [Gradients()]}
+    given = {"student": make("bert", **small), "teacher": make("bert", 1, **small), "parts": parts}
+    run = trainer(folder, distillation, **(given | changes))
     run.train()
-    return gradients(run), run.state.log_history[1]
+    return run
+
+
+def line(run: SparseTrainer) -> float:
+    return [entry["loss_relations"] for entry in run.state.log_history if "loss_relations" in entry][-1]
 
 
 def test_relations_are_seen_whatever_was_compiled_before(tmp_path: Path) -> None:
-    wanted, line = step(tmp_path, RELATIONS)
-    for distillation in (PLAIN, RELATIONS, PLAIN, RELATIONS):
-        found, other = step(tmp_path, distillation, **COMPILED)
-        if distillation is RELATIONS:
-            assert other["loss_relations"] == pytest.approx(line["loss_relations"], rel=1e-4) != 0
-            for name, gradient in wanted.items():
-                torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+    plain = compared(tmp_path, RELATIONS)
+    compared(tmp_path, LOGITS, **COMPILED)
+    compiled = compared(tmp_path, RELATIONS, **COMPILED)
+    assert line(compiled) == pytest.approx(line(plain), rel=1e-4)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(compiled)[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
     # And what is compiled leaves nothing behind for what is not.
-    after, last = step(tmp_path, RELATIONS)
-    assert last == line
-    assert all(torch.equal(after[name], gradient) for name, gradient in wanted.items())
+    after = compared(tmp_path, RELATIONS)
+    assert line(after) == line(plain)
+    assert all(torch.equal(gradients(after)[name], value) for name, value in gradients(plain).items())
 
 
-def test_a_compiled_teacher_is_seen_although_the_student_was_evaluated(tmp_path: Path) -> None:
+def test_a_compiled_teacher_is_seen_although_the_student_was_evaluated_compiled(tmp_path: Path) -> None:
     """Both have one class, and the teacher is called in the mode in which the student is evaluated."""
-    _, line = step(tmp_path, RELATIONS)
-    teacher = make("bert", 1).eval()
+    steps = {"num_train_epochs": 2, "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    plain = compared(tmp_path, RELATIONS, **steps)
+    teacher = plain.distiller.teacher
     teacher.compile(backend="eager")
-    with torch.no_grad():
-        teacher(
-            input_ids=torch.ones(8, 8, dtype=torch.long), attention_mask=torch.ones(8, 8, dtype=torch.long)
-        )
-    parts = {"train_dataset": rows("bert"), "eval_dataset": rows("bert"), "callbacks": [Gradients()]}
-    run = trainer(
-        tmp_path, RELATIONS, teacher=teacher, parts=parts, eval_strategy="steps", eval_steps=1,
-        num_train_epochs=2, logging_steps=1, **COMPILED,
-    )  # fmt: skip
-    run.train()
-    found = [entry["loss_relations"] for entry in run.state.log_history if "loss_relations" in entry]
-    assert found[1] == pytest.approx(line["loss_relations"], rel=1e-4)
+    compiled = compared(tmp_path, RELATIONS, teacher=teacher, **steps, **COMPILED)
+    assert line(compiled) == pytest.approx(line(plain), rel=1e-3)

@@ -80,9 +80,7 @@ def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("kind", [SparseScaling, SparseAveraging])
-def test_a_trainer_that_says_who_divides_gives_one_gradient_however_it_is_cut(
-    kind: type, tmp_path: Path
-) -> None:
+def test_the_gradient_is_one_in_a_trainer_that_says_who_divides(kind: type, tmp_path: Path) -> None:
     def step(cut: tuple[int, int], task: str) -> dict[str, Tensor]:
         recipe = TAUGHT.override([f"distillation.task={task}"])
         return gradients(trainer(tmp_path, cut, kind=kind, recipe=recipe, teacher=CLASSES.make(1)))
@@ -96,10 +94,8 @@ def test_next_to_no_teacher_leaves_the_gradient_of_a_trainer_that_scales(tmp_pat
     recipe = TAUGHT.override(["distillation.task=1", "distillation.logits=1e-12"])
     ours = trainer(tmp_path, (2, 4), kind=SparseScaling, recipe=recipe, teacher=CLASSES.make(1))
     assert_close(gradients(ours), gradients(trainer(tmp_path, (2, 4), kind=Scaling)))
-    assert (
-        ours.evaluate()["eval_loss"]
-        == Scaling(ours.model, ours.args, eval_dataset=CLASSES.rows(8)).evaluate()["eval_loss"]
-    )
+    stock = Scaling(ours.model, ours.args, eval_dataset=CLASSES.rows(8))
+    assert ours.evaluate()["eval_loss"] == stock.evaluate()["eval_loss"]
 
 
 def test_a_loss_function_that_divides_by_the_count_is_given_one(tmp_path: Path) -> None:
@@ -142,11 +138,10 @@ def derived(seed: int) -> PreTrainedModel:
 
 
 def adapted(seed: int) -> nn.Module:
-    model = get_peft_model(
+    return get_peft_model(
         LESSONS["causal"].make(seed),
         LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False),
     )
-    return model
 
 
 @pytest.mark.parametrize("make", [derived, adapted])

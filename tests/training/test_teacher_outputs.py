@@ -88,9 +88,7 @@ def test_a_sentence_transformer_is_refused_with_the_way_out(tmp_path: Path) -> N
 
     teacher = SentenceTransformer(modules=[Encoder(), models.Normalize()], device="cpu")
     run = trainer(tmp_path, WEIGHTS, teacher=teacher)
-    with pytest.raises(
-        ValueError, match=r"the teacher SentenceTransformer needs input, .*model\[0\].auto_model"
-    ):
+    with pytest.raises(ValueError, match="the teacher SentenceTransformer needs input, .*auto_model"):
         run.train()
 
 
