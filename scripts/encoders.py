@@ -49,11 +49,12 @@ def run(
     check_pooler(model, recipe)
     length = common.text_length(data.max_seq_length, tokenizer, model, most=512)
     splits, held_out = texts.hold_out(common.load_data(data, source), data, training)
-    collate = DataCollatorWithPadding(tokenizer)
-    columns = {"input_ids", "token_type_ids", "attention_mask"} & set(signature(model.forward).parameters)
+    reader = common.for_both(tokenizer, source, training, sparse)
+    collate = DataCollatorWithPadding(reader)
+    columns = {"input_ids", "token_type_ids", "attention_mask"}
 
     def rows(split: str) -> Dataset:
-        found = texts.read(splits, split, tokenizer, length, data, training)
+        found = texts.read(splits, split, reader, length, data, training)
         return found.select_columns([name for name in found.column_names if name in columns])
 
     # Read before training, which may take days, so that what is wrong with it is said now.

@@ -157,10 +157,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = common.load_tokenizer(model_args)
     config, labels = find_task(splits, data, model_args, sparse)
     length = common.text_length(data.max_seq_length, tokenizer, config, most=128)
+    reader = common.for_both(tokenizer, model_args, training, sparse)
 
     def rows(split: str, limit: int | None, labelled: bool = True) -> Dataset:
         part = common.first(common.take(splits, split), limit)
-        return encode(part, tokenizer, length, data, labels if labelled else None)
+        return encode(part, reader, length, data, labels if labelled else None)
 
     sets, names = {}, [None]
     if training.do_eval:
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data.max_tokens,
         train_dataset=rows("train", data.max_train_samples) if training.do_train else None,
         eval_dataset=next(iter(sets.values()), None),
-        data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
+        data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(reader),
         compute_metrics=scores(labels, data.task_name) if training.do_eval else None,
     )
     trainer.facts |= common.facts(data, TASK, names[0])

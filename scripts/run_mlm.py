@@ -192,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = common.load_tokenizer(model_args)
     model = load_model(model_args, data, tokenizer, training)
     length = common.text_length(data.max_seq_length, tokenizer, model, most=512)
+    reader = common.for_both(tokenizer, model_args, training, sparse)
     splits, held_out = texts.hold_out(common.load_data(data, model_args), data, training)
     paired = learns_pairs(type(model))
     trainer = common.make_trainer(
@@ -202,8 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model_args,
         data.max_tokens,
         kind=PreTrainingTrainer if paired else SparseTrainer,
-        **masked_sets(splits, tokenizer, length, data, training, labelled=paired),
-        data_collator=DataCollatorForTokenClassification(tokenizer) if data.ragged else default_data_collator,
+        **masked_sets(splits, reader, length, data, training, labelled=paired),
+        data_collator=DataCollatorForTokenClassification(reader) if data.ragged else default_data_collator,
         compute_metrics=pretraining_scores if paired else masked_accuracy,
         preprocess_logits_for_metrics=scored_pairs if paired else most_likely,
     )

@@ -119,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model_args.config_name or model_args.model_name_or_path, **model_args.where
     )
     length = common.text_length(data.max_seq_length, tokenizer, config, most=384)
-    cutting = Cutting(tokenizer, length, data.doc_stride, data.pad_to_max_length)
+    reader = common.for_both(tokenizer, model_args, training, sparse)
+    cutting = Cutting(reader, length, data.doc_stride, data.pad_to_max_length)
 
     def rows(split: str, limit: int | None) -> Dataset:
         return common.first(common.take(splits, split), limit)
@@ -143,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         finder=finder,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(tokenizer),
+        data_collator=default_data_collator if data.pad_to_max_length else DataCollatorWithPadding(reader),
     )
     trainer.facts |= common.facts(data, TASK, "validation" if training.do_eval else None)
     sizes = session.train(trainer, checkpoint) if training.do_train else {}

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from hf_sparse.distillation.counts import fitting_mask
 from hf_sparse.distillation.features.layer_map import layer_map
 from hf_sparse.distillation.features.term import configuration, require_same_shape
+from hf_sparse.distillation.inputs import Taken
 from hf_sparse.distillation.teacher import check_same_vocabulary, has_tokenizer
 
 
@@ -89,7 +90,8 @@ def _load_encoder(name: str) -> PreTrainedModel:
 
 
 def _states(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    return model(**send_to_device(batch, model.device), output_hidden_states=True).hidden_states
+    given = Taken.by(model).of(send_to_device(batch, model.device))
+    return model(**given, output_hidden_states=True).hidden_states
 
 
 def _sums(student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> tuple[float, float]:

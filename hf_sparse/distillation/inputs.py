@@ -15,7 +15,6 @@ logger = logging.getLogger(__name__)
 
 TARGET_NAMES = {"start_positions", "end_positions"}
 _DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
-_FROM_LABELS = "prepare_decoder_input_ids_from_labels"
 _SEGMENTS = "token_type_ids"
 
 
@@ -58,22 +57,16 @@ def teacher_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decoder_inputs(student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the student's decoder starts from where only the labels say it; elsewhere, nothing.
+    """Return what the decoder of a teacher starts from where only the labels say it; elsewhere, nothing.
 
-    Most encoder-decoders that generate shift the labels in their forward pass and have no method for it.
-    For those, what is returned are the labels, at the price of a loss that nobody asked for.
+    It is the labels: an encoder-decoder shifts them, and masks them if it does, in its forward pass. Only
+    some have a method for that, which does not always do the same. The price is a loss nobody asked for.
     """
     given = any(inputs.get(name) is not None for name in _DECODER_INPUTS)
     model = transformer_in(student)
     if given or inputs.get("labels") is None or model is None:
         return {}
-    if hasattr(model, _FROM_LABELS):
-        return {"decoder_input_ids": getattr(model, _FROM_LABELS)(labels=inputs["labels"])}
-    return {"labels": inputs["labels"]} if _generates_by_a_decoder(model) else {}
-
-
-def _generates_by_a_decoder(model: PreTrainedModel) -> bool:
-    return model.config.is_encoder_decoder and model.can_generate()
+    return {"labels": inputs["labels"]} if model.config.is_encoder_decoder and model.can_generate() else {}
 
 
 def as_mapping(model: nn.Module) -> dict[str, bool]:
@@ -86,7 +79,7 @@ def as_mapping(model: nn.Module) -> dict[str, bool]:
 def check_given(
     student: nn.Module, teacher: nn.Module, inputs: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
-    """Raise `ValueError` unless a teacher is `given` what it needs of a batch; warn of what it may lack."""
+    """Raise `ValueError` unless a teacher is `given` what it needs of a batch; warn where it may not be."""
     taken, who = Taken.by(teacher), f"the teacher {type(unwrapped(teacher)).__name__}"
     missing = [name for name in taken.required if name not in given]
     way_out = (

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import encoder_decoder
 from torch import nn
 from transformers import (
     BertConfig,
@@ -26,7 +25,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_sparse.distillation.inputs import decoder_inputs, teacher_inputs
 from hf_sparse.distillation.teacher import (
     check_compatible,
     check_same_vocabulary,
@@ -60,29 +58,6 @@ def test_a_frozen_teacher_is_in_evaluation_mode_without_gradients() -> None:
     assert freeze(teacher) is teacher
     assert not any(module.training for module in teacher.modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-
-
-def test_the_teacher_sees_no_labels() -> None:
-    hidden = [
-        "labels",
-        "shift_labels",
-        "start_positions",
-        "end_positions",
-        "next_sentence_label",
-        "sentence_order_label",
-    ]
-    seen = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids", "position_ids"), 1)
-    assert teacher_inputs({**seen, **dict.fromkeys(hidden, 1)}) == seen
-
-
-def test_what_a_decoder_starts_from_is_made_of_the_labels_where_it_is_not_given() -> None:
-    student, labels = encoder_decoder("bart", 0, (1, 1)), torch.tensor([[5, 6, -100]])
-    made = decoder_inputs(student, {"labels": labels})
-    assert made["decoder_input_ids"].tolist() == [[2, 5, 6]]
-    for given in ("decoder_input_ids", "decoder_inputs_embeds"):
-        assert decoder_inputs(student, {"labels": labels, given: labels}) == {}
-    assert decoder_inputs(student, {"input_ids": labels}) == {}
-    assert decoder_inputs(bert(), {"labels": labels}) == {}
 
 
 def test_where_outputs_are_not_compared_heads_and_labels_may_differ() -> None:
