@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.directories import TOKENIZER
-from hf_sparse.checkpoint.loading import module_folders
+from hf_sparse.checkpoint.saved_files import module_folders
 
 # Weights in any format, and pickles.
 _WEIGHTS = (

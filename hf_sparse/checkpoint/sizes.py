@@ -11,7 +11,7 @@ from torch import nn
 
 from hf_sparse.checkpoint.container import PACKED, read_packed
 from hf_sparse.checkpoint.entries import bit_patterns
-from hf_sparse.checkpoint.loading import weight_files
+from hf_sparse.checkpoint.saved_files import weight_files
 from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.reading import parse_json
 from hf_sparse.targets import Target, find_targets

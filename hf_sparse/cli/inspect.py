@@ -31,7 +31,7 @@ def inspect(
     Try: hf-sparse inspect pruned --png heatmap.png
     """
     with plain_errors(context.obj):
-        from hf_sparse.checkpoint.loading import weight_bytes
+        from hf_sparse.checkpoint.saved_files import weight_bytes
         from hf_sparse.checkpoint.sizes import measure_sizes
         from hf_sparse.report.heatmap import layer_figure, sparsity_figure, weight_figure
         from hf_sparse.report.inspection import (

@@ -17,8 +17,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_sparse.checkpoint.loading import weight_bytes
 from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.settings import Training
 from hf_sparse.metrics.masked import most_likely

@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.configuration import saved_quantization
-from hf_sparse.checkpoint.loading import weight_bytes
+from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.report.history import STATE, read_log
 from hf_sparse.report.run import Run, find_runs, origin_of, pipeline_of
 from hf_sparse.report.scores import worth_showing

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.container import Entry, damaged
 from hf_sparse.checkpoint.entries import scheme_of, unpack_codes
-from hf_sparse.checkpoint.loading import packed_file
 from hf_sparse.checkpoint.packed import (
     OpenedPacked,
     finish,
@@ -18,6 +17,7 @@ from hf_sparse.checkpoint.packed import (
     quantize_again,
     restored,
 )
+from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.quantization.activations import parameters
 from hf_sparse.quantization.layers import QuantizedLayer, require_finite
 from hf_sparse.quantization.weights import WeightScheme

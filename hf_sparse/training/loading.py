@@ -7,16 +7,10 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.loading import (
-    load_saved,
-    load_whole,
-    named_class,
-    packed_file,
-    rounded_as,
-    saved_file,
-)
+from hf_sparse.checkpoint.loading import load_saved, load_whole, named_class, rounded_as
 from hf_sparse.checkpoint.packed import load_packed
 from hf_sparse.checkpoint.quantizer import METHOD
+from hf_sparse.checkpoint.saved_files import packed_file, saved_file
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.state import SIDECAR, check_weights, read_state
 

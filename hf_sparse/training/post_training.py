@@ -11,12 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.directories import holds_only, published, require_free
-from hf_sparse.checkpoint.loading import (
-    load_tokenizer,
-    load_whole,
-    rounded_as,
-    saved_file,
-)
+from hf_sparse.checkpoint.loading import load_tokenizer, load_whole, rounded_as
+from hf_sparse.checkpoint.saved_files import saved_file
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.quantization.layers import QuantizedLayer

@@ -12,8 +12,9 @@ from tiny import bert
 
 from hf_sparse.checkpoint.compressed_tensors import is_compressed
 from hf_sparse.checkpoint.configuration import saved_quantization
-from hf_sparse.checkpoint.loading import load_saved, named_class, packed_file, rounded_as, weight_files
+from hf_sparse.checkpoint.loading import load_saved, named_class, rounded_as
 from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.saved_files import packed_file, weight_files
 from hf_sparse.hub.cards.weights import format_of
 
 

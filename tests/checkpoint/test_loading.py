@@ -15,8 +15,9 @@ from transformers import BertConfig, BertModel
 
 from hf_sparse.checkpoint import loading
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.loading import load_saved, load_whole, rounded_as, saved_file, weight_bytes
+from hf_sparse.checkpoint.loading import load_saved, load_whole, rounded_as
 from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.saved_files import saved_file, weight_bytes
 from hf_sparse.training.loading import load_to_publish, load_trained
 from hf_sparse.training.post_training import load_unrounded
 from hf_sparse.training.state import SIDECAR

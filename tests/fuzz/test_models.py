@@ -17,8 +17,9 @@ from hf_sparse import find_targets
 from hf_sparse.checkpoint.compressed_tensors import is_compressed
 from hf_sparse.checkpoint.container import PACKED, index_metadata
 from hf_sparse.checkpoint.contract import lost_zeros, read_contract, recorded_modules
-from hf_sparse.checkpoint.loading import named_class, packed_file, rounded_as, weight_bytes
+from hf_sparse.checkpoint.loading import named_class, rounded_as
 from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.saved_files import packed_file, weight_bytes
 from hf_sparse.checkpoint.sizes import measure_sizes
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.linear import Phase

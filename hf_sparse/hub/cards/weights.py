@@ -12,8 +12,9 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.checkpoint.compressed_tensors import METHOD as COMPRESSED
 from hf_sparse.checkpoint.configuration import method_of, saved_quantization
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract
-from hf_sparse.checkpoint.loading import load_saved, packed_file, weight_bytes
+from hf_sparse.checkpoint.loading import load_saved
 from hf_sparse.checkpoint.quantizer import METHOD as PACKED
+from hf_sparse.checkpoint.saved_files import packed_file, weight_bytes
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.hub.cards.facts import Files, Quantization, Zeros
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.loading import packed_file, saved_file, weight_files
+from hf_sparse.checkpoint.saved_files import packed_file, saved_file, weight_files
 from hf_sparse.hub.legacy.state import State, first_line
 from hf_sparse.reading import read_json
 
