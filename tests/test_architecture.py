@@ -228,6 +228,12 @@ def test_the_private_trainer_methods_have_the_signature_we_rely_on(name: str, pa
     assert list(inspect.signature(getattr(Trainer, name)).parameters) == parameters
 
 
+def test_trainer_keeps_the_columns_that_we_widen_where_we_look_for_them() -> None:
+    assert list(inspect.signature(Trainer._set_signature_columns_if_needed).parameters) == ["self"]
+    assert "_signature_columns" in inspect.getsource(Trainer._get_collator_with_removed_columns)
+    assert "_signature_columns" in inspect.getsource(Trainer._remove_unused_columns)
+
+
 def texts() -> Iterator[Path]:
     """Yield the project's own text files."""
     kinds = {".py", ".md", ".cfg", ".toml", ".txt", ".yaml", ".json"}

@@ -78,22 +78,13 @@ def test_the_teacher_of_pairs_is_told_where_the_second_text_begins(
         }
     write_table(tmp_path / "data" / "train.parquet", table)
     heard = heard_by(script("common"), monkeypatch)
+    (tmp_path / "recipe.yaml").write_text("distillation: {}\n")
     more = ["--doc_stride", "2", "--max_seq_length", "32"] if name == "run_qa" else []
     script(name).main(
         [
             *f"--model_name_or_path {student} --train_file {tmp_path / 'data' / 'train.parquet'}".split(),
             *f"--output_dir {tmp_path / 'out'} --teacher_name_or_path {tmp_path / 'teacher'}".split(),
-            *[
-                "--do_train",
-                "--recipe",
-                "transfer",
-                "--max_steps",
-                "1",
-                "--use_cpu",
-                "True",
-                "--disable_tqdm",
-                "True",
-            ],
+            *f"--do_train --recipe {tmp_path / 'recipe.yaml'} --max_steps 1 --use_cpu True".split(),
             *more,
         ]
     )
