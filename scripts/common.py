@@ -1,17 +1,13 @@
 """What the example scripts share: their arguments, their data, the run from training to results."""
 
-import copy
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,7 +20,6 @@ from transformers.trainer_utils import get_last_checkpoint
 import speed
 from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.data.files import load_splits
-from hf_sparse.data.positions import most_tokens
 from hf_sparse.distillation.teacher import load_teacher
 from hf_sparse.training.dropout import set_dropout
 from hf_sparse.training.freeze import freeze
@@ -195,51 +190,6 @@ def first(rows: Dataset, limit: int | None) -> Dataset:
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
-def tokenize(rows: Dataset, function: Callable[..., dict], data: DataArguments, **options: object) -> Dataset:
-    """Apply a function from batches of texts to batches of tokens; its columns replace all others.
-
-    `options` are those of `Dataset.map`.
-    """
-    with PartialState().main_process_first():
-        return rows.map(
-            function,
-            batched=True,
-            remove_columns=rows.column_names,
-            num_proc=data.preprocessing_num_workers,
-            desc="Tokenizing",
-            **options,
-        )
-
-
-def load_tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the model, or the one named for itself."""
-    name = model.tokenizer_name or model.model_name_or_path
-    if name is None:
-        raise ValueError("there is no tokenizer; give --tokenizer_name or --model_name_or_path")
-    return AutoTokenizer.from_pretrained(name, **model.where)
-
-
-def for_both(
-    tokenizer: PreTrainedTokenizerBase,
-    model: ModelArguments,
-    training: TrainingArguments,
-    sparse: SparseArguments,
-) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that says where a second text begins, if the teacher reads that and it does not.
-
-    It is a copy: the student's own is saved with it, as it was.
-    """
-    names, told = tokenizer.model_input_names, "token_type_ids"
-    if sparse.teacher_name_or_path is None or not training.do_train or told in names:
-        return tokenizer
-    teacher = AutoConfig.from_pretrained(sparse.teacher_name_or_path, cache_dir=model.cache_dir)
-    if getattr(teacher, "type_vocab_size", 0) < 2:
-        return tokenizer
-    both = copy.deepcopy(tokenizer)
-    both.model_input_names = [*names, told]
-    return both
-
-
 def load_model(
     kind: type,
     model: ModelArguments,
@@ -265,21 +215,6 @@ def load_model(
     if training.do_train and model.freeze:
         logger.info(f"{freeze(loaded, model.freeze):,} of {loaded.num_parameters():,} weights are frozen.")
     return loaded
-
-
-def text_length(
-    asked: int | None,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel | PreTrainedConfig,
-    most: int,
-) -> int:
-    """Answer how many tokens a text may have: as asked or `most`, within what the model can take."""
-    limit = min(tokenizer.model_max_length, most_tokens(model) or tokenizer.model_max_length)
-    if asked is not None and asked > limit:
-        logger.warning(
-            f"--max_seq_length {asked} is more than the {limit} tokens the model takes; using {limit}."
-        )
-    return min(limit, asked or most)
 
 
 def make_trainer(

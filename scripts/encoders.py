@@ -16,6 +16,7 @@ from transformers import (
 import common
 import session
 import texts
+import tokenization
 from hf_sparse import Recipe, SparseArguments, SparseTrainer, find_targets
 from hf_sparse.distillation.distance import layer_distances
 
@@ -44,12 +45,12 @@ def run(
     if source.model_name_or_path is None:
         raise ValueError("--no_head trains an encoder that exists; give --model_name_or_path")
     checkpoint = common.find_checkpoint(training)
-    tokenizer = common.load_tokenizer(source)
+    tokenizer = tokenization.load_tokenizer(source)
     model = load_encoder(source, training)
     check_pooler(model, recipe)
-    length = common.text_length(data.max_seq_length, tokenizer, model, most=512)
+    length = tokenization.text_length(data.max_seq_length, tokenizer, model, most=512)
     splits, held_out = texts.hold_out(common.load_data(data, source), data, training)
-    reader = common.for_both(tokenizer, source, training, sparse)
+    reader = tokenization.for_both(tokenizer, source, training, sparse)
     collate = DataCollatorWithPadding(reader)
     columns = {"input_ids", "token_type_ids", "attention_mask"}
 

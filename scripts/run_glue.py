@@ -22,6 +22,7 @@ from transformers import (
 
 import common
 import session
+import tokenization
 from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.data.labels import GLUE_LABELS, Labels, find_labels, label_encoder
 from hf_sparse.data.texts import text_columns, text_encoder
@@ -109,9 +110,9 @@ def encode(
     columns = text_columns(rows, task, data.text_column_names, label)
     tokens = text_encoder(tokenizer, columns, length, data.pad_to_max_length)
     if labels is None:
-        return common.tokenize(rows, tokens, data)
+        return tokenization.tokenize(rows, tokens, data)
     class_of = label_encoder(rows, label, labels, task)
-    return common.tokenize(
+    return tokenization.tokenize(
         rows, lambda batch: tokens(batch) | {"labels": [*map(class_of, batch[label])]}, data
     )
 
@@ -154,10 +155,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     model_args, data, training, sparse = common.parse((GlueModelArguments, GlueDataArguments), argv, TASK)
     checkpoint = common.find_checkpoint(training)
     splits = common.load_data(data, model_args)
-    tokenizer = common.load_tokenizer(model_args)
+    tokenizer = tokenization.load_tokenizer(model_args)
     config, labels = find_task(splits, data, model_args, sparse)
-    length = common.text_length(data.max_seq_length, tokenizer, config, most=128)
-    reader = common.for_both(tokenizer, model_args, training, sparse)
+    length = tokenization.text_length(data.max_seq_length, tokenizer, config, most=128)
+    reader = tokenization.for_both(tokenizer, model_args, training, sparse)
 
     def rows(split: str, limit: int | None, labelled: bool = True) -> Dataset:
         part = common.first(common.take(splits, split), limit)

@@ -35,6 +35,7 @@ import common
 import encoders
 import session
 import texts
+import tokenization
 from hf_sparse import SparseTrainer
 from hf_sparse.metrics.masked import masked_accuracy, most_likely
 from hf_sparse.metrics.pretraining import pretraining_scores, scored_pairs
@@ -189,10 +190,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         encoders.run(model_args, data, training, sparse)
         return
     checkpoint = common.find_checkpoint(training)
-    tokenizer = common.load_tokenizer(model_args)
+    tokenizer = tokenization.load_tokenizer(model_args)
     model = load_model(model_args, data, tokenizer, training)
-    length = common.text_length(data.max_seq_length, tokenizer, model, most=512)
-    reader = common.for_both(tokenizer, model_args, training, sparse)
+    length = tokenization.text_length(data.max_seq_length, tokenizer, model, most=512)
+    reader = tokenization.for_both(tokenizer, model_args, training, sparse)
     splits, held_out = texts.hold_out(common.load_data(data, model_args), data, training)
     paired = learns_pairs(type(model))
     trainer = common.make_trainer(

@@ -19,6 +19,7 @@ from transformers import (
 
 import common
 import session
+import tokenization
 from hf_sparse.data.answers import AnswerFinder
 from hf_sparse.data.questions import QuestionColumns, numbered, question_columns, require_answers
 from hf_sparse.data.windows import (
@@ -75,7 +76,7 @@ class QaDataArguments(common.DataArguments):
 def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Dataset:
     """Cut questions with their answers into labelled windows."""
     columns = data.columns(rows)
-    windows = common.tokenize(numbered(rows, columns), training_encoder(cutting, columns), data)
+    windows = tokenization.tokenize(numbered(rows, columns), training_encoder(cutting, columns), data)
     report_left_out(rows, windows)
     return windows
 
@@ -85,7 +86,7 @@ def question_set(
 ) -> QuestionSet:
     """Cut questions into windows to find answers in, to be scored if they are `answered`."""
     columns = data.columns(rows, answered)
-    windows = common.tokenize(numbered(rows, columns), evaluation_encoder(cutting, columns), data)
+    windows = tokenization.tokenize(numbered(rows, columns), evaluation_encoder(cutting, columns), data)
     return QuestionSet(rows, windows, columns)
 
 
@@ -114,12 +115,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     finder = data.finder
     checkpoint = common.find_checkpoint(training)
     splits = common.load_data(data, model_args)
-    tokenizer = common.load_tokenizer(model_args)
+    tokenizer = tokenization.load_tokenizer(model_args)
     config = AutoConfig.from_pretrained(
         model_args.config_name or model_args.model_name_or_path, **model_args.where
     )
-    length = common.text_length(data.max_seq_length, tokenizer, config, most=384)
-    reader = common.for_both(tokenizer, model_args, training, sparse)
+    length = tokenization.text_length(data.max_seq_length, tokenizer, config, most=384)
+    reader = tokenization.for_both(tokenizer, model_args, training, sparse)
     cutting = Cutting(reader, length, data.doc_stride, data.pad_to_max_length)
 
     def rows(split: str, limit: int | None) -> Dataset:

@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 import common
+import tokenization
 from hf_sparse.data.sentence_pairs import check_sentences, pair_encoder
 from hf_sparse.data.texts import text_columns
 from hf_sparse.training.mlm import group_texts
@@ -99,9 +100,9 @@ def token_rows(
         cut = {"truncation": True, "max_length": length, "padding": padding} if data.line_by_line else {}
         return dict(tokenizer(texts, return_special_tokens_mask=True, **cut))
 
-    tokens = common.tokenize(rows, lines, data)
+    tokens = tokenization.tokenize(rows, lines, data)
     if not data.line_by_line:
-        tokens = common.tokenize(tokens, partial(group_texts, block_length=length), data)
+        tokens = tokenization.tokenize(tokens, partial(group_texts, block_length=length), data)
     if not len(tokens):
         raise ValueError(f"{column!r} has no block of {length} tokens; lower --max_seq_length")
     return tokens
@@ -125,4 +126,4 @@ def pair_rows(
         return dict(examples)
 
     blocks = rows.select_columns(column).batch(BLOCK)
-    return common.tokenize(blocks, pairs, data, batch_size=1, with_indices=True)
+    return tokenization.tokenize(blocks, pairs, data, batch_size=1, with_indices=True)

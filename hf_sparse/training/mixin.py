@@ -15,20 +15,20 @@ from hf_sparse.settings.methods import MovementRecipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.training.adapters import same_adapters
-from hf_sparse.training.callbacks import AUTO_BATCH_SIZE
 from hf_sparse.training.checkpoints import AtomicCheckpoints
+from hf_sparse.training.compatible import check_arguments
 from hf_sparse.training.continuing import check_settings
 from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.events import ListenedEvents
 from hf_sparse.training.files import require_writable
 from hf_sparse.training.finite import require_finite
-from hf_sparse.training.laying_out import check_targets, make_scores
+from hf_sparse.training.laying_out import make_scores
 from hf_sparse.training.locking import explain_lost, settle
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.record import write_record
 from hf_sparse.training.reporting import report_recipe
 from hf_sparse.training.resume import check_length, check_step, read_resumable
-from hf_sparse.training.rewind import check_rewindable, rewind_by
+from hf_sparse.training.rewind import rewind_by
 from hf_sparse.training.scaling import loss_scale, was_skipped
 from hf_sparse.training.sparsifier import Sparsifier
 from hf_sparse.training.state import SavedState, write_state
@@ -83,38 +83,7 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
         self.sparsifier: Sparsifier | None = None
         self.distiller = self._make_distiller(self.given_teacher)
         self.quantizer = self.recipe.quantization and Quantizer(self.recipe.quantization, self.model)
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        sparsity = self.recipe.sparsity
-        if sparsity is None and self.quantizer is None:
-            return
-        if self.args.auto_find_batch_size:
-            raise ValueError(AUTO_BATCH_SIZE)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "pruning or quantizing under FSDP or DeepSpeed is not supported; run with DDP, which "
-                "torchrun does by default"
-            )
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"pruning or quantizing on {self.args.n_gpu} GPUs in one process (DataParallel) is not "
-                "supported; start a process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one"
-            )
-        if self.quantizer is not None and self.args.max_steps > 0:
-            self.recipe.quantization.resolve(self.args.max_steps)
-        if sparsity is None:
-            return
-        check_targets(sparsity, self.model)
-        if sparsity.lr_rewind:
-            check_rewindable(self.args.lr_scheduler_type)
-        if METHODS[sparsity.method].learned and self.lr_scheduler is not None:
-            raise ValueError(
-                f"the scores of method {sparsity.method} join the optimizer when training begins, and the "
-                "scheduler passed in optimizers= was made before; pass the optimizer alone"
-            )
-        if sparsity.schedule is not None and self.args.max_steps > 0:
-            sparsity.schedule.resolve(self.args.max_steps)
+        check_arguments(self)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Create the optimizer; scores that a method learns join it, at their own rate, without decay."""

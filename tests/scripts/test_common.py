@@ -82,7 +82,7 @@ def test_arguments_may_come_from_a_file(script: Script, tmp_path: Path) -> None:
 def test_a_text_is_no_longer_than_the_model_takes(
     script: Script, tokenizer: BertTokenizerFast, config: BertConfig
 ) -> None:
-    text_length = script("common").text_length
+    text_length = script("tokenization").text_length
     assert text_length(None, tokenizer, config, most=128) == 32
     assert text_length(512, tokenizer, config, most=128) == 32
     assert text_length(16, tokenizer, config, most=128) == 16
