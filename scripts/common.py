@@ -1,6 +1,5 @@
 """What the example scripts share: their arguments, their data, the run from training to results."""
 
-import copy
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     HfArgumentParser,
     PreTrainedConfig,
@@ -216,27 +214,6 @@ def load_tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
     if name is None:
         raise ValueError("there is no tokenizer; give --tokenizer_name or --model_name_or_path")
     return AutoTokenizer.from_pretrained(name, **model.where)
-
-
-def for_both(
-    tokenizer: PreTrainedTokenizerBase,
-    model: ModelArguments,
-    training: TrainingArguments,
-    sparse: SparseArguments,
-) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that says where a second text begins, if the teacher reads that and it does not.
-
-    It is a copy: the student's own is saved with it, as it was.
-    """
-    names, told = tokenizer.model_input_names, "token_type_ids"
-    if sparse.teacher_name_or_path is None or not training.do_train or told in names:
-        return tokenizer
-    teacher = AutoConfig.from_pretrained(sparse.teacher_name_or_path, cache_dir=model.cache_dir)
-    if getattr(teacher, "type_vocab_size", 0) < 2:
-        return tokenizer
-    both = copy.deepcopy(tokenizer)
-    both.model_input_names = [*names, told]
-    return both
 
 
 def load_model(

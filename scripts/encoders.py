@@ -14,6 +14,7 @@ from transformers import (
 )
 
 import common
+import reading
 import session
 import texts
 from hf_sparse import Recipe, SparseArguments, SparseTrainer, find_targets
@@ -49,7 +50,7 @@ def run(
     check_pooler(model, recipe)
     length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
     splits, held_out = texts.hold_out(common.load_data(data, source), data, training)
-    reader = common.for_both(tokenizer, source, training, sparse)
+    reader = reading.for_both(tokenizer, source, training, sparse)
     collate = DataCollatorWithPadding(reader)
     columns = {"input_ids", "token_type_ids", "attention_mask"}
 

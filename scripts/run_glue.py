@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import common
+import reading
 import session
 from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.data.labels import GLUE_LABELS, Labels, find_labels, label_encoder
@@ -157,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = common.load_tokenizer(model_args)
     config, labels = find_task(splits, data, model_args, sparse)
     length = common.text_length(data.max_seq_length, tokenizer, config, most=128)
-    reader = common.for_both(tokenizer, model_args, training, sparse)
+    reader = reading.for_both(tokenizer, model_args, training, sparse)
 
     def rows(split: str, limit: int | None, labelled: bool = True) -> Dataset:
         part = common.first(common.take(splits, split), limit)

@@ -33,6 +33,7 @@ from transformers import (
 
 import common
 import encoders
+import reading
 import session
 import texts
 from hf_sparse import SparseTrainer
@@ -192,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = common.load_tokenizer(model_args)
     model = load_model(model_args, data, tokenizer, training)
     length = common.text_length(data.max_seq_length, tokenizer, model.config, most=512)
-    reader = common.for_both(tokenizer, model_args, training, sparse)
+    reader = reading.for_both(tokenizer, model_args, training, sparse)
     splits, held_out = texts.hold_out(common.load_data(data, model_args), data, training)
     paired = learns_pairs(type(model))
     trainer = common.make_trainer(

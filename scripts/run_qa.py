@@ -18,6 +18,7 @@ from transformers import (
 )
 
 import common
+import reading
 import session
 from hf_sparse.data.answers import AnswerFinder
 from hf_sparse.data.questions import QuestionColumns, numbered, question_columns, require_answers
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model_args.config_name or model_args.model_name_or_path, **model_args.where
     )
     length = common.text_length(data.max_seq_length, tokenizer, config, most=384)
-    reader = common.for_both(tokenizer, model_args, training, sparse)
+    reader = reading.for_both(tokenizer, model_args, training, sparse)
     cutting = Cutting(reader, length, data.doc_stride, data.pad_to_max_length)
 
     def rows(split: str, limit: int | None) -> Dataset:

@@ -30,7 +30,9 @@ def find_projections(model: nn.Module, layers: int) -> list[tuple[nn.Module, Pro
     for module in model.modules():
         for names in _NAMES:
             projections = tuple(getattr(module, name, None) for name in names)
-            if all(isinstance(projection, nn.Linear) for projection in projections):
+            # An adapter has the Linear that it adds to inside, and its own output is the sum.
+            linears = (getattr(projection, "base_layer", projection) for projection in projections)
+            if all(isinstance(linear, nn.Linear) for linear in linears):
                 found.append((module, projections))
     if not found:
         raise ValueError(f"relations needs projections of queries, keys and values, and {_why_none(model)}")
