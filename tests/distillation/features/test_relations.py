@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 from transformers import (
@@ -189,3 +190,17 @@ def test_a_layer_that_computed_nothing_is_refused() -> None:
     term = term_of("relations", student, teacher)
     with pytest.raises(ValueError, match="a forward pass computed no queries of shape .* in layer 1"):
         term({"projections": {}}, {"projections": {}}, inputs)
+
+
+def test_adapters_add_to_the_vectors_of_their_layers() -> None:
+    config = LoraConfig(target_modules=["query", "value"], task_type="SEQ_CLS", init_lora_weights=False)
+    student, inputs = make("bert"), batch("bert")
+    adapted = get_peft_model(copy.deepcopy(student), config).eval()
+    merged = get_peft_model(student, config)
+    merged.load_state_dict(adapted.state_dict())
+    with torch.no_grad():
+        found, wanted = (
+            mean(compare("relations", model, make("bert", 1), inputs), inputs)
+            for model in (adapted, merged.merge_and_unload())
+        )
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-4) != 0
