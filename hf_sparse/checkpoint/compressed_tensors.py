@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -70,26 +72,28 @@ def save_compressed(
 
 
 def _require_same(directory: Path, state: Mapping[str, Tensor], needed: set[str]) -> None:
-    """Raise `ValueError` unless files hold these tensors bit for bit, all `needed` ones by their names."""
+    """Raise `ValueError` unless files hold these tensors bit for bit, all `needed` ones among them.
+
+    Some classes have other names for their weights on disk: what is under another name is known by its bytes.
+    """
     found = {}
     for file in directory.glob("model*.safetensors"):
         found |= load_file(file)
-    # Tied ones lie there once.
-    wrong = [name for name in needed if name not in found]
-    wrong += [name for name, value in found.items() if name in state and not _same(value, state[name])]
-    if wrong:
+    elsewhere = Counter(_bytes(value) for name, value in found.items() if name not in state)
+    wrong = [name for name, value in found.items() if name in state and _bytes(value) != _bytes(state[name])]
+    # Of those that are not needed, tied ones lie there once.
+    renamed = [name for name in needed if name not in found]
+    wrong += [name for name in renamed if not elsewhere[_bytes(state[name])]]
+    if wrong or len(renamed) > elsewhere.total():
         raise ValueError(
-            f"{wrong[0]} does not come back as it was written, and nothing was kept; write a packed file "
-            "instead (hf-sparse pack --format packed)"
+            f"{(wrong or renamed)[0]} does not come back as it was written, and nothing was kept; write a "
+            "packed file instead (hf-sparse pack --format packed)"
         )
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return one.numel() == 0 or torch.equal(
-        one.view(-1).view(torch.uint8), other.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    )
+def _bytes(tensor: Tensor) -> tuple[Any, ...]:
+    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.dtype, tensor.shape, sha256(content).digest()
 
 
 def _scheme(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> dict[str, Any]:

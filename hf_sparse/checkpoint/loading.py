@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,9 @@ def load_whole(name_or_path: str) -> PreTrainedModel:
 def _load(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load a model as `load_saved` does, and return what transformers says of it too."""
     kind = getattr(transformers, named_class(name_or_path) or "", AutoModel)
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    options |= {"output_loading_info": True}
     try:
-        with described_by(f"{name_or_path}/{CONFIG_NAME}"):
+        with described_by(f"{name_or_path}/{CONFIG_NAME}"), _in_shape(kind, name_or_path, options):
             model, found = kind.from_pretrained(name_or_path, **options)
             if found["missing_keys"] and all(name.startswith("pooler.") for name in found["missing_keys"]):
                 # An encoder that was saved without the pooler which its class makes by default.
@@ -88,9 +89,24 @@ def _load(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, dict[str,
         ) from error
     made = type(model).__name__
     _refuse(f"{name_or_path} lacks {{}} of a {made}, which would be random", found["missing_keys"])
-    reshaped = (name for name, *_ in found["mismatched_keys"])
-    _refuse(f"{name_or_path} holds {{}} in another shape than in a {made}", reshaped)
     return model, found
+
+
+@contextmanager
+def _in_shape(kind: Any, name_or_path: str, options: dict[str, Any]) -> Iterator[None]:
+    """Name weights of other shapes than the configuration asks for, where transformers refuses them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        # On meta, since what the configuration asks for may be of any size.
+        model, found = kind.from_pretrained(
+            name_or_path, ignore_mismatched_sizes=True, device_map="meta", **options
+        )
+        reshaped = (name for name, *_ in found["mismatched_keys"])
+        _refuse(f"{name_or_path} holds {{}} in another shape than in a {type(model).__name__}", reshaped)
+        raise
 
 
 def _refuse(sentence: str, names: Iterable[str]) -> None:

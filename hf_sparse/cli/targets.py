@@ -30,6 +30,7 @@ def targets(
             found = find_targets(loaded, include or (), exclude or ())
         if as_json:
             shapes = [{"name": name, "shape": shape} for name, shape in found.shapes.items()]
-            typer.echo(json.dumps({"targets": shapes, "left_out": [vars(entry) for entry in found.left_out]}))
+            left_out = [{"name": entry.name, "reason": entry.reason} for entry in found.left_out]
+            typer.echo(json.dumps({"targets": shapes, "left_out": left_out}))
         else:
             typer.echo(found)

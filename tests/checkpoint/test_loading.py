@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils import prune
 from transformers import BertConfig, BertModel
 
-from hf_sparse.checkpoint import loading
+from hf_sparse.checkpoint import saved_files
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.loading import load_saved, load_whole, rounded_as
 from hf_sparse.checkpoint.packed import load_packed, save_packed
@@ -95,7 +95,7 @@ def test_a_file_that_could_not_be_looked_for_is_not_passed_over_silently(
     def fail(*_: object, **__: object) -> None:
         raise OSError("not there") from cause
 
-    monkeypatch.setattr(loading, "cached_file", fail)
+    monkeypatch.setattr(saved_files, "cached_file", fail)
     assert saved_file("user/model", SIDECAR) is None
     assert ("could not be looked for in user/model" in caplog.text) is warned
 
