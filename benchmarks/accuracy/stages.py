@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_sparse.reading import read_yaml
+import yaml
 
 ENCODER = "ENCODER"
 _KEYS = {"script", "start", "teacher", "data", "recipe", "override", "seed", "arguments", "group", "distance"}
@@ -112,13 +112,29 @@ class Places:
         return [str(path.relative_to(self.work)) for path in (*made, last)]
 
 
+class _PlanLoader(yaml.SafeLoader):
+    """YAML with aliases, which recipes may not have, and with numbers as recipes have them: 1e-4 is one."""
+
+    # Of its own: they are shared with every other user of PyYAML otherwise.
+    yaml_implicit_resolvers = {
+        first: [*kinds] for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+        first: [*kinds] for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_PlanLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"\d+(\.\d*)?[eE][-+]?\d+$"), list("0123456789")
+)
+
+
 def read_plan(path: Path) -> dict[str, Stage]:
     """Read a plan: under `stages` a mapping from names, each of which may only need earlier ones.
 
     Raises:
         ValueError: A stage has an unknown key, lacks one, or needs a stage that is not above it.
     """
-    plan = read_yaml(path.read_text(encoding="utf-8"))
+    plan = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlanLoader)
     if not isinstance(plan, Mapping) or not isinstance(plan.get("stages"), Mapping):
         raise ValueError(f"{path.name} has no stages; write under stages: a mapping from names")
     stages: dict[str, Stage] = {}

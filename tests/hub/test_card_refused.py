@@ -10,6 +10,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from hf_sparse.hub import write_card
+from hf_sparse.training.state import read_state, write_state
 from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
 
 
@@ -164,6 +165,8 @@ def test_a_model_that_lost_zeros(runs: Runs) -> None:
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.weight += 1
     model.save_pretrained(runs.run)
+    # With the hashes of these weights.
+    write_state(runs.run, read_state(runs.run))
     change(runs.run / "eval_results.json", sparsity=None)
     refuse(runs, "has fewer zeros than the configuration records.*train it again")
 
