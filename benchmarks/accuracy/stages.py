@@ -119,8 +119,6 @@ class _PlanLoader(yaml.SafeLoader):
     yaml_implicit_resolvers = {
         first: [*kinds] for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-        first: [*kinds] for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
 
 _PlanLoader.add_implicit_resolver(

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 from rich.console import Console
@@ -124,11 +123,10 @@ def comparison_as_dict(comparison: Comparison) -> dict[str, Any]:
 
 def run_as_dict(run: MeasuredRun, comparison: Comparison) -> dict[str, Any]:
     """Return what was measured of one run; what is not finite gives None."""
-    seconds = (run.run.record or {}).get("seconds")
     return {
         "run": run.name,
         "step": (run.run.record or {}).get("step"),
-        "seconds": seconds if seconds is not None and isfinite(seconds) else None,
+        "seconds": (run.run.record or {}).get("seconds"),
         "sparsity": run.sparsity,
         "pattern": run.pattern,
         "compared_by": run.yardstick and vars(run.yardstick),

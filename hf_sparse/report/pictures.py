@@ -41,7 +41,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def printable(text: str) -> str:
     """Return a name with what cannot be drawn in it replaced: control characters, undecodable bytes."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+    return "".join(letter if letter.isprintable() or letter in "\n\xa0" else "\ufffd" for letter in text)
 
 
 def hide_frame(axes: "Axes", *sides: str) -> None:

@@ -4,6 +4,7 @@ import json
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from hf_sparse.report.comparison import (
@@ -105,9 +106,10 @@ def test_names_and_values_are_no_markup(tmp_path: Path) -> None:
     assert ["optim", "[/x]", "a[red]b["] in [line.split() for line in lines]
 
 
-def test_a_time_that_is_not_finite_is_none_in_the_json(tmp_path: Path) -> None:
+def test_a_time_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     home = write_run(tmp_path / "a", sparsity=None, seconds=float("nan"))
-    assert comparison_as_dict(compared(home))["runs"][0]["seconds"] is None
+    with pytest.raises(ValueError, match="hf_sparse_run.json is no record of a run .NaN is no number"):
+        compared(home)
 
 
 def test_numbers_have_the_digits_that_count() -> None:

@@ -16,7 +16,7 @@ from hf_sparse.training.plan import make_plan
 from tests.report.page.markup import Markup
 from tests.report.runs import write_run
 
-NASTY = "[red]<script>alert(1)</script>[/] [/nothing] {{ 7 * 7 }} &lt; \ud800 </td><h2>x"
+NASTY = "[red]<script>alert(1)</script>[/] [/nothing] {{ 7 * 7 }} &lt; </td><h2>x"
 
 
 def console() -> Console:
@@ -50,7 +50,7 @@ def test_a_page_has_the_elements_it_has_with_harmless_texts(tmp_path: Path) -> N
             facts={"dataset": text, "task": text},
             arguments={"learning_rate": 1e-3, "optim": text},
             hardware={"processor": text},
-            versions={text.replace("\ud800", ""): text},
+            versions={text: text},
         )
         out = tmp_path / f"out{len(shapes)}"
         write_page(collect(gather_runs([run])), out)
