@@ -134,13 +134,15 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the sparsity and each loss term beside every training loss."""
-        if "loss" in logs and self.recipe != Recipe():
-            require_finite(self.model)
-        if "loss" in logs and self.sparsifier is not None:
+        training = "loss" in logs
+        if training and self.sparsifier is not None:
             logs["sparsity"] = self.sparsifier.masks.sparsity
             if self.sparsifier.regularizer is not None:
                 logs |= self.sparsifier.regularizer.logged()
         super().log(logs, *args, **kwargs)
+        # After the line that shows where it went wrong.
+        if training and self.recipe != Recipe():
+            require_finite(self.model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model with its sidecar; raise `RuntimeError` if weights are not zero or finite as due."""

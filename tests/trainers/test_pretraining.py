@@ -96,9 +96,14 @@ def test_from_a_teacher_any_cut_gives_the_same_weights(tmp_path: Path) -> None:
             torch.testing.assert_close(weight, whole.model.state_dict()[name], rtol=0, atol=1e-6)
 
 
-def test_a_teacher_that_is_not_a_number_stays_visible(tmp_path: Path) -> None:
-    teacher = model(1)
+def test_a_teacher_that_is_not_a_number_stays_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, seen = model(1), []
     teacher.cls.predictions.bias.data.fill_(torch.nan)
     recipe = Recipe.from_dict({"distillation": {"temperature": 2.0, "task": 0.5, "logits": 0.5}})
     changes = {"recipe": recipe, "teacher": teacher, "logging_nan_inf_filter": False}
-    assert math.isnan(losses(trained(tmp_path, rows(0, 1, -100, -100), **changes))[0])
+    monkeypatch.setattr(Trainer, "log", lambda trainer, logs, *_: seen.append(logs))
+    with pytest.raises(RuntimeError, match="holds weights that are no finite numbers"):
+        trained(tmp_path, rows(0, 1, -100, -100), **changes)
+    assert math.isnan(seen[0]["loss"])
