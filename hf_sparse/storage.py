@@ -1,4 +1,4 @@
-"""Writing a file that a crash cannot leave half done."""
+"""Files that a crash cannot leave half done, their hashes, and links that lead elsewhere."""
 
 import hashlib
 import os
@@ -28,6 +28,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_all(directory: Path) -> None:
+    """Wait until a directory is on the disk, with everything in it."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            sync(Path(folder) / name)
+        sync(Path(folder))
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
@@ -40,3 +48,11 @@ def hash_files(directory: Path, names: Iterable[str]) -> dict[str, str]:
     # Hashing leaves the interpreter free.
     with ThreadPoolExecutor(max_workers=4) as pool:
         return dict(zip(names, pool.map(lambda name: sha256(directory / name), names), strict=True))
+
+
+def leaves(path: Path, directory: Path) -> bool:
+    """Say whether a path in a directory leads out of it by a link, other than one within the Hub's cache."""
+    home, target = directory.resolve(), path.resolve()
+    if target.is_relative_to(home):
+        return False
+    return home.parent.name != "snapshots" or target.parent != home.parents[1] / "blobs"

@@ -147,6 +147,11 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     return targets
 
 
+def module_of(name: str) -> str:
+    """Return the module of a target by its name, or the 3-D parameter that it is a part of."""
+    return name.removesuffix(".weight").partition("[")[0]
+
+
 def every_weight(model: nn.Module) -> Targets:
     """Find all weights that could be pruned, wherever they stand; there may be none."""
     return _sorted(model, list(_candidates(model)), [Expression("", "include")], [])

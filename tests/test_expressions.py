@@ -82,3 +82,11 @@ def test_every_expression_of_a_recipe_is(role: str, monkeypatch: pytest.MonkeyPa
     }
     with pytest.raises(ValueError, match=f"{role}: .* takes too long"):
         calls[role]()
+
+
+def test_time_in_which_other_programs_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = Expression("dense", "include")
+    clock = iter((0.0, 3600.0))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    pattern.search(NAME)
+    assert pattern._left > 4.0

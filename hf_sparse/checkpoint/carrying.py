@@ -11,6 +11,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.directories import TOKENIZER
 from hf_sparse.checkpoint.saved_files import module_folders
+from hf_sparse.storage import leaves
 
 # Weights in any format, and pickles.
 _WEIGHTS = (
@@ -111,11 +112,8 @@ def _any(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _require_inside(path: Path, home: Path) -> None:
     """Raise `ValueError` for a link that leads out of a directory, except into the Hub's cache around it."""
-    real, homes = path.resolve(), [home.resolve()]
-    if homes[0].parent.name == "snapshots":
-        homes.append(homes[0].parent.parent / "blobs")
-    if not any(real.is_relative_to(folder) for folder in homes):
+    if leaves(path, home):
         raise ValueError(
-            f"{path} is a link to {real}, outside of {home}, and whatever that is would be taken over; put "
-            "the file itself there, or delete the link"
+            f"{path} is a link to {path.resolve()}, outside of {home}, and whatever that is would be taken "
+            "over; put the file itself there, or delete the link"
         )

@@ -13,7 +13,7 @@ from hf_sparse.reading import shortened
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
-from hf_sparse.targets import LeftOut, Targets, every_weight
+from hf_sparse.targets import LeftOut, Targets, every_weight, module_of
 
 KEY = "hf_sparse"
 FORMAT_VERSION = 1
@@ -144,7 +144,7 @@ def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int | None]]:
             continue
         # Everything there is, since the run that was recorded may have pruned other weights than the default.
         every = every_weight(model)
-        if _own_modules(part, every).isdisjoint(map(_module, promised)):
+        if _own_modules(part, every).isdisjoint(map(module_of, promised)):
             lost |= {name: (promise.removed, None) for name, promise in promised.items()}
             continue
         wanted = {target.name: part.own(target.name) for target in every}
@@ -162,9 +162,9 @@ def recorded_modules(model: nn.Module) -> set[str]:
     for part in _parts(model):
         contract = read_contract(part.model)
         if contract is not None:
-            recorded = set(map(_module, contract.layers))
+            recorded = set(map(module_of, contract.layers))
             found |= {
-                _module(name) for name in every_weight(model).names if _module(part.own(name)) in recorded
+                module_of(name) for name in every_weight(model).names if module_of(part.own(name)) in recorded
             }
     return found
 
@@ -177,7 +177,7 @@ def recorded_out_of_reach(model: nn.Module) -> list[LeftOut]:
         names = (
             set()
             if contract is None
-            else {_module(name) for name, own in contract.layers.items() if own.removed}
+            else {module_of(name) for name, own in contract.layers.items() if own.removed}
         )
         away = (entry for entry in every_weight(model).left_out if entry.obstacle is not None)
         found += [entry for entry in away if part.own(entry.name) in names]
@@ -234,9 +234,4 @@ def _parts(model: nn.Module) -> list[_Part]:
 def _own_modules(part: _Part, every: Targets) -> set[str]:
     """Return the modules of a part that a record could name, those with values out of reach included."""
     names = (*every.names, *(entry.name for entry in every.left_out))
-    return {_module(part.own(name)) for name in names}
-
-
-def _module(name: str) -> str:
-    """Return the module of a weight, or the 3-D parameter that it is a part of."""
-    return name.removesuffix(".weight").partition("[")[0]
+    return {module_of(part.own(name)) for name in names}

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 
-from hf_sparse.storage import sync
+from hf_sparse.storage import sync, sync_all
 
 # What tokenizers save.
 TOKENIZER = (
@@ -129,10 +129,7 @@ def published(directory: Path, is_ours: Callable[[Path], bool] | None = None) ->
         staged = Path(home) / "new"
         staged.mkdir()
         yield staged
-        for folder, _, names in os.walk(staged):
-            for name in names:
-                sync(Path(folder) / name)
-            sync(Path(folder))
+        sync_all(staged)
         replaced = Path(home) / "old"
         if directory.exists():
             os.rename(directory, replaced)

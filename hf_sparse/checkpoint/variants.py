@@ -16,6 +16,8 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
+from hf_sparse.storage import leaves
+
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 _TENSORS = (".safetensors", ".bin", ".pt", ".pth")
 # Folders of Trainer and its logs, which may be large.
@@ -54,7 +56,7 @@ def with_variant(name_or_path: str, variant: str) -> Iterator[str]:
                 # The plain weights are others, which would be loaded first.
                 if path.name not in _WEIGHTS:
                     os.symlink(path, target)
-            elif not _is_own(path, source):
+            elif leaves(path, source):
                 # To be refused where it would be taken over.
                 os.symlink(path.resolve(), target)
             elif path.is_dir():
@@ -69,10 +71,3 @@ def _with(variant: str, name: str) -> str:
     """Return how transformers calls a file of weights of a variant."""
     stem, _, ending = name.rpartition(".")
     return f"{stem}.{variant}.{ending}"
-
-
-def _is_own(path: Path, source: Path) -> bool:
-    """Say whether a file lies in a directory, or in the Hub's cache as one of its snapshot."""
-    home, real = source.resolve(), path.resolve()
-    cached = home.parent.name == "snapshots" and real.parent == home.parents[1] / "blobs"
-    return cached or real.is_relative_to(home)

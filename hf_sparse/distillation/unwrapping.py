@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_sparse.distillation.adapters_off import BaseAsTeacher
+from hf_sparse.modules import pretrained_parts
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -22,10 +23,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def transformer_in(model: nn.Module) -> PreTrainedModel | None:
     """Return the model of transformers that a module is or is built around; None unless there is just one."""
-    model = unwrapped(model)
-    if isinstance(model, PreTrainedModel):
-        return model
-    found = [transformer for child in model.children() if (transformer := transformer_in(child)) is not None]
+    found = list(pretrained_parts(unwrapped(model)))
     return found[0] if len(found) == 1 else None
 
 

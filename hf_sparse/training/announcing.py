@@ -22,7 +22,8 @@ class _AsTransformers(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # Then the record gets there by itself.
-        if _OURS.propagate and _OURS.parent.hasHandlers():
+        inherited = _OURS.propagate and _OURS.parent.hasHandlers()
+        if inherited or any(handler is not self for handler in _OURS.handlers):
             return
         for handler in _THEIRS.handlers or [logging.lastResort]:
             if record.levelno >= handler.level:

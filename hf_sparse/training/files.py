@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_sparse.storage import sync, write_atomically
+from hf_sparse.storage import sync, sync_all, write_atomically
 from hf_sparse.training.claims import claimed, is_claimed
 from hf_sparse.training.record import RECORD
 from hf_sparse.training.state import SIDECAR
@@ -26,7 +26,7 @@ def publish_directory(staged: Path, final: Path) -> None:
     A directory that is replaced waits beside the staged one until the new one stands; `recover_directories`
     puts it back if the process dies in between.
     """
-    _sync_all(staged)
+    sync_all(staged)
     replaced = staged.with_name(_REPLACED + final.name)
     if final.exists():
         os.rename(final, replaced)
@@ -71,7 +71,7 @@ def staged_files(directory: Path) -> Iterator[Path]:
             yield staged
             names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
             write_atomically(own / _NAMES, "\n".join(names).encode())
-            _sync_all(staged)
+            sync_all(staged)
             os.rename(staged, ready)
             sync(own)
             _move_into(own, directory)
@@ -139,13 +139,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink()
-
-
-def _sync_all(directory: Path) -> None:
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            sync(Path(folder) / name)
-        sync(Path(folder))
 
 
 def _move_into(model: Path, directory: Path) -> None:

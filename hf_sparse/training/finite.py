@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 _WAY_OUT = (
     "training has diverged; go on from the last checkpoint with a smaller learning rate, more warm-up or "
@@ -17,12 +18,19 @@ def require_finite(model: nn.Module) -> None:
 
 def not_finite(model: nn.Module) -> str | None:
     """Return the first parameter of a model that is not all finite numbers, None if all are."""
-    return next((name for name, value in model.named_parameters() if not _is_finite(value.detach())), None)
+    held = {name: value.detach() for name, value in model.named_parameters() if _may_be_infinite(value)}
+    # One answer for all: to ask for each would wait for the device as often. Sharded ones do not mix.
+    plain = [value for value in held.values() if type(value) is Tensor]
+    if plain and get_total_norm(plain, torch.inf, foreach=False).isfinite():
+        held = {name: value for name, value in held.items() if type(value) is not Tensor}
+    return next((name for name, value in held.items() if not _is_finite(value)), None)
 
 
 def _is_finite(values: Tensor) -> bool:
-    # Numbers of one byte have other rules, and what is on no device has none.
-    if not values.is_floating_point() or values.itemsize == 1 or values.is_meta or not values.numel():
-        return True
     # In one pass and without a copy, unlike isfinite.
     return bool(torch.linalg.vector_norm(values, torch.inf).isfinite())
+
+
+def _may_be_infinite(values: Tensor) -> bool:
+    # Numbers of one byte have other rules, and what is on no device has none.
+    return bool(values.is_floating_point() and values.itemsize > 1 and not values.is_meta and values.numel())

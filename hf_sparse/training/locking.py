@@ -19,7 +19,7 @@ from hf_sparse.sparsity.evidence import IN_PATTERN, pruned_weights
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.targets import Targets, find_targets
+from hf_sparse.targets import Targets, find_targets, module_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def standing(model: nn.Module, targets: Targets) -> tuple[str, ...]:
         return ()
     if _is_recorded(model):
         recorded = recorded_modules(model)
-        return tuple(name for name in targets.names if _module(name) in recorded)
+        return tuple(name for name in targets.names if module_of(name) in recorded)
     return pruned_weights(targets)
 
 
@@ -90,7 +90,7 @@ def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | 
     if recipe.method != "lock" or recipe.include or recipe.exclude:
         return recipe
     recorded = recorded_modules(model)
-    default = set(map(_module, find_targets(model).names))
+    default = set(map(module_of, find_targets(model).names))
     return recipe.model_copy(update={"include": _exactly(recorded)}) if recorded - default else recipe
 
 
@@ -117,8 +117,8 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
         "Its configuration records them" if recorded else "No record names them, their number and places do",
         _OTHERWISE,
     )
-    locked = recorded_modules(model) if recorded else set(map(_module, names))
-    usual = set(map(_module, targets.names)) == locked and not any(e.obstacle for e in targets.left_out)
+    locked = recorded_modules(model) if recorded else set(map(module_of, names))
+    usual = set(map(module_of, targets.names)) == locked and not any(e.obstacle for e in targets.left_out)
     return SparsityRecipe(method="lock", include=() if usual else _exactly(locked))
 
 
@@ -129,8 +129,3 @@ def _is_recorded(model: nn.Module) -> bool:
 
 def _exactly(modules: set[str]) -> tuple[str, ...]:
     return tuple(f"^{re.escape(name)}$" for name in sorted(modules))
-
-
-def _module(name: str) -> str:
-    """Return the module of a weight, or the 3-D parameter that it is a part of."""
-    return name.removesuffix(".weight").partition("[")[0]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.hooks import RemovableHandle
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_sparse.checkpoint.contract import lost_zeros
@@ -65,7 +66,7 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
         if not isinstance(teacher, nn.Module | None):
             raise TypeError(f"teacher is a model, got {teacher!r}; load it, as by load_teacher(name, model)")
         training_args = kwargs.get("args", args[1] if len(args) > 1 else None)
-        if training_args is not None:
+        if training_args is not None and training_args.should_save:
             require_writable(training_args.output_dir)
         super().__init__(*args, **kwargs)
         self.given_recipe, self.given_teacher = recipe or Recipe(), teacher
@@ -73,6 +74,7 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
         self.facts: dict[str, str] = {}
         self.scores: MovementScores | None = None
         self._resumed: SavedState | None = None
+        self._reading: RemovableHandle | None = None
         self.take_up(self.given_recipe)
         self.callback_handler = ListenedEvents(self.callback_handler, self)
 
@@ -194,6 +196,9 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
             check_settings(self.resumed_from, self)
         if self.is_world_process_zero():
             report_recipe(self.callback_handler.callbacks, self.given_recipe, self.recipe)
+        if self._reading is not None:
+            # Of a run that ended in an error.
+            self._reading.remove()
         # load_best_model_at_end reads a checkpoint too.
         self._reading = self.model.register_load_state_dict_pre_hook(read_converted)
         if self.distiller is not None:

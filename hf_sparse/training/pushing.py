@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.reading import read_json
-from hf_sparse.storage import write_atomically
+from hf_sparse.storage import leaves, write_atomically
 from hf_sparse.training.manifest import MANIFEST
 from hf_sparse.training.record import copy_public_record
 from hf_sparse.training.secrets import find_secret, pieces_of, secrets_in_use
@@ -75,14 +75,6 @@ def ignore_private(directory: Path) -> None:
     wanted = [TRAINING_ARGS_NAME, *(f"/{_SPECIAL.sub(_QUOTED, name)}" for name in sorted(names))]
     if new := [line for line in wanted if line not in lines]:
         write_atomically(ignored, "\n".join([*lines, *new, ""]).encode())
-
-
-def leaves(path: Path, directory: Path) -> bool:
-    """Say whether a path in a directory leads out of it by a link, other than one within the Hub's cache."""
-    home, target = directory.resolve(), path.resolve()
-    if target.is_relative_to(home):
-        return False
-    return home.parent.name != "snapshots" or target.parent != home.parents[1] / "blobs"
 
 
 def _kept_back(directory: Path, paths: Iterable[Path]) -> Iterator[Path]:

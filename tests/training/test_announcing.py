@@ -85,6 +85,19 @@ def test_a_script_with_logging_of_its_own_gets_every_line_once(seen: StringIO) -
     assert own.getvalue() == "once\n" and seen.getvalue() == ""
 
 
+def test_a_logger_with_a_handler_of_its_own_gets_every_line_once(seen: StringIO) -> None:
+    own = StringIO()
+    handler = logging.StreamHandler(own)
+    transformers_logging.set_verbosity_info()
+    follow_transformers()
+    OURS.addHandler(handler)
+    try:
+        OURS.info("once")
+    finally:
+        OURS.removeHandler(handler)
+    assert own.getvalue() == "once\n" and seen.getvalue() == ""
+
+
 def test_a_level_that_somebody_gave_stays_and_warnings_are_never_hidden(seen: StringIO) -> None:
     transformers_logging.set_verbosity_error()
     follow_transformers()

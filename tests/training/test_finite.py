@@ -80,3 +80,21 @@ def test_one_weight_in_any_type_is_found(dtype: torch.dtype, value: float) -> No
 
 def test_what_has_no_values_is_passed_over() -> None:
     assert not_finite(nn.Linear(0, 4)) is not_finite(nn.Linear(4, 4, device="meta")) is None
+
+
+def test_parts_of_several_types_are_looked_at_together() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).bfloat16(), nn.Linear(4, 4).double())
+    assert not_finite(model) is None
+    model[1].bias.data[2] = torch.nan
+    assert not_finite(model) == "1.bias"
+
+
+def test_what_such_a_run_left_on_the_model_is_gone_after_the_next(tmp_path: Path) -> None:
+    trainer = prune(tmp_path)
+    trainer.add_callback(Spoil(torch.nan, step=3))
+    with pytest.raises(RuntimeError, match="no finite numbers"):
+        trainer.train()
+    trainer.remove_callback(Spoil)
+    trainer.model.load_state_dict(bert().state_dict())
+    trainer.train()
+    assert not trainer.model._load_state_dict_pre_hooks

@@ -113,3 +113,11 @@ def test_a_final_sparsity_below_what_is_there_is_refused(tmp_path: Path) -> None
 def test_names_in_place_of_recipes_and_models_are_refused(wrong: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=message):
         SparseTrainer(bert(), arguments(tmp_path), train_dataset=sentences(), **wrong)
+
+
+def test_a_process_that_saves_nothing_needs_no_directory_to_write_to(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    args = arguments(tmp_path / "run", report_to=[])
+    args.output_dir = str(tmp_path / "file" / "below")
+    monkeypatch.setattr(type(args), "should_save", False)
+    SparseTrainer(model=bert(), args=args, train_dataset=sentences(), recipe=Recipe())
