@@ -16,7 +16,15 @@ from hf_sparse.distillation.unwrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 
-_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
+_TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 _HUB_OPTIONS = {
     "cache_dir",
     "force_download",

@@ -32,5 +32,8 @@ def _is_finite(values: Tensor) -> bool:
 
 
 def _may_be_infinite(values: Tensor) -> bool:
+    # Those of other kinds that do not train, such as a base that others have quantized, cannot diverge.
+    if type(values) not in (Tensor, nn.Parameter) and not values.requires_grad:
+        return False
     # Numbers of one byte have other rules, and what is on no device has none.
     return bool(values.is_floating_point() and values.itemsize > 1 and not values.is_meta and values.numel())

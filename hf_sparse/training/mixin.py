@@ -120,7 +120,7 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
             self.sparsifier.switch(self.optimizer, "train")
         loss = super().training_step(*args, **kwargs)
         if self.quantizer is not None:
-            self.quantizer.check_called()
+            self.quantizer.check_called(self.accelerator)
         # Here and not in a callback: callbacks see gradients after clipping, when the norm has been taken.
         if self.sparsifier is not None and self.accelerator.sync_gradients:
             scale = loss_scale(self.accelerator)

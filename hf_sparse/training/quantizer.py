@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_sparse.quantization.bypassed import require_called, require_seen
@@ -59,15 +60,19 @@ class Quantizer:
         self._unchecked = True
         self.update(step)
 
-    def check_called(self) -> None:
+    def check_called(self, accelerator: Accelerator) -> None:
         """Raise `ValueError` if the first backward pass reached a weight whose layer was not called."""
-        if self._unchecked:
-            self._unchecked = False
-            require_seen(
-                name
-                for name, layer in self.layers.items()
-                if self._modules[name].weight.grad is not None and not layer.called
-            )
+        if not self._unchecked:
+            return
+        self._unchecked = False
+        called = torch.tensor([float(layer.called) for layer in self.layers.values()])
+        # DDP gives a layer that one process passed over the gradient of those that did not.
+        called = accelerator.reduce(called.to(accelerator.device), "sum").tolist()
+        require_seen(
+            name
+            for name, times in zip(self.layers, called, strict=True)
+            if self._modules[name].weight.grad is not None and not times
+        )
 
     def update(self, step: int) -> None:
         """Switch rounding and observing as they are after `step` optimizer steps."""

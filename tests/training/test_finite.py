@@ -98,3 +98,21 @@ def test_what_such_a_run_left_on_the_model_is_gone_after_the_next(tmp_path: Path
     trainer.model.load_state_dict(bert().state_dict())
     trainer.train()
     assert not trainer.model._load_state_dict_pre_hooks
+
+
+class Opaque(torch.Tensor):
+    """A tensor of another kind, of which no norm can be taken."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if function is torch.linalg.vector_norm:
+            raise NotImplementedError("no norm")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_weights_of_other_kinds_that_do_not_train_are_not_asked() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].weight = nn.Parameter(torch.zeros(2, 2).as_subclass(Opaque), requires_grad=False)
+    assert not_finite(model) is None
+    model[1].bias.data[0] = torch.nan
+    assert not_finite(model) == "1.bias"
