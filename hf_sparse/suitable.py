@@ -27,6 +27,15 @@ def require_lasting(model: nn.Module, targets: Targets, part: str) -> None:
         logger.warning("%d Linears are left out of %s: %s %s.", len(away), part, away[0].name, away[0].reason)
 
 
+def require_merged(model: nn.Module) -> None:
+    """Raise `ValueError` for a model with an adapter, where all that it computes must lie in its weights."""
+    if has_adapter(model):
+        raise ValueError(
+            f"{type(model).__name__} carries an adapter beside its weights; merge it into them first "
+            "(hf_sparse.merge_adapter)"
+        )
+
+
 def require_own_weights(targets: Targets, part: str) -> None:
     """Raise `ValueError` for weights that are computed from others, whatever is written into them."""
     if remade := [entry for entry in targets.left_out if entry.obstacle is Obstacle.MADE_ANEW]:

@@ -20,6 +20,7 @@ from hf_sparse.checkpoint.configuration import read_config, saved_quantization
 from hf_sparse.checkpoint.directories import holds_only, published
 from hf_sparse.modules import base_prefix
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers, require_finite
+from hf_sparse.suitable import require_merged
 
 METHOD = "compressed-tensors"
 # Their zero points are of signed integers, ours of unsigned ones.
@@ -46,6 +47,7 @@ def save_compressed(
     scheme or are no Linears, for weights that are not finite, for mixtures of experts, and for directories
     that hold something else.
     """
+    require_merged(model)
     require_finite(model.named_parameters())
     quantized = quantized_layers(model)
     layers = {name: layer for name, layer in quantized.items() if not layer.embedding}

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
     cached_file,
 )
@@ -159,6 +160,11 @@ def _no_model(name_or_path: str) -> str:
                 f"{name_or_path} is a model of sentence-transformers whose transformer lies in {folder}; "
                 f"name {Path(name_or_path) / folder}, and put what is made of it in its place in a copy"
             )
+    if (Path(name_or_path) / ADAPTER_CONFIG_NAME).is_file():
+        return (
+            f"{name_or_path} holds an adapter and no model; load it onto its base in Python, merge it "
+            "(hf_sparse.merge_adapter), save that and name its directory"
+        )
     return f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
 
 

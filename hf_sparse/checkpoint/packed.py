@@ -32,6 +32,7 @@ from hf_sparse.quantization.layers import quantized_layers, require_finite
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.suitable import require_merged
 from hf_sparse.targets import Target, find_targets
 
 _WEIGHT = ".weight"
@@ -44,6 +45,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     written is read and compared before it takes its place. Raises `ValueError` for models that `load_packed`
     could not restore, weights that are not finite, and layers that have seen no data.
     """
+    require_merged(model)
     kind, directory = type(model), Path(directory)
     if getattr(transformers, kind.__name__, None) is not kind:
         raise ValueError(

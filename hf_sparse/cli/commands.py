@@ -22,7 +22,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         if any(one.name == _MODEL and one.param_type_name == "argument" for one in self.params):
-            args, ctx.meta[_VARIANT] = _taken(_VARIANT, args)
+            args, ctx.meta[_VARIANT] = _taken(_VARIANT, args, ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Context) -> Any:
@@ -52,12 +52,14 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, [*debug, *words, *args[end:]])
 
 
-def _taken(option: str, args: list[str]) -> tuple[list[str], str | None]:
+def _taken(option: str, args: list[str], ctx: Context) -> tuple[list[str], str | None]:
     """Take an option with its value out of the words of a command line; return the others and the value."""
     end = args.index("--") if "--" in args else len(args)
     for place, word in enumerate(args[:end]):
         name, equals, value = word.partition("=")
-        if name == option and (equals or place + 1 < end):
+        if name == option:
+            if not equals and (place + 1 == end or args[place + 1].startswith("-")):
+                ctx.fail(f"Option {option!r} requires an argument, such as fp16.")
             rest = args[place + 1 :] if equals else args[place + 2 :]
             return [*args[:place], *rest], value if equals else args[place + 1]
     return args, None

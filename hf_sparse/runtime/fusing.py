@@ -13,6 +13,7 @@ from hf_sparse.runtime.integers import quantized
 from hf_sparse.runtime.library import ACTIVATIONS, Kernels, load_kernels
 from hf_sparse.runtime.linear import refuse_saving
 from hf_sparse.runtime.optimizing import integers_of, replace, require_cpu
+from hf_sparse.suitable import require_merged
 
 
 def fuse(model: PreTrainedModel) -> PreTrainedModel:
@@ -28,6 +29,7 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
     groups of inputs, and weights that are not finite.
     """
     require_cpu(model)
+    require_merged(model)
     if any(isinstance(module, FusedEncoder) for module in model.modules()):
         return model
     family = family_of(model)

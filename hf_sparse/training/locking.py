@@ -32,7 +32,8 @@ def explain_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
         way_out = "prune the model anew, or remove the record"
     else:
         way_out = (
-            "something wrote to them, such as merging an adapter; load the model as it was saved, or accept "
+            "something wrote to them, such as merging an adapter, or the model was made with the config "
+            "object of a pruned one; load it as it was saved, give it a configuration of its own, or accept "
             "its weights as they are"
         )
     return f"{describe_lost(lost)}; {way_out}: del model.config.hf_sparse"

@@ -28,7 +28,9 @@ class TrialsMixin:
 
         Each trial trains a new model under the recipe with its values. A value that the recipe cannot take
         ends the search with a `ValueError` before that trial's first step. Afterwards the recipe is the one
-        the Trainer was made with, unless the backend leaves it the model of the last trial.
+        the Trainer was made with, unless the backend leaves it the model of the last trial. The values of the
+        best run hold for the next one where they are set on `args`, dotted ones too, as is usual:
+        `for name, value in best.hyperparameters.items(): setattr(trainer.args, name, value)`.
         """
         self._space = hp_space
         try:
@@ -42,7 +44,7 @@ class TrialsMixin:
     def _without_recipe(self, trial: Any) -> dict[str, Any]:
         """Return what is for Trainer, which knows training arguments alone; for a whole sweep, all of it."""
         found = self._space(trial)
-        return found if trial is None else {key: found[key] for key in found.keys() - _recipe_keys(found)}
+        return found if trial is None else {key: found[key] for key in found if not _is_of_recipe(key)}
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Make the model of a run, quantized before an optimizer sees it, under the recipe of its trial."""
@@ -61,7 +63,9 @@ class TrialsMixin:
 
     def _recipe_of(self, trial: Any) -> Recipe:
         found = trial if isinstance(trial, Mapping) else self._space(trial) if trial and self._space else {}
-        values = {key: found[key] for key in found if key in _recipe_keys(found)}
+        # No field has a dot in its name: what has was set from the best run, as its training arguments were.
+        chosen = {key: value for key, value in vars(self.args).items() if "." in key}
+        values = {key: value for key, value in {**chosen, **found}.items() if _is_of_recipe(key)}
         try:
             return self.given_recipe.replace(values)
         except ValueError as error:
@@ -70,8 +74,8 @@ class TrialsMixin:
             ) from error
 
 
-def _recipe_keys(found: Mapping[str, Any]) -> set[str]:
-    return {key for key in found if key.partition(".")[0] in Recipe.model_fields}
+def _is_of_recipe(key: str) -> bool:
+    return key.partition(".")[0] in Recipe.model_fields
 
 
 def _said(values: Mapping[str, Any]) -> str:

@@ -9,8 +9,9 @@ from peft import LoHaConfig, PromptTuningConfig, get_peft_model
 from tiny import bert
 from transformers import BertForSequenceClassification
 
-from hf_sparse import merge_adapter
+from hf_sparse import merge_adapter, save_compressed, save_packed
 from hf_sparse.checkpoint.contract import lost_zeros, read_contract
+from hf_sparse.runtime import fuse
 from tests.adapters.adapted import (
     TOLERANCE,
     adapted,
@@ -133,3 +134,13 @@ def test_a_base_that_lost_its_zeros_is_refused() -> None:
         model.base_model.model.bert.encoder.layer[0].attention.self.query.base_layer.weight.fill_(1.0)
     with pytest.raises(ValueError, match="fewer zeros than .* records.*load the base as it was saved"):
         merge_adapter(model)
+
+
+def test_what_writes_or_replaces_a_whole_model_asks_for_a_merged_one(tmp_path: Path) -> None:
+    model = adapted(sparse_bert(), masked())
+    for write in (save_packed, save_compressed):
+        with pytest.raises(ValueError, match="carries an adapter beside its weights; merge it"):
+            write(model, tmp_path / "out")
+    with pytest.raises(ValueError, match="carries an adapter beside its weights; merge it"):
+        fuse(model)
+    assert not (tmp_path / "out").exists()

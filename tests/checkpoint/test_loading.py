@@ -200,6 +200,12 @@ def test_a_directory_without_a_configuration_holds_no_model(tmp_path: Path) -> N
         load_trained(str(tmp_path))
 
 
+def test_a_directory_of_an_adapter_is_told_from_one_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter and no model; .*merge_adapter"):
+        load_trained(str(tmp_path))
+
+
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
 @pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda _: b"", lambda _: b"version https"])
 def test_a_damaged_file_of_weights_is_named(damage: Callable, shards: bool, tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_targets_shows_what_would_be_pruned_and_what_not(model_dir: Path) -> Non
     } in found["left_out"]
 
 
+def test_targets_knows_the_head_that_a_model_was_saved_with(pruned_dir: Path) -> None:
+    assert "classifier: head: outside the base model" in "\n".join(lines("targets", pruned_dir))
+    found = json.loads(lines("targets", pruned_dir, "--include", "classifier", "--json")[-1])
+    assert [target["name"] for target in found["targets"]] == ["classifier.weight"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

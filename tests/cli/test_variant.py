@@ -38,6 +38,12 @@ def test_the_weights_of_the_variant_are_looked_at(saved: Path) -> None:
         assert zeros(*words) == 64
 
 
+def test_a_variant_must_be_named() -> None:
+    for words in (["mine", "--variant"], ["mine", "--variant", "--json"]):
+        result = run("inspect", *words)
+        assert result.exit_code == 2 and "'--variant' requires an argument" in result.output
+
+
 def test_what_is_written_is_plain_with_all_that_belongs_to_it(saved: Path, tmp_path: Path) -> None:
     lines("prune", saved, tmp_path / "out", "--sparsity", "0.5", "--variant", "fp16")
     pruned = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")

@@ -128,3 +128,11 @@ def test_a_lock_that_is_asked_for_keeps_every_zero(tmp_path: Path) -> None:
     )
     trainer.train()
     assert measure_sparsity(model).zeros == before > 0
+
+
+def test_a_new_model_with_the_configuration_of_a_pruned_one_is_told_so(tmp_path: Path) -> None:
+    pruned = bert()
+    prune(pruned, 0.5)
+    new = BertForSequenceClassification(pruned.config)
+    with pytest.raises(ValueError, match="made with the config object of a pruned one; .* of its own"):
+        SparseTrainer(model=new, args=arguments(tmp_path), train_dataset=sentences())

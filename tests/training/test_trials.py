@@ -69,6 +69,17 @@ def test_afterwards_the_recipe_is_the_one_it_was(tmp_path: Path) -> None:
     assert measure_sparsity(trainer.model).overall == pytest.approx(0.8, abs=0.01)
 
 
+def test_what_the_best_run_had_is_set_on_the_arguments(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    search(trainer, sparsity__schedule__final=[0.5])
+    for name, value in {"learning_rate": 0.002, "sparsity.schedule.final": 0.5}.items():
+        setattr(trainer.args, name, value)
+    trainer.train()
+    assert measure_sparsity(trainer.model).overall == pytest.approx(0.5, abs=0.01)
+    assert trainer.recipe == BASE.override(["sparsity.schedule.final=0.5"])
+    assert search(trainer, sparsity__schedule__final=[0.9])[-1] == 0.9
+
+
 def test_training_arguments_are_set_as_before(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path)
     assert search(trainer, learning_rate=[0.002], sparsity__schedule__final=[0.5]) == [0.5]
