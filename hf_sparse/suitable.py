@@ -20,7 +20,7 @@ def require_lasting(model: nn.Module, targets: Targets, part: str) -> None:
         raise ValueError(
             f"{type(model).__name__} carries an adapter, and of such a model the adapter alone is saved, so "
             f"{what} in its base would be lost; {first} the base first and put the adapter on that, or merge "
-            f"the adapter (merge_and_unload) and train the whole model, or leave {part} out of the recipe"
+            f"the adapter (hf_sparse.merge_adapter) and {first} the whole model"
         )
     require_own_weights(targets, part)
     if away := [entry for entry in targets.left_out if entry.obstacle is Obstacle.OUT_OF_REACH]:

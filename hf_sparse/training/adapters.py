@@ -1,9 +1,14 @@
 """Adapters of peft across what `Trainer` does to them."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+from hf_sparse.targets import Targets
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -25,3 +30,21 @@ def same_adapters(model: nn.Module) -> Iterator[None]:
         model.base_model.set_adapter(several)
     for parameter, flag in trains:
         parameter.requires_grad_(flag)
+
+
+def warn_of_filling(model: nn.Module, targets: Targets) -> None:
+    """Say so where adapters change removed weights of sparse `targets`, too, which merging then fills."""
+    sparse = {id(target.module) for target in targets if not target.weight.all()}
+    filling = [
+        name
+        for name, module in model.named_modules()
+        # Masked adapters keep where their base has weights.
+        if hasattr(module, "lora_A") and not hasattr(module, "kept") and id(module.base_layer) in sparse
+    ]
+    if filling:
+        logger.warning(
+            "%d adapters change removed weights too, such as that of %s: merged, they fill zeros of the base. "
+            "SparseLoraConfig makes adapters that do not; merge_adapter(model, prune='again') cuts that part off.",
+            len(filling),
+            filling[0],
+        )

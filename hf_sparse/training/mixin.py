@@ -15,7 +15,7 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.settings.methods import MovementRecipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.movement import MovementScores
-from hf_sparse.training.adapters import same_adapters
+from hf_sparse.training.adapters import same_adapters, warn_of_filling
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.compatible import check_arguments
 from hf_sparse.training.continuing import check_settings
@@ -222,6 +222,7 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
         self.sparsifier = Sparsifier(
             self.recipe.sparsity, self.model, self.state.max_steps, saved, self.scores
         )
+        warn_of_filling(self.model, self.sparsifier.masks.targets)
         if saved is None:
             self.sparsifier.update(0, optimizer)
         else:

@@ -111,3 +111,11 @@ def test_a_lock_names_the_weights_of_the_base_as_its_file_does(tmp_path: Path) -
     trainer.train()
     trainer.save_model()
     assert "bert.encoder.layer.0.attention.self.query.weight" in read_state(tmp_path).masks
+
+
+@pytest.mark.parametrize(("make", "warned"), [(plain, True), (masked, False)])
+def test_who_trains_an_adapter_that_fills_zeros_is_told_before(
+    make: Callable[..., Any], warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, one(make), max_steps=1)
+    assert ("SparseLoraConfig makes adapters that do not" in caplog.text) is warned
