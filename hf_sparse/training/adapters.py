@@ -43,8 +43,9 @@ def warn_of_filling(model: nn.Module, targets: Targets) -> None:
     ]
     if filling:
         logger.warning(
-            "%d adapters change removed weights too, such as that of %s: merged, they fill zeros of the base. "
-            "SparseLoraConfig makes adapters that do not; merge_adapter(model, prune='again') cuts that part off.",
+            "%d adapters change removed weights too, such as that of %s: merged, they fill zeros of the "
+            "base. SparseLoraConfig makes adapters that do not; merge_adapter(model, prune='again') cuts off "
+            "that part.",
             len(filling),
             filling[0],
         )

@@ -13,6 +13,7 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.remembered import has_modes
 from hf_sparse.training.announcing import announce
+from hf_sparse.training.finite import require_finite
 from hf_sparse.training.laying_out import check_targets
 from hf_sparse.training.locking import settle
 from hf_sparse.training.resume import check_length, check_step, read_resumable
@@ -131,6 +132,7 @@ class SparsityCallback(TrainerCallback):
     ) -> None:
         self.sparsifier.update(state.global_step, optimizer)
         if control.should_save:
+            require_finite(model)
             self.sparsifier.record(model)
 
     def on_epoch_end(
@@ -141,6 +143,8 @@ class SparsityCallback(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
+        if control.should_save:
+            require_finite(model)
         self.sparsifier.record(model)
 
     def on_save(

@@ -1,12 +1,13 @@
 """Checkpoints that are whole or absent."""
 
+import logging
 import os
 import shutil
 import socket
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -37,6 +38,10 @@ from hf_sparse.training.pushing import copy_beside_weights, copy_clean
 if TYPE_CHECKING:
     import optuna
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 # Trainer leaves names with an underscore out of what it pushes to the Hub.
 _PUSHING = "_pushing"
 _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
@@ -51,6 +56,7 @@ class AtomicCheckpoints(ResumablePasses):
 
     _staged: str | None = None
     _push_pending = False
+    _elsewhere = False
     _pushed: Path | None = None
     trained_at: datetime | None = None
     resumed = False
@@ -125,6 +131,15 @@ class AtomicCheckpoints(ResumablePasses):
             super()._save_checkpoint(model, trial)
         finally:
             self._staged = None
+        if not self._agreed(staged.is_dir()):
+            if not self._elsewhere:
+                self._elsewhere = True
+                logger.warning(
+                    "%s writes its checkpoints elsewhere than its _get_output_dir says, or none; they are "
+                    "left as it writes them, without a list of their files and save_total_limit.",
+                    type(self).__name__,
+                )
+            return
         self.save_pass(staged)
         self._point_to_best(home, staged)
         self.accelerator.wait_for_everyone()
@@ -188,11 +203,11 @@ class AtomicCheckpoints(ResumablePasses):
             recover_directories(home / STAGING, home)
         self.accelerator.wait_for_everyone()
 
-    def _agreed(self, name: str) -> str:
-        """Return the name that the first process gives."""
-        names = [name]
-        broadcast_object_list(names)
-        return names[0]
+    def _agreed(self, value: T) -> T:
+        """Return the value that the first process gives."""
+        values = [value]
+        broadcast_object_list(values)
+        return values[0]
 
     def _point_to_best(self, home: Path, staged: Path) -> None:
         """Record the best checkpoint under the name it will have, in the state and in the staged file."""

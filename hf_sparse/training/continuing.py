@@ -61,9 +61,15 @@ def check_checkpoint(checkpoint: Path, trainer: "SparseTrainingMixin") -> None:
 def check_settings(checkpoint: Path, trainer: "SparseTrainingMixin") -> None:
     """Raise `ValueError` if a run is resumed with other training arguments, unless that is allowed.
 
-    With an empty recipe, as where it is allowed, a warning says so.
+    With an empty recipe, as where it is allowed, a warning says so; likewise of a record that is none.
     """
-    record = read_record(checkpoint)
+    try:
+        record = read_record(checkpoint)
+    except ValueError as error:
+        if trainer.recipe != Recipe():
+            raise
+        logger.warning("%s", error)
+        return
     if not (changed := {} if record is None else changed_settings(record, trainer)):
         return
     said = "; ".join(f"{name} was {before}, is {now}" for name, (before, now) in changed.items())

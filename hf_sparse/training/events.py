@@ -69,3 +69,16 @@ class ListenedEvents(CallbackHandler):
             case "on_push_begin":
                 listener.begin_push()
         return control
+
+
+class HeardEvents:
+    """Lets a Trainer hear its events, whichever handler of callbacks it is given and when."""
+
+    @property
+    def callback_handler(self) -> CallbackHandler:
+        """What calls the callbacks: the handler that was set last, and after them the Trainer."""
+        return self._events
+
+    @callback_handler.setter
+    def callback_handler(self, handler: CallbackHandler) -> None:
+        self._events = ListenedEvents(handler, self)

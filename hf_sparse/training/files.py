@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_sparse.storage import sync, sync_all, write_atomically
+from safetensors import SafetensorError
+
+from hf_sparse.storage import hash_files, sync, sync_all, write_atomically
 from hf_sparse.training.claims import claimed, is_claimed
 from hf_sparse.training.record import RECORD
-from hf_sparse.training.state import SIDECAR
+from hf_sparse.training.state import SIDECAR, weight_hashes
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +159,22 @@ def _move_into(model: Path, directory: Path) -> None:
             # Whole weights would be loaded before newer ones in parts.
             if _WEIGHTS.fullmatch(path.name) and path.name not in names:
                 path.unlink()
+        if SIDECAR not in names and _is_of_others(directory):
+            (directory / SIDECAR).unlink()
     sync(directory)
     shutil.rmtree(ready)
+
+
+def _is_of_others(directory: Path) -> bool:
+    """Say whether a directory has a sidecar that was written beside other weights than those in it."""
+    try:
+        known = weight_hashes(directory)
+        return hash_files(directory, known) != known
+    except FileNotFoundError:
+        return (directory / SIDECAR).is_file()
+    except (ValueError, OSError, SafetensorError):
+        # Whoever reads it is told.
+        return False
 
 
 _REPLACED, _DISCARDED, _MODEL, _READY, _NAMES = "replaced-", "discarded-", "model-", "ready", "names"

@@ -31,16 +31,17 @@ def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
 def chosen_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
     """Find what a recipe prunes; raise `ValueError` if it is nothing, would not last, or cannot be learnt."""
     targets, method = find_targets(model, recipe.include, recipe.exclude), METHODS[recipe.method]
+    if method.scheduled:
+        require_lasting(model, targets, "sparsity")
+    else:
+        require_own_weights(targets, "sparsity")
+    # After that: letting them train is no way out where an adapter froze them.
     frozen = [target.name for target in targets if not target.parameter.requires_grad]
     if frozen and (method.learned or method.penalized):
         raise ValueError(
             f"method {recipe.method} prepares by gradients what it removes, and {len(frozen)} targets are "
             f"frozen, such as {frozen[0]}; train them, or leave them out with sparsity.exclude"
         )
-    if method.scheduled:
-        require_lasting(model, targets, "sparsity")
-    else:
-        require_own_weights(targets, "sparsity")
     return targets
 
 

@@ -20,7 +20,7 @@ from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.compatible import check_arguments
 from hf_sparse.training.continuing import check_settings
 from hf_sparse.training.conversion import read_converted
-from hf_sparse.training.events import ListenedEvents
+from hf_sparse.training.events import HeardEvents
 from hf_sparse.training.files import require_writable
 from hf_sparse.training.finite import require_finite
 from hf_sparse.training.laying_out import make_scores
@@ -39,7 +39,7 @@ from hf_sparse.training.trials import TrialsMixin
 logger = logging.getLogger(__name__)
 
 
-class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
+class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicCheckpoints):
     """Prunes, distils, quantizes by a recipe in any Trainer; `SparseTrainerMixin` adds publishing to it.
 
     `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
@@ -76,7 +76,6 @@ class SparseTrainingMixin(TrialsMixin, DistillationMixin, AtomicCheckpoints):
         self._resumed: SavedState | None = None
         self._reading: RemovableHandle | None = None
         self.take_up(self.given_recipe)
-        self.callback_handler = ListenedEvents(self.callback_handler, self)
 
     def take_up(self, recipe: Recipe) -> None:
         """Prepare the model for a run under a recipe; raise as `__init__` does."""

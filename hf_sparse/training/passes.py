@@ -41,10 +41,10 @@ class ResumablePasses:
             values = (values[0], steps, *values[2:])
         passes, taken = divmod(state.global_step, values[1])
         self._in_pass = taken > 0 and not args.ignore_data_skip
-        file = self.resumed_from / self._pass_file()
-        if file.is_file():
-            self._pass_state = torch.load(file, weights_only=True)
-        elif self._in_pass and passes and getattr(args, "train_sampling_strategy", "") == "group_by_length":
+        self._pass_state = _read(self.resumed_from / self._pass_file())
+        if self._pass_state is not None:
+            return values
+        if self._in_pass and passes and getattr(args, "train_sampling_strategy", "") == "group_by_length":
             logger.warning(
                 "%s does not say in which order rows grouped by length were read, so the rest of this pass "
                 "reads some rows twice and some not at all.",
@@ -119,6 +119,28 @@ def _random_state() -> dict[str, Any]:
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return the state in a file, None where there is none; a warning says where it cannot be read."""
+    if not file.is_file():
+        return None
+    try:
+        state, now = torch.load(file, weights_only=True), _random_state()
+        try:
+            _restore(state)
+        finally:
+            _restore(now)
+    # Of damaged files torch raises whatever its readers do.
+    except Exception as error:
+        logger.warning(
+            "%s is no state of random generators (%s), so rows may be read in another order than before; "
+            "resume from another checkpoint where that matters.",
+            file,
+            f"{error}" or type(error).__name__,
+        )
+        return None
+    return state
 
 
 def _restore(state: dict[str, Any]) -> None:

@@ -117,6 +117,8 @@ REFUSED = r"PeftModelForSequenceClassification carries an adapter, .* \(hf_spars
         pruning(),
         Recipe.from_dict({"quantization": {}}),
         Recipe.preset("gmp_finetune"),
+        Recipe.preset("group_lasso_block"),
+        pruning("sparsity.method=movement"),
     ],
 )
 def test_a_recipe_that_changes_the_base_is_refused_before_the_first_step(

@@ -193,3 +193,13 @@ def test_what_an_older_record_does_not_know_is_no_change(copied: Path, tmp_path:
     assert changed_settings(record, trainer(tmp_path, data_seed=7, rows=40)) == {}
     (copied / RECORD).unlink()
     check_settings(copied, trainer(tmp_path, seed=1))
+
+
+def test_a_record_that_is_none_is_refused_and_with_an_empty_recipe_named(
+    copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (copied / RECORD).write_text("none")
+    with pytest.raises(ValueError, match="is no record of a run"):
+        check_settings(copied, trainer(tmp_path))
+    check_settings(copied, trainer(tmp_path, Recipe()))
+    assert "is no record of a run" in caplog.text

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 from runs import distil, prune, quantize
-from tiny import arguments, bert, sentences
+from tiny import arguments, bert, pruning, sentences
 from torch import nn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
-from hf_sparse import Recipe, SparseTrainer
+from hf_sparse import Recipe, SparseTrainer, SparsityCallback
 from hf_sparse.training.finite import not_finite
 from hf_sparse.training.post_training import calibration_recipe, quantize_trained
 
@@ -48,6 +48,17 @@ def test_such_weights_are_not_saved(made: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="training has diverged; go on from the last checkpoint"):
         trainer.save_model(str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("changes", [{"save_strategy": "steps", "save_steps": 3}, {"save_strategy": "epoch"}])
+def test_under_the_callback_they_are_not_saved_either(changes: dict[str, Any], tmp_path: Path) -> None:
+    callbacks = [SparsityCallback(pruning("sparsity.lr_rewind=false")), Spoil(torch.nan, step=8)]
+    trainer = Trainer(
+        bert(), arguments(tmp_path, **changes), train_dataset=sentences(16), callbacks=callbacks
+    )
+    with pytest.raises(RuntimeError, match="holds weights that are no finite numbers"):
+        trainer.train()
+    assert not {"checkpoint-9", "checkpoint-12"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_an_empty_recipe_saves_what_a_plain_trainer_would(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import ROWS, checkpoint, differences, outcome, prune, unlisted
 from tiny import arguments, bert, pruning, sentences
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerState
 
 from hf_sparse import SparseTrainer, SparsityCallback
-from hf_sparse.training.passes import PASS, steps_in_pass
+from hf_sparse.training.passes import PASS, _random_state, _read, steps_in_pass
 
 # A pass over 28 rows takes 7 steps.
 STEPS = 17
@@ -71,6 +72,24 @@ def test_a_checkpoint_that_does_not_know_the_order_of_its_pass_says_so(
         assert "in which order" not in caplog.text
         resumed(tmp_path / "straight", 10, sentences(ROWS), **GROUPED)
     assert "checkpoint-10 does not say in which order rows grouped by length were read" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", {"python": 1}])
+def test_a_state_of_a_pass_that_cannot_be_read_is_named_and_changes_no_generator(
+    content: bytes | dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / PASS
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    before = _random_state()
+
+    def same(state: dict[str, Any]) -> bool:
+        return list(differences(*({**each, "numpy": list(each["numpy"])} for each in (before, state)))) == []
+
+    assert _read(file) is None
+    assert f"{file} is no state of random generators" in caplog.text
+    assert same(_random_state())
+    torch.save(before, file)
+    assert same(_read(file))
 
 
 def state(step: int, epoch: float, length: int = STEPS) -> TrainerState:

@@ -1,9 +1,13 @@
 """Models that are saved over others, of which either the old one or the new one is there."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hf_sparse.training import files
 from hf_sparse.training.files import (
@@ -156,3 +160,20 @@ def test_staging_on_another_file_system_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(files, "_disk", lambda path: path.name == STAGING)
     with pytest.raises(ValueError, match="_saving lies on another file system than .*; delete that link"):
         require_same_disk(tmp_path)
+
+
+def test_a_sidecar_of_other_weights_leaves_with_them(tmp_path: Path) -> None:
+    def save(weights: bytes) -> bool:
+        with staged_files(tmp_path) as place:
+            (place / "model.safetensors").write_bytes(weights)
+        return (tmp_path / SIDECAR).exists()
+
+    save(b"old")
+    known = json.dumps({"model.safetensors": hashlib.sha256(b"old").hexdigest()})
+    save_file({"masks/a": torch.zeros(1, dtype=torch.uint8)}, tmp_path / SIDECAR, {"weights": known})
+    # Saved again as it was, by a run that has no recipe.
+    assert save(b"old")
+    assert not save(b"new")
+    # One that cannot be read stays for those who ask.
+    (tmp_path / SIDECAR).write_bytes(b"damaged")
+    assert save(b"newer")
