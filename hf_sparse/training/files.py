@@ -161,6 +161,13 @@ def _move_into(model: Path, directory: Path) -> None:
                 path.unlink()
         if SIDECAR not in names and _is_of_others(directory):
             (directory / SIDECAR).unlink()
+        if _ADAPTER not in names and (directory / _ADAPTER).is_file():
+            logger.warning(
+                "%s holds an adapter of before, which from_pretrained puts on the model that is there now; "
+                "delete %s and its weights unless that is meant.",
+                directory,
+                _ADAPTER,
+            )
     sync(directory)
     shutil.rmtree(ready)
 
@@ -178,5 +185,5 @@ def _is_of_others(directory: Path) -> bool:
 
 
 _REPLACED, _DISCARDED, _MODEL, _READY, _NAMES = "replaced-", "discarded-", "model-", "ready", "names"
-_CARD = "README.md"
+_CARD, _ADAPTER = "README.md", "adapter_config.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")

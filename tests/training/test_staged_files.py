@@ -177,3 +177,13 @@ def test_a_sidecar_of_other_weights_leaves_with_them(tmp_path: Path) -> None:
     # One that cannot be read stays for those who ask.
     (tmp_path / SIDECAR).write_bytes(b"damaged")
     assert save(b"newer")
+
+
+def test_an_adapter_that_stays_beside_a_whole_model_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, {"adapter_config.json": "old"})
+    with staged_files(tmp_path) as place:
+        write(place, NEW)
+    assert contents(tmp_path) == NEW | {"adapter_config.json": "old"}
+    assert "holds an adapter of before" in caplog.text
