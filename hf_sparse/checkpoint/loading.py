@@ -32,19 +32,9 @@ from hf_sparse.checkpoint.configuration import (
     require_plausible,
 )
 from hf_sparse.checkpoint.saved_files import module_folders, saved_file, weight_files
+from hf_sparse.distillation.teacher import TOKENIZER_FILES
 
 logger = logging.getLogger(__name__)
-
-_TOKENIZERS = (
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
-
 
 # What pretraining leaves behind and many classes do without.
 _SPARE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.")
@@ -122,7 +112,7 @@ def _refuse(sentence: str, names: Iterable[str]) -> None:
 def load_tokenizer(name_or_path: str, **hub: Any) -> PreTrainedTokenizerBase | None:
     """Load the tokenizer that was saved with a model, None if there is none; `hub` as in `saved_file`."""
     # Without any of them transformers makes up an empty one.
-    if all(saved_file(name_or_path, file, **hub) is None for file in _TOKENIZERS):
+    if all(saved_file(name_or_path, file, **hub) is None for file in TOKENIZER_FILES):
         return None
     return AutoTokenizer.from_pretrained(name_or_path, **hub)
 

@@ -19,7 +19,8 @@ from transformers.utils import (
 from hf_sparse.storage import leaves
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-_TENSORS = (".safetensors", ".bin", ".pt", ".pth")
+# Written by libraries, from tensors, and large: nobody's notes are in them.
+TENSOR_FILES = (".safetensors", ".bin", ".pt", ".pth")
 # Folders of Trainer and its logs, which may be large.
 _OF_RUNS = ("checkpoint-", "runs", "wandb", ".", "_")
 _VARIANT = re.compile(r"[\w-]+")
@@ -52,7 +53,7 @@ def with_variant(name_or_path: str, variant: str) -> Iterator[str]:
         view.mkdir()
         for path in source.resolve().iterdir():
             target = view / renamed.get(path.name, path.name)
-            if path.suffix in _TENSORS:
+            if path.suffix in TENSOR_FILES:
                 # The plain weights are others, which would be loaded first.
                 if path.name not in _WEIGHTS:
                     os.symlink(path, target)

@@ -16,7 +16,8 @@ from hf_sparse.distillation.unwrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 
-_TOKENIZER_FILES = (
+# Of which a saved tokenizer has one at least.
+TOKENIZER_FILES = (
     "tokenizer_config.json",
     "tokenizer.json",
     "vocab.txt",
@@ -244,7 +245,7 @@ def _architecture(name_or_path: str, config: PreTrainedConfig, ending: str) -> t
 
 def has_tokenizer(name_or_path: str, hub: Mapping[str, Any] = MappingProxyType({})) -> bool:
     """Say whether a tokenizer lies beside a model; `hub` are options of `from_pretrained`."""
-    return any(_has_file(name_or_path, file, hub) for file in _TOKENIZER_FILES)
+    return any(_has_file(name_or_path, file, hub) for file in TOKENIZER_FILES)
 
 
 def _has_file(name_or_path: str, file: str, hub: Mapping[str, Any]) -> bool:

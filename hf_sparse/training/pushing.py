@@ -12,6 +12,7 @@ from huggingface_hub import get_token
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_sparse.checkpoint.variants import TENSOR_FILES
 from hf_sparse.reading import read_json
 from hf_sparse.storage import leaves, write_atomically
 from hf_sparse.training.manifest import MANIFEST
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 _IGNORED = ".gitignore"
 # What has a meaning there.
 _SPECIAL, _QUOTED = re.compile(r"([\\*?\[\]!# ])"), r"\\\1"
-# Written by libraries, from tensors, and large: nobody's notes are in them.
-_TENSORS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def copy_clean(checkpoint: Path, home: Path) -> Path:
@@ -84,7 +83,7 @@ def _kept_back(directory: Path, paths: Iterable[Path]) -> Iterator[Path]:
         reason = None
         if leaves(path, directory):
             reason = "leads out of the directory"
-        elif path.is_file() and path.suffix not in _TENSORS:
+        elif path.is_file() and path.suffix not in TENSOR_FILES:
             found = find_secret(pieces_of(path), secrets)
             reason = found and f"holds {found}"
         if reason is not None:
