@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from torch import nn
 
@@ -12,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def same_adapters(model: nn.Module) -> Iterator[None]:
+def same_adapters(model: nn.Module, checkpoint: str) -> Iterator[None]:
     """Keep which adapters are active and which weights train while a checkpoint is loaded.
 
     `Trainer` leaves the first of several active, and all of it trains. Raises `ValueError` for adapters of
@@ -26,6 +27,10 @@ def same_adapters(model: nn.Module) -> Iterator[None]:
     several = list(model.active_adapters) if hasattr(model, "disable_adapter") else []
     trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     yield
+    beside = len(getattr(model, "peft_config", ())) > 1 and "default" in model.peft_config
+    if several and beside and (Path(checkpoint) / "adapter_config.json").is_file():
+        # Older transformers load those in folders alone, and pass over the one that has none.
+        model.load_adapter(checkpoint, "default")
     if len(several) > 1:
         model.base_model.set_adapter(several)
     for parameter, flag in trains:

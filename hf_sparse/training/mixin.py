@@ -177,7 +177,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicChe
         reading = (*model, self.model)[0].register_load_state_dict_pre_hook(read_converted)
         try:
             # Some Trainers know of one model alone.
-            with same_adapters((*model, self.model)[0]):
+            with same_adapters((*model, self.model)[0], resume_from_checkpoint):
                 super()._load_from_checkpoint(resume_from_checkpoint, *model)
         finally:
             reading.remove()

@@ -91,6 +91,7 @@ def test_a_packed_directory_takes_an_adapter(load: Callable, scheme: str, tmp_pa
     assert same_zeros(merge_adapter(loaded), sparse_bert())
 
 
+@pytest.mark.skipif(not SUPPORTED, reason="transformers before 5.23 goes on rounding what it dequantizes")
 @pytest.mark.parametrize("scheme", ["int8_per_channel", "int4_per_channel"])
 def test_a_directory_of_compressed_tensors_takes_an_adapter(scheme: str, tmp_path: Path) -> None:
     save_compressed(rounded(scheme), tmp_path)

@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import AutoModel
 
 from hf_sparse import Recipe, SparseTrainerMixin
+from hf_sparse.checkpoint.quantizer import SUPPORTED
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.training.loading import load_trained
 from tests.trainers import small
@@ -109,6 +110,7 @@ def test_eight_bits_are_there_again_when_it_is_loaded(tmp_path: Path) -> None:
     assert not torch.equal(plain(ids).last_hidden_state, held(ids).last_hidden_state)
 
 
+@pytest.mark.skipif(not SUPPORTED, reason="transformers before 5.23 lacks the hooks")
 def test_its_directory_is_packed_with_all_that_belongs_to_it(tmp_path: Path) -> None:
     from tests.cli.commands import lines
 
