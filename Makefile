@@ -39,11 +39,11 @@ format: $(VENV)/installed  ## rewrite the code in the project's layout
 	$(RUFF) check --fix .
 	$(RUFF) format .
 
-bench: $(VENV)/benchable  ## measure again what README publishes; choose with BENCHMARKS="benchmarks/NAME.py"
+bench: $(VENV)/benchable  ## measure again what docs/results.md shows; choose with BENCHMARKS="benchmarks/NAME.py"
 	for script in $(BENCHMARKS); do $(VENV)/bin/python $$script $(ARGS) || exit 1; done
 	$(MAKE) readme
 
-readme: $(VENV)/installed  ## write the measured tables into README.md and guides, and that of architectures
+readme: $(VENV)/installed  ## write the measured tables and that of architectures into README.md and docs/
 	$(VENV)/bin/python benchmarks/readme.py
 	PYTHONPATH=tests/training $(VENV)/bin/python tests/architectures/zoo_table.py
 

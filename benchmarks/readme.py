@@ -1,4 +1,4 @@
-"""Write the measured tables of README.md and the guides from the files in benchmarks/results.
+"""Write the measured tables of README.md and docs/ from the files in benchmarks/results.
 
 A result file holds `name`, `columns`, `rows` (one mapping from column to value each), `hardware`,
 `versions`, `settings`, `command` and `date`. Its table goes between the lines `<!-- results:NAME -->`
@@ -14,7 +14,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-GUIDES = ROOT / "docs" / "guides"
+DOCS = ROOT / "docs"
+# The page that shows every result whole; others show parts.
+WHOLE = DOCS / "results.md"
 RESULTS = ROOT / "benchmarks" / "results"
 KEYS = ("name", "columns", "rows", "hardware", "versions", "settings", "command", "date")
 
@@ -38,11 +40,12 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def require_places(page: str, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise `ValueError` for a result that no place of the page shows whole."""
+    """Raise `ValueError` for a result that the page shows nowhere as a whole."""
     places = {name for _, name, part, _ in _PLACE.findall(page) if not part}
     if homeless := sorted(set(results) - places):
         raise ValueError(
-            f"README has no place for {homeless[0]}; add <!-- results:{homeless[0]} --> and <!-- /results -->"
+            f"docs/results.md lacks a place for {homeless[0]}; add <!-- results:{homeless[0]} --> and "
+            "<!-- /results -->"
         )
 
 
@@ -89,7 +92,7 @@ def section(result: Mapping[str, Any], root: str = "") -> str:
     context = "; ".join(plain(part) for part in origin if part)
     return (
         f"{_table(result['columns'], result['rows'])}\n\n{context}. Measured by `{result['command']}`; "
-        f"all there is to know in {_file(result, root)}.\n"
+        f"details in {_file(result, root)}.\n"
     )
 
 
@@ -124,14 +127,15 @@ def _named(values: Any, names: tuple[str, ...]) -> Any:
 
 
 def pages() -> dict[Path, str]:
-    """Return the pages with tables, each with the way from it to the repository."""
-    return {README: ""} | dict.fromkeys(sorted(GUIDES.glob("*.md")), "../../")
+    """Return the pages with tables, each with the relative path from it to the repository's root."""
+    written = {page: "../" * len(page.relative_to(ROOT).parent.parts) for page in sorted(DOCS.rglob("*.md"))}
+    return {README: ""} | written
 
 
 def main() -> None:
-    """Fill in README.md and the guides."""
+    """Fill in README.md and the pages of docs/."""
     results = read_results(RESULTS)
-    require_places(README.read_text(encoding="utf-8"), results)
+    require_places(WHOLE.read_text(encoding="utf-8"), results)
     for page, root in pages().items():
         page.write_text(fill(page.read_text(encoding="utf-8"), results, root), encoding="utf-8")
 

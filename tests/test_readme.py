@@ -1,4 +1,4 @@
-"""README's examples run, with the result it shows."""
+"""The examples of README and of the pages in docs/ run, with the output that is shown."""
 
 import ast
 import re
@@ -18,10 +18,17 @@ from tests.guides.reading import sides
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+MOST_LINES = 200
 
 
-def block(language: str) -> str:
-    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1]
+def block(language: str, page: str = README) -> str:
+    return re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1]
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +60,8 @@ def test_the_two_lines_that_change_make_a_sparse_trainer(tmp_path: Path) -> None
     assert added - set(old.splitlines()) <= set(block("python").splitlines())
 
 
-@pytest.mark.parametrize("shown", re.findall(r"```console\n\$ hf-sparse (.*?)```", README, re.DOTALL))
-def test_commands_print_what_readme_says(
+@pytest.mark.parametrize("shown", re.findall(r"```console\n\$ hf-sparse (.*?)```", COMMANDS, re.DOTALL))
+def test_commands_print_what_their_page_says(
     shown: str, ten_lines: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ten_lines[1])
@@ -75,14 +82,17 @@ def steady(lines: list[str]) -> list[str]:
 
 
 def test_the_recipe_in_full_is_the_preset_prune_ofa_90() -> None:
-    assert Recipe.from_dict(read_yaml(block("yaml"))) == Recipe.preset("prune_ofa_90")
+    assert Recipe.from_dict(read_yaml(block("yaml", RECIPES))) == Recipe.preset("prune_ofa_90")
 
 
 def test_every_preset_is_in_the_table() -> None:
-    assert sorted(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == preset_names()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", RECIPES, re.MULTILINE)) == preset_names()
 
 
-def test_every_make_target_that_readme_names_exists() -> None:
+def test_every_make_target_that_a_page_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)\b", README)) - targets == set()
+    pages = [README, *(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))]
+    found = (pair for page in pages for pair in re.findall(r"`make ([a-z-]+)|^make ([a-z-]+) +#", page, re.M))
+    named = {name for pair in found for name in pair if name}
+    assert {"demo", "test", "lint"} <= named <= targets

@@ -1,12 +1,12 @@
-"""README's table of architectures is what the tested models give."""
+"""The table of docs/architectures.md is what the tested models give."""
 
 import pytest
 from zoo import ARCHITECTURES, architecture
-from zoo_table import README, fill, kinds, row, table
+from zoo_table import PAGE, fill, kinds, row, table
 
 
-def test_readme_holds_the_table_of_the_tested_architectures() -> None:
-    page = README.read_text(encoding="utf-8")
+def test_the_page_holds_the_table_of_the_tested_architectures() -> None:
+    page = PAGE.read_text(encoding="utf-8")
     assert fill(page) == page
 
 
@@ -17,7 +17,7 @@ def test_the_table_replaces_what_stood_in_its_place() -> None:
 
 
 def test_a_page_without_a_place_is_refused() -> None:
-    with pytest.raises(ValueError, match="README has no place for the table; add <!-- architectures -->"):
+    with pytest.raises(ValueError, match="the page lacks a place for the table; add <!-- architectures -->"):
         fill("no place")
 
 

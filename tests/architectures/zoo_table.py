@@ -1,4 +1,4 @@
-"""Write the table of architectures in README.md: what `find_targets` says of every model in the zoo."""
+"""Write the table of docs/architectures.md: what `find_targets` says of every model in the zoo."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from zoo import ARCHITECTURES, Architecture
 from hf_sparse.modules import base_prefix
 from hf_sparse.targets import Target, find_targets
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "architectures.md"
 COLUMNS = ["architecture", "class", "pruned", "left out", "stored as"]
 
 _PLACE = re.compile(r"(<!-- architectures -->\n).*?(<!-- /architectures -->)", re.DOTALL)
@@ -19,7 +19,7 @@ def fill(page: str) -> str:
     """Return the page with the table in its marked place; raise `ValueError` if it has none."""
     if not _PLACE.search(page):
         raise ValueError(
-            "README has no place for the table; add <!-- architectures --> and <!-- /architectures -->"
+            "the page lacks a place for the table; add <!-- architectures --> and <!-- /architectures -->"
         )
     return _PLACE.sub(lambda place: place[1] + table() + place[2], page)
 
@@ -73,8 +73,8 @@ def stored_as(target: Target) -> str:
 
 
 def main() -> None:
-    """Fill in README.md."""
-    README.write_text(fill(README.read_text(encoding="utf-8")), encoding="utf-8")
+    """Fill in docs/architectures.md."""
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""README's measured tables are those of the committed results."""
+"""The measured tables of README and docs/ are those of the committed results."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import README, RESULTS, cell, fill, pages, read_results, require_places, section
+from benchmarks.readme import RESULTS, WHOLE, cell, fill, pages, read_results, require_places, section
 
 STEP = {
     "name": "step",
@@ -26,8 +26,8 @@ def test_a_page_holds_what_its_results_say(page: Path) -> None:
     assert fill(text, read_results(RESULTS), pages()[page]) == text
 
 
-def test_readme_shows_every_result_whole() -> None:
-    require_places(README.read_text(encoding="utf-8"), read_results(RESULTS))
+def test_the_page_of_results_shows_every_result_whole() -> None:
+    require_places(WHOLE.read_text(encoding="utf-8"), read_results(RESULTS))
 
 
 def test_a_result_is_a_table_with_its_origin() -> None:
@@ -38,7 +38,7 @@ def test_a_result_is_a_table_with_its_origin() -> None:
         "| sparse | 41.24 | - |\n"
         "\n"
         "2 cores; torch 2.13.0; 2026-11-21. Measured by `python benchmarks/step.py`; "
-        "all there is to know in [step.json](benchmarks/results/step.json).\n"
+        "details in [step.json](benchmarks/results/step.json).\n"
     )
 
 
@@ -60,7 +60,7 @@ def test_a_place_without_results_says_so() -> None:
 
 def test_a_result_without_a_place_is_refused() -> None:
     for page in ("no place", PAGE.replace("results:step", "results:step | ratio")):
-        with pytest.raises(ValueError, match="README has no place for step; add <!-- results:step -->"):
+        with pytest.raises(ValueError, match="results.md lacks a place for step; add <!-- results:step -->"):
             require_places(page, {"step": STEP})
 
 

@@ -15,7 +15,9 @@ from hf_sparse.cli.main import app
 from tests.cli.commands import lines
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "command_line.md").read_text(encoding="utf-8")
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OTHERS = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS: dict[str, Callable[..., None]] = {
     info.callback.__name__.replace("_", "-"): info.callback for info in app.registered_commands
 }
@@ -101,9 +103,12 @@ def test_what_the_pages_show_can_be_typed() -> None:
         r"^hf-sparse [^|#\n]*", PAGE, re.MULTILINE
     )
     assert len(shown) > len(COMMANDS)
-    for command in [*shown, *re.findall(r"^(?:\$ )?(hf-sparse [^#\n]*)", README, re.MULTILINE)]:
+    for page in (README, *OTHERS):
+        shown += re.findall(r"^(?:\$ )?(hf-sparse [^#|\n]*)", page, re.MULTILINE)
+    for command in shown:
         parse(command)
 
 
-def test_commands_that_readme_names_exist() -> None:
-    assert set(re.findall(r"hf-sparse (\w[\w-]*)", README)) <= set(COMMANDS)
+def test_commands_that_the_pages_name_exist() -> None:
+    for page in (README, *OTHERS):
+        assert set(re.findall(r"hf-sparse (\w[\w-]*)", page)) <= set(COMMANDS)
