@@ -120,11 +120,11 @@ def encode(
 
 def scores(labels: Labels, task: str | None) -> Callable[[EvalPrediction], dict[str, float]]:
     """Make the function that scores an evaluation."""
-    metric = glue_task(task).metric() if task is not None else text_metric(labels.regression)
-    # F1 is of the class that GLUE counts as 1, whatever the order the model knows.
-    order = (
-        np.array([glue_task(task).labels.index(name) for name in labels.names]) if task is not None else None
-    )
+    metric, order = text_metric(labels.regression), None
+    if task is not None:
+        known = glue_task(task)
+        # F1 is that of the class which GLUE counts as 1, whatever the order in the model.
+        metric, order = known.metric(), np.array([known.labels.index(name) for name in labels.names])
 
     def score(answers: EvalPrediction) -> dict[str, float]:
         predictions, references = best_answers(answers.predictions, labels), answers.label_ids

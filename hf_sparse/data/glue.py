@@ -17,7 +17,7 @@ class GlueTask:
     metrics: tuple[type[LocalMetric], ...] = (Accuracy,)
 
     def metric(self) -> evaluate.CombinedEvaluations:
-        """Return the metric of the task; its `compute(predictions=, references=)` gives all scores by name."""
+        """Return the metric of the task; `compute(predictions=, references=)` gives its scores by name."""
         return evaluate.combine([metric() for metric in self.metrics])
 
 

@@ -104,7 +104,7 @@ def test_a_label_that_is_no_class_is_refused() -> None:
 
 
 def test_columns_that_hold_no_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"no label column 'genre' among \['label'\]"):
+    with pytest.raises(ValueError, match=r"label column 'genre' is missing among \['label'\]"):
         find_labels(rows(["a"]), "genre")
     with pytest.raises(ValueError, match="nothing but"):
         find_labels(rows(["a", "a"]))
