@@ -114,5 +114,5 @@ def test_columns_that_hold_no_classes_are_refused() -> None:
         find_labels(rows([[0, 1], [1]]))
     with pytest.raises(ValueError, match=r"rte has the classes .* 'label' \('no', 'yes'\)"):
         find_labels(rows([0], ClassLabel(names=["no", "yes"])), task="rte")
-    with pytest.raises(ValueError, match="rename the doubles"):
+    with pytest.raises(ValueError, match="rename duplicates"):
         Labels(("a", "a"))
