@@ -24,9 +24,10 @@ import common
 import session
 import tokenization
 from hf_sparse import SparseArguments, SparseTrainer
-from hf_sparse.data.labels import GLUE_LABELS, Labels, find_labels, label_encoder
+from hf_sparse.data.glue import GLUE_TASKS, glue_task
+from hf_sparse.data.labels import Labels, find_labels, label_encoder
 from hf_sparse.data.texts import text_columns, text_encoder
-from hf_sparse.metrics.glue import glue_metric, text_metric
+from hf_sparse.metrics.classification import text_metric
 
 # MNLI has two evaluation sets, of the genres in its training set and of others.
 EVALUATION_ENDINGS = {"validation": "", "validation_matched": "", "validation_mismatched": "_mm"}
@@ -46,7 +47,7 @@ class GlueModelArguments(common.ModelArguments):
 class GlueDataArguments(common.DataArguments):
     """Which task it learns."""
 
-    task_name: str | None = field(default=None, metadata={"help": f"one of {', '.join(GLUE_LABELS)}"})
+    task_name: str | None = field(default=None, metadata={"help": f"one of {', '.join(GLUE_TASKS)}"})
     test_file: str | None = field(default=None, metadata={"help": "the same for prediction"})
     max_predict_samples: int | None = field(default=None, metadata={"help": "the same for prediction"})
     text_column_names: list[str] = field(
@@ -55,8 +56,8 @@ class GlueDataArguments(common.DataArguments):
     label_column_name: str = field(default="label", metadata={"help": "the column of labels"})
 
     def __post_init__(self) -> None:
-        if self.task_name is not None and self.task_name not in GLUE_LABELS:
-            raise ValueError(f"{self.task_name!r} is no GLUE task; choose one of {', '.join(GLUE_LABELS)}")
+        if self.task_name is not None:
+            glue_task(self.task_name)
         if self.task_name is not None and self.dataset_name is None and not self.files:
             self.dataset_name, self.dataset_config_name = "nyu-mll/glue", self.task_name
 
@@ -91,7 +92,7 @@ def find_task(
 def known_labels(config: PreTrainedConfig, task: str | None) -> Labels:
     """Answer the classes for data without labels: those of the task, or else of the model."""
     if task is not None:
-        return Labels(GLUE_LABELS[task])
+        return Labels(glue_task(task).labels)
     if config.num_labels == 1:
         # A number, although transformers gives it the name LABEL_0.
         return Labels(())
@@ -119,9 +120,11 @@ def encode(
 
 def scores(labels: Labels, task: str | None) -> Callable[[EvalPrediction], dict[str, float]]:
     """Make the function that scores an evaluation."""
-    metric = glue_metric(task) if task is not None else text_metric(labels.regression)
-    # F1 is of the class that GLUE counts as 1, whatever the order the model knows.
-    order = np.array([GLUE_LABELS[task].index(name) for name in labels.names]) if task is not None else None
+    metric, order = text_metric(labels.regression), None
+    if task is not None:
+        known = glue_task(task)
+        # F1 is that of the class which GLUE counts as 1, whatever the order in the model.
+        metric, order = known.metric(), np.array([known.labels.index(name) for name in labels.names])
 
     def score(answers: EvalPrediction) -> dict[str, float]:
         predictions, references = best_answers(answers.predictions, labels), answers.label_ids

@@ -37,8 +37,7 @@ import session
 import texts
 import tokenization
 from hf_sparse import SparseTrainer
-from hf_sparse.metrics.masked import masked_accuracy, most_likely
-from hf_sparse.metrics.pretraining import pretraining_scores, scored_pairs
+from hf_sparse.metrics.pretraining import masked_accuracy, most_likely, pretraining_scores, scored_pairs
 from hf_sparse.trainers.pretraining import PreTrainingTrainer
 from hf_sparse.training.mlm import MaskedTokens
 

@@ -1,4 +1,4 @@
-"""Class names of a text classification: which there are, in what order, how rows spell them."""
+"""Class names of a text classification: their order, and how rows spell them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,17 +6,7 @@ from dataclasses import dataclass
 from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedConfig
 
-GLUE_LABELS: dict[str, tuple[str, ...]] = {
-    "cola": ("unacceptable", "acceptable"),
-    "sst2": ("negative", "positive"),
-    "mrpc": ("not_equivalent", "equivalent"),
-    "qqp": ("not_duplicate", "duplicate"),
-    "stsb": (),
-    "mnli": ("entailment", "neutral", "contradiction"),
-    "qnli": ("entailment", "not_entailment"),
-    "rte": ("entailment", "not_entailment"),
-    "wnli": ("not_entailment", "entailment"),
-}
+from hf_sparse.data.glue import glue_task
 
 
 @dataclass(frozen=True)
@@ -27,7 +17,7 @@ class Labels:
 
     def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.names):
-            raise ValueError(f"class names differ from each other, got {self.names}; rename the doubles")
+            raise ValueError(f"class names must differ from each other, got {self.names}; rename duplicates")
 
     @property
     def regression(self) -> bool:
@@ -35,7 +25,7 @@ class Labels:
 
     @property
     def outputs(self) -> int:
-        """How many numbers the model answers for a text."""
+        """Number of outputs of the model for a text."""
         return max(1, len(self.names))
 
     @property
@@ -43,7 +33,7 @@ class Labels:
         return dict(enumerate(self.names))
 
     def write_to(self, config: PreTrainedConfig) -> None:
-        """Make the configuration of a model say these classes."""
+        """Write the classes into the configuration of a model."""
         config.num_labels = self.outputs
         config.problem_type = "regression" if self.regression else "single_label_classification"
         if not self.regression:
@@ -51,7 +41,7 @@ class Labels:
             config.label2id = {name: i for i, name in self.id2label.items()}
 
     def in_order_of(self, id2label: Mapping[int, str]) -> "Labels":
-        """Take the order in which a model already knows these very names; else stay as they are."""
+        """Return the labels in the order of a model with the same names; otherwise return them unchanged."""
         places = {name.lower(): place for place, name in id2label.items()}
         if places.keys() != {name.lower() for name in self.names}:
             return self
@@ -59,14 +49,14 @@ class Labels:
 
 
 def find_labels(rows: Dataset, column: str = "label", task: str | None = None) -> Labels:
-    """Find the classes in a label column; `task` is a GLUE task, whose names in its order are then used.
+    """Return the classes in a label column; of a GLUE `task`, its class names in their order.
 
-    Names are those of the column's `ClassLabel` type, or else its strings or whole numbers in sorted order.
-    Other numbers mean a regression.
+    Otherwise names are those of the column's `ClassLabel` type, or its sorted strings or integers. A column
+    of floats means a regression.
     """
     feature = _label_feature(rows, column)
     if task is not None:
-        labels = Labels(GLUE_LABELS[task])
+        labels = Labels(glue_task(task).labels)
         if isinstance(feature, ClassLabel) and set(feature.names) != set(labels.names):
             raise ValueError(
                 f"{task} has the classes {labels.names}, but column {column!r} {tuple(feature.names)}; "
@@ -81,7 +71,7 @@ def find_labels(rows: Dataset, column: str = "label", task: str | None = None) -
 def label_encoder(
     rows: Dataset, column: str, labels: Labels, task: str | None = None
 ) -> Callable[[object], int | float]:
-    """Make the function from a value in the label column to its class in `labels`, or to its number."""
+    """Return the function from a value in the label column to its class in `labels`, or to its number."""
     names = _names_of_integers(_label_feature(rows, column), task)
     place = {name: i for i, name in enumerate(labels.names)}
 
@@ -101,9 +91,7 @@ def label_encoder(
 
 def _label_feature(rows: Dataset, column: str) -> ClassLabel | Value:
     if column not in rows.column_names:
-        raise ValueError(
-            f"there is no label column {column!r} among {rows.column_names}; name the one to use"
-        )
+        raise ValueError(f"label column {column!r} is missing among {rows.column_names}; name the one to use")
     feature = rows.features[column]
     if not isinstance(feature, ClassLabel | Value):
         raise ValueError(
@@ -125,4 +113,4 @@ def _labels_among(values: list[object], column: str) -> Labels:
 def _names_of_integers(feature: ClassLabel | Value, task: str | None) -> dict[int, str]:
     if isinstance(feature, ClassLabel):
         return dict(enumerate(feature.names))
-    return dict(enumerate(GLUE_LABELS[task])) if task is not None else {}
+    return dict(enumerate(glue_task(task).labels)) if task is not None else {}

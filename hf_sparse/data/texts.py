@@ -1,32 +1,22 @@
-"""The text to classify: in which columns it is, as which tokens."""
+"""Columns and tokens of the texts of a classification."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from datasets import Dataset, Value
 from transformers import PreTrainedTokenizerBase
 
-GLUE_COLUMNS: dict[str, tuple[str, ...]] = {
-    "cola": ("sentence",),
-    "sst2": ("sentence",),
-    "mrpc": ("sentence1", "sentence2"),
-    "qqp": ("question1", "question2"),
-    "stsb": ("sentence1", "sentence2"),
-    "mnli": ("premise", "hypothesis"),
-    "qnli": ("question", "sentence"),
-    "rte": ("sentence1", "sentence2"),
-    "wnli": ("sentence1", "sentence2"),
-}
+from hf_sparse.data.glue import glue_task
 
 
 def text_columns(
     rows: Dataset, task: str | None = None, chosen: Sequence[str] = (), label: str = "label"
 ) -> tuple[str, ...]:
-    """Find the one or two columns of text: the chosen ones, those of the GLUE task, or else guess.
+    """Return the one or two columns of text: the chosen ones, those of the GLUE task, or a guess.
 
-    The guess is `sentence1` with `sentence2`, or else `text` alone, or else the first two columns of strings
-    beside the label. Raises `ValueError` for a column that is missing or holds no strings.
+    The guess is `sentence1` with `sentence2`, else `text` alone, else the first two columns of strings
+    beside the label. Raises `ValueError` for a missing column or one without strings.
     """
-    wanted = tuple(chosen) or GLUE_COLUMNS.get(task or "", ())
+    wanted = tuple(chosen) or (() if task is None else glue_task(task).columns)
     missing = [column for column in wanted if column not in rows.column_names]
     if missing or len(wanted) > 2:
         reason = (
@@ -52,9 +42,9 @@ def text_columns(
 def text_encoder(
     tokenizer: PreTrainedTokenizerBase, columns: Sequence[str], max_length: int, pad: bool = False
 ) -> Callable[[Mapping[str, Sequence[str | None]]], dict[str, list[list[int]]]]:
-    """Make the function from a batch of rows to tokens, for `Dataset.map(..., batched=True)`.
+    """Return the function from a batch of rows to tokens, for `Dataset.map(..., batched=True)`.
 
-    Texts are cut to `max_length` tokens and, with `pad`, all padded to it. A missing text counts as empty.
+    Texts are cut to `max_length` tokens and, with `pad`, padded to it. A missing text counts as empty.
     """
 
     def encode(batch: Mapping[str, Sequence[str | None]]) -> dict[str, list[list[int]]]:

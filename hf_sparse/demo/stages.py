@@ -21,7 +21,7 @@ from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.settings import Training
-from hf_sparse.metrics.masked import most_likely
+from hf_sparse.metrics.pretraining import most_likely
 from hf_sparse.reading import read_json
 from hf_sparse.recipe import Recipe
 from hf_sparse.report.sizes import sizes_as_dict

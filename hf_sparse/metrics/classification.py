@@ -1,12 +1,15 @@
-"""Metrics of predicted classes."""
+"""Metrics of predicted classes and numbers."""
 
 from collections.abc import Sequence
+
+import evaluate
+import numpy as np
 
 from hf_sparse.metrics.local import LocalMetric
 
 
 class Accuracy(LocalMetric):
-    """Share of predictions equal to their reference."""
+    """Share of predictions that equal their reference."""
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         from sklearn.metrics import accuracy_score
@@ -15,9 +18,9 @@ class Accuracy(LocalMetric):
 
 
 class F1(LocalMetric):
-    """Harmonic mean of precision with recall, 0 where both are 0.
+    """Harmonic mean of precision and recall, 0 if both are 0.
 
-    By default of class 1 against class 0; `average` ("macro", "micro", "weighted") serves more classes.
+    By default for class 1 against class 0; `average` ("macro", "micro", "weighted") for more classes.
     """
 
     def _compute(
@@ -34,9 +37,43 @@ class F1(LocalMetric):
 
 
 class MatthewsCorrelation(LocalMetric):
-    """Correlation of predicted with true classes in [-1, 1], 0 where either is constant."""
+    """Correlation of predicted with true classes in [-1, 1], 0 if either is constant."""
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         from sklearn.metrics import matthews_corrcoef
 
         return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+
+
+class Pearson(LocalMetric):
+    """Linear correlation in [-1, 1], 0 if either is constant."""
+
+    dtype = "float64"
+
+    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        from scipy.stats import pearsonr
+
+        constant = _is_constant(predictions) or _is_constant(references)
+        return {"pearson": 0.0 if constant else float(pearsonr(predictions, references).statistic)}
+
+
+class Spearman(LocalMetric):
+    """Correlation of ranks in [-1, 1], 0 if either is constant."""
+
+    dtype = "float64"
+
+    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        from scipy.stats import spearmanr
+
+        constant = _is_constant(predictions) or _is_constant(references)
+        return {"spearmanr": 0.0 if constant else float(spearmanr(predictions, references).statistic)}
+
+
+def text_metric(regression: bool) -> evaluate.CombinedEvaluations:
+    """Return the metric of other text classifications: accuracy, or both correlations of a regression."""
+    return evaluate.combine([Pearson(), Spearman()] if regression else [Accuracy()])
+
+
+def _is_constant(values: Sequence[float]) -> bool:
+    # A correlation with a constant is undefined; NaN would make every comparison of models false.
+    return bool(np.ptp(values) == 0)

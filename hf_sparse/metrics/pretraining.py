@@ -1,4 +1,4 @@
-"""How well a pre-training model finds masked tokens again, and tells which second sentences follow."""
+"""Scores of pre-training: predicted masked tokens, and next-sentence prediction."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,30 @@ from torch.nn import functional
 from transformers import EvalPrediction
 
 from hf_sparse.metrics.classification import Accuracy
-from hf_sparse.metrics.masked import IGNORED
+
+# The label of a token that is not scored.
+IGNORED = -100
+
+
+def most_likely(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """Reduce logits (B, L, V) to tokens (B, L), or (B, C) to classes (B), so that evaluation keeps no logits.
+
+    For the argument `preprocess_logits_for_metrics` of a Trainer.
+    """
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+
+
+def masked_accuracy(answers: EvalPrediction) -> dict[str, float]:
+    """Score the tokens of `most_likely` whose label is not -100, for `compute_metrics` of a Trainer."""
+    masked = answers.label_ids != IGNORED
+    return Accuracy().compute(predictions=answers.predictions[masked], references=answers.label_ids[masked])
 
 
 def scored_pairs(logits: tuple[Tensor, ...], labels: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Reduce token logits (B, L, V), pair logits (B, 2) with their labels to what `pretraining_scores` needs.
 
-    Answers the likeliest tokens (B, L), the cross entropy at each token with a label (B, L), the likelier
-    label of each pair (B). For the argument `preprocess_logits_for_metrics` of a Trainer.
+    Returns the most likely tokens (B, L), the cross entropy at each token with a label (B, L), and the more
+    likely label of each pair (B). For the argument `preprocess_logits_for_metrics` of a Trainer.
     """
     tokens, pairs = logits[:2]
     keep = labels[0] != IGNORED
@@ -23,10 +39,10 @@ def scored_pairs(logits: tuple[Tensor, ...], labels: tuple[Tensor, Tensor]) -> t
 
 
 def pretraining_scores(answers: EvalPrediction) -> dict[str, float]:
-    """Score the answers of `scored_pairs` where a label is not -100, for `compute_metrics` of a Trainer.
+    """Score the output of `scored_pairs` where a label is not -100, for `compute_metrics` of a Trainer.
 
-    `accuracy` and `masked_loss` (mean cross entropy, nats) are of masked tokens; `next_sentence_accuracy` is
-    of pairs, left out where there are none.
+    `accuracy` and `masked_loss` (mean cross entropy in nats) count masked tokens; `next_sentence_accuracy`
+    counts pairs and is left out without any.
     """
     (tokens, losses, pairs), (labels, pair_labels) = answers.predictions, answers.label_ids
     masked, paired = labels != IGNORED, pair_labels != IGNORED

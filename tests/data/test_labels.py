@@ -4,7 +4,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertConfig
 
-from hf_sparse.data.labels import GLUE_LABELS, Labels, find_labels, label_encoder
+from hf_sparse.data.glue import GLUE_TASKS, glue_task
+from hf_sparse.data.labels import Labels, find_labels, label_encoder
 
 
 def rows(values: list[object], feature: object = None) -> Dataset:
@@ -64,7 +65,7 @@ def test_similarity_of_sentences_is_a_regression_even_of_whole_numbers() -> None
 
 
 def test_a_task_has_labels_for_every_class() -> None:
-    assert {task: len(names) for task, names in GLUE_LABELS.items()} == {
+    assert {task: len(entry.labels) for task, entry in GLUE_TASKS.items()} == {
         "cola": 2, "sst2": 2, "mrpc": 2, "qqp": 2, "stsb": 0, "mnli": 3, "qnli": 2, "rte": 2, "wnli": 2
     }  # fmt: skip
 
@@ -97,13 +98,13 @@ def test_a_label_that_is_no_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"label 'c' in column 'label' is not one of \('a', 'b'\)"):
         encode("c")
     with pytest.raises(ValueError, match="label -1"):
-        label_encoder(rows([0, -1]), "label", Labels(GLUE_LABELS["sst2"]), "sst2")(-1)
+        label_encoder(rows([0, -1]), "label", Labels(glue_task("sst2").labels), "sst2")(-1)
     with pytest.raises(ValueError, match="label None in column 'label' is not a number"):
         label_encoder(rows([0.5]), "label", Labels(()))(None)
 
 
 def test_columns_that_hold_no_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"no label column 'genre' among \['label'\]"):
+    with pytest.raises(ValueError, match=r"label column 'genre' is missing among \['label'\]"):
         find_labels(rows(["a"]), "genre")
     with pytest.raises(ValueError, match="nothing but"):
         find_labels(rows(["a", "a"]))
@@ -113,5 +114,5 @@ def test_columns_that_hold_no_classes_are_refused() -> None:
         find_labels(rows([[0, 1], [1]]))
     with pytest.raises(ValueError, match=r"rte has the classes .* 'label' \('no', 'yes'\)"):
         find_labels(rows([0], ClassLabel(names=["no", "yes"])), task="rte")
-    with pytest.raises(ValueError, match="rename the doubles"):
+    with pytest.raises(ValueError, match="rename duplicates"):
         Labels(("a", "a"))

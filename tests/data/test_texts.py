@@ -4,7 +4,8 @@ import pytest
 from datasets import Dataset
 from transformers import BertTokenizerFast
 
-from hf_sparse.data.texts import GLUE_COLUMNS, text_columns, text_encoder
+from hf_sparse.data.glue import GLUE_TASKS
+from hf_sparse.data.texts import text_columns, text_encoder
 
 
 def rows(*columns: str, **others: list[object]) -> Dataset:
@@ -13,7 +14,7 @@ def rows(*columns: str, **others: list[object]) -> Dataset:
 
 def test_a_task_names_its_columns() -> None:
     assert text_columns(rows("idx", "question", "sentence"), "qnli") == ("question", "sentence")
-    assert len(GLUE_COLUMNS) == 9
+    assert len(GLUE_TASKS) == 9
 
 
 def test_chosen_columns_come_first() -> None:

@@ -66,7 +66,7 @@ def test_each_task_is_scored_by_its_metrics(
     assert {f"eval_{score}" for score in scores} <= set(results(output, "eval"))
     assert results(output, "train")["train_samples"] == 8 and results(output)["sparsity"] == 0
     config = json.loads((output / "config.json").read_text())
-    names = script("run_glue").GLUE_LABELS[task]
+    names = script("run_glue").glue_task(task).labels
     assert task == "stsb" or config["id2label"] == {str(i): name for i, name in enumerate(names)}
 
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from hf_sparse.metrics.glue import GLUE_METRICS, glue_metric, text_metric
+from hf_sparse.data.glue import GLUE_TASKS, glue_task
+from hf_sparse.metrics.classification import text_metric
 
 SCORES = {
     "cola": ["matthews_correlation"],
@@ -22,13 +23,13 @@ SCORES = {
 
 @pytest.mark.parametrize("task", SCORES)
 def test_each_task_reports_its_own_scores(task: str) -> None:
-    scores = glue_metric(task).compute(predictions=[0, 1, 0, 1], references=[0, 1, 0, 1])
+    scores = glue_task(task).metric().compute(predictions=[0, 1, 0, 1], references=[0, 1, 0, 1])
     assert list(scores) == SCORES[task]
     assert list(scores.values()) == pytest.approx([1.0] * len(scores))
 
 
 def test_there_are_nine_tasks() -> None:
-    assert GLUE_METRICS.keys() == SCORES.keys()
+    assert GLUE_TASKS.keys() == SCORES.keys()
 
 
 def test_other_texts_are_scored_by_accuracy_or_correlations() -> None:
@@ -39,7 +40,7 @@ def test_other_texts_are_scored_by_accuracy_or_correlations() -> None:
 
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(ValueError, match="'squad' is no GLUE task; choose one of cola"):
-        glue_metric("squad")
+        glue_task("squad")
 
 
 def test_importing_the_package_loads_no_metric_library() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_sparse.metrics.regression import Pearson, Spearman
+from hf_sparse.metrics.classification import Pearson, Spearman
 
 
 def test_pearson_of_a_line_is_one() -> None:
