@@ -18,6 +18,8 @@ from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
 from hf_sparse.checkpoint.directories import companions
 from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.checkpoint.publishing import publish
+from hf_sparse.checkpoint.run_record import copy_public_record, is_local
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 from hf_sparse.hub.belonging import pictures_in, require_own_files, weights_in
 from hf_sparse.hub.card import CARD, PICTURES, write_card
 from hf_sparse.hub.cards.rendering import is_generated
@@ -27,8 +29,6 @@ from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.reading import parse_json
 from hf_sparse.storage import write_atomically
 from hf_sparse.training.loading import load_to_publish
-from hf_sparse.training.record import copy_public_record, is_local
-from hf_sparse.training.state import SIDECAR, read_state
 
 RECIPE = "recipe.yaml"
 WRITTEN = "was written or changed by somebody, so it is kept"

@@ -11,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.configuration import saved_quantization
+from hf_sparse.checkpoint.run_record import fact_text, read_record
 from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.report.history import STATE, read_log
 from hf_sparse.report.run import Run, find_runs, origin_of, pipeline_of
@@ -18,7 +19,6 @@ from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
 from hf_sparse.training.loading import load_trained
-from hf_sparse.training.record import fact_text, read_record
 
 OWN = "model"
 # A model with a smaller share of zeros is called dense: by chance, or by rounding, some are anywhere.

@@ -11,8 +11,8 @@ from hf_sparse.checkpoint.loading import load_saved, load_whole, named_class, ro
 from hf_sparse.checkpoint.packed import load_packed
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.saved_files import packed_file, saved_file
+from hf_sparse.checkpoint.sidecar import SIDECAR, check_weights, read_state
 from hf_sparse.training.quantizer import Quantizer
-from hf_sparse.training.state import SIDECAR, check_weights, read_state
 
 
 def load_trained(name_or_path: str) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.directories import holds_only, published, require_free
 from hf_sparse.checkpoint.loading import load_tokenizer, load_whole, rounded_as
 from hf_sparse.checkpoint.saved_files import saved_file
+from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, read_state, write_state
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.quantization.layers import QuantizedLayer
@@ -20,7 +21,6 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.targets import find_targets
 from hf_sparse.training.finite import not_finite
-from hf_sparse.training.state import SIDECAR, SavedState, read_state, write_state
 
 
 def load_unrounded(name_or_path: str) -> PreTrainedModel:

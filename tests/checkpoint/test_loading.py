@@ -18,9 +18,9 @@ from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.loading import load_saved, load_whole, rounded_as
 from hf_sparse.checkpoint.packed import load_packed, save_packed
 from hf_sparse.checkpoint.saved_files import saved_file, weight_bytes
+from hf_sparse.checkpoint.sidecar import SIDECAR
 from hf_sparse.training.loading import load_to_publish, load_trained
 from hf_sparse.training.post_training import load_unrounded
-from hf_sparse.training.state import SIDECAR
 
 
 def test_a_model_comes_back_as_the_class_it_was_saved_as(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from hf_sparse.checkpoint.loading import load_tokenizer
+from hf_sparse.checkpoint.sidecar import read_state
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.training.loading import load_trained
-from hf_sparse.training.state import read_state
 from tests.cli.commands import lines, quantized, refused
 from tests.data.tiny_tokenizers import bert as tokenizer
 

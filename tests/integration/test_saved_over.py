@@ -10,10 +10,10 @@ from runs import quantize
 from safetensors.torch import load_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_sparse.checkpoint.run_record import RECORD
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 from hf_sparse.training.files import STAGING
 from hf_sparse.training.loading import load_trained
-from hf_sparse.training.record import RECORD
-from hf_sparse.training.state import SIDECAR, read_state
 
 FILES = "hf_sparse.training.files"
 

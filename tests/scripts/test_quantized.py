@@ -19,8 +19,8 @@ from transformers import (
 
 from hf_sparse import SparseTrainer
 from hf_sparse.checkpoint.packed import load_packed
+from hf_sparse.checkpoint.sidecar import SIDECAR
 from hf_sparse.training.loading import load_trained
-from hf_sparse.training.state import SIDECAR
 from tests.scripts.tiny_data import WORDS, results, sentences, write_table
 
 Script = Callable[[str], ModuleType]

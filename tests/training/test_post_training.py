@@ -11,6 +11,7 @@ from hf_sparse import Recipe, SparseTrainer, measure_sparsity
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.checkpoint.loading import load_tokenizer
 from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.training.loading import load_trained
 from hf_sparse.training.post_training import (
@@ -20,7 +21,6 @@ from hf_sparse.training.post_training import (
     require_own,
     save_quantized,
 )
-from hf_sparse.training.state import SIDECAR, read_state
 
 TOKENIZER = BertTokenizerFast(vocab={word: number for number, word in enumerate(["[PAD]", "[UNK]", "cat"])})
 BATCH = {

@@ -1,10 +1,12 @@
-"""What a run was: where its model came from, its recipe, its settings, in a file beside the model."""
+"""The run record, a file beside a model: where it came from, recipe, settings, hardware, versions."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -15,7 +17,7 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.storage import write_atomically
 
 if TYPE_CHECKING:
-    from hf_sparse.training.mixin import SparseTrainingMixin
+    from transformers import Trainer
 
 RECORD = "hf_sparse_run.json"
 FORMAT_VERSION = 1
@@ -55,36 +57,85 @@ _KINDS: dict[Any, tuple[str, ...]] = {
 }
 
 
-def write_record(directory: str | Path, trainer: "SparseTrainingMixin") -> None:
-    """Write the record of a trainer's run, as far as it has come, into a checkpoint or model directory."""
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as far as it has come, after `step` of `total_steps` optimizer steps.
+
+    `ended`: when training ended; what was measured earlier is not of this model. `base_model` and `teacher`:
+    Hub names or absolute paths, None for new models. `train_samples`: rows of the training data, None for
+    streams. `seconds`: None where the run resumed, since Trainer times the last session alone. `arguments`:
+    the training arguments that decide what is learnt; `facts`: what only the caller knows, such as `dataset`.
+    """
+
+    ended: datetime
+    architecture: str
+    base_model: str | None
+    teacher: str | None
+    recipe: Recipe
+    step: int
+    total_steps: int
+    epochs: float | None
+    train_samples: int | None
+    seconds: float | None
+    arguments: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+def record_of(
+    trainer: "Trainer",
+    recipe: Recipe,
+    *,
+    teacher: nn.Module | None = None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+    ended: datetime | None = None,
+    resumed: bool = False,
+) -> RunRecord:
+    """Return the record of a Trainer's run under a recipe; one that is still training ends now."""
     state = trainer.state
     runtimes = [line["train_runtime"] for line in state.log_history if "train_runtime" in line]
-    record = {
+    return RunRecord(
+        ended=ended or datetime.now(UTC),
+        architecture=type(trainer.model).__name__,
+        base_model=_origin(trainer.model),
+        teacher=_origin(teacher),
+        recipe=recipe,
+        step=state.global_step,
+        total_steps=state.max_steps,
+        epochs=state.epoch,
+        train_samples=_rows(trainer),
+        seconds=runtimes[-1] if runtimes and not resumed else None,
+        arguments=_settings(trainer),
+        facts=facts,
+    )
+
+
+def write_record(directory: str | Path, record: RunRecord) -> None:
+    """Write a record, with this machine and the versions in use, into a checkpoint or model directory."""
+    held = {
         "format_version": FORMAT_VERSION,
-        # When training ended: what was measured before that is not of this model.
-        "date": (trainer.trained_at or datetime.now(UTC)).isoformat(timespec="seconds"),
-        "architecture": type(trainer.model).__name__,
-        "base_model": _origin(trainer.model),
-        "teacher": trainer.distiller and _origin(trainer.distiller.teacher),
-        "recipe": trainer.recipe.to_dict(),
-        "step": state.global_step,
-        "total_steps": state.max_steps,
-        "epochs": state.epoch,
-        "train_samples": _rows(trainer),
-        # Of the last session only, which is not the run where it went on from a checkpoint.
-        "seconds": runtimes[-1] if runtimes and not trainer.resumed else None,
-        "arguments": _settings(trainer),
-        "facts": {name: _finite(value) for name, value in trainer.facts.items()},
+        "date": record.ended.isoformat(timespec="seconds"),
+        "architecture": record.architecture,
+        "base_model": record.base_model,
+        "teacher": record.teacher,
+        "recipe": record.recipe.to_dict(),
+        "step": record.step,
+        "total_steps": record.total_steps,
+        "epochs": record.epochs,
+        "train_samples": record.train_samples,
+        "seconds": record.seconds,
+        "arguments": record.arguments,
+        "facts": {name: _finite(value) for name, value in record.facts.items()},
         "hardware": hardware(),
         "versions": versions(),
     }
-    _write(directory, record)
+    _write(directory, held)
 
 
-def changed_settings(record: Mapping[str, Any], trainer: "SparseTrainingMixin") -> dict[str, tuple[Any, Any]]:
-    """Return what decides what is learnt and is another in a trainer than in a record: both values by name.
+def changed_settings(record: Mapping[str, Any], trainer: "Trainer") -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ between a record and a Trainer, both values by name.
 
-    What one of them does not know is left out.
+    Compared are the training arguments that decide what is learnt and the rows of the training data; one that
+    is missing on either side is left out.
     """
     # As JSON gives it back.
     now = json.loads(json.dumps(_settings(trainer), default=str)) | {"train_samples": _rows(trainer)}
@@ -183,13 +234,13 @@ def _public_fact(fact: Any) -> Any:
     return public_name(fact) if isinstance(fact, str) else fact
 
 
-def _settings(trainer: "SparseTrainingMixin") -> dict[str, Any]:
+def _settings(trainer: "Trainer") -> dict[str, Any]:
     args = trainer.args
     settings = {name: _finite(getattr(args, name)) for name in _ARGUMENTS if hasattr(args, name)}
     return settings | {"processes": args.world_size}
 
 
-def _rows(trainer: "SparseTrainingMixin") -> int | None:
+def _rows(trainer: "Trainer") -> int | None:
     data = trainer.train_dataset
     return len(data) if hasattr(data, "__len__") else None
 
@@ -199,7 +250,7 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
-def _origin(model: nn.Module) -> str | None:
+def _origin(model: nn.Module | None) -> str | None:
     """Return what a model was loaded from, as an absolute path if it is a directory, None if it is new."""
     name = getattr(getattr(model, "config", None), "_name_or_path", "") or None
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hf_sparse import Recipe, find_targets
+from hf_sparse.checkpoint import sidecar as module
+from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, _digest, read_state, write_state
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.training import state
-from hf_sparse.training.state import SIDECAR, SavedState, _digest, read_state, write_state
 
 RECIPE = Recipe.from_dict({"sparsity": {"schedule": {"final": 0.9}}, "quantization": {}})
 MASKS = {"a.weight": torch.arange(4, dtype=torch.uint8)}
@@ -58,7 +58,7 @@ def test_a_sidecar_of_version_3_is_read_by_its_own_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as then:
-        then.setattr(state, "FORMAT_VERSION", 3)
+        then.setattr(module, "FORMAT_VERSION", 3)
         write_state(tmp_path, SavedState(RECIPE, 1, 2, MASKS, EXTRAS))
     found = read_state(tmp_path)
     assert found.format_version == 3 and found.recipe == RECIPE

@@ -11,10 +11,10 @@ from transformers import BertForMaskedLM, PreTrainedModel
 
 from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state, write_state
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.training.loading import load_trained, requantize
-from hf_sparse.training.state import SIDECAR, read_state, write_state
 
 BATCH = {
     name: torch.stack([row[name] for row in sentences(8, seed=5)]) for name in ("input_ids", "attention_mask")
