@@ -36,6 +36,8 @@ from hf_sparse.settings.values import one_of
 from hf_sparse.storage import write_atomically
 
 PACKED = "packed.safetensors"
+# The name of the format in a config.json, as `quant_method`.
+METHOD = "hf_sparse"
 FORMAT_VERSION = 1
 # What the bytes of a tensor are called; never as the tensor itself, which they are not.
 SUFFIX = ".packed"

@@ -20,10 +20,9 @@ from hf_sparse.checkpoint.comparing import (
     require_same,
 )
 from hf_sparse.checkpoint.configuration import described_by, require_plausible
-from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
+from hf_sparse.checkpoint.container import DTYPES, METHOD, PACKED, Entry, damaged, read_packed, write_packed
 from hf_sparse.checkpoint.directories import moved_into
 from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
-from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.checkpoint.undrawn import Undrawn

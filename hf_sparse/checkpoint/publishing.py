@@ -32,12 +32,12 @@ def publish(
     require_own(directory, form, carried)
     if form == "packed":
         with published(Path(directory), lambda held: _is_packed(held, carried)) as staged:
-            save_packed(model, staged)
+            sizes = save_packed(model, staged)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
             carry(carried, staged)
-    else:
-        save_compressed(model, directory, tokenizer, carried)
+        return sizes
+    save_compressed(model, directory, tokenizer, carried)
     return measure_sizes(model, directory)
 
 

@@ -11,11 +11,12 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from hf_sparse.checkpoint.container import METHOD
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.core_model_loading import WeightTransform
 
-METHOD = "hf_sparse"
 # What the class below overrides.
 HOOKS = (
     "update_attn_implementation",

@@ -1,7 +1,7 @@
 """Which file of a saved model is which."""
 
 import logging
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -16,9 +16,8 @@ from transformers.utils import (
 )
 
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
-from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.quantizer import METHOD
-from hf_sparse.reading import parse_json
+from hf_sparse.checkpoint.container import METHOD, PACKED
+from hf_sparse.reading import parse_json, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -62,19 +61,41 @@ def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
         if (file := saved_file(name_or_path, single, **hub)) is not None:
             return [file]
         if (file := saved_file(name_or_path, index, **hub)) is not None:
-            shards = _shards(file)
-            return [Path(cached_file(name_or_path, shard, **hub)) for shard in sorted(shards)]
+            return [_shard(name_or_path, shard, **hub) for shard in shards_of(file)]
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
 
 
-def _shards(index: Path) -> set[str]:
-    """Return the files that an index names; raise `ValueError` for one that names none."""
+def shards_of(index: Path) -> list[str]:
+    """Return the names of the files that an index of weights refers to, sorted; they lie beside it.
+
+    Raises `ValueError` for an index that refers to nothing, or to a file elsewhere.
+    """
     held = read_config(index).get("weight_map")
     shards = list(held.values()) if isinstance(held, dict) else []
-    # They lie beside the index, wherever that is.
-    if not shards or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
-        raise ValueError(f"{index} is no index of shards; restore it, or save the model again")
-    return set(shards)
+    if not shards:
+        raise ValueError(
+            f"{index} does not say which files hold the weights; restore it, or save the model again"
+        )
+    for shard in shards:
+        if not isinstance(shard, str) or not _is_file_name(shard):
+            raise ValueError(
+                f"{index} names {shortened(shard)}, which is no file beside it; restore it, or save the "
+                "model again"
+            )
+    return sorted(set(shards))
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether a text is the name of a file, and no path, on every operating system."""
+    return {PurePosixPath(name).name, PureWindowsPath(name).name} == {name} and name not in ("", "..")
+
+
+def _shard(name_or_path: str, shard: str, **hub: Any) -> Path:
+    """Return where a shard lies; raise `OSError` if it cannot be had."""
+    found = cached_file(name_or_path, shard, **hub)
+    if found is None:
+        raise FileNotFoundError(f"{name_or_path} lacks {shard}, which its index names; fetch it again")
+    return Path(found)
 
 
 def packed_file(name_or_path: str, **hub: Any) -> Path | None:

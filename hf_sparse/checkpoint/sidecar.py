@@ -24,7 +24,9 @@ FORMAT_VERSION = 4
 NORMALIZED = 3
 # From this version on, the digest is of dtypes and shapes, too.
 _SHAPED = 4
-_MASKS, _RANGES, _WEIGHTS = "masks", "ranges", "weights"
+# The section with the ranges of quantized layers' inputs.
+RANGES = "ranges"
+_MASKS, _WEIGHTS = "masks", "weights"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _understood(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> S
         part, _, name = (_MASKS, "", key) if version == 1 else key.partition("/")
         if part == _MASKS and (tensor.dtype != torch.uint8 or tensor.dim() != 1):
             raise ValueError(f"{key} is no mask")
-        if part == _RANGES and not _is_range(tensor):
+        if part == RANGES and not _is_range(tensor):
             raise ValueError(f"{key} is no range of numbers")
         parts.setdefault(part, {})[name] = tensor
     masks = parts.pop(_MASKS)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.container import Entry, damaged
 from hf_sparse.checkpoint.entries import scheme_of, unpack_codes
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import (
     OpenedPacked,
     finish,
@@ -28,7 +29,6 @@ from hf_sparse.runtime.integers import IntegerLayer, from_codes, integer_layer
 from hf_sparse.runtime.library import Kernels, load_kernels
 from hf_sparse.runtime.optimizing import optimize
 from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.training.loading import load_trained
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
 
     It lies in a directory or, under that name and at a `revision`, on the Hub; in a `subfolder` there its
     packed file may. Packed directories are the fastest: codes go from the file to the kernels. Others are
-    loaded as `load_trained` does: what a quantizing trainer saved has its ranges, plain models are rounded.
+    loaded as `load_model` does: what a quantizing trainer saved has its ranges, plain models are rounded.
     Raises what that, `fuse` and `optimize` raise.
     """
     kernels = load_kernels()
@@ -51,7 +51,7 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
                 f"{Path(str(name_or_path), subfolder)} holds no packed file, and of others neither subfolder "
                 "nor revision can be chosen; give the directory that snapshot_download returns"
             )
-        return ready(load_trained(str(name_or_path)))
+        return ready(load_model(name_or_path))
     opened = open_packed(path.parent)
     model = opened.build("cpu")
     family = _family(model)

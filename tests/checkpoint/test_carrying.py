@@ -8,7 +8,7 @@ import pytest
 
 from hf_sparse.checkpoint.carrying import carried, carry, module_files
 from hf_sparse.checkpoint.directories import holds_only, require_free
-from hf_sparse.checkpoint.loading import load_whole
+from hf_sparse.checkpoint.loading import load_model
 
 GOES_ON = [
     "1_Pooling/config.json",
@@ -142,4 +142,4 @@ def test_a_transformer_in_a_folder_of_its_own_is_named(tmp_path: Path) -> None:
     modules = [{"path": "1_Pooling"}, {"path": "0_Transformer"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match="transformer lies in 0_Transformer; name .*0_Transformer, and"):
-        load_whole(str(tmp_path))
+        load_model(tmp_path, restore=False, strict=True)
