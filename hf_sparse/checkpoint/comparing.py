@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.checkpoint.container import DTYPES, FLOATS, Entry, damaged
 from hf_sparse.checkpoint.entries import bit_patterns, check, unpack
-from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.convert import QUANTIZED, as_quantized
 from hf_sparse.sparsity.parallel import parallel_map
 
 _WEIGHT = ".weight"
@@ -117,7 +117,7 @@ def _computed(model: nn.Module, name: str, entry: Entry) -> Tensor:
     weight = model.state_dict(keep_vars=True)[name].detach()
     if entry.quantization is None:
         return weight
-    scheme = model.get_submodule(name.removesuffix(_WEIGHT)).quantization.weights
+    scheme = as_quantized(model.get_submodule(name.removesuffix(_WEIGHT))).quantization.weights
     return scheme.simulate(weight.t()).t() if entry.quantization.transposed else scheme.simulate(weight)
 
 

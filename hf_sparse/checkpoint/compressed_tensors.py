@@ -78,7 +78,7 @@ def _require_same(directory: Path, state: Mapping[str, Tensor], needed: set[str]
 
     Some classes have other names for their weights on disk: what is under another name is known by its bytes.
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for file in directory.glob("model*.safetensors"):
         found |= load_file(file)
     elsewhere = Counter(_bytes(value) for name, value in found.items() if name not in state)
@@ -188,7 +188,7 @@ def _tensors(layer: QuantizedLayer, packed: bool) -> dict[str, Tensor]:
         tensors["weight_shape"] = torch.tensor(layer.codes.shape)
     else:
         tensors["weight"] = layer.codes
-    if layer.activations == "uint8_per_tensor":
+    if layer.input_scale is not None and layer.input_zero_point is not None:
         tensors["input_scale"] = layer.input_scale.reshape(1)
         tensors["input_zero_point"] = (layer.input_zero_point - _SHIFT).to(torch.int8).reshape(1)
     return tensors

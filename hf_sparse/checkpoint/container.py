@@ -176,7 +176,7 @@ def _require_room(entries: list[Entry], size: int) -> None:
 def _entries(metadata: Mapping[str, str] | None, room: int) -> list[Entry]:
     """Return the entries of a file whose index takes no more bytes than there is `room` for."""
     match = re.fullmatch(r"([1-9]\d*) (\d+) ([\w+/=]+)", (metadata or {}).get(_KEY, ""), re.ASCII)
-    if match is None or len(metadata) > 1:
+    if metadata is None or match is None or len(metadata) > 1:
         raise ValueError("its metadata are not those of a packed model")
     version, checksum, text = match.groups()
     if int(version) > FORMAT_VERSION:
@@ -199,9 +199,9 @@ def _paired(entries: list[Entry], contents: Mapping[str, np.ndarray]) -> list[tu
         content = contents[entry.name + SUFFIX]
         if content.dtype != np.uint8 or content.shape != (entry.length,):
             raise ValueError(f"the streams of {entry.name} do not fill its {content.nbytes} bytes")
-        if zlib.crc32(content) != entry.crc32:
+        if zlib.crc32(content.data) != entry.crc32:
             raise ValueError(f"{entry.name} does not match its checksum")
-        pairs.append((entry, memoryview(content)))
+        pairs.append((entry, content.data))
     return pairs
 
 

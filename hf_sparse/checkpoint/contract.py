@@ -58,7 +58,7 @@ def read_contract(model: nn.Module) -> Contract | None:
     if record is None or record is False:
         return None
     version = record.get("format_version") if isinstance(record, Mapping) else None
-    if version != FORMAT_VERSION:
+    if not isinstance(record, Mapping) or version != FORMAT_VERSION:
         raise ValueError(
             f"the configuration's {KEY} record has format version {shortened(version)}, this release reads "
             f"{FORMAT_VERSION}; upgrade hf_sparse, or remove the record: del model.config.{KEY}"
@@ -223,8 +223,8 @@ class _Part:
 
 def _parts(model: nn.Module) -> list[_Part]:
     names = {id(entry.module): f"{entry.name}.".lstrip(".") for entry in named_modules(model)}
-    parts = []
-    for part in list(pretrained_parts(model)) or [model]:
+    parts, found = [], list[nn.Module](pretrained_parts(model))
+    for part in found or [model]:
         prefix = names.get(id(part), "")
         base = names.get(id(getattr(part, "base_model", part)), prefix)
         parts.append(_Part(part, prefix, base))

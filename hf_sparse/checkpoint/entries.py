@@ -61,7 +61,7 @@ def check(entry: Entry) -> None:
     scheme, matrix = _matrix(entry)
     scheme.check(entry.name, matrix)
     check_codes(entry.coding, numbers, scheme.highest)
-    check_words(entry.quantization.scales, math.prod(_scales(scheme, matrix)), _SCALE_BYTES)
+    check_words(quantization_of(entry).scales, math.prod(_scales(scheme, matrix)), _SCALE_BYTES)
 
 
 def unpack(entry: Entry, content: memoryview) -> Tensor:
@@ -78,7 +78,7 @@ def unpack(entry: Entry, content: memoryview) -> Tensor:
     if not torch.equal(scheme.suiting(weight).scales(weight), scales):
         # Layers go by their weights, and would round to other codes.
         raise ValueError("its scales are not those that its largest codes belong to")
-    return weight.t().contiguous() if entry.quantization.transposed else weight
+    return weight.t().contiguous() if quantization_of(entry).transposed else weight
 
 
 def unpack_codes(entry: Entry, content: memoryview) -> tuple[WeightScheme, Tensor, Tensor]:
@@ -90,7 +90,7 @@ def unpack_codes(entry: Entry, content: memoryview) -> tuple[WeightScheme, Tenso
     shape, first = _scales(scheme, matrix), entry.coding.length
     decoded = decode(entry.coding, content[:first], math.prod(entry.shape), scheme.highest)
     codes = _tensor(decoded).view(matrix)
-    words = unpack_words(entry.quantization.scales, content[first:], math.prod(shape), _SCALE_BYTES)
+    words = unpack_words(quantization_of(entry).scales, content[first:], math.prod(shape), _SCALE_BYTES)
     scales = _tensor(words).view(torch.float32).view(shape)
     if not (torch.isfinite(scales) & (scales > 0)).all():
         raise ValueError("its scales are not all positive numbers")
@@ -104,15 +104,22 @@ def _entry(
     return Entry(name, dtype, tuple(tensor.shape), coding, quantization), content
 
 
+def quantization_of(entry: Entry) -> Quantization:
+    """Return how an entry is quantized; raise `ValueError` for one that is not."""
+    if entry.quantization is None:
+        raise ValueError(f"{entry.name} is not quantized")
+    return entry.quantization
+
+
 def scheme_of(entry: Entry) -> WeightScheme:
     """Return the scheme of a quantized entry."""
-    return read_weight_scheme(entry.quantization.weights)
+    return read_weight_scheme(quantization_of(entry).weights)
 
 
 def _matrix(entry: Entry) -> tuple[WeightScheme, tuple[int, int]]:
     """Return the scheme of a quantized entry and the shape of its codes, (out, in)."""
     rows, columns = entry.shape
-    matrix = (columns, rows) if entry.quantization.transposed else (rows, columns)
+    matrix = (columns, rows) if quantization_of(entry).transposed else (rows, columns)
     return scheme_of(entry), matrix
 
 

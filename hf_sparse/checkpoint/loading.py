@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import transformers
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported by no __all__
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -20,11 +20,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import (
-    ADAPTER_CONFIG_NAME,
-    CONFIG_NAME,
-    cached_file,
-)
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_sparse.checkpoint.configuration import (
     described_by,

@@ -1,7 +1,7 @@
 """Models in one small file: `packed.safetensors` beside the configuration, in place of the weights."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,24 +9,22 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from hf_sparse.checkpoint.comparing import (
     compare,
     compare_layers,
-    compare_names,
-    compare_tensor,
     require_same,
 )
 from hf_sparse.checkpoint.configuration import described_by, require_plausible
 from hf_sparse.checkpoint.container import DTYPES, METHOD, PACKED, Entry, damaged, read_packed, write_packed
 from hf_sparse.checkpoint.directories import moved_into
-from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
+from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, quantization_of, scheme_of, unpack
 from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
-from hf_sparse.checkpoint.undrawn import Undrawn
-from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.convert import as_quantized, attach
 from hf_sparse.quantization.layers import quantized_layers, require_finite
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import WeightScheme
@@ -35,6 +33,8 @@ from hf_sparse.suitable import require_merged
 from hf_sparse.targets import Target, find_targets
 
 _WEIGHT = ".weight"
+# Methods of tensors that draw random values.
+_DRAW = {"normal_", "uniform_"}
 
 
 def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
@@ -73,7 +73,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         layer = layers.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
         if layer is None:
             return pack_tensor(name, state[name])
-        module = model.get_submodule(name.removesuffix(_WEIGHT))
+        module = as_quantized(model.get_submodule(name.removesuffix(_WEIGHT)))
         known = layer.input_scale is not None
         ends = (module.input_low.item(), module.input_high.item()) if known else None
         return pack_layer(name, state[name], layer, module.quantization.observer, ends)
@@ -117,7 +117,7 @@ def load_packed(
     model.load_state_dict(everything, assign=True)
     finish(model, directory)
     if not dequantize:
-        quantize_again(model, _quantized(opened.entries))
+        quantize_again(model, quantized_entries(opened.entries))
     return model
 
 
@@ -194,30 +194,6 @@ def finish(model: PreTrainedModel, directory: str | Path) -> None:
         model.generation_config = GenerationConfig.from_pretrained(directory)
 
 
-def unpack_for(model: PreTrainedModel, file: str | Path) -> tuple[dict[str, Tensor], dict[str, Entry]]:
-    """Return what a packed file holds for a model, which may have another head, by the names in the model.
-
-    Tensors as its weights, and the entries of those that are quantized. Raises as `load_packed` does.
-    """
-    path, planned = Path(file), model.state_dict()
-    prefix = f"{model.base_model_prefix}."
-    pairs, left_over = {}, []
-    for entry, content in read_packed(path):
-        name = entry.name
-        for candidate in (name, name.removeprefix(prefix), prefix + name):
-            if candidate in planned:
-                pairs[candidate] = entry, content
-                break
-        else:
-            left_over.append(name)
-    compare_names(pairs, left_over, model, path)
-    entries = {name: entry for name, (entry, _) in pairs.items()}
-    for name, entry in entries.items():
-        compare_tensor(name, entry, planned[name], path)
-    compare_layers(entries, model, path)
-    return restored(pairs, path), _quantized(entries)
-
-
 def restored(pairs: Mapping[str, tuple[Entry, memoryview]], path: Path) -> dict[str, Tensor]:
     """Return the tensors of entries; raise `ValueError` naming one whose content is damaged."""
 
@@ -232,20 +208,24 @@ def restored(pairs: Mapping[str, tuple[Entry, memoryview]], path: Path) -> dict[
     return dict(zip(names, parallel_map(restore, names), strict=True))
 
 
-def _quantized(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+def quantized_entries(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if entry.quantization}
 
 
 def _kind(config: PreTrainedConfig, path: Path) -> type[PreTrainedModel]:
-    name = (config.architectures or [None])[0]
+    name = config.architectures[0] if config.architectures else None
     kind = getattr(transformers, name, None) if isinstance(name, str) else None
-    fits = isinstance(kind, type) and issubclass(kind, PreTrainedModel) and kind.config_class is not None
-    if not fits or not isinstance(config, kind.config_class):
-        raise ValueError(
-            f"config.json beside {path} names {name} with a {type(config).__name__}, which is no class of "
-            "transformers with its configuration; restore the config.json that was written with it"
-        )
-    return kind
+    if (
+        isinstance(kind, type)
+        and issubclass(kind, PreTrainedModel)
+        and kind.config_class is not None
+        and isinstance(config, kind.config_class)
+    ):
+        return kind
+    raise ValueError(
+        f"config.json beside {path} names {name} with a {type(config).__name__}, which is no class of "
+        "transformers with its configuration; restore the config.json that was written with it"
+    )
 
 
 def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -> PreTrainedModel:
@@ -257,9 +237,30 @@ def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -
     return model
 
 
+class Undrawn(TorchFunctionMode):
+    """Leaves parameters uninitialized, whatever modules draw for them, since their values come from a file.
+
+    In this thread only: `no_init_weights` of transformers puts empty functions in place of those of torch for
+    the whole process, and when two threads do so at once, for good.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if func.__name__ in _DRAW or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Return the tensors of a model and, by the first name of each, all its names."""
-    state, names = model.state_dict(keep_vars=True), {}
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    names: dict[int, list[str]] = {}
     for name, tensor in state.items():
         names.setdefault(id(tensor), []).append(name)
     return state, {tied[0]: tied for tied in names.values()}
@@ -276,7 +277,7 @@ def quantize_again(model: PreTrainedModel, layers: Mapping[str, Entry]) -> None:
     phase = Phase(observing=False)
     alike: dict[tuple[WeightScheme, str, str], list[Target]] = {}
     for name, entry in layers.items():
-        module, layer = model.get_submodule(name.removesuffix(_WEIGHT)), entry.quantization
+        module, layer = model.get_submodule(name.removesuffix(_WEIGHT)), quantization_of(entry)
         target = Target(name, module, transposed=layer.transposed)
         # The model may have been loaded in another type than the file's.
         scheme = scheme_of(entry).suiting(target.weight.detach())
@@ -285,7 +286,8 @@ def quantize_again(model: PreTrainedModel, layers: Mapping[str, Entry]) -> None:
     for (weights, activations, observer), targets in alike.items():
         parts = attach(targets, weights, activations, observer, phase)
         for target in targets:
-            if (ends := layers[target.name].quantization.input_range) is not None:
-                target.module.input_low.fill_(ends[0])
-                target.module.input_high.fill_(ends[1])
+            if (ends := quantization_of(layers[target.name]).input_range) is not None:
+                module = as_quantized(target.module)
+                module.input_low.fill_(ends[0])
+                module.input_high.fill_(ends[1])
                 parts[target.name.removesuffix(_WEIGHT)].seen = True

@@ -1,7 +1,7 @@
 """The run record, a file beside a model: where it came from, recipe, settings, hardware, versions."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
@@ -172,7 +172,8 @@ def _check(record: Mapping[str, Any]) -> None:
     """Raise an error for a part that is missing, or of another kind than what is written."""
     if record.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"format_version is {shortened(record.get('format_version'))}")
-    Recipe.from_dict(record.get("recipe"))
+    recipe: Any = record.get("recipe")
+    Recipe.from_dict(recipe)
     if record.get("step") is None:
         raise ValueError("step is missing")
     for kind, names in _KINDS.items():
@@ -242,7 +243,7 @@ def _settings(trainer: "Trainer") -> dict[str, Any]:
 
 def _rows(trainer: "Trainer") -> int | None:
     data = trainer.train_dataset
-    return len(data) if hasattr(data, "__len__") else None
+    return len(data) if isinstance(data, Sized) else None
 
 
 def _finite(value: Any) -> Any:

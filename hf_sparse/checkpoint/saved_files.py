@@ -12,8 +12,8 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
-    cached_file,
 )
+from transformers.utils.hub import cached_file
 
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
 from hf_sparse.checkpoint.container import METHOD, PACKED

@@ -12,7 +12,7 @@ from torch import nn
 from hf_sparse.checkpoint.container import PACKED, read_packed
 from hf_sparse.checkpoint.entries import bit_patterns
 from hf_sparse.checkpoint.saved_files import weight_files
-from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.convert import is_quantized
 from hf_sparse.reading import parse_json
 from hf_sparse.targets import Target, find_targets
 
@@ -115,7 +115,7 @@ def measure_sizes(model: nn.Module, name_or_path: str | Path) -> Sizes:
 
 def _words(target: Target) -> tuple[np.ndarray, int]:
     """Return a weight as integers, the codes of a quantized one, and how many bits each has."""
-    if not isinstance(target.module, tuple(QUANTIZED.values())):
+    if not is_quantized(target.module):
         words = bit_patterns(target.weight)
         return words, 8 * words.itemsize
     scheme, weight = target.module.quantization.weights, target.weight.detach()
