@@ -1,10 +1,11 @@
-"""Single tensors and quantized weights as entries of a packed file, and back."""
+"""Conversion of single tensors and quantized weights to entries of a packed file, and back."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_sparse.checkpoint.container import DTYPES, FLOATS, Entry, Quantization
 from hf_sparse.checkpoint.packing import (
@@ -16,15 +17,19 @@ from hf_sparse.checkpoint.packing import (
     unpack_words,
 )
 from hf_sparse.checkpoint.packing import unpack_codes as decode
+from hf_sparse.quantization.convert import as_quantized, attach
 from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import WeightScheme, read_weight_scheme
+from hf_sparse.targets import Target
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SCALE_BYTES = 4
+_WEIGHT = ".weight"
 
 
 def bit_patterns(tensor: Tensor) -> np.ndarray:
-    """Return the entries of a tensor of one of DTYPES as integers of their size, flat."""
+    """Return the numbers of a tensor, of one of DTYPES, as integers with the same bits, flat."""
     flat = tensor.detach().cpu().contiguous().view(-1)
     return flat.view(_WORDS[tensor.element_size()]).numpy()
 
@@ -50,7 +55,7 @@ def pack_layer(
 def check(entry: Entry) -> None:
     """Raise `ValueError` unless dtype, shape, scheme and codings of an entry fit each other.
 
-    Allocates nothing, so that a damaged entry cannot ask for memory.
+    Allocates no memory, so that a damaged entry cannot ask for much.
     """
     dtype, numbers = DTYPES[entry.dtype], math.prod(entry.shape)
     if entry.quantization is None:
@@ -65,7 +70,7 @@ def check(entry: Entry) -> None:
 
 
 def unpack(entry: Entry, content: memoryview) -> Tensor:
-    """Return the tensor of an entry that has been checked, a quantized one as its codes restore it.
+    """Return the tensor of an entry that has been checked; a quantized one is restored from its codes.
 
     Raises `ValueError` if the content is damaged.
     """
@@ -76,7 +81,7 @@ def unpack(entry: Entry, content: memoryview) -> Tensor:
     scheme, codes, scales = unpack_codes(entry, content)
     weight = scheme.restore(codes, scales, dtype)
     if not torch.equal(scheme.suiting(weight).scales(weight), scales):
-        # Layers go by their weights, and would round to other codes.
+        # Quantized layers compute scales from their weights, and would round to other codes.
         raise ValueError("its scales are not those that its largest codes belong to")
     return weight.t().contiguous() if quantization_of(entry).transposed else weight
 
@@ -132,3 +137,29 @@ def _scales(scheme: WeightScheme, matrix: tuple[int, int]) -> tuple[int, int]:
 
 def _tensor(words: np.ndarray) -> Tensor:
     return torch.from_numpy(words.astype(words.dtype.newbyteorder("="), copy=False))
+
+
+def quantized_entries(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Return the entries that are quantized."""
+    return {name: entry for name, entry in entries.items() if entry.quantization}
+
+
+def quantize_again(model: nn.Module, layers: Mapping[str, Entry]) -> None:
+    """Quantize the layers of a loaded model as their entries say; keys of `layers` are names of weights."""
+    phase = Phase(observing=False)
+    alike: dict[tuple[WeightScheme, str, str], list[Target]] = {}
+    for name, entry in layers.items():
+        module, layer = model.get_submodule(name.removesuffix(_WEIGHT)), quantization_of(entry)
+        target = Target(name, module, transposed=layer.transposed)
+        # The model may have been loaded in another dtype than that of the file.
+        scheme = scheme_of(entry).suiting(target.weight.detach())
+        key = (scheme, layer.activations, layer.observer)
+        alike.setdefault(key, []).append(target)
+    for (weights, activations, observer), targets in alike.items():
+        parts = attach(targets, weights, activations, observer, phase)
+        for target in targets:
+            if (ends := quantization_of(layers[target.name]).input_range) is not None:
+                module = as_quantized(target.module)
+                module.input_low.fill_(ends[0])
+                module.input_high.fill_(ends[1])
+                parts[target.name.removesuffix(_WEIGHT)].seen = True

@@ -39,7 +39,7 @@ from hf_sparse.quantization.ranges import restore_quantization
 
 logger = logging.getLogger(__name__)
 
-# What pretraining leaves behind and many classes do without.
+# Parts that pre-training leaves in a file and many classes lack.
 _SPARE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.")
 
 
@@ -123,7 +123,7 @@ def requantize(model: PreTrainedModel, name_or_path: str, **hub: Any) -> None:
 
 
 def _require_accepted(name: str, accept: str, hub: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for weights that are rounded where none may be, or by other software."""
+    """Raise `ValueError` for rounded weights that the caller does not accept."""
     if accept == "any" or (form := rounded_as(name, **hub)) is None:
         return
     if accept == "floats":
@@ -140,18 +140,18 @@ def _require_accepted(name: str, accept: str, hub: Mapping[str, Any]) -> None:
 def _load(
     name_or_path: str, hub: Mapping[str, Any], options: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load a model with all weights of its class, and return what transformers says of it too."""
+    """Load a model with all weights of its class; return it and the report of transformers."""
     kind = getattr(transformers, named_class(name_or_path, **hub) or "", AutoModel)
     options = options | {"output_loading_info": True}
     try:
         with described_by(f"{name_or_path}/{CONFIG_NAME}"), _in_shape(kind, name_or_path, options):
             model, found = kind.from_pretrained(name_or_path, **options)
             if found["missing_keys"] and all(name.startswith("pooler.") for name in found["missing_keys"]):
-                # An encoder that was saved without the pooler which its class makes by default.
+                # An encoder saved without the pooler that its class makes by default.
                 model, found = kind.from_pretrained(name_or_path, add_pooling_layer=False, **options)
     except SafetensorError as error:
         raise ValueError(
-            f"{_damaged(name_or_path)} is no whole file of tensors ({error}); fetch it again, or save the "
+            f"{_damaged(name_or_path)} is not a whole file of tensors ({error}); fetch it again, or save the "
             "model again"
         ) from error
     made = type(model).__name__
@@ -161,13 +161,13 @@ def _load(
 
 @contextmanager
 def _in_shape(kind: Any, name_or_path: str, options: dict[str, Any]) -> Iterator[None]:
-    """Name weights of other shapes than the configuration asks for, where transformers refuses them."""
+    """Replace the error of transformers for weights of other shapes by one that names a weight."""
     try:
         yield
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
-        # On meta, since what the configuration asks for may be of any size.
+        # On the meta device, since the configuration may ask for any size.
         model, found = kind.from_pretrained(
             name_or_path, ignore_mismatched_sizes=True, device_map="meta", **options
         )
@@ -186,8 +186,8 @@ def _refuse(sentence: str, names: Iterable[str]) -> None:
 
 
 def load_tokenizer(name_or_path: str, **hub: Any) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer that was saved with a model, None if there is none; `hub` as in `saved_file`."""
-    # Without any of them transformers makes up an empty one.
+    """Load the tokenizer that was saved with a model, None without one; `hub` as in `saved_file`."""
+    # Without any of these files transformers would make an empty tokenizer.
     if all(saved_file(name_or_path, file, **hub) is None for file in TOKENIZER_FILES):
         return None
     return AutoTokenizer.from_pretrained(name_or_path, **hub)
@@ -200,7 +200,7 @@ def rounded_as(name_or_path: str, **hub: Any) -> str | None:
 
 
 def named_class(name_or_path: str, **hub: Any) -> str | None:
-    """Return the class that a model was saved as, None if its configuration does not say."""
+    """Return the class that a model was saved as, None if its configuration names none."""
     named = _configuration(name_or_path, **hub).architectures
     return named[0] if named else None
 
@@ -213,19 +213,19 @@ def require_known_class(name_or_path: str, **hub: Any) -> None:
     named = named_class(name_or_path, **hub)
     if named is not None and not hasattr(transformers, named):
         raise ValueError(
-            f"{name_or_path} is a {named}, which is no class of transformers; load it in Python, and give "
+            f"{name_or_path} is a {named}, which is not a class of transformers; load it in Python, and give "
             "the model itself"
         )
 
 
 def _no_model(name_or_path: str) -> str:
-    """Say why a directory without a configuration holds no model to load."""
+    """Return the reason why a directory without a configuration cannot be loaded."""
     for folder in module_folders(name_or_path):
         file = Path(name_or_path) / folder / CONFIG_NAME
         if file.is_file() and "model_type" in read_config(file):
             return (
                 f"{name_or_path} is a model of sentence-transformers whose transformer lies in {folder}; "
-                f"name {Path(name_or_path) / folder}, and put what is made of it in its place in a copy"
+                f"name {Path(name_or_path) / folder}, and put the result in its place in a copy"
             )
     if (Path(name_or_path) / ADAPTER_CONFIG_NAME).is_file():
         return (
@@ -244,7 +244,7 @@ def _configuration(name_or_path: str, **hub: Any) -> PreTrainedConfig:
         require_plausible(file)
     elif Path(name_or_path).exists() or not _is_hub_name(name_or_path):
         raise ValueError(
-            f"{name_or_path} is no directory; name the one the model was saved in, or a Hub name"
+            f"{name_or_path} is not a directory; name the one the model was saved in, or a Hub name"
         )
     elif (fetched := _fetched(name_or_path, **hub)) is not None:
         require_plausible(fetched)
@@ -252,17 +252,17 @@ def _configuration(name_or_path: str, **hub: Any) -> PreTrainedConfig:
         with described_by(f"{name_or_path}/{CONFIG_NAME}"):
             return AutoConfig.from_pretrained(name_or_path, **hub)
     except OSError as error:
-        # Of a model that the Hub does not have, transformers says so.
+        # For a model that is missing on the Hub the error of transformers says so.
         if not isinstance(error.__cause__, LocalEntryNotFoundError):
             raise
         raise ValueError(
-            f"{name_or_path} is no directory, and the Hub cannot be reached to look for it there; name the "
-            "directory of a model, or go online"
+            f"{name_or_path} is not a directory, and the Hub cannot be reached to look for it there; name "
+            "the directory of a model, or go online"
         ) from error
 
 
 def _fetched(name: str, **hub: Any) -> Path | None:
-    """Return where the configuration of a model on the Hub lies here; None if it cannot be had."""
+    """Return the local path of a configuration on the Hub; None if it cannot be fetched."""
     try:
         found = cached_file(name, CONFIG_NAME, **hub)
     except OSError:
@@ -280,7 +280,7 @@ def _is_hub_name(name: str) -> bool:
 
 
 def _damaged(name_or_path: str) -> Path | str:
-    """Return which file of weights cannot be opened."""
+    """Return the file of weights that cannot be opened."""
     for file in weight_files(name_or_path):
         try:
             with safe_open(file, "pt"):

@@ -1,8 +1,8 @@
 """The packed format as a quantizer of transformers, so that `from_pretrained` loads packed directories.
 
-The hooks it needs came with transformers 5.23; on earlier ones nothing is registered, and `load_packed` does
-the same. Without hf_sparse, `from_pretrained` refuses such a directory, which holds no weights it knows.
-Imported while transformers itself is being imported, so all else is imported in the functions.
+The hooks it needs came with transformers 5.23; on earlier versions the quantizer is not registered, and
+`load_packed` does the same. Without hf_sparse, `from_pretrained` finds no weights in such a directory.
+This module is imported while transformers is, so what needs models is imported inside functions.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hf_sparse.checkpoint.container import Entry
 
-# What the class below overrides.
+# The methods that the quantizer overrides.
 HOOKS = (
     "update_attn_implementation",
     "preprocess_model",
@@ -34,7 +34,7 @@ SUPPORTED = all(hasattr(HfQuantizer, hook) for hook in HOOKS)
 
 
 class PackedConfig(QuantizationConfigMixin):
-    """The `quantization_config` of a packed directory; how things are quantized stands in the file."""
+    """The `quantization_config` of a packed directory; the file itself says how layers are quantized."""
 
     def __init__(self, **_: Any) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]  # an enumeration of the formats of others
@@ -43,12 +43,12 @@ class PackedConfig(QuantizationConfigMixin):
 class PackedQuantizer(HfQuantizer):
     """Unpacks the file before weights are loaded, and quantizes layers again afterwards.
 
-    The loaded model is one like any other to transformers: its parameters have the names and dtypes of the
-    model that was packed, it can be trained, saved and resumed.
+    The result is an ordinary model: its parameters have the names and dtypes of the model that was packed,
+    and it can be trained, saved and resumed.
     """
 
     def update_attn_implementation(self, config: "PreTrainedConfig") -> "PreTrainedConfig":
-        """Name the file to look for; the first hook that sees the configuration."""
+        """Set the name of the weight file; this hook is the first that gets the configuration."""
         config.transformers_weights = PACKED
         return config
 
@@ -59,12 +59,12 @@ class PackedQuantizer(HfQuantizer):
     def update_weight_conversions(
         self, weight_conversions: list["WeightTransform"], model: "PreTrainedModel"
     ) -> list["WeightTransform"]:
-        """Replace the renaming of keys, which are those of the model already, by what was unpacked."""
+        """Return a conversion from bytes to unpacked tensors; keys are those of the model already."""
         return [WeightConverter([SUFFIX.replace(".", r"\.") + "$"], [""], [_Unpacked(self)])]
 
     def postprocess_model(self, model: "PreTrainedModel", **_: Any) -> None:
-        """Quantize what was quantized; leave no trace of loading, or saving would convert it back."""
-        from hf_sparse.checkpoint.packed import quantize_again
+        """Quantize the layers again; remove traces of loading, or saving would convert the model back."""
+        from hf_sparse.checkpoint.entries import quantize_again
 
         model._weight_conversions = None  # type: ignore[assignment]  # declared nowhere
         del model.config.transformers_weights
@@ -81,10 +81,10 @@ class PackedQuantizer(HfQuantizer):
 
 
 class _Unpacked(ConversionOps):
-    """Answers with the tensor of a model that belongs to the bytes of an entry."""
+    """Replaces the bytes of an entry by its unpacked tensor."""
 
     def __init__(self, hf_quantizer: PackedQuantizer) -> None:
-        # By this name transformers recognizes that it must not cast what it read.
+        # transformers looks for this attribute: with it, the bytes are not cast.
         self.hf_quantizer = hf_quantizer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Unpacked":
@@ -99,12 +99,13 @@ class _Unpacked(ConversionOps):
 
 
 def unpack_for(model: "PreTrainedModel", file: str | Path) -> tuple[dict[str, "Tensor"], dict[str, "Entry"]]:
-    """Return what a packed file holds for a model, which may have another head, by the names in the model.
+    """Return the tensors of a packed file, and its quantized entries, by their names in a model.
 
-    Tensors as its weights, and the entries of those that are quantized. Raises as `load_packed` does.
+    The model may have another head. Raises as `load_packed` does.
     """
     from hf_sparse.checkpoint.comparing import compare_layers, compare_names, compare_tensor
-    from hf_sparse.checkpoint.packed import quantized_entries, restored
+    from hf_sparse.checkpoint.entries import quantized_entries
+    from hf_sparse.checkpoint.packed import restored
 
     path, planned = Path(file), model.state_dict()
     prefix = f"{model.base_model_prefix}."

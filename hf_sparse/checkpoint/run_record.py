@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RECORD = "hf_sparse_run.json"
 FORMAT_VERSION = 1
-# The training arguments that decide what is learnt. No path and no token is among them.
+# The training arguments that decide what is learnt; paths and tokens are left out.
 _ARGUMENTS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -48,7 +48,7 @@ _ARGUMENTS = (
 _MODELS = ("base_model", "teacher")
 _WHAT, _WAY_OUT = "record of a run", "delete it, or save the model again"
 _TABLES = ("arguments", "facts", "hardware", "versions")
-# What a part is where it is known; the recipe has a check of its own.
+# The type of each value that is not null; the recipe is checked by itself.
 _KINDS: dict[Any, tuple[str, ...]] = {
     str: ("date", "architecture", *_MODELS),
     int: ("step", "total_steps", "train_samples"),
@@ -146,9 +146,9 @@ def changed_settings(record: Mapping[str, Any], trainer: "Trainer") -> dict[str,
 
 
 def read_record(directory: str | Path) -> dict[str, Any] | None:
-    """Return the record in a directory, None if there is none; raise `ValueError` if it cannot be read.
+    """Return the run record in a directory, None without one; raise `ValueError` if it is damaged.
 
-    What is not known is None in it, a table or the architecture empty.
+    Unknown values are None; unknown tables and an unknown architecture are empty.
     """
     path = Path(directory) / RECORD
     if not path.is_file():
@@ -169,7 +169,7 @@ def read_record(directory: str | Path) -> dict[str, Any] | None:
 
 
 def _check(record: Mapping[str, Any]) -> None:
-    """Raise an error for a part that is missing, or of another kind than what is written."""
+    """Raise an error for a value that is missing, or of another type than `write_record` writes."""
     if record.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"format_version is {shortened(record.get('format_version'))}")
     recipe: Any = record.get("recipe")
@@ -182,7 +182,7 @@ def _check(record: Mapping[str, Any]) -> None:
             if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise ValueError(f"{name} is {shortened(value)}")
     if (date := record.get("date")) is not None:
-        # It is compared with the times of files.
+        # The date is compared with the times of files.
         datetime.fromisoformat(date).timestamp()
     for name, version in (record.get("versions") or {}).items():
         if not isinstance(version, str):
@@ -190,16 +190,15 @@ def _check(record: Mapping[str, Any]) -> None:
 
 
 def copy_public_record(source: str | Path, directory: str | Path) -> None:
-    """Write the public record of a directory into another one; without a record do nothing."""
+    """Write the public form of the record in a directory, if there is one, into another directory."""
     if (record := read_record(source)) is not None:
         _write(directory, public_record(record))
 
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record to hand on, without paths.
+    """Return a record without paths, for publication.
 
-    Of models that came from a directory it keeps `./` and that one's name, of facts that are paths the last
-    part.
+    A model from a directory becomes `./` and the name of the directory, a fact that is a path its last part.
     """
     named = {key: name for key in _MODELS if (name := record.get(key)) is not None}
     models = {key: f"./{public_name(name)}" if is_local(name) else name for key, name in named.items()}
@@ -208,23 +207,23 @@ def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_name(model: str) -> str:
-    """Return the name of a model on the Hub as it is, of one in a directory the last part of its path."""
+    """Return the last part of the path of a local model, and a Hub name unchanged."""
     return Path(model).name if is_local(model) else model
 
 
 def fact_text(fact: Any) -> str:
-    """Return a fact as it is shown, without paths."""
+    """Return a fact as text, paths shortened to their last part."""
     public = _public_fact(fact)
     return ", ".join(map(str, public)) if isinstance(public, list) else str(public)
 
 
 def is_local(model: str) -> bool:
-    """Say whether a model was named by a path rather than as on the Hub: `name` or `owner/name`."""
+    """Return whether a model is named by a path; a Hub name is `name` or `owner/name`."""
     return Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
 
 
 def _write(directory: str | Path, record: Mapping[str, Any]) -> None:
-    # The kinds of schedulers and optimizers are enumerations.
+    # Schedulers and optimizers are named by enumerations, which become texts.
     text = json.dumps(record, indent=2, default=str, allow_nan=False)
     write_atomically(Path(directory) / RECORD, f"{text}\n".encode())
 
@@ -247,11 +246,11 @@ def _rows(trainer: "Trainer") -> int | None:
 
 
 def _finite(value: Any) -> Any:
-    """Return a setting as JSON takes it, which knows no infinity."""
+    """Return a setting; infinity and NaN, which JSON lacks, become texts."""
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _origin(model: nn.Module | None) -> str | None:
-    """Return what a model was loaded from, as an absolute path if it is a directory, None if it is new."""
+    """Return the Hub name or absolute path that a model was loaded from, None for a new model."""
     name = getattr(getattr(model, "config", None), "_name_or_path", "") or None
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name

@@ -1,4 +1,4 @@
-"""Which file of a saved model is which."""
+"""The files of a saved model: weights in any form, configuration, modules of sentence-transformers."""
 
 import logging
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,12 +21,12 @@ from hf_sparse.reading import parse_json, shortened
 
 logger = logging.getLogger(__name__)
 
-# Which modules a model of sentence-transformers has, and which folder each lies in.
+# Lists the modules of a model of sentence-transformers, and their folders.
 MODULES = "modules.json"
 
 
 def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
-    """Return where a file of a saved model lies, None if it has none of that name.
+    """Return the path of a file of a saved model, None if it is missing; fetch it if it is on the Hub.
 
     `hub` is what `from_pretrained` takes to find a model, such as `revision`, `cache_dir` and `subfolder`.
     """
@@ -37,7 +37,7 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
         found = cached_file(name_or_path, file, **hub)
     except OSError as error:
         cause = error.__cause__
-        # A subclass of the other, raised where the Hub could not be asked.
+        # LocalEntryNotFoundError is a subclass, raised when the Hub could not be reached.
         if not isinstance(cause, EntryNotFoundError) or isinstance(cause, LocalEntryNotFoundError):
             logger.warning(
                 "%s could not be looked for in %s (%s); taken not to exist.", file, name_or_path, error
@@ -47,10 +47,9 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
 
 
 def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
-    """Return the files that the weights of a saved model lie in; the sidecar is none of them.
+    """Return the files that transformers or `load_packed` would load the weights of a model from.
 
-    `hub` as in `saved_file`. Raises `FileNotFoundError` if there are none that transformers or `load_packed`
-    would load.
+    `hub` as in `saved_file`. Raises `FileNotFoundError` without such files.
     """
     if (packed := packed_file(name_or_path, **hub)) is not None:
         return [packed]
@@ -91,7 +90,7 @@ def _is_file_name(name: str) -> bool:
 
 
 def _shard(name_or_path: str, shard: str, **hub: Any) -> Path:
-    """Return where a shard lies; raise `OSError` if it cannot be had."""
+    """Return the path of a shard; raise `OSError` if it cannot be fetched."""
     found = cached_file(name_or_path, shard, **hub)
     if found is None:
         raise FileNotFoundError(f"{name_or_path} lacks {shard}, which its index names; fetch it again")
@@ -99,10 +98,10 @@ def _shard(name_or_path: str, shard: str, **hub: Any) -> Path:
 
 
 def packed_file(name_or_path: str, **hub: Any) -> Path | None:
-    """Return the packed file of a model whose configuration says that it is packed, None for others.
+    """Return the packed file of a model whose configuration says that it is packed, None for other models.
 
-    What `load_packed` reads lies beside it then. A model that was loaded from a packed file and saved beside
-    it has newer weights, and a configuration that no longer says so. `hub` as in `saved_file`.
+    The other files that `load_packed` reads are fetched, too. Saving other weights beside a packed file also
+    replaces the configuration, so the file is then ignored. `hub` as in `saved_file`.
     """
     config = saved_file(name_or_path, CONFIG_NAME, **hub)
     if config is None:
@@ -114,14 +113,14 @@ def packed_file(name_or_path: str, **hub: Any) -> Path | None:
 
 
 def weight_bytes(name_or_path: str) -> int:
-    """Return the size of those files together."""
+    """Return the bytes of all files of weights together."""
     return sum(file.stat().st_size for file in weight_files(name_or_path))
 
 
 def module_folders(name_or_path: str, **hub: Any) -> list[str]:
-    """Return the folders that a model of sentence-transformers keeps its modules in, none for other models.
+    """Return the folders of modules of a model of sentence-transformers, an empty list for other models.
 
-    A module in the directory itself has none. `hub` as in `saved_file`. Raises `ValueError` for a folder
+    A module in the directory itself is left out. `hub` as in `saved_file`. Raises `ValueError` for a folder
     outside of the directory, and if the list is damaged.
     """
     file = saved_file(name_or_path, MODULES, **hub)
@@ -132,7 +131,7 @@ def module_folders(name_or_path: str, **hub: Any) -> list[str]:
         folders = [PurePosixPath(path).as_posix() for path in paths if path]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file} is no list of modules ({error!r}); restore it, or save the model again"
+            f"{file} is not a list of modules ({error!r}); restore it, or save the model again"
         ) from error
     for folder in folders:
         if folder.startswith("/") or ".." in PurePosixPath(folder).parts:

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.container import Entry, damaged
-from hf_sparse.checkpoint.entries import scheme_of, unpack_codes
+from hf_sparse.checkpoint.entries import quantize_again, quantized_entries, scheme_of, unpack_codes
 from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import (
     OpenedPacked,
     finish,
     load_packed,
     open_packed,
-    quantize_again,
     restored,
 )
 from hf_sparse.checkpoint.saved_files import packed_file
@@ -114,8 +113,7 @@ def _from_codes(
     measured_rates(kernels)
     install(kernels, model, family, parallel_map(packed, linears))
     finish(model, opened.path.parent)
-    outside = {name: entry for name, (entry, _) in rest.items() if entry.quantization}
-    quantize_again(model, outside)
+    quantize_again(model, quantized_entries({name: entry for name, (entry, _) in rest.items()}))
     return model.requires_grad_(False)
 
 

@@ -124,8 +124,8 @@ def test_links_of_the_cache_and_within_the_directory_are_followed(model: Path, t
     [
         ([{"path": "../other"}], "names ../other, outside of the directory"),
         ([{"path": "/etc"}], "names /etc, outside of the directory"),
-        ([{"name": "0"}], "is no list of modules"),
-        ("{", "is no list of modules"),
+        ([{"name": "0"}], "is not a list of modules"),
+        ("{", "is not a list of modules"),
     ],
 )
 def test_a_list_of_modules_that_cannot_be_is_refused(model: Path, modules: object, complaint: str) -> None:

@@ -83,7 +83,7 @@ def test_a_quantization_that_is_no_table_is_refused_by_all_who_read_it(value: An
     )
     for read in readers:
         with pytest.raises(
-            ValueError, match=f"the quantization_config in {file} is .*, no table; restore it"
+            ValueError, match=f"the quantization_config in {file} is .*, not a table; restore it"
         ):
             read(saved / "plain")
     with pytest.raises(ValueError, match=f"{saved / 'plain'}"):
@@ -93,7 +93,7 @@ def test_a_quantization_that_is_no_table_is_refused_by_all_who_read_it(value: An
 @pytest.mark.parametrize("value", ["BertModel", {"a": 1}, [1], [None]])
 def test_classes_are_a_list_of_names(value: Any, saved: Path) -> None:
     file = change(saved / "plain", architectures=value)
-    with pytest.raises(ValueError, match=f"architectures in {file} is .*, no list of names; restore it"):
+    with pytest.raises(ValueError, match=f"architectures in {file} is .*, not a list of names; restore it"):
         named_class(str(saved / "plain"))
 
 

@@ -127,7 +127,7 @@ PUBLISHED_OR_QUANTIZED = pytest.mark.parametrize(
 def test_a_class_that_is_not_known_is_not_published_without_its_head(load: Callable, tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
     configure(tmp_path, architectures=["MyBert"])
-    with pytest.raises(ValueError, match="is a MyBert, which is no class of transformers"):
+    with pytest.raises(ValueError, match="is a MyBert, which is not a class of transformers"):
         load(str(tmp_path))
 
 
@@ -217,7 +217,9 @@ def test_a_damaged_file_of_weights_is_named(damage: Callable, shards: bool, tmp_
     bert().save_pretrained(tmp_path, max_shard_size="50KB" if shards else "5GB")
     file = sorted(tmp_path.glob("model*.safetensors"))[-1]
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=f"^{file} is no whole file of tensors .*; fetch it again, or save"):
+    with pytest.raises(
+        ValueError, match=f"^{file} is not a whole file of tensors .*; fetch it again, or save"
+    ):
         load_model(str(tmp_path))
 
 

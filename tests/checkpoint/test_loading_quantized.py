@@ -114,14 +114,14 @@ def test_a_directory_that_is_not_there_is_named(
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     name = name.format(here=tmp_path)
-    with pytest.raises(ValueError, match=f"^{re.escape(name)} is no directory; name the one"):
+    with pytest.raises(ValueError, match=f"^{re.escape(name)} is not a directory; name the one"):
         load_model(name)
 
 
 @pytest.mark.parametrize("name", ["model", "user/model"])
 def test_without_the_hub_a_name_is_said_to_be_neither(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=f"^{name} is no directory, and the Hub cannot be reached"):
+    with pytest.raises(ValueError, match=f"^{name} is not a directory, and the Hub cannot be reached"):
         load_model(name)
 
 

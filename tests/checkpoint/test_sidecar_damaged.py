@@ -79,14 +79,16 @@ NO_RANGES = {
 @pytest.mark.parametrize("kind", NO_RANGES)
 def test_ranges_are_of_numbers(kind: str, sidecar: Path) -> None:
     rewrite(sidecar, {"ranges/a": NO_RANGES[kind]})
-    with pytest.raises(ValueError, match=f"{sidecar} is damaged .ranges/a is no range of numbers.; resume"):
+    with pytest.raises(
+        ValueError, match=f"{sidecar} is damaged .ranges/a is not a range of numbers.; resume"
+    ):
         read_state(sidecar.parent)
 
 
 @pytest.mark.parametrize("mask", [torch.zeros(4), torch.zeros(2, 2, dtype=torch.uint8)])
 def test_masks_are_bytes(mask: Tensor, sidecar: Path) -> None:
     rewrite(sidecar, {"masks/a.weight": mask})
-    with pytest.raises(ValueError, match="is damaged .masks/a.weight is no mask.; resume"):
+    with pytest.raises(ValueError, match="is damaged .masks/a.weight is not a mask.; resume"):
         read_state(sidecar.parent)
 
 

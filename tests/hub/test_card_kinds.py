@@ -127,7 +127,7 @@ class WithAnotherHead(BertForSequenceClassification):
 def test_a_model_of_a_class_that_transformers_does_not_have(tmp_path: Path) -> None:
     model = WithAnotherHead(BertConfig(**SIZES))
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a WithAnotherHead, which is no class of transformers"):
+    with pytest.raises(ValueError, match="is a WithAnotherHead, which is not a class of transformers"):
         card(tmp_path)
     # As where it was trained from a model with another head.
     model.config.architectures = ["BertForMaskedLM"]

@@ -204,13 +204,13 @@ class Mine(BertForSequenceClassification):
 def test_a_model_at_hand_may_be_of_any_class(tmp_path: Path) -> None:
     model = Mine(bert().config)
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="is a Mine, which is no class of transformers"):
+    with pytest.raises(ValueError, match="is a Mine, which is not a class of transformers"):
         staged(tmp_path / "model", REPO).__enter__()
     with staged(tmp_path / "model", REPO, model=model) as ready:
         assert names(ready) == ["README.md", "config.json", "model.safetensors"]
         assert torch.equal(logits(Mine.from_pretrained(ready.folder)), logits(model))
     with pytest.raises(
-        ValueError, match="Mine is no class of transformers, and no other can be loaded; pack"
+        ValueError, match="Mine is not a class of transformers, and no other can be loaded; pack"
     ):
         staged(tmp_path / "model", REPO, model=model, packed=True).__enter__()
 
