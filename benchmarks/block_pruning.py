@@ -15,9 +15,9 @@ from pathlib import Path
 
 import transformers
 
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.sizes import measure_sizes
-from hf_sparse.training.loading import load_trained
 from measuring import RESULTS, write_results
 from prune_once_for_all import COMMON, TASKS, run
 from shapes import SHAPES, write_shape
@@ -58,7 +58,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
 def row(name: str, found: dict[str, dict[str, float]], options: argparse.Namespace) -> dict[str, object]:
     """Return the figures of one task, shape and rate; sizes are those of the model of group Lasso."""
     task, shape, _, _, rate = name.split("_")
-    model = load_trained(str(Path(options.work) / name))
+    model = load_model(str(Path(options.work) / name))
     packed = Path(options.work) / name / "packed"
     save_packed(model, packed)
     sizes = measure_sizes(model, packed)

@@ -17,9 +17,9 @@ from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import hf_sparse
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.export.directory import export_directory
 from hf_sparse.export.session import load_onnx
-from hf_sparse.training.loading import load_trained
 from measuring import write_results
 from prune_once_for_all import COMMON, TASKS, run
 
@@ -98,7 +98,7 @@ def measure(name: str, trained: dict[str, float], options: argparse.Namespace) -
     """Publish the model of a stage in every form and score each."""
     home = Path(options.work) / name
     data, forms = batches(options, home), home / "forms"
-    model = load_trained(str(home))
+    model = load_model(str(home))
     if abs(accuracy(model, data) - trained["eval_accuracy"]) > 1e-3:
         raise RuntimeError(f"{name} does not score as it did after training; train it again")
     sizes = hf_sparse.save_packed(model, forms / "packed")

@@ -12,13 +12,13 @@ from rich.progress import track
 from transformers import BertConfig, BertModel
 
 from hf_sparse import Recipe, find_targets
+from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, write_state
 from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.update import grow
 from hf_sparse.targets import Targets
-from hf_sparse.training.state import SIDECAR, SavedState, write_state
 from measuring import write_results
 
 CASES = [

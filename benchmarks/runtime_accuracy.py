@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from eight_bits import RECIPES, accuracy, batches
 from hf_sparse.benchmark.latency import limited
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.runtime import fuse
 from hf_sparse.runtime.library import load_kernels
-from hf_sparse.training.loading import load_trained
 from measuring import write_results
 
 NAMES = ("dense", "sparse_90", "sparse_94", *RECIPES)
@@ -35,7 +35,7 @@ def answers(model: nn.Module, data: list[dict[str, Tensor]]) -> tuple[Tensor, fl
 def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
     """Score one model in both."""
     data = batches(options, directory)
-    model = load_trained(str(directory))
+    model = load_model(str(directory))
     exact, slow = answers(model, data)
     right = accuracy(model, data)
     ready = fuse(model)

@@ -15,6 +15,7 @@ _HOMES = {
     "SparseTrainerMixin": "hf_sparse.trainers.publishing",
     "SparsityCallback": "hf_sparse.training.callbacks",
     "find_targets": "hf_sparse.targets",
+    "load_model": "hf_sparse.checkpoint.loading",
     "load_packed": "hf_sparse.checkpoint.packed",
     "load_teacher": "hf_sparse.distillation.teacher",
     "measure_sparsity": "hf_sparse.sparsity.measure",

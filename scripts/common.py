@@ -19,11 +19,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import speed
 from hf_sparse import SparseArguments, SparseTrainer
+from hf_sparse.checkpoint.loading import requantize
 from hf_sparse.data.files import load_splits
 from hf_sparse.distillation.teacher import load_teacher
 from hf_sparse.training.dropout import set_dropout
 from hf_sparse.training.freeze import freeze
-from hf_sparse.training.loading import requantize
 from hf_sparse.training.mlm import EpochCallback, MaskedTokens
 from hf_sparse.training.recipe_arguments import given_arguments, read_recipe_arguments
 

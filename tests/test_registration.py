@@ -8,7 +8,8 @@ import pytest
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import Linear, LoraLayer
 
-from hf_sparse.checkpoint.quantizer import METHOD, SUPPORTED
+from hf_sparse.checkpoint.container import METHOD
+from hf_sparse.checkpoint.quantizer import SUPPORTED
 
 KNOWN = (
     f"from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as known; assert {METHOD!r} in known"

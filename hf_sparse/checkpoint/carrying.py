@@ -1,4 +1,4 @@
-"""What a directory made from a model takes over from it: all that belongs to the model but its weights."""
+"""Files that a directory made from a model takes over from it: everything of the model but its weights."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ _WEIGHTS = (
     "*.pickle",
     "openvino_*",
 )
-# What says something of the one model that it was measured on, or of the run that made it.
+# Files about one set of weights: measurements of them, and records of the run that made them.
 _OF_THAT_MODEL = (
     CONFIG_NAME,
     "README.md",
@@ -51,15 +51,15 @@ _HIDDEN = (".*", "_*")
 
 
 def carried(name_or_path: str, tokenizer: bool = True, **hub: Any) -> dict[str, Path]:
-    """Return the files that go on with a model whatever is done to its weights, by their paths in it.
+    """Return the files that stay with a model whatever is done to its weights, by their relative paths.
 
-    These are tokenizer, processor, chat templates, terms of use, whatever else somebody put there, and the
-    modules of sentence-transformers, with weights of their own. Left out are weights, in other formats too,
-    what belongs to a run (checkpoints, optimizers, records), and what was said or measured of this very
-    model: its card and results. Without `tokenizer`, for a model that gets another one, so are its files.
+    These are tokenizer, processor, chat templates, licences, files that somebody added, and the modules of
+    sentence-transformers with their own weights. Left out are weights in any format, files of a run
+    (checkpoints, optimizers, records), and the card and results, which are about the old weights. With
+    `tokenizer=False`, for a model that gets another tokenizer, its files are left out, too.
 
-    `name_or_path` is a directory or a Hub name, `hub` as in `saved_file`. Raises `ValueError` for a link out
-    of the directory and for modules that lie outside of it.
+    `name_or_path` is a directory or a Hub name, `hub` as in `saved_file`. Raises `ValueError` for a link that
+    leads out of the directory and for modules outside of it.
     """
     modules = module_folders(name_or_path, **hub)
     if not Path(name_or_path).is_dir():
@@ -84,7 +84,7 @@ def module_files(directory: Path) -> dict[str, Path]:
 
 
 def carry(files: Mapping[str, Path], directory: Path) -> None:
-    """Copy such files into a directory, except those that are there already."""
+    """Copy files, by their relative paths, into a directory; a file that exists there stays."""
     for name, path in files.items():
         if not (target := directory / name).exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _files(home: Path, modules: list[str]) -> Iterator[Path]:
             yield from (path for path in sorted(entry.rglob("*")) if path.is_file() and path.name[0] != ".")
         elif entry.is_dir() and not _any(name, (*_FOLDERS_OF_THAT_MODEL, *_HIDDEN)):
             held = [path for path in sorted(entry.rglob("*")) if path.is_file()]
-            # With weights in it, it is another model, or this one in another format.
+            # A folder with weights is another model, or this one in another format.
             if not any(_any(path.name, _WEIGHTS) for path in held):
                 yield from (path for path in held if not _any(path.name, (*_OF_THAT_MODEL[1:], *_HIDDEN)))
 
@@ -114,6 +114,6 @@ def _require_inside(path: Path, home: Path) -> None:
     """Raise `ValueError` for a link that leads out of a directory, except into the Hub's cache around it."""
     if leaves(path, home):
         raise ValueError(
-            f"{path} is a link to {path.resolve()}, outside of {home}, and whatever that is would be taken "
-            "over; put the file itself there, or delete the link"
+            f"{path} is a link to {path.resolve()}, outside of {home}, whose content would be copied; put "
+            "the file itself there, or delete the link"
         )

@@ -23,7 +23,7 @@ from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers, requ
 from hf_sparse.suitable import require_merged
 
 METHOD = "compressed-tensors"
-# Their zero points are of signed integers, ours of unsigned ones.
+# compressed-tensors has signed zero points, hf_sparse unsigned ones.
 _SHIFT = 128
 
 
@@ -35,17 +35,21 @@ def save_compressed(
 ) -> None:
     """Write a quantized model as a directory that `from_pretrained` loads with compressed-tensors installed.
 
-    With quantized inputs a weight lies there as int8 (format `int-quantized`), else packed at its own number
-    of bits (`pack-quantized`); scales are float32. The format has no embeddings: quantized tables lie there
-    as rounded floats. All other parameters are as `save_pretrained` writes them.
-    The directory is to be loaded as the class it was saved as, or without the head. An earlier one of this
-    format is replaced, the tokenizer's files in it too, so give `tokenizer` again, and `carried`, what else
-    goes into it (`checkpoint.carrying.carried`).
+    With quantized inputs a weight is stored as int8 (format `int-quantized`), else packed at its own number
+    of bits (`pack-quantized`); scales are float32. The format lacks embeddings: quantized tables are stored
+    as rounded floats. All other parameters are as `save_pretrained` writes them. Load the directory as the
+    class it was saved as, or without the head. The files are read and compared before they take their place.
 
-    What was written is read and compared before it takes its place. The package compressed-tensors is needed
-    for packing only. Raises `ValueError` for models that are not quantized, whose layers differ in their
-    scheme or are no Linears, for weights that are not finite, for mixtures of experts, and for directories
-    that hold something else.
+    Args:
+        model: A model whose Linears are quantized, all in one way.
+        directory: Where to write. An earlier directory of this format is replaced, with its tokenizer.
+        tokenizer: Saved beside the model.
+        carried: Other files to copy, by their relative paths (`checkpoint.carrying.carried`).
+
+    Raises:
+        ValueError: The model is not quantized, layers differ in their scheme or are not Linears, weights are
+            not finite, there are mixtures of experts, or the directory holds something else.
+        ImportError: Weights are packed and the package compressed-tensors is missing.
     """
     require_merged(model)
     require_finite(model.named_parameters())
@@ -76,14 +80,14 @@ def save_compressed(
 def _require_same(directory: Path, state: Mapping[str, Tensor], needed: set[str]) -> None:
     """Raise `ValueError` unless files hold these tensors bit for bit, all `needed` ones among them.
 
-    Some classes have other names for their weights on disk: what is under another name is known by its bytes.
+    Some classes rename their weights on disk: a tensor under another name is recognized by its bytes.
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for file in directory.glob("model*.safetensors"):
         found |= load_file(file)
     elsewhere = Counter(_bytes(value) for name, value in found.items() if name not in state)
     wrong = [name for name, value in found.items() if name in state and _bytes(value) != _bytes(state[name])]
-    # Of those that are not needed, tied ones lie there once.
+    # Of tied tensors, which are not `needed`, a file holds one.
     renamed = [name for name in needed if name not in found]
     wrong += [name for name in renamed if not elsewhere[_bytes(state[name])]]
     if wrong or len(renamed) > elsewhere.total():
@@ -108,7 +112,7 @@ def _scheme(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> dict[str,
     transposed = [name for name, layer in layers.items() if layer.transposed]
     if transposed:
         raise ValueError(
-            f"{transposed[0]} is a Conv1D, and compressed-tensors knows Linears only; write a packed file "
+            f"{transposed[0]} is a Conv1D, and compressed-tensors has Linears only; write a packed file "
             "(hf-sparse pack --format packed) or export to ONNX instead"
         )
     experts = [
@@ -116,7 +120,7 @@ def _scheme(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> dict[str,
     ]
     if experts:
         raise ValueError(
-            f"{experts[0]} holds weights of experts, which transformers takes for quantized in this format; "
+            f"{experts[0]} holds weights of experts, which transformers takes as quantized in this format; "
             "write a packed file instead (hf-sparse pack --format packed)"
         )
     kinds = {(str(layer.weights), layer.activations) for layer in layers.values()}
@@ -159,9 +163,9 @@ def _arguments(
 
 
 def _ignored(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> list[str]:
-    """Name the Linears that are not quantized, those of the base model with and without its prefix.
+    """Return names of the Linears that are not quantized, for `ignore` in the configuration.
 
-    So the directory can be loaded without the head, too.
+    Those in the base model match with and without its prefix, so the directory loads without the head, too.
     """
     prefix = base_prefix(model)
     names = [
@@ -178,7 +182,7 @@ def _ignored(model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> list[str
 
 
 def _tensors(layer: QuantizedLayer, packed: bool) -> dict[str, Tensor]:
-    """Return the tensors of one layer as the format names them."""
+    """Return the tensors of one layer by the names that the format gives them."""
     scales = layer.scales.flatten() if layer.weights.granularity == "tensor" else layer.scales
     tensors = {"weight_scale": scales}
     if packed:
@@ -188,14 +192,14 @@ def _tensors(layer: QuantizedLayer, packed: bool) -> dict[str, Tensor]:
         tensors["weight_shape"] = torch.tensor(layer.codes.shape)
     else:
         tensors["weight"] = layer.codes
-    if layer.activations == "uint8_per_tensor":
+    if layer.input_scale is not None and layer.input_zero_point is not None:
         tensors["input_scale"] = layer.input_scale.reshape(1)
         tensors["input_zero_point"] = (layer.input_zero_point - _SHIFT).to(torch.int8).reshape(1)
     return tensors
 
 
 def is_compressed(directory: Path, carried: Mapping[str, Path] = MappingProxyType({})) -> bool:
-    """Say whether a directory holds a model of this format and nothing else but what is `carried`."""
+    """Return whether a directory holds a model of this format and, beside it, only `carried` files."""
     file = directory / CONFIG_NAME
     if not file.is_file():
         return False

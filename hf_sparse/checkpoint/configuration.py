@@ -11,12 +11,11 @@ from huggingface_hub.errors import StrictDataclassError
 from hf_sparse.reading import read_json, shortened
 
 _WAY_OUT = "restore it, or save the model again"
-# What is made once for each of a number that stands in a configuration; no model has more of them.
+# Parts that a model has as many of as its configuration says; real models stay below `_MOST`.
 _COUNTED = re.compile(r"layer|block|depth|expert|hidden_groups|inner_group")
 _MOST = 4096
 _LABELS = "num_labels"
-# What transformers and PyTorch raise for values that they cannot work with; the first is in no way one of the
-# others.
+# Errors of transformers and PyTorch for values they cannot use; the first one derives from `Exception` alone.
 _OF_VALUES = (
     StrictDataclassError,
     ArithmeticError,
@@ -30,35 +29,35 @@ _OF_VALUES = (
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Return what a JSON file beside the weights of a model holds; raise `ValueError` if it is damaged."""
+    """Return the table in a JSON file beside the weights of a model; raise `ValueError` if it is damaged."""
     return read_json(file, "JSON", _WAY_OUT)
 
 
 def saved_quantization(file: Path) -> dict[str, Any] | None:
-    """Return the `quantization_config` of a config.json, None if there is none.
+    """Return the `quantization_config` of a config.json, None without one.
 
     Raises `ValueError` for a damaged file.
     """
     held = read_config(file).get("quantization_config")
     if held is not None and not isinstance(held, dict):
-        raise ValueError(f"the quantization_config in {file} is {shortened(held)}, no table; {_WAY_OUT}")
+        raise ValueError(f"the quantization_config in {file} is {shortened(held)}, not a table; {_WAY_OUT}")
     return held
 
 
 def method_of(held: Mapping[str, Any]) -> str:
-    """Return the name of the format that a `quantization_config` is of."""
+    """Return the name of the format in a `quantization_config`."""
     return str(held.get("quant_method", "quantized"))
 
 
 def require_plausible(file: Path) -> None:
     """Raise `ValueError` for a config.json that is damaged, or asks for more parts than any model has.
 
-    What transformers makes of it takes time and memory for each part, before a weight is read.
+    transformers spends time and memory on each part before it reads a weight.
     """
     config = read_config(file)
     named = config.get("architectures")
     if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
-        raise ValueError(f"architectures in {file} is {shortened(named)}, no list of names; {_WAY_OUT}")
+        raise ValueError(f"architectures in {file} is {shortened(named)}, not a list of names; {_WAY_OUT}")
     level: list[tuple[str, Any]] = list(config.items())
     while level:
         inner: list[tuple[str, Any]] = []
@@ -74,23 +73,22 @@ def require_plausible(file: Path) -> None:
 
 def _most(name: str, file: Path) -> float:
     if name == _LABELS:
-        # Of which each has a name in the file, unless they were never named.
+        # Each label has a name in the file, unless none was ever given.
         return max(1 << 20, file.stat().st_size)
     return _MOST if _COUNTED.search(name) else float("inf")
 
 
 @contextmanager
 def described_by(file: str | Path) -> Iterator[None]:
-    """Let a block make of a configuration, and of the files beside it, what it describes.
+    """Run a block that makes a model from a configuration; an error names the file, as `ValueError`.
 
-    Raises `ValueError` naming the file where that is nothing that can be made.
+    Errors of lacking memory, and those that already name the directory, pass unchanged.
     """
     try:
         yield
     except _OF_VALUES as error:
         said = str(error)
         if "allocate" in said or (isinstance(error, ValueError) and str(Path(file).parent) in said):
-            # There is not the memory for it, or the error says itself which file it is about.
             raise
         first = next((line.strip() for line in said.splitlines() if line.strip()), "")
         raise ValueError(

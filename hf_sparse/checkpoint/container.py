@@ -36,16 +36,18 @@ from hf_sparse.settings.values import one_of
 from hf_sparse.storage import write_atomically
 
 PACKED = "packed.safetensors"
+# The name of the format in a config.json, as `quant_method`.
+METHOD = "hf_sparse"
 FORMAT_VERSION = 1
-# What the bytes of a tensor are called; never as the tensor itself, which they are not.
+# Appended to the name of a tensor, since its coded bytes are not the tensor.
 SUFFIX = ".packed"
 _KEY = "hf_sparse_packed"
-# Without header and checksum of zlib's own.
+# Raw DEFLATE, without the header and checksum of zlib.
 _RAW = -15
-# Of an entry, beside its name, which may be written with six characters for one.
+# Bytes of an entry in the index beside its name; JSON may escape a character of the name as six.
 _LONGEST_ENTRY = 2048
-# A small file must not ask for much memory. DEFLATE makes at most 1,032 bytes of one, and weights that are
-# all zero take next to none.
+# Bounds on the bytes of tensors in memory, so that a small file cannot ask for much. DEFLATE expands a byte
+# to at most 1,032, and weights that are all zero take almost no bytes.
 _FEWEST, _TIMES = 1 << 28, 1 << 11
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -57,10 +59,11 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True, config=STRICT)
 class Quantization:
-    """How a layer is quantized: texts as in a recipe, the observed range of its input, where its scales are.
+    """How a layer is quantized: names as in a recipe, the range of its input, the coding of its scales.
 
-    The codes are those of the matrix (out, in), which a `transposed` layer stores as (in, out). `input_range`
-    is there with uint8_per_tensor only; `scales` codes float32 numbers as `WeightScheme.scales` shapes them.
+    The codes are of the matrix (out, in), also for a `transposed` layer, which stores (in, out). The
+    `input_range` exists with uint8_per_tensor only; the scales are float32, as `WeightScheme.scales` shapes
+    them.
     """
 
     weights: Annotated[str, AfterValidator(lambda text: str(read_weight_scheme(text)))]
@@ -83,7 +86,7 @@ class Quantization:
 class Entry:
     """One tensor of a state dict, bit for bit or, if quantized, as int8 codes; in row-major order.
 
-    Its bytes hold the streams of `coding` and then those of the scales; `crc32` is of these bytes.
+    Its bytes are the streams of `coding`, then those of the scales; `crc32` is their checksum.
     """
 
     name: str
@@ -99,12 +102,12 @@ class Entry:
         return self.coding.length + (self.quantization.scales.length if self.quantization else 0)
 
 
-# At the first error: an index of nothing but errors would take a thousand times its size to report.
+# Validation stops at the first error: a report of a thousand errors would be much larger than the index.
 _INDEX = TypeAdapter(Annotated[list[Entry], FailFast()])
 
 
 def write_packed(path: Path, tensors: Iterable[tuple[Entry, bytes]]) -> None:
-    """Write a file, whole or not at all. Checksums are filled in."""
+    """Write a file, whole or not at all; checksums are computed here."""
     entries, contents = [], {}
     for entry, content in tensors:
         entries.append(asdict(entry) | {"crc32": zlib.crc32(content)})
@@ -120,10 +123,10 @@ def index_metadata(entries: object) -> dict[str, str]:
 
 
 def read_packed(path: Path) -> list[tuple[Entry, memoryview]]:
-    """Return the entries of a file with their bytes, whose checksums have been compared.
+    """Return the entries of a file with their bytes, after comparing checksums.
 
-    Raises `FileNotFoundError` if there is none, `ValueError` if it is damaged or of a newer format. Only what
-    concerns the file as such is checked; whether codings fit shapes is for those who decode them.
+    Raises `FileNotFoundError` if the file is missing, `ValueError` if it is damaged or of a newer format.
+    Whether codings fit shapes is checked when they are decoded.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; pack a model with save_packed")
@@ -160,21 +163,21 @@ class _Newer(Exception):
 
 
 def _room(names: Collection[str]) -> int:
-    """Return how long an index of these tensors can be."""
+    """Return how many bytes an index of these tensors can take at most."""
     return sum(6 * len(name.encode()) for name in names) + _LONGEST_ENTRY * (len(names) + 1)
 
 
 def _require_room(entries: list[Entry], size: int) -> None:
-    """Raise `ValueError` for tensors that are larger than a file of this size can mean."""
+    """Raise `ValueError` for tensors that are too large for a file of this size."""
     asked = sum(prod(entry.shape) * DTYPES[entry.dtype].itemsize for entry in entries)
     if asked > max(_FEWEST, _TIMES * size):
         raise ValueError(f"its {size} bytes are said to hold {asked}")
 
 
 def _entries(metadata: Mapping[str, str] | None, room: int) -> list[Entry]:
-    """Return the entries of a file whose index takes no more bytes than there is `room` for."""
+    """Return the entries of a file; its index may expand to `room` bytes."""
     match = re.fullmatch(r"([1-9]\d*) (\d+) ([\w+/=]+)", (metadata or {}).get(_KEY, ""), re.ASCII)
-    if match is None or len(metadata) > 1:
+    if metadata is None or match is None or len(metadata) > 1:
         raise ValueError("its metadata are not those of a packed model")
     version, checksum, text = match.groups()
     if int(version) > FORMAT_VERSION:
@@ -197,9 +200,9 @@ def _paired(entries: list[Entry], contents: Mapping[str, np.ndarray]) -> list[tu
         content = contents[entry.name + SUFFIX]
         if content.dtype != np.uint8 or content.shape != (entry.length,):
             raise ValueError(f"the streams of {entry.name} do not fill its {content.nbytes} bytes")
-        if zlib.crc32(content) != entry.crc32:
+        if zlib.crc32(content.data) != entry.crc32:
             raise ValueError(f"{entry.name} does not match its checksum")
-        pairs.append((entry, memoryview(content)))
+        pairs.append((entry, content.data))
     return pairs
 
 

@@ -1,4 +1,4 @@
-"""What a saved configuration says about the sparsity of its model, and whether the weights still keep it."""
+"""The sparsity record in a model's configuration, and whether the weights still have the recorded zeros."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ Part = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Promise:
-    """Of one weight: its pattern; the sparsity asked for, None if it was free; share and number removed."""
+    """The record of one weight: its pattern, the target sparsity (None if free), share and number removed."""
 
     pattern: str
     target: Part | None
@@ -32,10 +32,10 @@ class Promise:
 
 @dataclass(frozen=True)
 class Contract:
-    """The record of a sparse model, under `hf_sparse` in its config.json.
+    """The sparsity record of a model, under `hf_sparse` in its config.json.
 
-    Sparsity is a share of removed weights in [0, 1]; `digest` is a SHA-256 of the masks; `layers` goes by the
-    names of weights within the base model, so that another head changes nothing.
+    `target` and `achieved` are shares of removed weights in [0, 1]; `digest` is a SHA-256 of the masks; the
+    keys of `layers` are names of weights within the base model, so that another head changes nothing.
     """
 
     pattern: str
@@ -49,16 +49,16 @@ _CONTRACT = TypeAdapter(Contract)
 
 
 def read_contract(model: nn.Module) -> Contract | None:
-    """Return the record in a model's configuration, None if there is none.
+    """Return the sparsity record in a model's configuration, None without one.
 
-    The configuration is that of the model of transformers in it, if there is exactly one. Raises `ValueError`
-    if the record cannot be understood.
+    The configuration is that of the one model of transformers inside, if there is exactly one. Raises
+    `ValueError` if the record is damaged or of another format version.
     """
     record = _record(model)
     if record is None or record is False:
         return None
     version = record.get("format_version") if isinstance(record, Mapping) else None
-    if version != FORMAT_VERSION:
+    if not isinstance(record, Mapping) or version != FORMAT_VERSION:
         raise ValueError(
             f"the configuration's {KEY} record has format version {shortened(version)}, this release reads "
             f"{FORMAT_VERSION}; upgrade hf_sparse, or remove the record: del model.config.{KEY}"
@@ -75,7 +75,7 @@ def read_contract(model: nn.Module) -> Contract | None:
 
 
 def is_declared_dense(model: nn.Module) -> bool:
-    """Say whether a model's configuration has `False` in place of a record: its zeros are to train."""
+    """Return whether a configuration has `False` in place of a record: the zeros of the model may train."""
     return _record(model) is False
 
 
@@ -86,10 +86,10 @@ def write_contract(
     target: float | None,
     layers: Mapping[str, tuple[str, float | None]],
 ) -> None:
-    """Record the masks in the configuration of a model, if it has one.
+    """Write the masks into the configuration of a model, if it has one.
 
-    `layers` holds pattern and target of each weight. Without `pattern` the zeros are those the model came
-    with: what an earlier record says they are is kept.
+    `layers` holds pattern and target of each weight. Without `pattern` the zeros are those that the model
+    came with: pattern and target of an earlier record are kept.
     """
     parts = _parts(model)
     for part in parts:
@@ -115,9 +115,9 @@ def write_contract(
 
 
 def renew_contract(model: nn.Module) -> None:
-    """Record the zeros of a model as they are now, of which some were taken out with their matrices.
+    """Bring the record of a model up to date after rows or columns were removed from its matrices.
 
-    Without an earlier record there is none now.
+    A model without a record stays without one.
     """
     earlier = read_contract(model)
     if earlier is None:
@@ -131,10 +131,10 @@ def renew_contract(model: nn.Module) -> None:
 
 
 def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int | None]]:
-    """Return the weights with fewer zeros than are recorded: how many were removed, how many zeros there are.
+    """Return the weights with fewer zeros than recorded: the number removed, and the number of zeros now.
 
-    Weights the model does not have, as of another head, are passed over, and so are those whose values are
-    out of reach. If it has none of those that are recorded they are all returned, without a number of zeros.
+    Weights that the model lacks, as of another head, are passed over, and so are weights whose values cannot
+    be read (sharded, offloaded). If the model has no recorded weight, all are returned, with None for zeros.
     """
     lost: dict[str, tuple[int, int | None]] = {}
     for part in _parts(model):
@@ -142,7 +142,7 @@ def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int | None]]:
         promised = {} if contract is None else {n: p for n, p in contract.layers.items() if p.removed}
         if not promised:
             continue
-        # Everything there is, since the run that was recorded may have pruned other weights than the default.
+        # All weights, since the recorded run may have pruned others than the default.
         every = every_weight(model)
         if _own_modules(part, every).isdisjoint(map(module_of, promised)):
             lost |= {name: (promise.removed, None) for name, promise in promised.items()}
@@ -157,7 +157,7 @@ def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int | None]]:
 
 
 def recorded_modules(model: nn.Module) -> set[str]:
-    """Return the names of the model's modules, or 3-D parameters, whose weights its record names."""
+    """Return the names of the modules, or 3-D parameters, of a model whose weights are in its record."""
     found: set[str] = set()
     for part in _parts(model):
         contract = read_contract(part.model)
@@ -170,7 +170,7 @@ def recorded_modules(model: nn.Module) -> set[str]:
 
 
 def recorded_out_of_reach(model: nn.Module) -> list[LeftOut]:
-    """Return what a record names and nothing can be written into, such as weights that are sharded."""
+    """Return the recorded weights that cannot be written to, such as sharded ones."""
     found = []
     for part in _parts(model):
         contract = read_contract(part.model)
@@ -185,7 +185,7 @@ def recorded_out_of_reach(model: nn.Module) -> list[LeftOut]:
 
 
 def describe_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
-    """Say in words which weights lost zeros."""
+    """Return a sentence on the weights that `lost_zeros` returned."""
     if all(zeros is None for _, zeros in lost.values()):
         return (
             f"the configuration records zeros of {len(lost)} weights, such as {next(iter(lost))}, and the "
@@ -204,9 +204,9 @@ def _record(model: nn.Module) -> object:
 
 @dataclass(frozen=True)
 class _Part:
-    """A model of transformers with a configuration, alone or in another one.
+    """A model of transformers with a configuration, alone or inside another model.
 
-    `prefix` is what the names of its weights begin with in the whole model, `base` those of its base model.
+    In the whole model the names of its weights begin with `prefix`, those of its base model with `base`.
     """
 
     model: nn.Module
@@ -217,14 +217,14 @@ class _Part:
         return name.startswith(self.prefix)
 
     def own(self, name: str) -> str:
-        """Return the name of a weight as it is recorded."""
+        """Return the name under which the record has a weight."""
         return name.removeprefix(self.base if name.startswith(self.base) else self.prefix)
 
 
 def _parts(model: nn.Module) -> list[_Part]:
     names = {id(entry.module): f"{entry.name}.".lstrip(".") for entry in named_modules(model)}
-    parts = []
-    for part in list(pretrained_parts(model)) or [model]:
+    parts, found = [], list[nn.Module](pretrained_parts(model))
+    for part in found or [model]:
         prefix = names.get(id(part), "")
         base = names.get(id(getattr(part, "base_model", part)), prefix)
         parts.append(_Part(part, prefix, base))
@@ -232,6 +232,6 @@ def _parts(model: nn.Module) -> list[_Part]:
 
 
 def _own_modules(part: _Part, every: Targets) -> set[str]:
-    """Return the modules of a part that a record could name, those with values out of reach included."""
+    """Return the modules of a part that a record could name, with values that can be read or not."""
     names = (*every.names, *(entry.name for entry in every.left_out))
     return {module_of(part.own(name)) for name in names}

@@ -1,10 +1,11 @@
-"""Single tensors and quantized weights as entries of a packed file, and back."""
+"""Conversion of single tensors and quantized weights to entries of a packed file, and back."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_sparse.checkpoint.container import DTYPES, FLOATS, Entry, Quantization
 from hf_sparse.checkpoint.packing import (
@@ -16,15 +17,19 @@ from hf_sparse.checkpoint.packing import (
     unpack_words,
 )
 from hf_sparse.checkpoint.packing import unpack_codes as decode
+from hf_sparse.quantization.convert import as_quantized, attach
 from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import WeightScheme, read_weight_scheme
+from hf_sparse.targets import Target
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SCALE_BYTES = 4
+_WEIGHT = ".weight"
 
 
 def bit_patterns(tensor: Tensor) -> np.ndarray:
-    """Return the entries of a tensor of one of DTYPES as integers of their size, flat."""
+    """Return the numbers of a tensor, of one of DTYPES, as integers with the same bits, flat."""
     flat = tensor.detach().cpu().contiguous().view(-1)
     return flat.view(_WORDS[tensor.element_size()]).numpy()
 
@@ -50,7 +55,7 @@ def pack_layer(
 def check(entry: Entry) -> None:
     """Raise `ValueError` unless dtype, shape, scheme and codings of an entry fit each other.
 
-    Allocates nothing, so that a damaged entry cannot ask for memory.
+    Allocates no memory, so that a damaged entry cannot ask for much.
     """
     dtype, numbers = DTYPES[entry.dtype], math.prod(entry.shape)
     if entry.quantization is None:
@@ -61,11 +66,11 @@ def check(entry: Entry) -> None:
     scheme, matrix = _matrix(entry)
     scheme.check(entry.name, matrix)
     check_codes(entry.coding, numbers, scheme.highest)
-    check_words(entry.quantization.scales, math.prod(_scales(scheme, matrix)), _SCALE_BYTES)
+    check_words(quantization_of(entry).scales, math.prod(_scales(scheme, matrix)), _SCALE_BYTES)
 
 
 def unpack(entry: Entry, content: memoryview) -> Tensor:
-    """Return the tensor of an entry that has been checked, a quantized one as its codes restore it.
+    """Return the tensor of an entry that has been checked; a quantized one is restored from its codes.
 
     Raises `ValueError` if the content is damaged.
     """
@@ -76,9 +81,9 @@ def unpack(entry: Entry, content: memoryview) -> Tensor:
     scheme, codes, scales = unpack_codes(entry, content)
     weight = scheme.restore(codes, scales, dtype)
     if not torch.equal(scheme.suiting(weight).scales(weight), scales):
-        # Layers go by their weights, and would round to other codes.
+        # Quantized layers compute scales from their weights, and would round to other codes.
         raise ValueError("its scales are not those that its largest codes belong to")
-    return weight.t().contiguous() if entry.quantization.transposed else weight
+    return weight.t().contiguous() if quantization_of(entry).transposed else weight
 
 
 def unpack_codes(entry: Entry, content: memoryview) -> tuple[WeightScheme, Tensor, Tensor]:
@@ -90,7 +95,7 @@ def unpack_codes(entry: Entry, content: memoryview) -> tuple[WeightScheme, Tenso
     shape, first = _scales(scheme, matrix), entry.coding.length
     decoded = decode(entry.coding, content[:first], math.prod(entry.shape), scheme.highest)
     codes = _tensor(decoded).view(matrix)
-    words = unpack_words(entry.quantization.scales, content[first:], math.prod(shape), _SCALE_BYTES)
+    words = unpack_words(quantization_of(entry).scales, content[first:], math.prod(shape), _SCALE_BYTES)
     scales = _tensor(words).view(torch.float32).view(shape)
     if not (torch.isfinite(scales) & (scales > 0)).all():
         raise ValueError("its scales are not all positive numbers")
@@ -104,15 +109,22 @@ def _entry(
     return Entry(name, dtype, tuple(tensor.shape), coding, quantization), content
 
 
+def quantization_of(entry: Entry) -> Quantization:
+    """Return how an entry is quantized; raise `ValueError` for one that is not."""
+    if entry.quantization is None:
+        raise ValueError(f"{entry.name} is not quantized")
+    return entry.quantization
+
+
 def scheme_of(entry: Entry) -> WeightScheme:
     """Return the scheme of a quantized entry."""
-    return read_weight_scheme(entry.quantization.weights)
+    return read_weight_scheme(quantization_of(entry).weights)
 
 
 def _matrix(entry: Entry) -> tuple[WeightScheme, tuple[int, int]]:
     """Return the scheme of a quantized entry and the shape of its codes, (out, in)."""
     rows, columns = entry.shape
-    matrix = (columns, rows) if entry.quantization.transposed else (rows, columns)
+    matrix = (columns, rows) if quantization_of(entry).transposed else (rows, columns)
     return scheme_of(entry), matrix
 
 
@@ -125,3 +137,29 @@ def _scales(scheme: WeightScheme, matrix: tuple[int, int]) -> tuple[int, int]:
 
 def _tensor(words: np.ndarray) -> Tensor:
     return torch.from_numpy(words.astype(words.dtype.newbyteorder("="), copy=False))
+
+
+def quantized_entries(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Return the entries that are quantized."""
+    return {name: entry for name, entry in entries.items() if entry.quantization}
+
+
+def quantize_again(model: nn.Module, layers: Mapping[str, Entry]) -> None:
+    """Quantize the layers of a loaded model as their entries say; keys of `layers` are names of weights."""
+    phase = Phase(observing=False)
+    alike: dict[tuple[WeightScheme, str, str], list[Target]] = {}
+    for name, entry in layers.items():
+        module, layer = model.get_submodule(name.removesuffix(_WEIGHT)), quantization_of(entry)
+        target = Target(name, module, transposed=layer.transposed)
+        # The model may have been loaded in another dtype than that of the file.
+        scheme = scheme_of(entry).suiting(target.weight.detach())
+        key = (scheme, layer.activations, layer.observer)
+        alike.setdefault(key, []).append(target)
+    for (weights, activations, observer), targets in alike.items():
+        parts = attach(targets, weights, activations, observer, phase)
+        for target in targets:
+            if (ends := quantization_of(layers[target.name]).input_range) is not None:
+                module = as_quantized(target.module)
+                module.input_low.fill_(ends[0])
+                module.input_high.fill_(ends[1])
+                parts[target.name.removesuffix(_WEIGHT)].seen = True

@@ -1,7 +1,7 @@
-"""Models in one small file: `packed.safetensors` beside the configuration, in place of the weights."""
+"""Models in one small file, `packed.safetensors`, beside the configuration and in place of the weights."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,49 +9,56 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from hf_sparse.checkpoint.comparing import (
     compare,
     compare_layers,
-    compare_names,
-    compare_tensor,
     require_same,
 )
 from hf_sparse.checkpoint.configuration import described_by, require_plausible
-from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
+from hf_sparse.checkpoint.container import DTYPES, METHOD, PACKED, Entry, damaged, read_packed, write_packed
 from hf_sparse.checkpoint.directories import moved_into
-from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
-from hf_sparse.checkpoint.quantizer import METHOD
+from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, quantize_again, quantized_entries, unpack
 from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
-from hf_sparse.checkpoint.undrawn import Undrawn
-from hf_sparse.quantization.convert import attach
+from hf_sparse.quantization.convert import as_quantized
 from hf_sparse.quantization.layers import quantized_layers, require_finite
-from hf_sparse.quantization.linear import Phase
-from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.sparsity.parallel import parallel_map
 from hf_sparse.suitable import require_merged
-from hf_sparse.targets import Target, find_targets
+from hf_sparse.targets import find_targets
 
 _WEIGHT = ".weight"
+# Methods of tensors that draw random values.
+_DRAW = {"normal_", "uniform_"}
 
 
 def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
-    """Write a model, quantized or not, with its configuration into a directory; return its sizes.
+    """Write a model, quantized or not, with its configuration into a directory.
 
-    Quantized weights are stored as codes and scales, all other tensors bit for bit, tied ones once. What was
-    written is read and compared before it takes its place. Raises `ValueError` for models that `load_packed`
-    could not restore, weights that are not finite, and layers that have seen no data.
+    Quantized weights are stored as codes and scales, all other tensors bit for bit, tied tensors once. The
+    file is read and compared before it takes its place.
+
+    Args:
+        model: A model of a class of transformers.
+        directory: Where to write; other files there stay.
+
+    Returns:
+        The sizes of the model and its file, in bytes.
+
+    Raises:
+        ValueError: `load_packed` could not restore the model, weights are not finite, or a layer that needs
+            the range of its input has seen no data.
     """
     require_merged(model)
     kind, directory = type(model), Path(directory)
     if getattr(transformers, kind.__name__, None) is not kind:
         raise ValueError(
-            f"{kind.__name__} is no class of transformers, and no other can be loaded; pack a model of one"
+            f"{kind.__name__} is not a class of transformers, and no other can be loaded; pack a model of one"
         )
-    # What has no encoder is refused before anything is written.
+    # A model without an encoder is refused before anything is written.
     find_targets(model)
     require_finite(model.named_parameters())
     layers = quantized_layers(model)
@@ -74,7 +81,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         layer = layers.get(name.removesuffix(_WEIGHT)) if name.endswith(_WEIGHT) else None
         if layer is None:
             return pack_tensor(name, state[name])
-        module = model.get_submodule(name.removesuffix(_WEIGHT))
+        module = as_quantized(model.get_submodule(name.removesuffix(_WEIGHT)))
         known = layer.input_scale is not None
         ends = (module.input_low.item(), module.input_high.item()) if known else None
         return pack_layer(name, state[name], layer, module.quantization.observer, ends)
@@ -101,14 +108,23 @@ def load_packed(
     revision: str | None = None,
     **config_changes: Any,
 ) -> PreTrainedModel:
-    """Restore the model that `save_packed` wrote into a directory, in evaluation mode on the CPU.
+    """Restore the model that `save_packed` wrote into a directory.
 
-    A name that is no directory is one of the Hub, at a `revision`; `subfolder` is where the file lies within
-    either. The model is of the class of transformers that its configuration names; `config_changes` are
-    attributes of that, such as `attn_implementation`. What was quantized rounds weights and inputs as before,
-    its ranges fixed; with `dequantize` it is a plain model with the weights that the codes stand for. Raises
-    `FileNotFoundError` if there is no file, `ValueError` if it is damaged, of a newer format or of another
-    model than the configuration describes.
+    Args:
+        name_or_path: A directory or a Hub name.
+        dequantize: Return a plain model with the rounded weights. By default quantized layers round weights
+            and inputs as before, with fixed ranges.
+        subfolder: The folder of the file within the directory or the repository.
+        revision: Branch, tag or commit on the Hub.
+        config_changes: Attributes of the configuration, such as `attn_implementation`.
+
+    Returns:
+        A model of the class that the configuration names, on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: There is no packed file.
+        ValueError: The file is damaged, of a newer format, or of another model than the configuration
+            describes.
     """
     directory = _directory(str(name_or_path), subfolder, revision)
     opened = open_packed(directory, **config_changes)
@@ -118,25 +134,25 @@ def load_packed(
     model.load_state_dict(everything, assign=True)
     finish(model, directory)
     if not dequantize:
-        quantize_again(model, _quantized(opened.entries))
+        quantize_again(model, quantized_entries(opened.entries))
     return model
 
 
 def _directory(name_or_path: str, subfolder: str, revision: str | None) -> Path:
-    """Return where the files lie, those of the Hub once they have been fetched."""
+    """Return the local directory of the files, fetched if they are on the Hub."""
     here = Path(name_or_path) / subfolder
     if Path(name_or_path).is_dir():
         return here
     file = packed_file(name_or_path, subfolder=subfolder, revision=revision)
-    # Which says that nothing is there.
+    # Opening a file there raises the error.
     return here if file is None else file.parent
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedPacked:
-    """A packed file that was compared with the model of the configuration beside it, nothing of it decoded.
+    """A packed file whose index matches the configuration beside it; its tensors are not decoded yet.
 
-    `pairs` are entries with their contents by the names of their tensors, `ties` all names of each.
+    `pairs` holds entries and their bytes by the names of tensors, `ties` all names of each tensor.
     """
 
     path: Path
@@ -150,7 +166,7 @@ class OpenedPacked:
         return {name: entry for name, (entry, _) in self.pairs.items()}
 
     def build(self, device: str) -> PreTrainedModel:
-        """Return the model with weights that are yet to come."""
+        """Return the model with uninitialized weights."""
         return _build(self.kind, self.config, device)
 
 
@@ -169,7 +185,7 @@ def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
         raise ValueError(
             f"{path} is there, and config.json beside it says nothing of it; if other weights were saved "
             "there since, load those with from_pretrained, else restore the config.json that was written "
-            "with it"
+            "with the file"
         )
     if refused := unused.keys() | config_changes.keys() & {"dtype"}:
         raise ValueError(
@@ -188,39 +204,15 @@ def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
 
 
 def finish(model: PreTrainedModel, directory: str | Path) -> None:
-    """Do what is left once a model has its weights."""
+    """Tie weights, set evaluation mode and the generation settings of a model that has its weights."""
     model.tie_weights()
     model.eval()
     if model.can_generate() and (Path(directory) / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory)
 
 
-def unpack_for(model: PreTrainedModel, file: str | Path) -> tuple[dict[str, Tensor], dict[str, Entry]]:
-    """Return what a packed file holds for a model, which may have another head, by the names in the model.
-
-    Tensors as its weights, and the entries of those that are quantized. Raises as `load_packed` does.
-    """
-    path, planned = Path(file), model.state_dict()
-    prefix = f"{model.base_model_prefix}."
-    pairs, left_over = {}, []
-    for entry, content in read_packed(path):
-        name = entry.name
-        for candidate in (name, name.removeprefix(prefix), prefix + name):
-            if candidate in planned:
-                pairs[candidate] = entry, content
-                break
-        else:
-            left_over.append(name)
-    compare_names(pairs, left_over, model, path)
-    entries = {name: entry for name, (entry, _) in pairs.items()}
-    for name, entry in entries.items():
-        compare_tensor(name, entry, planned[name], path)
-    compare_layers(entries, model, path)
-    return restored(pairs, path), _quantized(entries)
-
-
 def restored(pairs: Mapping[str, tuple[Entry, memoryview]], path: Path) -> dict[str, Tensor]:
-    """Return the tensors of entries; raise `ValueError` naming one whose content is damaged."""
+    """Return the decoded tensors of entries; raise `ValueError` naming one whose bytes are damaged."""
 
     def restore(name: str) -> Tensor:
         try:
@@ -233,34 +225,55 @@ def restored(pairs: Mapping[str, tuple[Entry, memoryview]], path: Path) -> dict[
     return dict(zip(names, parallel_map(restore, names), strict=True))
 
 
-def _quantized(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    return {name: entry for name, entry in entries.items() if entry.quantization}
-
-
 def _kind(config: PreTrainedConfig, path: Path) -> type[PreTrainedModel]:
-    name = (config.architectures or [None])[0]
+    name = config.architectures[0] if config.architectures else None
     kind = getattr(transformers, name, None) if isinstance(name, str) else None
-    fits = isinstance(kind, type) and issubclass(kind, PreTrainedModel) and kind.config_class is not None
-    if not fits or not isinstance(config, kind.config_class):
-        raise ValueError(
-            f"config.json beside {path} names {name} with a {type(config).__name__}, which is no class of "
-            "transformers with its configuration; restore the config.json that was written with it"
-        )
-    return kind
+    if (
+        isinstance(kind, type)
+        and issubclass(kind, PreTrainedModel)
+        and kind.config_class is not None
+        and isinstance(config, kind.config_class)
+    ):
+        return kind
+    raise ValueError(
+        f"config.json beside {path} names {name} with a {type(config).__name__}, which is not a class of "
+        "transformers with its configuration; restore the config.json that was written with it"
+    )
 
 
 def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -> PreTrainedModel:
-    """Make a model whose weights are yet to come."""
+    """Return a new model with uninitialized weights."""
     with torch.device(device), Undrawn():
         model = kind(copy.deepcopy(config))
-    # Otherwise done where weights are drawn.
+    # transformers does this where it draws weights.
     model.tie_weights()
     return model
 
 
+class Undrawn(TorchFunctionMode):
+    """Leaves parameters uninitialized, whatever modules draw for them, since their values come from a file.
+
+    In this thread only: `no_init_weights` of transformers puts empty functions in place of those of torch for
+    the whole process, and when two threads do so at once, for good.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if func.__name__ in _DRAW or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return the tensors of a model and, by the first name of each, all its names."""
-    state, names = model.state_dict(keep_vars=True), {}
+    """Return the tensors of a model, and all names of each tensor by its first one."""
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    names: dict[int, list[str]] = {}
     for name, tensor in state.items():
         names.setdefault(id(tensor), []).append(name)
     return state, {tied[0]: tied for tied in names.values()}
@@ -270,23 +283,3 @@ def _shapes(
     state: Mapping[str, Tensor], ties: Mapping[str, list[str]]
 ) -> dict[str, tuple[torch.Size, list[str]]]:
     return {name: (state[name].shape, tied) for name, tied in ties.items()}
-
-
-def quantize_again(model: PreTrainedModel, layers: Mapping[str, Entry]) -> None:
-    """Quantize the layers of a loaded model, by the names of their weights, as they were."""
-    phase = Phase(observing=False)
-    alike: dict[tuple[WeightScheme, str, str], list[Target]] = {}
-    for name, entry in layers.items():
-        module, layer = model.get_submodule(name.removesuffix(_WEIGHT)), entry.quantization
-        target = Target(name, module, transposed=layer.transposed)
-        # The model may have been loaded in another type than the file's.
-        scheme = scheme_of(entry).suiting(target.weight.detach())
-        key = (scheme, layer.activations, layer.observer)
-        alike.setdefault(key, []).append(target)
-    for (weights, activations, observer), targets in alike.items():
-        parts = attach(targets, weights, activations, observer, phase)
-        for target in targets:
-            if (ends := layers[target.name].quantization.input_range) is not None:
-                target.module.input_low.fill_(ends[0])
-                target.module.input_high.fill_(ends[1])
-                parts[target.name.removesuffix(_WEIGHT)].seen = True

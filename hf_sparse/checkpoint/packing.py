@@ -1,7 +1,7 @@
 """Lossless coding of one tensor of numbers that are mostly zeros, near the entropy bound.
 
-Which entries are zero, and what the others are, are coded apart, both by the Huffman codes of DEFLATE
-(RFC 1951). These come within 1 % of the entropy here, in a third of the time of arithmetic coding at most;
+The positions and the values of non-zero entries are coded separately, both by the Huffman codes of DEFLATE
+(RFC 1951). These come within 1 % of the entropy here, in at most a third of the time of arithmetic coding;
 `benchmarks/packing.py` has the figures. docs/packed_format.md describes the result byte by byte.
 """
 
@@ -16,19 +16,19 @@ from pydantic.dataclasses import dataclass
 Positions = Literal["all", "gaps", "bitmap"]
 Method = Literal["stored", "deflate"]
 
-# A gap of 255 or more is this byte, as often as it fits, and the rest.
+# A gap of 255 or more is written as this byte, repeated as often as it fits, and the remainder.
 _ESCAPE = 255
-# Without header and checksum of zlib's own, with the largest window and memory.
+# Raw DEFLATE, without header and checksum of zlib, with the largest window and memory.
 _RAW, _LEVEL, _MEMORY = -15, 6, 9
 
 
-# Read from files that anybody may have written.
+# For what is read from files, which may be damaged or hostile.
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Stream:
-    """A run of bytes: how it is coded, how long it is in the file and how long once decoded."""
+    """A run of bytes: how it is coded, its `length` in the file and its `size` once decoded."""
 
     method: Method
     length: NonNegativeInt
@@ -39,8 +39,8 @@ class Stream:
 class Coding:
     """How the entries of a tensor are coded.
 
-    `positions` says how it is known where the coded values go, `count` how many there are: all entries, or
-    those that are not zero. A stream of positions, unless they are `all`, comes before those of values.
+    `positions` is how the places of the coded values are stored, `count` how many values there are: `all`
+    entries, or the non-zero ones. A stream of positions, if there is one, comes before those of values.
     """
 
     positions: Positions
@@ -59,7 +59,7 @@ _Coded = tuple[Stream, bytes]
 def pack_codes(codes: np.ndarray, highest: int) -> tuple[Coding, bytes]:
     """Code int8 numbers from -highest to highest, of any shape, in row-major order.
 
-    Raises `ValueError` if there are others.
+    Raises `ValueError` for other numbers.
     """
     flat = np.ascontiguousarray(codes).reshape(-1)
     if flat.size and max(int(flat.max()), -int(flat.min())) > highest:
@@ -80,13 +80,13 @@ def pack_words(words: np.ndarray) -> tuple[Coding, bytes]:
 
 
 def check_codes(coding: Coding, entries: int, highest: int) -> None:
-    """Raise `ValueError` unless this may be the coding of so many codes; allocates nothing."""
+    """Raise `ValueError` unless a coding fits this number of codes; allocates no memory."""
     together = _together(_base(highest, coding.positions == "all"))
     _check(coding, entries, [-(-coding.count // together)])
 
 
 def check_words(coding: Coding, entries: int, itemsize: int) -> None:
-    """Raise `ValueError` unless this may be the coding of so many integers; allocates nothing."""
+    """Raise `ValueError` unless a coding fits this number of integers; allocates no memory."""
     _check(coding, entries, [coding.count] * itemsize)
 
 
@@ -122,7 +122,7 @@ def _pack(
     first = min(located, key=lambda candidate: candidate[1][0].length)
     candidates = [_coding(first, planes_of(values, False), len(values))]
     if not sparse:
-        # A zero may as well be one value among the others.
+        # Zeros may also be coded like other values.
         candidates.append(_coding(("all", None), planes_of(flat, True), flat.size))
     return min(candidates, key=lambda candidate: candidate[0].length)
 
@@ -132,13 +132,13 @@ def _coding(
 ) -> tuple[Coding, bytes]:
     positions, first = located
     coded = [first] if first else []
-    # Values are random: looking for repetitions would find chance ones, which cost more than they save.
+    # Values are random: repetitions would be chance ones, whose coding costs more than it saves.
     coded += [_smallest(plane.tobytes(), [zlib.Z_HUFFMAN_ONLY]) for plane in planes]
     streams, contents = zip(*coded, strict=True)
     return Coding(positions, count, tuple(streams)), b"".join(contents)
 
 
-# Positions repeat themselves where whole blocks have been removed.
+# Positions repeat where whole blocks have been removed.
 _ANY = (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY)
 
 
@@ -147,7 +147,7 @@ def _bitmap(flat: np.ndarray) -> tuple[Positions, _Coded]:
 
 
 def _gaps(kept: np.ndarray) -> tuple[Positions, _Coded]:
-    """Code how many zeros come before each of the kept entries since the one before it."""
+    """Code the number of zeros between each kept entry and the one before it."""
     escapes, rest = np.divmod(np.diff(kept, prepend=-1) - 1, _ESCAPE)
     gaps = np.full(len(kept) + int(escapes.sum()), _ESCAPE, np.uint8)
     gaps[np.arange(len(kept)) + np.cumsum(escapes)] = rest
@@ -164,7 +164,7 @@ def _smallest(content: bytes, strategies: Sequence[int]) -> _Coded:
 
 
 def _base(highest: int, dense: bool) -> int:
-    """Number of different codes, 0 among them only where all are coded."""
+    """Return the number of different codes; 0 counts only if all entries are coded."""
     return 2 * highest + dense
 
 
@@ -175,7 +175,7 @@ def _symbols(codes: np.ndarray, highest: int, dense: bool) -> np.ndarray:
 
 
 def _together(base: int) -> int:
-    """How many digits of a base fit a byte; Huffman codes of whole bits suit large alphabets better."""
+    """Return how many digits of a base fit a byte; Huffman codes of whole bits suit large alphabets."""
     digits = 1
     while base ** (digits + 1) <= 256:
         digits += 1
@@ -183,7 +183,7 @@ def _together(base: int) -> int:
 
 
 def _join(symbols: np.ndarray, base: int) -> np.ndarray:
-    """Write symbols as digits of bytes, the first one lowest; the last byte is filled up with 0."""
+    """Combine symbols into bytes, as digits with the first one lowest; the last byte is padded with 0."""
     together = _together(base)
     padded = np.pad(symbols, (0, -len(symbols) % together)).reshape(-1, together)
     return (padded @ base ** np.arange(together)).astype(np.uint8)
@@ -240,7 +240,7 @@ def _expanded(stream: Stream, content: memoryview) -> memoryview | bytes:
         return content
     machine = zlib.decompressobj(_RAW)
     try:
-        # One more byte than there should be: a longer stream is noticed, and never decoded further.
+        # One byte more than expected: a longer stream is noticed, and decoded no further.
         expanded = machine.decompress(content, stream.size + 1)
     except zlib.error as error:
         raise ValueError(f"its bytes cannot be decompressed: {error}") from error

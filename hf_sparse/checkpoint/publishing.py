@@ -1,4 +1,4 @@
-"""Models as small directories to hand on, in one of two formats, with their tokenizer."""
+"""The formats for sharing a model: a small directory with its tokenizer, compressed-tensors or packed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,26 +25,26 @@ def publish(
 ) -> Sizes:
     """Write a model into a directory in one of `FORMATS`; return its sizes.
 
-    `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds it. A directory
-    of the same format is replaced. Raises `ValueError` for one that holds something else, and as
+    `carried` are other files to copy, as `checkpoint.carrying.carried` returns them. A directory of the same
+    format is replaced. Raises `ValueError` for a directory that holds something else, and as
     `save_compressed` and `save_packed` do.
     """
     require_own(directory, form, carried)
     if form == "packed":
         with published(Path(directory), lambda held: _is_packed(held, carried)) as staged:
-            save_packed(model, staged)
+            sizes = save_packed(model, staged)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
             carry(carried, staged)
-    else:
-        save_compressed(model, directory, tokenizer, carried)
+        return sizes
+    save_compressed(model, directory, tokenizer, carried)
     return measure_sizes(model, directory)
 
 
 def require_own(directory: str | Path, form: str, carried: Mapping[str, Path] = MappingProxyType({})) -> None:
-    """Raise `ValueError` for a format that is not known, and unless a directory may be written in it."""
+    """Raise `ValueError` for an unknown format, and for a directory that may not be replaced by it."""
     if form not in FORMATS:
-        raise ValueError(f"{form!r} is no format to pack in; choose one of {', '.join(FORMATS)}")
+        raise ValueError(f"{form!r} is not a format to pack in; choose one of {', '.join(FORMATS)}")
     is_ours = _is_packed if form == "packed" else is_compressed
     require_free(Path(directory), lambda held: is_ours(held, carried))
 

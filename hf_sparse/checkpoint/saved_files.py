@@ -1,7 +1,7 @@
-"""Which file of a saved model is which."""
+"""The files of a saved model: weights in any form, configuration, modules of sentence-transformers."""
 
 import logging
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -12,22 +12,21 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
-    cached_file,
 )
+from transformers.utils.hub import cached_file
 
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
-from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.quantizer import METHOD
-from hf_sparse.reading import parse_json
+from hf_sparse.checkpoint.container import METHOD, PACKED
+from hf_sparse.reading import parse_json, shortened
 
 logger = logging.getLogger(__name__)
 
-# Which modules a model of sentence-transformers has, and which folder each lies in.
+# Lists the modules of a model of sentence-transformers, and their folders.
 MODULES = "modules.json"
 
 
 def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
-    """Return where a file of a saved model lies, None if it has none of that name.
+    """Return the path of a file of a saved model, None if it is missing; fetch it if it is on the Hub.
 
     `hub` is what `from_pretrained` takes to find a model, such as `revision`, `cache_dir` and `subfolder`.
     """
@@ -38,7 +37,7 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
         found = cached_file(name_or_path, file, **hub)
     except OSError as error:
         cause = error.__cause__
-        # A subclass of the other, raised where the Hub could not be asked.
+        # LocalEntryNotFoundError is a subclass, raised when the Hub could not be reached.
         if not isinstance(cause, EntryNotFoundError) or isinstance(cause, LocalEntryNotFoundError):
             logger.warning(
                 "%s could not be looked for in %s (%s); taken not to exist.", file, name_or_path, error
@@ -48,10 +47,9 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
 
 
 def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
-    """Return the files that the weights of a saved model lie in; the sidecar is none of them.
+    """Return the files that transformers or `load_packed` would load the weights of a model from.
 
-    `hub` as in `saved_file`. Raises `FileNotFoundError` if there are none that transformers or `load_packed`
-    would load.
+    `hub` as in `saved_file`. Raises `FileNotFoundError` without such files.
     """
     if (packed := packed_file(name_or_path, **hub)) is not None:
         return [packed]
@@ -62,26 +60,48 @@ def weight_files(name_or_path: str, **hub: Any) -> list[Path]:
         if (file := saved_file(name_or_path, single, **hub)) is not None:
             return [file]
         if (file := saved_file(name_or_path, index, **hub)) is not None:
-            shards = _shards(file)
-            return [Path(cached_file(name_or_path, shard, **hub)) for shard in sorted(shards)]
+            return [_shard(name_or_path, shard, **hub) for shard in shards_of(file)]
     raise FileNotFoundError(f"{name_or_path} holds no weights in a form that can be loaded")
 
 
-def _shards(index: Path) -> set[str]:
-    """Return the files that an index names; raise `ValueError` for one that names none."""
+def shards_of(index: Path) -> list[str]:
+    """Return the names of the files that an index of weights refers to, sorted; they lie beside it.
+
+    Raises `ValueError` for an index that refers to nothing, or to a file elsewhere.
+    """
     held = read_config(index).get("weight_map")
     shards = list(held.values()) if isinstance(held, dict) else []
-    # They lie beside the index, wherever that is.
-    if not shards or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
-        raise ValueError(f"{index} is no index of shards; restore it, or save the model again")
-    return set(shards)
+    if not shards:
+        raise ValueError(
+            f"{index} does not say which files hold the weights; restore it, or save the model again"
+        )
+    for shard in shards:
+        if not isinstance(shard, str) or not _is_file_name(shard):
+            raise ValueError(
+                f"{index} names {shortened(shard)}, which is no file beside it; restore it, or save the "
+                "model again"
+            )
+    return sorted(set(shards))
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether a text is the name of a file, and no path, on every operating system."""
+    return {PurePosixPath(name).name, PureWindowsPath(name).name} == {name} and name not in ("", "..")
+
+
+def _shard(name_or_path: str, shard: str, **hub: Any) -> Path:
+    """Return the path of a shard; raise `OSError` if it cannot be fetched."""
+    found = cached_file(name_or_path, shard, **hub)
+    if found is None:
+        raise FileNotFoundError(f"{name_or_path} lacks {shard}, which its index names; fetch it again")
+    return Path(found)
 
 
 def packed_file(name_or_path: str, **hub: Any) -> Path | None:
-    """Return the packed file of a model whose configuration says that it is packed, None for others.
+    """Return the packed file of a model whose configuration says that it is packed, None for other models.
 
-    What `load_packed` reads lies beside it then. A model that was loaded from a packed file and saved beside
-    it has newer weights, and a configuration that no longer says so. `hub` as in `saved_file`.
+    The other files that `load_packed` reads are fetched, too. Saving other weights beside a packed file also
+    replaces the configuration, so the file is then ignored. `hub` as in `saved_file`.
     """
     config = saved_file(name_or_path, CONFIG_NAME, **hub)
     if config is None:
@@ -93,14 +113,14 @@ def packed_file(name_or_path: str, **hub: Any) -> Path | None:
 
 
 def weight_bytes(name_or_path: str) -> int:
-    """Return the size of those files together."""
+    """Return the bytes of all files of weights together."""
     return sum(file.stat().st_size for file in weight_files(name_or_path))
 
 
 def module_folders(name_or_path: str, **hub: Any) -> list[str]:
-    """Return the folders that a model of sentence-transformers keeps its modules in, none for other models.
+    """Return the folders of modules of a model of sentence-transformers, an empty list for other models.
 
-    A module in the directory itself has none. `hub` as in `saved_file`. Raises `ValueError` for a folder
+    A module in the directory itself is left out. `hub` as in `saved_file`. Raises `ValueError` for a folder
     outside of the directory, and if the list is damaged.
     """
     file = saved_file(name_or_path, MODULES, **hub)
@@ -111,7 +131,7 @@ def module_folders(name_or_path: str, **hub: Any) -> list[str]:
         folders = [PurePosixPath(path).as_posix() for path in paths if path]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file} is no list of modules ({error!r}); restore it, or save the model again"
+            f"{file} is not a list of modules ({error!r}); restore it, or save the model again"
         ) from error
     for folder in folders:
         if folder.startswith("/") or ".." in PurePosixPath(folder).parts:

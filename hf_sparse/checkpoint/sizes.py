@@ -1,4 +1,4 @@
-"""What a saved model takes, beside what it would take otherwise and what it must take at least."""
+"""The size of a saved model, beside its dense size and the lower bound by entropy."""
 
 import struct
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from torch import nn
 from hf_sparse.checkpoint.container import PACKED, read_packed
 from hf_sparse.checkpoint.entries import bit_patterns
 from hf_sparse.checkpoint.saved_files import weight_files
-from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.convert import is_quantized
 from hf_sparse.reading import parse_json
 from hf_sparse.targets import Target, find_targets
 
@@ -21,13 +21,13 @@ _DENSE_BYTES = 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes in bytes, of a whole model and of its encoder: the weights that `find_targets` finds.
+    """Sizes in bytes of a model and of its encoder, the weights that `find_targets` returns.
 
-    `dense_bytes`, `encoder_dense_bytes`: everything at 4 bytes a number. `file_bytes`: the files of the
-    weights. `encoder_bytes`: what positions and values of the encoder take in them, `scale_bytes`: what its
-    scales take besides. `encoder_bound_bytes`: the entropy of the encoder's weights, see `entropy_bytes`.
-    `counted_bytes`: its non-zero weights times their bits, without positions, scales, biases, embeddings, as
-    Prune Once for All counts (Zafrir et al. 2021, section 5).
+    `dense_bytes`, `encoder_dense_bytes`: all numbers at 4 bytes. `file_bytes`: the files of the weights.
+    `encoder_bytes`: positions and values of the encoder in them; `scale_bytes`: its scales.
+    `encoder_bound_bytes`: the entropy of the encoder's weights, see `entropy_bytes`. `counted_bytes`: its
+    non-zero weights times their bits, without positions, scales, biases, embeddings, as Prune Once for All
+    counts (Zafrir et al. 2021, section 5).
     """
 
     parameters: int
@@ -48,26 +48,26 @@ class Sizes:
 
     @property
     def encoder_ratio(self) -> float:
-        """The same of the encoder, with its scales."""
+        """How many times smaller the encoder is with its scales than the dense encoder."""
         taken = self.encoder_bytes + self.scale_bytes
         return self.encoder_dense_bytes / taken if taken else float("inf")
 
     @property
     def counted_ratio(self) -> float:
-        """The compression that Prune Once for All states: 1 / (1 - sparsity) * 32 / bits."""
+        """The compression ratio as Prune Once for All states it: 1 / (1 - sparsity) * 32 / bits."""
         return self.encoder_dense_bytes / self.counted_bytes if self.counted_bytes else float("inf")
 
     @property
     def over_bound(self) -> float:
-        """What the encoder takes, as a multiple of its entropy."""
+        """The size of the encoder as a multiple of its entropy."""
         return self.encoder_bytes / self.encoder_bound_bytes if self.encoder_bound_bytes else float("inf")
 
 
 def entropy_bytes(words: np.ndarray) -> float:
-    """Return the least that integers take if each is coded by itself, with its place, in bytes.
+    """Return the lower bound in bytes for integers that are coded one by one, with their positions.
 
-    Of n integers, k of them not zero: n H(k / n) + k H(byte of those), in bits, the latter for each of the
-    bytes of an integer; H with the frequencies of this very tensor (Shannon 1948), taken to be known.
+    For n integers, k of them non-zero, it is n H(k / n) + k H(byte) bits, the second term summed over the
+    bytes of an integer; H is the entropy (Shannon 1948) of the frequencies in this tensor.
     """
     flat = words.reshape(-1)
     kept = flat[np.flatnonzero(flat)]
@@ -77,16 +77,16 @@ def entropy_bytes(words: np.ndarray) -> float:
 
 
 def _entropy_bits(counts: np.ndarray) -> float:
-    """Return the entropy of as many symbols as there are counted."""
+    """Return the entropy in bits of all symbols together, of which `counts` has the frequencies."""
     seen = counts[counts > 0]
     return float(-(seen * np.log2(seen / counts.sum())).sum())
 
 
 def measure_sizes(model: nn.Module, name_or_path: str | Path) -> Sizes:
-    """Measure a model and the files that were made of it, or that it was loaded from, in any of the formats.
+    """Return the sizes of a model and of its files, in any of the formats.
 
-    Weights that are not quantized count the bits of their dtype. Raises as `weight_files` and `read_packed`
-    do.
+    Weights that are not quantized count with the bits of their dtype. Raises as `weight_files` and
+    `read_packed` do.
     """
     files, targets = weight_files(str(name_or_path)), list(find_targets(model))
     nonzero, bound, counted = 0, 0.0, 0.0
@@ -114,8 +114,8 @@ def measure_sizes(model: nn.Module, name_or_path: str | Path) -> Sizes:
 
 
 def _words(target: Target) -> tuple[np.ndarray, int]:
-    """Return a weight as integers, the codes of a quantized one, and how many bits each has."""
-    if not isinstance(target.module, tuple(QUANTIZED.values())):
+    """Return a weight as integers (the codes of a quantized one), and the bits of each."""
+    if not is_quantized(target.module):
         words = bit_patterns(target.weight)
         return words, 8 * words.itemsize
     scheme, weight = target.module.quantization.weights, target.weight.detach()
@@ -123,10 +123,10 @@ def _words(target: Target) -> tuple[np.ndarray, int]:
 
 
 def _stored(files: list[Path], targets: list[Target]) -> tuple[int, int]:
-    """Return the bytes that values and scales of targets take in files."""
+    """Return the bytes of values and of scales of targets in files."""
     if files[0].name == PACKED:
         held = {entry.name: entry for entry, _ in read_packed(files[0])}
-        # All experts of a layer lie in one parameter.
+        # All experts of a layer are one parameter.
         encoder = [
             held[name] for name in {target.name.rpartition("[")[0] or target.name for target in targets}
         ]
@@ -137,7 +137,7 @@ def _stored(files: list[Path], targets: list[Target]) -> tuple[int, int]:
         return sum(target.weight.nbytes for target in targets), 0
     scaled = {name.removesuffix("weight_scale") for name in lengths if name.endswith(".weight_scale")}
     modules = {target.name.removesuffix("weight") for target in targets} & scaled
-    # transformers stores some models under other names; the file itself says what is quantized in it.
+    # transformers renames the weights of some models on disk; the scales in the file show what is quantized.
     modules = modules or scaled
     owned = {
         name: length
@@ -154,7 +154,7 @@ def _tensor_bytes(files: Iterable[Path]) -> dict[str, int]:
     for path in files:
         try:
             with safe_open(path, "pt"):
-                # Whose checks are not made again: a header that is as long as it says, of tensors.
+                # Opening checks the header, which is read again below.
                 pass
         except SafetensorError as error:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Weights that were saved as a variant, such as model.fp16.safetensors, under the names of plain ones."""
+"""Models saved with weights as a variant, such as model.fp16.safetensors, shown with plain names."""
 
 import os
 import re
@@ -19,24 +19,23 @@ from transformers.utils import (
 from hf_sparse.storage import leaves
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-# Written by libraries, from tensors, and large: nobody's notes are in them.
+# Large files of tensors, which are linked and not copied.
 TENSOR_FILES = (".safetensors", ".bin", ".pt", ".pth")
-# Folders of Trainer and its logs, which may be large.
+# Prefixes of folders of a run, which may be large.
 _OF_RUNS = ("checkpoint-", "runs", "wandb", ".", "_")
 _VARIANT = re.compile(r"[\w-]+")
-# What of a model on the Hub is not its weights.
+# The other files of a model on the Hub.
 _OTHERS = ("*.json", "*.txt", "*.model", "*.jinja", "hf_sparse_state.safetensors")
 
 
 @contextmanager
 def with_variant(name_or_path: str, variant: str) -> Iterator[str]:
-    """Give a temporary directory with a saved model, where the weights of a variant have plain names.
+    """Yield a temporary directory with a saved model, in which the weights of a variant have plain names.
 
-    Whatever loads a model finds them there. They are links, whatever else belongs to the model is copied.
-    Raises `ValueError` where there is no such variant.
+    Weights are links, other files of the model are copies. Raises `ValueError` if the variant is missing.
     """
     if not _VARIANT.fullmatch(variant):
-        raise ValueError(f"{variant!r} is no variant; one is a word such as fp16, in model.fp16.safetensors")
+        raise ValueError(f"{variant!r} is not a variant; name a word such as fp16, of model.fp16.safetensors")
     source = Path(name_or_path)
     if not source.is_dir():
         patterns = [*_OTHERS, f"*.{variant}.*", f"*.{variant}-*"]
@@ -48,17 +47,17 @@ def with_variant(name_or_path: str, variant: str) -> Iterator[str]:
             "with, or leave --variant out"
         )
     with tempfile.TemporaryDirectory(prefix="hf_sparse_variant_") as home:
-        # Under its own name, which is shown.
+        # Under the name of the model, which is shown to users.
         view = Path(home) / source.resolve().name
         view.mkdir()
         for path in source.resolve().iterdir():
             target = view / renamed.get(path.name, path.name)
             if path.suffix in TENSOR_FILES:
-                # The plain weights are others, which would be loaded first.
+                # The plain weights are another variant, which would be loaded first.
                 if path.name not in _WEIGHTS:
                     os.symlink(path, target)
             elif leaves(path, source):
-                # To be refused where it would be taken over.
+                # The copy of the model refuses such a link.
                 os.symlink(path.resolve(), target)
             elif path.is_dir():
                 if not path.name.startswith(_OF_RUNS):
@@ -69,6 +68,6 @@ def with_variant(name_or_path: str, variant: str) -> Iterator[str]:
 
 
 def _with(variant: str, name: str) -> str:
-    """Return how transformers calls a file of weights of a variant."""
+    """Return the name that transformers gives a file of weights of a variant."""
     stem, _, ending = name.rpartition(".")
     return f"{stem}.{variant}.{ending}"

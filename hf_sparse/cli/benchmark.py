@@ -43,6 +43,7 @@ def benchmark(
             from hf_sparse.benchmark.field import prepare
             from hf_sparse.benchmark.inputs import random_inputs
             from hf_sparse.benchmark.latency import limited, measure, rows_of
+            from hf_sparse.checkpoint.loading import load_model
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
             from hf_sparse.report.latency import (
@@ -54,13 +55,12 @@ def benchmark(
             )
             from hf_sparse.report.pictures import require_png, write_png
             from hf_sparse.runtime.library import load_kernels
-            from hf_sparse.training.loading import load_to_run
 
             if png is not None:
                 # Not found out at the end.
                 require("--png", "demo", "matplotlib")
                 require_png(png)
-            loaded = load_to_run(model)
+            loaded = load_model(model, accept="own").float()
             length = length or min(_TOKENS, most_tokens(loaded) or _TOKENS)
             inputs = random_inputs(loaded, batch, length)
             kernels = load_kernels()

@@ -34,10 +34,10 @@ def evaluate_distance(
         with working("Loading"):
             from transformers import AutoTokenizer
 
+            from hf_sparse.checkpoint.loading import requantize
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.distillation.distance import layer_distances, load_encoders
-            from hf_sparse.training.loading import requantize
 
             student, dense, accepted = load_encoders(model, teacher)
             requantize(student, model)

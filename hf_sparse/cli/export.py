@@ -31,15 +31,14 @@ def export(
             if to == "openvino":
                 require("export to OpenVINO", "openvino", "openvino")
             from hf_sparse.checkpoint.carrying import carried
-            from hf_sparse.checkpoint.loading import load_tokenizer
+            from hf_sparse.checkpoint.loading import load_model, load_tokenizer
             from hf_sparse.export.directory import export_directory, exported_bytes, require_own
             from hf_sparse.report.tables import size
-            from hf_sparse.training.loading import load_to_publish
 
             others = carried(model)
             require_own(out, to, others)
             # Files of half precision are for accelerators; these are for processors.
-            loaded = load_to_publish(model).float()
+            loaded = load_model(model, accept="own", require_class=True).float()
             exported = export_directory(loaded, out, to, load_tokenizer(model), carried=others)
         if as_json:
             found = vars(exported) | {"path": str(exported.path), "bytes": exported_bytes(exported)}

@@ -31,6 +31,7 @@ def inspect(
     Try: hf-sparse inspect pruned --png heatmap.png
     """
     with plain_errors(context.obj):
+        from hf_sparse.checkpoint.loading import load_model
         from hf_sparse.checkpoint.saved_files import weight_bytes
         from hf_sparse.checkpoint.sizes import measure_sizes
         from hf_sparse.report.heatmap import layer_figure, sparsity_figure, weight_figure
@@ -43,12 +44,11 @@ def inspect(
         from hf_sparse.report.pictures import write_png
         from hf_sparse.sparsity.inspection import find_weight
         from hf_sparse.targets import find_targets
-        from hf_sparse.training.loading import load_trained
 
         if layer is not None and (png is None or weight is not None):
             raise ValueError("--layer says what --png FILE draws; give that, and no --weight")
         with working("Loading"):
-            loaded = load_trained(model)
+            loaded = load_model(model)
         if weight is not None:
             chosen = find_weight(loaded, weight)
         else:

@@ -35,14 +35,15 @@ def pack(
     with plain_errors(context.obj):
         with working("Packing"):
             from hf_sparse.checkpoint.carrying import carried
-            from hf_sparse.checkpoint.loading import load_tokenizer
+            from hf_sparse.checkpoint.loading import load_model, load_tokenizer
             from hf_sparse.checkpoint.publishing import publish, require_own
             from hf_sparse.report.sizes import size_table, sizes_as_dict
-            from hf_sparse.training.loading import load_to_publish
 
             others = carried(model)
             require_own(out, form, others)
-            sizes = publish(load_to_publish(model), out, form, load_tokenizer(model), others)
+            sizes = publish(
+                load_model(model, accept="own", require_class=True), out, form, load_tokenizer(model), others
+            )
         if as_json:
             typer.echo(json.dumps({"directory": str(out), "format": form, "sizes": sizes_as_dict(sizes)}))
         else:

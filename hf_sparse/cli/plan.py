@@ -58,7 +58,7 @@ def plan(
     Try: hf-sparse plan prune_ofa_90 --steps 10000 --model bert-base-uncased
     """
     with plain_errors(context.obj):
-        from hf_sparse.checkpoint.loading import load_saved
+        from hf_sparse.checkpoint.loading import load_model
         from hf_sparse.distillation.teacher import load_teacher
         from hf_sparse.report.gains import print_gains
         from hf_sparse.report.pictures import write_png
@@ -77,7 +77,7 @@ def plan(
             if data is not None:
                 steps = count_steps(count_rows(data), batch_size, epochs, accumulation, processes)
             options = _assignments(model_option)
-            student = model and load_saved(model, **options)
+            student = model and load_model(model, restore=False, strict=False, **options)
             planned = make_plan(
                 chosen,
                 steps,

@@ -45,7 +45,7 @@ def prune(
     with plain_errors(context.obj):
         with working("Loading"):
             from hf_sparse.checkpoint.carrying import carried
-            from hf_sparse.checkpoint.loading import load_tokenizer
+            from hf_sparse.checkpoint.loading import load_model, load_tokenizer
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
@@ -54,7 +54,7 @@ def prune(
             from hf_sparse.targets import find_targets
             from hf_sparse.training import one_shot
             from hf_sparse.training.locking import is_sparse
-            from hf_sparse.training.post_training import load_for_texts, load_unrounded
+            from hf_sparse.training.post_training import load_for_texts
             from hf_sparse.training.prune import prune as prune_weights
 
             one_shot.require_new(out)
@@ -72,7 +72,8 @@ def prune(
                     else f"method {method} looks at no texts; leave --calibration out, or choose wanda"
                 )
             if calibration is None:
-                loaded, reader = load_unrounded(model), load_tokenizer(tokenizer or model)
+                loaded = load_model(model, accept="floats", restore=False, strict=True)
+                reader = load_tokenizer(tokenizer or model)
             else:
                 loaded, reader, accepted = load_for_texts(model, tokenizer)
                 texts = load_texts(calibration, text_column or (), samples)

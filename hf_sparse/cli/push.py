@@ -43,17 +43,17 @@ def push(
     """
     with plain_errors(context.obj), ExitStack() as until_sent:
         with working("Preparing"):
+            from hf_sparse.checkpoint.loading import load_model
             from hf_sparse.checkpoint.variants import with_variant
             from hf_sparse.hub.pushing import not_pushed, upload, whole_name
             from hf_sparse.hub.staging import staged
-            from hf_sparse.training.loading import load_to_publish
 
             repo = whole_name(repo, dry_run=dry_run)
             card = {"dense": dense, "base_model": base_model, "licence": licence, "language": language}
             model = None
             if variant is not None:
                 with with_variant(str(directory), variant) as view:
-                    model = load_to_publish(view)
+                    model = load_model(view, accept="own", require_class=True)
             ready = until_sent.enter_context(
                 staged(directory, repo, model=model, packed=packed, revision=revision, **card)
             )

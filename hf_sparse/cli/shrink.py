@@ -27,14 +27,13 @@ def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False
         with working("Shrinking"):
             from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.checkpoint.contract import renew_contract
-            from hf_sparse.checkpoint.loading import load_tokenizer
+            from hf_sparse.checkpoint.loading import load_model, load_tokenizer
             from hf_sparse.sparsity.shrink import shrink as shrink_model
             from hf_sparse.training import one_shot
-            from hf_sparse.training.post_training import load_unrounded
 
             one_shot.require_new(out)
             others = carried(model)
-            loaded = load_unrounded(model)
+            loaded = load_model(model, accept="floats", restore=False, strict=True)
             before = loaded.num_parameters()
             done = shrink_model(loaded)
             if all(part.now == part.before for part in done.values()):

@@ -22,11 +22,11 @@ def targets(
     """
     with plain_errors(context.obj):
         with working("Loading"):
-            from hf_sparse.checkpoint.loading import load_saved
+            from hf_sparse.checkpoint.loading import load_model
             from hf_sparse.targets import find_targets
 
             # With its head, whose names a recipe may include.
-            found = find_targets(load_saved(model), include or (), exclude or ())
+            found = find_targets(load_model(model, restore=False, strict=False), include or (), exclude or ())
         if as_json:
             shapes = [{"name": name, "shape": shape} for name, shape in found.shapes.items()]
             left_out = [{"name": entry.name, "reason": entry.reason} for entry in found.left_out]

@@ -15,6 +15,7 @@ from hf_sparse.benchmark.contenders import REFERENCE
 from hf_sparse.benchmark.eager import held_bytes, plain_copy, torch_floats
 from hf_sparse.benchmark.field import Contender, Running
 from hf_sparse.benchmark.latency import limited, measure, rows_of
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.stages import PACKED_FORM
 from hf_sparse.report.latency import LatencyReport, latency_as_dict, machine
@@ -22,7 +23,6 @@ from hf_sparse.report.tables import narrow_table
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.loading import load
 from hf_sparse.storage import write_atomically
-from hf_sparse.training.loading import load_trained
 
 _ROUNDS, _BATCH, _THREADS = 30, 64, 1
 _FILE = "latency.json"
@@ -68,7 +68,7 @@ def measure_speed(directory: Path, lesson: Lesson) -> Speed:
     What was measured is left beside the model as `hf-sparse benchmark --json` prints it.
     """
     fast, kernels = load(directory / PACKED_FORM), load_kernels()
-    plain = plain_copy(load_trained(str(directory)))
+    plain = plain_copy(load_model(directory))
     longest = max(lesson.validation, key=lambda row: len(row["input_ids"]))
     inputs = {"input_ids": torch.tensor([longest["input_ids"]])}
     note = "" if kernels else "Simulated in PyTorch: its C++ is not compiled here."

@@ -26,7 +26,8 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
-_HUB_OPTIONS = {
+# What `from_pretrained` takes to find a model on the Hub.
+HUB_OPTIONS = {
     "cache_dir",
     "force_download",
     "local_files_only",
@@ -144,7 +145,7 @@ def load_teacher(
     `processing_class`: the student's tokenizer, compared with the teacher's where there is one. Raises
     `ValueError` if they do not fit, or if the checkpoint lacks weights of such a head.
     """
-    hub = {name: value for name, value in from_pretrained_kwargs.items() if name in _HUB_OPTIONS}
+    hub = {name: value for name, value in from_pretrained_kwargs.items() if name in HUB_OPTIONS}
     if hasattr(processing_class, "get_vocab") and has_tokenizer(name_or_path, hub):
         check_same_vocabulary(processing_class, AutoTokenizer.from_pretrained(name_or_path, **hub))
     headed = has_head(student)

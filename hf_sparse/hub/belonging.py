@@ -1,15 +1,15 @@
 """What in a directory belongs to its model: files that lie in it, none that a link or an index fetches."""
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.directories import companions
-from hf_sparse.reading import parse_json
+from hf_sparse.checkpoint.run_record import RECORD
+from hf_sparse.checkpoint.saved_files import shards_of
+from hf_sparse.checkpoint.sidecar import SIDECAR
 from hf_sparse.storage import leaves
-from hf_sparse.training.record import RECORD
-from hf_sparse.training.state import SIDECAR
 
 # As a card shows them; what else there is of that name may be large, or compressed.
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
@@ -46,20 +46,4 @@ def pictures_in(folder: Path) -> list[Path]:
 def _shards(directory: Path) -> list[Path]:
     """Return the files that an index names, none where there is no index."""
     index = directory / SAFE_WEIGHTS_INDEX_NAME
-    if not index.is_file():
-        return []
-    try:
-        names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{index} does not say which files hold the weights ({type(error).__name__}: {error}); save the "
-            "model again"
-        ) from error
-    for name in names:
-        if not isinstance(name, str) or not _is_plain(name):
-            raise ValueError(f"{index} names {name!r}, which is no file beside it; save the model again")
-    return [directory / name for name in names]
-
-
-def _is_plain(name: str) -> bool:
-    return {PurePosixPath(name).name, PureWindowsPath(name).name} == {name} and name not in ("", "..")
+    return [directory / name for name in shards_of(index)] if index.is_file() else []

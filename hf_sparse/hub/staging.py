@@ -16,8 +16,10 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.checkpoint.carrying import carry, module_files
 from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
 from hf_sparse.checkpoint.directories import companions
-from hf_sparse.checkpoint.loading import rounded_as
+from hf_sparse.checkpoint.loading import load_model, rounded_as
 from hf_sparse.checkpoint.publishing import publish
+from hf_sparse.checkpoint.run_record import copy_public_record, is_local
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 from hf_sparse.hub.belonging import pictures_in, require_own_files, weights_in
 from hf_sparse.hub.card import CARD, PICTURES, write_card
 from hf_sparse.hub.cards.rendering import is_generated
@@ -26,9 +28,6 @@ from hf_sparse.hub.scanning import require_public
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.reading import parse_json
 from hf_sparse.storage import write_atomically
-from hf_sparse.training.loading import load_to_publish
-from hf_sparse.training.record import copy_public_record, is_local
-from hf_sparse.training.state import SIDECAR, read_state
 
 RECIPE = "recipe.yaml"
 WRITTEN = "was written or changed by somebody, so it is kept"
@@ -129,7 +128,7 @@ def _write_model(
         for path in [*weights_in(directory), directory / CONFIG_NAME]:
             shutil.copyfile(path, folder / path.name)
         return ()
-    model = model or load_to_publish(str(directory))
+    model = model or load_model(directory, accept="own", require_class=True)
     notes = _write_weights(model, folder)
     if packed:
         publish(model, folder / PACKED_FOLDER, "packed")

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -25,7 +26,20 @@ QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
     Conv1D: FakeQuantConv1D,
     nn.Embedding: FakeQuantEmbedding,
 }
+FakeQuantLayer = FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding
 _LOW, _HIGH = "input_low", "input_high"
+
+
+def is_quantized(module: object) -> TypeGuard[FakeQuantLayer]:
+    """Return whether a module is one of the classes that `attach` makes."""
+    return isinstance(module, FakeQuantLayer)
+
+
+def as_quantized(module: nn.Module) -> FakeQuantLayer:
+    """Return a module that `attach` has quantized, typed as such; raise `TypeError` for others."""
+    if not is_quantized(module):
+        raise TypeError(f"{type(module).__name__} is not quantized")
+    return module
 
 
 def attach(

@@ -18,6 +18,8 @@ class FakeQuantEmbedding(nn.Embedding):
     """
 
     quantization: LayerQuantization
+    input_low: Tensor
+    input_high: Tensor
 
     def forward(self, indices: Tensor) -> Tensor:
         self.quantization.called = True

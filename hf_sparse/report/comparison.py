@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hf_sparse.checkpoint.run_record import public_name
 from hf_sparse.recipe import Recipe
 from hf_sparse.report.measured import OWN, Conditions, MeasuredRun, Yardstick, measure_run, names_of
 from hf_sparse.report.run import Run
 from hf_sparse.report.tables import narrow_table
-from hf_sparse.training.record import public_name
 
 # What is compared of a record besides recipe and arguments, under the names that are shown.
 _FACTS = {

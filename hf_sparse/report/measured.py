@@ -11,14 +11,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.configuration import saved_quantization
+from hf_sparse.checkpoint.loading import load_model
+from hf_sparse.checkpoint.run_record import fact_text, read_record
 from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.report.history import STATE, read_log
 from hf_sparse.report.run import Run, find_runs, origin_of, pipeline_of
 from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
-from hf_sparse.training.loading import load_trained
-from hf_sparse.training.record import fact_text, read_record
 
 OWN = "model"
 # A model with a smaller share of zeros is called dense: by chance, or by rounding, some are anywhere.
@@ -197,13 +197,13 @@ def teachers_of(runs: Iterable[Run]) -> list[Run]:
 
 
 def measure_run(run: Run, name: str) -> MeasuredRun:
-    """Load the model of a run to look at its weights; raises as `load_trained` does."""
+    """Load the model of a run to look at its weights; raises as `load_model` does."""
     files = _files(run.directory)
     return MeasuredRun(run, name, _inspect(run.directory) if OWN in files else (), files)
 
 
 def _inspect(directory: Path) -> tuple[WeightInspection, ...]:
-    model = load_trained(str(directory))
+    model = load_model(directory)
     try:
         targets = find_targets(model)
     except ValueError:

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.container import Entry, damaged
-from hf_sparse.checkpoint.entries import scheme_of, unpack_codes
+from hf_sparse.checkpoint.entries import quantize_again, quantized_entries, scheme_of, unpack_codes
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import (
     OpenedPacked,
     finish,
     load_packed,
     open_packed,
-    quantize_again,
     restored,
 )
 from hf_sparse.checkpoint.saved_files import packed_file
@@ -28,7 +28,6 @@ from hf_sparse.runtime.integers import IntegerLayer, from_codes, integer_layer
 from hf_sparse.runtime.library import Kernels, load_kernels
 from hf_sparse.runtime.optimizing import optimize
 from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.training.loading import load_trained
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
 
     It lies in a directory or, under that name and at a `revision`, on the Hub; in a `subfolder` there its
     packed file may. Packed directories are the fastest: codes go from the file to the kernels. Others are
-    loaded as `load_trained` does: what a quantizing trainer saved has its ranges, plain models are rounded.
+    loaded as `load_model` does: what a quantizing trainer saved has its ranges, plain models are rounded.
     Raises what that, `fuse` and `optimize` raise.
     """
     kernels = load_kernels()
@@ -51,7 +50,7 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
                 f"{Path(str(name_or_path), subfolder)} holds no packed file, and of others neither subfolder "
                 "nor revision can be chosen; give the directory that snapshot_download returns"
             )
-        return ready(load_trained(str(name_or_path)))
+        return ready(load_model(name_or_path))
     opened = open_packed(path.parent)
     model = opened.build("cpu")
     family = _family(model)
@@ -114,8 +113,7 @@ def _from_codes(
     measured_rates(kernels)
     install(kernels, model, family, parallel_map(packed, linears))
     finish(model, opened.path.parent)
-    outside = {name: entry for name, (entry, _) in rest.items() if entry.quantization}
-    quantize_again(model, outside)
+    quantize_again(model, quantized_entries({name: entry for name, (entry, _) in rest.items()}))
     return model.requires_grad_(False)
 
 

@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.remembered import has_modes
@@ -18,7 +19,6 @@ from hf_sparse.training.laying_out import check_targets
 from hf_sparse.training.locking import settle
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.sparsifier import Sparsifier
-from hf_sparse.training.state import SavedState, write_state
 
 
 class SparsityCallback(TrainerCallback):

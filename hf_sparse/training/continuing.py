@@ -12,9 +12,9 @@ from transformers.trainer import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_sparse.checkpoint.run_record import changed_settings, read_record
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.manifest import check_manifest
-from hf_sparse.training.record import changed_settings, read_record
 
 if TYPE_CHECKING:
     from hf_sparse.training.mixin import SparseTrainingMixin

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from hf_sparse.checkpoint.run_record import RECORD
+from hf_sparse.checkpoint.sidecar import SIDECAR, weight_hashes
 from hf_sparse.storage import hash_files, sync, sync_all, write_atomically
 from hf_sparse.training.claims import claimed, is_claimed
-from hf_sparse.training.record import RECORD
-from hf_sparse.training.state import SIDECAR, weight_hashes
 
 logger = logging.getLogger(__name__)
 

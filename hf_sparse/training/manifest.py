@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.checkpoint.sidecar import SIDECAR, weight_hashes
 from hf_sparse.reading import parse_json
 from hf_sparse.storage import hash_files, write_atomically
-from hf_sparse.training.state import SIDECAR, weight_hashes
 
 MANIFEST = "hf_sparse_files.json"
 FORMAT_VERSION = 1

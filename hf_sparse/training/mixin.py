@@ -11,6 +11,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_sparse.checkpoint.contract import lost_zeros
+from hf_sparse.checkpoint.run_record import record_of, write_record
+from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.recipe import Recipe
 from hf_sparse.settings.methods import MovementRecipe
 from hf_sparse.sparsity.methods import METHODS
@@ -26,13 +28,11 @@ from hf_sparse.training.finite import require_finite
 from hf_sparse.training.laying_out import make_scores
 from hf_sparse.training.locking import explain_lost, settle
 from hf_sparse.training.quantizer import Quantizer
-from hf_sparse.training.record import write_record
 from hf_sparse.training.reporting import report_recipe
 from hf_sparse.training.resume import check_length, check_step, read_resumable
 from hf_sparse.training.rewind import rewind_by
 from hf_sparse.training.scaling import loss_scale, was_skipped
 from hf_sparse.training.sparsifier import Sparsifier
-from hf_sparse.training.state import SavedState, write_state
 from hf_sparse.training.teaching import DistillationMixin, join, leave
 from hf_sparse.training.trials import TrialsMixin
 
@@ -159,7 +159,15 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicChe
     def write_beside_weights(self, directory: Path) -> None:
         """Write record and sidecar beside a model that has just been saved."""
         if self.state.max_steps > 0:
-            write_record(directory, self)
+            record = record_of(
+                self,
+                self.recipe,
+                teacher=self.distiller and self.distiller.teacher,
+                facts=self.facts,
+                ended=self.trained_at,
+                resumed=self.resumed,
+            )
+            write_record(directory, record)
             if self.recipe != Recipe():
                 write_state(directory, self._state_to_save())
 

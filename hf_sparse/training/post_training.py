@@ -11,8 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.directories import holds_only, published, require_free
-from hf_sparse.checkpoint.loading import load_tokenizer, load_whole, rounded_as
+from hf_sparse.checkpoint.loading import load_model, load_tokenizer
 from hf_sparse.checkpoint.saved_files import saved_file
+from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, read_state, write_state
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.quantization.layers import QuantizedLayer
@@ -20,17 +21,6 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.targets import find_targets
 from hf_sparse.training.finite import not_finite
-from hf_sparse.training.state import SIDECAR, SavedState, read_state, write_state
-
-
-def load_unrounded(name_or_path: str) -> PreTrainedModel:
-    """Load a model to quantize; raise `ValueError` if its weights have been rounded, or as `load_whole`."""
-    if (form := rounded_as(name_or_path)) is not None:
-        raise ValueError(
-            f"{name_or_path} is a {form} directory, whose weights are rounded already; take the model it was "
-            "made of"
-        )
-    return load_whole(name_or_path)
 
 
 def load_for_texts(
@@ -38,10 +28,10 @@ def load_for_texts(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[str, ...]]:
     """Load a model to calibrate with texts, its tokenizer, and the names of the inputs it accepts.
 
-    `tokenizer` is where that lies, if not with the model. Raises `ValueError` if there is none, and for
-    models that read something else.
+    `tokenizer` is where that lies, if not with the model. Raises `ValueError` for a model whose weights are
+    rounded already, for one without a tokenizer, and for models that read something else than texts.
     """
-    model = load_unrounded(name_or_path)
+    model = load_model(name_or_path, accept="floats", restore=False, strict=True)
     reader = load_tokenizer(tokenizer or name_or_path)
     if reader is None:
         raise ValueError(
@@ -100,7 +90,7 @@ def save_quantized(
     source: str | None = None,
     carried: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Write a plain directory with a sidecar from which `load_trained` quantizes the model again.
+    """Write a plain directory with a sidecar from which `load_model` quantizes the model again.
 
     Weights are not rounded in it. `source` is where the model was loaded from: masks and recipe in a sidecar
     there are handed on. `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds

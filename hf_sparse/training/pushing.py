@@ -12,13 +12,13 @@ from huggingface_hub import get_token
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_sparse.checkpoint.run_record import copy_public_record
+from hf_sparse.checkpoint.sidecar import SIDECAR
 from hf_sparse.checkpoint.variants import TENSOR_FILES
 from hf_sparse.reading import read_json
 from hf_sparse.storage import leaves, write_atomically
 from hf_sparse.training.manifest import MANIFEST
-from hf_sparse.training.record import copy_public_record
 from hf_sparse.training.secrets import find_secret, pieces_of, secrets_in_use
-from hf_sparse.training.state import SIDECAR
 
 logger = logging.getLogger(__name__)
 

@@ -1,22 +1,15 @@
 """The quantization of one model during one training run."""
 
-import logging
 from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hf_sparse.quantization.bypassed import require_called, require_seen
-from hf_sparse.quantization.convert import attach
-from hf_sparse.quantization.embeddings import find_embeddings
+from hf_sparse.quantization.bypassed import require_seen
 from hf_sparse.quantization.linear import LayerQuantization, Phase
-from hf_sparse.quantization.weights import read_weight_scheme
+from hf_sparse.quantization.ranges import attach_layers
 from hf_sparse.settings.quantization import QuantizationRecipe
-from hf_sparse.suitable import require_lasting
-from hf_sparse.targets import find_targets
-
-logger = logging.getLogger(__name__)
 
 
 class Quantizer:
@@ -29,28 +22,22 @@ class Quantizer:
     def __init__(self, recipe: QuantizationRecipe, model: nn.Module) -> None:
         self.recipe = recipe
         self.phase = Phase(active=False)
-        self.layers: dict[str, LayerQuantization] = {}
-        self._modules: dict[str, nn.Module] = {}
         self._unchecked = False
         self.attach(model)
 
     def attach(self, model: nn.Module) -> None:
         """Quantize a model, the first one or one that `model_init` has made since."""
-        targets = find_targets(model, self.recipe.include, self.recipe.exclude)
-        require_lasting(model, targets, "quantization")
-        require_called(model, targets)
-        tables = find_embeddings(model) if self.recipe.embeddings else ()
-        scheme = read_weight_scheme(self.recipe.weights)
-        self.layers = attach(targets, scheme, self.recipe.activations, self.recipe.observer, self.phase)
-        if tables:
-            scheme = read_weight_scheme(self.recipe.embeddings)
-            self.layers |= attach(tables, scheme, "none", self.recipe.observer, self.phase)
-        self._modules = {target.name.removesuffix(".weight"): target.module for target in (*targets, *tables)}
+        self._attached = attach_layers(model, self.recipe, self.phase)
+
+    @property
+    def layers(self) -> Mapping[str, LayerQuantization]:
+        """How each layer is quantized, by the name of its module."""
+        return self._attached.layers
 
     def begin(self, model: nn.Module, step: int, total_steps: int) -> None:
         """Prepare for a run; raise `RuntimeError` if it trains another model than the one attached to."""
         inside = {id(module) for module in model.modules()}
-        foreign = [name for name, module in self._modules.items() if id(module) not in inside]
+        foreign = [name for name, module in self._attached.modules.items() if id(module) not in inside]
         if foreign:
             raise RuntimeError(
                 f"the model was replaced after it was quantized ({foreign[0]} is no part of it); give the "
@@ -71,7 +58,7 @@ class Quantizer:
         require_seen(
             name
             for name, times in zip(self.layers, called, strict=True)
-            if self._modules[name].weight.grad is not None and not times
+            if self._attached.modules[name].weight.grad is not None and not times
         )
 
     def update(self, step: int) -> None:
@@ -82,24 +69,12 @@ class Quantizer:
     def end(self) -> None:
         """Leave the model rounding, with ranges that nothing moves; name layers that no data has reached."""
         self.phase.observing = False
-        unseen = [name for name, layer in self.layers.items() if not layer.observed]
-        if unseen and self.phase.active:
-            logger.warning(
-                "No data has reached %d of %d quantized layers, such as %s: their inputs are not rounded, "
-                "and the model cannot be exported.",
-                len(unseen),
-                len(self.layers),
-                unseen[0],
-            )
+        if self.phase.active:
+            self._attached.warn_of_unseen()
 
     def state(self) -> dict[str, Tensor]:
         """Return the observed range of each layer's input, (2,) float32, as far as finite ones were seen."""
-        ranges = {
-            name: torch.stack([self._modules[name].input_low, self._modules[name].input_high]).cpu()
-            for name, layer in self.layers.items()
-            if layer.seen
-        }
-        return {name: ends for name, ends in ranges.items() if ends.isfinite().all()}
+        return self._attached.ranges()
 
     def load_state(self, ranges: Mapping[str, Tensor]) -> None:
         """Take over ranges from `state`; raise `ValueError` if they are of other layers."""
@@ -108,8 +83,4 @@ class Quantizer:
                 f"the checkpoint has ranges for {len(foreign)} layers that are not quantized here, such as "
                 f"{foreign[0]}; resume with the recipe that wrote it"
             )
-        for name, layer in self.layers.items():
-            layer.seen = name in ranges
-            low, high = ranges.get(name, (torch.tensor(torch.inf), torch.tensor(-torch.inf)))
-            self._modules[name].input_low.copy_(low)
-            self._modules[name].input_high.copy_(high)
+        self._attached.load_ranges(ranges)

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.checkpoint.sidecar import NORMALIZED, SIDECAR, SavedState, check_weights, read_state
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.state import NORMALIZED, SIDECAR, SavedState, check_weights, read_state
 
 _NEVER = "these never change within a run: resume with the checkpoint's own, or start a new run"
 _WAY_OUT = (

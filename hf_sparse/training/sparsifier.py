@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_sparse.checkpoint.contract import write_contract
+from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.allocation import Budget
 from hf_sparse.sparsity.masks import Masks
@@ -19,7 +20,6 @@ from hf_sparse.sparsity.update import Scores, choose, grow
 from hf_sparse.training.laying_out import check_start, chosen_targets, lay_out
 from hf_sparse.training.locking import lock_standing, standing
 from hf_sparse.training.regularizer import Regularizer, make_regularizer
-from hf_sparse.training.state import SavedState
 
 logger = logging.getLogger(__name__)
 

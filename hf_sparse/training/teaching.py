@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.distillation.adapters_off import BaseAsTeacher
 from hf_sparse.distillation.counts import count_items
 from hf_sparse.distillation.gradients import has_gradient
@@ -21,7 +22,6 @@ from hf_sparse.targets import find_targets
 from hf_sparse.training.distiller import Distiller
 from hf_sparse.training.locking import is_sparse
 from hf_sparse.training.resume import adopt
-from hf_sparse.training.state import SavedState
 
 # What teachers are that nobody gives.
 _OWN = {

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import Trainer
 
 from hf_sparse import Recipe, SparseTrainer
-from hf_sparse.training.state import read_state
+from hf_sparse.checkpoint.sidecar import read_state
 from tests.adapters.adapted import adapted, fill, logits, masked, plain, same_zeros, sparse_bert
 
 

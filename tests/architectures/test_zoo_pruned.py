@@ -10,7 +10,7 @@ from zoo import ARCHITECTURES
 from zoo_runs import STEPS, Run, logits
 
 from hf_sparse import find_targets, measure_sparsity
-from hf_sparse.training.state import SIDECAR, read_state
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 
 NAMES = [entry.name for entry in ARCHITECTURES]
 Trained = Callable[[str, str, float], Run]

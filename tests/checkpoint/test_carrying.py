@@ -8,7 +8,7 @@ import pytest
 
 from hf_sparse.checkpoint.carrying import carried, carry, module_files
 from hf_sparse.checkpoint.directories import holds_only, require_free
-from hf_sparse.checkpoint.loading import load_whole
+from hf_sparse.checkpoint.loading import load_model
 
 GOES_ON = [
     "1_Pooling/config.json",
@@ -124,8 +124,8 @@ def test_links_of_the_cache_and_within_the_directory_are_followed(model: Path, t
     [
         ([{"path": "../other"}], "names ../other, outside of the directory"),
         ([{"path": "/etc"}], "names /etc, outside of the directory"),
-        ([{"name": "0"}], "is no list of modules"),
-        ("{", "is no list of modules"),
+        ([{"name": "0"}], "is not a list of modules"),
+        ("{", "is not a list of modules"),
     ],
 )
 def test_a_list_of_modules_that_cannot_be_is_refused(model: Path, modules: object, complaint: str) -> None:
@@ -142,4 +142,4 @@ def test_a_transformer_in_a_folder_of_its_own_is_named(tmp_path: Path) -> None:
     modules = [{"path": "1_Pooling"}, {"path": "0_Transformer"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match="transformer lies in 0_Transformer; name .*0_Transformer, and"):
-        load_whole(str(tmp_path))
+        load_model(tmp_path, restore=False, strict=True)

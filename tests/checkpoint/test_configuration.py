@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tiny import bert
 
 from hf_sparse.checkpoint.compressed_tensors import is_compressed
 from hf_sparse.checkpoint.configuration import saved_quantization
-from hf_sparse.checkpoint.loading import load_saved, named_class, rounded_as
+from hf_sparse.checkpoint.loading import load_model, named_class, rounded_as
 from hf_sparse.checkpoint.packed import load_packed, save_packed
 from hf_sparse.checkpoint.saved_files import packed_file, weight_files
 from hf_sparse.hub.cards.weights import format_of
@@ -41,7 +42,7 @@ def test_more_layers_than_any_model_has_are_refused_before_one_is_made(
     if name == "num_labels" and count < 2**63:
         # There are as many products in a shop.
         return
-    for form, call in {"plain": load_saved, "packed": load_packed}.items():
+    for form, call in {"plain": partial(load_model, restore=False), "packed": load_packed}.items():
         value: Any = {"text_config": {name: [1, count]}} if name == "depths" else {name: count}
         file = change(saved / form, **value)
         with pytest.raises(
@@ -68,7 +69,7 @@ CANNOT_BE: dict[str, dict[str, Any]] = {
 def test_what_cannot_be_made_is_an_error_that_names_the_file(kind: str, form: str, saved: Path) -> None:
     change(saved / form, **CANNOT_BE[kind])
     with pytest.raises(ValueError, match=f"{saved / form}"):
-        {"plain": load_saved, "packed": load_packed}[form](str(saved / form))
+        {"plain": partial(load_model, restore=False), "packed": load_packed}[form](str(saved / form))
 
 
 @pytest.mark.parametrize("value", ["int8", 8, ["int8"], True])
@@ -82,7 +83,7 @@ def test_a_quantization_that_is_no_table_is_refused_by_all_who_read_it(value: An
     )
     for read in readers:
         with pytest.raises(
-            ValueError, match=f"the quantization_config in {file} is .*, no table; restore it"
+            ValueError, match=f"the quantization_config in {file} is .*, not a table; restore it"
         ):
             read(saved / "plain")
     with pytest.raises(ValueError, match=f"{saved / 'plain'}"):
@@ -92,18 +93,26 @@ def test_a_quantization_that_is_no_table_is_refused_by_all_who_read_it(value: An
 @pytest.mark.parametrize("value", ["BertModel", {"a": 1}, [1], [None]])
 def test_classes_are_a_list_of_names(value: Any, saved: Path) -> None:
     file = change(saved / "plain", architectures=value)
-    with pytest.raises(ValueError, match=f"architectures in {file} is .*, no list of names; restore it"):
+    with pytest.raises(ValueError, match=f"architectures in {file} is .*, not a list of names; restore it"):
         named_class(str(saved / "plain"))
 
 
 @pytest.mark.parametrize(
-    "held", [None, [], {}, {"a": 1}, {"a": "../model.safetensors"}, {"a": "/etc/passwd"}]
+    ("held", "said"),
+    [
+        (None, "does not say which files hold the weights"),
+        ([], "does not say which files hold the weights"),
+        ({}, "does not say which files hold the weights"),
+        ({"a": 1}, "names 1, which is no file beside it"),
+        ({"a": "../model.safetensors"}, "names '../model.safetensors', which is no file beside it"),
+        ({"a": "/etc/passwd"}, "names '/etc/passwd', which is no file beside it"),
+    ],
 )
-def test_shards_lie_beside_their_index(held: Any, saved: Path) -> None:
+def test_shards_lie_beside_their_index(held: Any, said: str, saved: Path) -> None:
     (saved / "plain" / "model.safetensors").unlink()
     index = saved / "plain" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": held}))
-    with pytest.raises(ValueError, match=f"{index} is no index of shards; restore it"):
+    with pytest.raises(ValueError, match=f"{index} {said}.*; restore it"):
         weight_files(str(saved / "plain"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,19 @@ from transformers import BertConfig, BertModel
 
 from hf_sparse.checkpoint import saved_files
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.loading import load_saved, load_whole, rounded_as
+from hf_sparse.checkpoint.loading import load_model, rounded_as
 from hf_sparse.checkpoint.packed import load_packed, save_packed
 from hf_sparse.checkpoint.saved_files import saved_file, weight_bytes
-from hf_sparse.training.loading import load_to_publish, load_trained
-from hf_sparse.training.post_training import load_unrounded
-from hf_sparse.training.state import SIDECAR
+from hf_sparse.checkpoint.sidecar import SIDECAR
+
+AS_IT_IS = partial(load_model, restore=False, strict=False)
+TO_PUBLISH = partial(load_model, accept="own", require_class=True)
+TO_QUANTIZE = partial(load_model, accept="floats", restore=False, strict=True)
 
 
 def test_a_model_comes_back_as_the_class_it_was_saved_as(tmp_path: Path) -> None:
     bert(num_labels=5).save_pretrained(tmp_path)
-    loaded = load_saved(str(tmp_path), hidden_dropout_prob=0.5)
+    loaded = AS_IT_IS(tmp_path, hidden_dropout_prob=0.5)
     assert type(loaded).__name__ == "BertForSequenceClassification" and loaded.classifier.out_features == 5
     assert loaded.config.hidden_dropout_prob == 0.5
 
@@ -35,7 +38,7 @@ def test_without_a_known_class_it_comes_without_a_head(tmp_path: Path, named: li
     BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": named}))
-    assert type(load_saved(str(tmp_path))) is BertModel
+    assert type(AS_IT_IS(tmp_path)) is BertModel
 
 
 def test_only_files_with_weights_are_measured(tmp_path: Path) -> None:
@@ -70,12 +73,12 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
 def test_weights_saved_beside_a_packed_file_are_newer(tmp_path: Path) -> None:
     model = bert().eval()
     save_packed(model, tmp_path)
-    assert load_trained(str(tmp_path)).state_dict().keys() == model.state_dict().keys()
+    assert load_model(str(tmp_path)).state_dict().keys() == model.state_dict().keys()
     with torch.no_grad():
         model.classifier.weight.add_(1)
     model.save_pretrained(tmp_path)
     assert (tmp_path / PACKED).is_file()
-    assert torch.equal(load_trained(str(tmp_path)).classifier.weight, model.classifier.weight)
+    assert torch.equal(load_model(str(tmp_path)).classifier.weight, model.classifier.weight)
     assert weight_bytes(str(tmp_path)) == (tmp_path / "model.safetensors").stat().st_size
     with pytest.raises(ValueError, match="says nothing of it; .* were saved there since"):
         load_packed(tmp_path)
@@ -115,14 +118,16 @@ def rewrite(directory: Path, left_out: str = "", **added: Tensor) -> None:
     )
 
 
-PUBLISHED_OR_QUANTIZED = pytest.mark.parametrize("load", [load_to_publish, load_unrounded])
+PUBLISHED_OR_QUANTIZED = pytest.mark.parametrize(
+    "load", [TO_PUBLISH, TO_QUANTIZE], ids=["publish", "quantize"]
+)
 
 
 @PUBLISHED_OR_QUANTIZED
 def test_a_class_that_is_not_known_is_not_published_without_its_head(load: Callable, tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
     configure(tmp_path, architectures=["MyBert"])
-    with pytest.raises(ValueError, match="is a MyBert, which is no class of transformers"):
+    with pytest.raises(ValueError, match="is a MyBert, which is not a class of transformers"):
         load(str(tmp_path))
 
 
@@ -172,17 +177,17 @@ def test_without_a_class_nothing_is_published_and_no_head_lost(tmp_path: Path) -
     with pytest.raises(
         ValueError, match="^config.json of .* names no class .architectures., so a head could"
     ):
-        load_to_publish(str(tmp_path))
+        TO_PUBLISH(str(tmp_path))
     with pytest.raises(ValueError, match="holds classifier.bias and 1 more, .* no such thing in a BertModel"):
-        load_unrounded(str(tmp_path))
+        TO_QUANTIZE(str(tmp_path))
 
 
 def test_what_pretraining_leaves_may_be_left_over(tmp_path: Path) -> None:
     rewrite(tmp_path, cls__seq_relationship__bias=torch.zeros(2))
-    assert type(load_whole(str(tmp_path))).__name__ == "BertForSequenceClassification"
+    assert type(load_model(tmp_path, restore=False, strict=True)).__name__ == "BertForSequenceClassification"
 
 
-@pytest.mark.parametrize("load", [load_saved, rounded_as, load_trained, load_to_publish])
+@pytest.mark.parametrize("load", [AS_IT_IS, rounded_as, load_model, TO_PUBLISH])
 @pytest.mark.parametrize(
     ("content", "reason"), [(b"{", r"is no JSON \(Expecting"), (b"\xff", "is no JSON"), (b"[]", "no table")]
 )
@@ -197,13 +202,13 @@ def test_a_damaged_configuration_is_named(
 
 def test_a_directory_without_a_configuration_holds_no_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no model, there is no config.json in it; name the directory"):
-        load_trained(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 def test_a_directory_of_an_adapter_is_told_from_one_of_a_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds an adapter and no model; .*merge_adapter"):
-        load_trained(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
@@ -212,12 +217,14 @@ def test_a_damaged_file_of_weights_is_named(damage: Callable, shards: bool, tmp_
     bert().save_pretrained(tmp_path, max_shard_size="50KB" if shards else "5GB")
     file = sorted(tmp_path.glob("model*.safetensors"))[-1]
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=f"^{file} is no whole file of tensors .*; fetch it again, or save"):
-        load_trained(str(tmp_path))
+    with pytest.raises(
+        ValueError, match=f"^{file} is not a whole file of tensors .*; fetch it again, or save"
+    ):
+        load_model(str(tmp_path))
 
 
 def test_an_encoder_saved_without_a_pooler_is_whole(tmp_path: Path) -> None:
     model = BertModel(BertConfig(**SIZES), add_pooling_layer=False)
     model.save_pretrained(tmp_path)
-    loaded = load_to_publish(str(tmp_path))
+    loaded = TO_PUBLISH(str(tmp_path))
     assert loaded.pooler is None and loaded.state_dict().keys() == model.state_dict().keys()

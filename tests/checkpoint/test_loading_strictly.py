@@ -1,27 +1,26 @@
 """Nothing is measured, timed or published with weights that would be drawn at random."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hf_sparse.checkpoint.loading import load_saved
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.distillation.distance import load_encoders
 from hf_sparse.hub.cards.weights import load_to_measure
 from hf_sparse.runtime import load
-from hf_sparse.training.loading import load_to_publish, load_to_run, load_trained
-from hf_sparse.training.post_training import load_unrounded
 from tests.cli.commands import refused
 from tests.report.runs import write_run
 
 HEAD, LAYER = "classifier.weight", "bert.encoder.layer.0.output.dense.weight"
 WAYS: dict[str, Callable[[str], object]] = {
-    "as it was trained": load_trained,
-    "as it is": load_saved,
-    "to publish": load_to_publish,
-    "to time": load_to_run,
-    "to quantize or prune": load_unrounded,
+    "as it was trained": load_model,
+    "as it is": partial(load_model, restore=False, strict=False),
+    "to publish": partial(load_model, accept="own", require_class=True),
+    "to time": partial(load_model, accept="own"),
+    "to quantize or prune": partial(load_model, accept="floats", restore=False, strict=True),
     "for a card": load_to_measure,
     "in the runtime": load,
 }

@@ -236,7 +236,7 @@ def test_models_that_could_not_be_restored_are_refused_before_anything_is_writte
     class Own(transformers.BertForSequenceClassification):
         pass
 
-    with pytest.raises(ValueError, match="Own is no class of transformers"):
+    with pytest.raises(ValueError, match="Own is not a class of transformers"):
         save_packed(Own(BertConfig(**ENCODER)), tmp_path)
     model = bert()
     model.classifier = torch.nn.Linear(32, 7)

@@ -198,9 +198,9 @@ def test_embeddings_have_no_inputs_to_round(folder: Path) -> None:
     ("changes", "message"),
     [
         ({"architectures": None}, "names None with a BertConfig"),
-        ({"architectures": ["PreTrainedModel"]}, "which is no class of transformers"),
-        ({"architectures": ["AutoModel"]}, "which is no class of transformers"),
-        ({"architectures": ["pipeline"]}, "which is no class of transformers"),
+        ({"architectures": ["PreTrainedModel"]}, "which is not a class of transformers"),
+        ({"architectures": ["AutoModel"]}, "which is not a class of transformers"),
+        ({"architectures": ["pipeline"]}, "which is not a class of transformers"),
         ({"architectures": ["GPT2LMHeadModel"]}, "names GPT2LMHeadModel with a BertConfig"),
         ({"architectures": ["BertForMaskedLM"]}, "differ in .* tensors"),
         ({"num_hidden_layers": 2}, "differ in 16 tensors"),

@@ -26,8 +26,8 @@ from transformers import (
 from transformers.quantizers.base import HfQuantizer
 
 from hf_sparse import load_packed, save_packed
-from hf_sparse.checkpoint.container import PACKED, read_packed, write_packed
-from hf_sparse.checkpoint.quantizer import HOOKS, METHOD, SUPPORTED, PackedQuantizer
+from hf_sparse.checkpoint.container import METHOD, PACKED, read_packed, write_packed
+from hf_sparse.checkpoint.quantizer import HOOKS, SUPPORTED, PackedQuantizer
 from hf_sparse.quantization.calibrate import calibrate
 
 needs_hooks = pytest.mark.skipif(not SUPPORTED, reason="transformers before 5.23 lacks the hooks")

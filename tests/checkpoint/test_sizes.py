@@ -9,9 +9,12 @@ from tiny import bert
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from hf_sparse import find_targets
+from hf_sparse.checkpoint import packed as packed_model
+from hf_sparse.checkpoint import publishing
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.publishing import FORMATS, publish
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.linear import Phase
@@ -111,3 +114,22 @@ def test_what_was_trained_for_few_bits_is_counted_in_them(tmp_path: Path) -> Non
     sizes = measure_sizes(model, tmp_path)
     assert sizes.counted_bytes == sizes.encoder_nonzero / 2 < sizes.encoder_weights / 2
     assert sizes.encoder_bytes == sizes.encoder_dense_bytes and sizes.over_bound > 8
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_model_is_measured_once_as_it_is_written(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bert().eval()
+    attach(find_targets(model), read_weight_scheme("int8_per_channel"), "none", "min_max", Phase())
+    measured = []
+
+    def measure(model: torch.nn.Module, directory: Path) -> Sizes:
+        measured.append(directory)
+        return measure_sizes(model, directory)
+
+    for module in (packed_model, publishing):
+        monkeypatch.setattr(module, "measure_sizes", measure)
+    sizes = publish(model, tmp_path / "out", form)
+    assert len(measured) == 1
+    assert sizes == measure_sizes(model, tmp_path / "out")

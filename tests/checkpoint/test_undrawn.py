@@ -7,7 +7,7 @@ from tiny import SIZES
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
-from hf_sparse.checkpoint.undrawn import Undrawn
+from hf_sparse.checkpoint.packed import Undrawn
 
 KINDS = {
     BertForSequenceClassification: BertConfig(**SIZES),

@@ -94,7 +94,7 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(tmp_path: Path) -> N
     bert().save_pretrained(tmp_path / "model")
     long = refused("benchmark", tmp_path / "model", "--length", 513)
     assert "513 tokens are more than the 512 that the model has positions for" in long and "--length" in long
-    assert "is no directory" in refused("benchmark", tmp_path / "none")
+    assert "is not a directory" in refused("benchmark", tmp_path / "none")
     # Before the model is loaded.
     drawn = refused("benchmark", tmp_path / "none", "--png", tmp_path / "drawing.jpg")
     assert "name a file that ends in .png" in drawn
@@ -110,7 +110,7 @@ def test_more_than_4_threads_a_core_are_refused_before_the_model_is_loaded(tmp_p
     most = 4 * os.cpu_count()
     said = refused("benchmark", tmp_path / "none", "--threads", most + 1)
     assert f"--threads {most + 1} is more than 4 for each" in said and f"take {most} or fewer" in said
-    assert "is no directory" in refused("benchmark", tmp_path / "none", "--threads", most)
+    assert "is not a directory" in refused("benchmark", tmp_path / "none", "--threads", most)
 
 
 @pytest.mark.parametrize(("positions", "tokens"), [(64, 64), (512, 128)])

@@ -28,7 +28,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
         def load(name: str) -> None:
             raise error
 
-        monkeypatch.setattr("hf_sparse.training.loading.load_trained", load)
+        monkeypatch.setattr("hf_sparse.checkpoint.loading.load_model", load)
 
     return fail
 
@@ -119,7 +119,7 @@ def test_an_interrupt_ends_with_130_and_says_what_to_do(monkeypatch: pytest.Monk
         # A process that was started in the background ignores the signal itself.
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_sparse.training.loading.load_trained", interrupted)
+    monkeypatch.setattr("hf_sparse.checkpoint.loading.load_model", interrupted)
     for words in (["inspect", "model"], ["--debug", "inspect", "model", "--json"]):
         result = run(*words)
         assert result.exit_code == 130 and result.stdout == ""

@@ -86,4 +86,4 @@ def test_no_directory_of_something_else_is_replaced(tmp_path: Path, form: str) -
 
 def test_a_format_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:
     message = refused("pack", tmp_path, tmp_path / "out", "--format", "gguf")
-    assert message == "'gguf' is no format to pack in; choose one of compressed-tensors, packed"
+    assert message == "'gguf' is not a format to pack in; choose one of compressed-tensors, packed"

@@ -13,10 +13,9 @@ from transformers import (
     ViTModel,
 )
 
-from hf_sparse.checkpoint.loading import load_tokenizer
+from hf_sparse.checkpoint.loading import load_model, load_tokenizer
+from hf_sparse.checkpoint.sidecar import read_state
 from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.training.loading import load_trained
-from hf_sparse.training.state import read_state
 from tests.cli.commands import lines, quantized, refused
 from tests.data.tiny_tokenizers import bert as tokenizer
 
@@ -46,7 +45,7 @@ def test_it_writes_a_plain_directory_that_knows_its_ranges(
     ]
     assert text[-1] == f"Now write a small directory: hf-sparse pack {out} {out}-packed"
     assert same_weights(BertForSequenceClassification.from_pretrained(out), bert())
-    assert len(quantized_layers(load_trained(str(out)))) == 12
+    assert len(quantized_layers(load_model(str(out)))) == 12
     assert read_state(out).recipe.quantization.observer == "min_max"
     assert load_tokenizer(str(out)).get_vocab() == tokenizer().get_vocab()
 
@@ -64,14 +63,14 @@ def test_its_options_are_those_of_a_recipe(tmp_path: Path, model: Path, texts: P
         "percentile",
         ("intermediate",),
     )
-    assert len(quantized_layers(load_trained(str(tmp_path / "out")))) == 10
+    assert len(quantized_layers(load_model(str(tmp_path / "out")))) == 10
 
 
 def test_embeddings_are_quantized_where_asked_for(tmp_path: Path, model: Path, texts: Path) -> None:
     out = tmp_path / "out"
     lines("quantize", model, out, "--calibration", texts, "--embeddings", "int8_per_channel")
     assert read_state(out).recipe.quantization.embeddings == "int8_per_channel"
-    assert "bert.embeddings.word_embeddings" in quantized_layers(load_trained(str(out)))
+    assert "bert.embeddings.word_embeddings" in quantized_layers(load_model(str(out)))
     lines("pack", out, tmp_path / "packed", "--format", "packed")
     before, after = (
         json.loads("".join(lines("inspect", tmp_path / name, "--json")))["sizes"]

@@ -104,7 +104,7 @@ def test_a_variant_that_is_not_there_is_named(saved: Path, tmp_path: Path) -> No
         f"{saved} has no model.bf16.safetensors; name the variant that it was saved with, or leave --variant "
         "out"
     )
-    assert "is no variant; one is a word" in refused("inspect", saved, "--variant", "../up")
+    assert "is not a variant; name a word" in refused("inspect", saved, "--variant", "../up")
     assert load_file(saved / "model.safetensors")
 
 

@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 from transformers import AutoTokenizer
 
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.demo.job import run_demo
 from hf_sparse.demo.settings import DemoSettings
-from hf_sparse.training.loading import load_trained
 from tests.hub.pushing import pushed
 from tests.hub.server import Server
 from tests.hub.server_clients import OURS, WITHOUT_US, Clients
@@ -44,7 +44,7 @@ def test_a_model_of_the_demo_makes_the_round_trip(task_dir: Path, tmp_path: Path
     assert sent["changed"] and {"README.md", "packed/packed.safetensors", "recipe.yaml"} <= set(contents)
     card = ModelCard(contents["README.md"].decode())
     assert card.data.model_name == "demo" and "90.0 % of its encoder's weights removed" in card.text
-    model, tokenizer = load_trained(str(directory)), AutoTokenizer.from_pretrained(directory)
+    model, tokenizer = load_model(str(directory)), AutoTokenizer.from_pretrained(directory)
     with torch.no_grad():
         expected = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.softmax(-1)
     for row, answer in zip(expected, answers, strict=True):

@@ -17,14 +17,13 @@ from hf_sparse import find_targets
 from hf_sparse.checkpoint.compressed_tensors import is_compressed
 from hf_sparse.checkpoint.container import PACKED, index_metadata
 from hf_sparse.checkpoint.contract import lost_zeros, read_contract, recorded_modules
-from hf_sparse.checkpoint.loading import named_class, rounded_as
+from hf_sparse.checkpoint.loading import load_model, named_class, rounded_as
 from hf_sparse.checkpoint.packed import load_packed, save_packed
 from hf_sparse.checkpoint.saved_files import packed_file, weight_bytes
 from hf_sparse.checkpoint.sizes import measure_sizes
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.training.loading import load_to_run, load_trained
 from tests.fuzz.mutations import as_text, cases, damaged, plain_errors_only, rewritten
 
 TINY = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 16, "max_position_embeddings": 16}
@@ -75,7 +74,7 @@ def look(directory: Path) -> None:
 
 def open_(directory: Path) -> None:
     """Load a model, look at its record and at its files."""
-    model = load_trained(str(directory))
+    model = load_model(str(directory))
     # Of a model in memory no file can be named.
     with plain_errors_only("the configuration's hf_sparse record"):
         read_contract(model), lost_zeros(model), recorded_modules(model)
@@ -86,7 +85,7 @@ def open_(directory: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], Path], str, Callable[[Path], Any], int]] = {
     "configuration": (plain, "config.json", look, 150),
     "configuration, loaded": (plain, "config.json", open_, 60),
-    "configuration, run": (plain, "config.json", lambda directory: load_to_run(str(directory)), 30),
+    "configuration, run": (plain, "config.json", lambda directory: load_model(directory, accept="own"), 30),
     "index of shards": (sharded, "model.safetensors.index.json", look, 60),
     "configuration of a packed model": (packed, "config.json", load_packed, 80),
 }

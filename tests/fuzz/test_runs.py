@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from hf_sparse.checkpoint.run_record import copy_public_record
 from hf_sparse.hub.cards.collecting import _latency, _stage
 from hf_sparse.hub.cards.comparing import _dense_from_file, scores_of
 from hf_sparse.hub.cards.weights import format_of
@@ -22,7 +23,6 @@ from hf_sparse.report.page.stages import stages_figure
 from hf_sparse.report.page.writing import Material, material_as_dict
 from hf_sparse.report.run import find_runs, is_outdated, read_run
 from hf_sparse.training.pushing import copy_beside_weights
-from hf_sparse.training.record import copy_public_record
 from tests.fuzz.mutations import as_text, cases, damaged, plain_errors_only, rewritten
 from tests.report.runs import LOG, PRUNED, write_run
 

@@ -10,9 +10,9 @@ from tiny import VOCABULARY, arguments, bert, pruning, sentences
 from transformers import BertForSequenceClassification, BertTokenizerFast, EvalPrediction
 
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.publishing import publish
 from hf_sparse.report.latency import LatencyReport, LatencyRow, latency_as_dict, machine
-from hf_sparse.training.loading import load_trained
 
 REPO = "somebody/tiny-int8"
 FACTS = {"task": "text-classification", "dataset": "nyu-mll/glue", "config": "sst2", "split": "validation"}
@@ -72,7 +72,7 @@ def train(
 
 def stage(run: Path, folder: Path) -> Path:
     """Write a run's model as it is published, in both formats."""
-    model = load_trained(str(run))
+    model = load_model(str(run))
     publish(model, folder, "compressed-tensors", tokenizer())
     publish(model, folder / "packed", "packed", tokenizer())
     return folder

@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from hf_sparse import Recipe, SparseTrainer
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.publishing import publish
 from hf_sparse.hub import write_card
-from hf_sparse.training.loading import load_trained
 from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
 
 
@@ -52,7 +52,7 @@ def card(run: Path, staged: Path | None = None, **options: object) -> str:
 def test_a_decoder_whose_layers_no_other_format_can_hold(tmp_path: Path) -> None:
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100, n_positions=32, eos_token_id=0)
     run = train(tmp_path / "run", GPT2LMHeadModel(config), pruning("quantization={}"), texts())
-    save_packed(load_trained(str(run)), run / "packed")
+    save_packed(load_model(str(run)), run / "packed")
     text = card(run)
     data = ModelCard(text).data
     assert data.pipeline_tag == "text-generation" and data.eval_results is None
@@ -78,8 +78,8 @@ def test_the_last_score_of_a_log_is_not_that_of_an_earlier_best_model(tmp_path: 
 def test_weights_of_4_bits_in_groups_are_not_for_the_runtime(tmp_path: Path) -> None:
     recipe = pruning("quantization={weights: int4_group_32, activations: none}")
     run = train(tmp_path / "run", bert(), recipe, sentences())
-    publish(load_trained(str(run)), tmp_path / "staged", "compressed-tensors")
-    save_packed(load_trained(str(run)), tmp_path / "staged" / "packed")
+    publish(load_model(str(run)), tmp_path / "staged", "compressed-tensors")
+    save_packed(load_model(str(run)), tmp_path / "staged" / "packed")
     text = card(run, tmp_path / "staged")
     assert "in **4 bits**" in text and "`int4_group_32`" in text and "int4" in ModelCard(text).data.tags
     assert "hf_sparse.runtime import load" not in text and "ranges that were fixed" not in text
@@ -88,7 +88,7 @@ def test_weights_of_4_bits_in_groups_are_not_for_the_runtime(tmp_path: Path) -> 
 @pytest.mark.parametrize("scheme", ["{}", "{weights: int4_group_32, activations: none}"])
 def test_a_model_that_is_compressed_already(tmp_path: Path, scheme: str) -> None:
     run = train(tmp_path / "run", bert(), pruning(f"quantization={scheme}"), sentences())
-    publish(load_trained(str(run)), tmp_path / "there", "compressed-tensors")
+    publish(load_model(str(run)), tmp_path / "there", "compressed-tensors")
     text, whole = card(tmp_path / "there"), card(run)
     zeros = next(line for line in whole.splitlines() if "weights in the 12 matrices" in line)
     assert zeros in text and "0.04 million parameters" in text
@@ -127,7 +127,7 @@ class WithAnotherHead(BertForSequenceClassification):
 def test_a_model_of_a_class_that_transformers_does_not_have(tmp_path: Path) -> None:
     model = WithAnotherHead(BertConfig(**SIZES))
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a WithAnotherHead, which is no class of transformers"):
+    with pytest.raises(ValueError, match="is a WithAnotherHead, which is not a class of transformers"):
         card(tmp_path)
     # As where it was trained from a model with another head.
     model.config.architectures = ["BertForMaskedLM"]
@@ -139,7 +139,7 @@ def test_a_model_of_a_class_that_transformers_does_not_have(tmp_path: Path) -> N
 
 def test_what_no_scheme_here_is_like_is_said_in_the_configuration(tmp_path: Path) -> None:
     run = train(tmp_path / "run", bert(), pruning("quantization={}"), sentences())
-    publish(load_trained(str(run)), tmp_path / "there", "compressed-tensors")
+    publish(load_model(str(run)), tmp_path / "there", "compressed-tensors")
     config = json.loads((tmp_path / "there" / "config.json").read_text())
     config["quantization_config"]["config_groups"]["group_0"]["weights"]["symmetric"] = False
     (tmp_path / "there" / "config.json").write_text(json.dumps(config))

@@ -15,12 +15,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.cli.main import app
 from hf_sparse.hub import write_card
 from hf_sparse.hub.card import describe
 from hf_sparse.hub.cards.loading import ways_to_load
 from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.training.loading import load_trained
 from tests.hub.card_runs import REPO, Runs, make_runs, tokenizer
 
 
@@ -61,7 +61,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 def test_every_way_gives_the_model_that_was_measured(card: str, finished: Runs) -> None:
     stock, fast, plugin = blocks(card, "python", finished.staged)
-    expected = logits(load_trained(str(finished.run)))
+    expected = logits(load_model(str(finished.run)))
     assert torch.allclose(logits(run(stock)["run"].model), expected, atol=1e-5)
     assert torch.allclose(logits(run(fast)["model"]), expected, atol=1e-5)
     trainable = run(plugin)["model"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
+from hf_sparse.checkpoint.sidecar import read_state, write_state
 from hf_sparse.hub import write_card
-from hf_sparse.training.state import read_state, write_state
 from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
 
 

@@ -8,8 +8,8 @@ import torch
 from tiny import arguments, bert, pruning, sentences
 
 from hf_sparse import SparseTrainer, measure_sparsity
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.quantizer import SUPPORTED
-from hf_sparse.training.loading import load_trained
 from tests.data.tiny_tokenizers import bert as tokenizer
 from tests.hub.pushing import REPO, pushing
 from tests.hub.server import Server
@@ -62,7 +62,7 @@ def clients(repository: Repository, standing_clients: Clients) -> Clients:
 def logits(trained: Path) -> torch.Tensor:
     """What the trained model gives, from its directory."""
     with torch.no_grad():
-        return load_trained(str(trained))(**tokenizer()(TEXTS, padding=True, return_tensors="pt")).logits
+        return load_model(str(trained))(**tokenizer()(TEXTS, padding=True, return_tensors="pt")).logits
 
 
 def read(clients: Clients, program: str) -> list[torch.Tensor]:
@@ -111,11 +111,10 @@ show(load(Path(snapshot_download({REPO!r}), "packed")))
 def test_zeros_arrive(clients: Clients, trained: Path) -> None:
     program = f"""
 import hf_sparse
-from hf_sparse.checkpoint.loading import load_saved
 from transformers import AutoModelForSequenceClassification as Model
 print(hf_sparse.measure_sparsity(Model.from_pretrained({REPO!r}, subfolder="packed")))
 """
-    assert clients.output(program).splitlines()[-1] == str(measure_sparsity(load_trained(str(trained))))
+    assert clients.output(program).splitlines()[-1] == str(measure_sparsity(load_model(str(trained))))
 
 
 def test_nothing_of_this_machine_is_published(repository: Repository, trained: Path) -> None:

@@ -30,7 +30,7 @@ from tiny import arguments, bert, pruning, sentences
 from transformers import TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer
-from hf_sparse.training.state import SIDECAR, read_state, write_state
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state, write_state
 
 LENGTH = 8
 

@@ -10,10 +10,10 @@ from runs import quantize
 from safetensors.torch import load_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_sparse.checkpoint.loading import load_model
+from hf_sparse.checkpoint.run_record import RECORD
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 from hf_sparse.training.files import STAGING
-from hf_sparse.training.loading import load_trained
-from hf_sparse.training.record import RECORD
-from hf_sparse.training.state import SIDECAR, read_state
 
 FILES = "hf_sparse.training.files"
 
@@ -55,13 +55,13 @@ def test_a_model_saved_over_another_is_old_or_new_or_said_to_be_mixed(
     before = bias(tmp_path / f"{PREFIX_CHECKPOINT_DIR}-4")
     if seen == "mixed":
         with pytest.raises(ValueError, match=f"{SIDECAR} was saved with other weights: model.safetensors"):
-            load_trained(str(tmp_path))
+            load_model(str(tmp_path))
         assert not (tmp_path / RECORD).exists()
     else:
-        assert torch.equal(load_trained(str(tmp_path)).classifier.bias, before + (seen == "new"))
+        assert torch.equal(load_model(str(tmp_path)).classifier.bias, before + (seen == "new"))
     # The next run in this directory finishes what was complete.
     quantize(tmp_path, save_strategy="steps", save_steps=4, max_steps=4).train(resume_from_checkpoint=True)
     complete = moment.owner != "transformers.trainer:Trainer"
-    assert torch.equal(load_trained(str(tmp_path)).classifier.bias, before + complete)
+    assert torch.equal(load_model(str(tmp_path)).classifier.bias, before + complete)
     assert (tmp_path / RECORD).is_file() and read_state(tmp_path).weights
     assert not (tmp_path / STAGING).exists()

@@ -26,6 +26,7 @@ from transformers import (
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import load_packed, save_packed
 from hf_sparse.export.onnx import export_onnx
 from hf_sparse.export.openvino import export_openvino
@@ -35,7 +36,6 @@ from hf_sparse.quantization.embeddings import FakeQuantEmbedding, find_embedding
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.training.loading import load_trained
 
 SCHEMES = ["int8_per_channel", "int8_per_tensor", "int4_group_8"]
 TABLES = {f"bert.embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")}
@@ -180,7 +180,7 @@ def test_trained_saved_and_loaded_with_their_rounding(tmp_path: Path) -> None:
     assert torch.equal(before, logits(bert()))
     trainer.train()
     trainer.save_model()
-    found = load_trained(str(tmp_path))
+    found = load_model(str(tmp_path))
     assert type(found.bert.embeddings.word_embeddings) is FakeQuantEmbedding
     assert torch.equal(logits(found), logits(trainer.model))
     # No mask lies on a table.

@@ -7,7 +7,7 @@ import torch
 from models import batch, build, prune, quantized
 
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
-from hf_sparse.checkpoint.loading import load_saved
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.runtime import fuse, load, optimize
 from hf_sparse.runtime.engine import FusedEncoder
@@ -57,9 +57,9 @@ def test_a_compressed_directory_has_the_same_codes(weights: str, activations: st
     model, inputs = quantized(weights=weights, activations=activations), batch()
     save_compressed(model, tmp_path)
     if activations != "none":
-        found = load_saved(str(tmp_path))
+        found = load_model(tmp_path, restore=False)
         assert torch.equal(logits(fuse(found), inputs), logits(fuse(copy.deepcopy(model)), inputs))
-    found = load_saved(str(tmp_path))
+    found = load_model(tmp_path, restore=False)
     # After a first forward pass the weights are floats.
     logits(found, inputs)
     assert torch.equal(logits(optimize(found), inputs), logits(optimize(model), inputs))
@@ -68,7 +68,7 @@ def test_a_compressed_directory_has_the_same_codes(weights: str, activations: st
 def test_packed_codes_of_a_compressed_directory_are_named(tmp_path) -> None:
     save_compressed(quantized(weights="int8_per_channel", activations="none"), tmp_path)
     with pytest.raises(ValueError, match="codes of encoder.layer.0.attention.self.query lie several"):
-        fuse(load_saved(str(tmp_path)))
+        fuse(load_model(tmp_path, restore=False))
 
 
 def test_without_a_compiler_a_packed_file_is_an_ordinary_model(monkeypatch, tmp_path) -> None:

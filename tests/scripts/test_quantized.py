@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from hf_sparse import SparseTrainer
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import load_packed
-from hf_sparse.training.loading import load_trained
-from hf_sparse.training.state import SIDECAR
+from hf_sparse.checkpoint.sidecar import SIDECAR
 from tests.scripts.tiny_data import WORDS, results, sentences, write_table
 
 Script = Callable[[str], ModuleType]
@@ -88,7 +88,7 @@ def test_a_quantized_model_is_published_and_scored_as_it_rounds(
 
     batch = {"input_ids": torch.arange(5, 21).reshape(2, 8)}
     with torch.no_grad():
-        rounded = load_trained(str(output))(**batch).logits
+        rounded = load_model(str(output))(**batch).logits
         packed = load_packed(output / "packed")(**batch).logits
     assert torch.equal(rounded, packed)
 
@@ -125,7 +125,7 @@ def test_training_goes_on_from_the_unrounded_weights(
     assert not (tmp_path / "second" / "packed").exists()
     assert "packed_bytes" not in results(tmp_path / "second")
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "second")
-    loaded = load_trained(str(tmp_path / "second")).state_dict()
+    loaded = load_model(str(tmp_path / "second")).state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
 
 

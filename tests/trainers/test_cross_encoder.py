@@ -8,8 +8,8 @@ from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncode
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, MSELoss
 
 from hf_sparse import Recipe, SparseTrainerMixin
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.training.loading import load_trained
 from tests.trainers import small
 
 
@@ -55,7 +55,7 @@ def test_eight_bits_are_there_again_when_it_is_loaded(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, small.RECIPE.override(["quantization.weights=int8_per_channel"]))
     trainer.train()
     trainer.save_model(str(tmp_path / "final"))
-    loaded = load_trained(str(tmp_path / "final"))
+    loaded = load_model(str(tmp_path / "final"))
     assert len(quantized_layers(loaded)) == 6
     ids = torch.arange(5, 11)[None]
     assert torch.equal(loaded(ids).logits, trainer.model[0].model.eval()(ids).logits)

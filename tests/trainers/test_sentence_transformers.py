@@ -16,9 +16,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import AutoModel
 
 from hf_sparse import Recipe, SparseTrainerMixin
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.quantizer import SUPPORTED
 from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.training.loading import load_trained
 from tests.trainers import small
 
 EIGHT_BITS = small.RECIPE.override(["quantization.weights=int8_per_channel"])
@@ -102,7 +102,7 @@ def test_eight_bits_are_there_again_when_it_is_loaded(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, EIGHT_BITS)
     trainer.train()
     trainer.save_model(str(tmp_path / "final"))
-    plain, loaded = AutoModel.from_pretrained(tmp_path / "final"), load_trained(str(tmp_path / "final"))
+    plain, loaded = AutoModel.from_pretrained(tmp_path / "final"), load_model(str(tmp_path / "final"))
     assert len(quantized_layers(loaded)) == 6
     ids = torch.arange(5, 11)[None]
     held = trainer.model[0].model.eval()

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, TrainingArguments, default_data_c
 from trl import SFTConfig, SFTTrainer
 
 from hf_sparse import Recipe, SparseTrainer, SparseTrainerMixin
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.training.loading import load_trained
 from tests.trainers import small
 
 
@@ -57,7 +57,7 @@ def test_it_quantizes(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, small.RECIPE.override(["quantization.weights=int8_per_channel"]))
     trainer.train()
     trainer.save_model(str(tmp_path / "final"))
-    loaded = load_trained(str(tmp_path / "final"))
+    loaded = load_model(str(tmp_path / "final"))
     ids = torch.arange(5, 11)[None]
     assert len(quantized_layers(loaded)) == 7
     assert torch.equal(loaded(ids).logits, trainer.model.eval()(ids).logits)

@@ -8,7 +8,7 @@ from tiny import arguments, bert, expected_zeros, pruning, same_weights, sentenc
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback
 
 from hf_sparse import Recipe, SparseTrainer, measure_sparsity
-from hf_sparse.training.state import read_state
+from hf_sparse.checkpoint.sidecar import read_state
 
 
 def worsening(folder: Path, recipe: Recipe, **settings: Any) -> SparseTrainer:

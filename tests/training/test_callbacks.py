@@ -9,8 +9,8 @@ from tiny import arguments, bert, pruning, same_weights, sentences
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
 from hf_sparse import Recipe, SparsityCallback, find_targets, measure_sparsity
+from hf_sparse.checkpoint.sidecar import read_state
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.training.state import read_state
 
 RECIPE = pruning("sparsity.lr_rewind=false")
 

@@ -9,8 +9,8 @@ from tiny import arguments, bert, expected_zeros, pruning, sentences
 from transformers import BertForSequenceClassification, Trainer
 
 from hf_sparse import SparseTrainerMixin, find_targets
+from hf_sparse.checkpoint.sidecar import SIDECAR
 from hf_sparse.training.files import STAGING
-from hf_sparse.training.state import SIDECAR
 
 
 class Elsewhere(Trainer):

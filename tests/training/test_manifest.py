@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from hf_sparse import storage
+from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.manifest import MANIFEST, check_manifest, write_manifest
-from hf_sparse.training.state import SavedState, write_state
 
 
 @pytest.fixture

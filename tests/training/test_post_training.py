@@ -1,5 +1,6 @@
 """Models that are quantized without training, and what is written of them."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,20 +10,19 @@ from transformers import BertForSequenceClassification, BertTokenizerFast
 
 from hf_sparse import Recipe, SparseTrainer, measure_sparsity
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
-from hf_sparse.checkpoint.loading import load_tokenizer
+from hf_sparse.checkpoint.loading import load_model, load_tokenizer
 from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.training.loading import load_trained
 from hf_sparse.training.post_training import (
     calibration_recipe,
-    load_unrounded,
     quantize_trained,
     require_own,
     save_quantized,
 )
-from hf_sparse.training.state import SIDECAR, read_state
 
 TOKENIZER = BertTokenizerFast(vocab={word: number for number, word in enumerate(["[PAD]", "[UNK]", "cat"])})
+TO_QUANTIZE = partial(load_model, accept="floats", restore=False, strict=True)
 BATCH = {
     name: torch.stack([row[name] for row in sentences(8, seed=5)]) for name in ("input_ids", "attention_mask")
 }
@@ -47,7 +47,7 @@ def test_what_is_written_is_loaded_as_it_computed(tmp_path: Path, settings: dict
     model, recipe = quantized(**settings)
     save_quantized(model, tmp_path / "out", recipe, TOKENIZER)
     assert read_state(tmp_path / "out").recipe.quantization.resolve(100)[0] == 0
-    loaded = load_trained(str(tmp_path / "out"))
+    loaded = load_model(str(tmp_path / "out"))
     assert quantized_layers(loaded).keys() == quantized_layers(model).keys() != set()
     with torch.no_grad():
         assert torch.equal(loaded(**BATCH).logits, model(**BATCH).logits)
@@ -82,7 +82,7 @@ def test_masks_and_recipe_of_a_trained_model_are_handed_on(tmp_path: Path) -> No
     trainer.train()
     trainer.save_model()
     source = str(tmp_path / "run")
-    model, recipe = load_unrounded(source), calibration_recipe(weights="int4_per_channel")
+    model, recipe = TO_QUANTIZE(source), calibration_recipe(weights="int4_per_channel")
     quantize_trained(model, [BATCH], recipe)
     save_quantized(model, tmp_path / "out", recipe, source=source)
     before, after = read_state(source), read_state(tmp_path / "out")
@@ -90,7 +90,7 @@ def test_masks_and_recipe_of_a_trained_model_are_handed_on(tmp_path: Path) -> No
     assert after.recipe.quantization.weights == "int4_per_channel"
     assert (after.step, after.total_steps) == (before.step, before.total_steps)
     assert all(torch.equal(mask, after.masks[name]) for name, mask in before.masks.items()) and before.masks
-    loaded = load_trained(str(tmp_path / "out"))
+    loaded = load_model(str(tmp_path / "out"))
     assert measure_sparsity(loaded).overall == measure_sparsity(trainer.model).overall > 0.89
     with torch.no_grad():
         assert torch.equal(loaded(**BATCH).logits, model(**BATCH).logits)
@@ -100,10 +100,10 @@ def test_what_was_quantized_once_can_be_quantized_again(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     first, settings = quantized()
     save_quantized(first, out, settings)
-    model, recipe = load_unrounded(out), calibration_recipe(weights="int4_per_channel", activations="none")
+    model, recipe = TO_QUANTIZE(out), calibration_recipe(weights="int4_per_channel", activations="none")
     quantize_trained(model, [], recipe)
     save_quantized(model, out, recipe, source=out)
-    assert {layer.weights.bits for layer in quantized_layers(load_trained(out)).values()} == {4}
+    assert {layer.weights.bits for layer in quantized_layers(load_model(out)).values()} == {4}
     assert "ranges" not in read_state(out).extras
 
 
@@ -113,7 +113,7 @@ def test_weights_that_are_rounded_already_are_refused(tmp_path: Path) -> None:
     save_compressed(model, tmp_path / "compressed")
     for name, form in (("packed", "hf_sparse"), ("compressed", "compressed-tensors")):
         with pytest.raises(ValueError, match=f"{name} is a {form} directory.*rounded already"):
-            load_unrounded(str(tmp_path / name))
+            TO_QUANTIZE(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("file", ["notes.txt", "training_args.bin"])

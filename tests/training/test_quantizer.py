@@ -11,9 +11,9 @@ from tiny import RememberingCallback, arguments, bert, llama, pruning, same_weig
 from transformers import BertForSequenceClassification, Trainer
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, measure_sparsity
+from hf_sparse.checkpoint.sidecar import read_state
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import FakeQuantLinear
-from hf_sparse.training.state import read_state
 
 INT8 = Recipe.from_dict({"quantization": {}})
 LAYER = "bert.encoder.layer.0.attention.self.query"

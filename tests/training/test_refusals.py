@@ -8,7 +8,7 @@ from tiny import RememberingCallback, arguments, bert, pruning, sentences
 from transformers import TrainerCallback, get_scheduler
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
-from hf_sparse.training.state import SIDECAR
+from hf_sparse.checkpoint.sidecar import SIDECAR
 
 
 def test_a_scheduler_of_the_users_own_is_refused_for_rewinding(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, write_state
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.resume import check_length, check_step, read_resumable
-from hf_sparse.training.state import SIDECAR, SavedState, write_state
 
 RECIPE = Recipe.preset("prune_ofa_90").override(["sparsity.revive=false"])
 WAY_OUT = (

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.training.sparsifier import Sparsifier
-from hf_sparse.training.state import SavedState
 
 FIRST, SECOND = "layers.0.weight", "layers.1.weight"
 

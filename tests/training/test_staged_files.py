@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hf_sparse.checkpoint.run_record import RECORD
+from hf_sparse.checkpoint.sidecar import SIDECAR
 from hf_sparse.training import files
 from hf_sparse.training.files import (
     STAGING,
@@ -17,8 +19,6 @@ from hf_sparse.training.files import (
     require_same_disk,
     staged_files,
 )
-from hf_sparse.training.record import RECORD
-from hf_sparse.training.state import SIDECAR
 
 OLD = {"model.safetensors": "old", SIDECAR: "old", RECORD: "old", "config.json": "old"}
 NEW = dict.fromkeys(OLD, "new") | {"tokenizer.json": "new", "adapter/weights": "new"}

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from hf_sparse import Recipe, SparseTrainer, SparseTrainerMixin, find_targets, measure_sparsity
-from hf_sparse.training.state import read_state
+from hf_sparse.checkpoint.sidecar import read_state
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -11,9 +11,9 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.compressed_tensors import METHOD as COMPRESSED
 from hf_sparse.checkpoint.configuration import method_of, saved_quantization
+from hf_sparse.checkpoint.container import METHOD as PACKED
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract
-from hf_sparse.checkpoint.loading import load_saved
-from hf_sparse.checkpoint.quantizer import METHOD as PACKED
+from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.saved_files import packed_file, weight_bytes
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.hub.cards.facts import Files, Quantization, Zeros
@@ -21,7 +21,6 @@ from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 from hf_sparse.report.run import Run
 from hf_sparse.sparsity.inspection import inspect_weights
 from hf_sparse.targets import Targets, find_targets
-from hf_sparse.training.loading import load_trained
 
 PACKED_FOLDER = "packed"
 _FORMS = {None: "plain", COMPRESSED: "compressed-tensors", PACKED: "packed"}
@@ -33,13 +32,14 @@ _INPUTS = {
 
 
 def load_to_measure(directory: str | Path) -> PreTrainedModel:
-    """Load a model as `load_trained` does, one that other software rounded as the floats it stands for."""
+    """Load a model as `load_model` does; weights of compressed-tensors become the floats they stand for."""
     if format_of(directory) != COMPRESSED:
-        return load_trained(str(directory))
+        return load_model(directory)
     with warnings.catch_warnings():
         # It warns that this way of loading is not that of the configuration.
         warnings.simplefilter("ignore", UserWarning)
-        return load_saved(str(directory), quantization_config=CompressedTensorsConfig(run_compressed=False))
+        plain = CompressedTensorsConfig(run_compressed=False)
+        return load_model(directory, restore=False, strict=False, quantization_config=plain)
 
 
 def format_of(directory: str | Path) -> str | None:

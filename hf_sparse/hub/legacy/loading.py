@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_sparse.checkpoint.carrying import carried, carry
 from hf_sparse.checkpoint.contract import write_contract
 from hf_sparse.checkpoint.directories import published, require_free
-from hf_sparse.checkpoint.loading import load_saved, load_tokenizer
+from hf_sparse.checkpoint.loading import load_model, load_tokenizer
 from hf_sparse.hub.legacy.building import build
 from hf_sparse.hub.legacy.layouts import undo_layouts
 from hf_sparse.hub.legacy.proof import Proof, prove
@@ -67,7 +67,8 @@ class Rescued:
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(staged)
             carry(self.carried, staged)
-            return self.proof.difference(load_saved(str(staged), dtype=torch.float32))
+            stock = load_model(staged, restore=False, strict=False, dtype=torch.float32)
+            return self.proof.difference(stock)
 
 
 def load_legacy(

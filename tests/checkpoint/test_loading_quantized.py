@@ -10,11 +10,11 @@ from tiny import arguments, bert, pruning, sentences
 from transformers import BertForMaskedLM, PreTrainedModel
 
 from hf_sparse import Recipe, SparseTrainer
+from hf_sparse.checkpoint.loading import load_model, requantize
 from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state, write_state
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.training.loading import load_trained, requantize
-from hf_sparse.training.state import SIDECAR, read_state, write_state
 
 BATCH = {
     name: torch.stack([row[name] for row in sentences(8, seed=5)]) for name in ("input_ids", "attention_mask")
@@ -49,7 +49,7 @@ def is_plain(model: PreTrainedModel) -> bool:
 )
 def test_a_trained_model_rounds_as_before(tmp_path: Path, change: str) -> None:
     model = trained(tmp_path, pruning(change))
-    loaded = load_trained(str(tmp_path))
+    loaded = load_model(str(tmp_path))
     assert quantized_layers(loaded).keys() == quantized_layers(model).keys() and not is_plain(loaded)
     assert same_logits(loaded, model) and not loaded.training
 
@@ -65,7 +65,7 @@ def test_the_encoder_of_a_quantized_model_is_quantized_under_another_head(tmp_pa
 
 def test_nothing_moves_its_ranges(tmp_path: Path) -> None:
     trained(tmp_path, Recipe.from_dict({"quantization": {}}), save_strategy="steps", save_steps=6)
-    loaded = load_trained(str(tmp_path / "checkpoint-6")).train()
+    loaded = load_model(str(tmp_path / "checkpoint-6")).train()
     scales = [layer.input_scale.clone() for layer in quantized_layers(loaded).values()]
     loaded(input_ids=torch.full((1, 4), 7))
     assert [layer.input_scale for layer in quantized_layers(loaded).values()] == scales
@@ -76,14 +76,14 @@ def test_models_that_were_not_quantized_are_plain(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "alone")
     pruned = trained(tmp_path / "pruned", pruning())
     for folder, expected in (("alone", model), ("pruned", pruned)):
-        loaded = load_trained(str(tmp_path / folder))
+        loaded = load_model(str(tmp_path / folder))
         assert is_plain(loaded) and same_logits(loaded, expected)
 
 
 def test_a_checkpoint_from_before_rounding_began_is_plain(tmp_path: Path) -> None:
     recipe = Recipe.from_dict({"quantization": {"begin": 8, "freeze": 10}})
     trained(tmp_path, recipe, save_strategy="steps", save_steps=6)
-    early, late = (load_trained(str(tmp_path / f"checkpoint-{step}")) for step in (6, 12))
+    early, late = (load_model(str(tmp_path / f"checkpoint-{step}")) for step in (6, 12))
     assert is_plain(early) and not is_plain(late)
 
 
@@ -91,7 +91,7 @@ def test_a_packed_directory_is_loaded_from_its_file(tmp_path: Path) -> None:
     model = bert().eval()
     calibrate(model, [BATCH])
     save_packed(model, tmp_path)
-    loaded = load_trained(str(tmp_path))
+    loaded = load_model(str(tmp_path))
     assert len(quantized_layers(loaded)) == 12 and same_logits(loaded, model)
 
 
@@ -99,10 +99,10 @@ def test_ranges_of_other_layers_are_refused(tmp_path: Path) -> None:
     trained(tmp_path, Recipe.from_dict({"quantization": {}}))
     bert(num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"saved with other weights: model.safetensors beside it is another"):
-        load_trained(str(tmp_path))
+        load_model(str(tmp_path))
     write_state(tmp_path, read_state(tmp_path))
     with pytest.raises(ValueError, match=r"ranges for 6 layers.*such as bert.encoder.layer.1"):
-        load_trained(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -114,15 +114,15 @@ def test_a_directory_that_is_not_there_is_named(
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     name = name.format(here=tmp_path)
-    with pytest.raises(ValueError, match=f"^{re.escape(name)} is no directory; name the one"):
-        load_trained(name)
+    with pytest.raises(ValueError, match=f"^{re.escape(name)} is not a directory; name the one"):
+        load_model(name)
 
 
 @pytest.mark.parametrize("name", ["model", "user/model"])
 def test_without_the_hub_a_name_is_said_to_be_neither(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=f"^{name} is no directory, and the Hub cannot be reached"):
-        load_trained(name)
+    with pytest.raises(ValueError, match=f"^{name} is not a directory, and the Hub cannot be reached"):
+        load_model(name)
 
 
 def test_a_damaged_sidecar_is_refused(tmp_path: Path) -> None:
@@ -131,4 +131,20 @@ def test_a_damaged_sidecar_is_refused(tmp_path: Path) -> None:
     content[-1] ^= 1
     (tmp_path / SIDECAR).write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
-        load_trained(str(tmp_path))
+        load_model(str(tmp_path))
+
+
+def test_the_old_name_goes_on_working_and_names_the_new_one(tmp_path: Path) -> None:
+    from hf_sparse.training.loading import load_trained
+
+    model = trained(tmp_path, Recipe.from_dict({"quantization": {}}))
+    with pytest.warns(FutureWarning, match="load_trained is an old name; write hf_sparse.load_model"):
+        loaded = load_trained(str(tmp_path))
+    assert same_logits(loaded, model) and not is_plain(loaded)
+
+
+def test_what_from_pretrained_gives_is_there_without_rounding(tmp_path: Path) -> None:
+    trained(tmp_path, Recipe.from_dict({"quantization": {}}))
+    assert is_plain(load_model(tmp_path, restore=False))
+    half = load_model(tmp_path, dtype=torch.float16)
+    assert half.dtype == torch.float16 and not is_plain(half)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hf_sparse import Recipe, find_targets
+from hf_sparse.checkpoint import sidecar as module
+from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, _digest, read_state, write_state
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.training import state
-from hf_sparse.training.state import SIDECAR, SavedState, _digest, read_state, write_state
 
 RECIPE = Recipe.from_dict({"sparsity": {"schedule": {"final": 0.9}}, "quantization": {}})
 MASKS = {"a.weight": torch.arange(4, dtype=torch.uint8)}
@@ -58,7 +58,7 @@ def test_a_sidecar_of_version_3_is_read_by_its_own_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as then:
-        then.setattr(state, "FORMAT_VERSION", 3)
+        then.setattr(module, "FORMAT_VERSION", 3)
         write_state(tmp_path, SavedState(RECIPE, 1, 2, MASKS, EXTRAS))
     found = read_state(tmp_path)
     assert found.format_version == 3 and found.recipe == RECIPE
@@ -79,14 +79,16 @@ NO_RANGES = {
 @pytest.mark.parametrize("kind", NO_RANGES)
 def test_ranges_are_of_numbers(kind: str, sidecar: Path) -> None:
     rewrite(sidecar, {"ranges/a": NO_RANGES[kind]})
-    with pytest.raises(ValueError, match=f"{sidecar} is damaged .ranges/a is no range of numbers.; resume"):
+    with pytest.raises(
+        ValueError, match=f"{sidecar} is damaged .ranges/a is not a range of numbers.; resume"
+    ):
         read_state(sidecar.parent)
 
 
 @pytest.mark.parametrize("mask", [torch.zeros(4), torch.zeros(2, 2, dtype=torch.uint8)])
 def test_masks_are_bytes(mask: Tensor, sidecar: Path) -> None:
     rewrite(sidecar, {"masks/a.weight": mask})
-    with pytest.raises(ValueError, match="is damaged .masks/a.weight is no mask.; resume"):
+    with pytest.raises(ValueError, match="is damaged .masks/a.weight is not a mask.; resume"):
         read_state(sidecar.parent)
 
 

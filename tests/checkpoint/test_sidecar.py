@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from hf_sparse.checkpoint import sidecar as module
+from hf_sparse.checkpoint.sidecar import FORMAT_VERSION, SIDECAR, SavedState, read_state, write_state
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.targets import find_targets
-from hf_sparse.training import state
-from hf_sparse.training.state import FORMAT_VERSION, SIDECAR, SavedState, read_state, write_state
 
 RECIPE = Recipe.from_dict({"sparsity": {"schedule": {"final": 0.9}, "exclude": ["query"]}})
 MASKS = {"a.weight": torch.arange(5, dtype=torch.uint8), "b.weight": torch.tensor([255], dtype=torch.uint8)}
@@ -202,7 +202,7 @@ def test_a_run_from_before_errors_were_normalized_goes_on_without(
     silent = saved.recipe.to_dict()
     del silent["distillation"]["hidden"]["normalize"]
     with monkeypatch.context() as then:
-        then.setattr(state, "FORMAT_VERSION", 2)
+        then.setattr(module, "FORMAT_VERSION", 2)
         write_state(folder, replace(saved, recipe=Recipe.from_dict(silent)))
     assert read_state(folder).recipe == saved.recipe
     resumed = distil_hidden(tmp_path / "resumed")

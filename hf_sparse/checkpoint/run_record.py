@@ -1,10 +1,12 @@
-"""What a run was: where its model came from, its recipe, its settings, in a file beside the model."""
+"""The run record, a file beside a model: where it came from, recipe, settings, hardware, versions."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -15,11 +17,11 @@ from hf_sparse.recipe import Recipe
 from hf_sparse.storage import write_atomically
 
 if TYPE_CHECKING:
-    from hf_sparse.training.mixin import SparseTrainingMixin
+    from transformers import Trainer
 
 RECORD = "hf_sparse_run.json"
 FORMAT_VERSION = 1
-# The training arguments that decide what is learnt. No path and no token is among them.
+# The training arguments that decide what is learnt; paths and tokens are left out.
 _ARGUMENTS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -46,7 +48,7 @@ _ARGUMENTS = (
 _MODELS = ("base_model", "teacher")
 _WHAT, _WAY_OUT = "record of a run", "delete it, or save the model again"
 _TABLES = ("arguments", "facts", "hardware", "versions")
-# What a part is where it is known; the recipe has a check of its own.
+# The type of each value that is not null; the recipe is checked by itself.
 _KINDS: dict[Any, tuple[str, ...]] = {
     str: ("date", "architecture", *_MODELS),
     int: ("step", "total_steps", "train_samples"),
@@ -55,36 +57,85 @@ _KINDS: dict[Any, tuple[str, ...]] = {
 }
 
 
-def write_record(directory: str | Path, trainer: "SparseTrainingMixin") -> None:
-    """Write the record of a trainer's run, as far as it has come, into a checkpoint or model directory."""
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as far as it has come, after `step` of `total_steps` optimizer steps.
+
+    `ended`: when training ended; what was measured earlier is not of this model. `base_model` and `teacher`:
+    Hub names or absolute paths, None for new models. `train_samples`: rows of the training data, None for
+    streams. `seconds`: None where the run resumed, since Trainer times the last session alone. `arguments`:
+    the training arguments that decide what is learnt; `facts`: what only the caller knows, such as `dataset`.
+    """
+
+    ended: datetime
+    architecture: str
+    base_model: str | None
+    teacher: str | None
+    recipe: Recipe
+    step: int
+    total_steps: int
+    epochs: float | None
+    train_samples: int | None
+    seconds: float | None
+    arguments: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+def record_of(
+    trainer: "Trainer",
+    recipe: Recipe,
+    *,
+    teacher: nn.Module | None = None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+    ended: datetime | None = None,
+    resumed: bool = False,
+) -> RunRecord:
+    """Return the record of a Trainer's run under a recipe; one that is still training ends now."""
     state = trainer.state
     runtimes = [line["train_runtime"] for line in state.log_history if "train_runtime" in line]
-    record = {
+    return RunRecord(
+        ended=ended or datetime.now(UTC),
+        architecture=type(trainer.model).__name__,
+        base_model=_origin(trainer.model),
+        teacher=_origin(teacher),
+        recipe=recipe,
+        step=state.global_step,
+        total_steps=state.max_steps,
+        epochs=state.epoch,
+        train_samples=_rows(trainer),
+        seconds=runtimes[-1] if runtimes and not resumed else None,
+        arguments=_settings(trainer),
+        facts=facts,
+    )
+
+
+def write_record(directory: str | Path, record: RunRecord) -> None:
+    """Write a record, with this machine and the versions in use, into a checkpoint or model directory."""
+    held = {
         "format_version": FORMAT_VERSION,
-        # When training ended: what was measured before that is not of this model.
-        "date": (trainer.trained_at or datetime.now(UTC)).isoformat(timespec="seconds"),
-        "architecture": type(trainer.model).__name__,
-        "base_model": _origin(trainer.model),
-        "teacher": trainer.distiller and _origin(trainer.distiller.teacher),
-        "recipe": trainer.recipe.to_dict(),
-        "step": state.global_step,
-        "total_steps": state.max_steps,
-        "epochs": state.epoch,
-        "train_samples": _rows(trainer),
-        # Of the last session only, which is not the run where it went on from a checkpoint.
-        "seconds": runtimes[-1] if runtimes and not trainer.resumed else None,
-        "arguments": _settings(trainer),
-        "facts": {name: _finite(value) for name, value in trainer.facts.items()},
+        "date": record.ended.isoformat(timespec="seconds"),
+        "architecture": record.architecture,
+        "base_model": record.base_model,
+        "teacher": record.teacher,
+        "recipe": record.recipe.to_dict(),
+        "step": record.step,
+        "total_steps": record.total_steps,
+        "epochs": record.epochs,
+        "train_samples": record.train_samples,
+        "seconds": record.seconds,
+        "arguments": record.arguments,
+        "facts": {name: _finite(value) for name, value in record.facts.items()},
         "hardware": hardware(),
         "versions": versions(),
     }
-    _write(directory, record)
+    _write(directory, held)
 
 
-def changed_settings(record: Mapping[str, Any], trainer: "SparseTrainingMixin") -> dict[str, tuple[Any, Any]]:
-    """Return what decides what is learnt and is another in a trainer than in a record: both values by name.
+def changed_settings(record: Mapping[str, Any], trainer: "Trainer") -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ between a record and a Trainer, both values by name.
 
-    What one of them does not know is left out.
+    Compared are the training arguments that decide what is learnt and the rows of the training data; one that
+    is missing on either side is left out.
     """
     # As JSON gives it back.
     now = json.loads(json.dumps(_settings(trainer), default=str)) | {"train_samples": _rows(trainer)}
@@ -95,9 +146,9 @@ def changed_settings(record: Mapping[str, Any], trainer: "SparseTrainingMixin") 
 
 
 def read_record(directory: str | Path) -> dict[str, Any] | None:
-    """Return the record in a directory, None if there is none; raise `ValueError` if it cannot be read.
+    """Return the run record in a directory, None without one; raise `ValueError` if it is damaged.
 
-    What is not known is None in it, a table or the architecture empty.
+    Unknown values are None; unknown tables and an unknown architecture are empty.
     """
     path = Path(directory) / RECORD
     if not path.is_file():
@@ -118,10 +169,11 @@ def read_record(directory: str | Path) -> dict[str, Any] | None:
 
 
 def _check(record: Mapping[str, Any]) -> None:
-    """Raise an error for a part that is missing, or of another kind than what is written."""
+    """Raise an error for a value that is missing, or of another type than `write_record` writes."""
     if record.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"format_version is {shortened(record.get('format_version'))}")
-    Recipe.from_dict(record.get("recipe"))
+    recipe: Any = record.get("recipe")
+    Recipe.from_dict(recipe)
     if record.get("step") is None:
         raise ValueError("step is missing")
     for kind, names in _KINDS.items():
@@ -130,7 +182,7 @@ def _check(record: Mapping[str, Any]) -> None:
             if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise ValueError(f"{name} is {shortened(value)}")
     if (date := record.get("date")) is not None:
-        # It is compared with the times of files.
+        # The date is compared with the times of files.
         datetime.fromisoformat(date).timestamp()
     for name, version in (record.get("versions") or {}).items():
         if not isinstance(version, str):
@@ -138,16 +190,15 @@ def _check(record: Mapping[str, Any]) -> None:
 
 
 def copy_public_record(source: str | Path, directory: str | Path) -> None:
-    """Write the public record of a directory into another one; without a record do nothing."""
+    """Write the public form of the record in a directory, if there is one, into another directory."""
     if (record := read_record(source)) is not None:
         _write(directory, public_record(record))
 
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record to hand on, without paths.
+    """Return a record without paths, for publication.
 
-    Of models that came from a directory it keeps `./` and that one's name, of facts that are paths the last
-    part.
+    A model from a directory becomes `./` and the name of the directory, a fact that is a path its last part.
     """
     named = {key: name for key in _MODELS if (name := record.get(key)) is not None}
     models = {key: f"./{public_name(name)}" if is_local(name) else name for key, name in named.items()}
@@ -156,23 +207,23 @@ def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_name(model: str) -> str:
-    """Return the name of a model on the Hub as it is, of one in a directory the last part of its path."""
+    """Return the last part of the path of a local model, and a Hub name unchanged."""
     return Path(model).name if is_local(model) else model
 
 
 def fact_text(fact: Any) -> str:
-    """Return a fact as it is shown, without paths."""
+    """Return a fact as text, paths shortened to their last part."""
     public = _public_fact(fact)
     return ", ".join(map(str, public)) if isinstance(public, list) else str(public)
 
 
 def is_local(model: str) -> bool:
-    """Say whether a model was named by a path rather than as on the Hub: `name` or `owner/name`."""
+    """Return whether a model is named by a path; a Hub name is `name` or `owner/name`."""
     return Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
 
 
 def _write(directory: str | Path, record: Mapping[str, Any]) -> None:
-    # The kinds of schedulers and optimizers are enumerations.
+    # Schedulers and optimizers are named by enumerations, which become texts.
     text = json.dumps(record, indent=2, default=str, allow_nan=False)
     write_atomically(Path(directory) / RECORD, f"{text}\n".encode())
 
@@ -183,23 +234,23 @@ def _public_fact(fact: Any) -> Any:
     return public_name(fact) if isinstance(fact, str) else fact
 
 
-def _settings(trainer: "SparseTrainingMixin") -> dict[str, Any]:
+def _settings(trainer: "Trainer") -> dict[str, Any]:
     args = trainer.args
     settings = {name: _finite(getattr(args, name)) for name in _ARGUMENTS if hasattr(args, name)}
     return settings | {"processes": args.world_size}
 
 
-def _rows(trainer: "SparseTrainingMixin") -> int | None:
+def _rows(trainer: "Trainer") -> int | None:
     data = trainer.train_dataset
-    return len(data) if hasattr(data, "__len__") else None
+    return len(data) if isinstance(data, Sized) else None
 
 
 def _finite(value: Any) -> Any:
-    """Return a setting as JSON takes it, which knows no infinity."""
+    """Return a setting; infinity and NaN, which JSON lacks, become texts."""
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
-def _origin(model: nn.Module) -> str | None:
-    """Return what a model was loaded from, as an absolute path if it is a directory, None if it is new."""
+def _origin(model: nn.Module | None) -> str | None:
+    """Return the Hub name or absolute path that a model was loaded from, None for a new model."""
     name = getattr(getattr(model, "config", None), "_name_or_path", "") or None
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name

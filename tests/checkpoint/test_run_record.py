@@ -8,7 +8,14 @@ import pytest
 from tiny import arguments, bert, pruning, sentences
 
 from hf_sparse import SparseTrainer
-from hf_sparse.training.record import RECORD, fact_text, is_local, public_name, public_record, read_record
+from hf_sparse.checkpoint.run_record import (
+    RECORD,
+    fact_text,
+    is_local,
+    public_name,
+    public_record,
+    read_record,
+)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The sidecar: what a run needs to resume and cannot derive from the model."""
+"""The sidecar: the state of a run that cannot be derived from its model, in a file beside the weights."""
 
 import hashlib
 import json
@@ -24,16 +24,18 @@ FORMAT_VERSION = 4
 NORMALIZED = 3
 # From this version on, the digest is of dtypes and shapes, too.
 _SHAPED = 4
-_MASKS, _RANGES, _WEIGHTS = "masks", "ranges", "weights"
+# The section with the ranges of quantized layers' inputs.
+RANGES = "ranges"
+_MASKS, _WEIGHTS = "masks", "weights"
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A run after `step` of `total_steps` optimizer steps; `masks` as `Masks.pack` makes them.
+    """A run after `step` of `total_steps` optimizer steps; `masks` as `Masks.pack` returns them.
 
-    `extras` holds tensors of other parts of the run, by the name of the part and their own; `format_version`
-    is that of the file it was read from. `weights` has the SHA-256 of each file of weights that lay beside
-    it, by name; nothing in files of older releases.
+    `extras` holds other tensors by section (`ranges`, `remembered`, ...) and name; `format_version` is that
+    of the file. `weights` has the SHA-256 of each file of weights beside it, by name; it is empty in files
+    of older releases.
     """
 
     recipe: Recipe
@@ -46,7 +48,7 @@ class SavedState:
 
 
 def write_state(directory: str | Path, state: SavedState) -> None:
-    """Write the sidecar into a checkpoint or model directory, with the hashes of the weights in there."""
+    """Write the sidecar into a checkpoint or model directory, with the hashes of the weights there."""
     parts = {_MASKS: state.masks, **state.extras}
     tensors = {f"{part}/{name}": value for part, held in parts.items() for name, value in held.items()}
     metadata = {
@@ -61,9 +63,9 @@ def write_state(directory: str | Path, state: SavedState) -> None:
 
 
 def read_state(directory: str | Path) -> SavedState:
-    """Read the sidecar.
+    """Read the sidecar of a directory.
 
-    Raises `FileNotFoundError` if there is none, `ValueError` if it is damaged or of a newer format.
+    Raises `FileNotFoundError` if it is missing, `ValueError` if it is damaged or of a newer format.
     """
     path = Path(directory) / SIDECAR
     if not path.is_file():
@@ -93,21 +95,21 @@ def read_state(directory: str | Path) -> SavedState:
 
 
 def _understood(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> SavedState:
-    """Return what a file holds; raise `ValueError` for anything that `write_state` never writes."""
+    """Return the state in a file; raise `ValueError` for anything that `write_state` never writes."""
     version = int(metadata["format_version"])
     for name in ("step", "total_steps"):
         if not _is_count(metadata.get(name, "")):
             raise ValueError(f"{name} is {shortened(metadata.get(name))}")
     values = parse_json(metadata.get("recipe", ""), own=True)
-    recipe = Recipe.from_dict(_as_meant_then(values, version) if isinstance(values, dict) else values)
+    recipe = Recipe.from_dict(_with_old_defaults(values, version) if isinstance(values, dict) else values)
     parts: dict[str, dict[str, Tensor]] = {_MASKS: {}}
     for key, tensor in tensors.items():
-        # Version 1 held nothing but masks, under the names of their weights.
+        # Version 1 held masks alone, under the names of their weights.
         part, _, name = (_MASKS, "", key) if version == 1 else key.partition("/")
         if part == _MASKS and (tensor.dtype != torch.uint8 or tensor.dim() != 1):
-            raise ValueError(f"{key} is no mask")
-        if part == _RANGES and not _is_range(tensor):
-            raise ValueError(f"{key} is no range of numbers")
+            raise ValueError(f"{key} is not a mask")
+        if part == RANGES and not _is_range(tensor):
+            raise ValueError(f"{key} is not a range of numbers")
         parts.setdefault(part, {})[name] = tensor
     masks = parts.pop(_MASKS)
     steps = int(metadata["step"]), int(metadata["total_steps"])
@@ -115,7 +117,7 @@ def _understood(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> S
 
 
 def weight_hashes(directory: str | Path) -> dict[str, str]:
-    """Return the hashes of weights in the sidecar of a directory, which is not checked; see `SavedState`."""
+    """Return the hashes of weights in a sidecar, see `SavedState`, without checking the file."""
     with safe_open(Path(directory) / SIDECAR, "pt") as file:
         return _read_hashes(file.metadata() or {})
 
@@ -123,7 +125,7 @@ def weight_hashes(directory: str | Path) -> dict[str, str]:
 def check_weights(sidecar: Path, weights: Mapping[str, str], find: Callable[[str], Path | None]) -> None:
     """Raise `ValueError` unless the weights beside a sidecar are those it was saved with.
 
-    `find` returns where a file of the model lies, None if there is none of that name.
+    `find` returns the path of a file of the model, None if it is missing.
     """
     for name, known in weights.items():
         path = find(name)
@@ -138,7 +140,7 @@ def check_weights(sidecar: Path, weights: Mapping[str, str], find: Callable[[str
 def _read_hashes(metadata: Mapping[str, str]) -> dict[str, str]:
     hashes = parse_json(metadata.get(_WEIGHTS, "{}"), own=True)
     if not isinstance(hashes, dict) or not all(isinstance(known, str) for known in hashes.values()):
-        raise ValueError(f"{shortened(hashes)} are no hashes of weights")
+        raise ValueError(f"{shortened(hashes)} are not hashes of weights")
     return hashes
 
 
@@ -156,15 +158,15 @@ def _is_count(text: str) -> bool:
 
 
 def _is_range(tensor: Tensor) -> bool:
-    """Say whether inputs may lie in it: from a number to another that is not below it."""
+    """Return whether a tensor is (low, high), finite, with low at most high."""
     if not tensor.is_floating_point() or tensor.shape != (2,):
         return False
     low, high = tensor.tolist()
     return isfinite(low) and isfinite(high) and low <= high
 
 
-def _as_meant_then(recipe: dict[str, Any], version: int) -> dict[str, Any]:
-    """Write into a recipe what an older format left to a default that is another one now."""
+def _with_old_defaults(recipe: dict[str, Any], version: int) -> dict[str, Any]:
+    """Write the defaults of an older version into a recipe where they have changed since."""
     distillation = recipe.get("distillation")
     hidden = distillation.get("hidden") if isinstance(distillation, dict) else None
     if version < NORMALIZED and isinstance(hidden, dict):
@@ -178,6 +180,6 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         form = [name, str(tensors[name].dtype), *tensors[name].shape]
         digest.update((json.dumps(form) if shaped else name).encode())
-        # As bytes: numpy has no bfloat16.
+        # As bytes, since numpy lacks bfloat16.
         digest.update(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
