@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_sparse.report import results
+from hf_sparse.runs import results
 
 RESULTS = Path(__file__).parent / "results"
 

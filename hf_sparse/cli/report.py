@@ -35,8 +35,8 @@ def report(
         with working("Reading"):
             from hf_sparse.report.comparison import print_runs
             from hf_sparse.report.history import is_worth_printing, print_history
-            from hf_sparse.report.measured import gather_runs
             from hf_sparse.report.page.writing import PAGE, collect, material_as_dict, write_page
+            from hf_sparse.runs.measured import gather_runs
 
             place = out or _place(runs)
             material = collect(gather_runs(runs))

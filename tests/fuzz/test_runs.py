@@ -12,15 +12,17 @@ from rich.console import Console
 from hf_sparse.hub.cards.collecting import _latency, _stage
 from hf_sparse.hub.cards.comparing import _dense_from_file, scores_of
 from hf_sparse.hub.cards.weights import format_of
-from hf_sparse.report.comparison import Comparison, comparison_as_dict, print_differences, print_runs
-from hf_sparse.report.history import is_worth_printing, print_history, read_log
-from hf_sparse.report.measured import MeasuredRun, lines_of, names_of, teachers_of
+from hf_sparse.report.comparison import print_differences, print_runs
+from hf_sparse.report.history import is_worth_printing, print_history
 from hf_sparse.report.page.content import page_of
 from hf_sparse.report.page.curves import curves
 from hf_sparse.report.page.scatter import scatters
 from hf_sparse.report.page.stages import stages_figure
 from hf_sparse.report.page.writing import Material, material_as_dict
-from hf_sparse.report.run import find_runs, is_outdated, read_run
+from hf_sparse.runs.comparison import Comparison, comparison_as_dict
+from hf_sparse.runs.history import read_log
+from hf_sparse.runs.measured import MeasuredRun, lines_of, names_of, teachers_of
+from hf_sparse.runs.run import find_runs, is_outdated, read_run
 from hf_sparse.training.pushing import copy_beside_weights
 from hf_sparse.training.record import copy_public_record
 from tests.fuzz.mutations import as_text, cases, damaged, plain_errors_only, rewritten

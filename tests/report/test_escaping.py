@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from hf_sparse import Recipe
+from hf_sparse.planning.plan import make_plan
+from hf_sparse.planning.table import print_plan
 from hf_sparse.report.latency import LatencyReport, LatencyRow, print_latency
-from hf_sparse.report.measured import gather_runs
 from hf_sparse.report.page.writing import collect, write_page
-from hf_sparse.report.plan import print_plan
-from hf_sparse.training.plan import make_plan
+from hf_sparse.runs.measured import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import write_run
 

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 from hf_sparse.hub.cards.comparing import dense_of, scores_of
 from hf_sparse.hub.cards.facts import Facts, Latency, LatencyFact, Stage
 from hf_sparse.hub.cards.weights import files_of, quantization_of, zeros_of
-from hf_sparse.report.run import Run, origin_of, pipeline_of
+from hf_sparse.runs.run import Run, origin_of, pipeline_of
 from hf_sparse.training.record import fact_text, is_local, public_name, public_record
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.history import history_figure
 from hf_sparse.report.latency import LatencyReport, LatencyRow, latency_figure
 from hf_sparse.report.pictures import write_png
-from hf_sparse.report.run import Run
+from hf_sparse.runs.run import Run
 from hf_sparse.sparsity.inspection import WeightInspection
 
 if TYPE_CHECKING:

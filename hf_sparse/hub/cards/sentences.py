@@ -4,7 +4,7 @@ from hf_sparse.hub.cards.escaping import code, hub_link, plain
 from hf_sparse.hub.cards.facts import Facts, Files, Latency
 from hf_sparse.hub.cards.metadata import on_the_hub
 from hf_sparse.hub.cards.tables import dense_title, layers
-from hf_sparse.report.scores import chance, compared, lower_is_better, title, written
+from hf_sparse.runs.scores import chance, compared, lower_is_better, title, written
 
 _KINDS = {
     "text-classification": "text classifier",

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from hf_sparse.hub.cards.escaping import plain
 from hf_sparse.hub.cards.facts import Facts, Latency
-from hf_sparse.report.scores import change, title, written
 from hf_sparse.report.tables import size
+from hf_sparse.runs.scores import change, title, written
 
 Rows = list[Sequence[str]]
 

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from hf_sparse.report.page.colours import COLOURS, INK, LINE, MUTED
+from hf_sparse.report.colours import COLOURS, INK, LINE, MUTED
 from hf_sparse.report.pictures import LITERAL, hide_frame, new_figure, printable
 
 if TYPE_CHECKING:

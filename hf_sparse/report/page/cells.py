@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
+from hf_sparse.report.colours import STEPS
 from hf_sparse.report.grid import Grid, arrange
-from hf_sparse.report.page.colours import STEPS
 from hf_sparse.sparsity.inspection import WeightInspection
 
 _ALL = "all"

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from hf_sparse.report.history import Log
-from hf_sparse.report.measured import MeasuredRun
+from hf_sparse.report.colours import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Colour
 from hf_sparse.report.page.canvas import (
     MOST_POINTS,
     TEXT,
@@ -16,9 +15,10 @@ from hf_sparse.report.page.canvas import (
     new_panels,
     thin_out,
 )
-from hf_sparse.report.page.colours import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Colour
 from hf_sparse.report.page.sentences import percent
 from hf_sparse.report.pictures import LITERAL
+from hf_sparse.runs.history import Log
+from hf_sparse.runs.measured import MeasuredRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_sparse.report.comparison import Comparison
-from hf_sparse.report.measured import OWN, MeasuredRun, Yardstick
+from hf_sparse.report.colours import BLUE, INK, ORANGE
 from hf_sparse.report.page.canvas import TEXT, Picture, name_axes, new_panels, write_below
-from hf_sparse.report.page.colours import BLUE, INK, ORANGE
 from hf_sparse.report.page.curves import score_limits
 from hf_sparse.report.page.sentences import capital
 from hf_sparse.report.pictures import write_png
+from hf_sparse.runs.comparison import Comparison
+from hf_sparse.runs.measured import OWN, MeasuredRun, Yardstick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,8 +1,9 @@
 """What came out of runs, in a sentence or two."""
 
-from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, score_text
-from hf_sparse.report.measured import OWN, MeasuredRun
-from hf_sparse.report.scores import lower_is_better
+from hf_sparse.report.comparison import megabytes, milliseconds, score_text
+from hf_sparse.runs.comparison import Comparison
+from hf_sparse.runs.measured import OWN, MeasuredRun
+from hf_sparse.runs.scores import lower_is_better
 
 
 def percent(share: float) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hf_sparse.report.measured import MeasuredRun
+from hf_sparse.report.colours import BLUE, INK, MUTED, ORANGE, SLATE, Colour
 from hf_sparse.report.page.canvas import Picture, name_axes, new_panels, write_below
-from hf_sparse.report.page.colours import BLUE, INK, MUTED, ORANGE, SLATE, Colour
 from hf_sparse.report.page.curves import has_numbers, is_wide, series, to_logarithms
+from hf_sparse.runs.measured import MeasuredRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,18 +11,18 @@ from markupsafe import Markup, escape
 
 import hf_sparse
 from hf_sparse.checkpoint.directories import holds_only, published
-from hf_sparse.report.comparison import Comparison, comparison_as_dict
+from hf_sparse.report.colours import COLOURS, STEPS, shades
 from hf_sparse.report.heatmap import sparsity_figure
-from hf_sparse.report.measured import MeasuredRun, lines_of, measure_run, names_of, teachers_of
 from hf_sparse.report.page.canvas import Picture, entitle, to_svg
 from hf_sparse.report.page.cells import heat_maps
-from hf_sparse.report.page.colours import COLOURS, STEPS, shades
 from hf_sparse.report.page.content import Page, file_name, page_of, split_lines
 from hf_sparse.report.page.curves import curves
 from hf_sparse.report.page.scatter import scatters
 from hf_sparse.report.page.stages import stages_figure
 from hf_sparse.report.pictures import write_png
-from hf_sparse.report.run import Run
+from hf_sparse.runs.comparison import Comparison, comparison_as_dict
+from hf_sparse.runs.measured import MeasuredRun, lines_of, measure_run, names_of, teachers_of
+from hf_sparse.runs.run import Run
 from hf_sparse.storage import write_atomically
 
 PAGE = "report.html"

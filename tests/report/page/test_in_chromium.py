@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.report.measured import gather_runs
-from hf_sparse.report.page.colours import contrast
+from hf_sparse.report.colours import contrast
 from hf_sparse.report.page.writing import PAGE, collect, write_page
+from hf_sparse.runs.measured import gather_runs
 from tests.report.page.browser import NAMES, Browser, find_browser
 from tests.report.runs import write_run
 

@@ -8,12 +8,12 @@ import pytest
 
 from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.history import history_figure
-from hf_sparse.report.measured import gather_runs
 from hf_sparse.report.page.canvas import Picture as Drawn
 from hf_sparse.report.page.canvas import entitle, new_panels, to_svg, write_below
 from hf_sparse.report.page.writing import collect, write_page
 from hf_sparse.report.pictures import write_png
 from hf_sparse.report.plots import demo_figure
+from hf_sparse.runs.measured import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import LOG, measured, write_run
 

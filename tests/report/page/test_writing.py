@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.report.measured import gather_runs
 from hf_sparse.report.page.writing import collect, material_as_dict, write_page
+from hf_sparse.runs.measured import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import PRUNED, write_run
 

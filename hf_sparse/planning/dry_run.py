@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from hf_sparse.planning.estimate import Batch, memory, sidecar, step_cost
 from hf_sparse.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.training.estimate import Batch, memory, sidecar, step_cost
 from hf_sparse.training.mixin import SparseTrainingMixin
 from hf_sparse.training.sparsifier import Sparsifier
 

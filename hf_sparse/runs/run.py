@@ -12,7 +12,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.reading import read_json, shortened
 from hf_sparse.recipe import Recipe
-from hf_sparse.report.history import STATE, furthest_state, is_number, read_log
+from hf_sparse.runs.history import STATE, furthest_state, is_number, read_log
 from hf_sparse.training.record import is_local, read_record
 
 EVALUATION, LATENCY = "eval_results.json", "latency*.json"

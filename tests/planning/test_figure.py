@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from hf_sparse import Recipe
+from hf_sparse.planning.figure import plan_figure
+from hf_sparse.planning.plan import Plan, make_plan
 from hf_sparse.report.pictures import write_png
-from hf_sparse.report.timeline import plan_figure
-from hf_sparse.training.plan import Plan, make_plan
 
 
 def make(preset: str, *assignments: str, **settings: object) -> Plan:

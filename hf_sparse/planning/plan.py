@@ -13,11 +13,11 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments, get_scheduler
 
 from hf_sparse.data.files import load_splits
+from hf_sparse.planning.dry_run import Rehearsal, rehearse
+from hf_sparse.planning.estimate import Batch
 from hf_sparse.recipe import Recipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
-from hf_sparse.training.estimate import Batch
-from hf_sparse.training.rehearsal import Rehearsal, rehearse
 from hf_sparse.training.rewind import FOLLOW_A_METRIC, check_rewindable, rewind_by
 
 

@@ -1,12 +1,14 @@
-"""What patterns buy on this machine: one layer's time at several sparsities, measured."""
+"""How much faster each sparsity pattern makes a layer on this machine: measured, and as a table."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
 from torch import nn
 
+from hf_sparse.report.tables import narrow_table
 from hf_sparse.runtime.choosing import PackedLayer, pack_layer
 from hf_sparse.runtime.integers import FIXED, IntegerLayer
 from hf_sparse.runtime.library import Kernels
@@ -19,10 +21,11 @@ _ROUNDS, _STEP, _ZERO = 9, 0.02, 128
 
 
 @dataclass(frozen=True)
-class Gains:
-    """How often faster than the dense layer in 8 bits a sparse one is, by pattern and sparsity.
+class Speedup:
+    """Speed-up of a sparse int8 layer over the dense int8 layer, in `times` by pattern and sparsity.
 
-    `dense` and `floats` are seconds of that layer, (out, in), in 8 bits and as PyTorch's of float32.
+    `path` names the kernels, `shape` is (out, in). `dense` and `floats` are the seconds of the dense layer in
+    8 bits and in PyTorch's float32.
     """
 
     path: str
@@ -33,10 +36,10 @@ class Gains:
     times: Mapping[str, Mapping[float, float]]
 
 
-def measure_gains(kernels: Kernels, shape: tuple[int, int] = (3072, 768), tokens: int = 128) -> Gains:
-    """Time a layer with random zeros in every pattern, on the threads that PyTorch has.
+def measure_speedup(kernels: Kernels, shape: tuple[int, int] = (3072, 768), tokens: int = 128) -> Speedup:
+    """Time a layer with random zeros in every pattern, on the threads that PyTorch is set to.
 
-    Each time is the least of several, taken in turns. Masks that were trained are less even than random ones;
+    Each time is the least of several, measured in turns. Trained masks are less even than random ones, and
     rows of different length cost a few per cent.
     """
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +61,25 @@ def measure_gains(kernels: Kernels, shape: tuple[int, int] = (3072, 768), tokens
                 least[key] = min(least[key], time.perf_counter() - begin)
     dense = least["dense", 0.0]
     times = {name: {at: dense / least[name, at] for at in SPARSITIES} for name in PATTERNS}
-    return Gains(kernels.path, shape, tokens, dense, least["floats", 0.0], times)
+    return Speedup(kernels.path, shape, tokens, dense, least["floats", 0.0], times)
+
+
+def print_speedup(measured: Speedup, chosen: Sequence[str], console: Console) -> None:
+    """Print a table of patterns by sparsity; patterns in `chosen`, those of the recipe, are marked."""
+    rows, columns = measured.shape
+    about = (
+        f"One layer of {rows} x {columns} in the CPU runtime ({measured.path}), {measured.tokens} tokens:\n"
+        f"dense in 8 bits {measured.dense * 1e3:.2f} ms, PyTorch in float32 {measured.floats * 1e3:.2f} ms.\n"
+        "Speed-up of sparse layers over dense in 8 bits:"
+    )
+    shares = list(next(iter(measured.times.values())))
+    table = narrow_table("pattern", *(f"{share:.0%} zeros" for share in shares))
+    for name, gains in measured.times.items():
+        mark = " *" if name in chosen else ""
+        table.add_row(name + mark, *(f"{gains[share]:.1f}x" for share in shares))
+    console.print("", about, "", table, sep="\n", highlight=False)
+    if any(name in chosen for name in measured.times):
+        console.print("* the recipe's", highlight=False)
 
 
 def _layer(kernels: Kernels, codes: torch.Tensor) -> RuntimeLinear:

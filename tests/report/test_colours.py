@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_sparse.report.page.colours import COLOURS, INK, MUTED, PAPER, SERIES, contrast, shades
+from hf_sparse.report.colours import COLOURS, INK, MUTED, PAPER, SERIES, contrast, shades
 
 
 @pytest.mark.parametrize("side", ["light", "dark"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.report.results import write_results
+from hf_sparse.runs.results import write_results
 
 
 def test_results_are_written_with_their_origin(tmp_path: Path) -> None:

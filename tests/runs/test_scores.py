@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_sparse.report.scores import (
+from hf_sparse.runs.scores import (
     chance,
     change,
     compared,

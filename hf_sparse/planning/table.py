@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hf_sparse.planning.dry_run import Rehearsal
+from hf_sparse.planning.plan import Plan
 from hf_sparse.report.tables import narrow_table, size
-from hf_sparse.training.plan import Plan
-from hf_sparse.training.rehearsal import Rehearsal
 
 _ROWS = 20
 

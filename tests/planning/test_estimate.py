@@ -8,9 +8,9 @@ from tiny import arguments, bert, pruning, sentences
 from transformers import PreTrainedModel
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
-from hf_sparse.training.estimate import Batch
-from hf_sparse.training.plan import make_plan
-from hf_sparse.training.rehearsal import Rehearsal
+from hf_sparse.planning.dry_run import Rehearsal
+from hf_sparse.planning.estimate import Batch
+from hf_sparse.planning.plan import make_plan
 
 STEPS = 12
 

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from hf_sparse.planning.plan import Plan
+from hf_sparse.planning.table import notes_of
 from hf_sparse.report.pictures import GREY, LITERAL, RATE, ZEROS, hide_frame, new_figure, printable
-from hf_sparse.report.plan import notes_of
-from hf_sparse.training.plan import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

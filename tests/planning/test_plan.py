@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler
 from transformers import BertModel
 
 from hf_sparse import Recipe, SparseTrainer, prune
-from hf_sparse.training.plan import Plan, count_rows, count_steps, make_plan
+from hf_sparse.planning.plan import Plan, count_rows, count_steps, make_plan
 
 STEPS = 12
 # Dropout of attention is refused where probabilities are compared.
