@@ -7,6 +7,8 @@ a round. The other runtimes compute zeros like other weights, so one model stand
 
 import argparse
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -16,12 +18,12 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from hf_sparse import find_targets
-from hf_sparse.benchmark.eager import fused, optimized, plain_copy, torch_dynamic, torch_floats
-from hf_sparse.benchmark.field import Contender
-from hf_sparse.benchmark.graphs import Exports, onnx_runtime, openvino
-from hf_sparse.benchmark.inputs import random_inputs
-from hf_sparse.benchmark.latency import Measurement, limited, measure
+from hf_sparse.benchmark.eager import Fuse, Optimize, PyTorch, PyTorchInt8
+from hf_sparse.benchmark.graphs import OnnxRuntime, OpenVino
+from hf_sparse.benchmark.inputs import Job, random_inputs
+from hf_sparse.benchmark.latency import Prepared, limited, measure
 from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.runs.latency import LatencyRow
 from hf_sparse.runtime.library import load_kernels
 from measuring import write_results
 
@@ -68,45 +70,42 @@ def build(name: str, inputs: dict[str, Tensor], embeddings: str | None = None) -
     return model
 
 
-def field(patterns: tuple[str, ...], batch: int, length: int, threads: int, scratch: Path) -> list[Contender]:
-    """Return the contenders for one shape: this runtime in every pattern, then the others."""
+def models(patterns: tuple[str, ...], batch: int, length: int, threads: int, scratch: Path) -> list[Prepared]:
+    """Return what is timed for one shape: this runtime in every pattern, then the others."""
     found = []
     for name in patterns:
         inputs = random_inputs(BertForSequenceClassification(BertConfig(num_hidden_layers=0)), batch, length)
-        model = build(name, inputs)
-        found.append(Contender(name, True, fused(model, inputs)))
+        job = Job(build(name, inputs), inputs, threads, scratch)
+        found.append(replace(Fuse().prepare(job), name=name))
         if name != FIRST:
             continue
-        found.append(Contender(f"{name}, optimize", True, optimized(model, inputs)))
-        plain = plain_copy(model)
-        exports = Exports(model, plain, inputs, scratch)
-        # Which rounds weights and inputs its own way, and is faster so than with ranges that are fixed.
-        rounded = Exports(plain, plain, inputs, scratch)
+        found.append(replace(Optimize().prepare(job), name=f"{name}, optimize"))
+        # ONNX Runtime rounds weights and inputs its own way, and is faster so than with fixed ranges.
+        plain = Job(job.plain, inputs, threads, scratch)
         others = (
-            openvino(exports, "int8", threads),
-            onnx_runtime(rounded, "int8", threads),
-            torch_dynamic(plain, inputs),
-            torch_floats(plain, inputs),
+            OpenVino("int8").prepare(job),
+            OnnxRuntime("int8").prepare(plain),
+            PyTorchInt8().prepare(job),
+            PyTorch().prepare(job),
         )
-    return found + [Contender(name, False, running) for name, running in zip(OTHERS, others, strict=True)]
+    return found + [replace(model, name=name) for name, model in zip(OTHERS, others, strict=True)]
 
 
-def rows_of(measured: list[Measurement], batch: int, length: int) -> list[dict[str, object]]:
-    """Return a row for each way of this runtime."""
-    others = {one.contender.name: one.seconds for one in measured if not one.contender.ours}
+def rows_of(measured: Sequence[LatencyRow], batch: int, length: int) -> list[dict[str, object]]:
+    """Return a row of the table for each way of this runtime."""
+    others = {one.name: one for one in measured if not one.own}
     rows = []
     for one in measured:
-        if not one.contender.ours:
+        if not one.own:
             continue
-        name = one.contender.name
-        row = {"model": name, "batch x tokens": f"{batch} x {length}", "ms": median(one.seconds) * 1e3}
-        for other, seconds in others.items():
-            ratios = [theirs / ours for theirs, ours in zip(seconds, one.seconds, strict=True)]
-            row[f"x {other}"] = round(median(ratios), 2)
-            row[f"{other} ms"] = round(median(seconds) * 1e3, 1)
-        row["bar, x"] = BARS.get((name, length, batch))
+        row = {"model": one.name, "batch x tokens": f"{batch} x {length}", "ms": one.median_ms}
+        for name, other in others.items():
+            ratios = [slow / fast for slow, fast in zip(other.ms, one.ms, strict=True)]
+            row[f"x {name}"] = round(median(ratios), 2)
+            row[f"{name} ms"] = round(other.median_ms, 1)
+        row["bar, x"] = BARS.get((one.name, length, batch))
         row["ms"] = round(row["ms"], 1)
-        row["weights MB"] = round(one.contender.running.weight_bytes / 1e6, 1)
+        row["weights MB"] = round(one.weight_bytes / 1e6, 1)
         rows.append(row)
         print({key: value for key, value in row.items() if key in COLUMNS}, flush=True)
     return rows
@@ -122,10 +121,9 @@ def main() -> None:
     rows = []
     for (batch, length), (patterns, rounds) in SHAPES.items():
         with tempfile.TemporaryDirectory() as scratch, limited(options.threads):
-            contenders = field(patterns, batch, length, options.threads, Path(scratch))
-            reference = contenders[0].running.call()
+            timed = models(patterns, batch, length, options.threads, Path(scratch))
             turns = track(range(rounds), f"{batch} x {length}")
-            rows += rows_of(measure(contenders, reference, turns), batch, length)
+            rows += rows_of(measure(timed, timed[0].call(), turns), batch, length)
     settings = {
         "model": "BERT-base for classification, random weights and masks, embeddings and head included",
         "path": kernels.path,

@@ -1,107 +1,85 @@
-"""ONNX Runtime and OpenVINO as contenders, from files that each is exported to once."""
+"""ONNX Runtime and OpenVINO as backends, on ONNX files that are exported once each."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from hf_sparse.benchmark.eager import shared_copy
-from hf_sparse.benchmark.field import Running
+from hf_sparse.benchmark.inputs import Job
+from hf_sparse.benchmark.latency import Backend, Prepared
 from hf_sparse.export.directory import exported_bytes
-from hf_sparse.export.onnx import ExportedOnnx, export_onnx
 from hf_sparse.export.openvino import MODEL_NAME
 from hf_sparse.export.session import open_session
-from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.quantization.layers import quantized_layers
 
 _EXPORT = ("onnx", "onnx_ir", "onnxscript")
 
 
-class Exports:
-    """The ONNX files of a model in a directory: its weights as floats, and quantized."""
+class OnnxRuntime(Backend):
+    """ONNX Runtime, in `float32` or `int8`."""
 
-    def __init__(
-        self, model: PreTrainedModel, plain: PreTrainedModel, inputs: Mapping[str, Tensor], scratch: Path
-    ) -> None:
-        self.model, self.plain, self.inputs, self.scratch = model, plain, dict(inputs), scratch
-        self.quantized = bool(quantized_layers(model))
+    def __init__(self, kind: str) -> None:
+        self.kind, self.name = kind, f"ONNX Runtime {kind}"
 
-    @cached_property
-    def floats(self) -> ExportedOnnx:
-        """The model without quantized layers."""
-        return export_onnx(self.plain, self.scratch / "floats.onnx")
+    def prepare(self, job: Job) -> Prepared:
+        """Open the exported file; a plain model in int8 is quantized by ONNX Runtime itself, dynamically."""
+        _require("export", *_EXPORT, "onnxruntime")
+        note = ""
+        if self.kind == "int8" and not job.quantized:
+            from onnxruntime.quantization import quantize_dynamic
 
-    @cached_property
-    def integers(self) -> ExportedOnnx:
-        """The model quantized as it is, or, where it is plain, with ranges of the inputs themselves."""
-        model = self.model
-        if not self.quantized:
-            model = shared_copy(model)
-            calibrate(model, [self.inputs])
-        return export_onnx(model, self.scratch / "integers.onnx")
-
-    def __getitem__(self, kind: str) -> ExportedOnnx:
-        """Return the file of a kind, float32 or int8."""
-        return self.floats if kind == "float32" else self.integers
-
-
-def onnx_runtime(exports: Exports, kind: str, threads: int) -> Running:
-    """Run the file of a kind, float32 or int8, in ONNX Runtime.
-
-    A model that is not quantized is by ONNX Runtime itself, its weights per channel and inputs as they come.
-    """
-    _require("export", *_EXPORT, "onnxruntime")
-    note = ""
-    if kind == "int8" and not exports.quantized:
-        from onnxruntime.quantization import quantize_dynamic
-
-        source, path = exports.floats.path, exports.scratch / "dynamic.onnx"
-        with quiet_root():
-            quantize_dynamic(source, path, per_channel=True)
-        note = "Rounded by onnxruntime.quantization.quantize_dynamic, per channel."
-        size = path.stat().st_size
-    else:
-        path, size = exports[kind].path, exported_bytes(exports[kind])
-    session = open_session(path, threads)
-    arrays = {value.name: exports.inputs[value.name].numpy() for value in session.get_inputs()}
-    first = [session.get_outputs()[0].name]
-    return Running(lambda: torch.from_numpy(session.run(first, arrays)[0]), size, note)
+            source, path = job.onnx("float32").path, job.scratch / "dynamic.onnx"
+            with quiet_root():
+                quantize_dynamic(source, path, per_channel=True)
+            note = "Rounded by onnxruntime.quantization.quantize_dynamic, per channel."
+            size = path.stat().st_size
+        else:
+            exported = job.onnx(self.kind)
+            path, size = exported.path, exported_bytes(exported)
+        session = open_session(path, job.threads)
+        arrays = {value.name: job.inputs[value.name].numpy() for value in session.get_inputs()}
+        first = [session.get_outputs()[0].name]
+        return Prepared(
+            self.name, self.own, lambda: torch.from_numpy(session.run(first, arrays)[0]), size, note
+        )
 
 
-def openvino(exports: Exports, kind: str, threads: int) -> Running:
-    """Run the file of a kind, float32 or int8, in OpenVINO, in float32 where it is not quantized."""
-    _require("openvino", *_EXPORT, "openvino")
-    import openvino as library
+class OpenVino(Backend):
+    """OpenVINO, in `float32` or `int8`; layers that are not quantized are computed in float32."""
 
-    path = exports.scratch / kind / MODEL_NAME
-    core = library.Core()
-    library.save_model(core.read_model(exports[kind].path), path, compress_to_fp16=False)
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = core.compile_model(path, "CPU", settings)
-    request = compiled.create_infer_request()
-    names = (value.any_name for value in compiled.inputs)
-    arrays = {name: exports.inputs[name].numpy() for name in names}
+    def __init__(self, kind: str) -> None:
+        self.kind, self.name = kind, f"OpenVINO {kind}"
 
-    def call() -> Tensor:
-        request.infer(arrays, share_inputs=True)
-        # A view of what the next call writes to.
-        return torch.from_numpy(request.get_output_tensor(0).data).clone()
+    def prepare(self, job: Job) -> Prepared:
+        """Compile the exported file for the CPU."""
+        _require("openvino", *_EXPORT, "openvino")
+        import openvino
 
-    note = ""
-    if kind == "int8" and not exports.quantized:
-        note = "Quantized by hf_sparse, with the ranges that the inputs of this benchmark have."
-    size = sum(file.stat().st_size for file in path.parent.iterdir())
-    return Running(call, size, note)
+        path = job.scratch / self.kind / MODEL_NAME
+        core = openvino.Core()
+        openvino.save_model(core.read_model(job.onnx(self.kind).path), path, compress_to_fp16=False)
+        settings = {
+            "INFERENCE_NUM_THREADS": job.threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        compiled = core.compile_model(path, "CPU", settings)
+        request = compiled.create_infer_request()
+        names = (value.any_name for value in compiled.inputs)
+        arrays = {name: job.inputs[name].numpy() for name in names}
+
+        def call() -> Tensor:
+            request.infer(arrays, share_inputs=True)
+            # The next call writes to the same memory.
+            return torch.from_numpy(request.get_output_tensor(0).data).clone()
+
+        note = ""
+        if self.kind == "int8" and not job.quantized:
+            note = "Quantized by hf_sparse, with the ranges that the inputs of this benchmark have."
+        size = sum(file.stat().st_size for file in path.parent.iterdir())
+        return Prepared(self.name, self.own, call, size, note)
 
 
 def _require(extra: str, *packages: str) -> None:
@@ -115,7 +93,7 @@ def _require(extra: str, *packages: str) -> None:
 
 @contextmanager
 def quiet_root() -> Iterator[None]:
-    """Keep back the advice that onnxruntime gives everybody, past all loggers but the root."""
+    """Suppress the warnings that onnxruntime writes to the root logger."""
     root = logging.getLogger()
     handlers = list(root.handlers)
     root.addFilter(_errors_alone)
@@ -123,7 +101,7 @@ def quiet_root() -> Iterator[None]:
         yield
     finally:
         root.removeFilter(_errors_alone)
-        # Whoever logs by the functions of the module gives a root without a handler one.
+        # Functions such as `logging.warning` add a handler to a root that has none.
         root.handlers[:] = handlers
 
 

@@ -3,9 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
@@ -13,6 +11,7 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.checkpoint.configuration import saved_quantization
 from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.runs.history import STATE, read_log
+from hf_sparse.runs.latency import Conditions
 from hf_sparse.runs.run import Run, find_runs, origin_of, pipeline_of
 from hf_sparse.runs.scores import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
@@ -25,24 +24,6 @@ OWN = "model"
 _DENSE = 0.005
 # What an evaluation of answers says of a part of the questions, and what counts less than F1.
 _ASIDE = ("HasAns", "NoAns", "exact")
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a latency was measured on; only latencies of equal conditions are compared."""
-
-    processor: str
-    cores: int
-    kernels: str | None
-    threads: int
-    batch: int
-    length: int
-
-    def __str__(self) -> str:
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        tokens = "1 token" if self.length == 1 else f"{self.length} tokens"
-        kernels = f", kernels for {self.kernels}" if self.kernels else ""
-        return f"batches of {self.batch} x {tokens}, {threads}, {self.processor}{kernels}"
 
 
 @dataclass(frozen=True)
@@ -128,44 +109,9 @@ class MeasuredRun:
 
     @property
     def latencies(self) -> dict[Conditions, float]:
-        """The median of the fastest form in this runtime, in milliseconds, by conditions."""
-        try:
-            timed = [_timed(report) for report in self.run.latencies]
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"what {self.run.directory} holds of latencies is not what hf-sparse benchmark writes "
-                f"({error}); measure again, or delete it"
-            ) from error
-        return {conditions: min(ours) for conditions, ours in timed if ours}
-
-
-def _timed(report: Mapping[str, Any]) -> tuple[Conditions, list[float]]:
-    """Return the conditions and the milliseconds of this runtime.
-
-    Raises `KeyError` or `TypeError` for what `latency_as_dict` does not make.
-    """
-    machine = report["machine"]
-    numbers = {name: _number(report[name], name, int) for name in ("threads", "batch", "length")}
-    conditions = Conditions(
-        _text(machine["processor"], "processor"),
-        _number(machine["cores"], "cores", int),
-        None if machine["kernels"] is None else _text(machine["kernels"], "kernels"),
-        **numbers,
-    )
-    rows = [row for row in report["rows"] if row["ours"]]
-    return conditions, [_number(row["median_ms"], "median_ms", int | float) for row in rows]
-
-
-def _number(value: Any, name: str, kind: Any) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool) or not isfinite(value) or value <= 0:
-        raise TypeError(f"{name} is {value!r}, no number above 0")
-    return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is {value!r}, no text")
-    return value
+        """The median of the fastest runtime of this package, in milliseconds, by conditions."""
+        reports = self.run.latency_reports()
+        return {report.conditions: report.best.median_ms for report in reports if report.best is not None}
 
 
 def gather_runs(directories: Iterable[Path]) -> list[Run]:

@@ -13,6 +13,7 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.reading import read_json, shortened
 from hf_sparse.recipe import Recipe
 from hf_sparse.runs.history import STATE, furthest_state, is_number, read_log
+from hf_sparse.runs.latency import LatencyReport
 from hf_sparse.training.record import is_local, read_record
 
 EVALUATION, LATENCY = "eval_results.json", "latency*.json"
@@ -29,8 +30,8 @@ class Run:
     """One run: where it lies and what its files hold, None or empty where there is no such file.
 
     `scores` are those of the last evaluation, by the names of their metrics, `samples` how many examples it
-    was made on. `scores_file` is the name of the file that holds them. `latencies` are as `latency_as_dict`
-    makes them, those of `latency_files`.
+    was made on. `scores_file` is the name of the file that holds them. `latencies` are the contents of
+    `latency_files`, which `latency_reports` checks.
     """
 
     directory: Path
@@ -50,6 +51,19 @@ class Run:
     def recipe(self) -> Recipe:
         """What the run did; nothing, where there is no record."""
         return Recipe.from_dict(self.record["recipe"] if self.record else {})
+
+    def latency_reports(self) -> tuple[LatencyReport, ...]:
+        """Return the latencies, in the order of `latency_files`; raise `ValueError` for a damaged file."""
+        return tuple(map(self._latency, self.latency_files, self.latencies))
+
+    def _latency(self, file: str, found: Mapping[str, Any]) -> LatencyReport:
+        try:
+            return LatencyReport.from_dict(found, file)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.directory / file} is not what hf-sparse benchmark --json writes ({error}); measure "
+                "again, or delete it"
+            ) from error
 
 
 def read_run(directory: str | Path) -> Run:

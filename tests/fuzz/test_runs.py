@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hf_sparse.hub.cards.collecting import _latency, _stage
+from hf_sparse.hub.cards.collecting import _stage
 from hf_sparse.hub.cards.comparing import _dense_from_file, scores_of
 from hf_sparse.hub.cards.weights import format_of
 from hf_sparse.report.comparison import print_differences, print_runs
@@ -98,8 +98,7 @@ def card(home: Path) -> None:
     if run.record is not None:
         _stage(run)
         is_outdated(home / "second" / "eval_results.json", run.record)
-    for name, found in zip(run.latency_files, run.latencies, strict=True):
-        _latency(run.directory / name, found)
+    run.latency_reports()
 
 
 READERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {

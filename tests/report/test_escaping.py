@@ -10,8 +10,9 @@ from rich.console import Console
 from hf_sparse import Recipe
 from hf_sparse.planning.plan import make_plan
 from hf_sparse.planning.table import print_plan
-from hf_sparse.report.latency import LatencyReport, LatencyRow, print_latency
+from hf_sparse.report.latency import print_latency
 from hf_sparse.report.page.writing import collect, write_page
+from hf_sparse.runs.latency import LatencyReport, LatencyRow
 from hf_sparse.runs.measured import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import write_run
@@ -30,7 +31,7 @@ def test_remarks_of_a_plan_are_printed_as_they_are() -> None:
 
 
 def test_names_of_runtimes_are_printed_as_they_are() -> None:
-    rows = (LatencyRow("[red]mine[/red] [/y]", False, (0.002,), 1, 0.0),)
+    rows = (LatencyRow.measured("[red]mine[/red] [/y]", False, (0.002,), 1, 0.0),)
     machine = {"processor": "[/x]", "cores": 1, "kernels": None, "versions": {}}
     shown = console()
     print_latency(

@@ -88,12 +88,18 @@ def test_lines_end_in_runs_that_no_other_starts_from(tmp_path: Path) -> None:
     assert [run.name for run in teachers_of(lines[0])] == ["dense"]
 
 
+def row_of(**changes: object) -> dict:
+    return latency_of(1.0)["rows"][0] | changes
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         {"rows": [1]},
-        {"rows": [{"ours": True, "median_ms": "fast"}]},
-        {"rows": [{"ours": True, "median_ms": float("nan")}]},
+        {"rows": [row_of(median_ms="fast")]},
+        {"rows": [row_of(median_ms=float("nan"))]},
+        {"rows": [row_of(median_ms=-1.5)]},
+        {"rows": [row_of(ours="yes")]},
         {"machine": []},
         {"batch": [1]},
     ],
@@ -101,15 +107,14 @@ def test_lines_end_in_runs_that_no_other_starts_from(tmp_path: Path) -> None:
 def test_what_is_no_latency_is_refused(tmp_path: Path, damage: dict) -> None:
     home = write_run(tmp_path / "run", sparsity=None, milliseconds=1.0)
     (home / "latency.json").write_text(json.dumps(latency_of(1.0) | damage))
-    with pytest.raises(ValueError, match="not what hf-sparse benchmark writes"):
+    with pytest.raises(ValueError, match="latency.json is not what hf-sparse benchmark --json writes"):
         measured(home).latencies  # noqa: B018, a property that checks
 
 
 def test_times_of_other_runtimes_are_no_latency(tmp_path: Path) -> None:
-    rows = {"rows": [{"ours": False, "median_ms": 1.0}]}
-    assert (
-        measured(write_run(tmp_path / "run", sparsity=None, milliseconds=1.0, latency=rows)).latencies == {}
-    )
+    rows = [row for row in latency_of(1.0)["rows"] if not row["ours"]]
+    home = write_run(tmp_path / "run", sparsity=None, milliseconds=1.0, latency={"rows": rows})
+    assert rows and measured(home).latencies == {}
 
 
 def test_a_fact_that_is_a_list_is_a_part_of_the_yardstick(tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ from transformers import PreTrainedModel
 
 from hf_sparse import prune
 from hf_sparse.benchmark import eager
-from hf_sparse.benchmark.contenders import REFERENCE, makers
-from hf_sparse.benchmark.eager import held_bytes, plain_copy, shared_copy
-from hf_sparse.benchmark.field import Field, prepare
+from hf_sparse.benchmark.backends import BACKENDS, REFERENCE, Field, prepare
+from hf_sparse.benchmark.eager import held_bytes
 from hf_sparse.benchmark.graphs import quiet_root
-from hf_sparse.benchmark.inputs import random_inputs
+from hf_sparse.benchmark.inputs import Job, plain_copy, random_inputs, shared_copy
 from hf_sparse.benchmark.latency import largest_difference
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.layers import quantized_layers
@@ -63,9 +62,9 @@ class Run:
             patch.setattr(onnxruntime, "InferenceSession", opened)
             patch.setattr(openvino.Core, "compile_model", compiling)
             warnings.filterwarnings("error", "(?s).*quantiz")
-            self.field: Field = prepare(makers(model, self.inputs, 3, scratch))
-        self.held = {one.name: one.running.weight_bytes for one in self.field.contenders}
-        self.notes = {one.name: one.running.note for one in self.field.contenders if one.running.note}
+            self.field: Field = prepare(Job(model, self.inputs, 3, scratch))
+        self.held = {one.name: one.weight_bytes for one in self.field.models}
+        self.notes = {one.name: one.note for one in self.field.models if one.note}
 
     def difference(self, name: str, reference: torch.Tensor) -> float:
         return largest_difference(self.field.output(name), reference)
@@ -89,15 +88,15 @@ def logits(model: PreTrainedModel, run: Run) -> torch.Tensor:
 @compiled
 def test_all_compete_where_all_is_installed(quantized: Run) -> None:
     assert quantized.field.missing == {}
-    assert [one.name for one in quantized.field.contenders] == OURS + TORCH + ONNX + OPENVINO
-    assert [one.name for one in quantized.field.contenders if one.ours] == OURS
+    assert [one.name for one in quantized.field.models] == OURS + TORCH + ONNX + OPENVINO
+    assert [one.name for one in quantized.field.models if one.own] == OURS
     assert list(quantized.notes) == ["PyTorch int8 dynamic"]
 
 
 def test_a_quantized_model_answers_as_it_was_quantized(quantized: Run) -> None:
     rounded, floats = logits(quantized.model, quantized), quantized.field.output(REFERENCE)
     scale = floats.abs().max().item()
-    ours = [one.name for one in quantized.field.contenders if one.ours]
+    ours = [one.name for one in quantized.field.models if one.own]
     # Those that compute with its codes; OpenVINO may add products in 16 bits, which some do not fit.
     for name in [*ours, "ONNX Runtime int8"]:
         assert quantized.difference(name, rounded) < 4e-3 * scale
@@ -190,8 +189,8 @@ def test_advice_to_everybody_is_kept_back_and_logging_stays(
 
 
 def chosen(model: PreTrainedModel, scratch: Path, *names: str) -> Field:
-    found = makers(model, random_inputs(model, 1, 4), 1, scratch)
-    return prepare(maker for maker in found if maker.name in names)
+    job = Job(model, random_inputs(model, 1, 4), 1, scratch)
+    return prepare(job, [backend for backend in BACKENDS if backend.name in names])
 
 
 @compiled
@@ -218,14 +217,14 @@ def test_families_and_schemes_that_it_does_not_know_are_named(tmp_path: Path) ->
 def test_layers_that_are_left_are_noted(tmp_path: Path) -> None:
     model = small()
     model.bert.encoder.layer[0].output.dense.quantization.weights = read_weight_scheme("int4_group_32")
-    (optimized,) = chosen(model, tmp_path, "hf_sparse optimize").contenders
-    assert optimized.running.note == "1 quantized layers stay in PyTorch, simulated."
+    (optimized,) = chosen(model, tmp_path, "hf_sparse optimize").models
+    assert optimized.note == "1 quantized layers stay in PyTorch, simulated."
 
 
 def test_without_a_compiler_this_runtime_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eager, "load_kernels", lambda: None)
     field = chosen(small(), tmp_path, *OURS, *TORCH)
-    assert [one.name for one in field.contenders] == TORCH
+    assert [one.name for one in field.models] == TORCH
     assert list(field.missing) == OURS
     assert all("there is no compiler, or HF_SPARSE_NATIVE is 0" in text for text in field.missing.values())
 
@@ -243,7 +242,7 @@ def test_runtimes_that_are_not_installed_are_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     field = chosen(small(), tmp_path, REFERENCE, *names)
-    assert [one.name for one in field.contenders] == [REFERENCE]
+    assert [one.name for one in field.models] == [REFERENCE]
     reason = f'{package} is not installed; run pip install "hf_sparse[{extra}]"'
     assert field.missing == dict.fromkeys(names, reason)
 
