@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from hf_sparse.planning.plan import Plan
 from hf_sparse.planning.table import notes_of
-from hf_sparse.report.pictures import GREY, LITERAL, RATE, ZEROS, hide_frame, new_figure, printable
+from hf_sparse.report.pictures import GREY, RATE, ZEROS, hide_frame, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +23,7 @@ def plan_figure(plan: Plan, title: str) -> "Figure":
     if not drawn:
         raise ValueError("nothing is known of this run that could be drawn; plan without --png")
     ratios = [ratio for _, ratio in drawn]
-    figure = new_figure(9, 1.3 + 1.05 * sum(ratios))
-    figure.suptitle(
-        printable(title), fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold", **LITERAL
-    )
+    figure = new_figure(9, 1.3 + 1.05 * sum(ratios), title)
     panels = figure.subplots(len(drawn), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, (draw, _) in zip(panels, drawn, strict=True):
         draw(axes, plan)

@@ -1,6 +1,13 @@
-"""The colours of the page, each once for light and once for dark surroundings."""
+"""Colours of the page, each for light and for dark surroundings, and the scale of shares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import ceil, floor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,8 @@ SLATE = Colour("slate", "#5b6b7b", "#a9b8c5")
 SERIES = (BLUE, ORANGE, PURPLE, GREEN, RED, OLIVE, SLATE)
 COLOURS = (PAPER, INK, MUTED, LINE, *SERIES)
 
-# The ends of the scale of shares, light and dark.
-_SCALE = (("#eef3f5", "#a9cbd6", "#1f6f8b", "#0d3b4c"), ("#18242b", "#234857", "#3d8fad", "#b5e3f5"))
+# Colours of the scale of shares, from the smallest to the largest, for light and for dark surroundings.
+_STOPS = (("#eef3f5", "#a9cbd6", "#1f6f8b", "#0d3b4c"), ("#18242b", "#234857", "#3d8fad", "#b5e3f5"))
 STEPS = 20
 
 
@@ -48,9 +55,30 @@ class Shade:
     text: str
 
 
-def shades(dark: bool) -> list[Shade]:
-    """Return the scale from the smallest share to the largest, each with the text that is read best on it."""
-    stops = [_channels(stop) for stop in _SCALE[dark]]
+@dataclass(frozen=True)
+class Scale:
+    """The scale of shares from `low` to `high`, in `STEPS` steps."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, shares: Sequence[float]) -> "Scale":
+        """Return the scale over the tenths in which shares lie: layers differ by less than 0 to 1."""
+        low, high = floor(10 * min(shares)) / 10, ceil(10 * max(shares)) / 10
+        low = max(min(low, high - 0.1), 0.0)
+        return cls(low, max(high, low + 0.1))
+
+    def step(self, share: float) -> int:
+        """Return the step of a share, one outside the scale at its end."""
+        place = min(max((share - self.low) / (self.high - self.low), 0.0), 1.0)
+        return round(STEPS * place)
+
+
+@cache
+def shades(dark: bool) -> tuple[Shade, ...]:
+    """Return the steps of the scale, the smallest share first, each with black or white text by contrast."""
+    stops = [_channels(stop) for stop in _STOPS[dark]]
     found = []
     for step in range(STEPS + 1):
         place = step / STEPS * (len(stops) - 1)
@@ -60,8 +88,16 @@ def shades(dark: bool) -> list[Shade]:
             for low, high in zip(stops[index], stops[index + 1], strict=True)
         ]
         cell = "#" + "".join(f"{channel:02x}" for channel in mixed)
-        found.append(Shade(cell, max("#000000", "#ffffff", key=lambda text, cell=cell: contrast(text, cell))))
-    return found
+        black, white = contrast("#000000", cell), contrast("#ffffff", cell)
+        found.append(Shade(cell, "#000000" if black >= white else "#ffffff"))
+    return tuple(found)
+
+
+def colour_map() -> "Colormap":
+    """Return the scale on light surroundings as matplotlib takes it."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("zeros", list(_STOPS[False]))
 
 
 def contrast(one: str, other: str) -> float:

@@ -1,13 +1,15 @@
-"""Weights in rows of layers and columns of kinds."""
+"""The sparsity of weights in rows of layers and columns of kinds."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hf_sparse.report.colours import Scale
 from hf_sparse.sparsity.inspection import WeightInspection
 
 # With more kinds than these, the number in the names is not that of equal layers.
 _MOST_KINDS = 16
+_ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,57 @@ def arrange(weights: Sequence[WeightInspection]) -> tuple[list[Grid], list[Weigh
         else:
             rest += held
     return grids, rest
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A share in per cent, and its step on the scale of colours."""
+
+    text: str
+    step: int
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """The sparsity of one stack of layers: the parts of each column's name, a row of cells for each layer.
+
+    The last column and the last row are over all of the others; a cell is None where a layer lacks the kind.
+    """
+
+    stack: str
+    headings: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
+    scale: Scale
+
+
+def heat_maps(weights: Sequence[WeightInspection]) -> tuple[list[HeatMap], list[tuple[str, str]]]:
+    """Return a table for each stack of layers, and name and sparsity of every weight outside the stacks.
+
+    Both are empty for a dense model.
+    """
+    if not any(weight.zeros for weight in weights):
+        return [], []
+    grids, rest = arrange(weights)
+    scale = Scale.over([weight.sparsity for weight in weights])
+    maps = [_map(grid, scale) for grid in grids]
+    return maps, [(weight.name, f"{100 * weight.sparsity:.1f} %") for weight in rest]
+
+
+def _map(grid: Grid, scale: Scale) -> HeatMap:
+    layers, kinds = [*grid.layers, None], [*grid.kinds, None]
+    rows = [
+        (
+            _ALL if layer is None else f"{layer}",
+            tuple(_cell(grid.sparsity(layer, kind), scale) for kind in kinds),
+        )
+        for layer in layers
+    ]
+    headings = [*(tuple(label.split(".")) for label in grid.labels), (_ALL,)]
+    return HeatMap(grid.stack, tuple(headings), tuple(rows), scale)
+
+
+def _cell(share: float | None, scale: Scale) -> Cell | None:
+    return None if share is None else Cell(f"{100 * share:.1f}", scale.step(share))
 
 
 def _short(kind: str, kinds: Sequence[str]) -> str:

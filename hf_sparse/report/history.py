@@ -1,10 +1,22 @@
 """What a run has logged, as a table and as a picture."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from hf_sparse.report.pictures import DENSE, GREY, LITERAL, RATE, ZEROS, hide_frame, new_figure, printable
+from hf_sparse.report.pictures import (
+    DENSE,
+    GREY,
+    LITERAL,
+    RATE,
+    ZEROS,
+    hide_frame,
+    new_figure,
+    printable,
+    write_png,
+)
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.history import Log
 
@@ -65,10 +77,7 @@ def history_figure(log: Log, title: str) -> "Figure":
     if not drawn:
         raise ValueError(_NOTHING)
     ratios = [ratio for _, ratio in drawn]
-    figure = new_figure(9, 1.1 + sum(ratios))
-    figure.suptitle(
-        printable(title), fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold", **LITERAL
-    )
+    figure = new_figure(9, 1.1 + sum(ratios), title)
     panels = figure.subplots(len(drawn), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, (draw, _) in zip(panels, drawn, strict=True):
         draw(axes, log)
@@ -126,3 +135,63 @@ def _draw_rate(axes: "Axes", log: Log) -> None:
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
     axes.set_ylabel("learning\nrate")
+
+
+def plot_demo(
+    log: Log,
+    accuracies: Mapping[str, float],
+    majority: float,
+    title: str,
+    path: Path,
+) -> None:
+    """Write the picture of `demo_figure` as PNG."""
+    write_png(demo_figure(log, accuracies, majority, title), path)
+
+
+def demo_figure(log: Log, accuracies: Mapping[str, float], majority: float, title: str) -> "Figure":
+    """Draw the course of a pruning run beside the accuracies of the models compared.
+
+    `log` holds the Trainer's lines with `step`, `sparsity`, `learning_rate`; `majority` is the accuracy of
+    always giving the most frequent answer. The first of the accuracies is the dense model's.
+    """
+    figure = new_figure(11, 4.4)
+    figure.suptitle(printable(title), fontsize=12, **LITERAL)
+    run, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    _draw_run(run, log)
+    _draw_accuracies(bars, accuracies, majority)
+    return figure
+
+
+def _draw_run(zeros: "Axes", log: Log) -> None:
+    lines = [line for line in log if "sparsity" in line and "learning_rate" in line]
+    steps = [line["step"] for line in lines]
+    zeros.set_title("Pruning once, during pre-training", fontsize=10)
+    zeros.plot(steps, [100 * line["sparsity"] for line in lines], color=ZEROS, linewidth=2)
+    zeros.set_xlabel("optimizer step")
+    zeros.set_ylabel("zeros among the encoder's weights (%)", color=ZEROS)
+    zeros.set_ylim(0, 100)
+    zeros.set_xlim(left=0)
+    zeros.tick_params(axis="y", colors=ZEROS)
+    zeros.grid(alpha=0.25)
+    rate = zeros.twinx()
+    rate.plot(steps, [1000 * line["learning_rate"] for line in lines], color=RATE, linewidth=1.5)
+    rate.set_ylabel("learning rate (thousandths)", color=RATE)
+    rate.set_ylim(bottom=0)
+    rate.tick_params(axis="y", colors=RATE)
+    for axes in (zeros, rate):
+        hide_frame(axes, "top")
+
+
+def _draw_accuracies(axes: "Axes", accuracies: Mapping[str, float], majority: float) -> None:
+    names, values = list(accuracies), [100 * value for value in accuracies.values()]
+    colours = [DENSE] + [ZEROS] * (len(names) - 1)
+    drawn = axes.bar(names, values, color=colours, width=0.62)
+    axes.bar_label(drawn, fmt="%.1f", padding=2)
+    axes.axhline(100 * majority, color=GREY, linestyle="--", linewidth=1, label="most frequent class")
+    axes.legend(loc="upper right", frameon=False, fontsize=8)
+    axes.set_title("The task, after fine-tuning", fontsize=10)
+    axes.set_ylabel("accuracy on held-out texts (%)")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    hide_frame(axes, "top", "right")

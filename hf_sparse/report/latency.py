@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hf_sparse.report.pictures import DENSE, GREY, LITERAL, ZEROS, hide_frame, new_figure, printable
+from hf_sparse.report.pictures import DENSE, GREY, LITERAL, ZEROS, hide_frame, new_figure
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.latency import RUNTIMES, LatencyReport, milliseconds, short
 
@@ -40,14 +40,8 @@ def print_latency(report: LatencyReport, console: Console) -> None:
 def latency_figure(report: LatencyReport) -> "Figure":
     """Draw the medians as bars, the fastest first, with a line to the 95th percentile."""
     rows = report.ranked
-    figure = new_figure(9, 1.7 + 0.42 * len(rows))
-    figure.suptitle(
-        printable(f"{Path(report.model).name}: {report.conditions.inputs}"),
-        fontsize=12,
-        x=0.01,
-        horizontalalignment="left",
-        fontweight="bold",
-        **LITERAL,
+    figure = new_figure(
+        9, 1.7 + 0.42 * len(rows), f"{Path(report.model).name}: {report.conditions.inputs}", 12
     )
     axes = figure.subplots()
     axes.set_title(_hardware(report), fontsize=9, color=GREY, loc="left", **LITERAL)

@@ -2,7 +2,7 @@
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_sparse.storage import write_atomically
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ZEROS, RATE, GREY, DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
-# For texts with names in them: a dollar sign begins no formula.
-LITERAL = {"parse_math": False}
+# For texts with names in them: a dollar sign is a dollar sign, and begins no formula.
+LITERAL: dict[str, Any] = {"parse_math": False}
 
 
 def write_png(figure: "Figure", path: Path) -> None:
@@ -29,14 +29,27 @@ def require_png(path: Path) -> None:
         raise ValueError(f"{path} cannot be the picture; name a file that ends in .png")
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty picture of so many inches; raise `ValueError` if matplotlib is not installed."""
+def new_figure(width: float, height: float, title: str = "", size: float = 13) -> "Figure":
+    """Return an empty figure, in inches, under a title of `size` points at its left.
+
+    Raises `ValueError` if matplotlib is not installed.
+    """
     try:
         # A Figure of its own draws without a display and leaves matplotlib's global state alone.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError("pictures need matplotlib; run pip install hf_sparse[demo]") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if title:
+        figure.suptitle(
+            printable(title),
+            fontsize=size,
+            x=0.01,
+            horizontalalignment="left",
+            fontweight="bold",
+            **LITERAL,
+        )
+    return figure
 
 
 def printable(text: str) -> str:

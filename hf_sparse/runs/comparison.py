@@ -3,10 +3,19 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.runs.measured import Conditions, MeasuredRun, Yardstick, measure_run, names_of
+from hf_sparse.runs.measured import (
+    Conditions,
+    MeasuredRun,
+    Yardstick,
+    lines_of,
+    measure_run,
+    names_of,
+    teachers_of,
+)
 from hf_sparse.runs.run import Run
 from hf_sparse.training.record import public_name
 
@@ -129,3 +138,42 @@ def run_as_dict(run: MeasuredRun, comparison: Comparison) -> dict[str, Any]:
         "bytes": dict(run.files),
         "milliseconds": comparison.latency(run),
     }
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Runs with the runs they started from: all in `comparison`, and every pipeline as a line of stages."""
+
+    comparison: Comparison
+    lines: Sequence[Sequence[MeasuredRun]]
+
+    @property
+    def stages(self) -> list[MeasuredRun]:
+        """Every run of a line once."""
+        return list({run.name: run for line in self.lines for run in line}.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON takes it; a logged number that is not finite gives None."""
+        return comparison_as_dict(self.comparison) | {
+            "lines": [[run.name for run in line] for line in self.lines],
+            "logs": {
+                run.name: [
+                    {key: value if isfinite(value) else None for key, value in row.items()}
+                    for row in run.run.log
+                ]
+                for run in self.stages
+            },
+        }
+
+
+def trace_runs(runs: Sequence[Run]) -> Lineage:
+    """Measure runs, those they started from and their teachers, as far as these lie on this machine."""
+    lines = lines_of(runs)
+    stages = [run for line in lines for run in line]
+    known = {run.directory.resolve(): run for run in [*stages, *teachers_of(stages)]}
+    order = sorted(known.values(), key=lambda run: (run.record or {}).get("date") or "")
+    measured = dict(
+        zip((run.directory.resolve() for run in order), map(measure_run, order, names_of(order)), strict=True)
+    )
+    chosen = [[measured[run.directory.resolve()] for run in line] for line in lines]
+    return Lineage(Comparison(tuple(measured.values())), chosen)

@@ -3,26 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
-from hf_sparse.reading import read_json, shortened
 from hf_sparse.recipe import Recipe
-from hf_sparse.runs.history import STATE, furthest_state, is_number, read_log
+from hf_sparse.runs.history import STATE, furthest_state, read_log
 from hf_sparse.runs.latency import LatencyReport
+from hf_sparse.runs.results import EVALUATION, read_measured, scores_in
 from hf_sparse.training.record import is_local, read_record
 
-EVALUATION, LATENCY = "eval_results.json", "latency*.json"
-_PREFIX = "eval_"
-# Scripts of masked language modelling call the one score so that has no prefix.
-_PREFIXES = (_PREFIX, "perplexity")
-_MEASURED, _WAY_OUT = "measurement of a model", "measure again, or delete it"
-# What an evaluation reports of itself and not of the model.
-_CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
+LATENCY = "latency*.json"
 
 
 @dataclass(frozen=True)
@@ -163,28 +156,7 @@ def _scores(
     return scores, samples, source if scores else None
 
 
-def scores_in(results: Mapping[str, Any]) -> tuple[dict[str, float], int | None]:
-    """Return the scores among what `Trainer.save_metrics` writes, and on how many examples they were made."""
-    numbers = {
-        name.removeprefix(_PREFIX): value
-        for name, value in results.items()
-        if name.startswith(_PREFIXES) and is_number(value) and isfinite(value)
-    }
-    samples = numbers.get("samples")
-    scores = {name: value for name, value in numbers.items() if not name.startswith(_CLOCK)}
-    return scores, None if samples is None else int(samples)
-
-
 def _may_be_earlier(state: Mapping[str, Any]) -> bool:
     """Say whether a run that ended in a state may have gone back to its best model."""
     best = state.get("best_global_step")
     return best is not None and best != state.get("global_step")
-
-
-def read_measured(path: Path) -> dict[str, Any]:
-    """Return what a file says was measured of a model; raise `ValueError` if it is damaged."""
-    found = read_json(path, _MEASURED, _WAY_OUT)
-    zeros = found.get("sparsity")
-    if zeros is not None and not (is_number(zeros) and 0 <= zeros <= 1):
-        raise ValueError(f"{path} is no {_MEASURED} (a sparsity of {shortened(zeros)}); {_WAY_OUT}")
-    return found

@@ -15,11 +15,9 @@ from hf_sparse.hub.cards.weights import format_of
 from hf_sparse.report.comparison import print_differences, print_runs
 from hf_sparse.report.history import is_worth_printing, print_history
 from hf_sparse.report.page.content import page_of
-from hf_sparse.report.page.curves import curves
+from hf_sparse.report.page.curves import curves, stages_figure
 from hf_sparse.report.page.scatter import scatters
-from hf_sparse.report.page.stages import stages_figure
-from hf_sparse.report.page.writing import Material, material_as_dict
-from hf_sparse.runs.comparison import Comparison, comparison_as_dict
+from hf_sparse.runs.comparison import Comparison, Lineage, comparison_as_dict
 from hf_sparse.runs.history import read_log
 from hf_sparse.runs.measured import MeasuredRun, lines_of, names_of, teachers_of
 from hf_sparse.runs.run import find_runs, is_outdated, read_run
@@ -79,7 +77,7 @@ def show(home: Path) -> None:
     measured = [MeasuredRun(one, name, (), {}) for one, name in zip(runs, names_of(runs), strict=True)]
     comparison = Comparison(tuple(measured))
     json.dumps(comparison_as_dict(comparison), allow_nan=False)
-    json.dumps(material_as_dict(Material(comparison, [measured])), allow_nan=False)
+    json.dumps(Lineage(comparison, [measured]).to_dict(), allow_nan=False)
     console = Console(file=io.StringIO(), width=80)
     print_runs(comparison, console), print_differences(comparison, console)
     if is_worth_printing(run.log):

@@ -11,7 +11,8 @@ from hf_sparse import Recipe
 from hf_sparse.planning.plan import make_plan
 from hf_sparse.planning.table import print_plan
 from hf_sparse.report.latency import print_latency
-from hf_sparse.report.page.writing import collect, write_page
+from hf_sparse.report.page.writing import write_page
+from hf_sparse.runs.comparison import trace_runs
 from hf_sparse.runs.latency import LatencyReport, LatencyRow
 from hf_sparse.runs.measured import gather_runs
 from tests.report.page.markup import Markup
@@ -54,7 +55,7 @@ def test_a_page_has_the_elements_it_has_with_harmless_texts(tmp_path: Path) -> N
             versions={text: text},
         )
         out = tmp_path / f"out{len(shapes)}"
-        write_page(collect(gather_runs([run])), out)
+        write_page(trace_runs(gather_runs([run])), out)
         page = Markup((out / "report.html").read_text(encoding="utf-8"))
         assert page.unbalanced == [] and page.open == []
         shapes.append([tag for tag, _ in page.elements if tag not in ("wbr", "use", "path", "g", "defs")])

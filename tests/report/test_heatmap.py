@@ -39,8 +39,8 @@ def test_the_heat_map_shows_every_cell_and_the_totals() -> None:
 
 def test_dark_cells_have_light_numbers() -> None:
     axes = sparsity_figure(inspect_weights(find_targets(pruned())), "title").axes[0]
-    assert axes.texts[0].get_color() == "white"
-    assert axes.texts[7].get_color() == "black"
+    assert axes.texts[0].get_color() == "#ffffff"
+    assert axes.texts[7].get_color() == "#000000"
 
 
 def test_colours_span_the_shares_that_occur() -> None:

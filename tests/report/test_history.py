@@ -1,11 +1,12 @@
 """What a run has logged: in a table, as a picture."""
 
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from hf_sparse.report.history import history_figure, print_history
+from hf_sparse.report.history import demo_figure, history_figure, plot_demo, print_history
 
 LOG = [
     {"step": 10, "loss": 0.7, "learning_rate": 5e-5, "sparsity": 0.0, "groups_gone": 0.2, "epoch": 0.1},
@@ -19,6 +20,13 @@ LOG = [
     },
     {"step": 30, "train_runtime": 3.0, "total_flos": 1e9},
 ]
+
+PRUNING = [
+    {"step": 1, "loss": 3.0, "sparsity": 0.0, "learning_rate": 0.001},
+    {"step": 2, "loss": 2.0, "sparsity": 0.9, "learning_rate": 0.0005},
+    {"step": 2, "eval_loss": 2.0},
+]
+ACCURACIES = {"dense": 0.75, "pruned once": 0.5}
 
 
 def printed(log: list[dict[str, float]]) -> list[list[str]]:
@@ -68,3 +76,21 @@ def test_of_very_many_evaluations_some_are_shown() -> None:
     console = Console(file=StringIO(), width=80)
     print_history(log, console)
     assert 50 <= len(console.file.getvalue().splitlines()) <= 80
+
+
+def test_sparsity_and_learning_rate_of_the_demo_are_drawn_against_the_step() -> None:
+    run, bars, rate = demo_figure(PRUNING, ACCURACIES, 0.25, "title").axes
+    assert run.lines[0].get_xydata().tolist() == [[1, 0], [2, 90]]
+    assert rate.lines[0].get_xydata().tolist() == [[1, 1], [2, 0.5]]
+    assert [bar.get_height() for bar in bars.patches] == [75, 50]
+    assert bars.lines[0].get_ydata()[0] == 25
+
+
+def test_every_axis_of_the_demo_says_what_it_measures() -> None:
+    for axes in demo_figure(PRUNING, ACCURACIES, 0.25, "title").axes:
+        assert axes.get_ylabel()
+
+
+def test_the_demo_is_written_as_png(tmp_path: Path) -> None:
+    plot_demo(PRUNING, ACCURACIES, 0.25, "title", tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.runs.run import find_runs, is_outdated, origin_of, pipeline_of, read_run, scores_in
+from hf_sparse.runs.results import scores_in
+from hf_sparse.runs.run import find_runs, is_outdated, origin_of, pipeline_of, read_run
 
 
 def made(directory: Path, record: dict | None = None, **files: object) -> Path:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from hf_sparse.report.colours import COLOURS, INK, LINE, MUTED
 from hf_sparse.report.pictures import LITERAL, hide_frame, new_figure, printable
+from hf_sparse.runs.history import Log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,8 @@ TEXT, _TITLE = 11, 12.5
 # Of a title, of a note below, in letters.
 _TITLE_LINE, _NOTE_LINE = 38, 46
 MOST_POINTS = 400
+# Values that are further apart than this factor are drawn on a logarithmic axis.
+_WIDE = 30
 _SVG, _LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 
 
@@ -125,6 +128,30 @@ def average(
         for column, number in zip(found, summary, strict=True):
             column.append(number)
     return found
+
+
+def series(log: Log, key: str, factor: float = 1.0) -> tuple[list[float], list[float]]:
+    """Return the steps and the values of what was logged under a name, thinned out."""
+    rows = [row for row in log if key in row]
+    return thin_out([row["step"] for row in rows], [factor * row[key] for row in rows])
+
+
+def has_numbers(log: Log, key: str) -> bool:
+    """Say whether a finite number was logged under a name."""
+    return any(isfinite(row[key]) for row in log if key in row)
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Say whether values are so far apart that only logarithms show all of them."""
+    finite = [value for value in values if isfinite(value)]
+    return min(finite) > 0 and max(finite) > _WIDE * min(finite)
+
+
+def to_logarithms(axes: "Axes") -> None:
+    """Make an axis logarithmic, with plain numbers at it."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
 
 
 def to_svg(picture: Picture) -> str:

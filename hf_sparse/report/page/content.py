@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_sparse.report.comparison import megabytes, milliseconds, notes_of, score_text
-from hf_sparse.report.page.cells import HeatMap, heat_maps
+from hf_sparse.report.grid import HeatMap, heat_maps
 from hf_sparse.report.page.sentences import percent, result_of
 from hf_sparse.report.tables import duration
 from hf_sparse.runs.comparison import Comparison

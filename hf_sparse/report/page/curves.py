@@ -1,4 +1,4 @@
-"""What one run has logged, as narrow figures against the step."""
+"""What runs have logged, as narrow figures against the step: one run, and the stages of a pipeline."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -11,9 +11,13 @@ from hf_sparse.report.page.canvas import (
     Picture,
     along_steps,
     average,
+    has_numbers,
+    is_wide,
     name_axes,
     new_panels,
-    thin_out,
+    series,
+    to_logarithms,
+    write_below,
 )
 from hf_sparse.report.page.sentences import percent
 from hf_sparse.report.pictures import LITERAL
@@ -24,9 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TERM = "loss_"
-# A loss that falls by more than this is drawn on a logarithmic axis.
-_WIDE = 30
 _DASHES = ("-", (0, (5, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
+# Panels of the figure of stages: key of the log, label, factor, colour.
+_PANELS: tuple[tuple[str, str, float, Colour], ...] = (
+    ("sparsity", "zeros (%)", 100, BLUE),
+    ("loss", "loss", 1, SLATE),
+    ("learning_rate", "learning rate", 1, ORANGE),
+)
 
 
 def curves(run: MeasuredRun) -> list[Picture]:
@@ -45,30 +53,6 @@ def gaps_of(log: Log) -> str | None:
     return (
         f"A loss was not a finite number at {times}, the first of them {steps[0]:,}; no line is drawn there."
     )
-
-
-def series(log: Iterable[Mapping[str, float]], key: str, factor: float = 1.0) -> tuple[list, list]:
-    """Return the steps and the values of what was logged under a name, thinned out."""
-    rows = [row for row in log if key in row]
-    return thin_out([row["step"] for row in rows], [factor * row[key] for row in rows])
-
-
-def has_numbers(log: Log, key: str) -> bool:
-    """Say whether a finite number was logged under a name."""
-    return any(isfinite(row[key]) for row in log if key in row)
-
-
-def is_wide(values: Sequence[float]) -> bool:
-    """Say whether values are so far apart that only logarithms show all of them."""
-    finite = [value for value in values if isfinite(value)]
-    return min(finite) > 0 and max(finite) > _WIDE * min(finite)
-
-
-def to_logarithms(axes: "Axes") -> None:
-    """Make an axis logarithmic, with plain numbers at it."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
 
 
 def _losses(run: MeasuredRun, log: Log) -> Picture | None:
@@ -256,3 +240,55 @@ def _finish(axes: "Axes", log: Sequence[Mapping[str, float]], what: str, legend:
         for text in shown.get_texts():
             text.set(**LITERAL)
     axes.tick_params(colors=MUTED.light)
+
+
+def stages_figure(stages: Sequence[MeasuredRun], key: str, numbers: Mapping[str, int]) -> Picture | None:
+    """Draw the stages that have a log side by side, each as wide as the others; None with fewer than two.
+
+    `numbers` are those that runs have in all figures, by their names.
+    """
+    logged = [stage for stage in stages if stage.run.log]
+    panels = [panel for panel in _PANELS if any(has_numbers(stage.run.log, panel[0]) for stage in logged)]
+    if len(logged) < 2 or not panels:
+        return None
+    title = f"Stages up to {stages[-1].name}"
+    figure, every = new_panels(title, len(panels), 1.0 + 1.35 * len(panels))
+    for axes, (name, label, factor, colour) in zip(every, panels, strict=True):
+        drawn: list[float] = []
+        for place, stage in enumerate(logged):
+            # A run may have been evaluated and not trained.
+            last = max(stage.run.log[-1]["step"], 1)
+            steps, values = series(stage.run.log, name, factor)
+            drawn += values
+            axes.plot([place + step / last for step in steps], values, color=colour.light, linewidth=1.8)
+        _lay_out(axes, name, len(logged), wide=name == "loss" and is_wide(drawn))
+        name_axes(axes, y=label)
+    figure.align_ylabels(every)
+    every[-1].set_xticks(
+        [place + 0.5 for place in range(len(logged))],
+        [f"{numbers[stage.name]}" for stage in logged],
+        fontweight="bold",
+    )
+    every[-1].tick_params(axis="x", length=0, labelcolor=INK.light)
+    names = ", ".join(f"{numbers[stage.name]}\u00a0{stage.name}" for stage in logged)
+    write_below(figure, names)
+    steps = "; ".join(f"{stage.name} {stage.run.log[-1]['step']:,} steps" for stage in logged)
+    caption = (
+        f"What each stage logged, one after another: {steps}. All are drawn as wide as each other; losses of "
+        "different tasks do not compare."
+    )
+    return Picture(key, title, caption, figure)
+
+
+def _lay_out(axes: "Axes", name: str, count: int, wide: bool) -> None:
+    axes.set_xlim(0, count)
+    axes.grid(False, axis="x")
+    for place in range(1, count):
+        axes.axvline(place, color=MUTED.light, linewidth=0.8, linestyle=(0, (3, 3)))
+    if name == "sparsity":
+        axes.set_ylim(0, 100)
+    elif wide:
+        to_logarithms(axes)
+    else:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:g}")

@@ -1,6 +1,6 @@
 """Zeros by layer as cells."""
 
-from hf_sparse.report.page.cells import heat_maps
+from hf_sparse.report.grid import heat_maps
 from hf_sparse.sparsity.inspection import WeightInspection
 
 
@@ -18,7 +18,7 @@ def test_layers_are_rows_and_kinds_are_columns_with_totals_at_the_ends() -> None
         "1": ["100.0", None, "100.0"],
         "all": ["90.0", "90.0", "90.0"],
     }
-    assert (found.low, found.high) == (0.8, 1.0) and rest == []
+    assert (found.scale.low, found.scale.high) == (0.8, 1.0) and rest == []
 
 
 def test_colours_are_spread_over_the_tenths_that_occur() -> None:
