@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What a run does to one model, and what it needs.
 
     `recipe` is the one the trainer follows, which may lock zeros that were not asked about. Of the `weights`
@@ -42,7 +42,7 @@ class Rehearsal:
     warnings: tuple[str, ...]
 
 
-class _Rehearsed(SparseTrainingMixin, Trainer):
+class _NeverTrained(SparseTrainingMixin, Trainer):
     """A trainer that never trains; a model that was saved without a head may get one where it is trained."""
 
     def _check_learnable(self) -> None:
@@ -52,13 +52,13 @@ class _Rehearsed(SparseTrainingMixin, Trainer):
             logger.warning("As it was saved, the model is refused: %s.", error)
 
 
-def rehearse(
+def run_dry(
     recipe: Recipe,
     args: TrainingArguments,
     model: PreTrainedModel,
     teacher: PreTrainedModel | None,
     batch: Batch,
-) -> Rehearsal:
+) -> DryRun:
     """Make a trainer and the masks of its run, both thrown away; the model stays as it is.
 
     Without a `teacher`, a copy of the model stands in where the recipe wants one. Raises `ValueError` where
@@ -70,13 +70,14 @@ def rehearse(
     if teacher is None and recipe.distillation is not None and recipe.distillation.teacher == "given":
         teacher = copy.deepcopy(model)
     with _warnings() as heard:
-        trainer = _Rehearsed(model=model, args=args, recipe=recipe, teacher=teacher)
-        sparsity = trainer.recipe.sparsity
+        trainer = _NeverTrained(model=model, args=args, recipe=recipe, teacher=teacher)
+        followed = trainer.recipe or recipe
+        sparsity = followed.sparsity
         sparsifier = Sparsifier(sparsity, model, args.max_steps) if sparsity is not None else None
     found = sparsifier.masks.targets if sparsifier else None
     removed = _removed(sparsifier) if sparsifier else {}
-    return Rehearsal(
-        recipe=trainer.recipe,
+    return DryRun(
+        recipe=followed,
         targets=len(found) if found else 0,
         weights=sum(target.weight.numel() for target in found or ()),
         zeros_now=measure_sparsity(model, found).zeros if found else 0,
@@ -107,12 +108,23 @@ def _removed(sparsifier: Sparsifier) -> dict[int, int]:
     return removed
 
 
+class _Collector(logging.Handler):
+    """Appends the messages of warnings to a list."""
+
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append one message."""
+        self._heard.append(record.getMessage())
+
+
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
     """Collect what hf_sparse warns of."""
     heard: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: heard.append(record.getMessage())
+    handler = _Collector(heard)
     logger = logging.getLogger("hf_sparse")
     level = logger.level
     logger.addHandler(handler)

@@ -1,7 +1,8 @@
 """What a run needs beside the activations of its model, and how much longer its steps take: estimates."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -91,12 +92,14 @@ def step_cost(
     plain = 6 * _computing(model)
     cost: dict[str, float] = {}
     if distiller is not None:
-        cost["teacher's forward pass"] = 2 * _computing(distiller.teachers_layers) / plain
+        # A distiller takes any module as a teacher; plans take models.
+        teacher = cast(PreTrainedModel, distiller.teachers_layers)
+        cost["teacher's forward pass"] = 2 * _computing(teacher) / plain
         if learned := sum(parameter.numel() for parameter in distiller.parameters()):
             cost["projections to the teacher"] = 6 * learned / plain
         for name, term in distiller.features.items():
             if isinstance(term, Relations):
-                products = _products(term, model, distiller.teachers_layers, batch.tokens)
+                products = _products(term, model, teacher, batch.tokens)
                 cost[name] = products / plain
     if sparsifier is not None:
         size = sum(target.weight.nbytes for target in sparsifier.masks.targets) / 4
@@ -121,7 +124,7 @@ def _remembered(sparsifier: Sparsifier | None) -> int:
     return sum(target.weight.nbytes for target in sparsifier.masks.targets)
 
 
-def _scores(sparsifier: Sparsifier | None) -> list[Tensor]:
+def _scores(sparsifier: Sparsifier | None) -> Sequence[Tensor]:
     return [] if sparsifier is None or sparsifier.scores is None else sparsifier.scores.parameters()
 
 

@@ -1,5 +1,6 @@
 """A planned run as a picture."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hf_sparse.planning.plan import Plan
@@ -17,7 +18,8 @@ _LOSSES = ("#5b6b7a", "#7a5c86", "#a5566b", "#5f7d4f", "#8a6d3b")
 
 def plan_figure(plan: Plan, title: str) -> "Figure":
     """Draw sparsity with the mask updates, learning rate, weights of loss terms, each against the step."""
-    drawn = [(_draw_sparsity, 3)] if plan.sparsity is not None else []
+    drawn: list[tuple[Callable[[Axes, Plan], None], float]] = []
+    drawn += [(_draw_sparsity, 3)] if plan.sparsity is not None else []
     drawn += [(_draw_rate, 2)] if plan.learning_rate is not None else []
     drawn += [(_draw_losses, 0.8)] if plan.loss_weights else []
     if not drawn:
@@ -60,7 +62,7 @@ def _name_key_steps(axes: "Axes", plan: Plan) -> None:
 
 
 def _draw_sparsity(axes: "Axes", plan: Plan) -> None:
-    shares = [100 * share for share in plan.sparsity]
+    shares = [100 * share for share in plan.sparsity or ()]
     steps = range(plan.total_steps + 1)
     axes.fill_between(steps, shares, step="post", color=ZEROS, alpha=0.12, linewidth=0)
     axes.step(steps, shares, where="post", color=ZEROS, linewidth=2)
@@ -82,7 +84,8 @@ def _draw_sparsity(axes: "Axes", plan: Plan) -> None:
 
 
 def _draw_rate(axes: "Axes", plan: Plan) -> None:
-    axes.plot(range(1, plan.total_steps + 1), plan.learning_rate[1:], color=RATE, linewidth=1.6)
+    rates = [rate for rate in plan.learning_rate or () if rate is not None]
+    axes.plot(range(1, plan.total_steps + 1), rates, color=RATE, linewidth=1.6)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
     axes.set_ylabel("learning rate")

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments, get_scheduler
+from transformers import PreTrainedModel, SchedulerType, TrainingArguments, get_scheduler
 
 from hf_sparse.data.files import load_splits
-from hf_sparse.planning.dry_run import Rehearsal, rehearse
+from hf_sparse.planning.dry_run import DryRun, run_dry
 from hf_sparse.planning.estimate import Batch
 from hf_sparse.recipe import Recipe
 from hf_sparse.settings.sparsity import SparsityRecipe
@@ -29,7 +29,7 @@ class Plan:
     for, None where only the model could tell. `learning_rate[t]` is that of step t, None at 0, which is no
     step; None as a whole where the rate follows a metric. `updates` are the steps after which masks are
     recomputed; after `rounding` the rounding of quantization begins, after `freezing` the ranges of inputs
-    stay as they are. The weights of loss terms are the same at every step. `rehearsal` is None without a
+    stay as they are. The weights of loss terms are the same at every step. `dry_run` is None without a
     model; `remarks` say what is not promised.
     """
 
@@ -42,7 +42,7 @@ class Plan:
     rounding: int | None
     freezing: int | None
     loss_weights: Mapping[str, float]
-    rehearsal: Rehearsal | None
+    dry_run: DryRun | None
     remarks: tuple[str, ...]
 
     def updates_by(self, step: int) -> int:
@@ -123,10 +123,10 @@ def make_plan(
             use_cpu=True,
             report_to=[],
         )
-        seen = rehearse(recipe, args, model, teacher, batch or Batch()) if model is not None else None
+        seen = run_dry(recipe, args, model, teacher, batch or Batch()) if model is not None else None
     recipe = seen.recipe if seen else recipe
-    scheduled = recipe.sparsity is not None and recipe.sparsity.schedule is not None
-    schedule = recipe.sparsity.schedule.resolve(total_steps) if scheduled else None
+    planned = recipe.sparsity and recipe.sparsity.schedule
+    schedule = planned.resolve(total_steps) if planned else None
     updates = tuple(step for step in range(total_steps + 1) if schedule and schedule.is_update(step))
     rounding, freezing = _quantization(recipe, total_steps)
     return Plan(
@@ -139,7 +139,7 @@ def make_plan(
         rounding=rounding,
         freezing=freezing,
         loss_weights={} if recipe.distillation is None else recipe.distillation.weights,
-        rehearsal=seen,
+        dry_run=seen,
         remarks=_remarks(recipe, schedule, seen, teacher is not None, rate_is_known),
     )
 
@@ -148,28 +148,29 @@ def _learning_rates(
     sparsity: SparsityRecipe | None, schedule: Schedule | None, args: TrainingArguments
 ) -> tuple[float | None, ...]:
     """Return the learning rate of every step, from the scheduler that Trainer would build."""
+    # Trainer takes the name of a scheduler as text and turns it into a member of this type.
+    kind, settings = SchedulerType(args.lr_scheduler_type), args.lr_scheduler_kwargs
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=args.learning_rate)
     try:
         scheduler = get_scheduler(
-            args.lr_scheduler_type,
+            kind,
             optimizer=stand_in,
             num_warmup_steps=args.get_warmup_steps(args.max_steps),
             num_training_steps=args.max_steps,
-            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+            scheduler_specific_kwargs=settings if isinstance(settings, dict) else None,
         )
     except TypeError as error:
         raise ValueError(
-            f"the {args.lr_scheduler_type.value} learning rate needs other settings ({error}); "
-            "give them as lr_scheduler_kwargs"
+            f"the {kind.value} learning rate needs other settings ({error}); give them as lr_scheduler_kwargs"
         ) from error
-    if sparsity is not None and sparsity.lr_rewind:
+    if sparsity is not None and sparsity.lr_rewind and schedule is not None:
         rewind_by(sparsity, scheduler, schedule, args)
     multiplier = scheduler.lr_lambdas[0]
     return None, *(args.learning_rate * multiplier(step) for step in range(args.max_steps))
 
 
 def _sparsities(
-    schedule: Schedule | None, updates: tuple[int, ...], total_steps: int, seen: Rehearsal | None
+    schedule: Schedule | None, updates: tuple[int, ...], total_steps: int, seen: DryRun | None
 ) -> tuple[float, ...] | None:
     """Return the sparsity after every step, which is that of the last mask update."""
     if seen is not None and seen.weights:
@@ -194,7 +195,7 @@ def _quantization(recipe: Recipe, total_steps: int) -> tuple[int | None, int | N
 
 
 def _remarks(
-    recipe: Recipe, schedule: Schedule | None, seen: Rehearsal | None, taught: bool, rate_is_known: bool
+    recipe: Recipe, schedule: Schedule | None, seen: DryRun | None, taught: bool, rate_is_known: bool
 ) -> tuple[str, ...]:
     """Say what the plan takes for granted, what it leaves out, what the trainer does not promise."""
     said = list(seen.warnings) if seen else []
@@ -203,7 +204,8 @@ def _remarks(
         said.append("The learning rate follows a metric, so it is not known before the run.")
     if distillation is not None and distillation.teacher == "given" and not taught:
         said.append("The teacher is taken to be of the model's size; name it to have it checked.")
-    if schedule is not None and schedule.update_end > schedule.ramp_end and not sparsity.revives:
+    revives = sparsity is not None and sparsity.revives
+    if schedule is not None and schedule.update_end > schedule.ramp_end and not revives:
         said.append(
             f"Mask updates after step {schedule.ramp_end:,} change nothing, since without revive no removed "
             "weight returns."

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hf_sparse.planning.dry_run import Rehearsal
+from hf_sparse.planning.dry_run import DryRun
 from hf_sparse.planning.plan import Plan
 from hf_sparse.report.tables import narrow_table, size
 
@@ -19,8 +19,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     for line in _about(plan):
         console.print(line, highlight=False, markup=False)
     console.print("", _steps(plan), "")
-    if plan.rehearsal is not None:
-        _print_rehearsal(plan.rehearsal, console)
+    if plan.dry_run is not None:
+        _print_dry_run(plan.dry_run, console)
     console.print(_listed(plan.remarks), highlight=False)
 
 
@@ -36,7 +36,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "mask_updates": plan.updates,
         "rounding": plan.rounding,
         "freezing": plan.freezing,
-        "model": plan.rehearsal and _numbers(plan.rehearsal),
+        "model": plan.dry_run and _numbers(plan.dry_run),
         "remarks": plan.remarks,
     }
 
@@ -119,7 +119,7 @@ def _steps(plan: Plan) -> Table:
     return table
 
 
-def _print_rehearsal(seen: Rehearsal, console: Console) -> None:
+def _print_dry_run(seen: DryRun, console: Console) -> None:
     if seen.weights:
         now, at_the_end = (_share(zeros, seen) for zeros in (seen.zeros_now, max(seen.removed.values())))
         console.print(
@@ -147,7 +147,7 @@ def _print_rehearsal(seen: Rehearsal, console: Console) -> None:
     console.print(table, "")
 
 
-def _share(zeros: int, seen: Rehearsal) -> str:
+def _share(zeros: int, seen: DryRun) -> str:
     return f"{zeros:,} ({zeros / seen.weights:.1%})"
 
 
@@ -158,7 +158,7 @@ def _listed(texts: tuple[str, ...]) -> Table:
     return table
 
 
-def _numbers(seen: Rehearsal) -> dict[str, Any]:
+def _numbers(seen: DryRun) -> dict[str, Any]:
     names = ("targets", "weights", "zeros_now", "left_out", "memory", "sidecar", "cost")
     found = {name: getattr(seen, name) for name in names}
     return found | {"removed_finally": max(seen.removed.values(), default=0), "batch": asdict(seen.batch)}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_sparse.report.colours import Scale
-from hf_sparse.sparsity.inspection import WeightInspection
+from hf_sparse.sparsity.inspection import Place, WeightInspection
 
 # With more kinds than these, the number in the names is not that of equal layers.
 _MOST_KINDS = 16
@@ -14,18 +14,18 @@ _ALL = "all"
 
 @dataclass(frozen=True)
 class Grid:
-    """The weights of one stack of layers; those of one kind in one layer, such as experts, share a cell."""
+    """The weights of one stack of layers with their places; those of one kind in a layer share a cell."""
 
     stack: str
-    weights: tuple[WeightInspection, ...]
+    weights: tuple[tuple[Place, WeightInspection], ...]
 
     @property
     def layers(self) -> list[int]:
-        return sorted({weight.place.layer for weight in self.weights})
+        return sorted({place.layer for place, _ in self.weights})
 
     @property
     def kinds(self) -> list[str]:
-        return list(dict.fromkeys(weight.place.kind for weight in self.weights))
+        return list(dict.fromkeys(place.kind for place, _ in self.weights))
 
     @property
     def labels(self) -> list[str]:
@@ -36,8 +36,8 @@ class Grid:
         """Return the sparsity of a cell, of a row, of a column, of all; None where there is nothing."""
         chosen = [
             weight
-            for weight in self.weights
-            if layer in (None, weight.place.layer) and kind in (None, weight.place.kind)
+            for place, weight in self.weights
+            if layer in (None, place.layer) and kind in (None, place.kind)
         ]
         size = sum(weight.size for weight in chosen)
         return sum(weight.zeros for weight in chosen) / size if size else None
@@ -45,16 +45,20 @@ class Grid:
 
 def arrange(weights: Sequence[WeightInspection]) -> tuple[list[Grid], list[WeightInspection]]:
     """Sort weights into one grid for each stack of layers; return what is left as well."""
-    stacks, rest = defaultdict(list), []
+    stacks: dict[str, list[tuple[Place, WeightInspection]]] = defaultdict(list)
+    rest: list[WeightInspection] = []
     for weight in weights:
-        (rest if weight.place is None else stacks[weight.place.stack]).append(weight)
+        if (place := weight.place) is None:
+            rest.append(weight)
+        else:
+            stacks[place.stack].append((place, weight))
     grids = []
     for stack, held in stacks.items():
         grid = Grid(stack, tuple(held))
         if len(grid.kinds) <= _MOST_KINDS:
             grids.append(grid)
         else:
-            rest += held
+            rest += [weight for _, weight in held]
     return grids, rest
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.contract import Contract, describe_lost, lost_zeros, read_contract
 from hf_sparse.checkpoint.sizes import Sizes
-from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.linear import LayerQuantization
 from hf_sparse.report.grid import Grid, arrange
 from hf_sparse.report.sizes import size_table, sizes_as_dict
 from hf_sparse.report.tables import narrow_table, size
@@ -53,7 +53,11 @@ def inspect_saved(
     name: str, model: PreTrainedModel, targets: Targets, file_bytes: int, sizes: Sizes | None = None
 ) -> InspectedModel:
     """Inspect a loaded model, with what its configuration records."""
-    quantized = [module for module in model.modules() if isinstance(module, tuple(QUANTIZED.values()))]
+    schemes = Counter(
+        (str(part.weights), None if isinstance(module, nn.Embedding) else part.activations)
+        for module in model.modules()
+        if isinstance(part := getattr(module, "quantization", None), LayerQuantization)
+    )
     return InspectedModel(
         name,
         type(model).__name__,
@@ -61,16 +65,11 @@ def inspect_saved(
         file_bytes,
         read_contract(model),
         lost_zeros(model),
-        Counter(map(_schemes, quantized)),
-        # Who looks at one weight is told nothing else.
+        schemes,
+        # The report on a single weight is about nothing else.
         count_dead(model) if len(targets) > 1 else {},
         sizes,
     )
-
-
-def _schemes(module: nn.Module) -> tuple[str, str | None]:
-    part = module.quantization
-    return str(part.weights), None if isinstance(module, nn.Embedding) else part.activations
 
 
 def print_inspection(found: InspectedModel, console: Console) -> None:

@@ -7,8 +7,8 @@ from math import isfinite
 from typing import Any
 
 from hf_sparse.recipe import Recipe
+from hf_sparse.runs.latency import Conditions
 from hf_sparse.runs.measured import (
-    Conditions,
     MeasuredRun,
     Yardstick,
     lines_of,
@@ -64,7 +64,7 @@ class Comparison:
 
     @property
     def differences(self) -> dict[str, dict[str, list[MeasuredRun]]]:
-        settings = {run.name: _settings(run) for run in self.runs if run.run.record}
+        settings = {run.name: _settings(run.run.record) for run in self.runs if run.run.record}
         names = dict.fromkeys(name for found in settings.values() for name in found)
         differing: dict[str, dict[str, list[MeasuredRun]]] = {}
         for name in sorted(names, key=_part):
@@ -78,11 +78,10 @@ class Comparison:
 
     def latency(self, run: MeasuredRun) -> float | None:
         """Return the milliseconds of a run under the conditions that are compared."""
-        return run.latencies.get(self.conditions)
+        return None if self.conditions is None else run.latencies.get(self.conditions)
 
 
-def _settings(run: MeasuredRun) -> dict[str, str]:
-    record = run.run.record
+def _settings(record: Mapping[str, Any]) -> dict[str, str]:
     facts = {
         shown: public_name(value) if isinstance(value := record.get(name), str) else value
         for name, shown in _FACTS.items()

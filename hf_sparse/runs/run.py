@@ -86,7 +86,7 @@ def is_outdated(file: Path, record: Mapping[str, Any] | None) -> bool:
     What it says of the model was measured of an earlier one then. Copying makes files newer, never older.
     """
     date = record and record.get("date")
-    return bool(date) and file.stat().st_mtime < datetime.fromisoformat(date).timestamp()
+    return bool(date) and file.stat().st_mtime < datetime.fromisoformat(str(date)).timestamp()
 
 
 def pipeline_of(run: Run) -> list[Run]:
@@ -150,7 +150,7 @@ def _scores(
         return {}, None, None
     else:
         last = record["step"] if record else max((line["step"] for line in log), default=0)
-        found = next((line for line in reversed(log) if line["step"] == last), {})
+        found = dict(next((line for line in reversed(log) if line["step"] == last), {}))
         source = STATE
     scores, samples = scores_in(found)
     return scores, samples, source if scores else None

@@ -8,7 +8,7 @@ from tiny import arguments, bert, pruning, sentences
 from transformers import PreTrainedModel
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
-from hf_sparse.planning.dry_run import Rehearsal
+from hf_sparse.planning.dry_run import DryRun
 from hf_sparse.planning.estimate import Batch
 from hf_sparse.planning.plan import make_plan
 
@@ -19,8 +19,8 @@ def distilled(*assignments: str) -> Recipe:
     return Recipe.preset("prune_ofa_90").override(assignments)
 
 
-def rehearsed(recipe: Recipe, **settings: Any) -> Rehearsal:
-    return make_plan(recipe, STEPS, **({"model": bert()} | settings)).rehearsal
+def dry(recipe: Recipe, **settings: Any) -> DryRun:
+    return make_plan(recipe, STEPS, **({"model": bert()} | settings)).dry_run
 
 
 def test_memory_is_counted_in_bytes() -> None:
@@ -29,7 +29,7 @@ def test_memory_is_counted_in_bytes() -> None:
         sum(parameter.numel() for parameter in model.parameters()),
         sum(target.weight.numel() for target in find_targets(model)),
     )
-    needed = rehearsed(distilled("sparsity.revive=true"), model=model).memory
+    needed = dry(distilled("sparsity.revive=true"), model=model).memory
     assert needed == {
         "weights": 4 * weights,
         "gradients": 4 * weights,
@@ -50,13 +50,13 @@ def test_the_sidecar_of_a_real_run_is_no_larger_than_planned(tmp_path: Path, cha
     SparseTrainer(model=bert(), args=args, train_dataset=sentences(), recipe=recipe, teacher=teacher).train()
     written = (tmp_path / "checkpoint-8" / "hf_sparse_state.safetensors").read_bytes()
     header = 8 + int.from_bytes(written[:8], "little")
-    planned = rehearsed(recipe, teacher=teacher).sidecar
+    planned = dry(recipe, teacher=teacher).sidecar
     assert 0.5 * planned < len(written) - header <= planned
 
 
 def test_a_teacher_costs_a_third_of_a_step_by_its_size() -> None:
     def cost(teacher: Any) -> float:
-        return rehearsed(distilled(), teacher=teacher).cost["teacher's forward pass"]
+        return dry(distilled(), teacher=teacher).cost["teacher's forward pass"]
 
     assert cost(None) == cost(bert(seed=1)) == pytest.approx(1 / 3)
     assert cost(bert(num_hidden_layers=4)) == pytest.approx(2 / 3, rel=0.1)
@@ -67,7 +67,7 @@ def test_every_part_of_a_step_has_its_cost() -> None:
 
     def cost(tokens: int) -> dict[str, float]:
         batch = Batch(rows=2, accumulation=2, tokens=tokens)
-        return rehearsed(recipe, teacher=bert(hidden_size=64), batch=batch).cost
+        return dry(recipe, teacher=bert(hidden_size=64), batch=batch).cost
 
     short, long = cost(16), cost(32)
     assert list(short) == [
@@ -84,7 +84,7 @@ def test_every_part_of_a_step_has_its_cost() -> None:
 
 
 def test_relations_are_counted_by_their_products() -> None:
-    found = rehearsed(distilled("distillation.relations=1"))
+    found = dry(distilled("distillation.relations=1"))
     # 1 pair of layers, 3 kinds, 2 operations, 32 wide: three times in the student, once in the teacher.
     products = 3 * 2 * found.batch.tokens * 32 * 4
     assert found.cost["relations"] == pytest.approx(products / (6 * computing(bert())))

@@ -61,7 +61,7 @@ def test_sparsity_is_exact_whatever_pattern_allocation_and_overrides(
     )
     planned = make_plan(recipe, STEPS, model=bert())
     assert list(planned.sparsity[1:]) == [line["sparsity"] for line in logged(tmp_path, recipe)]
-    assert max(planned.rehearsal.removed.values()) == round(planned.sparsity[-1] * planned.rehearsal.weights)
+    assert max(planned.dry_run.removed.values()) == round(planned.sparsity[-1] * planned.dry_run.weights)
 
 
 def test_settings_of_the_scheduler_are_handed_on() -> None:
@@ -219,7 +219,7 @@ def test_a_rate_whose_settings_are_missing_is_refused_in_words() -> None:
 
 
 def test_linears_are_left_out_with_their_reasons() -> None:
-    found = plan(model=bert()).rehearsal
+    found = plan(model=bert()).dry_run
     assert found.targets == 12 and found.zeros_now == 0
     assert dict(found.left_out) == {
         "outside the layer stack (embedding projection or pooler)": 1,

@@ -98,7 +98,9 @@ def split_lines(
     lines: Sequence[Sequence[MeasuredRun]],
 ) -> tuple[list[Sequence[MeasuredRun]], list[MeasuredRun]]:
     """Return the lines that show more than one new stage, and the one new run of each of the others."""
-    shown, alone, seen = [], [], set()
+    shown: list[Sequence[MeasuredRun]] = []
+    alone: list[MeasuredRun] = []
+    seen: set[str] = set()
     for line in lines:
         new = {run.name for run in line} - seen
         if len(new) > 1:
@@ -188,8 +190,8 @@ def _facts(run: MeasuredRun, comparison: Comparison) -> dict[str, str]:
         facts["scored on"] = f"{run.run.samples:,} examples"
     for form, taken in run.files.items():
         facts["weights" if form == OWN else form] = f"{megabytes(taken)} MB"
-    if (taken := comparison.latency(run)) is not None:
-        facts["latency"] = f"{milliseconds(taken)} ms"
+    if (latency := comparison.latency(run)) is not None:
+        facts["latency"] = f"{milliseconds(latency)} ms"
     return facts
 
 

@@ -272,10 +272,10 @@ def stages_figure(stages: Sequence[MeasuredRun], key: str, numbers: Mapping[str,
     every[-1].tick_params(axis="x", length=0, labelcolor=INK.light)
     names = ", ".join(f"{numbers[stage.name]}\u00a0{stage.name}" for stage in logged)
     write_below(figure, names)
-    steps = "; ".join(f"{stage.name} {stage.run.log[-1]['step']:,} steps" for stage in logged)
+    lengths = "; ".join(f"{stage.name} {stage.run.log[-1]['step']:,} steps" for stage in logged)
     caption = (
-        f"What each stage logged, one after another: {steps}. All are drawn as wide as each other; losses of "
-        "different tasks do not compare."
+        f"What each stage logged, one after another: {lengths}. All stages are drawn in the same width; "
+        "losses of different tasks do not compare."
     )
     return Picture(key, title, caption, figure)
 

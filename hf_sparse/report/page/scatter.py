@@ -1,9 +1,9 @@
 """Scores against size and against latency, a numbered point for every run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hf_sparse.report.colours import BLUE, INK, ORANGE
 from hf_sparse.report.page.canvas import TEXT, Picture, name_axes, new_panels, write_below
@@ -36,13 +36,22 @@ _NEAR, _PANEL = 12.0, (250.0, 125.0)
 _HEIGHT = 3.3
 
 
+class _Point(NamedTuple):
+    """A run with its number, its place along the horizontal axis and its score."""
+
+    number: int
+    run: MeasuredRun
+    place: float
+    score: float
+
+
 @dataclass(frozen=True)
 class _Plot:
-    """Runs that can be compared, each with its number and its place along the horizontal axis."""
+    """Runs that can be compared."""
 
     name: str
     yardstick: Yardstick
-    points: Sequence[tuple[int, MeasuredRun, float]]
+    points: Sequence[_Point]
     label: str
     caption: str
 
@@ -52,7 +61,7 @@ class _Plot:
 
     @property
     def worth_drawing(self) -> bool:
-        places = [place for _, _, place in self.points]
+        places = [point.place for point in self.points]
         return len(places) > 1 and max(places) > _SPREAD * min(places)
 
 
@@ -98,58 +107,62 @@ def _groups(comparison: Comparison) -> list[list[_Plot]]:
 
 
 def _sizes(yardstick: Yardstick, comparison: Comparison) -> _Plot:
-    points = [
-        (number, run, run.smallest[1] / 1e6)
-        for number, run in comparison.numbered
-        if run.yardstick == yardstick and run.smallest is not None
-    ]
-    forms = sorted({run.smallest[0] for _, run, _ in points} - {OWN})
+    smallest = {run.name: found for run in comparison.runs if (found := run.smallest) is not None}
+    places = {name: size / 1e6 for name, (_, size) in smallest.items()}
+    points = _points(yardstick, comparison, places)
+    forms = sorted({smallest[point.run.name][0] for point in points} - {OWN})
     note = f", which for some is that in {' or '.join(forms)}" if forms else ""
     caption = f"The {yardstick} against the size of the smallest file of weights{note}.{_on_dense(points)}"
     return _Plot("size", yardstick, points, "weights in the file (MB)", caption)
 
 
 def _speeds(yardstick: Yardstick, comparison: Comparison) -> _Plot:
-    points = [
-        (number, run, taken)
-        for number, run in comparison.numbered
-        if run.yardstick == yardstick and (taken := comparison.latency(run)) is not None
-    ]
+    places = {run.name: taken for run in comparison.runs if (taken := comparison.latency(run)) is not None}
+    points = _points(yardstick, comparison, places)
     caption = f"The {yardstick} against the median latency for {comparison.conditions}.{_on_dense(points)}"
     return _Plot("latency", yardstick, points, "milliseconds", caption)
 
 
-def _on_dense(points: Sequence[tuple[int, MeasuredRun, float]]) -> str:
-    dense = [run.dense for _, run, _ in points]
+def _points(yardstick: Yardstick, comparison: Comparison, places: Mapping[str, float]) -> list[_Point]:
+    """Return the runs with this yardstick that have a place, which is given by their names."""
+    return [
+        _Point(number, run, places[run.name], run.score)
+        for number, run in comparison.numbered
+        if run.yardstick == yardstick and run.name in places and run.score is not None
+    ]
+
+
+def _on_dense(points: Sequence[_Point]) -> str:
+    dense = [point.run.dense for point in points]
     return " Orange diamonds are dense models." if any(dense) and not all(dense) else ""
 
 
 def _draw(axes: "Axes", plot: _Plot) -> None:
-    for _, run, place in plot.points:
-        marker, colour = ("D", ORANGE) if run.dense else ("o", BLUE)
-        axes.plot(place, run.score, marker, markersize=8, color=colour.light, clip_on=False)
-    axes.set_xlim(0, 1.08 * max(place for _, _, place in plot.points))
-    axes.set_ylim(*score_limits(run.score for _, run, _ in plot.points))
+    for point in plot.points:
+        marker, colour = ("D", ORANGE) if point.run.dense else ("o", BLUE)
+        axes.plot(point.place, point.score, marker, markersize=8, color=colour.light, clip_on=False)
+    axes.set_xlim(0, 1.08 * max(point.place for point in plot.points))
+    axes.set_ylim(*score_limits(point.score for point in plot.points))
     axes.xaxis.set_major_formatter("{x:,g}")
     name_axes(axes, x=plot.label, y=plot.yardstick.name)
     _number(axes, plot.points)
 
 
-def _number(axes: "Axes", points: Sequence[tuple[int, MeasuredRun, float]]) -> None:
+def _number(axes: "Axes", points: Sequence[_Point]) -> None:
     """Write numbers beside points, where they touch neither each other nor other points."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     there = [
-        ((x - left) / (right - left) * _PANEL[0], (run.score - low) / (high - low) * _PANEL[1])
-        for _, run, x in points
+        ((point.place - left) / (right - left) * _PANEL[0], (point.score - low) / (high - low) * _PANEL[1])
+        for point in points
     ]
     taken = list(there)
-    for (number, run, x), (across, up) in zip(points, there, strict=True):
+    for point, (across, up) in zip(points, there, strict=True):
         beside = [(across + right, up + above) for right, above in _OFFSETS]
         best = max(range(len(beside)), key=lambda place: min(_room(beside[place], taken), _NEAR))
         taken.append(beside[best])
         axes.annotate(
-            f"{number}",
-            (x, run.score),
+            f"{point.number}",
+            (point.place, point.score),
             _OFFSETS[best],
             textcoords="offset points",
             fontsize=TEXT,
@@ -166,5 +179,5 @@ def _room(place: tuple[float, float], taken: Sequence[tuple[float, float]]) -> f
     return min(max(abs(place[0] - x), abs(place[1] - y)) for x, y in taken) if inside else -1.0
 
 
-def _name_points(figure: "Figure", points: Sequence[tuple[int, MeasuredRun, float]]) -> None:
-    write_below(figure, ", ".join(f"{number}\u00a0{run.name}" for number, run, _ in points))
+def _name_points(figure: "Figure", points: Sequence[_Point]) -> None:
+    write_below(figure, ", ".join(f"{point.number}\u00a0{point.run.name}" for point in points))

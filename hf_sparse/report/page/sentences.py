@@ -31,7 +31,7 @@ def result_of(comparison: Comparison, chosen: MeasuredRun | None = None) -> str:
     if yardstick is None or len(compared) < 2:
         return f"{len(runs)} runs, whose scores cannot be compared."
     lower = lower_is_better(yardstick.metric)
-    best = min(compared, key=lambda run: (run.score if lower else -run.score, _least(run)))
+    best = min(compared, key=lambda run: ((run.score or 0.0) * (1 if lower else -1), _least(run)))
     sentences = [
         f"Of {len(compared)} runs scored by {yardstick}, {best.name} has the "
         f"{'lowest' if lower else 'highest'}: {_portrait(best, comparison)}."
@@ -54,7 +54,7 @@ def _least(run: MeasuredRun) -> float:
 
 def _portrait(run: MeasuredRun, comparison: Comparison, whole: bool = False) -> str:
     parts = []
-    if run.score is not None:
+    if run.score is not None and run.yardstick is not None:
         parts.append(f"{run.yardstick.name} {score_text(run.score)}{run.yardstick.basis if whole else ''}")
     if run.dense:
         parts.append("dense")
@@ -63,6 +63,6 @@ def _portrait(run: MeasuredRun, comparison: Comparison, whole: bool = False) -> 
     if run.smallest is not None:
         form, taken = run.smallest
         parts.append(f"{megabytes(taken)} MB{'' if form == OWN else f' ({form})'}")
-    if (taken := comparison.latency(run)) is not None:
-        parts.append(f"{milliseconds(taken)} ms")
+    if (latency := comparison.latency(run)) is not None:
+        parts.append(f"{milliseconds(latency)} ms")
     return ", ".join(parts) or "nothing was measured of it"
