@@ -1,4 +1,4 @@
-"""What a trainer would make of a model before its first step."""
+"""A dry run: what a trainer makes of a model before its first step."""
 
 import copy
 import logging
@@ -22,11 +22,12 @@ logger = logging.getLogger(__name__)
 class DryRun:
     """What a run does to one model, and what it needs.
 
-    `recipe` is the one the trainer follows, which may lock zeros that were not asked about. Of the `weights`
-    entries in `targets` matrices `zeros_now` are zero; `removed` says how many are removed after which mask
-    update, at first under -1, until the final sparsity is reached. `left_out` counts Linears by the reason.
-    `memory` is in bytes, `sidecar` the most bytes it takes; `cost` holds what each part adds to the time of a
-    step of `batch`, as a share of a plain one. `warnings` are those of the trainer.
+    `recipe` is the one that the trainer follows: a sparse model adds a lock on its zeros. There are `weights`
+    entries in `targets` matrices, of which `zeros_now` are zero. `removed` maps each step with a mask update
+    to the number of entries removed after it, and -1 to the number at the start. `left_out` counts Linears by
+    the reason for leaving them out. `memory` is in bytes; `sidecar` is the largest size of the sidecar in
+    bytes; `cost` is the time that each part adds to a step of `batch`, as a share of a plain step. `warnings`
+    are those of the trainer.
     """
 
     recipe: Recipe
@@ -43,7 +44,7 @@ class DryRun:
 
 
 class _NeverTrained(SparseTrainingMixin, Trainer):
-    """A trainer that never trains; a model that was saved without a head may get one where it is trained."""
+    """A trainer that never trains. It accepts a model without a head, since the script may add one."""
 
     def _check_learnable(self) -> None:
         try:
@@ -59,13 +60,13 @@ def run_dry(
     teacher: PreTrainedModel | None,
     batch: Batch,
 ) -> DryRun:
-    """Make a trainer and the masks of its run, both thrown away; the model stays as it is.
+    """Make a trainer and the masks of its run, and describe them; the model is not changed.
 
-    Without a `teacher`, a copy of the model stands in where the recipe wants one. Raises `ValueError` where
-    the trainer would.
+    If the recipe needs a teacher and none is given, a copy of the model stands in. Raises the trainer's
+    `ValueError`.
     """
     if recipe.quantization is not None:
-        # The trainer changes the classes of its layers.
+        # The trainer changes the classes of the model's layers.
         model = copy.deepcopy(model)
     if teacher is None and recipe.distillation is not None and recipe.distillation.teacher == "given":
         teacher = copy.deepcopy(model)
@@ -92,7 +93,7 @@ def run_dry(
 
 
 def _removed(sparsifier: Sparsifier) -> dict[int, int]:
-    """Return how many entries are removed after each mask update of the ramp, at first under -1."""
+    """Return the number of removed entries after each mask update of the ramp, and at the start under -1."""
     schedule, layout, masks = sparsifier.schedule, sparsifier.layout, sparsifier.masks
     removed = {-1: sum(masks.removed(name) for name in layout.blocks)}
     if schedule is None:
@@ -122,7 +123,7 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """Collect what hf_sparse warns of."""
+    """Collect the warnings of hf_sparse."""
     heard: list[str] = []
     handler = _Collector(heard)
     logger = logging.getLogger("hf_sparse")

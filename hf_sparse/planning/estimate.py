@@ -1,4 +1,4 @@
-"""What a run needs beside the activations of its model, and how much longer its steps take: estimates."""
+"""Estimates of the memory of a run, without activations, and of the time that its parts add to a step."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from hf_sparse.distillation.features.relations import Relations
 from hf_sparse.training.distiller import Distiller
 from hf_sparse.training.sparsifier import Sparsifier
 
-# Operations in the time that it takes to move one byte: an assumption. It is near 10 for processors in single
-# precision, up to hundreds for accelerators in half precision.
+# Operations in the time that moving one byte takes. This is an assumption: the ratio is about 10 for CPUs in
+# single precision and up to hundreds for accelerators in half precision.
 BALANCE = 20
 
 # Bytes moved for each target weight of four bytes. Clearing a gradient reads it, reads its mask, writes it.
@@ -21,13 +21,13 @@ BALANCE = 20
 # and gradient, and writes that.
 _CLEARING, _REVIVING, _PENALIZING = 9, 32, 12
 
-# Values that AdamW, the Trainer's default, keeps for each trained parameter.
+# Values that AdamW, the default of Trainer, keeps for each trained parameter.
 _MOMENTS = 2
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one process sees in one optimizer step: rows in a micro-batch, micro-batches, tokens in a row."""
+    """The data of one process in one step: rows of a micro-batch, micro-batches, tokens of a row."""
 
     rows: int = 8
     accumulation: int = 1
@@ -41,9 +41,10 @@ class Batch:
 def memory(
     model: PreTrainedModel, sparsifier: Sparsifier | None, distiller: Distiller | None
 ) -> dict[str, int]:
-    """Return the bytes of everything in a process but activations, in the precision of the loaded model.
+    """Return the bytes of everything in a process except activations, in the precision of the loaded model.
 
-    Exact for weights, masks and teacher; gradients and state are those of AdamW on all trained parameters.
+    Exact for weights, masks and teacher; gradients and optimizer state assume AdamW on all trained
+    parameters.
     """
     trained = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
     learned = _bytes(distiller.parameters()) if distiller else 0
@@ -61,9 +62,9 @@ def memory(
 
 
 def sidecar(sparsifier: Sparsifier | None, distiller: Distiller | None, removed: int) -> int:
-    """Return the most bytes that the sidecar of a checkpoint takes, beside a header of some kilobytes.
+    """Return the largest size in bytes of a checkpoint's sidecar, without its header of some kilobytes.
 
-    One bit for each target weight; while weights may return, also the values of those that are `removed`;
+    It holds one bit for each target weight, the values of the `removed` weights while they may return, and
     what is learned beside the student.
     """
     total = _bytes(distiller.parameters()) if distiller else 0
@@ -80,14 +81,15 @@ def sidecar(sparsifier: Sparsifier | None, distiller: Distiller | None, removed:
 def step_cost(
     model: PreTrainedModel, sparsifier: Sparsifier | None, distiller: Distiller | None, batch: Batch
 ) -> dict[str, float]:
-    """Estimate what each part adds to the time of a training step, as a share of a plain step.
+    """Estimate the time that each part adds to a training step, as a share of a plain step.
 
-    A plain step does 6 operations for each token and each parameter outside the embeddings, 2 of them in the
-    forward pass (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). So a teacher's forward pass takes a
-    third of a step times the ratio of the parameters; projections of hidden states take the share of their
-    own; relations take the products of the vectors they compare, three times in the student, there and back.
-    What only moves data is counted by bytes at `BALANCE` operations each. Left out, since it depends on the
-    machine more than on the recipe: comparing outputs, attention in its slower form, mask updates, rounding.
+    A plain step takes 6 operations for each token and each parameter outside the embeddings, 2 of them in the
+    forward pass (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). A teacher's forward pass therefore takes
+    a third of a step times the ratio of the parameters, and projections of hidden states take the share of
+    their own parameters. Relations take the products of the vectors they compare: once in the teacher, and
+    three times in the student, for the forward and the backward pass. Parts that only move data are counted
+    in bytes, at `BALANCE` operations each. Left out are parts that depend on the machine more than on the
+    recipe: comparing outputs, attention in its slower form, mask updates, rounding.
     """
     plain = 6 * _computing(model)
     cost: dict[str, float] = {}
@@ -113,7 +115,7 @@ def step_cost(
 
 
 def _products(relations: Relations, student: PreTrainedModel, teacher: PreTrainedModel, tokens: int) -> float:
-    """Return the operations that comparing relations takes for each token."""
+    """Return the operations for each token that comparing relations takes."""
     widths = [model.config.get_text_config().hidden_size for model in (student, teacher)]
     return len(relations.pairs) * len(KINDS) * 2 * tokens * (3 * widths[0] + widths[1])
 

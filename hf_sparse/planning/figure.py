@@ -1,4 +1,4 @@
-"""A planned run as a picture."""
+"""A planned run as a figure."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,19 +11,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The share of the width that the name of a step takes.
+# Share of the width that the name of a step takes.
 _ROOM = 0.16
 _LOSSES = ("#5b6b7a", "#7a5c86", "#a5566b", "#5f7d4f", "#8a6d3b")
 
 
 def plan_figure(plan: Plan, title: str) -> "Figure":
-    """Draw sparsity with the mask updates, learning rate, weights of loss terms, each against the step."""
+    """Draw sparsity with mask updates, learning rate and weights of loss terms, each against the step."""
     drawn: list[tuple[Callable[[Axes, Plan], None], float]] = []
     drawn += [(_draw_sparsity, 3)] if plan.sparsity is not None else []
     drawn += [(_draw_rate, 2)] if plan.learning_rate is not None else []
     drawn += [(_draw_losses, 0.8)] if plan.loss_weights else []
     if not drawn:
-        raise ValueError("nothing is known of this run that could be drawn; plan without --png")
+        raise ValueError(
+            "this plan has nothing to draw: sparsity, learning rate and loss weights are all unknown; plan "
+            "without --png"
+        )
     ratios = [ratio for _, ratio in drawn]
     figure = new_figure(9, 1.3 + 1.05 * sum(ratios), title)
     panels = figure.subplots(len(drawn), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
@@ -43,7 +46,7 @@ def plan_figure(plan: Plan, title: str) -> "Figure":
 
 
 def _name_key_steps(axes: "Axes", plan: Plan) -> None:
-    """Write what happens above its step, higher where it would touch the name before."""
+    """Write each note above its step, higher if it would touch the note before it."""
     height, last = 0, -plan.total_steps
     for step, note in sorted(notes_of(plan).items()):
         if 0 < step < plan.total_steps:
@@ -92,7 +95,7 @@ def _draw_rate(axes: "Axes", plan: Plan) -> None:
 
 
 def _draw_losses(axes: "Axes", plan: Plan) -> None:
-    """Pile the weights up, so that equal ones do not hide each other."""
+    """Stack the weights, so that equal ones do not hide each other."""
     floor, colours = 0.0, iter(_LOSSES)
     for name, weight in plan.loss_weights.items():
         if weight:

@@ -1,4 +1,4 @@
-"""What a training run would do, step by step, without running it."""
+"""Plan a training run: what happens at which step, without a step of training."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from hf_sparse.training.rewind import FOLLOW_A_METRIC, check_rewindable, rewind_
 
 @dataclass(frozen=True)
 class Plan:
-    """A run of `total_steps` optimizer steps, as the log lines of its trainer will tell it.
+    """A run of `total_steps` optimizer steps, with the values that its trainer will log.
 
-    `sparsity[t]` is the share of removed weights after t steps, from 0: exact with a model, else as asked
-    for, None where only the model could tell. `learning_rate[t]` is that of step t, None at 0, which is no
-    step; None as a whole where the rate follows a metric. `updates` are the steps after which masks are
-    recomputed; after `rounding` the rounding of quantization begins, after `freezing` the ranges of inputs
-    stay as they are. The weights of loss terms are the same at every step. `dry_run` is None without a
-    model; `remarks` say what is not promised.
+    `sparsity[t]` is the share of removed weights after t steps, from 0: exact with a model, else the
+    scheduled one, None if it depends on the model. `learning_rate[t]` is that of step t, None for t = 0; the
+    whole is None if the rate follows a metric. `updates` are the steps after which masks are recomputed.
+    Quantization starts to round after step `rounding` and fixes the ranges of inputs after step `freezing`.
+    The weights of loss terms hold for every step. `dry_run` is None without a model; `remarks` say what the
+    plan cannot promise.
     """
 
     recipe: Recipe
@@ -46,7 +46,7 @@ class Plan:
     remarks: tuple[str, ...]
 
     def updates_by(self, step: int) -> int:
-        """Return how many mask updates there have been after so many steps."""
+        """Return the number of mask updates in the first `step` steps."""
         return bisect_right(self.updates, step)
 
     @property
@@ -60,20 +60,22 @@ class Plan:
 
 
 def count_rows(data: str) -> int:
-    """Return the rows to train on of a file, a directory of files or a data set of the Hub, as they are.
+    """Return the number of training rows in a file, a directory of files or a data set of the Hub.
 
-    Raises `ValueError` if it has no split called train.
+    Raises `ValueError` if the split `train` is missing.
     """
     splits = load_splits(files={"train": data}) if Path(data).is_file() else load_splits(data)
     if "train" not in splits:
-        raise ValueError(f"{data} has no split called train, only {', '.join(splits)}; give the file itself")
+        raise ValueError(
+            f"{data} lacks a split called train and has only {', '.join(splits)}; give the file itself"
+        )
     return len(splits["train"])
 
 
 def count_steps(rows: int, batch_size: int, epochs: float, accumulation: int = 1, processes: int = 1) -> int:
-    """Return the optimizer steps that Trainer makes of so many rows.
+    """Return the number of optimizer steps of a run over `rows` rows.
 
-    As `Trainer.set_initial_training_values` counts them: the last batch of an epoch may be smaller, processes
+    Counted as in `Trainer.set_initial_training_values`: the last batch of an epoch may be smaller, processes
     share the batches evenly, the last accumulation of an epoch may be shorter. Raises `ValueError` for
     numbers that are not positive.
     """
@@ -97,17 +99,27 @@ def make_plan(
     teacher: PreTrainedModel | None = None,
     batch: Batch | None = None,
 ) -> Plan:
-    """Work out a run of `total_steps` steps by this recipe, without a step of training.
+    """Return the plan of a run by a recipe, without a step of training.
 
-    The settings of the learning rate are those of `TrainingArguments`. With a `model`, a `SparseTrainer` is
-    made of it and thrown away, which refuses what it would refuse before its first step; a `teacher` is
-    frozen, and without one a copy of the model stands in where the recipe wants it. `batch` matters to the
-    estimated cost alone. Raises `ValueError` where the run cannot work.
+    Args:
+        recipe: What the run does.
+        total_steps: Number of optimizer steps.
+        learning_rate, lr_scheduler_type, warmup_steps, lr_scheduler_kwargs: As in `TrainingArguments`.
+        model: If given, a `SparseTrainer` is made of it and thrown away: counts are then exact, and what the
+            trainer refuses before its first step is refused here.
+        teacher: The teacher of the run, which is frozen. A copy of the model stands in if it is missing.
+        batch: Batch of one process, for the estimated cost alone.
+
+    Returns:
+        The `Plan`.
+
+    Raises:
+        ValueError: The run cannot work by this recipe.
     """
     if total_steps < 1:
         raise ValueError(f"a run has at least 1 step, got {total_steps}")
     if teacher is not None and model is None:
-        raise ValueError("a teacher is checked against a model, and none is given; give the model too")
+        raise ValueError("a teacher is checked against the model it teaches; give the model too")
     if recipe.sparsity is not None and recipe.sparsity.lr_rewind:
         check_rewindable(lr_scheduler_type)
     rate_is_known = lr_scheduler_type not in FOLLOW_A_METRIC
@@ -116,7 +128,7 @@ def make_plan(
             folder,
             max_steps=total_steps,
             learning_rate=learning_rate,
-            # Arguments with the others need evaluation, which no part of the plan has.
+            # The arguments refuse the others without evaluation, which a plan leaves out.
             lr_scheduler_type=lr_scheduler_type if rate_is_known else "constant",
             warmup_steps=warmup_steps,
             lr_scheduler_kwargs=dict(lr_scheduler_kwargs or {}),
@@ -147,7 +159,7 @@ def make_plan(
 def _learning_rates(
     sparsity: SparsityRecipe | None, schedule: Schedule | None, args: TrainingArguments
 ) -> tuple[float | None, ...]:
-    """Return the learning rate of every step, from the scheduler that Trainer would build."""
+    """Return the learning rate of every step, from the scheduler that Trainer builds."""
     # Trainer takes the name of a scheduler as text and turns it into a member of this type.
     kind, settings = SchedulerType(args.lr_scheduler_type), args.lr_scheduler_kwargs
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=args.learning_rate)
@@ -172,7 +184,7 @@ def _learning_rates(
 def _sparsities(
     schedule: Schedule | None, updates: tuple[int, ...], total_steps: int, seen: DryRun | None
 ) -> tuple[float, ...] | None:
-    """Return the sparsity after every step, which is that of the last mask update."""
+    """Return the sparsity after every step: that of the last mask update."""
     if seen is not None and seen.weights:
         after = {step: removed / seen.weights for step, removed in seen.removed.items()}
     elif schedule is not None:
@@ -187,7 +199,7 @@ def _sparsities(
 
 
 def _quantization(recipe: Recipe, total_steps: int) -> tuple[int | None, int | None]:
-    """Return the steps after which rounding begins and ranges freeze, where there are ranges."""
+    """Return the steps after which rounding begins and ranges freeze, None for what does not happen."""
     if recipe.quantization is None:
         return None, None
     begin, freeze = recipe.quantization.resolve(total_steps)
@@ -197,13 +209,13 @@ def _quantization(recipe: Recipe, total_steps: int) -> tuple[int | None, int | N
 def _remarks(
     recipe: Recipe, schedule: Schedule | None, seen: DryRun | None, taught: bool, rate_is_known: bool
 ) -> tuple[str, ...]:
-    """Say what the plan takes for granted, what it leaves out, what the trainer does not promise."""
+    """Return sentences on what the plan assumes and leaves out, and what the trainer does not promise."""
     said = list(seen.warnings) if seen else []
     sparsity, distillation = recipe.sparsity, recipe.distillation
     if not rate_is_known:
-        said.append("The learning rate follows a metric, so it is not known before the run.")
+        said.append("The learning rate follows a metric, so it is unknown before the run.")
     if distillation is not None and distillation.teacher == "given" and not taught:
-        said.append("The teacher is taken to be of the model's size; name it to have it checked.")
+        said.append("The teacher is assumed to have the size of the model; name it to have it checked.")
     revives = sparsity is not None and sparsity.revives
     if schedule is not None and schedule.update_end > schedule.ramp_end and not revives:
         said.append(
@@ -215,13 +227,13 @@ def _remarks(
     if sparsity is not None and seen is None and not sparsity.include:
         said.append("Embeddings, pooler and head stay dense: only the layer stack is pruned.")
     if recipe.quantization is not None:
-        said.append("Rounding is simulated: the model keeps its precision, and steps take longer by it.")
+        said.append("Rounding is simulated: the model keeps its precision, and steps take longer.")
     if sparsity is not None:
-        said.append("Zeros are stored like any number: files stay as large as those of the dense model.")
+        said.append("Zeros are stored like other numbers: files are as large as those of the dense model.")
     if recipe != Recipe():
         said.append(
-            "Resuming is exact where the collator draws no random numbers (for masked words use "
-            "hf_sparse.training.mlm), but neither with save_only_model nor with persistent workers, "
-            "nor with a stream whose passes differ in length."
+            "Resuming is exact if the collator draws no random numbers (for masked words use "
+            "hf_sparse.training.mlm), but not with save_only_model, persistent workers or a stream whose "
+            "passes differ in length."
         )
     return tuple(said)

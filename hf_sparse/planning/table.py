@@ -1,4 +1,4 @@
-"""A planned run as a table, as numbers."""
+"""A planned run as a table and as JSON."""
 
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +25,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
-    """Return everything in a plan as JSON takes it; series begin at step 0."""
+    """Return a plan as JSON takes it; series begin at step 0."""
     return {
         "recipe": plan.recipe.to_dict(),
         "total_steps": plan.total_steps,
@@ -42,7 +42,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def sampled_steps(plan: Plan, most: int = _ROWS) -> list[int]:
-    """Choose at most so many steps to show: those where something changes, round numbers in between."""
+    """Return at most `most` steps to show: those where something changes, and round numbers between them."""
     keys, last = plan.key_steps, plan.total_steps
     for spacing in (factor * 10**power for power in range(20) for factor in (1, 2, 5)):
         grid = range(0, last, spacing)
@@ -52,7 +52,7 @@ def sampled_steps(plan: Plan, most: int = _ROWS) -> list[int]:
 
 
 def notes_of(plan: Plan) -> dict[int, str]:
-    """Name the steps where something changes; what matters more overwrites the rest."""
+    """Return a note for every step where something changes; of several, the most important."""
     notes = {0: "start", plan.total_steps: "end"}
     if plan.rounding is not None:
         notes[plan.rounding] = "rounding begins"
@@ -91,7 +91,7 @@ def _pruning(plan: Plan) -> str:
     if (sparsity := plan.recipe.sparsity) is None:
         return "Nothing is pruned."
     if plan.schedule is None:
-        return "The zeros that the model comes with are locked."
+        return "The zeros of the model are locked."
     return f"Pruned by {sparsity.method}: {sparsity.pattern}, {sparsity.allocation}."
 
 
@@ -100,7 +100,7 @@ def _steps_of(every: int) -> str:
 
 
 def _steps(plan: Plan) -> Table:
-    # With all the terms of a loss there is no room for notes in 80 columns.
+    # Many loss terms leave too little room for notes in 80 columns.
     noted = len(plan.loss_weights) <= 3
     table = narrow_table("step", "zeros", "rate", *plan.loss_weights, "updates", numbered=True)
     if noted:

@@ -19,7 +19,7 @@ from hf_sparse.runs.measured import (
 from hf_sparse.runs.run import Run
 from hf_sparse.training.record import public_name
 
-# What is compared of a record besides recipe and arguments, under the names that are shown.
+# Entries of a record that are compared besides recipe and arguments, with the names that are shown.
 _FACTS = {
     "base_model": "base model",
     "teacher": "teacher",
@@ -30,22 +30,18 @@ _FACTS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs that are shown together, in their order.
-
-    `groups` holds those whose scores can be compared, None those without scores; `conditions` what the
-    latencies that are compared were measured on, None where there are none; `differences` for every setting
-    that differs its values, and the runs that have each.
-    """
+    """Runs that are shown together, in their order."""
 
     runs: tuple[MeasuredRun, ...]
 
     @property
     def numbered(self) -> list[tuple[int, MeasuredRun]]:
-        """The runs with the numbers that stand for them in figures."""
+        """The runs with their numbers in figures, from 1."""
         return list(enumerate(self.runs, start=1))
 
     @property
     def groups(self) -> dict[Yardstick | None, list[MeasuredRun]]:
+        """The runs by their yardsticks: scores of one group can be compared; None has runs without scores."""
         found: dict[Yardstick | None, list[MeasuredRun]] = {}
         for run in self.runs:
             found.setdefault(run.yardstick, []).append(run)
@@ -53,7 +49,7 @@ class Comparison:
 
     @property
     def conditions(self) -> Conditions | None:
-        """Those of most runs."""
+        """The conditions that most runs' latencies were measured under, None without latencies."""
         counts = Counter(conditions for run in self.runs for conditions in run.latencies)
         return counts.most_common(1)[0][0] if counts else None
 
@@ -64,6 +60,7 @@ class Comparison:
 
     @property
     def differences(self) -> dict[str, dict[str, list[MeasuredRun]]]:
+        """The settings that differ: for each its values, and for each value the runs that have it."""
         settings = {run.name: _settings(run.run.record) for run in self.runs if run.run.record}
         names = dict.fromkeys(name for found in settings.values() for name in found)
         differing: dict[str, dict[str, list[MeasuredRun]]] = {}
@@ -91,7 +88,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _part(name: str) -> int:
-    """Rank a setting by the part of the recipe it is in, those of training before all of them."""
+    """Return the sort key of a setting: training arguments first, then the parts of the recipe."""
     return [*Recipe.model_fields, name.partition(".")[0]].index(name.partition(".")[0]) if "." in name else -1
 
 
@@ -107,12 +104,12 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
 
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
-    """Measure runs, under names that tell them apart; raises as `measure_run` does."""
+    """Measure runs under unique names; raises what `measure_run` raises."""
     return Comparison(tuple(map(measure_run, runs, names_of(runs))))
 
 
 def comparison_as_dict(comparison: Comparison) -> dict[str, Any]:
-    """Return everything that is compared as JSON takes it."""
+    """Return the comparison as JSON takes it."""
     return {
         "runs": [run_as_dict(run, comparison) for run in comparison.runs],
         "conditions": comparison.conditions and vars(comparison.conditions),
@@ -124,7 +121,7 @@ def comparison_as_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def run_as_dict(run: MeasuredRun, comparison: Comparison) -> dict[str, Any]:
-    """Return what was measured of one run; what is not finite gives None."""
+    """Return the measurements of one run as JSON takes them."""
     return {
         "run": run.name,
         "step": (run.run.record or {}).get("step"),

@@ -1,4 +1,4 @@
-"""What a Trainer has logged, read from the state that it saves."""
+"""The log of a run, read from the state that its Trainer saves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +15,10 @@ Log = Sequence[Mapping[str, float]]
 
 
 def read_log(directory: str | Path) -> list[dict[str, float]]:
-    """Return what a Trainer logged, by step, in the state that `furthest_state` returns; raises as that does.
+    """Return the numbers that a Trainer logged, one mapping for each step, in order.
 
-    Numbers of one step, as of training and evaluation, are in one mapping.
+    Training and evaluation of a step share its mapping. Reads the state that `furthest_state` returns, and
+    raises what that raises.
     """
     rows: dict[int, dict[str, float]] = {}
     for line in furthest_state(directory)["log_history"]:
@@ -27,14 +28,14 @@ def read_log(directory: str | Path) -> list[dict[str, float]]:
 
 
 def is_number(value: object) -> bool:
-    """Say whether something logged or measured is a number, and not a yes or no."""
+    """Return whether a logged or measured value is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def furthest_state(directory: str | Path) -> dict[str, Any]:
-    """Return the state that a Trainer saved in its output directory or its last checkpoint.
+    """Return the state in a Trainer's output directory or last checkpoint, whichever logged more steps.
 
-    The one with the later step in its log counts. Raises `ValueError` if there is none, or one is damaged.
+    Raises `ValueError` if neither has one, or if one is damaged.
     """
     directory = Path(directory)
     last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
@@ -42,7 +43,7 @@ def furthest_state(directory: str | Path) -> dict[str, Any]:
     states = [_read_state(path) for path in places if path.is_file()]
     if not states:
         raise ValueError(
-            f"{directory} has no {STATE}, nor a checkpoint with one; name the output directory of a Trainer"
+            f"{directory} and its checkpoints lack a {STATE}; name the output directory of a Trainer"
         )
     return max(states, key=lambda state: max((line["step"] for line in state["log_history"]), default=0))
 
@@ -51,8 +52,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     state = read_json(path, _STATE, _WAY_OUT)
     lines = state.get("log_history")
     if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
-        raise ValueError(f"{path} is no {_STATE} (its log_history is no list of tables); {_WAY_OUT}")
+        raise ValueError(f"{path} is not a {_STATE} (its log_history is not a list of tables); {_WAY_OUT}")
     for line in lines:
         if not isinstance(step := line.get("step"), int) or isinstance(step, bool) or step < 0:
-            raise ValueError(f"{path} is no {_STATE} (a step in it is {shortened(step)}); {_WAY_OUT}")
+            raise ValueError(f"{path} is not a {_STATE} (a step in it is {shortened(step)}); {_WAY_OUT}")
     return state

@@ -1,4 +1,4 @@
-"""Runs with what is measured of the models that they left."""
+"""Runs with measurements of their models: weights, file sizes, scores, latencies."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,17 +20,18 @@ from hf_sparse.training.loading import load_trained
 from hf_sparse.training.record import fact_text, read_record
 
 OWN = "model"
-# A model with a smaller share of zeros is called dense: by chance, or by rounding, some are anywhere.
+# A model with a smaller share of zeros is dense: chance and rounding make some zeros in any model.
 _DENSE = 0.005
-# What an evaluation of answers says of a part of the questions, and what counts less than F1.
+# Scores on a part of the questions, and exact matches, which are shown after F1.
 _ASIDE = ("HasAns", "NoAns", "exact")
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What a score was measured by; only scores of equal yardsticks are compared.
+    """Metric and data of a score; only scores of equal yardsticks are compared.
 
-    `head` is what the model is for, as its class says: `BertForMaskedLM` gives MaskedLM.
+    `head` is the part of the class after `For`: `BertForMaskedLM` gives MaskedLM. `samples` is the number of
+    examples, None if unknown.
     """
 
     metric: str
@@ -45,7 +46,7 @@ class Yardstick:
 
     @property
     def basis(self) -> str:
-        """The examples in words, to stand behind a score; empty if nothing is known of them."""
+        """The examples in words, such as " on 872 examples of sst2"; empty if unknown."""
         examples = "" if self.samples is None else f" on {self.samples:,} examples"
         dataset = f" of {self.dataset}" if self.dataset else ""
         return f"{examples}{dataset}"
@@ -56,11 +57,10 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run under a name that tells it apart from others, with its weights and the size of its files.
+    """A run under a unique name, with its weights and the size of its files.
 
-    `weights` are empty where the model is not there or has none that could be pruned. `files` has the bytes
-    of the weights by the form they are in: `model` for the run's own, the name of the directory in it for
-    others.
+    `weights` is empty if the model is missing or has nothing to prune. `files` maps each form of the weights
+    to its bytes: `model` for the run's own, the name of a directory in the run for others.
     """
 
     run: Run
@@ -91,7 +91,7 @@ class MeasuredRun:
 
     @property
     def yardstick(self) -> Yardstick | None:
-        """The first score that is no loss, of all questions, F1 before exact matches; None without any."""
+        """The metric that is compared: no loss if there are others, and F1 before exact match."""
         if not self.run.scores:
             return None
         metric = min(worth_showing(self.run.scores), key=lambda name: name.startswith(_ASIDE))
@@ -115,9 +115,9 @@ class MeasuredRun:
 
 
 def gather_runs(directories: Iterable[Path]) -> list[Run]:
-    """Return the run in each directory, or those in the directories in it, every run once.
+    """Return the run in each directory, or the runs in its subdirectories, every run once.
 
-    A run that was interrupted is its last checkpoint. Raises `ValueError` if there is none in one of them.
+    An interrupted run is represented by its last checkpoint. Raises `ValueError` if a directory is empty.
     """
     found = [run for directory in directories for run in _runs_in(directory)]
     return list({run.directory.resolve(): run for run in found}.values())
@@ -130,20 +130,20 @@ def _runs_in(directory: Path) -> list[Run]:
 
 
 def lines_of(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the pipelines that end in one of the runs, without those that are a part of another one."""
+    """Return the pipelines that end in one of the runs, except those that are part of a longer one."""
     pipelines = [pipeline_of(run) for run in runs]
     earlier = {stage.directory.resolve() for stages in pipelines for stage in stages[:-1]}
     return [stages for stages in pipelines if stages[-1].directory.resolve() not in earlier]
 
 
 def teachers_of(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs that made the teachers of others, as far as they lie on this machine, each once."""
+    """Return the runs that trained the teachers of others, each once, if they lie on this machine."""
     found = [teacher for run in runs if (teacher := origin_of(run, "teacher")) is not None]
     return list({run.directory.resolve(): run for run in found}.values())
 
 
 def measure_run(run: Run, name: str) -> MeasuredRun:
-    """Load the model of a run to look at its weights; raises as `load_trained` does."""
+    """Load the model of a run and inspect its weights; raises what `load_trained` raises."""
     files = _files(run.directory)
     return MeasuredRun(run, name, _inspect(run.directory) if OWN in files else (), files)
 
@@ -153,7 +153,7 @@ def _inspect(directory: Path) -> tuple[WeightInspection, ...]:
     try:
         targets = find_targets(model)
     except ValueError:
-        # There are models without a layer that could be pruned.
+        # The model lacks layers that can be pruned.
         return ()
     return inspect_weights(targets)
 
@@ -165,7 +165,7 @@ def _files(directory: Path) -> dict[str, int]:
         try:
             sizes[form] = weight_bytes(str(place))
         except FileNotFoundError:
-            # Weights are large, and are deleted before logs are.
+            # Weights were deleted to save space, and the log was kept.
             continue
     return sizes
 
@@ -180,11 +180,11 @@ def _other_forms(directory: Path) -> list[Path]:
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """Return names of runs by as much of the end of their paths as tells them apart."""
+    """Return the shortest ends of the runs' paths that are unique."""
     paths = [run.directory.resolve().parts for run in runs]
     names = []
     for parts in paths:
-        # Every run has checkpoints of such names.
+        # `checkpoint-500` alone is ambiguous.
         count = 2 if parts[-1].startswith(PREFIX_CHECKPOINT_DIR) else 1
         while count < len(parts) and any(
             other != parts and other[-count:] == parts[-count:] for other in paths

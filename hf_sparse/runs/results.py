@@ -14,24 +14,24 @@ from hf_sparse.storage import write_atomically
 
 EVALUATION = "eval_results.json"
 _PREFIX = "eval_"
-# Scripts of masked language modelling call the one score so that has no prefix.
+# Scripts for masked language modelling write the perplexity without a prefix.
 _PREFIXES = (_PREFIX, "perplexity")
 _MEASURED, _WAY_OUT = "measurement of a model", "measure again, or delete it"
-# What an evaluation reports of itself and not of the model.
+# Values of an evaluation that describe its speed, not the model.
 _CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
 
 
 def read_measured(path: Path) -> dict[str, Any]:
-    """Return what a file says was measured of a model; raise `ValueError` if it is damaged."""
+    """Return the measurements of a model that a JSON file holds; raise `ValueError` if it is damaged."""
     found = read_json(path, _MEASURED, _WAY_OUT)
     zeros = found.get("sparsity")
     if zeros is not None and not (is_number(zeros) and 0 <= zeros <= 1):
-        raise ValueError(f"{path} is no {_MEASURED} (a sparsity of {shortened(zeros)}); {_WAY_OUT}")
+        raise ValueError(f"{path} is not a {_MEASURED} (a sparsity of {shortened(zeros)}); {_WAY_OUT}")
     return found
 
 
 def scores_in(results: Mapping[str, Any]) -> tuple[dict[str, float], int | None]:
-    """Return the scores among what `Trainer.save_metrics` writes, and on how many examples they were made."""
+    """Return the scores that `Trainer.save_metrics` wrote, and the number of examples, None if unknown."""
     numbers = {
         name.removeprefix(_PREFIX): value
         for name, value in results.items()
@@ -43,7 +43,7 @@ def scores_in(results: Mapping[str, Any]) -> tuple[dict[str, float], int | None]
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Write results with date, hardware, versions as JSON, whole or not at all; return what was written."""
+    """Write results with date, hardware and versions as JSON, whole or not at all; return the content."""
     origin = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),

@@ -1,4 +1,4 @@
-"""All that the files of a finished run say of it: its record, its log, what was measured of its model."""
+"""A finished run as its files describe it: record, log, scores and latencies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +20,10 @@ LATENCY = "latency*.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One run: where it lies and what its files hold, None or empty where there is no such file.
+    """One run: its directory and the contents of its files, None or empty for a missing file.
 
-    `scores` are those of the last evaluation, by the names of their metrics, `samples` how many examples it
-    was made on. `scores_file` is the name of the file that holds them. `latencies` are the contents of
-    `latency_files`, which `latency_reports` checks.
+    `scores` maps metrics to the results of the last evaluation, on `samples` examples, read from
+    `scores_file`. `latencies` are the contents of `latency_files`, which `latency_reports` checks.
     """
 
     directory: Path
@@ -42,7 +41,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """What the run did; nothing, where there is no record."""
+        """The recipe of the run, empty without a record."""
         return Recipe.from_dict(self.record["recipe"] if self.record else {})
 
     def latency_reports(self) -> tuple[LatencyReport, ...]:
@@ -60,16 +59,16 @@ class Run:
 
 
 def read_run(directory: str | Path) -> Run:
-    """Read the files of a run; raise `ValueError` if there is no model, or for a file that is damaged.
+    """Read the files of a run; raise `ValueError` if the model is missing or a file is damaged.
 
     Scores come from `eval_results.json`, as `Trainer.save_metrics("eval", ...)` writes it, else from the
-    evaluation after the last step in the Trainer's log. Where a best model was kept track of, and another
-    step was the best, the model may be that one's: then the log has no scores of it.
+    evaluation after the last step in the Trainer's log. If the Trainer tracked the best model and an earlier
+    step was the best, the model may be of that step, and scores in the log are not used.
     """
     directory = Path(directory)
     if not (directory / CONFIG_NAME).is_file():
         raise ValueError(
-            f"{directory} holds no model, there is no {CONFIG_NAME} in it; name the output directory of a run"
+            f"{directory} lacks a model: {CONFIG_NAME} is missing; name the output directory of a run"
         )
     record = read_record(directory)
     logged = (directory / STATE).is_file() or any(directory.glob(f"checkpoint-*/{STATE}"))
@@ -81,16 +80,16 @@ def read_run(directory: str | Path) -> Run:
 
 
 def is_outdated(file: Path, record: Mapping[str, Any] | None) -> bool:
-    """Say whether a file is older than the end of the training that a record is of.
+    """Return whether a file is older than the end of the training that the record describes.
 
-    What it says of the model was measured of an earlier one then. Copying makes files newer, never older.
+    Its measurements are then of an earlier model. Copying makes files newer, never older.
     """
     date = record and record.get("date")
     return bool(date) and file.stat().st_mtime < datetime.fromisoformat(str(date)).timestamp()
 
 
 def pipeline_of(run: Run) -> list[Run]:
-    """Return a run after those it started from, the first one first, as far as they lie on this machine."""
+    """Return the runs that led to a run, in order, and the run itself, if they lie on this machine."""
     stages, seen = [run], {run.directory.resolve()}
     while (
         before := origin_of(stages[0], "base_model")
@@ -101,10 +100,10 @@ def pipeline_of(run: Run) -> list[Run]:
 
 
 def origin_of(run: Run, role: str) -> Run | None:
-    """Return the run that made a model which another one names as its `base_model` or `teacher`.
+    """Return the run of the model that another run names as its `base_model` or `teacher`.
 
-    It lies where the record says, or in a directory of the same name beside the run. None if it is not there,
-    if it is named as on the Hub, and if the run itself lies in its place.
+    It is looked for where the record says, then in a directory of the same name beside the run. None if it is
+    missing, if the name is one on the Hub, or if the run itself lies in that place.
     """
     named = run.record and run.record.get(role)
     if not named or not is_local(named):
@@ -117,9 +116,9 @@ def origin_of(run: Run, role: str) -> Run | None:
 
 
 def find_runs(directory: str | Path) -> list[Run]:
-    """Return the run in a directory, or else those in the directories in it, in the order they were made.
+    """Return the run in a directory, or else the runs in its subdirectories, in the order they were made.
 
-    A run that was interrupted is its last checkpoint. Raises `ValueError` if there is none.
+    An interrupted run is represented by its last checkpoint. Raises `ValueError` if there are none.
     """
     directory = Path(directory)
     if (own := _model_in(directory)) is not None:
@@ -134,7 +133,7 @@ def find_runs(directory: str | Path) -> list[Run]:
 
 
 def _model_in(directory: Path) -> Path | None:
-    """Return where the model of a run lies: in its directory, or in its last checkpoint."""
+    """Return the directory of a run's model: its own, or that of its last checkpoint."""
     if not directory.is_dir() or (directory / CONFIG_NAME).is_file():
         return directory if directory.is_dir() else None
     last = get_last_checkpoint(str(directory))
@@ -157,6 +156,6 @@ def _scores(
 
 
 def _may_be_earlier(state: Mapping[str, Any]) -> bool:
-    """Say whether a run that ended in a state may have gone back to its best model."""
+    """Return whether a run may have gone back to its best model at the end."""
     best = state.get("best_global_step")
     return best is not None and best != state.get("global_step")

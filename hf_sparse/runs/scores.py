@@ -1,4 +1,4 @@
-"""Scores in words: their names, their units, what one is worth beside another."""
+"""Names, units and differences of scores, in words."""
 
 from collections.abc import Mapping
 from math import sqrt
@@ -6,7 +6,7 @@ from math import sqrt
 _LOSSES = ("loss", "perplexity")
 _LOWER_IS_BETTER = (*_LOSSES, "wer", "cer")
 _SHARES = ("accuracy", "f1", "precision", "recall")
-# What SQuAD counts in per cent, of all questions and of those with and without an answer.
+# Metrics of SQuAD, in per cent: of all questions, and of those with and without an answer.
 _ANSWERS = ("exact", "exact_match", "f1")
 _QUESTIONS = ("HasAns_", "NoAns_")
 _NAMES = {
@@ -24,15 +24,15 @@ _NAMES = {
 }
 # The second evaluation set of MNLI.
 _OTHER_SET = "_mm"
-# What an evaluation of answers says besides: how many there were, what another threshold would have given.
+# Other values of an evaluation on SQuAD: counts, and scores at the best threshold.
 _ASIDE = ("total", "best_", "thresh")
 
 
 def worth_showing(values: Mapping[str, float]) -> dict[str, float]:
-    """Leave out counts and thresholds, and losses where there is anything else.
+    """Return the scores without counts and thresholds, and without losses if there are other scores.
 
-    A loss depends on how a model was trained to be sure of itself, by a teacher for instance, so it compares
-    models badly.
+    A loss depends on how confident training makes a model, for instance by a teacher, so it compares models
+    badly.
     """
     kept = {name: value for name, value in values.items() if not any(aside in name for aside in _ASIDE)}
     return {name: value for name, value in kept.items() if not _is_loss(name)} or kept
@@ -46,20 +46,20 @@ def title(name: str) -> str:
 
 
 def written(name: str, value: float, task: str | None, decimals: int = 2) -> str:
-    """Return a score, in per cent where it is certain to be a share or a percentage, else as it is."""
+    """Return a score as text: in per cent if it is surely a share or a percentage, else as it is."""
     factor = _percent(name, task, value)
     return f"{value:.4g}" if factor is None else f"{factor * value:.{decimals}f} %"
 
 
 def change(name: str, before: float, after: float, task: str | None) -> str:
-    """Return the difference with its sign, in points where a score is a percentage, and in per cent."""
+    """Return the signed difference, in points for percentages, and relative to `before` in per cent."""
     factor = _percent(name, task, before, after)
     points = f"{after - before:+.4g}" if factor is None else f"{factor * (after - before):+.2f} points"
     return f"{points} ({(after - before) / abs(before):+.1%})".replace("%", " %") if before else points
 
 
 def compared(name: str, before: float, after: float, task: str | None) -> str:
-    """Say in words how far a score is from that of another model."""
+    """Return in words how far a score is from that of another model, such as "0.5 points above"."""
     factor = _percent(name, task, before, after)
     distance = abs(after - before) * (factor or 1)
     shown = f"{distance:.3g}" if factor is None else f"{distance:.1f}"
@@ -70,12 +70,12 @@ def compared(name: str, before: float, after: float, task: str | None) -> str:
 
 
 def lower_is_better(name: str) -> bool:
-    """Say whether a metric counts mistakes."""
+    """Return whether a metric counts mistakes."""
     return name.removesuffix(_OTHER_SET) in _LOWER_IS_BETTER
 
 
 def chance(name: str, value: float, samples: int, task: str | None) -> str | None:
-    """Return the standard error of a share of examples that are classified right, None for other metrics."""
+    """Return the standard error of an accuracy in points, None for other metrics."""
     counted = task == "text-classification" and name.removesuffix(_OTHER_SET) == "accuracy"
     error = 100 * sqrt(value * (1 - value) / samples) if counted and 0 < value < 1 else 0.0
     return f"{error:.1f} points" if error else None
@@ -86,9 +86,9 @@ def _is_loss(name: str) -> bool:
 
 
 def _percent(name: str, task: str | None, *values: float) -> int | None:
-    """Return what makes percentages of scores by one metric, None where their unit is not certain.
+    """Return the factor that turns scores into percentages, None if their unit is uncertain.
 
-    Scripts of question answering write percentages, those of other tasks shares; some do otherwise.
+    Scripts for question answering write percentages, those for other tasks mostly write shares.
     """
     stem = name.removesuffix(_OTHER_SET)
     for questions in _QUESTIONS:

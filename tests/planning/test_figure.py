@@ -43,7 +43,7 @@ def test_names_of_steps_that_are_close_stand_above_each_other() -> None:
 def test_what_is_unknown_is_not_drawn() -> None:
     figure = plan_figure(make("transfer", lr_scheduler_type="greedy"), "title")
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss\nweights"]
-    with pytest.raises(ValueError, match="nothing is known of this run that could be drawn"):
+    with pytest.raises(ValueError, match="this plan has nothing to draw"):
         plan_figure(make_plan(Recipe(), 10, lr_scheduler_type="greedy"), "title")
 
 

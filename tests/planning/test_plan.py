@@ -109,7 +109,7 @@ def test_rows_are_those_of_the_split_called_train(tmp_path: Path) -> None:
     assert count_rows(str(tmp_path)) == 5
     assert count_rows(str(tmp_path / "test.csv")) == 3
     (tmp_path / "train.csv").unlink()
-    with pytest.raises(ValueError, match="no split called train, only test"):
+    with pytest.raises(ValueError, match="lacks a split called train and has only test"):
         count_rows(str(tmp_path))
 
 
