@@ -1,4 +1,4 @@
-"""What patterns buy at each sparsity in the CPU runtime: a layer of BERT-base, as `plan --speed` shows."""
+"""Speed-up of sparsity patterns in the CPU runtime: a layer of BERT-base, as `plan --speed` shows it."""
 
 from hf_sparse.benchmark.latency import limited
 from hf_sparse.planning.speedup import SPARSITIES, measure_speedup
@@ -9,7 +9,7 @@ from measuring import write_results
 def main() -> None:
     kernels = load_kernels()
     if kernels is None:
-        raise RuntimeError("there is no C++ compiler, so there is nothing to measure")
+        raise RuntimeError("the kernels need a C++ compiler; install one")
     with limited(1):
         speedup = measure_speedup(kernels)
     rows = [

@@ -1,8 +1,8 @@
-"""How fast the CPU runtime is: BERT-base in several patterns beside OpenVINO, ONNX Runtime and PyTorch.
+"""Latency of the CPU runtime: BERT-base in several patterns beside OpenVINO, ONNX Runtime and PyTorch.
 
-Random weights and random masks: the time does not depend on what a model has learnt. All are called in
-turns in one process, each twice in a row, of which the second call counts. Ratios are medians of those within
-a round. The other runtimes compute zeros like other weights, so one model stands for all patterns there.
+Weights and masks are random, since the time does not depend on their values. Models take turns in one
+process, with two calls in a row, of which the second counts. Ratios are medians over the rounds. The other
+runtimes compute zeros like other weights, so they are measured with one pattern.
 """
 
 import argparse
@@ -37,10 +37,10 @@ PATTERNS = {
     "dense": (1, 1, 0.0),
 }
 FIRST = "4x4 at 90 %"
-# Of each: batch x length, which patterns, and how many rounds.
+# For each batch x length: patterns and number of rounds.
 SHAPES = {(1, 128): (tuple(PATTERNS), 15), (1, 384): ((FIRST,), 7), (8, 128): ((FIRST,), 5)}
 OTHERS = ("OpenVINO int8", "ONNX Runtime int8", "PyTorch int8", "PyTorch")
-# What the runtime was meant to reach, in times of the others.
+# Speed-ups that the runtime was designed to reach.
 BARS = {
     (FIRST, 128, 1): "4.5 OpenVINO, 5.5 ONNX Runtime, 30 PyTorch",
     ("1x4 at 90 %", 128, 1): "3.5 OpenVINO",
@@ -71,7 +71,7 @@ def build(name: str, inputs: dict[str, Tensor], embeddings: str | None = None) -
 
 
 def models(patterns: tuple[str, ...], batch: int, length: int, threads: int, scratch: Path) -> list[Prepared]:
-    """Return what is timed for one shape: this runtime in every pattern, then the others."""
+    """Return the models of one shape: in this runtime for every pattern, then in the others."""
     found = []
     for name in patterns:
         inputs = random_inputs(BertForSequenceClassification(BertConfig(num_hidden_layers=0)), batch, length)
@@ -92,7 +92,7 @@ def models(patterns: tuple[str, ...], batch: int, length: int, threads: int, scr
 
 
 def rows_of(measured: Sequence[LatencyRow], batch: int, length: int) -> list[dict[str, object]]:
-    """Return a row of the table for each way of this runtime."""
+    """Return a row of the table for each model in this runtime."""
     others = {one.name: one for one in measured if not one.own}
     rows = []
     for one in measured:
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     kernels = load_kernels()
     if kernels is None:
-        raise RuntimeError("there is no C++ compiler, so there is nothing to measure")
+        raise RuntimeError("the kernels need a C++ compiler; install one")
     rows = []
     for (batch, length), (patterns, rounds) in SHAPES.items():
         with tempfile.TemporaryDirectory() as scratch, limited(options.threads):

@@ -98,4 +98,4 @@ def held_bytes(model: nn.Module) -> int:
 
 def _require_kernels() -> None:
     if load_kernels() is None:
-        raise ValueError("its C++ is not compiled here: there is no compiler, or HF_SPARSE_NATIVE is 0")
+        raise ValueError("its C++ is not compiled here: the compiler is missing, or HF_SPARSE_NATIVE is 0")

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Colour:
-    """A colour by what it is for: `light` on white, `dark` on nearly black.
+    """A colour with a name: `light` on white, `dark` on nearly black.
 
-    Figures are drawn with the light one, which is theirs alone, so that the page can put a variable of the
-    style sheet in its place.
+    Figures are drawn with the light colours, each of which is unique, so that the page can replace them by
+    variables of its style sheet.
     """
 
     name: str

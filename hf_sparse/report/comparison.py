@@ -14,7 +14,7 @@ _ABSENT = "-"
 
 
 def print_runs(comparison: Comparison, console: Console) -> None:
-    """Print what was measured of runs within 80 columns."""
+    """Print the measurements of runs within 80 columns."""
     for yardstick, runs in comparison.groups.items():
         console.print("", _table(yardstick, runs, comparison))
     console.print()
@@ -23,14 +23,14 @@ def print_runs(comparison: Comparison, console: Console) -> None:
 
 
 def print_differences(comparison: Comparison, console: Console) -> None:
-    """Print the settings that differ within 80 columns, nothing where none does."""
+    """Print the settings that differ within 80 columns; nothing if all are equal."""
     if comparison.differences:
-        console.print("\nWhat differs; runs that are not named have no such setting:\n")
+        console.print("\nSettings that differ (runs that are not named lack the setting):\n")
         console.print(_difference_table(comparison))
 
 
 def notes_of(comparison: Comparison) -> list[str]:
-    """Say what scores and latencies were measured by, and which of them are not comparable."""
+    """Return sentences on how scores and latencies were measured, and which of them do not compare."""
     notes = []
     yardsticks = [yardstick for yardstick in comparison.groups if yardstick is not None]
     if len(yardsticks) == 1:
@@ -50,7 +50,7 @@ def notes_of(comparison: Comparison) -> list[str]:
         notes.append(f"Milliseconds: median for {comparison.conditions}.")
     if comparison.elsewhere:
         names = ", ".join(run.name for run in comparison.elsewhere)
-        notes.append(f"Measured under other conditions, hence left out: the latency of {names}.")
+        notes.append(f"Measured under other conditions and therefore left out: the latency of {names}.")
     return notes
 
 
@@ -87,12 +87,12 @@ def _difference_table(comparison: Comparison) -> Table:
 
 
 def score_text(score: float) -> str:
-    """Write a score with four digits that count, so that those of one kind line up."""
+    """Write a score with four significant digits, so that scores of one metric line up."""
     return f"{score:.4f}" if abs(score) < 10 else f"{score:,.2f}"
 
 
 def milliseconds(taken: float) -> str:
-    """Write milliseconds with three digits that count."""
+    """Write milliseconds with three significant digits."""
     return f"{taken:,.0f}" if taken >= 100 else f"{taken:.3g}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hf_sparse.report.colours import Scale
 from hf_sparse.sparsity.inspection import Place, WeightInspection
 
-# With more kinds than these, the number in the names is not that of equal layers.
+# More kinds than this mean that the number in the names does not count equal layers.
 _MOST_KINDS = 16
 _ALL = "all"
 
@@ -29,11 +29,11 @@ class Grid:
 
     @property
     def labels(self) -> list[str]:
-        """The kinds by as much of the end of their names as tells them apart."""
+        """The kinds by the shortest ends of their names that are unique."""
         return [_short(kind, self.kinds) for kind in self.kinds]
 
     def sparsity(self, layer: int | None = None, kind: str | None = None) -> float | None:
-        """Return the sparsity of a cell, of a row, of a column, of all; None where there is nothing."""
+        """Return the sparsity of a cell, of a row or a column (one argument), or of all; None if empty."""
         chosen = [
             weight
             for place, weight in self.weights
@@ -44,7 +44,7 @@ class Grid:
 
 
 def arrange(weights: Sequence[WeightInspection]) -> tuple[list[Grid], list[WeightInspection]]:
-    """Sort weights into one grid for each stack of layers; return what is left as well."""
+    """Return one grid for each stack of layers, and the weights that are in none."""
     stacks: dict[str, list[tuple[Place, WeightInspection]]] = defaultdict(list)
     rest: list[WeightInspection] = []
     for weight in weights:

@@ -1,4 +1,4 @@
-"""The zeros of a model as pictures."""
+"""Figures of the zeros of a model: by layer and kind, and inside one weight or one layer."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 # Inches.
 _HEIGHT, _LETTER = 0.34, 0.085
 
-# Of a picture of one layer: its panels in a row and in all, cells of a panel a side.
+# The figure of one layer: panels in a row, panels at most, cells along a side of a panel.
 _ACROSS, _MOST_PANELS, _CELLS = 4, 48, 256
 
 
 def sparsity_figure(weights: Sequence[WeightInspection], title: str) -> "Figure":
-    """Draw the sparsity of every kind of weight in every layer; raise `ValueError` if no layers are known."""
+    """Draw the sparsity of every kind of weight in every layer; raise `ValueError` if no name has a layer."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     grids, _ = arrange(weights)
     if not grids:
-        raise ValueError("the names of these weights tell no layers apart; draw one of them with --weight")
+        raise ValueError("the names of these weights lack layer numbers; draw one weight with --weight")
     columns = max(len(grid.kinds) for grid in grids) + 1
     longest = max(len(part) for grid in grids for label in grid.labels for part in label.split("."))
     heights = [len(grid.layers) + 1 for grid in grids]
@@ -58,7 +58,7 @@ def sparsity_figure(weights: Sequence[WeightInspection], title: str) -> "Figure"
 
 
 def weight_figure(target: Target) -> "Figure":
-    """Draw where the zeros of one matrix are: one cell for every entry, or for a few of them."""
+    """Draw the places of zeros in one matrix; a cell stands for one entry, or for a few in a large matrix."""
     weight = target.weight
     rows, columns = weight.shape
     ratio = min(max(rows / columns, 0.3), 2.0)
@@ -82,19 +82,19 @@ def weight_figure(target: Target) -> "Figure":
 
 
 def layer_figure(targets: Targets, layer: int, title: str) -> "Figure":
-    """Draw where the zeros of every matrix of one layer are, each under its name, pattern and share.
+    """Draw the places of zeros in every matrix of one layer, each with its name, pattern and sparsity.
 
-    Raises `ValueError` if there is no such layer, or if it has more matrices than a picture can show.
+    Raises `ValueError` if the layer is missing, or has more matrices than a figure can show.
     """
     places = {target.name: place for target in targets if (place := place_of(target.name)) is not None}
     chosen = [target for target in targets if target.name in places and places[target.name].layer == layer]
     if not chosen:
         numbers = sorted({place.layer for place in places.values()})
-        known = f"they go from {numbers[0]} to {numbers[-1]}" if numbers else "their names have no numbers"
-        raise ValueError(f"there is no layer {layer}: {known}")
+        known = f"layers go from {numbers[0]} to {numbers[-1]}" if numbers else "the names of weights lack numbers"
+        raise ValueError(f"layer {layer} is missing: {known}")
     if len(chosen) > _MOST_PANELS:
         raise ValueError(
-            f"layer {layer} has {len(chosen)} matrices, more than the {_MOST_PANELS} of a picture; choose "
+            f"layer {layer} has {len(chosen)} matrices, more than the {_MOST_PANELS} of a figure; choose "
             "some with --include, or draw one with --weight"
         )
     found = inspect_weights(Targets(tuple(chosen), ()))
@@ -124,7 +124,7 @@ def layer_figure(targets: Targets, layer: int, title: str) -> "Figure":
 
 def _draw_grid(axes: "Axes", grid: Grid, scale: Scale) -> None:
     layers, kinds = [*grid.layers, None], [*grid.kinds, None]
-    # The totals stand a little apart.
+    # Totals are set apart by a small gap.
     xs, ys = ([*range(len(keys) - 1), len(keys) - 0.8] for keys in (kinds, layers))
     for y, layer in zip(ys, layers, strict=True):
         for x, kind in zip(xs, kinds, strict=True):

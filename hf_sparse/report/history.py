@@ -1,4 +1,4 @@
-"""What a run has logged, as a table and as a picture."""
+"""The log of a run as a table and as figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROWS, _EVALUATIONS = 20, 50
-# What is shown of a log: the key, its heading, its format.
+# Columns of the table: key of the log, heading, format.
 _COLUMNS = (
     ("loss", "loss", "{:.4g}"),
     ("eval_loss", "eval loss", "{:.4g}"),
@@ -35,18 +35,18 @@ _COLUMNS = (
     ("penalty_strength", "strength", "{:.1e}"),
 )
 
-_NOTHING = "the run has logged nothing that could be shown; train with smaller logging_steps"
+_NOTHING = "the run has logged nothing that can be shown; train with smaller logging_steps"
 
 
 def is_worth_printing(log: Log) -> bool:
-    """Say whether anything of what is shown was logged."""
+    """Return whether the log has anything to show."""
     return bool(_present(log))
 
 
 def print_history(log: Log, console: Console) -> None:
-    """Print some twenty steps of a log, evenly spaced, with the first, the last and up to 50 evaluations.
+    """Print about twenty steps of a log, evenly spaced, with the first, the last and up to 50 evaluations.
 
-    Raises `ValueError` if nothing of what is shown was logged.
+    Raises `ValueError` if the log has nothing to show.
     """
     columns = _present(log)
     if not columns:
@@ -65,7 +65,7 @@ def print_history(log: Log, console: Console) -> None:
 
 
 def history_figure(log: Log, title: str) -> "Figure":
-    """Draw loss, sparsity with the groups that are gone, strength of the penalty, learning rate, by step.
+    """Draw loss, sparsity and small groups, strength of the penalty and learning rate against the step.
 
     Raises `ValueError` if none of them was logged.
     """
@@ -144,15 +144,15 @@ def plot_demo(
     title: str,
     path: Path,
 ) -> None:
-    """Write the picture of `demo_figure` as PNG."""
+    """Write `demo_figure` as PNG."""
     write_png(demo_figure(log, accuracies, majority, title), path)
 
 
 def demo_figure(log: Log, accuracies: Mapping[str, float], majority: float, title: str) -> "Figure":
-    """Draw the course of a pruning run beside the accuracies of the models compared.
+    """Draw sparsity and learning rate of a pruning run beside the accuracies of the models of the demo.
 
-    `log` holds the Trainer's lines with `step`, `sparsity`, `learning_rate`; `majority` is the accuracy of
-    always giving the most frequent answer. The first of the accuracies is the dense model's.
+    `majority` is the accuracy of always giving the most frequent answer. The first accuracy is that of the
+    dense model.
     """
     figure = new_figure(11, 4.4)
     figure.suptitle(printable(title), fontsize=12, **LITERAL)

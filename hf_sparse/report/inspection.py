@@ -1,4 +1,4 @@
-"""An inspected model as tables, as numbers."""
+"""An inspected model as tables and as JSON."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from hf_sparse.sparsity.measure import SparsityReport
 from hf_sparse.sparsity.shrink import count_dead
 from hf_sparse.targets import Targets
 
-# Between two columns of a table.
+# Letters between two columns of a table.
 _GAP = 2
 _NO_PATTERN = "none, without zeros"
 
@@ -31,11 +31,11 @@ _NO_PATTERN = "none, without zeros"
 class InspectedModel:
     """A saved model with what was found in it.
 
-    `file_bytes` is the size of its weight files; `contract` what its configuration records, None if nothing;
-    `lost` as `lost_zeros` gives it: how many weights were removed, how many zeros there are.
-    `quantized` counts layers by the schemes of their weights and inputs, which embeddings have none of;
-    `dead` counts neurons and heads without a part in the output, beside all there are; `sizes` are None if
-    not measured.
+    `file_bytes` is the size of its weight files. `contract` is the sparsity that its configuration records,
+    or None. `lost` is what `lost_zeros` returns: for each weight with fewer zeros than recorded, the number
+    of removed weights and of zeros. `quantized` counts layers by the schemes of weights and inputs, None for
+    embeddings. `dead` maps neurons and heads to the number without influence on the output, and to the total.
+    `sizes` is None if not measured.
     """
 
     name: str
@@ -52,7 +52,7 @@ class InspectedModel:
 def inspect_saved(
     name: str, model: PreTrainedModel, targets: Targets, file_bytes: int, sizes: Sizes | None = None
 ) -> InspectedModel:
-    """Inspect a loaded model, with what its configuration records."""
+    """Inspect a loaded model, and compare it with the sparsity that its configuration records."""
     schemes = Counter(
         (str(part.weights), None if isinstance(module, nn.Embedding) else part.activations)
         for module in model.modules()
@@ -73,7 +73,7 @@ def inspect_saved(
 
 
 def print_inspection(found: InspectedModel, console: Console) -> None:
-    """Print what was found within the width of a console."""
+    """Print the inspection within the width of a console."""
     console.print(f"{found.name}: {found.architecture}", highlight=False, markup=False)
     grids, rest = arrange(found.inspection.weights)
     for grid in grids:
@@ -95,7 +95,7 @@ def print_inspection(found: InspectedModel, console: Console) -> None:
 
 
 def inspection_as_dict(found: InspectedModel) -> dict[str, Any]:
-    """Return everything that was found as JSON takes it."""
+    """Return the inspection as JSON takes it."""
     inspection = found.inspection
     reports = {"targets": inspection.targets, "layers": inspection.layers, "whole": inspection.whole}
     return {
@@ -121,7 +121,7 @@ def inspection_as_dict(found: InspectedModel) -> dict[str, Any]:
 
 
 def print_weight(found: InspectedModel, console: Console) -> None:
-    """Print what is known of the only weight that was inspected."""
+    """Print the zeros and the pattern of the only weight that was inspected."""
     weight = found.inspection.weights[0]
     rows, columns = weight.shape
     console.print(f"{weight.name}: {rows:,} outputs x {columns:,} inputs", highlight=False, markup=False)
@@ -134,7 +134,7 @@ def print_weight(found: InspectedModel, console: Console) -> None:
 
 
 def _grid_tables(grid: Grid, width: int) -> list[Table]:
-    """Make one table of a grid, or several where its columns do not fit into one."""
+    """Return one table of a grid, or several if its columns do not fit into one."""
     labels = dict(zip(grid.kinds, grid.labels, strict=True)) | {None: "all"}
     headings = {kind: label.split(".") for kind, label in labels.items()}
     parts: list[list[str | None]] = []

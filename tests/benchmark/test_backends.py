@@ -226,7 +226,7 @@ def test_without_a_compiler_this_runtime_is_missing(tmp_path: Path, monkeypatch:
     field = chosen(small(), tmp_path, *OURS, *TORCH)
     assert [one.name for one in field.models] == TORCH
     assert list(field.missing) == OURS
-    assert all("there is no compiler, or HF_SPARSE_NATIVE is 0" in text for text in field.missing.values())
+    assert all("the compiler is missing, or HF_SPARSE_NATIVE is 0" in text for text in field.missing.values())
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_every_series_is_drawn_in_its_panel() -> None:
 
 def test_a_log_of_nothing_is_not_drawn() -> None:
     for show in (lambda log: history_figure(log, "run"), printed):
-        with pytest.raises(ValueError, match="logged nothing that could be shown"):
+        with pytest.raises(ValueError, match="logged nothing that can be shown"):
             show([{"step": 1, "train_runtime": 1.0}])
 
 

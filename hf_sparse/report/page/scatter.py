@@ -1,4 +1,4 @@
-"""Scores against size and against latency, a numbered point for every run."""
+"""Scores against size and latency, with a numbered point for every run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Points whose horizontal places differ by less than this tell nothing.
+# Points whose horizontal places differ by a smaller factor are not drawn.
 _SPREAD = 1.01
-# Where a number may stand beside its point, in points; how near two may come; the size of the panel.
+# Places of a number beside its point, smallest distance of two numbers, size of the panel: all in points.
 _OFFSETS = (
     (0, 11),
     (0, -11),
@@ -66,7 +66,7 @@ class _Plot:
 
 
 def scatters(comparison: Comparison) -> list[Picture]:
-    """Draw the runs of every group that can be compared against size and latency, as far as these differ."""
+    """Draw the scores of every group that compares against size and latency, where these differ."""
     pictures = []
     for group, plots in enumerate(_groups(comparison), start=1):
         for plot in plots:
@@ -79,12 +79,12 @@ def scatters(comparison: Comparison) -> list[Picture]:
 
 
 def write_scatter(comparison: Comparison, path: Path) -> None:
-    """Write the largest group that can be compared as PNG; raise `ValueError` if there is nothing to draw."""
+    """Write the figure of the largest group that compares as PNG; raise `ValueError` if none can be drawn."""
     groups = _groups(comparison)
     if not groups:
         raise ValueError(
-            "no two of these runs were scored alike and differ in size or latency, so there is nothing to "
-            "draw; compare without --png"
+            "a figure needs two runs that were scored alike and differ in size or latency; compare without "
+            "--png"
         )
     plots = max(groups, key=lambda plots: len(plots[0].points))
     figure, panels = new_panels(
@@ -97,7 +97,7 @@ def write_scatter(comparison: Comparison, path: Path) -> None:
 
 
 def _groups(comparison: Comparison) -> list[list[_Plot]]:
-    """Return for every group that can be compared the plots that show anything."""
+    """Return for every group that compares the plots that are worth drawing."""
     groups = []
     for yardstick in comparison.groups:
         if yardstick is not None:
@@ -111,15 +111,18 @@ def _sizes(yardstick: Yardstick, comparison: Comparison) -> _Plot:
     places = {name: size / 1e6 for name, (_, size) in smallest.items()}
     points = _points(yardstick, comparison, places)
     forms = sorted({smallest[point.run.name][0] for point in points} - {OWN})
-    note = f", which for some is that in {' or '.join(forms)}" if forms else ""
-    caption = f"The {yardstick} against the size of the smallest file of weights{note}.{_on_dense(points)}"
+    note = f" (for some runs that in {' or '.join(forms)})" if forms else ""
+    caption = (
+        f"{capital(str(yardstick))} against the size of the smallest weight file{note}.{_on_dense(points)}"
+    )
     return _Plot("size", yardstick, points, "weights in the file (MB)", caption)
 
 
 def _speeds(yardstick: Yardstick, comparison: Comparison) -> _Plot:
     places = {run.name: taken for run in comparison.runs if (taken := comparison.latency(run)) is not None}
     points = _points(yardstick, comparison, places)
-    caption = f"The {yardstick} against the median latency for {comparison.conditions}.{_on_dense(points)}"
+    conditions = f"the median latency for {comparison.conditions}"
+    caption = f"{capital(str(yardstick))} against {conditions}.{_on_dense(points)}"
     return _Plot("latency", yardstick, points, "milliseconds", caption)
 
 
@@ -174,7 +177,7 @@ def _number(axes: "Axes", points: Sequence[_Point]) -> None:
 
 
 def _room(place: tuple[float, float], taken: Sequence[tuple[float, float]]) -> float:
-    """Return how far the next thing is, nothing outside the panel."""
+    """Return the distance to the nearest point or number, -1 outside the panel."""
     inside = 0 <= place[0] <= _PANEL[0] and -8 <= place[1] <= _PANEL[1] + 8
     return min(max(abs(place[0] - x), abs(place[1] - y)) for x, y in taken) if inside else -1.0
 

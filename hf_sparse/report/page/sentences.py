@@ -1,4 +1,4 @@
-"""What came out of runs, in a sentence or two."""
+"""The result of runs in a sentence or two."""
 
 from hf_sparse.report.comparison import megabytes, milliseconds, score_text
 from hf_sparse.runs.comparison import Comparison
@@ -7,17 +7,17 @@ from hf_sparse.runs.scores import lower_is_better
 
 
 def percent(share: float) -> str:
-    """Write a share in per cent, on one line."""
+    """Write a share in per cent, without a line break before the sign."""
     return f"{100 * share:.1f}\u00a0%"
 
 
 def capital(text: str) -> str:
-    """Begin a text as a sentence does."""
+    """Return a text with a capital letter first."""
     return text[:1].upper() + text[1:]
 
 
 def result_of(comparison: Comparison, chosen: MeasuredRun | None = None) -> str:
-    """Say in measured numbers what came out: of the run that was chosen, else of those that compare."""
+    """Return the result in measured numbers: of the chosen run, else of the runs that compare."""
     runs = comparison.runs
     if chosen is None and len(runs) == 1:
         chosen = runs[0]

@@ -25,16 +25,16 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class _Figures:
-    """Pictures with their elements, by where they stand."""
+    """Pictures with their SVG elements: those of the comparison, and those of each run."""
 
     comparison: Sequence[tuple[Picture, Markup]]
     runs: dict[str, Sequence[tuple[Picture, Markup]]]
 
 
 def write_page(lineage: Lineage, directory: Path) -> list[str]:
-    """Write the page and its pictures, in place of an earlier page; return the names of the files.
+    """Write the page and its pictures, replacing an earlier page; return the names of the files.
 
-    Raises `ValueError` if the directory holds something else, or if matplotlib is not installed.
+    Raises `ValueError` if the directory holds anything else, or if matplotlib is not installed.
     """
     page = page_of(lineage.comparison, lineage.lines)
     with published(directory, _is_ours) as staged:
@@ -69,10 +69,10 @@ def _draw(lineage: Lineage, directory: Path) -> _Figures:
 
 
 def _keep(picture: Picture, before: str, directory: Path) -> tuple[Picture, Markup]:
-    """Write a picture as PNG, its title after what tells it from others; return its element."""
+    """Write a picture as PNG, with the run before its title; return its SVG element."""
     element = Markup(to_svg(picture))
     if entitle(picture.figure, f"{before}{picture.title}") == 1:
-        # Laying out takes as long as drawing, and what is drawn has its place by now.
+        # The layout is unchanged, and computing it again takes as long as drawing.
         picture.figure.set_layout_engine("none")
     write_png(picture.figure, directory / f"{picture.name}.png")
     return picture, element
@@ -104,5 +104,5 @@ def _render(page: Page, figures: _Figures) -> str:
 
 
 def _breakable(text: str) -> Markup:
-    """Let a long name break after its dots and underscores."""
+    """Allow line breaks after dots and underscores of a name."""
     return escape(text).replace(".", Markup(".<wbr>")).replace("_", Markup("_<wbr>"))
