@@ -1,7 +1,7 @@
 """Speed-up of sparsity patterns in the CPU runtime: a layer of BERT-base, as `plan --speed` shows it."""
 
 from hf_sparse.benchmark.latency import limited
-from hf_sparse.planning.speedup import SPARSITIES, measure_speedup
+from hf_sparse.planning.pattern_speedup import SPARSITIES, measure_speedup
 from hf_sparse.runtime.library import load_kernels
 from measuring import write_results
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from hf_sparse.benchmark.eager import Fuse, Optimize, PyTorch, PyTorchInt8
-from hf_sparse.benchmark.graphs import OnnxRuntime, OpenVino
+from hf_sparse.benchmark.exported import OnnxRuntime, OpenVino
 from hf_sparse.benchmark.inputs import Job
 from hf_sparse.benchmark.latency import Backend, Prepared
 

@@ -32,7 +32,7 @@ def compare(
             from hf_sparse.report.page.scatter import write_scatter
             from hf_sparse.report.pictures import require_png
             from hf_sparse.runs.comparison import compare_runs, comparison_as_dict
-            from hf_sparse.runs.measured import gather_runs
+            from hf_sparse.runs.measured_run import gather_runs
 
             if png is not None:
                 require_png(png)

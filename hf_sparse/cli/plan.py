@@ -16,7 +16,7 @@ from hf_sparse.cli.waiting import working
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_sparse.planning.speedup import Speedup
+    from hf_sparse.planning.pattern_speedup import Speedup
 
 
 def plan(
@@ -61,10 +61,10 @@ def plan(
         from hf_sparse.checkpoint.loading import load_saved
         from hf_sparse.distillation.teacher import load_teacher
         from hf_sparse.planning.estimate import Batch
-        from hf_sparse.planning.figure import plan_figure
+        from hf_sparse.planning.pattern_speedup import print_speedup
         from hf_sparse.planning.plan import count_rows, count_steps, make_plan
-        from hf_sparse.planning.speedup import print_speedup
-        from hf_sparse.planning.table import plan_as_dict, print_plan
+        from hf_sparse.planning.plan_figure import plan_figure
+        from hf_sparse.planning.plan_table import plan_as_dict, print_plan
         from hf_sparse.report.pictures import write_png
         from hf_sparse.training.arguments import SparseArguments
 
@@ -104,7 +104,7 @@ def plan(
 def _speedup(student: "PreTrainedModel | None", tokens: int) -> "Speedup":
     from math import prod
 
-    from hf_sparse.planning.speedup import measure_speedup
+    from hf_sparse.planning.pattern_speedup import measure_speedup
     from hf_sparse.runtime.library import load_kernels
     from hf_sparse.targets import find_targets
 

@@ -37,7 +37,7 @@ def report(
             from hf_sparse.report.history import is_worth_printing, print_history
             from hf_sparse.report.page.writing import PAGE, write_page
             from hf_sparse.runs.comparison import trace_runs
-            from hf_sparse.runs.measured import gather_runs
+            from hf_sparse.runs.measured_run import gather_runs
 
             place = out or _place(runs)
             lineage = trace_runs(gather_runs(runs))

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.comparison import Comparison
-from hf_sparse.runs.measured import OWN, MeasuredRun, Yardstick
+from hf_sparse.runs.measured_run import OWN, MeasuredRun, Yardstick
 
 _ABSENT = "-"
 

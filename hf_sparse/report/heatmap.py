@@ -90,7 +90,7 @@ def layer_figure(targets: Targets, layer: int, title: str) -> "Figure":
     chosen = [target for target in targets if target.name in places and places[target.name].layer == layer]
     if not chosen:
         numbers = sorted({place.layer for place in places.values()})
-        known = f"layers go from {numbers[0]} to {numbers[-1]}" if numbers else "the names of weights lack numbers"
+        known = f"layers go from {numbers[0]} to {numbers[-1]}" if numbers else "their names lack numbers"
         raise ValueError(f"layer {layer} is missing: {known}")
     if len(chosen) > _MOST_PANELS:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_sparse.recipe import Recipe
 from hf_sparse.runs.latency import Conditions
-from hf_sparse.runs.measured import (
+from hf_sparse.runs.measured_run import (
     MeasuredRun,
     Yardstick,
     lines_of,

@@ -19,7 +19,7 @@ from hf_sparse.report.page.curves import curves, stages_figure
 from hf_sparse.report.page.scatter import scatters
 from hf_sparse.runs.comparison import Comparison, Lineage, comparison_as_dict
 from hf_sparse.runs.history import read_log
-from hf_sparse.runs.measured import MeasuredRun, lines_of, names_of, teachers_of
+from hf_sparse.runs.measured_run import MeasuredRun, lines_of, names_of, teachers_of
 from hf_sparse.runs.run import find_runs, is_outdated, read_run
 from hf_sparse.training.pushing import copy_beside_weights
 from hf_sparse.training.record import copy_public_record

@@ -5,7 +5,7 @@ from hf_sparse.hub.cards.facts import Facts, Files
 from hf_sparse.hub.cards.metadata import on_the_hub
 from hf_sparse.hub.cards.tables import dense_title, layers
 from hf_sparse.runs.latency import GAIN, RUNTIMES, LatencyReport
-from hf_sparse.runs.scores import chance, compared, lower_is_better, title, written
+from hf_sparse.runs.score_text import chance, compared, lower_is_better, title, written
 
 _KINDS = {
     "text-classification": "text classifier",

@@ -7,7 +7,7 @@ from hf_sparse.hub.cards.escaping import plain
 from hf_sparse.hub.cards.facts import Facts
 from hf_sparse.report.tables import size
 from hf_sparse.runs.latency import LatencyReport
-from hf_sparse.runs.scores import change, title, written
+from hf_sparse.runs.score_text import change, title, written
 
 Rows = list[Sequence[str]]
 

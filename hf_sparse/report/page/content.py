@@ -10,7 +10,7 @@ from hf_sparse.report.grid import HeatMap, heat_maps
 from hf_sparse.report.page.sentences import percent, result_of
 from hf_sparse.report.tables import duration
 from hf_sparse.runs.comparison import Comparison
-from hf_sparse.runs.measured import OWN, MeasuredRun
+from hf_sparse.runs.measured_run import OWN, MeasuredRun
 from hf_sparse.training.record import fact_text, public_name
 
 # Scores on the card of a run: the one that is compared, then others.

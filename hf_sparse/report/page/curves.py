@@ -22,7 +22,7 @@ from hf_sparse.report.page.canvas import (
 from hf_sparse.report.page.sentences import percent
 from hf_sparse.report.pictures import LITERAL
 from hf_sparse.runs.history import Log
-from hf_sparse.runs.measured import MeasuredRun
+from hf_sparse.runs.measured_run import MeasuredRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from hf_sparse.report.page.curves import score_limits
 from hf_sparse.report.page.sentences import capital
 from hf_sparse.report.pictures import write_png
 from hf_sparse.runs.comparison import Comparison
-from hf_sparse.runs.measured import OWN, MeasuredRun, Yardstick
+from hf_sparse.runs.measured_run import OWN, MeasuredRun, Yardstick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

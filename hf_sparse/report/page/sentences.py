@@ -2,8 +2,8 @@
 
 from hf_sparse.report.comparison import megabytes, milliseconds, score_text
 from hf_sparse.runs.comparison import Comparison
-from hf_sparse.runs.measured import OWN, MeasuredRun
-from hf_sparse.runs.scores import lower_is_better
+from hf_sparse.runs.measured_run import OWN, MeasuredRun
+from hf_sparse.runs.score_text import lower_is_better
 
 
 def percent(share: float) -> str:

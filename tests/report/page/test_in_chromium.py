@@ -9,7 +9,7 @@ import pytest
 from hf_sparse.report.colours import contrast
 from hf_sparse.report.page.writing import PAGE, write_page
 from hf_sparse.runs.comparison import trace_runs
-from hf_sparse.runs.measured import gather_runs
+from hf_sparse.runs.measured_run import gather_runs
 from tests.report.page.browser import NAMES, Browser, find_browser
 from tests.report.runs import write_run
 

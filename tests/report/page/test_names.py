@@ -13,7 +13,7 @@ from hf_sparse.report.page.canvas import entitle, new_panels, to_svg, write_belo
 from hf_sparse.report.page.writing import write_page
 from hf_sparse.report.pictures import write_png
 from hf_sparse.runs.comparison import trace_runs
-from hf_sparse.runs.measured import gather_runs
+from hf_sparse.runs.measured_run import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import LOG, measured, write_run
 

@@ -7,7 +7,7 @@ import pytest
 
 from hf_sparse.report.page.writing import write_page
 from hf_sparse.runs.comparison import trace_runs
-from hf_sparse.runs.measured import gather_runs
+from hf_sparse.runs.measured_run import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import PRUNED, write_run
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_sparse.runs.scores import (
+from hf_sparse.runs.score_text import (
     chance,
     change,
     compared,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny import bert
 
-from hf_sparse.runs.measured import gather_runs, lines_of, names_of, teachers_of
+from hf_sparse.runs.measured_run import gather_runs, lines_of, names_of, teachers_of
 from hf_sparse.runs.run import read_run
 from tests.report.runs import latency_of, measured, write_run
 

@@ -13,7 +13,7 @@ from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.runs.history import STATE, read_log
 from hf_sparse.runs.latency import Conditions
 from hf_sparse.runs.run import Run, find_runs, origin_of, pipeline_of
-from hf_sparse.runs.scores import worth_showing
+from hf_sparse.runs.score_text import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
 from hf_sparse.training.loading import load_trained

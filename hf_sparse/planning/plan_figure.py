@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hf_sparse.planning.plan import Plan
-from hf_sparse.planning.table import notes_of
+from hf_sparse.planning.plan_table import notes_of
 from hf_sparse.report.pictures import GREY, RATE, ZEROS, hide_frame, new_figure
 
 if TYPE_CHECKING:

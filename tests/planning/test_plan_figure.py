@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from hf_sparse import Recipe
-from hf_sparse.planning.figure import plan_figure
 from hf_sparse.planning.plan import Plan, make_plan
+from hf_sparse.planning.plan_figure import plan_figure
 from hf_sparse.report.pictures import write_png
 
 
