@@ -24,7 +24,8 @@ from shapes import SHAPES, write_shape
 
 # Compression as the paper counts it, weights of the encoder over those that are left, and what that removes.
 RATES = {"2x": 0.5, "3.3x": 0.7, "5x": 0.8}
-# Both have removed all they are going to in the middle of the run: magnitude at its best, a few at a time.
+# Both reach their final sparsity in the middle of the run; magnitude removes a few blocks at a time, its best
+# case.
 _GRADUAL = ("shape=cubic", "begin=0%", "ramp_end=50%")
 METHODS = {
     "magnitude": ("sparsity.method=magnitude", *(f"sparsity.schedule.{part}" for part in _GRADUAL)),
@@ -37,7 +38,7 @@ NAME = "block_pruning"
 
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
-    """Return the command of every run, by its name."""
+    """Return the command of every run by its name."""
     found = {}
     for task in options.tasks:
         data = [*TASKS[task].command.split(), *BUDGET.split(), "--dataset_name", getattr(options, task)]
@@ -56,7 +57,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def row(name: str, found: dict[str, dict[str, float]], options: argparse.Namespace) -> dict[str, object]:
-    """Return the figures of one task, shape and rate; sizes are those of the model of group Lasso."""
+    """Return the row of one task, shape and rate; sizes are those of the group Lasso model."""
     task, shape, _, _, rate = name.split("_")
     model = load_model(str(Path(options.work) / name))
     packed = Path(options.work) / name / "packed"
@@ -76,7 +77,7 @@ def row(name: str, found: dict[str, dict[str, float]], options: argparse.Namespa
 
 
 def beside(rows: list[dict[str, object]], settings: dict[str, object]) -> list[dict[str, object]]:
-    """Return the rows with those that stand in the results file and were measured in the same way."""
+    """Return the rows, and those of the results file that were measured with the same settings."""
     path = RESULTS / f"{NAME}.json"
     if not path.exists():
         return rows

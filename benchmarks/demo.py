@@ -1,4 +1,4 @@
-"""The figures of the main job: runs `hf-sparse demo`, unless it has been, and keeps its table."""
+"""The results of the demo: run `hf-sparse demo`, unless its directory is complete, and keep its table."""
 
 import argparse
 import json

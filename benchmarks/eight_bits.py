@@ -24,7 +24,7 @@ from measuring import write_results
 from prune_once_for_all import COMMON, TASKS, run
 
 BATCH, LENGTH = 64, 64
-# What becomes of the dense model: percent of zeros, bits of the weights, whether embeddings are of 8 bits.
+# Stages made of the dense model: percent of zeros, bits of the weights, whether embeddings have 8 bits.
 RECIPES = {
     "int8_90": (90, 8, False),
     "int4_90": (90, 4, False),
@@ -69,7 +69,7 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def batches(options: argparse.Namespace, directory: Path) -> list[dict[str, torch.Tensor]]:
-    """Return the validation set as one model's tokenizer gives it."""
+    """Return the batches of the validation set, tokenized for one model."""
     rows = load_dataset("parquet", data_files=f"{options.task_data}/validation.parquet", split="train")
     tokenizer = AutoTokenizer.from_pretrained(directory)
     settings = {"truncation": True, "max_length": LENGTH, "padding": True, "return_tensors": "pt"}
@@ -83,7 +83,7 @@ def batches(options: argparse.Namespace, directory: Path) -> list[dict[str, torc
 
 
 def accuracy(model: Any, data: list[dict[str, torch.Tensor]]) -> float:
-    """Return the share of right answers."""
+    """Return the accuracy."""
     right = count = 0
     for batch in data:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -95,7 +95,7 @@ def accuracy(model: Any, data: list[dict[str, torch.Tensor]]) -> float:
 
 
 def measure(name: str, trained: dict[str, float], options: argparse.Namespace) -> dict[str, object]:
-    """Publish the model of a stage in every form and score each."""
+    """Write the model of a stage in every format and score each."""
     home = Path(options.work) / name
     data, forms = batches(options, home), home / "forms"
     model = load_model(str(home))

@@ -34,7 +34,7 @@ def targets() -> Targets:
 
 
 def in_autograd(penalty: GroupLasso, blocks: dict[str, Block]) -> None:
-    """Do the same as a term of a loss, as one would write it."""
+    """Compute the penalty as a term of a loss, the straightforward way."""
     total = torch.zeros(())
     for target in penalty.targets:
         norms = group_norms(target.parameter, blocks[target.name])
@@ -66,7 +66,7 @@ def main() -> None:
         for _ in range(options.repeats + 1):
             for name, way in ways.items():
                 taken[name].append(milliseconds(way))
-        # The first of each pays for memory that later ones use again.
+        # The first call allocates memory that later calls use again.
         medians = {name: statistics.median(times[1:]) for name, times in taken.items()}
         ratio = medians["autograd ms"] / medians["gradient ms"]
         figures = {name: round(value, 1) for name, value in medians.items()}

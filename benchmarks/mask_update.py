@@ -47,7 +47,7 @@ def update_seconds(targets: Targets, pattern: str, allocation: str, before: floa
 
 
 def copy_seconds(targets: Targets) -> float:
-    """Time a copy of all weights, which tells the speed of the machine's memory."""
+    """Time a copy of all weights, to measure the speed of the machine's memory."""
     spare = [torch.zeros_like(target.weight) for target in targets]
     started = time.perf_counter()
     for copy, target in zip(spare, targets, strict=True):
@@ -56,7 +56,7 @@ def copy_seconds(targets: Targets) -> float:
 
 
 def partition_seconds(targets: Targets) -> float:
-    """Time numpy's selection of a threshold on dense weights, what masks would otherwise be made by."""
+    """Time numpy's partition of dense weights, the plain way to find a threshold."""
     weights = [torch.nn.init.normal_(target.weight, std=0.02).detach().numpy().ravel() for target in targets]
     started = time.perf_counter()
     for weight in weights:
@@ -65,7 +65,7 @@ def partition_seconds(targets: Targets) -> float:
 
 
 def bytes_a_weight(targets: Targets) -> tuple[float, float]:
-    """Measure what masks at 90 % take in memory, and the sidecar on disk."""
+    """Measure the size of masks at 90 % in memory, and of the sidecar on disk."""
     for target in targets:
         torch.nn.init.normal_(target.weight, std=0.02)
     masks = Masks(targets)
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     repeats = parser.parse_args().repeats
     targets = find_targets(BertModel(BertConfig()))
-    # Turned about case by case, so that a busy moment of the machine does not fall on one of them alone.
+    # Cases take turns, so that a busy moment of the machine does not fall on one of them alone.
     seconds = {(*case, *step): [] for case in CASES for step in STEPS}
     references = {"numpy.partition, one thread": [], "a copy of the weights": []}
     for _ in track(range(repeats), description="Updating masks"):

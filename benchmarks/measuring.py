@@ -1,4 +1,4 @@
-"""Where the figures of a benchmark go, with what they were measured on."""
+"""Write the results of a benchmark, with the machine and the command behind them."""
 
 import shlex
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_sparse.report import results
+from hf_sparse.runs import results
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -19,9 +19,9 @@ def write_results(
     columns: Sequence[str],
     command: str | None = None,
 ) -> Path:
-    """Write `results/{name}.json`: figures with the settings, versions, hardware and command behind them.
+    """Write `results/{name}.json`: rows with settings, versions, hardware and command; return its path.
 
-    `command` stands in for the one that was run, where that names paths of the machine.
+    `command` replaces the one that was run, if that names paths of the machine.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"

@@ -14,7 +14,7 @@ DEMO = "bert-tiny-python-docs-sparse90-int8"
 
 
 def write(directory: Path, repo: str, licence: str | None, language: str | None) -> Path:
-    """Write card, facts and pictures of a run's model; what was there of an earlier one is replaced."""
+    """Write card, facts and pictures of a run's model, replacing earlier ones."""
     home = CARDS / repo.rpartition("/")[2]
     with staged(directory, repo, packed=True) as made:
         facts = describe(directory, made.folder, repo, licence=licence, language=language)

@@ -24,14 +24,14 @@ CASES = [(0.9, 8), (0.9, 4), (0.8, 8)]
 
 
 class Coder(NamedTuple):
-    """`pack` returns the size and what `unpack` makes the codes from."""
+    """A coder: `pack` returns the size and the packed codes, from which `unpack` restores them."""
 
     pack: Callable[[np.ndarray, int], tuple[int, Any]]
     unpack: Callable[[Any], np.ndarray]
 
 
 def gaps_and_values(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the zeros before each non-zero code, as bytes with 255 for as many and more to come, and it."""
+    """Return the runs of zeros before non-zero codes as bytes (255: the run goes on), and those codes."""
     flat = codes.reshape(-1)
     kept = np.flatnonzero(flat)
     escapes, rest = np.divmod(np.diff(kept, prepend=-1) - 1, 255)
@@ -66,7 +66,7 @@ def unpack_bitmap(packed: tuple[bytes, bytes, int]) -> np.ndarray:
 
 
 def pack_gaps_by_zstandard(codes: np.ndarray, highest: int) -> tuple[int, Any]:
-    # Matches of fewer than 7 bytes are not looked for: those of random bytes cost more than they save.
+    # Shorter matches than 7 bytes are skipped: in random bytes they cost more than they save.
     settings = zstandard.ZstdCompressionParameters.from_level(1, min_match=7, window_log=17, hash_log=6)
     machine = zstandard.ZstdCompressor(compression_params=settings)
     parts = [machine.compress(part.tobytes()) for part in gaps_and_values(codes)]
@@ -87,7 +87,7 @@ def pack_by_ans(codes: np.ndarray, highest: int) -> tuple[int, Any]:
         machine = constriction.stream.stack.AnsCoder()
         machine.encode_reverse(symbols.astype(np.int32), model)
         content = machine.get_compressed()
-        # A file needs the frequencies as well, of 16 bits each.
+        # A file holds the frequencies too, in 16 bits each.
         size += content.nbytes + 2 * int(np.count_nonzero(counts))
         streams.append((content, model, len(symbols)))
     return size, (*streams, codes.size)
@@ -140,7 +140,7 @@ def measure(weights: Sequence[np.ndarray], coder: Coder, highest: int, repeats: 
     contents = [content for _, content in packed]
     for codes, found in zip(weights, parallel_map(coder.unpack, contents), strict=True):
         if not np.array_equal(codes.reshape(-1), found):
-            raise ValueError("codes did not come back; the coder is wrong")
+            raise ValueError("the coder did not restore the codes")
     size = sum(length for length, _ in packed)
     return {
         "MB": round(size / 1e6, 3),

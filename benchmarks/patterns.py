@@ -1,7 +1,7 @@
-"""What patterns buy at each sparsity in the CPU runtime: a layer of BERT-base, as `plan --speed` shows."""
+"""Speed-up of sparsity patterns in the CPU runtime: a layer of BERT-base, as `plan --speed` shows it."""
 
 from hf_sparse.benchmark.latency import limited
-from hf_sparse.runtime.gains import SPARSITIES, measure_gains
+from hf_sparse.planning.pattern_speedup import SPARSITIES, measure_speedup
 from hf_sparse.runtime.library import load_kernels
 from measuring import write_results
 
@@ -9,19 +9,19 @@ from measuring import write_results
 def main() -> None:
     kernels = load_kernels()
     if kernels is None:
-        raise RuntimeError("there is no C++ compiler, so there is nothing to measure")
+        raise RuntimeError("the kernels need a C++ compiler; install one")
     with limited(1):
-        gains = measure_gains(kernels)
+        speedup = measure_speedup(kernels)
     rows = [
         {"pattern": name, **{f"{share:.0%} zeros": round(times[share], 2) for share in SPARSITIES}}
-        for name, times in gains.times.items()
+        for name, times in speedup.times.items()
     ]
     settings = {
-        "layer": f"{gains.shape[0]} x {gains.shape[1]}, {gains.tokens} tokens",
-        "path": gains.path,
+        "layer": f"{speedup.shape[0]} x {speedup.shape[1]}, {speedup.tokens} tokens",
+        "path": speedup.path,
         "threads": 1,
-        "dense in 8 bits, ms": round(gains.dense * 1e3, 2),
-        "PyTorch in float32, ms": round(gains.floats * 1e3, 2),
+        "dense in 8 bits, ms": round(speedup.dense * 1e3, 2),
+        "PyTorch in float32, ms": round(speedup.floats * 1e3, 2),
     }
     print(write_results("patterns", "What patterns buy", rows, settings, list(rows[0])))
 

@@ -1,4 +1,4 @@
-"""README's pictures of a card and of a page, as a browser shows them; needs Chromium, Pillow, matplotlib."""
+"""Pictures of a card and of a report page in a browser, for README; needs Chromium, Pillow, matplotlib."""
 
 import argparse
 import shutil
@@ -15,7 +15,7 @@ RUN = "task-int8"
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# A page on the Hub looks much like this.
+# Resembles a page on the Hub.
 STYLE = """
 body { font: 16px/1.5 sans-serif; color: #1f2328; max-width: 860px; margin: 24px auto; padding: 0 24px }
 h1, h2 { border-bottom: 1px solid #d1d9e0; padding-bottom: 6px }
@@ -49,7 +49,7 @@ def screenshot(page: Path, width: int, height: int, picture: Path) -> None:
     """Write the upper part of a page as PNG in few colours."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        raise SystemExit(f"there is no browser to show pages; install one of {', '.join(BROWSERS)}")
+        raise SystemExit(f"pages need a browser; install one of {', '.join(BROWSERS)}")
     picture.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]

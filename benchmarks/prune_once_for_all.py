@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 COMMON = (
     "--do_train --do_eval --use_cpu --save_strategy no --per_device_eval_batch_size 64 --logging_steps 50 "
     "--disable_tqdm true --report_to none "
-    # As the published results were made, before the scripts chose what is fast on the machine at hand.
+    # The setting of the published results; today the scripts choose what is fast on the machine.
     "--bf16 false --train_sampling_strategy random --attn_implementation sdpa"
 )
 MLM = (
@@ -32,7 +32,7 @@ MLM = (
 
 @dataclass(frozen=True)
 class Task:
-    """How one task is learned and scored; `metrics` maps a column of the table to a result's name."""
+    """Settings of one task; `metrics` maps a column of the table to the name of a result."""
 
     title: str
     command: str
@@ -96,7 +96,7 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def run(name: str, command: list[str], options: argparse.Namespace) -> dict[str, float]:
-    """Run one stage, unless it has been; return the results it left with the steps it took."""
+    """Run one stage, unless its results exist; return the results with the number of steps."""
     output = Path(options.work) / name
     results = output / "stage.json"
     if not results.exists():
@@ -150,7 +150,7 @@ def main() -> None:
 def report(
     options: argparse.Namespace, task: Task, commands: dict[str, list[str]], rows: list[dict[str, object]]
 ) -> tuple[object, ...]:
-    """Return what the results file holds, with names instead of this machine's paths."""
+    """Return the content of the results file, with names in place of paths of the machine."""
     named = {getattr(options, name): name.upper() for name in ("encoder", "text", "task_data", "work")}
     lines = {name: " ".join(command) for name, command in commands.items()}
     for path, word in named.items():

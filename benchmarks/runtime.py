@@ -1,12 +1,14 @@
-"""How fast the CPU runtime is: BERT-base in several patterns beside OpenVINO, ONNX Runtime and PyTorch.
+"""Latency of the CPU runtime: BERT-base in several patterns beside OpenVINO, ONNX Runtime and PyTorch.
 
-Random weights and random masks: the time does not depend on what a model has learnt. All are called in
-turns in one process, each twice in a row, of which the second call counts. Ratios are medians of those within
-a round. The other runtimes compute zeros like other weights, so one model stands for all patterns there.
+Weights and masks are random, since the time does not depend on their values. Models take turns in one
+process, with two calls in a row, of which the second counts. Ratios are medians over the rounds. The other
+runtimes compute zeros like other weights, so they are measured with one pattern.
 """
 
 import argparse
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -16,12 +18,12 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from hf_sparse import find_targets
-from hf_sparse.benchmark.eager import fused, optimized, plain_copy, torch_dynamic, torch_floats
-from hf_sparse.benchmark.field import Contender
-from hf_sparse.benchmark.graphs import Exports, onnx_runtime, openvino
-from hf_sparse.benchmark.inputs import random_inputs
-from hf_sparse.benchmark.latency import Measurement, limited, measure
+from hf_sparse.benchmark.eager import Fuse, Optimize, PyTorch, PyTorchInt8
+from hf_sparse.benchmark.exported import OnnxRuntime, OpenVino
+from hf_sparse.benchmark.inputs import Job, random_inputs
+from hf_sparse.benchmark.latency import Prepared, limited, measure
 from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.runs.latency import LatencyRow
 from hf_sparse.runtime.library import load_kernels
 from measuring import write_results
 
@@ -35,10 +37,10 @@ PATTERNS = {
     "dense": (1, 1, 0.0),
 }
 FIRST = "4x4 at 90 %"
-# Of each: batch x length, which patterns, and how many rounds.
+# For each batch x length: patterns and number of rounds.
 SHAPES = {(1, 128): (tuple(PATTERNS), 15), (1, 384): ((FIRST,), 7), (8, 128): ((FIRST,), 5)}
 OTHERS = ("OpenVINO int8", "ONNX Runtime int8", "PyTorch int8", "PyTorch")
-# What the runtime was meant to reach, in times of the others.
+# Speed-ups that the runtime was designed to reach.
 BARS = {
     (FIRST, 128, 1): "4.5 OpenVINO, 5.5 ONNX Runtime, 30 PyTorch",
     ("1x4 at 90 %", 128, 1): "3.5 OpenVINO",
@@ -68,45 +70,42 @@ def build(name: str, inputs: dict[str, Tensor], embeddings: str | None = None) -
     return model
 
 
-def field(patterns: tuple[str, ...], batch: int, length: int, threads: int, scratch: Path) -> list[Contender]:
-    """Return the contenders for one shape: this runtime in every pattern, then the others."""
+def models(patterns: tuple[str, ...], batch: int, length: int, threads: int, scratch: Path) -> list[Prepared]:
+    """Return the models of one shape: in this runtime for every pattern, then in the others."""
     found = []
     for name in patterns:
         inputs = random_inputs(BertForSequenceClassification(BertConfig(num_hidden_layers=0)), batch, length)
-        model = build(name, inputs)
-        found.append(Contender(name, True, fused(model, inputs)))
+        job = Job(build(name, inputs), inputs, threads, scratch)
+        found.append(replace(Fuse().prepare(job), name=name))
         if name != FIRST:
             continue
-        found.append(Contender(f"{name}, optimize", True, optimized(model, inputs)))
-        plain = plain_copy(model)
-        exports = Exports(model, plain, inputs, scratch)
-        # Which rounds weights and inputs its own way, and is faster so than with ranges that are fixed.
-        rounded = Exports(plain, plain, inputs, scratch)
+        found.append(replace(Optimize().prepare(job), name=f"{name}, optimize"))
+        # ONNX Runtime rounds weights and inputs its own way, and is faster so than with fixed ranges.
+        plain = Job(job.plain, inputs, threads, scratch)
         others = (
-            openvino(exports, "int8", threads),
-            onnx_runtime(rounded, "int8", threads),
-            torch_dynamic(plain, inputs),
-            torch_floats(plain, inputs),
+            OpenVino("int8").prepare(job),
+            OnnxRuntime("int8").prepare(plain),
+            PyTorchInt8().prepare(job),
+            PyTorch().prepare(job),
         )
-    return found + [Contender(name, False, running) for name, running in zip(OTHERS, others, strict=True)]
+    return found + [replace(model, name=name) for name, model in zip(OTHERS, others, strict=True)]
 
 
-def rows_of(measured: list[Measurement], batch: int, length: int) -> list[dict[str, object]]:
-    """Return a row for each way of this runtime."""
-    others = {one.contender.name: one.seconds for one in measured if not one.contender.ours}
+def rows_of(measured: Sequence[LatencyRow], batch: int, length: int) -> list[dict[str, object]]:
+    """Return a row of the table for each model in this runtime."""
+    others = {one.name: one for one in measured if not one.own}
     rows = []
     for one in measured:
-        if not one.contender.ours:
+        if not one.own:
             continue
-        name = one.contender.name
-        row = {"model": name, "batch x tokens": f"{batch} x {length}", "ms": median(one.seconds) * 1e3}
-        for other, seconds in others.items():
-            ratios = [theirs / ours for theirs, ours in zip(seconds, one.seconds, strict=True)]
-            row[f"x {other}"] = round(median(ratios), 2)
-            row[f"{other} ms"] = round(median(seconds) * 1e3, 1)
-        row["bar, x"] = BARS.get((name, length, batch))
+        row = {"model": one.name, "batch x tokens": f"{batch} x {length}", "ms": one.median_ms}
+        for name, other in others.items():
+            ratios = [slow / fast for slow, fast in zip(other.ms, one.ms, strict=True)]
+            row[f"x {name}"] = round(median(ratios), 2)
+            row[f"{name} ms"] = round(other.median_ms, 1)
+        row["bar, x"] = BARS.get((one.name, length, batch))
         row["ms"] = round(row["ms"], 1)
-        row["weights MB"] = round(one.contender.running.weight_bytes / 1e6, 1)
+        row["weights MB"] = round(one.weight_bytes / 1e6, 1)
         rows.append(row)
         print({key: value for key, value in row.items() if key in COLUMNS}, flush=True)
     return rows
@@ -118,14 +117,13 @@ def main() -> None:
     options = parser.parse_args()
     kernels = load_kernels()
     if kernels is None:
-        raise RuntimeError("there is no C++ compiler, so there is nothing to measure")
+        raise RuntimeError("the kernels need a C++ compiler; install one")
     rows = []
     for (batch, length), (patterns, rounds) in SHAPES.items():
         with tempfile.TemporaryDirectory() as scratch, limited(options.threads):
-            contenders = field(patterns, batch, length, options.threads, Path(scratch))
-            reference = contenders[0].running.call()
+            timed = models(patterns, batch, length, options.threads, Path(scratch))
             turns = track(range(rounds), f"{batch} x {length}")
-            rows += rows_of(measure(contenders, reference, turns), batch, length)
+            rows += rows_of(measure(timed, timed[0].call(), turns), batch, length)
     settings = {
         "model": "BERT-base for classification, random weights and masks, embeddings and head included",
         "path": kernels.path,

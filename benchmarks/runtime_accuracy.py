@@ -23,7 +23,7 @@ NAMES = ("dense", "sparse_90", "sparse_94", *RECIPES)
 
 
 def answers(model: nn.Module, data: list[dict[str, Tensor]]) -> tuple[Tensor, float]:
-    """Return what a model answers, and the seconds it takes."""
+    """Return the predicted labels of a model, and the seconds it takes."""
     begin = time.perf_counter()
     with torch.inference_mode():
         found = [

@@ -1,7 +1,7 @@
-"""What the CPU runtime takes: seconds to load a packed BERT-base, memory, growth over a million calls.
+"""Load time and memory of a packed BERT-base in the CPU runtime, and growth over a million calls.
 
-Each figure comes from a process of its own. Memory is what is resident beyond what the process had once its
-packages were imported, pages of the file that stay mapped included.
+Each figure comes from a process of its own. Memory is the resident memory beyond that after importing the
+packages; pages of the file that stay mapped are included.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MEGABYTE = 1e6
 
 
 def resident(kind: str = "VmRSS") -> float:
-    """Return the megabytes of this process that are in memory, or VmHWM, the most that ever were."""
+    """Return the resident megabytes of this process now, or at most so far (VmHWM)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     (line,) = (line for line in lines if line.startswith(f"{kind}:"))
     return int(line.split()[1]) * 1024 / MEGABYTE
@@ -38,7 +38,7 @@ def resident(kind: str = "VmRSS") -> float:
 
 def model(directory: str, batch: int) -> dict[str, float]:
     """Load a packed model and run it."""
-    # Imported before anything is counted, like all that loading a model imports.
+    # Imports are not counted.
     load_kernels()
     before = resident()
     loaded = load(directory)
@@ -95,7 +95,7 @@ def apart(*arguments: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--part", nargs="+", help="What one of the processes does.")
+    parser.add_argument("--part", nargs="+", help="Part of one process (used by the script itself).")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.part:

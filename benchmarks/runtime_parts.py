@@ -1,7 +1,8 @@
 """Where the time of the fused encoder goes: BERT-base, 4x4 blocks at 90 %, one text of 128 tokens.
 
-Nothing is instrumented. An encoder whose weights are all zero has everything but products; on 16 texts of 8
-tokens it has a sixteenth of the attention, too; and the model has embeddings and head around its encoder.
+Parts are differences of whole runs, without instrumentation: an encoder of zeros computes everything except
+products with weights; on 16 texts of 8 tokens it computes a sixteenth of the attention; and the whole model
+adds embeddings and head.
 """
 
 import time
@@ -21,7 +22,7 @@ TEXTS, TOKENS, ROUNDS = 16, 128, 40
 
 
 def least(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the least milliseconds of each call, taken in turns."""
+    """Return the least milliseconds of each call, measured in turns."""
     found = dict.fromkeys(calls, float("inf"))
     with torch.inference_mode():
         for _ in range(ROUNDS):
@@ -35,7 +36,7 @@ def least(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 def main() -> None:
     kernels = load_kernels()
     if kernels is None:
-        raise RuntimeError("there is no C++ compiler, so there is nothing to measure")
+        raise RuntimeError("the kernels need a C++ compiler; install one")
     model, empty = (build(FIRST, {"input_ids": torch.full((1, TOKENS), 7)}) for _ in range(2))
     inputs = random_inputs(model, 1, TOKENS)
     for target in find_targets(empty):

@@ -1,4 +1,4 @@
-"""One pre-trained BERT in the shapes of its relatives: the same weights and vocabulary, their classes."""
+"""One pre-trained BERT as a RoBERTa, DistilBERT and others: same weights and vocabulary, other classes."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def as_roberta(bert: BertModel) -> PreTrainedModel:
 
 
 def as_distilbert(bert: BertModel) -> PreTrainedModel:
-    """Return a DistilBERT: types of tokens, of which it has none, are added to its positions."""
+    """Return a DistilBERT: it lacks token types, so their embedding is added to that of positions."""
     config = bert.config
     model = DistilBertModel(
         DistilBertConfig(
@@ -94,7 +94,7 @@ def write_shape(encoder: str, shape: str, directory: Path) -> None:
     with torch.no_grad():
         error = model(**batch).last_hidden_state - bert(**batch).last_hidden_state
     if (worst := (error * batch["attention_mask"][..., None]).abs().max()) > 1e-3:
-        raise RuntimeError(f"as a {shape} the encoder computes something else: {worst:.2g} apart")
+        raise RuntimeError(f"as a {shape} the encoder computes other outputs: {worst:.2g} apart")
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
@@ -105,6 +105,6 @@ def _loaded(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel
     if any(
         "pooler" not in key and "position_ids" not in key and "token_type_ids" not in key for key in missing
     ):
-        raise RuntimeError(f"the encoder has no {sorted(missing)[:3]}")
+        raise RuntimeError(f"the encoder lacks {sorted(missing)[:3]}")
     model.load_state_dict({key: value for key, value in state.items() if key in known}, strict=False)
     return model

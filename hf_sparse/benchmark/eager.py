@@ -1,6 +1,5 @@
-"""This runtime and PyTorch as contenders."""
+"""This package's runtime and PyTorch as backends."""
 
-import copy
 import warnings
 from collections.abc import Mapping
 
@@ -8,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_sparse.benchmark.field import Running
-from hf_sparse.quantization.convert import detach
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.benchmark.inputs import Job, shared_copy
+from hf_sparse.benchmark.latency import Backend, Prepared
 from hf_sparse.runtime.engine import FusedEncoder
 from hf_sparse.runtime.fusing import fuse
 from hf_sparse.runtime.integers import quantized
@@ -19,80 +17,73 @@ from hf_sparse.runtime.linear import RuntimeLinear
 from hf_sparse.runtime.optimizing import optimize
 
 
-def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy without quantized layers, whose weights are those that their codes stand for.
+class Fuse(Backend):
+    """The encoder as one kernel call."""
 
-    All other parameters are shared.
-    """
-    layers = quantized_layers(model)
-    copied = shared_copy(model)
-    detach(copied)
-    for name, layer in layers.items():
-        weight = layer.weight()
-        weight = (weight.t() if layer.transposed else weight).contiguous()
-        copied.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
-    return copied
+    name, own, errors = "hf_sparse fuse", True, (ValueError,)
+
+    def prepare(self, job: Job) -> Prepared:
+        """Fuse a copy of the model; raise `ValueError` if its architecture or scheme is not supported."""
+        _require_kernels()
+        note = "" if job.quantized else "Weights and inputs of the encoder are rounded to 8 bits."
+        return eager(self, fuse(shared_copy(job.model)), job.inputs, note)
 
 
-def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of a model, in evaluation mode, that has the same parameters."""
-    # `deepcopy` takes what its memo holds in place of a copy.
-    memo: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
-    copied = copy.deepcopy(model, memo).eval()
-    # Whoever computes one batch needs no keys and values later.
-    copied.config.use_cache = False
-    return copied
+class Optimize(Backend):
+    """Layers that are replaced one by one."""
+
+    name, own, errors = "hf_sparse optimize", True, (ValueError,)
+
+    def prepare(self, job: Job) -> Prepared:
+        """Replace the layers of a copy; raise `ValueError` if none can be replaced."""
+        _require_kernels()
+        done = optimize(shared_copy(job.model))
+        if not any(isinstance(module, RuntimeLinear) for module in done.modules()):
+            raise ValueError("none of the model's layers is quantized in a way it knows, or half zeros")
+        left = len(quantized(done))
+        note = f"{left} quantized layers stay in PyTorch, simulated." if left else ""
+        return eager(self, done, job.inputs, note)
 
 
-def fused(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Running:
-    """Run the model with its encoder as one piece; raise `ValueError` where that cannot be."""
-    _require_kernels()
-    note = "" if quantized_layers(model) else "Weights and inputs of the encoder are rounded to 8 bits."
-    return _running(fuse(shared_copy(model)), inputs, note)
+class PyTorch(Backend):
+    """The model without quantized layers, as it is."""
+
+    name, errors = "PyTorch float32", ()
+
+    def prepare(self, job: Job) -> Prepared:
+        """Take the plain copy."""
+        return eager(self, job.plain, job.inputs)
 
 
-def optimized(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Running:
-    """Run the model layer by layer; raise `ValueError` where no layer is replaced."""
-    _require_kernels()
-    done = optimize(shared_copy(model))
-    if not any(isinstance(module, RuntimeLinear) for module in done.modules()):
-        raise ValueError("none of the model's layers is quantized in a way it knows, or half zeros")
-    left = len(quantized(done))
-    return _running(done, inputs, f"{left} quantized layers stay in PyTorch, simulated." if left else "")
+class PyTorchInt8(Backend):
+    """PyTorch's dynamic quantization of Linears."""
+
+    name = "PyTorch int8 dynamic"
+
+    def prepare(self, job: Job) -> Prepared:
+        """Quantize a plain copy anew."""
+        with warnings.catch_warnings():
+            # It is deprecated, and still what people compare with.
+            warnings.simplefilter("ignore")
+            rounded = torch.ao.quantization.quantize_dynamic(
+                shared_copy(job.plain), {nn.Linear}, dtype=torch.qint8, inplace=True
+            )
+        return eager(self, rounded, job.inputs, "Linears rounded anew, with one scale for a weight.")
 
 
-def torch_floats(plain: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Running:
-    """Run a model that is not quantized as it is."""
-    return _running(plain, inputs)
+def eager(backend: Backend, model: PreTrainedModel, inputs: Mapping[str, Tensor], note: str = "") -> Prepared:
+    """Return a PyTorch model as a backend runs it."""
 
-
-def torch_dynamic(plain: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Running:
-    """Run a model that is not quantized with what PyTorch offers to make its Linears int8."""
-    with warnings.catch_warnings():
-        # It is deprecated, and still what people compare with.
-        warnings.simplefilter("ignore")
-        rounded = torch.ao.quantization.quantize_dynamic(
-            shared_copy(plain), {nn.Linear}, dtype=torch.qint8, inplace=True
-        )
-    return _running(rounded, inputs, "Linears rounded anew, with one scale for a weight.")
-
-
-def _require_kernels() -> None:
-    if load_kernels() is None:
-        raise ValueError("its C++ is not compiled here: there is no compiler, or HF_SPARSE_NATIVE is 0")
-
-
-def _running(model: PreTrainedModel, inputs: Mapping[str, Tensor], note: str = "") -> Running:
     def call() -> Tensor:
         with torch.inference_mode():
             outputs = model(**inputs, return_dict=True)
         return next(value for value in outputs.values() if isinstance(value, Tensor))
 
-    return Running(call, held_bytes(model), note)
+    return Prepared(backend.name, backend.own, call, held_bytes(model), note)
 
 
 def held_bytes(model: nn.Module) -> int:
-    """Return the bytes of a model's weights, each once, as its modules hold them: packed, int8 or plain."""
+    """Return the bytes of a model's weights as its modules hold them (packed, int8 or plain), each once."""
     held = {id(value): value.nbytes for value in (*model.parameters(), *model.buffers())}
     for module in model.modules():
         if isinstance(module, FusedEncoder):
@@ -103,3 +94,8 @@ def held_bytes(model: nn.Module) -> int:
             bias = module.bias()
             held[id(module)] = module.weight().nbytes + (0 if bias is None else bias.nbytes)
     return sum(held.values())
+
+
+def _require_kernels() -> None:
+    if load_kernels() is None:
+        raise ValueError("its C++ is not compiled here: the compiler is missing, or HF_SPARSE_NATIVE is 0")

@@ -1,20 +1,89 @@
-"""Random texts of one length for any model that reads texts."""
+"""What every backend is given: a model in the forms that backends take, and random tokens."""
+
+import copy
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_sparse.data.positions import most_tokens
-from hf_sparse.export.onnx import example_inputs
+from hf_sparse.export.onnx import ExportedOnnx, example_inputs, export_onnx
+from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.quantization.convert import detach
+from hf_sparse.quantization.layers import quantized_layers
 
 _SEED = 0
 
 
-def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
-    """Return what a tokenizer could give: (batch, length) random tokens, always the same, none left out.
+class Job:
+    """A model to be timed, quantized or not, on the CPU in float32, with its inputs.
 
-    Raises `ValueError` for models that read anything else than texts, and for lengths that they have no
-    positions for.
+    Backends outside PyTorch run on `threads` threads; PyTorch and this package's runtime use those that
+    PyTorch is set to. Files of other runtimes go into the directory `scratch`.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, inputs: Mapping[str, Tensor], threads: int, scratch: Path
+    ) -> None:
+        model.requires_grad_(False)
+        self.model, self.inputs, self.threads, self.scratch = model, dict(inputs), threads, scratch
+        self.quantized = bool(quantized_layers(model))
+
+    @cached_property
+    def plain(self) -> PreTrainedModel:
+        """The model without quantized layers; raises `ValueError` for layers that were never calibrated."""
+        return plain_copy(self.model)
+
+    def onnx(self, kind: str) -> ExportedOnnx:
+        """Return the ONNX file of the model in `float32` or `int8`, exported once."""
+        return self._float32 if kind == "float32" else self._int8
+
+    @cached_property
+    def _float32(self) -> ExportedOnnx:
+        return export_onnx(self.plain, self.scratch / "floats.onnx")
+
+    @cached_property
+    def _int8(self) -> ExportedOnnx:
+        """The model as it is quantized, else calibrated with the inputs of this benchmark."""
+        model = self.model
+        if not self.quantized:
+            model = shared_copy(model)
+            calibrate(model, [self.inputs])
+        return export_onnx(model, self.scratch / "integers.onnx")
+
+
+def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy whose quantized layers are plain ones, with the weights that their codes stand for.
+
+    All other parameters are shared.
+    """
+    layers = quantized_layers(model)
+    copied = shared_copy(model)
+    detach(copied)
+    for name, layer in layers.items():
+        weight = layer.weight()
+        weight = (weight.t() if layer.transposed else weight).contiguous()
+        copied.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
+    return copied
+
+
+def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model, in evaluation mode, that shares its parameters and keeps no cache."""
+    # `deepcopy` takes what its memo holds in place of a copy.
+    memo: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
+    copied = copy.deepcopy(model, memo).eval()
+    copied.config.use_cache = False
+    return copied
+
+
+def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
+    """Return inputs as a tokenizer makes them: (batch, length) random tokens without padding.
+
+    The same for every call with the same arguments. Raises `ValueError` for models that read anything but
+    texts, and for lengths beyond a model's positions.
     """
     try:
         names = tuple(example_inputs(model))

@@ -1,6 +1,7 @@
-"""How long contenders take for the same inputs, measured in turns in one process."""
+"""What a backend is, and how long backends take for the same inputs, measured in turns in one process."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -8,22 +9,45 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from hf_sparse.benchmark.field import Contender
-from hf_sparse.report.latency import LatencyRow
+from hf_sparse.benchmark.inputs import Job
+from hf_sparse.runs.latency import LatencyRow
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement:
-    """What a contender took, each call in seconds, and by how much its first output differs at most."""
+class Prepared:
+    """A model that a backend is ready to run.
 
-    contender: Contender
-    seconds: tuple[float, ...]
-    difference: float
+    `call` computes its first output for the inputs of the benchmark. `own` is true for the runtimes of this
+    package. `weight_bytes` is the size of its weights as they are held, embeddings included; `note` says what
+    else a reader of the latency should know.
+    """
+
+    name: str
+    own: bool
+    call: Callable[[], Tensor]
+    weight_bytes: int
+    note: str = ""
+
+
+class Backend(ABC):
+    """One way to run a model, listed in `BACKENDS` under its name.
+
+    `errors` are the exceptions by which `prepare`, or the first call, says that this backend cannot run the
+    model here. Those of other software may be of any class; others are faults of this package.
+    """
+
+    name: str
+    own = False
+    errors: tuple[type[Exception], ...] = (Exception,)
+
+    @abstractmethod
+    def prepare(self, job: Job) -> Prepared:
+        """Make the model ready to run; raise one of `errors` with the reason if that is impossible."""
 
 
 @contextmanager
 def limited(threads: int) -> Iterator[None]:
-    """Let PyTorch compute on so many threads, and on as many as before afterwards."""
+    """Limit PyTorch to this number of threads, and restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -33,47 +57,38 @@ def limited(threads: int) -> Iterator[None]:
 
 
 def measure(
-    contenders: Sequence[Contender], reference: Tensor, rounds: Iterable[int], warm_up: int = 2
-) -> list[Measurement]:
-    """Time one call of each contender in every round; compare outputs with the reference.
+    models: Sequence[Prepared], reference: Tensor, rounds: Iterable[int], warm_up: int = 2
+) -> tuple[LatencyRow, ...]:
+    """Time one call of each model in every round; compare the outputs with the reference.
 
-    Before a call that is timed comes one that is not, for the caches of the processor to hold what this
-    contender reads and not what the one before it did, and for that one's threads to be done with waiting.
-    `warm_up` more of them come first of all.
+    An untimed call precedes every timed one: it fills the processor's caches with the weights of this model,
+    and lets threads of the model before it come to rest. Each model first makes `warm_up` calls.
     """
-    for contender in contenders:
+    for model in models:
         for _ in range(warm_up):
-            contender.running.call()
-    seconds: list[list[float]] = [[] for _ in contenders]
+            model.call()
+    seconds: list[list[float]] = [[] for _ in models]
     for _ in rounds:
-        for contender, taken in zip(contenders, seconds, strict=True):
-            contender.running.call()
+        for model, taken in zip(models, seconds, strict=True):
+            model.call()
             begin = perf_counter()
-            contender.running.call()
+            model.call()
             taken.append(perf_counter() - begin)
-    return [
-        Measurement(contender, tuple(taken), largest_difference(contender.running.call(), reference))
-        for contender, taken in zip(contenders, seconds, strict=True)
-    ]
-
-
-def rows_of(measured: Iterable[Measurement]) -> tuple[LatencyRow, ...]:
-    """Return measurements as reports show them."""
     return tuple(
-        LatencyRow(
-            one.contender.name,
-            one.contender.ours,
-            one.seconds,
-            one.contender.running.weight_bytes,
-            one.difference,
-            one.contender.running.note,
+        LatencyRow.measured(
+            model.name,
+            model.own,
+            taken,
+            model.weight_bytes,
+            largest_difference(model.call(), reference),
+            model.note,
         )
-        for one in measured
+        for model, taken in zip(models, seconds, strict=True)
     )
 
 
 def largest_difference(output: Tensor, reference: Tensor) -> float:
-    """Return the largest difference of two outputs, infinity where one is not finite or has another shape."""
+    """Return the largest absolute difference, infinity where one is not finite or shapes differ."""
     if output.shape != reference.shape:
         return float("inf")
     difference = (output.double() - reference.double()).abs().max().item()

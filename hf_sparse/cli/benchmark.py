@@ -39,21 +39,15 @@ def benchmark(
     with plain_errors(context.obj):
         _require_cores(threads)
         with working("Loading"):
-            from hf_sparse.benchmark.contenders import REFERENCE, makers
-            from hf_sparse.benchmark.field import prepare
-            from hf_sparse.benchmark.inputs import random_inputs
-            from hf_sparse.benchmark.latency import limited, measure, rows_of
+            from hf_sparse.benchmark.backends import BACKENDS, REFERENCE, prepare
+            from hf_sparse.benchmark.inputs import Job, random_inputs
+            from hf_sparse.benchmark.latency import limited, measure
             from hf_sparse.checkpoint.loading import load_model
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
-            from hf_sparse.report.latency import (
-                LatencyReport,
-                latency_as_dict,
-                latency_figure,
-                machine,
-                print_latency,
-            )
+            from hf_sparse.report.latency import latency_figure, print_latency
             from hf_sparse.report.pictures import require_png, write_png
+            from hf_sparse.runs.latency import LatencyReport, machine
             from hf_sparse.runtime.library import load_kernels
 
             if png is not None:
@@ -65,11 +59,11 @@ def benchmark(
             inputs = random_inputs(loaded, batch, length)
             kernels = load_kernels()
         with tempfile.TemporaryDirectory() as scratch, limited(threads), silence():
-            making = makers(loaded, inputs, threads, Path(scratch))
-            field = prepare(counted(making, "Preparing"))
+            job = Job(loaded, inputs, threads, Path(scratch))
+            field = prepare(job, counted(BACKENDS, "Preparing"))
             reference = field.output(REFERENCE)
             rounds = counted(range(repeats), "Measuring")
-            measured = measure(field.contenders, reference, rounds, warm_up)
+            rows = measure(field.models, reference, rounds, warm_up)
         report = LatencyReport(
             model,
             type(loaded).__name__,
@@ -79,13 +73,13 @@ def benchmark(
             machine(kernels and kernels.path),
             REFERENCE,
             reference.abs().max().item(),
-            rows_of(measured),
+            rows,
             field.missing,
         )
         if png is not None:
             write_png(latency_figure(report), png)
         if as_json:
-            typer.echo(json.dumps(latency_as_dict(report)))
+            typer.echo(json.dumps(report.to_dict()))
         else:
             print_latency(report, Console())
 

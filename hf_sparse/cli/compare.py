@@ -28,15 +28,11 @@ def compare(
         if png is not None:
             require("--png", "demo", "matplotlib")
         with working("Reading"):
-            from hf_sparse.report.comparison import (
-                compare_runs,
-                comparison_as_dict,
-                print_differences,
-                print_runs,
-            )
-            from hf_sparse.report.measured import gather_runs
+            from hf_sparse.report.comparison import print_differences, print_runs
             from hf_sparse.report.page.scatter import write_scatter
             from hf_sparse.report.pictures import require_png
+            from hf_sparse.runs.comparison import compare_runs, comparison_as_dict
+            from hf_sparse.runs.measured_run import gather_runs
 
             if png is not None:
                 require_png(png)

@@ -16,7 +16,7 @@ from hf_sparse.cli.waiting import working
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_sparse.runtime.gains import Gains
+    from hf_sparse.planning.pattern_speedup import Speedup
 
 
 def plan(
@@ -60,13 +60,13 @@ def plan(
     with plain_errors(context.obj):
         from hf_sparse.checkpoint.loading import load_model
         from hf_sparse.distillation.teacher import load_teacher
-        from hf_sparse.report.gains import print_gains
+        from hf_sparse.planning.estimate import Batch
+        from hf_sparse.planning.pattern_speedup import print_speedup
+        from hf_sparse.planning.plan import count_rows, count_steps, make_plan
+        from hf_sparse.planning.plan_figure import plan_figure
+        from hf_sparse.planning.plan_table import plan_as_dict, print_plan
         from hf_sparse.report.pictures import write_png
-        from hf_sparse.report.plan import plan_as_dict, print_plan
-        from hf_sparse.report.timeline import plan_figure
         from hf_sparse.training.arguments import SparseArguments
-        from hf_sparse.training.estimate import Batch
-        from hf_sparse.training.plan import count_rows, count_steps, make_plan
 
         if (steps is None) == (data is None):
             raise ValueError("the length of the run is given by --steps or by --data, one of them")
@@ -91,20 +91,20 @@ def plan(
             )
         if png is not None:
             write_png(plan_figure(planned, f"{Path(recipe).stem}, {steps:,} steps"), png)
-        gains = _gains(student, max_seq_length) if speed else None
+        speedup = _speedup(student, max_seq_length) if speed else None
         if as_json:
-            typer.echo(json.dumps(plan_as_dict(planned) | ({"speed": asdict(gains)} if gains else {})))
+            typer.echo(json.dumps(plan_as_dict(planned) | ({"speed": asdict(speedup)} if speedup else {})))
             return
         print_plan(planned, Console())
-        if gains is not None:
+        if speedup is not None:
             pattern = chosen.sparsity and getattr(chosen.sparsity, "pattern", None)
-            print_gains(_about(gains), gains.times, [str(pattern)], Console())
+            print_speedup(speedup, [str(pattern)], Console())
 
 
-def _gains(student: "PreTrainedModel | None", tokens: int) -> "Gains":
+def _speedup(student: "PreTrainedModel | None", tokens: int) -> "Speedup":
     from math import prod
 
-    from hf_sparse.runtime.gains import measure_gains
+    from hf_sparse.planning.pattern_speedup import measure_speedup
     from hf_sparse.runtime.library import load_kernels
     from hf_sparse.targets import find_targets
 
@@ -114,16 +114,7 @@ def _gains(student: "PreTrainedModel | None", tokens: int) -> "Gains":
     shapes = {} if student is None else find_targets(student).shapes
     with working("Measuring"):
         # Without a model, the largest layer of BERT-base.
-        return measure_gains(kernels, max(shapes.values(), key=prod, default=(3072, 768)), tokens)
-
-
-def _about(gains: "Gains") -> str:
-    rows, columns = gains.shape
-    return (
-        f"One layer of {rows} x {columns} in the CPU runtime ({gains.path}), {gains.tokens} tokens:\n"
-        f"dense in 8 bits {gains.dense * 1e3:.2f} ms, PyTorch in float32 {gains.floats * 1e3:.2f} ms; how "
-        "often\nfaster than dense in 8 bits it is when sparse:"
-    )
+        return measure_speedup(kernels, max(shapes.values(), key=prod, default=(3072, 768)), tokens)
 
 
 def _assignments(texts: list[str] | None) -> dict[str, Any]:

@@ -35,23 +35,22 @@ def report(
         with working("Reading"):
             from hf_sparse.report.comparison import print_runs
             from hf_sparse.report.history import is_worth_printing, print_history
-            from hf_sparse.report.measured import gather_runs
-            from hf_sparse.report.page.writing import PAGE, collect, material_as_dict, write_page
+            from hf_sparse.report.page.writing import PAGE, write_page
+            from hf_sparse.runs.comparison import trace_runs
+            from hf_sparse.runs.measured_run import gather_runs
 
             place = out or _place(runs)
-            material = collect(gather_runs(runs))
+            lineage = trace_runs(gather_runs(runs))
         with working("Drawing"):
-            files = write_page(material, place)
+            files = write_page(lineage, place)
         page = place / PAGE
         if as_json:
-            typer.echo(
-                json.dumps({"page": f"{page}", "files": files} | material_as_dict(material), allow_nan=False)
-            )
+            typer.echo(json.dumps({"page": f"{page}", "files": files} | lineage.to_dict(), allow_nan=False))
         else:
             console = Console()
-            print_runs(material.comparison, console)
-            log = material.lines[0][-1].run.log
-            if len(material.lines) == 1 and is_worth_printing(log):
+            print_runs(lineage.comparison, console)
+            log = lineage.lines[0][-1].run.log
+            if len(lineage.lines) == 1 and is_worth_printing(log):
                 console.print()
                 print_history(log, console)
             console.print(

@@ -12,9 +12,9 @@ from hf_sparse.demo.settings import DemoSettings
 from hf_sparse.demo.sources import Sources, load_sources, words
 from hf_sparse.demo.speed import Speed, measure_speed, speed_table
 from hf_sparse.demo.stages import Outcome
-from hf_sparse.report.plots import plot_demo
-from hf_sparse.report.results import write_results
+from hf_sparse.report.history import plot_demo
 from hf_sparse.report.tables import ModelRow, duration, model_table
+from hf_sparse.runs.results import write_results
 from hf_sparse.training.files import require_writable
 
 RESULTS, _PICTURE = "results.json", "demo.png"

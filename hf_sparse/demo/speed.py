@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from hf_sparse.benchmark.contenders import REFERENCE
-from hf_sparse.benchmark.eager import held_bytes, plain_copy, torch_floats
-from hf_sparse.benchmark.field import Contender, Running
-from hf_sparse.benchmark.latency import limited, measure, rows_of
+from hf_sparse.benchmark.backends import REFERENCE
+from hf_sparse.benchmark.eager import held_bytes
+from hf_sparse.benchmark.inputs import plain_copy
+from hf_sparse.benchmark.latency import Prepared, limited, measure
 from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.demo.lessons import Lesson
 from hf_sparse.demo.stages import PACKED_FORM
-from hf_sparse.report.latency import LatencyReport, latency_as_dict, machine
 from hf_sparse.report.tables import narrow_table
+from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.loading import load
 from hf_sparse.storage import write_atomically
@@ -43,13 +43,21 @@ class Speed:
         return self.latency.machine["kernels"]
 
     @property
+    def _own(self) -> LatencyRow:
+        return next(row for row in self.latency.rows if row.own)
+
+    @property
+    def _pytorch(self) -> LatencyRow:
+        return next(row for row in self.latency.rows if not row.own)
+
+    @property
     def milliseconds(self) -> float:
         """The median in the CPU runtime."""
-        return 1e3 * self.latency.best.median
+        return self._own.median_ms
 
     @property
     def pytorch_milliseconds(self) -> float:
-        return 1e3 * self.latency.rival.median
+        return self._pytorch.median_ms
 
     def as_dict(self) -> dict[str, object]:
         """Return what the demo's results say of it."""
@@ -72,13 +80,13 @@ def measure_speed(directory: Path, lesson: Lesson) -> Speed:
     longest = max(lesson.validation, key=lambda row: len(row["input_ids"]))
     inputs = {"input_ids": torch.tensor([longest["input_ids"]])}
     note = "" if kernels else "Simulated in PyTorch: its C++ is not compiled here."
-    contenders = [
-        Contender("hf_sparse", True, Running(lambda: _logits(fast, inputs), held_bytes(fast), note)),
-        Contender(REFERENCE, False, torch_floats(plain, inputs)),
+    models = [
+        Prepared("hf_sparse", True, lambda: _logits(fast, inputs), held_bytes(fast), note),
+        Prepared(REFERENCE, False, lambda: _logits(plain, inputs), held_bytes(plain)),
     ]
     with limited(_THREADS):
-        reference = contenders[1].running.call()
-        measured = measure(contenders, reference, range(_ROUNDS))
+        reference = models[1].call()
+        rows = measure(models, reference, range(_ROUNDS))
     latency = LatencyReport(
         directory.name,
         type(plain).__name__,
@@ -87,10 +95,10 @@ def measure_speed(directory: Path, lesson: Lesson) -> Speed:
         machine(kernels and kernels.path),
         REFERENCE,
         reference.abs().max().item(),
-        rows_of(measured),
+        rows,
         {},
     )
-    content = json.dumps(latency_as_dict(latency), indent=1)
+    content = json.dumps(latency.to_dict(), indent=1)
     write_atomically(directory / _FILE, f"{content}\n".encode())
     return Speed(latency, _accuracy(fast, lesson))
 
@@ -104,7 +112,7 @@ def speed_table(speed: Speed) -> Table:
         f"hf_sparse.runtime, 8 bits ({speed.kernels or 'no compiler: simulated'})",
         f"{speed.milliseconds:.2f} ms",
         f"{speed.accuracy:.1%}",
-        f"{speed.latency.speedup:.1f}x",
+        f"{speed.pytorch_milliseconds / speed.milliseconds:.1f}x",
     )
     return table
 

@@ -13,7 +13,7 @@ from hf_sparse.hub.cards.freshness import Outdated, only_current
 from hf_sparse.hub.cards.pictures import draw_pictures
 from hf_sparse.hub.cards.rendering import render
 from hf_sparse.hub.cards.weights import load_to_measure, targets_of
-from hf_sparse.report.run import read_run
+from hf_sparse.runs.run import read_run
 from hf_sparse.sparsity.inspection import inspect_weights
 from hf_sparse.storage import write_atomically
 

@@ -1,24 +1,31 @@
-"""What a run has logged, as a table and as a picture."""
+"""The log of a run as a table and as figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from transformers.trainer_utils import get_last_checkpoint
 
-from hf_sparse.reading import read_json, shortened
-from hf_sparse.report.pictures import DENSE, GREY, LITERAL, RATE, ZEROS, hide_frame, new_figure, printable
+from hf_sparse.report.pictures import (
+    DENSE,
+    GREY,
+    LITERAL,
+    RATE,
+    ZEROS,
+    hide_frame,
+    new_figure,
+    printable,
+    write_png,
+)
 from hf_sparse.report.tables import narrow_table
+from hf_sparse.runs.history import Log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STATE = "trainer_state.json"
-_STATE, _WAY_OUT = "state of a Trainer", "delete it, or copy it again from where it was written"
 _ROWS, _EVALUATIONS = 20, 50
-# What is shown of a log: the key, its heading, its format.
+# Columns of the table: key of the log, heading, format.
 _COLUMNS = (
     ("loss", "loss", "{:.4g}"),
     ("eval_loss", "eval loss", "{:.4g}"),
@@ -28,64 +35,18 @@ _COLUMNS = (
     ("penalty_strength", "strength", "{:.1e}"),
 )
 
-_NOTHING = "the run has logged nothing that could be shown; train with smaller logging_steps"
-
-Log = Sequence[Mapping[str, float]]
-
-
-def read_log(directory: str | Path) -> list[dict[str, float]]:
-    """Return what a Trainer logged, by step, in the state that `furthest_state` returns; raises as that does.
-
-    Numbers of one step, as of training and evaluation, are in one mapping.
-    """
-    rows: dict[int, dict[str, float]] = {}
-    for line in furthest_state(directory)["log_history"]:
-        numbers = {key: value for key, value in line.items() if is_number(value)}
-        rows.setdefault(line["step"], {}).update(numbers)
-    return [rows[step] for step in sorted(rows)]
-
-
-def is_number(value: object) -> bool:
-    """Say whether something logged or measured is a number, and not a yes or no."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def furthest_state(directory: str | Path) -> dict[str, Any]:
-    """Return the state that a Trainer saved in its output directory or its last checkpoint.
-
-    The one with the later step in its log counts. Raises `ValueError` if there is none, or one is damaged.
-    """
-    directory = Path(directory)
-    last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
-    places = [directory / STATE, *([Path(last) / STATE] if last else [])]
-    states = [_read_state(path) for path in places if path.is_file()]
-    if not states:
-        raise ValueError(
-            f"{directory} has no {STATE}, nor a checkpoint with one; name the output directory of a Trainer"
-        )
-    return max(states, key=lambda state: max((line["step"] for line in state["log_history"]), default=0))
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    state = read_json(path, _STATE, _WAY_OUT)
-    lines = state.get("log_history")
-    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
-        raise ValueError(f"{path} is no {_STATE} (its log_history is no list of tables); {_WAY_OUT}")
-    for line in lines:
-        if not isinstance(step := line.get("step"), int) or isinstance(step, bool) or step < 0:
-            raise ValueError(f"{path} is no {_STATE} (a step in it is {shortened(step)}); {_WAY_OUT}")
-    return state
+_NOTHING = "the run has logged nothing that can be shown; train with smaller logging_steps"
 
 
 def is_worth_printing(log: Log) -> bool:
-    """Say whether anything of what is shown was logged."""
+    """Return whether the log has anything to show."""
     return bool(_present(log))
 
 
 def print_history(log: Log, console: Console) -> None:
-    """Print some twenty steps of a log, evenly spaced, with the first, the last and up to 50 evaluations.
+    """Print about twenty steps of a log, evenly spaced, with the first, the last and up to 50 evaluations.
 
-    Raises `ValueError` if nothing of what is shown was logged.
+    Raises `ValueError` if the log has nothing to show.
     """
     columns = _present(log)
     if not columns:
@@ -104,7 +65,7 @@ def print_history(log: Log, console: Console) -> None:
 
 
 def history_figure(log: Log, title: str) -> "Figure":
-    """Draw loss, sparsity with the groups that are gone, strength of the penalty, learning rate, by step.
+    """Draw loss, sparsity and small groups, strength of the penalty and learning rate against the step.
 
     Raises `ValueError` if none of them was logged.
     """
@@ -116,10 +77,7 @@ def history_figure(log: Log, title: str) -> "Figure":
     if not drawn:
         raise ValueError(_NOTHING)
     ratios = [ratio for _, ratio in drawn]
-    figure = new_figure(9, 1.1 + sum(ratios))
-    figure.suptitle(
-        printable(title), fontsize=13, x=0.01, horizontalalignment="left", fontweight="bold", **LITERAL
-    )
+    figure = new_figure(9, 1.1 + sum(ratios), title)
     panels = figure.subplots(len(drawn), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, (draw, _) in zip(panels, drawn, strict=True):
         draw(axes, log)
@@ -177,3 +135,63 @@ def _draw_rate(axes: "Axes", log: Log) -> None:
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
     axes.set_ylabel("learning\nrate")
+
+
+def plot_demo(
+    log: Log,
+    accuracies: Mapping[str, float],
+    majority: float,
+    title: str,
+    path: Path,
+) -> None:
+    """Write `demo_figure` as PNG."""
+    write_png(demo_figure(log, accuracies, majority, title), path)
+
+
+def demo_figure(log: Log, accuracies: Mapping[str, float], majority: float, title: str) -> "Figure":
+    """Draw sparsity and learning rate of a pruning run beside the accuracies of the models of the demo.
+
+    `majority` is the accuracy of always giving the most frequent answer. The first accuracy is that of the
+    dense model.
+    """
+    figure = new_figure(11, 4.4)
+    figure.suptitle(printable(title), fontsize=12, **LITERAL)
+    run, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    _draw_run(run, log)
+    _draw_accuracies(bars, accuracies, majority)
+    return figure
+
+
+def _draw_run(zeros: "Axes", log: Log) -> None:
+    lines = [line for line in log if "sparsity" in line and "learning_rate" in line]
+    steps = [line["step"] for line in lines]
+    zeros.set_title("Pruning once, during pre-training", fontsize=10)
+    zeros.plot(steps, [100 * line["sparsity"] for line in lines], color=ZEROS, linewidth=2)
+    zeros.set_xlabel("optimizer step")
+    zeros.set_ylabel("zeros among the encoder's weights (%)", color=ZEROS)
+    zeros.set_ylim(0, 100)
+    zeros.set_xlim(left=0)
+    zeros.tick_params(axis="y", colors=ZEROS)
+    zeros.grid(alpha=0.25)
+    rate = zeros.twinx()
+    rate.plot(steps, [1000 * line["learning_rate"] for line in lines], color=RATE, linewidth=1.5)
+    rate.set_ylabel("learning rate (thousandths)", color=RATE)
+    rate.set_ylim(bottom=0)
+    rate.tick_params(axis="y", colors=RATE)
+    for axes in (zeros, rate):
+        hide_frame(axes, "top")
+
+
+def _draw_accuracies(axes: "Axes", accuracies: Mapping[str, float], majority: float) -> None:
+    names, values = list(accuracies), [100 * value for value in accuracies.values()]
+    colours = [DENSE] + [ZEROS] * (len(names) - 1)
+    drawn = axes.bar(names, values, color=colours, width=0.62)
+    axes.bar_label(drawn, fmt="%.1f", padding=2)
+    axes.axhline(100 * majority, color=GREY, linestyle="--", linewidth=1, label="most frequent class")
+    axes.legend(loc="upper right", frameon=False, fontsize=8)
+    axes.set_title("The task, after fine-tuning", fontsize=10)
+    axes.set_ylabel("accuracy on held-out texts (%)")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    hide_frame(axes, "top", "right")

@@ -1,4 +1,4 @@
-"""An inspected model as tables, as numbers."""
+"""An inspected model as tables and as JSON."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.contract import Contract, describe_lost, lost_zeros, read_contract
 from hf_sparse.checkpoint.sizes import Sizes
-from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.linear import LayerQuantization
 from hf_sparse.report.grid import Grid, arrange
 from hf_sparse.report.sizes import size_table, sizes_as_dict
 from hf_sparse.report.tables import narrow_table, size
@@ -22,7 +22,7 @@ from hf_sparse.sparsity.measure import SparsityReport
 from hf_sparse.sparsity.shrink import count_dead
 from hf_sparse.targets import Targets
 
-# Between two columns of a table.
+# Letters between two columns of a table.
 _GAP = 2
 _NO_PATTERN = "none, without zeros"
 
@@ -31,11 +31,11 @@ _NO_PATTERN = "none, without zeros"
 class InspectedModel:
     """A saved model with what was found in it.
 
-    `file_bytes` is the size of its weight files; `contract` what its configuration records, None if nothing;
-    `lost` as `lost_zeros` gives it: how many weights were removed, how many zeros there are.
-    `quantized` counts layers by the schemes of their weights and inputs, which embeddings have none of;
-    `dead` counts neurons and heads without a part in the output, beside all there are; `sizes` are None if
-    not measured.
+    `file_bytes` is the size of its weight files. `contract` is the sparsity that its configuration records,
+    or None. `lost` is what `lost_zeros` returns: for each weight with fewer zeros than recorded, the number
+    of removed weights and of zeros. `quantized` counts layers by the schemes of weights and inputs, None for
+    embeddings. `dead` maps neurons and heads to the number without influence on the output, and to the total.
+    `sizes` is None if not measured.
     """
 
     name: str
@@ -52,8 +52,12 @@ class InspectedModel:
 def inspect_saved(
     name: str, model: PreTrainedModel, targets: Targets, file_bytes: int, sizes: Sizes | None = None
 ) -> InspectedModel:
-    """Inspect a loaded model, with what its configuration records."""
-    quantized = [module for module in model.modules() if isinstance(module, tuple(QUANTIZED.values()))]
+    """Inspect a loaded model, and compare it with the sparsity that its configuration records."""
+    schemes = Counter(
+        (str(part.weights), None if isinstance(module, nn.Embedding) else part.activations)
+        for module in model.modules()
+        if isinstance(part := getattr(module, "quantization", None), LayerQuantization)
+    )
     return InspectedModel(
         name,
         type(model).__name__,
@@ -61,20 +65,15 @@ def inspect_saved(
         file_bytes,
         read_contract(model),
         lost_zeros(model),
-        Counter(map(_schemes, quantized)),
-        # Who looks at one weight is told nothing else.
+        schemes,
+        # The report on a single weight is about nothing else.
         count_dead(model) if len(targets) > 1 else {},
         sizes,
     )
 
 
-def _schemes(module: nn.Module) -> tuple[str, str | None]:
-    part = module.quantization
-    return str(part.weights), None if isinstance(module, nn.Embedding) else part.activations
-
-
 def print_inspection(found: InspectedModel, console: Console) -> None:
-    """Print what was found within the width of a console."""
+    """Print the inspection within the width of a console."""
     console.print(f"{found.name}: {found.architecture}", highlight=False, markup=False)
     grids, rest = arrange(found.inspection.weights)
     for grid in grids:
@@ -96,7 +95,7 @@ def print_inspection(found: InspectedModel, console: Console) -> None:
 
 
 def inspection_as_dict(found: InspectedModel) -> dict[str, Any]:
-    """Return everything that was found as JSON takes it."""
+    """Return the inspection as JSON takes it."""
     inspection = found.inspection
     reports = {"targets": inspection.targets, "layers": inspection.layers, "whole": inspection.whole}
     return {
@@ -122,7 +121,7 @@ def inspection_as_dict(found: InspectedModel) -> dict[str, Any]:
 
 
 def print_weight(found: InspectedModel, console: Console) -> None:
-    """Print what is known of the only weight that was inspected."""
+    """Print the zeros and the pattern of the only weight that was inspected."""
     weight = found.inspection.weights[0]
     rows, columns = weight.shape
     console.print(f"{weight.name}: {rows:,} outputs x {columns:,} inputs", highlight=False, markup=False)
@@ -135,7 +134,7 @@ def print_weight(found: InspectedModel, console: Console) -> None:
 
 
 def _grid_tables(grid: Grid, width: int) -> list[Table]:
-    """Make one table of a grid, or several where its columns do not fit into one."""
+    """Return one table of a grid, or several if its columns do not fit into one."""
     labels = dict(zip(grid.kinds, grid.labels, strict=True)) | {None: "all"}
     headings = {kind: label.split(".") for kind, label in labels.items()}
     parts: list[list[str | None]] = []

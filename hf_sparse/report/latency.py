@@ -1,129 +1,31 @@
-"""How long a model takes in several runtimes, as a table, as numbers, as a picture."""
+"""Latencies of a model in several runtimes, as a table and as a figure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hf_sparse.environment import hardware, versions
-from hf_sparse.report.pictures import DENSE, GREY, LITERAL, ZEROS, hide_frame, new_figure, printable
+from hf_sparse.report.pictures import DENSE, GREY, LITERAL, ZEROS, hide_frame, new_figure
 from hf_sparse.report.tables import narrow_table
+from hf_sparse.runs.latency import RUNTIMES, LatencyReport, milliseconds, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# How many times as fast as all others this runtime must be, or there is no gain to speak of.
-GAIN = 1.05
-_RUNTIMES = ("onnxruntime", "openvino")
-
-
-@dataclass(frozen=True)
-class LatencyRow:
-    """One way to compute a model, `ours` if it is this runtime: the seconds of each call.
-
-    `weight_bytes` as it holds its weights; `difference` from the reference, the largest of all outputs.
-    """
-
-    name: str
-    ours: bool
-    seconds: tuple[float, ...]
-    weight_bytes: int
-    difference: float
-    note: str = ""
-
-    @property
-    def median(self) -> float:
-        return float(np.median(self.seconds))
-
-    @property
-    def late(self) -> float:
-        """The 95th percentile."""
-        return float(np.percentile(self.seconds, 95))
-
-
-@dataclass(frozen=True)
-class LatencyReport:
-    """A model, what it was given, on which machine, and what came of it.
-
-    `largest` is the largest of the outputs of the `reference`, from which differences are; `missing` says why
-    some were not measured.
-    """
-
-    model: str
-    architecture: str
-    batch: int
-    length: int
-    threads: int
-    machine: Mapping[str, Any]
-    reference: str
-    largest: float
-    rows: tuple[LatencyRow, ...]
-    missing: Mapping[str, str]
-
-    @property
-    def ranked(self) -> list[LatencyRow]:
-        """The rows, the fastest first."""
-        return sorted(self.rows, key=lambda row: row.median)
-
-    @property
-    def best(self) -> LatencyRow | None:
-        """The fastest row of this runtime."""
-        return next((row for row in self.ranked if row.ours), None)
-
-    @property
-    def rival(self) -> LatencyRow:
-        """The fastest row of the others, among which PyTorch always is."""
-        return next(row for row in self.ranked if not row.ours)
-
-    @property
-    def speedup(self) -> float | None:
-        """How many times as fast as the fastest of the others this runtime is."""
-        return None if self.best is None else self.rival.median / self.best.median
-
-
-def machine(kernels: str | None) -> dict[str, Any]:
-    """Describe the machine: processor, cores, which kernels of this runtime it runs, versions."""
-    found = hardware()
-    return {
-        "processor": found["processor"],
-        "cores": found["cores"],
-        "system": found["system"],
-        "kernels": kernels,
-        "versions": versions(*_RUNTIMES),
-    }
-
-
-def verdict(report: LatencyReport) -> str:
-    """Say in a sentence whether this runtime is worth while."""
-    best, rival = report.best, report.rival
-    theirs = f"{rival.name} with {_milliseconds(rival.median)} ms"
-    if best is None:
-        return f"This runtime was not measured; the fastest is {theirs}."
-    if report.speedup < GAIN:
-        return (
-            f"No gain here: of the others the fastest is {theirs}, and {best.name} takes "
-            f"{_milliseconds(best.median)} ms."
-        )
-    return f"{best.name} is {report.speedup:.2f} times as fast as the fastest of the others, {theirs}."
-
 
 def print_latency(report: LatencyReport, console: Console) -> None:
-    """Print what was measured within 80 columns."""
+    """Print the report within 80 columns."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    say(f"{report.model}: {report.architecture}, {_inputs(report)}")
+    say(f"{report.model}: {report.architecture}, {report.conditions.inputs}")
     say(f"{_hardware(report)}; {_software(report)}")
     console.print("", _table(report), "")
     say(
-        f"Differences are the largest from what {report.reference} answers, whose outputs go up to "
+        f"Differences are the largest from the outputs of {report.reference}, whose outputs go up to "
         f"{report.largest:.3g}."
     )
     for row in report.rows:
@@ -132,71 +34,31 @@ def print_latency(report: LatencyReport, console: Console) -> None:
     for name, reason in report.missing.items():
         say(f"Not measured: {name}: {reason}.")
     console.print()
-    console.print(verdict(report), highlight=False, markup=False, style="bold")
-
-
-def latency_as_dict(report: LatencyReport) -> dict[str, Any]:
-    """Return all there is to know as JSON takes it; a difference that is not finite gives None."""
-    best = report.best
-    return {
-        "model": report.model,
-        "architecture": report.architecture,
-        "batch": report.batch,
-        "length": report.length,
-        "threads": report.threads,
-        "machine": dict(report.machine),
-        "reference": report.reference,
-        "largest_output": report.largest if isfinite(report.largest) else None,
-        "rows": [
-            {
-                "name": row.name,
-                "ours": row.ours,
-                "median_ms": 1000 * row.median,
-                "p95_ms": 1000 * row.late,
-                "sequences_per_second": report.batch / row.median,
-                "weight_bytes": row.weight_bytes,
-                "largest_difference": row.difference if isfinite(row.difference) else None,
-                "times_ours": row.median / best.median if best else None,
-                "note": row.note,
-                "ms": [1000 * taken for taken in row.seconds],
-            }
-            for row in report.ranked
-        ],
-        "missing": dict(report.missing),
-        "speedup": report.speedup,
-        "gain": report.speedup is not None and report.speedup >= GAIN,
-        "verdict": verdict(report),
-    }
+    console.print(report.verdict, highlight=False, markup=False, style="bold")
 
 
 def latency_figure(report: LatencyReport) -> "Figure":
     """Draw the medians as bars, the fastest first, with a line to the 95th percentile."""
     rows = report.ranked
-    figure = new_figure(9, 1.7 + 0.42 * len(rows))
-    figure.suptitle(
-        printable(f"{Path(report.model).name}: {_inputs(report)}"),
-        fontsize=12,
-        x=0.01,
-        horizontalalignment="left",
-        fontweight="bold",
-        **LITERAL,
+    figure = new_figure(
+        9, 1.7 + 0.42 * len(rows), f"{Path(report.model).name}: {report.conditions.inputs}", 12
     )
     axes = figure.subplots()
     axes.set_title(_hardware(report), fontsize=9, color=GREY, loc="left", **LITERAL)
-    medians, lates = ([1000 * value for value in values] for values in _times(rows))
-    colours = [ZEROS if row.ours else DENSE for row in rows]
+    medians, lates = [row.median_ms for row in rows], [row.p95_ms for row in rows]
+    colours = [ZEROS if row.own else DENSE for row in rows]
     places = range(len(rows))
     axes.barh(places, medians, color=colours, height=0.62)
     axes.hlines(places, medians, lates, color=GREY, linewidth=1.2)
     for place, row, late in zip(places, rows, map(max, medians, lates), strict=True):
         axes.annotate(
-            f"{_milliseconds(row.median)} ms",
+            f"{milliseconds(row.median_ms)} ms",
             (late, place),
             (5, 0),
             textcoords="offset points",
             verticalalignment="center",
             fontsize=9,
-            fontweight="bold" if row.ours else "normal",
+            fontweight="bold" if row.own else "normal",
         )
     axes.set_yticks(places, [row.name for row in rows], **LITERAL)
     axes.invert_yaxis()
@@ -209,31 +71,22 @@ def latency_figure(report: LatencyReport) -> "Figure":
     return figure
 
 
-def _times(rows: list[LatencyRow]) -> tuple[list[float], list[float]]:
-    return [row.median for row in rows], [row.late for row in rows]
-
-
 def _table(report: LatencyReport) -> Table:
-    headings = ("median\nms", "p95\nms", "sequences\na second", "weights,\nMB", "differs\nby", "times\nours")
-    table = narrow_table("", *headings)
+    sizes = ("sequences\na second", "weights,\nMB")
+    table = narrow_table("", "median\nms", "p95\nms", *sizes, "differs\nby", "times\nas long")
+    best = report.best
     for row in report.ranked:
         table.add_row(
             escape(row.name),
-            _milliseconds(row.median),
-            _milliseconds(row.late),
-            _short(report.batch / row.median),
-            _short(row.weight_bytes / 1e6),
+            milliseconds(row.median_ms),
+            milliseconds(row.p95_ms),
+            short(report.per_second(row)),
+            short(row.weight_bytes / 1e6),
             "-" if row.name == report.reference else f"{row.difference:.1e}",
-            f"{_short(row.median / report.best.median)}x" if report.best else "-",
-            style="bold" if row.ours else None,
+            f"{short(row.median_ms / best.median_ms)}x" if best else "-",
+            style="bold" if row.own else None,
         )
     return table
-
-
-def _inputs(report: LatencyReport) -> str:
-    threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
-    tokens = "1 token" if report.length == 1 else f"{report.length} tokens"
-    return f"batches of {report.batch} x {tokens}, {threads}"
 
 
 def _hardware(report: LatencyReport) -> str:
@@ -247,13 +100,5 @@ def _hardware(report: LatencyReport) -> str:
 
 def _software(report: LatencyReport) -> str:
     found = report.machine["versions"]
-    names = ("hf_sparse", "torch", "transformers", *_RUNTIMES)
+    names = ("hf_sparse", "torch", "transformers", *RUNTIMES)
     return ", ".join(f"{name} {found[name]}" for name in names if name in found)
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3f}" if seconds < 1e-3 else _short(1000 * seconds)
-
-
-def _short(number: float) -> str:
-    return f"{number:,.0f}" if number >= 1000 else f"{number:.1f}" if number >= 100 else f"{number:.2f}"

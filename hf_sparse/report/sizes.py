@@ -1,4 +1,4 @@
-"""What a saved model takes on disk, as a table, as numbers."""
+"""The size of a saved model on disk, as a table and as JSON."""
 
 import math
 from dataclasses import asdict
@@ -13,9 +13,9 @@ _DERIVED = ("ratio", "encoder_ratio", "counted_ratio", "over_bound")
 
 
 def size_table(sizes: Sizes) -> Table:
-    """Make a table of encoder and whole model: as 4-byte floats, in the file, as publications count.
+    """Return a table of encoder and whole model: size in float32, in the file, and as papers count it.
 
-    The last column is what the encoder's weights take in the file as a multiple of their entropy.
+    The last column is the size of the encoder's weights in the file as a multiple of their entropy.
     """
     table = narrow_table("", "as float32", "this file", "ratio", "as papers count", "x entropy")
     table.add_row(
@@ -31,7 +31,7 @@ def size_table(sizes: Sizes) -> Table:
 
 
 def sizes_as_dict(sizes: Sizes) -> dict[str, Any]:
-    """Return sizes and the ratios between them as JSON takes them; a division by zero gives None."""
+    """Return sizes and their ratios as JSON takes them; a division by zero gives None."""
     ratios = {name: getattr(sizes, name) for name in _DERIVED}
     finite = {name: value if math.isfinite(value) else None for name, value in ratios.items()}
     return asdict(sizes) | finite

@@ -1,4 +1,4 @@
-"""Measured models side by side in a terminal."""
+"""Tables for the terminal, and how they write sizes and times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model of a comparison; accuracy and sparsity are shares in [0, 1]."""
+    """One model of a comparison; accuracy and sparsity are in [0, 1]."""
 
     name: str
     accuracy: float
@@ -21,13 +21,13 @@ class ModelRow:
     def __post_init__(self) -> None:
         for name in ("accuracy", "sparsity"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} of {self.name} is a share in [0, 1], got {getattr(self, name)}")
+                raise ValueError(f"{name} of {self.name} must be in [0, 1], got {getattr(self, name)}")
 
 
 def narrow_table(first: str, *others: str, numbered: bool = False) -> Table:
-    """Make a table with two spaces between its columns; those after the first hold numbers.
+    """Return a table with two spaces between columns; those after the first hold numbers.
 
-    `numbered`: so does the first.
+    `numbered` is true if the first holds numbers too.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column(first, justify="right" if numbered else "left", vertical="bottom", no_wrap=True)
@@ -37,7 +37,7 @@ def narrow_table(first: str, *others: str, numbered: bool = False) -> Table:
 
 
 def model_table(groups: Sequence[tuple[str, Sequence[ModelRow]]], caption: str = "") -> Table:
-    """Make one table of groups of models, each under its own name for what accuracy means in it."""
+    """Return one table of groups of models; the name of a group says what accuracy means in it."""
     table = Table(box=box.SIMPLE_HEAD, caption=caption or None, caption_justify="left", pad_edge=False)
     table.add_column("model", no_wrap=True)
     for name in ("accuracy", "zeros", "file", "time"):
@@ -55,11 +55,11 @@ def _cells(row: ModelRow) -> list[str]:
 
 
 def size(count: float) -> str:
-    """Write a number of bytes in decimal megabytes, or kilobytes if few, as a file manager shows it."""
+    """Write a number of bytes in decimal megabytes, or in kilobytes below 0.1 MB."""
     return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def duration(seconds: float) -> str:
-    """Write a length of time in minutes and seconds."""
+    """Write seconds as minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

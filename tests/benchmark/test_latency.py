@@ -1,4 +1,4 @@
-"""Contenders take turns, and what is timed is one call of each."""
+"""Backends take turns, and what is timed is one call of each."""
 
 import math
 
@@ -7,23 +7,22 @@ import torch
 from torch import Tensor
 
 from hf_sparse.benchmark import latency
-from hf_sparse.benchmark.field import Contender, Running
-from hf_sparse.benchmark.latency import largest_difference, limited, measure
+from hf_sparse.benchmark.latency import Prepared, largest_difference, limited, measure
 
 
 class Clock:
-    """A clock that goes on only when a contender works, and remembers who did."""
+    """A clock that goes on only when a model is called, and remembers who did."""
 
     def __init__(self) -> None:
         self.now, self.calls = 0.0, []
 
-    def contender(self, name: str, seconds: float, output: float) -> Contender:
+    def model(self, name: str, seconds: float, output: float) -> Prepared:
         def call() -> Tensor:
             self.calls.append(name)
             self.now += seconds
             return torch.tensor([output, 0.0])
 
-        return Contender(name, False, Running(call, 4))
+        return Prepared(name, False, call, 4)
 
 
 @pytest.fixture
@@ -33,12 +32,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_contenders_take_turns_each_after_a_call_that_is_not_timed(clock: Clock) -> None:
-    pair = [clock.contender("a", 1.0, 1.0), clock.contender("b", 0.5, 3.0)]
+def test_models_take_turns_each_after_a_call_that_is_not_timed(clock: Clock) -> None:
+    pair = [clock.model("a", 1.0, 1.0), clock.model("b", 0.5, 3.0)]
     found = measure(pair, torch.tensor([1.0, 0.0]), range(3), warm_up=1)
     assert "".join(clock.calls) == "ab" + "aabb" * 3 + "ab"
-    assert [one.contender.name for one in found] == ["a", "b"]
-    assert [one.seconds for one in found] == [(1.0,) * 3, (0.5,) * 3]
+    assert [one.name for one in found] == ["a", "b"]
+    assert [one.ms for one in found] == [(1000.0,) * 3, (500.0,) * 3]
     assert [one.difference for one in found] == [0, 2]
 
 

@@ -21,7 +21,7 @@ from hf_sparse.demo.stages import run_stage
 from hf_sparse.hub import write_card
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.recipe import Recipe
-from hf_sparse.report.run import origin_of, pipeline_of, read_run
+from hf_sparse.runs.run import origin_of, pipeline_of, read_run
 from hf_sparse.sparsity.measure import measure_sparsity
 
 SPARSITY = {"teacher": 0.0, "pruned": 0.9, "task-dense": 0.0, "task-transfer": 0.9, "task-gmp": 0.9}

@@ -10,18 +10,18 @@ import pytest
 from rich.console import Console
 
 from hf_sparse.checkpoint.run_record import copy_public_record
-from hf_sparse.hub.cards.collecting import _latency, _stage
+from hf_sparse.hub.cards.collecting import _stage
 from hf_sparse.hub.cards.comparing import _dense_from_file, scores_of
 from hf_sparse.hub.cards.weights import format_of
-from hf_sparse.report.comparison import Comparison, comparison_as_dict, print_differences, print_runs
-from hf_sparse.report.history import is_worth_printing, print_history, read_log
-from hf_sparse.report.measured import MeasuredRun, lines_of, names_of, teachers_of
+from hf_sparse.report.comparison import print_differences, print_runs
+from hf_sparse.report.history import is_worth_printing, print_history
 from hf_sparse.report.page.content import page_of
-from hf_sparse.report.page.curves import curves
+from hf_sparse.report.page.curves import curves, stages_figure
 from hf_sparse.report.page.scatter import scatters
-from hf_sparse.report.page.stages import stages_figure
-from hf_sparse.report.page.writing import Material, material_as_dict
-from hf_sparse.report.run import find_runs, is_outdated, read_run
+from hf_sparse.runs.comparison import Comparison, Lineage, comparison_as_dict
+from hf_sparse.runs.history import read_log
+from hf_sparse.runs.measured_run import MeasuredRun, lines_of, names_of, teachers_of
+from hf_sparse.runs.run import find_runs, is_outdated, read_run
 from hf_sparse.training.pushing import copy_beside_weights
 from tests.fuzz.mutations import as_text, cases, damaged, plain_errors_only, rewritten
 from tests.report.runs import LOG, PRUNED, write_run
@@ -77,7 +77,7 @@ def show(home: Path) -> None:
     measured = [MeasuredRun(one, name, (), {}) for one, name in zip(runs, names_of(runs), strict=True)]
     comparison = Comparison(tuple(measured))
     json.dumps(comparison_as_dict(comparison), allow_nan=False)
-    json.dumps(material_as_dict(Material(comparison, [measured])), allow_nan=False)
+    json.dumps(Lineage(comparison, [measured]).to_dict(), allow_nan=False)
     console = Console(file=io.StringIO(), width=80)
     print_runs(comparison, console), print_differences(comparison, console)
     if is_worth_printing(run.log):
@@ -96,8 +96,7 @@ def card(home: Path) -> None:
     if run.record is not None:
         _stage(run)
         is_outdated(home / "second" / "eval_results.json", run.record)
-    for name, found in zip(run.latency_files, run.latencies, strict=True):
-        _latency(run.directory / name, found)
+    run.latency_reports()
 
 
 READERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {

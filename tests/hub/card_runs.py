@@ -12,7 +12,7 @@ from transformers import BertForSequenceClassification, BertTokenizerFast, EvalP
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity
 from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.publishing import publish
-from hf_sparse.report.latency import LatencyReport, LatencyRow, latency_as_dict, machine
+from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
 
 REPO = "somebody/tiny-int8"
 FACTS = {"task": "text-classification", "dataset": "nyu-mll/glue", "config": "sst2", "split": "validation"}
@@ -43,7 +43,7 @@ def make_runs(home: Path) -> Runs:
     # So that the two do not score the same.
     torch.nn.init.zeros_(student.classifier.weight)
     train(home / "int8", student, recipe, dense, learning_rate=1e-9)
-    (home / "int8" / "latency.json").write_text(json.dumps(latency_as_dict(timed())))
+    (home / "int8" / "latency.json").write_text(json.dumps(timed().to_dict()))
     return Runs(home / "dense", home / "int8", stage(home / "int8", home / "staged"))
 
 
@@ -94,8 +94,8 @@ def change(path: Path, **values: object) -> None:
 def timed() -> LatencyReport:
     """A report of latencies as a benchmark makes it: 2 milliseconds here, 5 in PyTorch."""
     rows = (
-        LatencyRow("hf_sparse fuse", True, (0.002, 0.002, 0.003), 4_000_000, 1.5e-6),
-        LatencyRow("PyTorch float32", False, (0.005, 0.005, 0.006), 9_000_000, 0.0),
+        LatencyRow.measured("hf_sparse fuse", True, (0.002, 0.002, 0.003), 4_000_000, 1.5e-6),
+        LatencyRow.measured("PyTorch float32", False, (0.005, 0.005, 0.006), 9_000_000, 0.0),
     )
     found = machine("avx2") | {"processor": "Some Processor 9000", "cores": 2}
     reasons = {"OpenVINO int8": "openvino is not installed"}

@@ -157,7 +157,7 @@ def test_latencies_of_another_model(runs: Runs) -> None:
 
 def test_latencies_that_are_none(runs: Runs) -> None:
     change(runs.run / "latency.json", rows=None)
-    refuse(runs, "is not what hf-sparse benchmark --json prints .*'rows'")
+    refuse(runs, "is not what hf-sparse benchmark --json writes .*'rows'")
 
 
 def test_a_model_that_lost_zeros(runs: Runs) -> None:

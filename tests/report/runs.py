@@ -9,8 +9,9 @@ from tiny import bert
 from transformers import PreTrainedModel
 
 from hf_sparse import find_targets
-from hf_sparse.report.comparison import Comparison, compare_runs
-from hf_sparse.report.measured import MeasuredRun, gather_runs
+from hf_sparse.runs.comparison import Comparison, compare_runs
+from hf_sparse.runs.latency import LatencyReport, LatencyRow
+from hf_sparse.runs.measured_run import MeasuredRun, gather_runs
 
 LOG = [
     {"step": 5, "loss": 0.9, "learning_rate": 1e-3, "sparsity": 0.2, "loss_task": 1.0, "loss_logits": 0.8},
@@ -70,10 +71,13 @@ def write_run(
 
 
 def latency_of(milliseconds: float) -> dict[str, Any]:
-    """Return what `hf-sparse benchmark` would write, as far as it is read."""
-    rows = [{"ours": True, "median_ms": milliseconds}, {"ours": False, "median_ms": 99.0}]
-    machine = {"processor": "Abacus", "cores": 2, "kernels": "avx2"}
-    return {"rows": rows, "machine": machine, "threads": 1, "batch": 1, "length": 32}
+    """Return what `hf-sparse benchmark --json` would write."""
+    rows = (
+        LatencyRow.measured("hf_sparse fuse", True, (milliseconds / 1000,), 1000, 0.0),
+        LatencyRow.measured("PyTorch float32", False, (0.099,), 4000, 0.0),
+    )
+    machine = {"processor": "Abacus", "cores": 2, "system": "Linux", "kernels": "avx2", "versions": {}}
+    return LatencyReport("run", "Bert", 1, 32, 1, machine, "PyTorch float32", 1.0, rows, {}).to_dict()
 
 
 def pruned(sparsity: float) -> PreTrainedModel:

@@ -8,11 +8,13 @@ import pytest
 from rich.console import Console
 
 from hf_sparse import Recipe
-from hf_sparse.report.latency import LatencyReport, LatencyRow, print_latency
-from hf_sparse.report.measured import gather_runs
-from hf_sparse.report.page.writing import collect, write_page
-from hf_sparse.report.plan import print_plan
-from hf_sparse.training.plan import make_plan
+from hf_sparse.planning.plan import make_plan
+from hf_sparse.planning.plan_table import print_plan
+from hf_sparse.report.latency import print_latency
+from hf_sparse.report.page.writing import write_page
+from hf_sparse.runs.comparison import trace_runs
+from hf_sparse.runs.latency import LatencyReport, LatencyRow
+from hf_sparse.runs.measured_run import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import write_run
 
@@ -30,7 +32,7 @@ def test_remarks_of_a_plan_are_printed_as_they_are() -> None:
 
 
 def test_names_of_runtimes_are_printed_as_they_are() -> None:
-    rows = (LatencyRow("[red]mine[/red] [/y]", False, (0.002,), 1, 0.0),)
+    rows = (LatencyRow.measured("[red]mine[/red] [/y]", False, (0.002,), 1, 0.0),)
     machine = {"processor": "[/x]", "cores": 1, "kernels": None, "versions": {}}
     shown = console()
     print_latency(
@@ -53,7 +55,7 @@ def test_a_page_has_the_elements_it_has_with_harmless_texts(tmp_path: Path) -> N
             versions={text: text},
         )
         out = tmp_path / f"out{len(shapes)}"
-        write_page(collect(gather_runs([run])), out)
+        write_page(trace_runs(gather_runs([run])), out)
         page = Markup((out / "report.html").read_text(encoding="utf-8"))
         assert page.unbalanced == [] and page.open == []
         shapes.append([tag for tag, _ in page.elements if tag not in ("wbr", "use", "path", "g", "defs")])

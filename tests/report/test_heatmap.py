@@ -39,8 +39,8 @@ def test_the_heat_map_shows_every_cell_and_the_totals() -> None:
 
 def test_dark_cells_have_light_numbers() -> None:
     axes = sparsity_figure(inspect_weights(find_targets(pruned())), "title").axes[0]
-    assert axes.texts[0].get_color() == "white"
-    assert axes.texts[7].get_color() == "black"
+    assert axes.texts[0].get_color() == "#ffffff"
+    assert axes.texts[7].get_color() == "#000000"
 
 
 def test_colours_span_the_shares_that_occur() -> None:
@@ -89,8 +89,8 @@ def test_layers_of_several_stacks_are_told_apart() -> None:
 
 def test_a_layer_that_is_not_there_or_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = find_targets(bert())
-    with pytest.raises(ValueError, match="there is no layer 2: they go from 0 to 1"):
+    with pytest.raises(ValueError, match="layer 2 is missing: layers go from 0 to 1"):
         layer_figure(targets, 2, "title")
     monkeypatch.setattr("hf_sparse.report.heatmap._MOST_PANELS", 5)
-    with pytest.raises(ValueError, match="layer 1 has 6 matrices, more than the 5 of a picture"):
+    with pytest.raises(ValueError, match="layer 1 has 6 matrices, more than the 5 of a figure"):
         layer_figure(targets, 1, "title")

@@ -125,7 +125,7 @@ def test_weights_without_a_layer_are_listed() -> None:
     found = inspect_saved("here", model, find_targets(model, include=["one", "two"]), 10)
     rows = [line.split() for line in printed(found)]
     assert ["one.weight", "0.0%"] in rows and ["two.weight", "25.0%"] in rows
-    with pytest.raises(ValueError, match="tell no layers apart; draw one of them"):
+    with pytest.raises(ValueError, match="lack layer numbers; draw one weight"):
         sparsity_figure(found.inspection.weights, "title")
 
 

@@ -1,6 +1,5 @@
-"""Measured runtimes as a table, as numbers, as a picture."""
+"""Latencies of runtimes as a table and as a picture."""
 
-import json
 from dataclasses import replace
 from io import StringIO
 
@@ -8,19 +7,14 @@ import pytest
 from rich.console import Console
 
 from hf_sparse.environment import versions
-from hf_sparse.report.latency import (
-    LatencyReport,
-    LatencyRow,
-    latency_as_dict,
-    latency_figure,
-    machine,
-    print_latency,
-    verdict,
-)
+from hf_sparse.report.latency import latency_figure, print_latency
+from hf_sparse.runs.latency import LatencyReport, LatencyRow
 
-OURS = LatencyRow("hf_sparse fuse", True, (0.02, 0.01, 0.03), 12_000_000, 0.01)
-EAGER = LatencyRow("PyTorch float32", False, (0.08, 0.08, 0.08), 400_000_000, 0.0)
-OTHER = LatencyRow("OpenVINO int8", False, (0.04, 0.04, 0.06), 110_000_000, float("inf"), "In its own way.")
+OURS = LatencyRow.measured("hf_sparse fuse", True, (0.02, 0.01, 0.03), 12_000_000, 0.01)
+EAGER = LatencyRow.measured("PyTorch float32", False, (0.08, 0.08, 0.08), 400_000_000, 0.0)
+OTHER = LatencyRow.measured(
+    "OpenVINO int8", False, (0.04, 0.04, 0.06), 110_000_000, float("inf"), "In its own way."
+)
 REPORT = LatencyReport(
     "models/small",
     "BertModel",
@@ -61,36 +55,11 @@ def test_the_table_ranks_and_tells_what_was_measured_where() -> None:
 
 
 def test_large_numbers_fit_into_80_columns() -> None:
-    slow = LatencyRow("ONNX Runtime float32", False, (123.4567,) * 3, 9_876_543_210, 1.5)
-    fast = replace(OURS, name="hf_sparse optimize", seconds=(0.0123,) * 3)
+    slow = LatencyRow.measured("ONNX Runtime float32", False, (123.4567,) * 3, 9_876_543_210, 1.5)
+    fast = LatencyRow.measured("hf_sparse optimize", True, (0.0123,) * 3, 12_000_000, 0.01)
     lines = printed(replace(REPORT, rows=(EAGER, OTHER, slow, fast), batch=51_200, model="m"))
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
     assert any("123,457" in line and "9,877" in line and "10,037x" in line for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "sentence"),
-    [
-        (20, "hf_sparse fuse is 2.00 times as fast as the fastest of the others, {rival}."),
-        (38, "hf_sparse fuse is 1.05 times as fast as the fastest of the others, {rival}."),
-        (39, "No gain here: of the others the fastest is {rival}, and hf_sparse fuse takes 39.00 ms."),
-        (200, "No gain here: of the others the fastest is {rival}, and hf_sparse fuse takes 200.0 ms."),
-    ],
-)
-def test_where_nothing_is_gained_that_is_said(milliseconds: float, sentence: str) -> None:
-    report = replace(REPORT, rows=(EAGER, replace(OURS, seconds=(milliseconds / 1000,)), OTHER))
-    sentence = sentence.format(rival="OpenVINO int8 with 40.00 ms")
-    assert verdict(report) == sentence
-    found = latency_as_dict(report)
-    assert found["verdict"] == sentence and found["gain"] == (milliseconds < 39)
-    assert found["speedup"] == pytest.approx(40 / milliseconds)
-
-
-def test_the_best_of_this_runtime_counts() -> None:
-    slower = replace(OURS, name="hf_sparse optimize", seconds=(0.1,))
-    report = replace(REPORT, rows=(slower, EAGER, OURS, OTHER))
-    assert report.best is OURS and report.rival is OTHER
-    assert latency_as_dict(report)["rows"][-1]["times_ours"] == pytest.approx(5)
 
 
 def test_without_this_runtime_the_fastest_is_named() -> None:
@@ -101,7 +70,7 @@ def test_without_this_runtime_the_fastest_is_named() -> None:
     assert lines[1].startswith("Some CPU, 1 core, no kernels of this runtime; ")
     assert lines[-1] == "This runtime was not measured; the fastest is OpenVINO int8 with 40.00 ms."
     assert any(line.split()[-2:] == ["inf", "-"] for line in lines)
-    found = latency_as_dict(report)
+    found = report.to_dict()
     assert found["speedup"] is None and found["gain"] is False
     assert found["rows"][0]["times_ours"] is None
 
@@ -110,20 +79,6 @@ def test_names_are_printed_as_they_are() -> None:
     odd = replace(REPORT, model="[bold]m[/bold]", missing={"x": "[red] no"})
     assert printed(odd)[0].startswith("[bold]m[/bold]: ")
     assert "Not measured: x: [red] no." in printed(odd)
-
-
-def test_numbers_are_json() -> None:
-    found = latency_as_dict(REPORT)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert [row["name"] for row in found["rows"]] == ["hf_sparse fuse", "OpenVINO int8", "PyTorch float32"]
-    first, second, _ = found["rows"]
-    assert first["ms"] == pytest.approx([20, 10, 30]) and first["median_ms"] == pytest.approx(20)
-    assert first["p95_ms"] == pytest.approx(29) and first["sequences_per_second"] == pytest.approx(200)
-    assert (first["weight_bytes"], first["largest_difference"]) == (12_000_000, 0.01)
-    assert second["largest_difference"] is None and second["note"] == "In its own way."
-    assert found["missing"] == REPORT.missing and found["machine"] == REPORT.machine
-    infinite = replace(REPORT, largest=float("inf"))
-    assert latency_as_dict(infinite)["largest_output"] is None
 
 
 def test_the_picture_has_a_bar_for_each_the_fastest_first() -> None:
@@ -144,9 +99,3 @@ def test_the_picture_has_a_bar_for_each_the_fastest_first() -> None:
     assert [text.get_text() for text in axes.texts] == ["20.00 ms", "40.00 ms", "80.00 ms"]
     assert figure.get_suptitle() == "small: batches of 4 x 128 tokens, 2 threads"
     assert "Some CPU" in axes.get_title(loc="left")
-
-
-def test_the_machine_is_named() -> None:
-    found = machine("avx2")
-    assert found["kernels"] == "avx2" and found["processor"] and found["cores"] >= 1
-    assert {"torch", "onnxruntime", "openvino"} <= found["versions"].keys()

@@ -17,7 +17,7 @@ def test_a_row_shows_percentages_and_units() -> None:
 
 
 def test_shares_outside_their_range_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"accuracy of dense is a share in .0, 1., got 81.2"):
+    with pytest.raises(ValueError, match=r"accuracy of dense must be in .0, 1., got 81.2"):
         ModelRow("dense", 81.2, 0.0, 1, 1.0)
 
 

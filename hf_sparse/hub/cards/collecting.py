@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 
 from hf_sparse.checkpoint.run_record import fact_text, is_local, public_name, public_record
 from hf_sparse.hub.cards.comparing import dense_of, scores_of
-from hf_sparse.hub.cards.facts import Facts, Latency, LatencyFact, Stage
+from hf_sparse.hub.cards.facts import Facts, Stage, summarized
 from hf_sparse.hub.cards.weights import files_of, quantization_of, zeros_of
-from hf_sparse.report.run import Run, origin_of, pipeline_of
+from hf_sparse.runs.run import Run, origin_of, pipeline_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,7 @@ def collect(
         scores=scores_of(run),
         dense=dense_of(run, dense),
         files=files,
-        latencies=tuple(
-            _latency(run.directory / name, found)
-            for name, found in zip(run.latency_files, run.latencies, strict=True)
-        ),
+        latencies=tuple(map(summarized, run.latency_reports())),
         stages=tuple(_stage(stage) for stage in _all_runs(run) if stage.record is not None),
         pictures=(),
     )
@@ -167,21 +164,3 @@ def _stage(run: Run) -> Stage:
 
 def _last_part(model: str | None) -> str | None:
     return None if model is None else public_name(model)
-
-
-def _latency(path: Path, found: Mapping[str, Any]) -> Latency:
-    try:
-        machine = found["machine"]
-        rows = [{name: row[name] for name in LatencyFact.__annotations__} for row in found["rows"]]
-        return Latency(
-            file=path.name,
-            **{name: found[name] for name in ("batch", "length", "threads", "reference")},
-            **{name: machine[name] for name in ("processor", "cores", "kernels", "versions")},
-            rows=tuple(LatencyFact(**row) for row in rows),
-            **{name: found[name] for name in ("missing", "gain", "verdict")},
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not what hf-sparse benchmark --json prints ({type(error).__name__} {error}); "
-            "measure again, or delete it"
-        ) from error

@@ -9,8 +9,9 @@ from hf_sparse.checkpoint.run_record import read_record
 from hf_sparse.hub.cards.facts import Dense, Scores
 from hf_sparse.hub.cards.freshness import why_not_its_scores
 from hf_sparse.hub.cards.weights import load_to_measure
-from hf_sparse.report.run import EVALUATION, Run, is_outdated, origin_of, read_measured, read_run, scores_in
-from hf_sparse.report.scores import worth_showing
+from hf_sparse.runs.results import EVALUATION, read_measured, scores_in
+from hf_sparse.runs.run import Run, is_outdated, origin_of, read_run
+from hf_sparse.runs.score_text import worth_showing
 from hf_sparse.sparsity.measure import measure_sparsity
 
 logger = logging.getLogger(__name__)

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
 from hf_sparse.checkpoint.sizes import Sizes
+from hf_sparse.runs.latency import LatencyReport
 
 
 @dataclass(frozen=True)
@@ -73,47 +75,40 @@ class Files:
     sizes: Sizes | None
 
 
-@dataclass(frozen=True)
-class LatencyFact:
-    """One way to compute the model; times in milliseconds."""
-
-    name: str
-    ours: bool
-    median_ms: float
-    p95_ms: float
-    sequences_per_second: float
-    weight_bytes: int
-    largest_difference: float | None
-    note: str
+def summarized(report: LatencyReport) -> LatencyReport:
+    """Return a report as cards keep it: without its single calls and the name of the model."""
+    rows = tuple(replace(row, ms=()) for row in report.ranked)
+    machine = {name: report.machine[name] for name in _MACHINE}
+    return replace(report, model="", architecture="", machine=machine, largest=inf, rows=rows)
 
 
-@dataclass(frozen=True)
-class Latency:
-    """What one file of `hf-sparse benchmark --json` holds."""
+def _latency_to_json(report: LatencyReport) -> dict[str, Any]:
+    found = report.to_dict()
+    kept = {"file": report.file} | {name: found[name] for name in ("batch", "length", "threads")}
+    kept |= dict(report.machine) | {"reference": report.reference}
+    rows = [{name: value for name, value in row.items() if name in _ROW} for row in found["rows"]]
+    return kept | {"rows": rows} | {name: found[name] for name in ("missing", "gain", "verdict")}
 
-    file: str
-    batch: int
-    length: int
-    threads: int
-    processor: str
-    cores: int
-    kernels: str | None
-    versions: Mapping[str, str]
-    reference: str
-    rows: tuple[LatencyFact, ...]
-    missing: Mapping[str, str]
-    gain: bool
-    verdict: str
 
-    @property
-    def best(self) -> LatencyFact | None:
-        """The fastest row of this package's runtime."""
-        return min((row for row in self.rows if row.ours), key=lambda row: row.median_ms, default=None)
+def _latency_from_json(found: Any) -> LatencyReport:
+    if not isinstance(found, dict):
+        raise ValueError("a latency is an object")
+    machine = {name: found[name] for name in _MACHINE if name in found}
+    return LatencyReport.from_dict(found | {"machine": machine}, str(found.get("file", "")))
 
-    @property
-    def rival(self) -> LatencyFact | None:
-        """The fastest of the others."""
-        return min((row for row in self.rows if not row.ours), key=lambda row: row.median_ms, default=None)
+
+_MACHINE = ("processor", "cores", "kernels", "versions")
+_ROW = (
+    "name",
+    "ours",
+    "median_ms",
+    "p95_ms",
+    "sequences_per_second",
+    "weight_bytes",
+    "largest_difference",
+    "note",
+)
+Latency = Annotated[LatencyReport, PlainValidator(_latency_from_json), PlainSerializer(_latency_to_json)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from hf_sparse.hub.cards.weights import format_of, targets_of
-from hf_sparse.report.run import EVALUATION, Run, is_outdated, read_measured
+from hf_sparse.runs.results import EVALUATION, read_measured
+from hf_sparse.runs.run import Run, is_outdated
 from hf_sparse.sparsity.measure import measure_sparsity
 
 Outdated = Literal["refuse", "leave out"]

@@ -4,7 +4,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hf_sparse.hub.cards.escaping import is_hub_name, one_line
 from hf_sparse.hub.cards.facts import Facts, Stage
-from hf_sparse.report.scores import title
+from hf_sparse.runs.score_text import title
 
 # What the Hub has as the type of a data set that is none of its own.
 _CUSTOM = "custom"

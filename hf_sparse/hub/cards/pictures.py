@@ -1,17 +1,18 @@
 """The pictures beside a card: zeros by layer, the course of the run, latencies."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_sparse.report.grid import arrange
 from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.history import history_figure
-from hf_sparse.report.latency import LatencyReport, LatencyRow, latency_figure
+from hf_sparse.report.latency import latency_figure
 from hf_sparse.report.pictures import write_png
-from hf_sparse.report.run import Run
+from hf_sparse.runs.run import Run
 from hf_sparse.sparsity.inspection import WeightInspection
 
 if TYPE_CHECKING:
@@ -49,28 +50,4 @@ def _figures(
     if any("loss" in line for line in run.log):
         yield PICTURES[1], lambda: history_figure(run.log, f"{name}: its last run")
     if run.latencies:
-        yield PICTURES[2], lambda: latency_figure(_report(run.latencies[0], name))
-
-
-def _report(found: Mapping[str, Any], name: str) -> LatencyReport:
-    """Make a report of what `latency_as_dict` made of one."""
-    rows = [
-        LatencyRow(
-            row["name"],
-            row["ours"],
-            tuple(taken / 1000 for taken in row["ms"]),
-            row["weight_bytes"],
-            float("nan") if row["largest_difference"] is None else row["largest_difference"],
-            row["note"],
-        )
-        for row in found["rows"]
-    ]
-    kept = {key: found[key] for key in ("architecture", "batch", "length", "threads", "machine", "reference")}
-    largest = found["largest_output"]
-    return LatencyReport(
-        model=name,
-        **kept,
-        largest=float("nan") if largest is None else largest,
-        rows=tuple(rows),
-        missing=found["missing"],
-    )
+        yield PICTURES[2], lambda: latency_figure(replace(run.latency_reports()[0], model=name))

@@ -1,10 +1,11 @@
 """What a card says in sentences, each true of the facts at hand and left out where they are missing."""
 
 from hf_sparse.hub.cards.escaping import code, hub_link, plain
-from hf_sparse.hub.cards.facts import Facts, Files, Latency
+from hf_sparse.hub.cards.facts import Facts, Files
 from hf_sparse.hub.cards.metadata import on_the_hub
 from hf_sparse.hub.cards.tables import dense_title, layers
-from hf_sparse.report.scores import chance, compared, lower_is_better, title, written
+from hf_sparse.runs.latency import GAIN, RUNTIMES, LatencyReport
+from hf_sparse.runs.score_text import chance, compared, lower_is_better, title, written
 
 _KINDS = {
     "text-classification": "text classifier",
@@ -13,8 +14,6 @@ _KINDS = {
     "fill-mask": "masked language model",
     "text-generation": "language model",
 }
-# As `report.latency`: with less than this there is no gain to speak of.
-_GAIN = 1.05
 
 
 def summary(facts: Facts) -> str:
@@ -55,7 +54,7 @@ def _measured(facts: Facts) -> list[str]:
         beside = f", {compared(name, before, value, facts.task)} its {dense_title(facts)}" if before else ""
         found.append(f"Its {score}{beside}.")
     small = facts.small
-    if small.sizes is not None and small.sizes.ratio >= _GAIN:
+    if small.sizes is not None and small.sizes.ratio >= GAIN:
         form = f" ({small.form})" if len(facts.files) > 1 else ""
         found.append(f"Its weight file{form} is **{small.sizes.ratio:.1f} times smaller** than as float32.")
     if facts.latencies and (speed := _speed(facts.latencies[0])):
@@ -63,14 +62,14 @@ def _measured(facts: Facts) -> list[str]:
     return found
 
 
-def _speed(latency: Latency) -> str | None:
+def _speed(latency: LatencyReport) -> str | None:
     best, rival = latency.best, latency.rival
     if best is None or rival is None or not latency.gain:
         return None
     times = f"{rival.median_ms / best.median_ms:.1f} times as fast"
     return (
-        f"On {_threads(latency)} of {_article(latency.processor)} it is **{times}** in hf_sparse's runtime "
-        f"as in {plain(rival.name)}."
+        f"On {_threads(latency)} of {_article(latency.conditions.processor)} it is **{times}** in "
+        f"hf_sparse's runtime as in {plain(rival.name)}."
     )
 
 
@@ -150,25 +149,24 @@ def _packed(facts: Facts) -> Files | None:
     return next((files for files in facts.files if files.form == "packed"), None)
 
 
-def machine(latency: Latency) -> str:
+def machine(latency: LatencyReport) -> str:
     """Say on what latencies were measured and of what."""
-    cores = "1 core" if latency.cores == 1 else f"{latency.cores} cores"
-    kernels = f", hf_sparse's kernels for {plain(latency.kernels)}" if latency.kernels else ""
+    on, versions = latency.conditions, latency.machine["versions"]
+    cores = "1 core" if on.cores == 1 else f"{on.cores} cores"
+    kernels = f", hf_sparse's kernels for {plain(on.kernels)}" if on.kernels else ""
     timed = [row.name.lower().replace(" ", "") for row in latency.rows]
-    others = [name for name in ("onnxruntime", "openvino") if any(row.startswith(name) for row in timed)]
+    others = [name for name in RUNTIMES if any(row.startswith(name) for row in timed)]
     names = ("hf_sparse", "torch", "transformers", *others)
-    software = ", ".join(
-        f"{name} {plain(latency.versions[name])}" for name in names if name in latency.versions
-    )
+    software = ", ".join(f"{name} {plain(versions[name])}" for name in names if name in versions)
     tokens = "1 token" if latency.length == 1 else f"{latency.length} tokens"
     texts = "one text" if latency.batch == 1 else f"batches of {latency.batch} texts"
     return (
-        f"Measured on {_article(latency.processor)} ({cores}{kernels}), {_threads(latency)}, {texts} of "
-        f"{tokens}; {software}. {code(latency.file)}:"
+        f"Measured on {_article(on.processor)} ({cores}{kernels}), {_threads(latency)}, {texts} of {tokens}; "
+        f"{software}. {code(latency.file)}:"
     )
 
 
-def verdict(latency: Latency) -> str:
+def verdict(latency: LatencyReport) -> str:
     """Say whether the runtime is worth while, what was not measured, what differences are."""
     notes = [f"{plain(row.name)}: {plain(row.note)}" for row in latency.rows if row.note]
     notes += [f"Not measured: {plain(name)}: {plain(reason)}." for name, reason in latency.missing.items()]
@@ -237,7 +235,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _threads(latency: Latency) -> str:
+def _threads(latency: LatencyReport) -> str:
     return "one thread" if latency.threads == 1 else f"{latency.threads} threads"
 
 

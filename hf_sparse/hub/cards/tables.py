@@ -1,11 +1,13 @@
 """The tables of a card as rows of text, the head first."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 from hf_sparse.hub.cards.escaping import plain
-from hf_sparse.hub.cards.facts import Facts, Latency
-from hf_sparse.report.scores import change, title, written
+from hf_sparse.hub.cards.facts import Facts
 from hf_sparse.report.tables import size
+from hf_sparse.runs.latency import LatencyReport
+from hf_sparse.runs.score_text import change, title, written
 
 Rows = list[Sequence[str]]
 
@@ -75,20 +77,19 @@ def sizes(facts: Facts) -> Rows:
     return rows
 
 
-def latencies(latency: Latency) -> Rows:
+def latencies(latency: LatencyReport) -> Rows:
     """Put the runtimes in a column, the fastest first."""
     rows: Rows = [("", "median", "95th percentile", "texts a second", "memory of weights", "differs by")]
-    for row in sorted(latency.rows, key=lambda row: row.median_ms):
-        differs = row.largest_difference
+    for row in latency.ranked:
         cells = [
             plain(row.name),
             f"{_short(row.median_ms)} ms",
             f"{_short(row.p95_ms)} ms",
-            f"{_short(row.sequences_per_second)}",
+            f"{_short(latency.per_second(row))}",
             size(row.weight_bytes),
-            "" if differs is None or row.name == latency.reference else f"{differs:.1e}",
+            f"{row.difference:.1e}" if isfinite(row.difference) and row.name != latency.reference else "",
         ]
-        rows.append([f"**{cell}**" if row.ours and cell else cell for cell in cells])
+        rows.append([f"**{cell}**" if row.own and cell else cell for cell in cells])
     return rows
 
 

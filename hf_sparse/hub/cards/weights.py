@@ -18,7 +18,7 @@ from hf_sparse.checkpoint.saved_files import packed_file, weight_bytes
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.hub.cards.facts import Files, Quantization, Zeros
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
-from hf_sparse.report.run import Run
+from hf_sparse.runs.run import Run
 from hf_sparse.sparsity.inspection import inspect_weights
 from hf_sparse.targets import Targets, find_targets
 

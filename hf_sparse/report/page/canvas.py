@@ -1,4 +1,4 @@
-"""Figures as narrow as a phone, and how they get onto the page."""
+"""Figures in the width of a phone, and their SVG for the page."""
 
 import re
 from collections.abc import Sequence
@@ -9,25 +9,28 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from hf_sparse.report.page.colours import COLOURS, INK, LINE, MUTED
+from hf_sparse.report.colours import COLOURS, INK, LINE, MUTED
 from hf_sparse.report.pictures import LITERAL, hide_frame, new_figure, printable
+from hf_sparse.runs.history import Log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches, points: on a screen of 360 pixels a figure takes 336 of them, and letters are then larger than 11.
+# Inches, points: on a screen of 360 pixels a figure is 336 pixels wide, and letters exceed 11 pixels.
 _WIDTH, _HEIGHT = 4.5, 3.0
 TEXT, _TITLE = 11, 12.5
-# Of a title, of a note below, in letters.
+# Letters in a line of a title, and of a note below.
 _TITLE_LINE, _NOTE_LINE = 38, 46
 MOST_POINTS = 400
+# Values that are further apart than this factor are drawn on a logarithmic axis.
+_WIDE = 30
 _SVG, _LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page: its name as a file, its title, a sentence on what is seen in it."""
+    """A figure of the page: the name of its file, its title, and a sentence that explains it."""
 
     name: str
     title: str
@@ -38,7 +41,7 @@ class Picture:
 def new_panels(
     title: str, count: int = 1, height: float = _HEIGHT, shared: bool = True
 ) -> tuple["Figure", list["Axes"]]:
-    """Return a figure under a title, with panels one below the other, whose steps are `shared` or not."""
+    """Return a figure with a title and panels below each other; `shared` panels have one horizontal axis."""
     figure = new_figure(_WIDTH, height)
     entitle(figure, title)
     panels = list(figure.subplots(count, 1, sharex=shared, squeeze=False)[:, 0])
@@ -53,7 +56,7 @@ def new_panels(
 
 
 def entitle(figure: "Figure", title: str) -> int:
-    """Write a title above a figure, in place of an earlier one; return its number of lines."""
+    """Write a title above a figure, replacing an earlier one; return its number of lines."""
     lines = wrap(printable(title), _TITLE_LINE)
     figure.suptitle(
         "\n".join(lines),
@@ -68,12 +71,12 @@ def entitle(figure: "Figure", title: str) -> int:
 
 
 def write_below(figure: "Figure", text: str) -> None:
-    """Write a note under a figure, such as what its numbers stand for."""
+    """Write a note under a figure, such as the runs that its numbers stand for."""
     figure.supxlabel("\n".join(wrap(printable(text), _NOTE_LINE)), fontsize=TEXT, color=INK.light, **LITERAL)
 
 
 def name_axes(axes: "Axes", x: str | None = None, y: str | None = None) -> None:
-    """Name axes; the names of runs in them are taken as they are."""
+    """Label axes; dollar signs in names are no formulas."""
     if x is not None:
         axes.set_xlabel(printable(x), fontsize=TEXT, color=INK.light, **LITERAL)
     if y is not None:
@@ -81,7 +84,7 @@ def name_axes(axes: "Axes", x: str | None = None, y: str | None = None) -> None:
 
 
 def along_steps(axes: "Axes", last: float) -> None:
-    """Lay an axis out for the steps of a run, with few numbers, since there is little room."""
+    """Prepare the horizontal axis for the steps of a run, with few numbers for lack of room."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(0, max(last, 1))
@@ -93,9 +96,9 @@ def along_steps(axes: "Axes", last: float) -> None:
 def thin_out(
     steps: Sequence[float], values: Sequence[float], most: int = MOST_POINTS
 ) -> tuple[list[float], list[float]]:
-    """Return a series of a few hundred points: of every stretch the smallest and the largest value.
+    """Return a series of at most about `most` points: the smallest and the largest value of every stretch.
 
-    What is no finite number becomes a gap.
+    A value that is not finite becomes a gap.
     """
     if len(steps) <= most:
         return list(steps), [value if isfinite(value) else nan for value in values]
@@ -113,9 +116,9 @@ def thin_out(
 def average(
     steps: Sequence[float], values: Sequence[float], most: int = MOST_POINTS // 2
 ) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Return the means of as many stretches, at the last step of each, with the smallest and largest values.
+    """Return last step, mean, smallest and largest value of `most` stretches of a series.
 
-    What is no finite number counts in none; a stretch of nothing else is a gap.
+    Values that are not finite are left out; a stretch of such values alone is a gap.
     """
     edges = [len(steps) * place // most for place in range(most + 1)]
     found: tuple[list[float], list[float], list[float], list[float]] = ([], [], [], [])
@@ -127,10 +130,35 @@ def average(
     return found
 
 
-def to_svg(picture: Picture) -> str:
-    """Return a figure as an element of the page: its colours variables, its identifiers its own.
+def series(log: Log, key: str, factor: float = 1.0) -> tuple[list[float], list[float]]:
+    """Return the steps and the values of a key of the log, thinned out."""
+    rows = [row for row in log if key in row]
+    return thin_out([row["step"] for row in rows], [factor * row[key] for row in rows])
 
-    Its letters stay text, in the page's own face.
+
+def has_numbers(log: Log, key: str) -> bool:
+    """Return whether a finite number was logged under a key."""
+    return any(isfinite(row[key]) for row in log if key in row)
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Return whether values are so far apart that they need a logarithmic axis."""
+    finite = [value for value in values if isfinite(value)]
+    return min(finite) > 0 and max(finite) > _WIDE * min(finite)
+
+
+def to_logarithms(axes: "Axes") -> None:
+    """Make the vertical axis logarithmic, with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+
+
+def to_svg(picture: Picture) -> str:
+    """Return a figure as an SVG element of the page.
+
+    Its colours are variables of the style sheet, its identifiers are unique on the page, and its letters are
+    text in the font of the page.
     """
     from matplotlib import rc_context
 
@@ -150,7 +178,7 @@ def to_svg(picture: Picture) -> str:
 
 
 def _tidy(root: ElementTree.Element, key: str) -> None:
-    """Take out what is not drawn, and identifiers that nothing names; put a key before all others."""
+    """Remove metadata and unused identifiers, and put a key before the other identifiers."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
@@ -162,7 +190,7 @@ def _tidy(root: ElementTree.Element, key: str) -> None:
         if _LINK in element.attrib:
             element.attrib["href"] = element.attrib.pop(_LINK)
         if "d" in element.attrib:
-            # A hundredth of a pixel is not seen.
+            # Hundredths of a pixel are precise enough.
             element.attrib["d"] = re.sub(r"(\.\d\d)\d+", r"\1", element.attrib["d"])
         if "style" in element.attrib:
             element.attrib["style"] = _own_style(element.attrib["style"])
@@ -181,7 +209,7 @@ def _names(value: str) -> list[str]:
 
 
 def _own_style(style: str) -> str:
-    """Put the page's face and colours in the place of those that were drawn with."""
+    """Replace the font and the colours by those of the page."""
     style = re.sub(r"(?<=font: )([^;]*?[\d.]+px)[^;]*", r"\1 inherit", style)
     style = re.sub(r"font-family: [^;]*;?", "", style)
     for colour in COLOURS:

@@ -1,4 +1,4 @@
-"""What the page says, ready to be laid out."""
+"""The texts of the page, ready for its template."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,25 +6,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_sparse.checkpoint.run_record import fact_text, public_name
-from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, notes_of, score_text
-from hf_sparse.report.measured import OWN, MeasuredRun
-from hf_sparse.report.page.cells import HeatMap, heat_maps
+from hf_sparse.report.comparison import megabytes, milliseconds, notes_of, score_text
+from hf_sparse.report.grid import HeatMap, heat_maps
 from hf_sparse.report.page.sentences import percent, result_of
 from hf_sparse.report.tables import duration
+from hf_sparse.runs.comparison import Comparison
+from hf_sparse.runs.measured_run import OWN, MeasuredRun
 
-# Of a run's scores on its card: the one that is compared, then others.
+# Scores on the card of a run: the one that is compared, then others.
 _MOST_SCORES = 4
-# Of runs in the title.
+# Runs named in the title.
 _MOST_NAMED = 2
-# Of names in a list of runs.
+# Letters of a list of runs.
 _MOST_LETTERS = 60
 
 
 @dataclass(frozen=True)
 class Card:
-    """A run in brief: what it did, in phrases, then numbers by their names; `share` of zeros, if known.
+    """A run in brief: phrases on what it did, numbers by their names, the `share` of zeros if known.
 
-    `again` if it has been shown before, as a stage of another line.
+    `again` is true if an earlier line has shown it as a stage.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """All there is about one run besides its figures."""
+    """Everything about one run except its figures."""
 
     card: Card
     maps: Sequence[HeatMap]
@@ -48,7 +49,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Row:
-    """A run in the table of comparison: its number in the figures, its cells by their headings."""
+    """A run in the table of comparison: its number in figures, its cells by their headings."""
 
     number: int
     name: str
@@ -57,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page but for its figures; `lines` of stages, `alone` runs without new stages before them."""
+    """The page without its figures: `lines` of stages, and runs `alone`, whose earlier stages are shown."""
 
     title: str
     result: str
@@ -71,7 +72,7 @@ class Page:
 
 
 def page_of(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> Page:
-    """Collect what the page says of runs and of the lines of stages that led to them."""
+    """Return the texts of the page on runs and on the lines of stages that led to them."""
     ends = [line[-1] for line in lines]
     shown = list({run.name: run for line in lines for run in line}.values())
     title = " and ".join(run.name for run in ends) if len(ends) <= _MOST_NAMED else f"{len(shown)} runs"
@@ -96,8 +97,10 @@ def page_of(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> P
 def split_lines(
     lines: Sequence[Sequence[MeasuredRun]],
 ) -> tuple[list[Sequence[MeasuredRun]], list[MeasuredRun]]:
-    """Return the lines that show more than one new stage, and the one new run of each of the others."""
-    shown, alone, seen = [], [], set()
+    """Return the lines with more than one new stage, and the one new run of every other line."""
+    shown: list[Sequence[MeasuredRun]] = []
+    alone: list[MeasuredRun] = []
+    seen: set[str] = set()
     for line in lines:
         new = {run.name for run in line} - seen
         if len(new) > 1:
@@ -109,7 +112,7 @@ def split_lines(
 
 
 def _listed(runs: Sequence[MeasuredRun], comparison: Comparison) -> str:
-    """Name runs, by their numbers where the names are long."""
+    """Name runs, or give their numbers if the names are long."""
     names = ", ".join(run.name for run in runs)
     numbers = ", ".join(f"{number}" for number, run in comparison.numbered if run in runs)
     return names if len(names) <= _MOST_LETTERS else numbers
@@ -124,7 +127,7 @@ def _cards(comparison: Comparison, lines: Sequence[Sequence[MeasuredRun]]) -> li
     return cards
 
 
-# Of characters, each up to four of the 255 bytes that a name may have.
+# Characters, each of up to four bytes, of the 255 bytes that the name of a file may have.
 _LONGEST_NAME = 48
 
 
@@ -187,8 +190,8 @@ def _facts(run: MeasuredRun, comparison: Comparison) -> dict[str, str]:
         facts["scored on"] = f"{run.run.samples:,} examples"
     for form, taken in run.files.items():
         facts["weights" if form == OWN else form] = f"{megabytes(taken)} MB"
-    if (taken := comparison.latency(run)) is not None:
-        facts["latency"] = f"{milliseconds(taken)} ms"
+    if (latency := comparison.latency(run)) is not None:
+        facts["latency"] = f"{milliseconds(latency)} ms"
     return facts
 
 
@@ -225,7 +228,7 @@ def _section(run: MeasuredRun, comparison: Comparison) -> Section:
 
 
 def _machines(runs: Sequence[MeasuredRun]) -> list[tuple[str, Mapping[str, str]]]:
-    """Return every machine with its software, with the names of the runs that were trained on it."""
+    """Return every machine with its software, and the names of the runs trained on it."""
     found: dict[tuple, list[str]] = {}
     for run in runs:
         if (record := run.run.record) is not None:

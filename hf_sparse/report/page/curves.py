@@ -1,74 +1,56 @@
-"""What one run has logged, as narrow figures against the step."""
+"""What runs have logged, as narrow figures against the step: one run, and the stages of a pipeline."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from hf_sparse.report.history import Log
-from hf_sparse.report.measured import MeasuredRun
+from hf_sparse.report.colours import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Colour
 from hf_sparse.report.page.canvas import (
     MOST_POINTS,
     TEXT,
     Picture,
     along_steps,
     average,
+    has_numbers,
+    is_wide,
     name_axes,
     new_panels,
-    thin_out,
+    series,
+    to_logarithms,
+    write_below,
 )
-from hf_sparse.report.page.colours import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Colour
 from hf_sparse.report.page.sentences import percent
 from hf_sparse.report.pictures import LITERAL
+from hf_sparse.runs.history import Log
+from hf_sparse.runs.measured_run import MeasuredRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TERM = "loss_"
-# A loss that falls by more than this is drawn on a logarithmic axis.
-_WIDE = 30
 _DASHES = ("-", (0, (5, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
+# Panels of the figure of stages: key of the log, label, factor, colour.
+_PANELS: tuple[tuple[str, str, float, Colour], ...] = (
+    ("sparsity", "zeros (%)", 100, BLUE),
+    ("loss", "loss", 1, SLATE),
+    ("learning_rate", "learning rate", 1, ORANGE),
+)
 
 
 def curves(run: MeasuredRun) -> list[Picture]:
-    """Draw losses, zeros, groups, scores and learning rate of a run, whichever it has logged."""
+    """Draw losses, zeros, groups, scores and learning rate of a run, as far as they were logged."""
     log = run.run.log
     made = (draw(run, log) for draw in (_losses, _zeros, _groups, _scores, _rate))
     return [picture for picture in made if picture is not None]
 
 
 def gaps_of(log: Log) -> str | None:
-    """Say where a loss was no finite number, None if it always was."""
+    """Return a sentence on the steps whose loss was not finite, None if all were."""
     steps = [row["step"] for row in log if any(not isfinite(row[name]) for name in row if "loss" in name)]
     if not steps:
         return None
     times = "1 logged step" if len(steps) == 1 else f"{len(steps):,} logged steps"
-    return (
-        f"A loss was not a finite number at {times}, the first of them {steps[0]:,}; no line is drawn there."
-    )
-
-
-def series(log: Iterable[Mapping[str, float]], key: str, factor: float = 1.0) -> tuple[list, list]:
-    """Return the steps and the values of what was logged under a name, thinned out."""
-    rows = [row for row in log if key in row]
-    return thin_out([row["step"] for row in rows], [factor * row[key] for row in rows])
-
-
-def has_numbers(log: Log, key: str) -> bool:
-    """Say whether a finite number was logged under a name."""
-    return any(isfinite(row[key]) for row in log if key in row)
-
-
-def is_wide(values: Sequence[float]) -> bool:
-    """Say whether values are so far apart that only logarithms show all of them."""
-    finite = [value for value in values if isfinite(value)]
-    return min(finite) > 0 and max(finite) > _WIDE * min(finite)
-
-
-def to_logarithms(axes: "Axes") -> None:
-    """Make an axis logarithmic, with plain numbers at it."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
+    return f"A loss was not finite at {times}, first at step {steps[0]:,}; the line is interrupted there."
 
 
 def _losses(run: MeasuredRun, log: Log) -> Picture | None:
@@ -92,7 +74,7 @@ def _losses(run: MeasuredRun, log: Log) -> Picture | None:
 def _loss_names(log: Log) -> dict[str, str]:
     keys = dict.fromkeys(key for row in log for key in row)
     terms = [key for key in keys if key.startswith(_TERM)]
-    # Without terms beside it, the loss is not the total of anything.
+    # A loss is a total only if terms are logged beside it.
     penalized = any(row.get("penalty") for row in log)
     total = "total" if terms or penalized else "training"
     names = {"loss": total} | {key: key.removeprefix(_TERM) for key in terms}
@@ -102,7 +84,7 @@ def _loss_names(log: Log) -> dict[str, str]:
 
 
 def _on_losses(run: MeasuredRun, names: Mapping[str, str], log: Log) -> str:
-    said = ["The training loss as it was logged"]
+    said = ["The training loss as logged"]
     terms = [key.removeprefix(_TERM) for key in names if key.startswith(_TERM)]
     recipe = run.run.recipe.distillation
     if terms and recipe is not None:
@@ -111,7 +93,7 @@ def _on_losses(run: MeasuredRun, names: Mapping[str, str], log: Log) -> str:
         said.append(f"; total = {total}{more}, each term drawn without its weight")
     if "eval_loss" in names:
         said.append(
-            "; points are evaluations, of the task's loss alone" if terms else "; points are evaluations"
+            "; points are evaluations, by the loss of the task alone" if terms else "; points are evaluations"
         )
     if (longest := max(sum(key in row for row in log) for key in names)) > MOST_POINTS:
         each = round(2 * longest / MOST_POINTS)
@@ -141,20 +123,20 @@ def _zeros(run: MeasuredRun, log: Log) -> Picture | None:
     _finish(axes, log, "removed weights (%)")
     reached = next(row["step"] for row in log if row.get("sparsity") == _last(log, "sparsity"))
     course = (
-        "from the first step that was logged"
+        "from the first logged step on"
         if reached == next(row["step"] for row in log if "sparsity" in row)
         else f"from step {reached:,} on"
     )
     return Picture(
         "zeros",
         "Zeros",
-        f"The share of weights that are removed: {percent(shares[-1] / 100)} {course}.",
+        f"The share of removed weights: {percent(shares[-1] / 100)} {course}.",
         figure,
     )
 
 
 def _last(log: Log, key: str) -> float:
-    """Return what was logged last under a name."""
+    """Return the last value of a key of the log."""
     return next(row[key] for row in reversed(log) if key in row)
 
 
@@ -171,8 +153,8 @@ def _groups(run: MeasuredRun, log: Log) -> Picture | None:
     _finish(strength, log, "strength")
     last = _last(log, "groups_gone")
     caption = (
-        f"Above, the share of groups that the penalty has made small enough to remove, {percent(last)} "
-        "at the end; below, its strength, which is adjusted until as many are gone as the recipe asks for."
+        f"Above: the share of groups that the penalty has made small enough to remove, {percent(last)} at "
+        "the end. Below: the strength of the penalty, which is adjusted until the recipe's share is reached."
     )
     return Picture("groups", "Groups under the penalty", caption, figure)
 
@@ -190,12 +172,12 @@ def _scores(run: MeasuredRun, log: Log) -> Picture | None:
     axes.plot(steps, scores, color=GREEN.light, linewidth=1.8, marker="o", markersize=4, clip_on=False)
     axes.set_ylim(*score_limits(scores))
     _finish(axes, log, yardstick.name)
-    caption = f"The {yardstick.name} of every evaluation during training, {scores[-1]:.4g} at the last."
+    caption = f"The {yardstick.name} of every evaluation during training, {scores[-1]:.4g} in the last."
     return Picture("score", title, caption, figure)
 
 
 def score_limits(scores: Iterable[float]) -> tuple[float, float]:
-    """Return the ends of an axis for scores, which shares of 1 do not lead beyond 0 and 1."""
+    """Return the ends of an axis for scores, within [0, 1] if all scores are."""
     finite = [score for score in scores if isfinite(score)]
     low, high = min(finite), max(finite)
     room = max(0.15 * (high - low), 0.02 * abs(high), 1e-3)
@@ -213,9 +195,9 @@ def _rate(run: MeasuredRun, log: Log) -> Picture | None:
     axes.yaxis.set_major_formatter("{x:g}")
     _finish(axes, log, "learning rate")
     sparsity = run.run.recipe.sparsity
-    caption = f"The learning rate at each step that was logged, {max(filter(isfinite, rates)):.3g} at most"
+    caption = f"The learning rate at each logged step, at most {max(filter(isfinite, rates)):.3g}"
     if sparsity is not None and sparsity.lr_rewind:
-        caption += "; while zeros grow it is rewound at updates of the masks (lr_rewind)"
+        caption += "; it is rewound at mask updates while sparsity grows (lr_rewind)"
     return Picture("learning-rate", "Learning rate", f"{caption}.", figure)
 
 
@@ -256,3 +238,55 @@ def _finish(axes: "Axes", log: Sequence[Mapping[str, float]], what: str, legend:
         for text in shown.get_texts():
             text.set(**LITERAL)
     axes.tick_params(colors=MUTED.light)
+
+
+def stages_figure(stages: Sequence[MeasuredRun], key: str, numbers: Mapping[str, int]) -> Picture | None:
+    """Draw the stages that have a log side by side in the same width; None with fewer than two.
+
+    `numbers` maps the names of runs to their numbers in all figures.
+    """
+    logged = [stage for stage in stages if stage.run.log]
+    panels = [panel for panel in _PANELS if any(has_numbers(stage.run.log, panel[0]) for stage in logged)]
+    if len(logged) < 2 or not panels:
+        return None
+    title = f"Stages up to {stages[-1].name}"
+    figure, every = new_panels(title, len(panels), 1.0 + 1.35 * len(panels))
+    for axes, (name, label, factor, colour) in zip(every, panels, strict=True):
+        drawn: list[float] = []
+        for place, stage in enumerate(logged):
+            # A run that was only evaluated ends at step 0.
+            last = max(stage.run.log[-1]["step"], 1)
+            steps, values = series(stage.run.log, name, factor)
+            drawn += values
+            axes.plot([place + step / last for step in steps], values, color=colour.light, linewidth=1.8)
+        _lay_out(axes, name, len(logged), wide=name == "loss" and is_wide(drawn))
+        name_axes(axes, y=label)
+    figure.align_ylabels(every)
+    every[-1].set_xticks(
+        [place + 0.5 for place in range(len(logged))],
+        [f"{numbers[stage.name]}" for stage in logged],
+        fontweight="bold",
+    )
+    every[-1].tick_params(axis="x", length=0, labelcolor=INK.light)
+    names = ", ".join(f"{numbers[stage.name]}\u00a0{stage.name}" for stage in logged)
+    write_below(figure, names)
+    lengths = "; ".join(f"{stage.name} {stage.run.log[-1]['step']:,} steps" for stage in logged)
+    caption = (
+        f"What each stage logged, one after another: {lengths}. All stages are drawn in the same width; "
+        "losses of different tasks do not compare."
+    )
+    return Picture(key, title, caption, figure)
+
+
+def _lay_out(axes: "Axes", name: str, count: int, wide: bool) -> None:
+    axes.set_xlim(0, count)
+    axes.grid(False, axis="x")
+    for place in range(1, count):
+        axes.axvline(place, color=MUTED.light, linewidth=0.8, linestyle=(0, (3, 3)))
+    if name == "sparsity":
+        axes.set_ylim(0, 100)
+    elif wide:
+        to_logarithms(axes)
+    else:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:g}")

@@ -1,25 +1,25 @@
-"""Scores against size and against latency, a numbered point for every run."""
+"""Scores against size and latency, with a numbered point for every run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from hf_sparse.report.comparison import Comparison
-from hf_sparse.report.measured import OWN, MeasuredRun, Yardstick
+from hf_sparse.report.colours import BLUE, INK, ORANGE
 from hf_sparse.report.page.canvas import TEXT, Picture, name_axes, new_panels, write_below
-from hf_sparse.report.page.colours import BLUE, INK, ORANGE
 from hf_sparse.report.page.curves import score_limits
 from hf_sparse.report.page.sentences import capital
 from hf_sparse.report.pictures import write_png
+from hf_sparse.runs.comparison import Comparison
+from hf_sparse.runs.measured_run import OWN, MeasuredRun, Yardstick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Points whose horizontal places differ by less than this tell nothing.
+# Points whose horizontal places differ by a smaller factor are not drawn.
 _SPREAD = 1.01
-# Where a number may stand beside its point, in points; how near two may come; the size of the panel.
+# Places of a number beside its point, smallest distance of two numbers, size of the panel: all in points.
 _OFFSETS = (
     (0, 11),
     (0, -11),
@@ -36,13 +36,22 @@ _NEAR, _PANEL = 12.0, (250.0, 125.0)
 _HEIGHT = 3.3
 
 
+class _Point(NamedTuple):
+    """A run with its number, its place along the horizontal axis and its score."""
+
+    number: int
+    run: MeasuredRun
+    place: float
+    score: float
+
+
 @dataclass(frozen=True)
 class _Plot:
-    """Runs that can be compared, each with its number and its place along the horizontal axis."""
+    """Runs that can be compared."""
 
     name: str
     yardstick: Yardstick
-    points: Sequence[tuple[int, MeasuredRun, float]]
+    points: Sequence[_Point]
     label: str
     caption: str
 
@@ -52,12 +61,12 @@ class _Plot:
 
     @property
     def worth_drawing(self) -> bool:
-        places = [place for _, _, place in self.points]
+        places = [point.place for point in self.points]
         return len(places) > 1 and max(places) > _SPREAD * min(places)
 
 
 def scatters(comparison: Comparison) -> list[Picture]:
-    """Draw the runs of every group that can be compared against size and latency, as far as these differ."""
+    """Draw the scores of every group that compares against size and latency, where these differ."""
     pictures = []
     for group, plots in enumerate(_groups(comparison), start=1):
         for plot in plots:
@@ -70,12 +79,12 @@ def scatters(comparison: Comparison) -> list[Picture]:
 
 
 def write_scatter(comparison: Comparison, path: Path) -> None:
-    """Write the largest group that can be compared as PNG; raise `ValueError` if there is nothing to draw."""
+    """Write the figure of the largest group that compares as PNG; raise `ValueError` if none can be drawn."""
     groups = _groups(comparison)
     if not groups:
         raise ValueError(
-            "no two of these runs were scored alike and differ in size or latency, so there is nothing to "
-            "draw; compare without --png"
+            "a figure needs two runs that were scored alike and differ in size or latency; compare without "
+            "--png"
         )
     plots = max(groups, key=lambda plots: len(plots[0].points))
     figure, panels = new_panels(
@@ -88,7 +97,7 @@ def write_scatter(comparison: Comparison, path: Path) -> None:
 
 
 def _groups(comparison: Comparison) -> list[list[_Plot]]:
-    """Return for every group that can be compared the plots that show anything."""
+    """Return for every group that compares the plots that are worth drawing."""
     groups = []
     for yardstick in comparison.groups:
         if yardstick is not None:
@@ -98,58 +107,65 @@ def _groups(comparison: Comparison) -> list[list[_Plot]]:
 
 
 def _sizes(yardstick: Yardstick, comparison: Comparison) -> _Plot:
-    points = [
-        (number, run, run.smallest[1] / 1e6)
-        for number, run in comparison.numbered
-        if run.yardstick == yardstick and run.smallest is not None
-    ]
-    forms = sorted({run.smallest[0] for _, run, _ in points} - {OWN})
-    note = f", which for some is that in {' or '.join(forms)}" if forms else ""
-    caption = f"The {yardstick} against the size of the smallest file of weights{note}.{_on_dense(points)}"
+    smallest = {run.name: found for run in comparison.runs if (found := run.smallest) is not None}
+    places = {name: size / 1e6 for name, (_, size) in smallest.items()}
+    points = _points(yardstick, comparison, places)
+    forms = sorted({smallest[point.run.name][0] for point in points} - {OWN})
+    note = f" (for some runs that in {' or '.join(forms)})" if forms else ""
+    caption = (
+        f"{capital(str(yardstick))} against the size of the smallest weight file{note}.{_on_dense(points)}"
+    )
     return _Plot("size", yardstick, points, "weights in the file (MB)", caption)
 
 
 def _speeds(yardstick: Yardstick, comparison: Comparison) -> _Plot:
-    points = [
-        (number, run, taken)
-        for number, run in comparison.numbered
-        if run.yardstick == yardstick and (taken := comparison.latency(run)) is not None
-    ]
-    caption = f"The {yardstick} against the median latency for {comparison.conditions}.{_on_dense(points)}"
+    places = {run.name: taken for run in comparison.runs if (taken := comparison.latency(run)) is not None}
+    points = _points(yardstick, comparison, places)
+    conditions = f"the median latency for {comparison.conditions}"
+    caption = f"{capital(str(yardstick))} against {conditions}.{_on_dense(points)}"
     return _Plot("latency", yardstick, points, "milliseconds", caption)
 
 
-def _on_dense(points: Sequence[tuple[int, MeasuredRun, float]]) -> str:
-    dense = [run.dense for _, run, _ in points]
+def _points(yardstick: Yardstick, comparison: Comparison, places: Mapping[str, float]) -> list[_Point]:
+    """Return the runs with this yardstick that have a place, which is given by their names."""
+    return [
+        _Point(number, run, places[run.name], run.score)
+        for number, run in comparison.numbered
+        if run.yardstick == yardstick and run.name in places and run.score is not None
+    ]
+
+
+def _on_dense(points: Sequence[_Point]) -> str:
+    dense = [point.run.dense for point in points]
     return " Orange diamonds are dense models." if any(dense) and not all(dense) else ""
 
 
 def _draw(axes: "Axes", plot: _Plot) -> None:
-    for _, run, place in plot.points:
-        marker, colour = ("D", ORANGE) if run.dense else ("o", BLUE)
-        axes.plot(place, run.score, marker, markersize=8, color=colour.light, clip_on=False)
-    axes.set_xlim(0, 1.08 * max(place for _, _, place in plot.points))
-    axes.set_ylim(*score_limits(run.score for _, run, _ in plot.points))
+    for point in plot.points:
+        marker, colour = ("D", ORANGE) if point.run.dense else ("o", BLUE)
+        axes.plot(point.place, point.score, marker, markersize=8, color=colour.light, clip_on=False)
+    axes.set_xlim(0, 1.08 * max(point.place for point in plot.points))
+    axes.set_ylim(*score_limits(point.score for point in plot.points))
     axes.xaxis.set_major_formatter("{x:,g}")
     name_axes(axes, x=plot.label, y=plot.yardstick.name)
     _number(axes, plot.points)
 
 
-def _number(axes: "Axes", points: Sequence[tuple[int, MeasuredRun, float]]) -> None:
+def _number(axes: "Axes", points: Sequence[_Point]) -> None:
     """Write numbers beside points, where they touch neither each other nor other points."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     there = [
-        ((x - left) / (right - left) * _PANEL[0], (run.score - low) / (high - low) * _PANEL[1])
-        for _, run, x in points
+        ((point.place - left) / (right - left) * _PANEL[0], (point.score - low) / (high - low) * _PANEL[1])
+        for point in points
     ]
     taken = list(there)
-    for (number, run, x), (across, up) in zip(points, there, strict=True):
+    for point, (across, up) in zip(points, there, strict=True):
         beside = [(across + right, up + above) for right, above in _OFFSETS]
         best = max(range(len(beside)), key=lambda place: min(_room(beside[place], taken), _NEAR))
         taken.append(beside[best])
         axes.annotate(
-            f"{number}",
-            (x, run.score),
+            f"{point.number}",
+            (point.place, point.score),
             _OFFSETS[best],
             textcoords="offset points",
             fontsize=TEXT,
@@ -161,10 +177,10 @@ def _number(axes: "Axes", points: Sequence[tuple[int, MeasuredRun, float]]) -> N
 
 
 def _room(place: tuple[float, float], taken: Sequence[tuple[float, float]]) -> float:
-    """Return how far the next thing is, nothing outside the panel."""
+    """Return the distance to the nearest point or number, -1 outside the panel."""
     inside = 0 <= place[0] <= _PANEL[0] and -8 <= place[1] <= _PANEL[1] + 8
     return min(max(abs(place[0] - x), abs(place[1] - y)) for x, y in taken) if inside else -1.0
 
 
-def _name_points(figure: "Figure", points: Sequence[tuple[int, MeasuredRun, float]]) -> None:
-    write_below(figure, ", ".join(f"{number}\u00a0{run.name}" for number, run, _ in points))
+def _name_points(figure: "Figure", points: Sequence[_Point]) -> None:
+    write_below(figure, ", ".join(f"{point.number}\u00a0{point.run.name}" for point in points))

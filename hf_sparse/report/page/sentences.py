@@ -1,22 +1,23 @@
-"""What came out of runs, in a sentence or two."""
+"""The result of runs in a sentence or two."""
 
-from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, score_text
-from hf_sparse.report.measured import OWN, MeasuredRun
-from hf_sparse.report.scores import lower_is_better
+from hf_sparse.report.comparison import megabytes, milliseconds, score_text
+from hf_sparse.runs.comparison import Comparison
+from hf_sparse.runs.measured_run import OWN, MeasuredRun
+from hf_sparse.runs.score_text import lower_is_better
 
 
 def percent(share: float) -> str:
-    """Write a share in per cent, on one line."""
+    """Write a share in per cent, without a line break before the sign."""
     return f"{100 * share:.1f}\u00a0%"
 
 
 def capital(text: str) -> str:
-    """Begin a text as a sentence does."""
+    """Return a text with a capital letter first."""
     return text[:1].upper() + text[1:]
 
 
 def result_of(comparison: Comparison, chosen: MeasuredRun | None = None) -> str:
-    """Say in measured numbers what came out: of the run that was chosen, else of those that compare."""
+    """Return the result in measured numbers: of the chosen run, else of the runs that compare."""
     runs = comparison.runs
     if chosen is None and len(runs) == 1:
         chosen = runs[0]
@@ -30,7 +31,7 @@ def result_of(comparison: Comparison, chosen: MeasuredRun | None = None) -> str:
     if yardstick is None or len(compared) < 2:
         return f"{len(runs)} runs, whose scores cannot be compared."
     lower = lower_is_better(yardstick.metric)
-    best = min(compared, key=lambda run: (run.score if lower else -run.score, _least(run)))
+    best = min(compared, key=lambda run: ((run.score or 0.0) * (1 if lower else -1), _least(run)))
     sentences = [
         f"Of {len(compared)} runs scored by {yardstick}, {best.name} has the "
         f"{'lowest' if lower else 'highest'}: {_portrait(best, comparison)}."
@@ -53,7 +54,7 @@ def _least(run: MeasuredRun) -> float:
 
 def _portrait(run: MeasuredRun, comparison: Comparison, whole: bool = False) -> str:
     parts = []
-    if run.score is not None:
+    if run.score is not None and run.yardstick is not None:
         parts.append(f"{run.yardstick.name} {score_text(run.score)}{run.yardstick.basis if whole else ''}")
     if run.dense:
         parts.append("dense")
@@ -62,6 +63,6 @@ def _portrait(run: MeasuredRun, comparison: Comparison, whole: bool = False) -> 
     if run.smallest is not None:
         form, taken = run.smallest
         parts.append(f"{megabytes(taken)} MB{'' if form == OWN else f' ({form})'}")
-    if (taken := comparison.latency(run)) is not None:
-        parts.append(f"{milliseconds(taken)} ms")
+    if (latency := comparison.latency(run)) is not None:
+        parts.append(f"{milliseconds(latency)} ms")
     return ", ".join(parts) or "nothing was measured of it"

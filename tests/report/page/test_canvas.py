@@ -3,8 +3,8 @@
 import re
 from math import inf, isnan, nan
 
+from hf_sparse.report.colours import BLUE, COLOURS
 from hf_sparse.report.page.canvas import Picture, average, name_axes, new_panels, thin_out, to_svg
-from hf_sparse.report.page.colours import BLUE, COLOURS
 
 
 def picture(name: str, title: str = "Title", points: int = 3) -> Picture:

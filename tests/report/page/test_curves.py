@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hf_sparse.report.page.canvas import Picture
-from hf_sparse.report.page.curves import curves, score_limits
-from tests.report.runs import LOG, measured, write_run
+from hf_sparse.report.page.curves import curves, score_limits, stages_figure
+from tests.report.runs import LOG, compared, measured, write_run
 
 
 def drawn(directory: Path, **parts: Any) -> dict[str, Picture]:
@@ -36,8 +36,8 @@ def test_each_kind_of_number_has_its_figure(tmp_path: Path) -> None:
 def test_captions_say_what_is_seen(tmp_path: Path) -> None:
     found = drawn(tmp_path / "run")
     assert "total = 0.5 task + 0.5 logits, each term drawn without its weight" in found["loss"].caption
-    assert found["zeros"].caption == "The share of weights that are removed: 50.0\u00a0% from step 10 on."
-    assert "0.001 at most" in found["learning-rate"].caption
+    assert found["zeros"].caption == "The share of removed weights: 50.0\u00a0% from step 10 on."
+    assert "at most 0.001" in found["learning-rate"].caption
 
 
 def test_every_axis_has_a_name(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_groups_and_scores_are_drawn_where_they_were_logged(tmp_path: Path) -> N
 def test_a_loss_that_is_no_number_leaves_a_gap_and_is_said(tmp_path: Path) -> None:
     log = [*LOG[:2], {"step": 15, "loss": nan}, {"step": 20, "loss": nan, "eval_loss": nan}]
     caption = drawn(tmp_path / "run", log=log)["loss"].caption
-    assert "not a finite number at 2 logged steps, the first of them 15" in caption
+    assert "not finite at 2 logged steps, first at step 15" in caption
 
 
 @pytest.mark.parametrize("log", [[], [{"step": 1, "loss": nan}], [{"step": 1, "train_runtime": 2.0}]])
@@ -95,3 +95,35 @@ def test_an_axis_of_shares_ends_at_one() -> None:
 def test_a_share_of_zeros_that_is_no_number_is_left_out(tmp_path: Path) -> None:
     found = drawn(tmp_path / "run", log=[*LOG, {"step": 30, "sparsity": nan, "loss": 1.0}])
     assert "nan" not in found["zeros"].caption
+
+
+def test_stages_stand_beside_each_other_each_as_wide_as_the_others(tmp_path: Path) -> None:
+    short = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    runs = compared(
+        write_run(tmp_path / "long", sparsity=None),
+        write_run(tmp_path / "silent", sparsity=None, log=[]),
+        write_run(tmp_path / "short", sparsity=None, log=short),
+    ).runs
+    picture = stages_figure(runs, "stages-1", {"long": 1, "silent": 2, "short": 4})
+    zeros, loss, rate = picture.figure.axes
+    first, second = (line for line in loss.lines if len(line.get_xdata()) and line.get_linestyle() == "-")
+    assert list(first.get_xdata()) == [0.5, 1.0] and list(second.get_xdata()) == [1.5, 2.0]
+    assert [axes.get_ylabel() for axes in (zeros, loss, rate)] == ["zeros (%)", "loss", "learning rate"]
+    assert picture.figure.get_supxlabel() == "1\u00a0long, 4\u00a0short"
+    assert picture.title == "Stages up to short"
+    assert "long 10 steps; short 2 steps" in picture.caption
+
+
+def test_one_stage_with_a_log_needs_no_figure_of_stages(tmp_path: Path) -> None:
+    runs = compared(
+        write_run(tmp_path / "a", sparsity=None), write_run(tmp_path / "b", sparsity=None, log=[])
+    ).runs
+    assert stages_figure(runs, "stages-1", {"a": 1, "b": 2}) is None
+
+
+def test_a_stage_that_was_only_evaluated_does_no_harm(tmp_path: Path) -> None:
+    log = [{"step": 0, "eval_loss": 1.0}]
+    runs = compared(
+        write_run(tmp_path / "a", sparsity=None), write_run(tmp_path / "b", sparsity=None, log=log)
+    ).runs
+    assert stages_figure(runs, "stages-1", {"a": 1, "b": 2}) is not None

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.report.measured import gather_runs
-from hf_sparse.report.page.colours import contrast
-from hf_sparse.report.page.writing import PAGE, collect, write_page
+from hf_sparse.report.colours import contrast
+from hf_sparse.report.page.writing import PAGE, write_page
+from hf_sparse.runs.comparison import trace_runs
+from hf_sparse.runs.measured_run import gather_runs
 from tests.report.page.browser import NAMES, Browser, find_browser
 from tests.report.runs import write_run
 
@@ -109,7 +110,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = home / ("a_long_name_of_a_run-" * 3)
     pruned = write_run(long, base_model=str(dense), teacher=str(dense), log=lasso, accuracy=0.8)
     task = write_run(home / "task", base_model=str(pruned), accuracy=0.85, milliseconds=3.25)
-    write_page(collect(gather_runs([task])), home / "out")
+    write_page(trace_runs(gather_runs([task])), home / "out")
     return home / "out" / PAGE
 
 

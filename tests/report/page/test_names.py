@@ -7,13 +7,13 @@ import matplotlib.text
 import pytest
 
 from hf_sparse.report.heatmap import sparsity_figure
-from hf_sparse.report.history import history_figure
-from hf_sparse.report.measured import gather_runs
+from hf_sparse.report.history import demo_figure, history_figure
 from hf_sparse.report.page.canvas import Picture as Drawn
 from hf_sparse.report.page.canvas import entitle, new_panels, to_svg, write_below
-from hf_sparse.report.page.writing import collect, write_page
+from hf_sparse.report.page.writing import write_page
 from hf_sparse.report.pictures import write_png
-from hf_sparse.report.plots import demo_figure
+from hf_sparse.runs.comparison import trace_runs
+from hf_sparse.runs.measured_run import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import LOG, measured, write_run
 
@@ -33,7 +33,7 @@ NAMES = {
 def test_a_run_of_any_name_is_shown(kind: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / NAMES[kind], milliseconds=2.0)
     other = write_run(tmp_path / "other", accuracy=0.5, milliseconds=3.0)
-    files = write_page(collect(gather_runs([run, other])), tmp_path / "out")
+    files = write_page(trace_runs(gather_runs([run, other])), tmp_path / "out")
     page = Markup((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert {"latency.png", "2-other-layers.png"} <= set(files) and len(files) > 8
     assert NAMES[kind] in page.inside("h2")

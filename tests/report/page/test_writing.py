@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.report.measured import gather_runs
-from hf_sparse.report.page.writing import collect, material_as_dict, write_page
+from hf_sparse.report.page.writing import write_page
+from hf_sparse.runs.comparison import trace_runs
+from hf_sparse.runs.measured_run import gather_runs
 from tests.report.page.markup import Markup
 from tests.report.runs import PRUNED, write_run
 
 
 def page_of(out: Path, *runs: Path) -> tuple[Markup, list[str]]:
-    files = write_page(collect(gather_runs(runs)), out)
+    files = write_page(trace_runs(gather_runs(runs)), out)
     return Markup((out / "report.html").read_text(encoding="utf-8")), files
 
 
@@ -124,6 +125,6 @@ def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
 
 def test_everything_drawn_is_in_the_json(tmp_path: Path) -> None:
     log = [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": 1.0}]
-    found = material_as_dict(collect(gather_runs([write_run(tmp_path / "run", sparsity=None, log=log)])))
+    found = trace_runs(gather_runs([write_run(tmp_path / "run", sparsity=None, log=log)])).to_dict()
     assert found["lines"] == [["run"]]
     assert found["logs"]["run"] == [{"step": 1, "loss": None}, {"step": 2, "loss": 1.0}]
