@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from hf_sparse.fields import Part
 from hf_sparse.reading import explain, parse_assignment, read_yaml_file
 from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
-from hf_sparse.settings.values import Part
 
 
 class Recipe(Part):

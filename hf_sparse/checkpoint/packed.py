@@ -31,7 +31,7 @@ from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.layers import quantized_layers, require_finite
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import WeightScheme
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.suitable import require_merged
 from hf_sparse.targets import Target, find_targets
 

@@ -4,10 +4,10 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from hf_sparse.fields import Part, Point, one_of, steps_of
 from hf_sparse.quantization.activations import OBSERVERS
 from hf_sparse.quantization.linear import ACTIVATIONS
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.settings.values import Part, Point, one_of, steps_of
 
 Scheme = Annotated[str, AfterValidator(lambda text: str(read_weight_scheme(text)))]
 

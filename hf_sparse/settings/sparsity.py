@@ -1,11 +1,20 @@
 """What a recipe says about sparsity."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
-from hf_sparse.settings.methods import PARTS, GroupLassoRecipe, MovementRecipe
-from hf_sparse.settings.values import Part, Point, Share, one_of, steps_of
+from hf_sparse.fields import Part, Point, Share, one_of, steps_of
 from hf_sparse.sparsity.allocation import ALLOCATIONS
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.patterns.parse import parse_pattern
@@ -102,8 +111,23 @@ def check_share(pattern: str, sparsity: float, setting: str) -> None:
         )
 
 
+def method_settings() -> dict[str, tuple[str, ...]]:
+    """Return the methods that share settings, by the key of these in a recipe: the name of the first one."""
+    sharing: dict[type[Part], list[str]] = {}
+    for name, method in METHODS.items():
+        if method.settings is not None:
+            sharing.setdefault(method.settings, []).append(name)
+    return {names[0]: tuple(names) for names in sharing.values()}
+
+
 class SparsityRecipe(Part):
-    """Which weights are removed, how they are chosen, and when."""
+    """Which weights are removed, how they are chosen, and when.
+
+    The settings of a method stand beside these fields, under a key of `method_settings`: methods may be added
+    to `METHODS` at any time, so that their settings are no fields.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     method: Annotated[str, one_of(METHODS)] = "magnitude"
     pattern: PatternName = "unstructured"
@@ -111,8 +135,6 @@ class SparsityRecipe(Part):
     allocation: Annotated[str, one_of(ALLOCATIONS)] = "uniform"
     floor: Share = 0.01
     overrides: dict[str, OverrideRecipe] = Field(default_factory=dict)
-    group_lasso: GroupLassoRecipe | None = None
-    movement: MovementRecipe | None = None
     revive: bool = False
     lr_rewind: Annotated[bool | str, BeforeValidator(_rewind)] = False
     include: tuple[str, ...] = Field(default=(), strict=False)
@@ -122,6 +144,46 @@ class SparsityRecipe(Part):
     def revives(self) -> bool:
         """Whether removed weights may return."""
         return self.revive or METHODS[self.method].learned
+
+    @property
+    def own_settings(self) -> Part | None:
+        """The settings of the method, its defaults where the recipe has none; None if it takes none."""
+        kind = METHODS[self.method].settings
+        if kind is None:
+            return None
+        key = next(key for key, methods in method_settings().items() if self.method in methods)
+        given = getattr(self, key)
+        return kind() if given is None else given
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the settings under a key, None where the recipe has none."""
+        if name in method_settings():
+            return (self.model_extra or {}).get(name)
+        return super().__getattr__(name)  # type: ignore[misc]  # pydantic hides it from type checkers
+
+    @classmethod
+    def further_keys(cls) -> dict[str, type[Part]]:
+        """Return the class of settings under each key that is no field."""
+        return {key: kind for key in method_settings() if (kind := METHODS[key].settings) is not None}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read_settings(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check what is no field: the settings of methods, and keys that nobody has."""
+        if not isinstance(values, dict) or not values.keys() - cls.model_fields.keys():
+            return handler(values)
+        fields = {key: value for key, value in values.items() if key in cls.model_fields}
+        further = {key: value for key, value in values.items() if key not in cls.model_fields}
+        kinds: dict[str, Any] = {key: (kind | None, None) for key, kind in cls.further_keys().items()}
+        try:
+            read = create_model("MethodSettings", __base__=Part, **kinds).model_validate(further)
+        except ValidationError as error:
+            try:
+                handler(fields)
+            except ValidationError as other:
+                raise _joined(other, error) from None
+            raise
+        return handler(fields | {key: getattr(read, key) for key in further})
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
@@ -147,15 +209,15 @@ class SparsityRecipe(Part):
                     f"pattern {self.pattern} removes the same share of every weight, so allocation "
                     f"{self.allocation} has nothing to allocate; set sparsity.allocation=uniform"
                 )
-        for part, methods in PARTS.items():
+        for part, methods in method_settings().items():
             if getattr(self, part) is not None and self.method not in methods:
                 raise ValueError(
                     f"{part} says nothing about method {self.method}; leave it out, or set method: "
                     f"{methods[0]}"
                 )
-        if self.method == "group_lasso":
-            self._check_groups()
-        if self.revive and (self.method == "group_lasso" or METHODS[self.method].learned):
+        patterns = [self.pattern, *(own.pattern for own in self.overrides.values() if own.pattern)]
+        METHODS[self.method].check(self.method, [parse_pattern(pattern) for pattern in patterns])
+        if self.revive and METHODS[self.method].needs_training:
             raise ValueError(
                 "revive is about magnitude: with learned scores removed weights may return in any case, with "
                 "group_lasso none does; leave it out"
@@ -167,10 +229,13 @@ class SparsityRecipe(Part):
             )
         return self
 
-    def _check_groups(self) -> None:
-        patterns = [self.pattern, *(own.pattern for own in self.overrides.values() if own.pattern)]
-        if shared := [pattern for pattern in patterns if parse_pattern(pattern).share is not None]:
-            raise ValueError(
-                f"method {self.method} makes whole groups small, and pattern {shared[0]} removes a part of "
-                "every group; choose blocks such as 4x4, row or column, or method magnitude"
-            )
+
+def _joined(one: ValidationError, other: ValidationError) -> ValidationError:
+    """Return the mistakes of two errors as those of one."""
+    details = [
+        InitErrorDetails(
+            type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
+        )
+        for detail in (*one.errors(), *other.errors())
+    ]
+    return ValidationError.from_exception_data(one.title, details)

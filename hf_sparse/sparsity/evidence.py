@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import count_nonzero
 from hf_sparse.sparsity.inspection import inspect_weights, place_of
+from hf_sparse.sparsity.numpy_ops import count_nonzero
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.targets import Target, Targets
 

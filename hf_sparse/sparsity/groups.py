@@ -50,11 +50,11 @@ def add_gradient(
     return scale * float((factors * norms).sum())
 
 
-def shrink_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1.0) -> None:
+def shorten_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1.0) -> None:
     """Shorten every group of a weight (out, in) by scale times its rate, in place, to zero at most."""
     weight = weight.detach()
     if _is_transposed(weight):
-        shrink_groups(weight.t(), _turned(block), rates.t().contiguous(), scale)
+        shorten_groups(weight.t(), _turned(block), rates.t().contiguous(), scale)
     elif native.suits(weight, rates):
         native.shrink(weight, rates, scale, block.rows, block.columns)
     else:

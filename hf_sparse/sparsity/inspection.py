@@ -8,11 +8,9 @@ from math import ceil, log2
 import numpy as np
 from torch import Tensor, nn
 
-from hf_sparse.sparsity.counting import count_nonzero, nonzero
 from hf_sparse.sparsity.measure import SparsityReport
-from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
-from hf_sparse.sparsity.patterns.n_of_m import NOfM
+from hf_sparse.sparsity.numpy_ops import count_nonzero, nonzero, parallel_map
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.patterns.pattern import Pattern
 from hf_sparse.targets import Target, Targets, find_targets
@@ -38,12 +36,6 @@ CANDIDATES = (
     "1:8",
 )
 """Patterns that are looked for; of several N:M that fit, the one that comes first counts."""
-
-# The share of the zeros that must lie in blocks of zeros, the share of the other blocks that may be zero. The
-# second keeps a weight with hardly an entry left from counting as blocks: neighbours are zero by chance.
-_EXPLAINED, _STRAY = 0.99, 0.1
-# How far the sparsity may exceed that of N:M.
-_EXCESS = 0.02
 
 _PLACE = re.compile(r"(?:(.*?)\.)?(\d+)\.(.+?)(?:\.weight)?(?:\[\d+\])?")
 
@@ -178,24 +170,9 @@ def _explain(filled: np.ndarray, zeros: int, patterns: Sequence[Pattern]) -> str
         except ValueError:
             continue
         # N:M has blocks of one entry, and is looked at only as long as no larger block explains the zeros.
-        fits = _is_n_of_m if isinstance(block, NOfM) else _is_made_of_blocks
-        if (block.size > largest or best == str(UNSTRUCTURED)) and fits(filled, zeros, block):
+        if (block.size > largest or best == str(UNSTRUCTURED)) and block.explains(filled, zeros):
             best, largest = str(pattern), block.size
     return best
-
-
-def _is_made_of_blocks(filled: np.ndarray, zeros: int, block: Block) -> bool:
-    # The sum of booleans is their disjunction: which blocks hold anything.
-    kept = np.count_nonzero(block.pool(filled)) * block.size
-    stray = zeros - (filled.size - kept)
-    return stray <= (1 - _EXPLAINED) * zeros and stray <= _STRAY * kept
-
-
-def _is_n_of_m(filled: np.ndarray, zeros: int, block: NOfM) -> bool:
-    if not block.share - 1e-9 <= zeros / filled.size <= block.share + _EXCESS:
-        return False
-    counts = Block(1, block.group).pool(filled.view(np.uint8))
-    return bool((counts <= block.kept).all())
 
 
 def _edges(length: int, most: int) -> np.ndarray:

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import any_greater, count_nonzero, negate, nonzero
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero, negate, nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.targets import Targets
 

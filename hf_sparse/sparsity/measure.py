@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hf_sparse.sparsity.counting import count_nonzero
+from hf_sparse.sparsity.numpy_ops import count_nonzero
 from hf_sparse.targets import Targets, find_targets
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.sparsity.score import Score
+from hf_sparse.sparsity.numpy_ops import parallel_map
+from hf_sparse.sparsity.patterns.block import Array
 
 # Scores looked at per pass: 512 KiB of fp32 stays in a core's cache, and numpy's overhead per call does not
 # show.
@@ -19,6 +20,12 @@ _NOT_NUMBERS = (
     "weights to be pruned are not numbers, so they cannot be ranked: training has diverged; "
     "lower the learning rate, or resume from an earlier checkpoint"
 )
+
+
+class Score(Protocol):
+    """Maps weights to scores entry by entry, numpy arrays and tensors alike, into `out` where it is given."""
+
+    def __call__(self, weight: Array, out: Array | None = None) -> Array: ...
 
 
 @dataclass(frozen=True)

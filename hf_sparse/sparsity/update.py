@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from hf_sparse.sparsity.allocation import Budget
-from hf_sparse.sparsity.counting import count_nonzero
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import count_nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import Array, Block
-from hf_sparse.sparsity.ranking import Ranking, keep_largest
-from hf_sparse.sparsity.score import Score
+from hf_sparse.sparsity.ranking import Ranking, Score, keep_largest
 
 # Weights scored at a time before they are pooled into blocks, so that the scores stay in cache.
 _BAND = 1 << 17

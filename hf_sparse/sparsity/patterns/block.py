@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import nonzero
+from hf_sparse.sparsity.numpy_ops import nonzero
 
 Array = TypeVar("Array", np.ndarray, Tensor)
+
+# The share of the zeros that must lie in blocks of zeros, the share of the other blocks that may be zero. The
+# second keeps a weight with hardly an entry left from counting as blocks: neighbours are zero by chance.
+_EXPLAINED, _STRAY = 0.99, 0.1
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Block:
         """Whether `pool` changes scores; if not, weights are ranked as they are."""
         return self.size > 1
 
+    @property
+    def group(self) -> int:
+        """How many neighbouring inputs compete with each other alone; 1 where all blocks compete."""
+        return 1
+
     def fit(self, name: str, shape: tuple[int, int]) -> "Block":
         """Return these blocks if they tile a weight of this (out, in) shape, else raise `ValueError`."""
         if shape[0] % self.rows or shape[1] % self.columns:
@@ -54,9 +63,24 @@ class Block:
             )
         return self
 
+    def sums(self, values: Array) -> Array:
+        """Sum values (out, in) over each block to (out / rows, in / columns)."""
+        return _sum_neighbours(_sum_neighbours(values, self.rows).T, self.columns).T
+
     def pool(self, scores: Array) -> Array:
-        """Sum scores (out, in) over each block to (out / rows, in / columns)."""
-        return _sum_neighbours(_sum_neighbours(scores, self.rows).T, self.columns).T
+        """Sum the scores of weights, (out, in), to those of blocks, (out / rows, in / columns)."""
+        return self.sums(scores)
+
+    def protect(self, scores: Tensor) -> Tensor:
+        """Return scores of blocks, (out / rows, in / columns), infinite where the pattern keeps the block."""
+        return scores
+
+    def keeps(self, scores: Tensor) -> Tensor:
+        """Return as booleans (out, in) which weights the pattern keeps at any sparsity, by their scores."""
+        return torch.zeros_like(scores, dtype=torch.bool)
+
+    def check_kept(self, name: str, keep: Tensor) -> None:
+        """Raise `ValueError` if a mask (out, in) keeps fewer weights than the pattern does anywhere."""
 
     def expand(self, keep: Tensor) -> Tensor:
         """Repeat the verdict on each block, (out / rows, in / columns), for all its weights, (out, in)."""
@@ -73,6 +97,17 @@ class Block:
     def removed(self, blocks: int, sparsity: float) -> int:
         """Return how many of so many blocks are removed at a sparsity."""
         return floor(sparsity * blocks)
+
+    def explains(self, filled: np.ndarray, zeros: int) -> bool:
+        """Return whether the pattern explains the zeros of a weight; `filled` is True where it has none.
+
+        It does where at least 99 % of the zeros lie in blocks of nothing but zeros, and at most 10 % of the
+        other blocks is zero.
+        """
+        # The sum of booleans is their disjunction: which blocks hold anything.
+        kept = np.count_nonzero(self.sums(filled)) * self.size
+        stray = zeros - (filled.size - kept)
+        return stray <= (1 - _EXPLAINED) * zeros and stray <= _STRAY * kept
 
 
 def _sum_neighbours(scores: Array, count: int) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import parallel_map
 
 
 @pytest.fixture(params=[1, 2, 3])
