@@ -183,7 +183,8 @@ class SparsityRecipe(Part):
             except ValidationError as other:
                 raise _joined(other, error) from None
             raise
-        return handler(fields | {key: getattr(read, key) for key in further})
+        given = {key: settings for key in further if (settings := getattr(read, key)) is not None}
+        return handler(fields | given)
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:

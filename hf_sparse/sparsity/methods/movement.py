@@ -20,10 +20,15 @@ logger = logging.getLogger(__name__)
 _PART = "movement_scores"
 
 
-class MovementRecipe(Part):
-    """How scores are learned, and in soft movement drawn below a threshold; see `ScorePenalty`."""
+class ScoresRecipe(Part):
+    """How scores are learned."""
 
     learning_rate: Factor = 1e-2
+
+
+class MovementRecipe(ScoresRecipe):
+    """How scores are learned, and in soft movement drawn below a threshold; see `ScorePenalty`."""
+
     strength: Factor = 1.0
     adapt: bool = True
     threshold: Factor = 0.1
@@ -39,7 +44,7 @@ class MovementScores:
 
     def __init__(self, targets: Targets, blocks: Mapping[str, Block], settings: Part | None = None) -> None:
         self.targets, self.blocks = targets, blocks
-        self.learning_rate = settings_as(MovementRecipe, settings).learning_rate
+        self.learning_rate = settings_as(ScoresRecipe, settings).learning_rate
         self._scores = {target.name: nn.Parameter(_zeros(target, blocks[target.name])) for target in targets}
         self._checked = False
 
