@@ -36,6 +36,12 @@ class Target:
         return self.view(self.parameter)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix, (out, in)."""
+        rows, columns = self.weight.shape
+        return rows, columns
+
+    @property
     def gradient(self) -> Tensor | None:
         """The gradient of the matrix, (out, in), as a view of the parameter's."""
         gradient = self.parameter.grad
@@ -82,7 +88,7 @@ class Targets:
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        return {target.name: tuple(target.weight.shape) for target in self.found}
+        return {target.name: target.shape for target in self.found}
 
     def __str__(self) -> str:
         total = sum(target.weight.numel() for target in self.found)
@@ -114,6 +120,8 @@ class _Candidate:
 
     def targets(self) -> list[Target]:
         key = self.name if self.parameter_name != "weight" else f"{self.name}.weight".lstrip(".")
+        if self.parameter is None:
+            return []
         if self.parameter.dim() == 2:
             return [Target(key, self.module, self.parameter_name, self.transposed)]
         return [

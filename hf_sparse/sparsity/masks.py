@@ -37,7 +37,8 @@ class Masks:
 
     def shape(self, name: str) -> tuple[int, int]:
         """Return the shape of one mask, (out, in)."""
-        return tuple(self._keep[name].shape)
+        rows, columns = self._keep[name].shape
+        return rows, columns
 
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
         """Return which blocks are kept, (out / rows, in / columns), going by the first entry of each."""
@@ -94,10 +95,9 @@ class Masks:
 
     def _beside(self, values: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Return weight, aside values and mask of each target as integers."""
-        weights = ((target.name, target.weight.detach()) for target in self.targets)
         return [
-            (*(part.view(_integer_type(part)) for part in (weight, values[name])), self._keep[name])
-            for name, weight in weights
+            (_as_integers(target.weight.detach()), _as_integers(values[target.name]), self._keep[target.name])
+            for target in self.targets
         ]
 
     def apply_to_gradients(self) -> None:
@@ -138,7 +138,7 @@ class Masks:
         bits = {name: np.packbits(self[name].cpu().numpy()) for name in self._keep}
         # Level 1: the bits are nearly random, so that higher levels cost time and gain nothing.
         packed = {
-            name: min(bytearray(values), bytearray(zlib.compress(values, 1)), key=len)
+            name: min(bytearray(values), bytearray(zlib.compress(values.tobytes(), 1)), key=len)
             for name, values in bits.items()
         }
         return {name: torch.frombuffer(content, dtype=torch.uint8) for name, content in packed.items()}
@@ -172,7 +172,7 @@ class Masks:
         parallel_map(_and_numpy, fast)
         for (values, keep), *flags in zip(pairs, alike, on_cpu, strict=True):
             if not all(flags):
-                values.view(_integer_type(values)).bitwise_and_(keep)
+                _as_integers(values).bitwise_and_(keep)
 
 
 def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
@@ -182,7 +182,7 @@ def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
     machine = zlib.decompressobj()
     try:
         # One more byte than there should be: a longer stream is noticed, and never decoded further.
-        bits = np.frombuffer(machine.decompress(content, size + 1), np.uint8)
+        bits = np.frombuffer(machine.decompress(content.tobytes(), size + 1), np.uint8)
     except zlib.error:
         return None
     return bits if bits.size == size and machine.eof and not machine.unused_data else None
@@ -198,9 +198,9 @@ def _in_memory_order(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 def _take(parts: tuple[Tensor, Tensor, Tensor]) -> None:
     weight, aside, keep = parts
     if weight.device.type == "cpu":
-        weight, aside, keep = (part.numpy() for part in parts)
-        np.bitwise_and(weight, np.invert(keep), out=aside)
-        np.bitwise_and(weight, keep, out=weight)
+        values, kept = weight.numpy(), keep.numpy()
+        np.bitwise_and(values, np.invert(kept), out=aside.numpy())
+        np.bitwise_and(values, kept, out=values)
     else:
         torch.bitwise_and(weight, ~keep, out=aside)
         weight.bitwise_and_(keep)
@@ -214,12 +214,13 @@ def _fill(parts: tuple[Tensor, Tensor, Tensor]) -> None:
         weight.bitwise_or_(aside)
 
 
-def _integer_type(values: Tensor) -> torch.dtype:
-    return _INTEGER_OF_SIZE[values.element_size()]
+def _as_integers(values: Tensor) -> Tensor:
+    """Return a view of the bits of numbers as integers of the same size."""
+    return values.view(_INTEGER_OF_SIZE[values.element_size()])
 
 
 def _and_numpy(pair: tuple[Tensor, Tensor]) -> None:
     # torch converts the int8 operand in a slow loop: three times numpy's cost on the same thread.
     values, keep = (tensor.detach().view(-1) for tensor in pair)
-    values = values.view(_integer_type(values)).numpy()
-    np.bitwise_and(values, keep.numpy(), out=values)
+    integers = _as_integers(values).numpy()
+    np.bitwise_and(integers, keep.numpy(), out=integers)

@@ -131,8 +131,8 @@ def _within_bounds(budget: Budget, chosen: list[Tensor]) -> list[Budget]:
     bounded = [Budget((budget.names[i],), budget.most[i], (budget.most[i],)) for i in over]
     rest = [index for index in range(len(lost)) if index not in over]
     left = budget.removed - sum(part.removed for part in bounded)
-    names, most = (tuple(values[i] for i in rest) for values in (budget.names, budget.most))
-    return [*bounded, replace(budget, names=names, removed=left, most=most)]
+    names, most = tuple(budget.names[i] for i in rest), tuple(budget.most[i] for i in rest)
+    return [*bounded, Budget(names, left, most)]
 
 
 def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:
@@ -158,5 +158,5 @@ def _pool_kept(masks: Masks, name: str, score: Scores, block: Block) -> Tensor:
     return block.pool(score(weight).masked_fill(~masks[name], -torch.inf))
 
 
-def _identity(scores: Array, out: Array | None = None) -> Array:
-    return scores
+def _identity(weight: Array, out: Array | None = None) -> Array:
+    return weight

@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 def lay_out(recipe: SparsityRecipe, targets: Targets) -> Layout:
     """Lay the patterns of a recipe over the targets of a model; raise `ValueError` if they do not fit."""
     overrides = [
-        Override(expression, part.pattern and parse_pattern(part.pattern), part.sparsity)
+        Override(expression, parse_pattern(part.pattern) if part.pattern else None, part.sparsity)
         for expression, part in recipe.overrides.items()
     ]
     layout = Layout(targets, parse_pattern(recipe.pattern), recipe.allocation, recipe.floor, overrides)
-    if recipe.schedule is not None:
-        layout.budgets(lambda final: recipe.schedule.final if final is None else final)
+    if (schedule := recipe.schedule) is not None:
+        layout.budgets(lambda final: schedule.final if final is None else final)
     return layout
 
 

@@ -107,7 +107,7 @@ class Block:
         # The sum of booleans is their disjunction: which blocks hold anything.
         kept = np.count_nonzero(self.sums(filled)) * self.size
         stray = zeros - (filled.size - kept)
-        return stray <= (1 - _EXPLAINED) * zeros and stray <= _STRAY * kept
+        return bool(stray <= (1 - _EXPLAINED) * zeros and stray <= _STRAY * kept)
 
 
 def _sum_neighbours(scores: Array, count: int) -> Array:
