@@ -42,6 +42,11 @@ class Target:
         return rows, columns
 
     @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias of the module."""
+        return self.module._parameters.get("bias")
+
+    @property
     def gradient(self) -> Tensor | None:
         """The gradient of the matrix, (out, in), as a view of the parameter's."""
         gradient = self.parameter.grad

@@ -188,18 +188,16 @@ class SparsityRecipe(Part):
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
-        scheduled = METHODS[self.method].scheduled
-        if scheduled and self.schedule is None:
-            raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")
-        if not scheduled:
-            extra = self.model_fields_set - {"method", "include", "exclude"}
+        extra = self.model_fields_set - {"method", "include", "exclude"}
+        if not METHODS[self.method].scheduled:
             if extra:
                 raise ValueError(
                     f"method {self.method} keeps the zeros the model comes with, so "
-                    f"{', '.join(sorted(extra))} "
-                    "would have no effect; leave it out"
+                    f"{', '.join(sorted(extra))} would have no effect; leave it out"
                 )
-        if scheduled:
+        elif self.schedule is None:
+            raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")
+        else:
             check_share(self.pattern, self.schedule.final, "sparsity.schedule.final")
             for expression, own in self.overrides.items():
                 if own.sparsity is not None:
@@ -223,7 +221,7 @@ class SparsityRecipe(Part):
                 "revive is about magnitude: with learned scores removed weights may return in any case, with "
                 "group_lasso none does; leave it out"
             )
-        if self.lr_rewind and self.schedule.shape in ("one_shot", "constant"):
+        if self.lr_rewind and self.schedule is not None and self.schedule.shape in ("one_shot", "constant"):
             raise ValueError(
                 f"lr_rewind rewinds during a ramp, and a {self.schedule.shape} schedule has none; set "
                 "lr_rewind: false"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_sparse.distillation.features.projections import KINDS
@@ -117,7 +117,7 @@ def _remembered(sparsifier: Sparsifier | None) -> int:
     return sum(target.weight.nbytes for target in sparsifier.masks.targets)
 
 
-def _scores(sparsifier: Sparsifier | None) -> list[Tensor]:
+def _scores(sparsifier: Sparsifier | None) -> list[nn.Parameter]:
     return [] if sparsifier is None or sparsifier.scores is None else sparsifier.scores.parameters()
 
 

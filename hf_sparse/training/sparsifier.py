@@ -216,14 +216,13 @@ class Sparsifier:
 
     def _final_counts(self) -> list[tuple[str, int, int]]:
         """Return for every group ranked together its name, how many are removed, how many should be."""
-        budgets = self.layout.budgets(lambda final: self.schedule.final if final is None else final)
         return [
             (
                 budget.names[0] if len(budget.names) == 1 else f"{len(budget.names)} targets",
                 sum(self.masks.removed(name) for name in budget.names),
                 budget.removed * self.layout.blocks[budget.names[0]].size,
             )
-            for budget in budgets
+            for budget in ([] if self.method_run is None else self.method_run.run.final_budgets)
         ]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
