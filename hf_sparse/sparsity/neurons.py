@@ -25,7 +25,7 @@ class Neurons(Structures):
     activation: nn.Module | None
 
     def constant(self) -> tuple[Tensor, Tensor]:
-        """Return a mask of neurons without weights, and their outputs; with a gate, one zero factor will do."""
+        """Return a mask of neurons without weights, and their output; with a gate one zero factor does."""
         nothing = torch.zeros_like(self.out.weight[0])
         if self.activation is None:
             return nothing.bool(), nothing
