@@ -1,4 +1,4 @@
-"""What a recipe says about sparsity."""
+"""The part of a recipe about sparsity."""
 
 from typing import Annotated, Any, Self
 
@@ -22,7 +22,10 @@ from hf_sparse.sparsity.schedules import SHAPES, Schedule
 
 
 class ScheduleRecipe(Part):
-    """When how much is removed; see `Schedule`, which it becomes once the length of the run is known."""
+    """How much is removed by when; it becomes a `Schedule` once the length of the run is known.
+
+    Points are steps such as 1000, or shares of the run such as "50%".
+    """
 
     final: Share
     shape: Annotated[str, one_of(SHAPES)] = "cubic"
@@ -59,13 +62,13 @@ class ScheduleRecipe(Part):
         begin = _with_a_step_left(self.begin, total_steps)
         ramp_end = self._ramp_end(begin, total_steps)
         update_end = ramp_end if self.update_end is None else steps_of(self.update_end, total_steps)
-        # A share that rounds to nothing means "as often as there are steps"; a written 0 is an error.
+        # A share that rounds to 0 means every step; a written 0 is an error.
         every = self.every if isinstance(self.every, int) else max(steps_of(self.every, total_steps), 1)
         return Schedule(self.shape, self.initial, self.final, begin, ramp_end, update_end, every, total_steps)
 
 
 def _with_a_step_left(point: int | str, total_steps: int) -> int:
-    """Return the step of a point; a share of less than a very short run may round up to all of it."""
+    """Return the step of a point; in a very short run a share below 100 % is not rounded up to all of it."""
     step = steps_of(point, total_steps)
     rounded_up = isinstance(point, str) and point != "100%" and step == total_steps
     return total_steps - 1 if rounded_up else step
@@ -85,7 +88,7 @@ def _rewind(value: object) -> object:
 
 
 class OverrideRecipe(Part):
-    """What differs for some weights: their final sparsity, their pattern."""
+    """Another final sparsity, another pattern, or both, for some weights."""
 
     sparsity: Share | None = None
     pattern: PatternName | None = None
@@ -102,7 +105,7 @@ class OverrideRecipe(Part):
 
 
 def check_share(pattern: str, sparsity: float, setting: str) -> None:
-    """Raise `ValueError` if a pattern can only have another sparsity than this."""
+    """Raise `ValueError` if a pattern has one fixed sparsity and it is not this one."""
     share = parse_pattern(pattern).share
     if share is not None and abs(share - sparsity) > 1e-3:
         raise ValueError(
@@ -123,8 +126,8 @@ def method_settings() -> dict[str, tuple[str, ...]]:
 class SparsityRecipe(Part):
     """Which weights are removed, how they are chosen, and when.
 
-    The settings of a method stand beside these fields, under a key of `method_settings`: methods may be added
-    to `METHODS` at any time, so that their settings are no fields.
+    The settings of a method stand beside these fields, under a key of `method_settings`. They are not
+    declared here, since methods may be added to `METHODS` at any time.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -169,7 +172,7 @@ class SparsityRecipe(Part):
     @model_validator(mode="wrap")
     @classmethod
     def _read_settings(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check what is no field: the settings of methods, and keys that nobody has."""
+        """Check the keys that are not fields: settings of methods, and unknown ones."""
         if not isinstance(values, dict) or not values.keys() - cls.model_fields.keys():
             return handler(values)
         fields = {key: value for key, value in values.items() if key in cls.model_fields}
@@ -230,7 +233,7 @@ class SparsityRecipe(Part):
 
 
 def _joined(one: ValidationError, other: ValidationError) -> ValidationError:
-    """Return the mistakes of two errors as those of one."""
+    """Return one error with the mistakes of both."""
     details = [
         InitErrorDetails(
             type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})

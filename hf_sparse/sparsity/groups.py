@@ -1,4 +1,4 @@
-"""Euclidean norms of groups of weights, the gradient of their weighted sum, its proximal step.
+"""Euclidean norms of groups of weights; the gradient and the proximal step of their weighted sum.
 
 Contiguous float32 weights on the CPU go through native/groups.cpp, all others through PyTorch.
 """
@@ -64,7 +64,7 @@ def shorten_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1
 
 
 def _is_transposed(weight: Tensor) -> bool:
-    """Say whether it lies in memory as its transpose would, as in a Conv1D."""
+    """Return whether a weight lies in memory as its transpose, as in a Conv1D."""
     return weight.stride(0) == 1 < weight.stride(1)
 
 

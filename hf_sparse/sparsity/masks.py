@@ -1,4 +1,4 @@
-"""Which entries of the target weights are kept, held at one byte a weight beside the model."""
+"""Masks: which entries of the target weights are kept, at one byte per entry."""
 
 import hashlib
 import zlib
@@ -18,8 +18,11 @@ _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Masks:
     """The masks of a model's targets, applied in place to weights, gradients and optimizer state.
 
-    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bit pattern that a bitwise AND
-    needs. Removed entries are exact zeros of the weight; the converse need not hold.
+    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bits that a bitwise AND needs.
+    Removed entries are exact zeros of the weight; not every zero is a removed entry.
+
+    Args:
+        targets: the weights to mask; all entries are kept at first.
     """
 
     def __init__(self, targets: Targets) -> None:
@@ -41,7 +44,7 @@ class Masks:
         return rows, columns
 
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
-        """Return which blocks are kept, (out / rows, in / columns), going by the first entry of each."""
+        """Return which blocks are kept, (out / rows, in / columns), judged by the first entry of each."""
         return nonzero(self._keep[name][:: pattern.rows, :: pattern.columns])
 
     def set(self, name: str, keep: Tensor) -> None:
@@ -55,14 +58,14 @@ class Masks:
         self._removed[name] = keep.numel() - count_nonzero(keep)
 
     def covers(self, name: str, blocks: Tensor, pattern: Block) -> bool:
-        """Say whether the blocks to keep, flat booleans, are all kept already."""
+        """Return whether the blocks to keep, flat booleans, are all kept already."""
         if not self._removed[name]:
             return True
         kept = self.kept_blocks(name, pattern)
         return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept.view(torch.uint8))
 
     def lock_zeros(self, blocks: Mapping[str, Block]) -> None:
-        """Remove exactly the blocks that hold nothing but zeros now, of the weights that `blocks` names."""
+        """Remove exactly the blocks that are all zeros now, in the weights that `blocks` names."""
         for target in self.targets:
             if (block := blocks.get(target.name)) is not None:
                 self.set(target.name, block.expand(block.filled(target.weight.detach())))
@@ -73,12 +76,12 @@ class Masks:
 
     @property
     def sparsity(self) -> float:
-        """Share of all target weights that is removed."""
+        """The share of all target weights that is removed, in [0, 1]."""
         return sum(self._removed.values()) / sum(keep.numel() for keep in self._keep.values())
 
     @property
     def nbytes(self) -> int:
-        """Memory that the masks take."""
+        """The memory that the masks take, in bytes."""
         return sum(keep.nbytes for keep in self._keep.values())
 
     def apply_to_weights(self) -> None:
@@ -86,15 +89,15 @@ class Masks:
         self._apply([(target.weight.detach(), self._keep[target.name]) for target in self.targets])
 
     def take_removed(self, values: Mapping[str, Tensor]) -> None:
-        """Move removed weights into tensors like the weights, by name, where all others become zero."""
+        """Move removed weights into tensors like the weights, by name; all other entries become zero."""
         parallel_map(_take, self._beside(values))
 
     def fill_removed(self, values: Mapping[str, Tensor]) -> None:
-        """Put what `take_removed` moved away into the weights again, whose removed entries are zeros."""
+        """Put the values that `take_removed` moved away back into the weights."""
         parallel_map(_fill, self._beside(values))
 
     def _beside(self, values: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return weight, aside values and mask of each target as integers."""
+        """Return the weight, the values moved away and the mask of each target, as integers."""
         return [
             (_as_integers(target.weight.detach()), _as_integers(values[target.name]), self._keep[target.name])
             for target in self.targets
@@ -106,7 +109,7 @@ class Masks:
         self._apply([(gradient, keep) for gradient, keep in gradients if gradient is not None])
 
     def apply_to_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set optimizer state of removed weights to zero: old momentum would move them off zero again."""
+        """Set the optimizer state of removed weights to zero: old momentum would move them off zero again."""
         state = [
             (target.view(value), self._keep[target.name])
             for target in self.targets
@@ -134,9 +137,9 @@ class Masks:
         return digest.hexdigest()
 
     def pack(self) -> dict[str, Tensor]:
-        """Return the masks as uint8: one bit a weight in row-major order, by zlib where that is less."""
+        """Return the masks as uint8: one bit per weight in row-major order, by zlib if that is smaller."""
         bits = {name: np.packbits(self[name].cpu().numpy()) for name in self._keep}
-        # Level 1: the bits are nearly random, so that higher levels cost time and gain nothing.
+        # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
         packed = {
             name: min(bytearray(values), bytearray(zlib.compress(values.tobytes(), 1)), key=len)
             for name, values in bits.items()

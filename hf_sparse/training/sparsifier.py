@@ -22,7 +22,7 @@ from hf_sparse.training.state import SavedState
 
 logger = logging.getLogger(__name__)
 
-# From this difference on, between a sparsity and the nearest one that whole blocks make, people are told.
+# A larger difference between a sparsity and the nearest one that whole blocks make is warned about.
 ROUNDING = 0.02
 
 # The part of the sidecar that holds the values of removed weights.
@@ -79,10 +79,10 @@ class Sparsifier:
         return self.schedule is None or self.schedule.is_final(step)
 
     def regularize(self, step: int, scale: float = 1.0) -> float:
-        """Add the gradient of the method's penalty, if it has one, to those of step `step` + 1; return it.
+        """Let the method add to the gradients of step `step` + 1; return its penalty.
 
-        Gradients of the weights are not masked yet: learned scores take theirs from them. `scale` is what the
-        loss was multiplied by before its gradients were taken.
+        Call it before gradients are masked: learned scores take theirs from those of removed weights too.
+        `scale` is the factor that the loss was multiplied by before its gradients were taken.
         """
         if self.method_run is None:
             return 0.0
@@ -132,7 +132,7 @@ class Sparsifier:
                 self.masks.apply_to_optimizer(optimizer)
 
     def budgets(self, step: int) -> list[Budget]:
-        """Return what is asked to be removed after `step` optimizer steps; nothing where zeros are locked."""
+        """Return how many blocks are removed after `step` optimizer steps; empty if zeros are locked."""
         return [] if self.method_run is None else self.method_run.budgets(step)
 
     def logs(self) -> dict[str, float]:
@@ -149,22 +149,22 @@ class Sparsifier:
         return {} if self.method_run is None else self.method_run.state()
 
     def switch(self, optimizer: torch.optim.Optimizer | None, mode: str) -> None:
-        """Bring an optimizer into the mode `train` or `eval`, if it has modes; removed weights stay zero."""
+        """Switch an optimizer to the mode `train` or `eval`, if it has modes; removed weights stay zero."""
         if self.remembered is not None and optimizer is not None:
             self.remembered.switch(optimizer, mode)
 
     def before_optimizer_step(self) -> None:
-        """Give the optimizer the remembered values to move, where removed weights may return."""
+        """Put the values of removed weights back for the optimizer to move, if they may return."""
         if self.remembered is not None:
             self.remembered.restore()
 
     def shrink(self, step: int) -> None:
-        """Shorten groups after the optimizer's step `step` + 1, where the method's penalty does that."""
+        """Let the method act on the weights after the optimizer's step `step` + 1, as by a proximal step."""
         if self.method_run is not None:
             self.method_run.after_step(step)
 
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put removed weights back to zero, where the optimizer may have moved them."""
+        """Set removed weights to zero again, if the optimizer may have moved them."""
         if self.remembered is not None:
             self.remembered.withdraw()
         elif type(getattr(optimizer, "optimizer", optimizer)) not in _KEEPS_ZEROS:
@@ -215,7 +215,7 @@ class Sparsifier:
                 )
 
     def _final_counts(self) -> list[tuple[str, int, int]]:
-        """Return for every group ranked together its name, how many are removed, how many should be."""
+        """Return for weights ranked together their name, how many are removed, and how many should be."""
         return [
             (
                 budget.names[0] if len(budget.names) == 1 else f"{len(budget.names)} targets",
@@ -226,12 +226,12 @@ class Sparsifier:
         ]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        """Return what a checkpoint has to hold of this object: packed masks, and other tensors by part."""
+        """Return what a checkpoint stores of this object: packed masks, and other tensors by part."""
         extras = {} if self.remembered is None else {_REMEMBERED: self.remembered.pack()}
         return self.masks.pack(), extras | self.method_state()
 
     def record(self, model: nn.Module) -> None:
-        """Write what is removed into the configuration of the model."""
+        """Write the sparsity record into the configuration of the model."""
         if self.schedule is None:
             unknown = dict.fromkeys(self.masks.targets.names, (str(UNSTRUCTURED), None))
             write_contract(model, self.masks, None, None, unknown)
@@ -244,21 +244,21 @@ class Sparsifier:
         write_contract(model, self.masks, self.recipe.pattern, final, layers)
 
     def _take_up(self, saved: SavedState) -> None:
-        """Go on as the checkpoint did; nothing is remembered any more if no update was left."""
+        """Take over the state of a checkpoint; values of removed weights only if an update is left."""
         if self.method_run is None:
             return
         self.method_run.load_state(saved.extras, saved.step)
         if self.remembered is None:
             return
         if self.method_run.run.schedule.is_update_left(saved.step):
-            # Without any in the checkpoint, updates were over by then, and every value was forgotten: zero.
+            # A checkpoint without them was written after the last update, when these values were dropped.
             if _REMEMBERED in saved.extras:
                 self.remembered.unpack(saved.extras[_REMEMBERED])
         else:
             self.remembered = None
 
     def _warn_of_rounding(self) -> None:
-        """Say so where whole blocks cannot come near the sparsity asked for."""
+        """Warn of weights whose whole blocks cannot come near the sparsity asked for."""
         if self.schedule is None:
             return
         far = {

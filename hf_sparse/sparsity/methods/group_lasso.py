@@ -30,14 +30,15 @@ _POWER = 3.0
 _FULL = 4
 
 AIM = 0.5
-"""The size that proximal steps aim at, of that at which a group counts as gone: near zero they are long."""
+"""The size that proximal steps aim at, as a multiple of the size at which a group counts as gone: the last
+part of the way to zero takes long."""
 
 
 class GroupLassoRecipe(Part):
     """How groups are made small before they are removed; see `GroupLasso`.
 
-    Without a `strength`, proximal steps begin with one that would do at an even pace, gradients with 1e-4.
-    With `spare` only groups are pushed that would be removed now.
+    Without a `strength`, proximal steps begin with the one that suffices at an even pace, gradients with
+    1e-4. With `spare` only groups that would be removed now are pushed.
     """
 
     step: Annotated[str, one_of(("proximal", "gradient"))] = "proximal"
@@ -53,13 +54,13 @@ class GroupLassoRecipe(Part):
 class GroupLasso(Penalty):
     """strength * sum_g gamma_g ||w_g||_2, with gamma_g = 1 / (||w_g||_2 + epsilon) of an earlier moment.
 
-    Li et al. 2020 (arXiv:2009.08065) after Candes et al. 2008 (arXiv:0711.1612): groups that were small are
-    pushed harder, so that the sum approaches the number of groups that are left. `gamma` stays as it is
-    between calls of `refresh`. A group counts as gone once its root mean square is below `threshold` times
-    that of its weight at the start.
+    Li et al. 2020 (arXiv:2009.08065) after Candes et al. 2008 (arXiv:0711.1612): small groups are pushed
+    harder, so that the sum approaches the number of groups that are left. `gamma` is constant between calls
+    of `refresh`. A group counts as gone once its root mean square is below `threshold` times that of its
+    weight at the start.
 
-    `kept` says from the norms of all groups, by the names of their weights, which of them are spared: their
-    gamma is zero, so that what stays is not made small with what goes.
+    `kept` maps the norms of all groups, by the names of their weights, to booleans: groups that are spared.
+    Their gamma is zero, so that the groups that stay are not made small.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class GroupLasso(Penalty):
         return not self._gammas
 
     def refresh(self) -> None:
-        """Take gamma from the weights as they are now."""
+        """Compute gamma from the current weights."""
         norms = dict(parallel_map(lambda target: (target.name, self._norms(target)), self.targets))
         kept = {} if self.kept is None else self.kept(norms)
         self._gammas = {name: of.add_(self.epsilon).reciprocal_() for name, of in norms.items()}
@@ -104,10 +105,10 @@ class GroupLasso(Penalty):
         return sum(parallel_map(add, self.targets)) / scale
 
     def proximal_step(self) -> None:
-        """Take from every group the proximal step of the penalty: w <- w * max(0, 1 - rate / ||w||).
+        """Apply the proximal step of the penalty to every group: w <- w * max(0, 1 - rate / ||w||).
 
-        `rate` is strength * gamma (Parikh & Boyd 2014, section 6.5.1). Done after a step of the optimizer, it
-        shrinks groups at a pace that no optimizer rescales, as decoupled weight decay does.
+        `rate` is strength * gamma (Parikh & Boyd 2014, section 6.5.1). After a step of the optimizer it
+        shortens groups at a pace that no optimizer rescales, as decoupled weight decay does.
         """
 
         def step(target: Target) -> None:
@@ -117,7 +118,7 @@ class GroupLasso(Penalty):
         parallel_map(step, self.targets)
 
     def proximal_strength(self, steps: int, asked: float) -> float:
-        """Return a strength whose proximal steps bring the share `asked` to its size in so many steps.
+        """Return the strength whose proximal steps make the share `asked` of groups small in `steps` steps.
 
         With gamma = 1 / (n + epsilon) a norm n falls by strength * gamma a step, so n^2 / 2 + epsilon * n by
         the strength.
@@ -133,24 +134,24 @@ class GroupLasso(Penalty):
         return max(float(ways.kthvalue(count).values) / steps if count else 0.0, _LEAST)
 
     def level(self, sizes: Tensor, asked: float) -> float:
-        """Return the size of the largest group that is pushed, if some are spared; else as any penalty."""
+        """Return the size of the largest group that is pushed; if none is spared, of those to be removed."""
         if self.kept is None or self.over:
             return super().level(sizes, asked)
         pushed = torch.cat([self._gammas[target.name].flatten() for target in self.targets]) > 0
         return float(sizes[pushed].max()) if pushed.any() else 0.0
 
     def sizes(self) -> Tensor:
-        """Return the norms of all groups, flat, as multiples of the one below which they count as gone."""
+        """Return the norms of all groups, flat, as multiples of that below which a group counts as gone."""
         parts = parallel_map(lambda target: self._norms(target) / self._limits[target.name], self.targets)
         return torch.cat([part.flatten() for part in parts])
 
     def finish(self, step: int, asked: float) -> None:
-        """Note how it ended; from here on there is nothing left of the penalty but its history."""
+        """Record the state at the end; from here on only the history of the penalty is left."""
         super().finish(step, asked)
         self._gammas = {}
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that a run needs to go on as if it had not been interrupted."""
+        """Return the tensors from which an interrupted run goes on exactly."""
         limits = torch.tensor(list(self._limits.values()), dtype=torch.float64)
         gammas = {_GAMMA + name: gamma.cpu().contiguous() for name, gamma in self._gammas.items()}
         return super().state() | {"limits": limits} | gammas
@@ -173,7 +174,7 @@ class GroupLasso(Penalty):
         return measure_groups(target.weight, self.blocks[target.name])
 
     def _first_limits(self, threshold: float) -> dict[str, float]:
-        """Return by weight the norm below which a group is gone; weights of zeros take the others' mean."""
+        """Return by weight the norm below which a group is gone; weights of zeros get the mean of others."""
         spreads = {target.name: self._spread(target) for target in self.targets}
         some = [spread for spread in spreads.values() if spread > 0]
         mean = sum(some) / len(some) if some else 1.0

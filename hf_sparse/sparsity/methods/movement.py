@@ -38,8 +38,8 @@ class MovementRecipe(ScoresRecipe):
 class MovementScores:
     """One score for every block of every target, (out / rows, in / columns), float32, zero at first.
 
-    With W' = W * mask(S) computing and W kept whole, the straight-through gradient is dL/dS = (dL/dW') * W,
-    summed over a block: weights that move away from zero gain, removed ones too.
+    The model computes with W' = W * mask(S) while W is kept whole, so the straight-through gradient is
+    dL/dS = (dL/dW') * W, summed over a block: weights that move away from zero gain, removed ones too.
     """
 
     def __init__(self, targets: Targets, blocks: Mapping[str, Block], settings: Part | None = None) -> None:
@@ -57,9 +57,9 @@ class MovementScores:
         return list(self._scores.values())
 
     def set_gradients(self, whole: Callable[[Target], Tensor]) -> None:
-        """Take the gradients of the scores from those of the weights, which must not be masked yet.
+        """Set the gradients of the scores from those of the weights, which must not be masked yet.
 
-        `whole` gives a weight as it would be without its mask.
+        `whole` returns a weight (out, in) as it would be without its mask.
         """
         for target in self.targets:
             gradient = target.gradient
@@ -75,12 +75,12 @@ class MovementScores:
         return gradient * weight
 
     def forget_gradients(self) -> None:
-        """Leave the scores as they are from here on: an optimizer passes over what has no gradient."""
+        """Clear the gradients, so that an optimizer leaves the scores as they are."""
         for score in self._scores.values():
             score.grad = None
 
     def check_moved(self) -> None:
-        """Name, once, the targets whose scores are as they were in the beginning."""
+        """Warn, once, of targets whose scores have not moved."""
         unmoved = [] if self._checked else [name for name, score in self._scores.items() if not score.any()]
         self._checked = True
         if unmoved:
@@ -94,7 +94,7 @@ class MovementScores:
             )
 
     def ranked(self) -> dict[str, Tensor]:
-        """Return what is ranked: the score of every block, infinite where a pattern keeps it in any case."""
+        """Return the score of every block, infinite where a pattern keeps the block in any case."""
         return {name: block.protect(self[name]) for name, block in self.blocks.items()}
 
     def state(self) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class ScorePenalty(Penalty):
         self.scores, self.threshold = scores, threshold
 
     def refresh(self) -> None:
-        """Do nothing: the penalty holds nothing constant."""
+        """Do nothing: this penalty holds nothing constant."""
 
     def add_gradients(self, scale: float = 1.0) -> float:
         """Add the gradient of the penalty to those of the scores that have one; return the penalty."""
@@ -142,7 +142,7 @@ class ScorePenalty(Penalty):
         return torch.sigmoid(flat) / self.threshold
 
     def below(self, risen: float) -> dict[str, int]:
-        """Count by weight the blocks below a threshold that has risen to this share of what it will be."""
+        """Return by weight how many blocks lie below the threshold times `risen`, a share in [0, 1]."""
         limit = risen * self.threshold
         return {
             name: int((torch.sigmoid(score) < limit).sum()) for name, score in self.scores.ranked().items()

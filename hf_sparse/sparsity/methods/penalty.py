@@ -25,12 +25,12 @@ _PART = "penalty"
 
 @dataclass
 class Strength:
-    """A factor that makes a level fall to 1 within the steps that are left.
+    """A factor that is adjusted so that a level falls to 1 in the steps that are left.
 
-    The level is that of the largest group which is to be gone at the end, as a multiple of the size at which
-    it counts as gone. It says from the first step on how fast groups shrink, where counting those that are
-    gone would say nothing until it is too late. The factor stays below 100 times what it was at `first`:
-    where an optimizer cannot move weights so fast, a larger one would only drown the task.
+    The level is the size of the largest group to be removed, as a multiple of the size at which a group
+    counts as gone. It shows from the first step on how fast groups get smaller; the number of groups that are
+    gone would show it too late. The factor stays below 100 times `first`: if an optimizer cannot move weights
+    that fast, a larger factor only drowns the task.
     """
 
     first: float
@@ -41,11 +41,10 @@ class Strength:
         self.value = self.value or self.first
 
     def adjust(self, level: float, since: int, left: int, power: float = 1.0) -> None:
-        """Follow a level seen `since` steps after the one before, `left` steps before it should be 1.
+        """Adjust to a level measured `since` steps after the last one, `left` steps before it should be 1.
 
-        What is left of its way is to shrink as this power of the time that is left. The factor changes by
-        the square root of what the pace is off, at most twice: steps of the optimizer carry on what went
-        before.
+        The distance to 1 should fall as this power of the time left. Multiply by the square root of needed
+        over actual pace, clipped to [0.5, 2]: the optimizer's momentum carries on earlier changes.
         """
         before, self.level = self.level, level
         if before is None or not isfinite(level - before):
@@ -57,9 +56,9 @@ class Strength:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How a penalty did at one step: its strength, the share of groups that are gone, the level.
+    """The state of a penalty at one step: its strength, the share of groups that are gone, its level.
 
-    `level` is the size of the largest of the groups that are to be gone in the end; below 1 they are.
+    `level` is the size of the largest group to be removed, as a multiple of the size at which it is gone.
     """
 
     step: int
@@ -69,7 +68,11 @@ class Measurement:
 
 
 class Penalty(ABC):
-    """A term of the training loss, with a factor that is adjusted, and what it came to so far."""
+    """A term of the training loss with an adjustable strength, and the history of its measurements.
+
+    Args:
+        strength: the factor of the term to begin with.
+    """
 
     def __init__(self, strength: float) -> None:
         self.strength = Strength(strength)
@@ -82,21 +85,21 @@ class Penalty(ABC):
 
     @abstractmethod
     def refresh(self) -> None:
-        """Take anew from the weights what the penalty holds constant for a while."""
+        """Compute anew, from the weights, what the penalty holds constant between calls."""
 
     @abstractmethod
     def add_gradients(self, scale: float = 1.0) -> float:
-        """Add the gradient of the penalty to those of what it acts on; return the penalty.
+        """Add the gradient of the penalty, times `scale`, to existing gradients; return the penalty unscaled.
 
-        `scale` is what the loss was multiplied by before its gradients were taken.
+        `scale` is the factor that the loss was multiplied by before its gradients were taken.
         """
 
     @abstractmethod
     def sizes(self) -> Tensor:
-        """Return the sizes of all groups, flat, as multiples of the one below which they count as gone."""
+        """Return the sizes of all groups, flat, as multiples of that below which a group counts as gone."""
 
     def measure(self, step: int, asked: float) -> Measurement:
-        """Note and return where things stand after a step; `asked` is the share of groups to be gone."""
+        """Record and return the state after a step; `asked` is the share of groups to be removed."""
         sizes = self.sizes()
         level = self.level(sizes, asked)
         gone = (sizes < 1).sum().item() / len(sizes)
@@ -104,16 +107,16 @@ class Penalty(ABC):
         return self.history[-1]
 
     def level(self, sizes: Tensor, asked: float) -> float:
-        """Return the size of the largest of the groups that are to be gone."""
+        """Return the size of the largest group to be removed."""
         count = round(asked * len(sizes))
         return float(sizes.kthvalue(count).values) if count else 0.0
 
     def finish(self, step: int, asked: float) -> None:
-        """Note how it ended."""
+        """Record the state at the end."""
         self.measure(step, asked)
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that a run needs to go on as if it had not been interrupted."""
+        """Return the tensors from which an interrupted run goes on exactly."""
         strength = self.strength
         level = float("nan") if strength.level is None else strength.level
         return {
@@ -132,7 +135,7 @@ class Penalty(ABC):
         self.history = [Measurement(int(step), *rest) for step, *rest in state["history"].tolist()]
 
     def _fits(self, state: Mapping[str, Tensor]) -> bool:
-        """Say whether tensors are those that `state` returns, of any run of the same model."""
+        """Return whether tensors are a `state` of some run of the same model."""
         strength, history = state.get("strength"), state.get("history")
         return (
             strength is not None

@@ -46,12 +46,12 @@ class Block:
 
     @property
     def pools(self) -> bool:
-        """Whether `pool` changes scores; if not, weights are ranked as they are."""
+        """Whether `pool` changes scores; if not, the scores of weights are ranked directly."""
         return self.size > 1
 
     @property
     def group(self) -> int:
-        """How many neighbouring inputs compete with each other alone; 1 where all blocks compete."""
+        """Neighbouring inputs that compete only with each other; 1 if all blocks of a weight compete."""
         return 1
 
     def fit(self, name: str, shape: tuple[int, int]) -> "Block":
@@ -83,7 +83,7 @@ class Block:
         """Raise `ValueError` if a mask (out, in) keeps fewer weights than the pattern does anywhere."""
 
     def expand(self, keep: Tensor) -> Tensor:
-        """Repeat the verdict on each block, (out / rows, in / columns), for all its weights, (out, in)."""
+        """Repeat the value of each block, (out / rows, in / columns), for its weights, (out, in)."""
         if self.size == 1:
             return keep
         rows, columns = keep.shape
@@ -91,11 +91,11 @@ class Block:
         return blocks.reshape(rows * self.rows, columns * self.columns)
 
     def filled(self, weight: Tensor) -> Tensor:
-        """Return as booleans which blocks of a weight hold anything but zeros."""
+        """Return as booleans, (out / rows, in / columns), which blocks of a weight are not all zeros."""
         return self.pool(nonzero(weight).to(torch.int32)) > 0
 
     def removed(self, blocks: int, sparsity: float) -> int:
-        """Return how many of so many blocks are removed at a sparsity."""
+        """Return how many of `blocks` blocks are removed at a sparsity."""
         return floor(sparsity * blocks)
 
     def explains(self, filled: np.ndarray, zeros: int) -> bool:
@@ -111,7 +111,7 @@ class Block:
 
 
 def _sum_neighbours(scores: Array, count: int) -> Array:
-    """Sum so many rows at a time."""
+    """Sum `count` rows at a time."""
     if 1 < count == scores.shape[0]:
         return scores.sum(0)[None]
     # Slice additions: a reduction over an axis of length 4 is several times slower, in numpy as in torch.

@@ -16,7 +16,7 @@ _EXCESS = 0.02
 
 @dataclass(frozen=True)
 class NOfM(Block):
-    """Single weights, of which the `kept` best in every `group` consecutive inputs cannot be removed."""
+    """Single weights; the `kept` best of every `group` consecutive inputs cannot be removed."""
 
     kept: int = 2
     group: int = 4
@@ -45,7 +45,7 @@ class NOfM(Block):
         return self
 
     def pool(self, scores: Array) -> Array:
-        """Return the scores (out, in), infinite for weights that stay; among equals earlier ones go."""
+        """Return the scores (out, in), infinite for weights that stay; of equals the earlier ones go."""
         groups = scores.reshape(scores.shape[0], -1, self.group)
         columns = [groups[..., index] for index in range(self.group)]
         pooled = groups.copy() if isinstance(scores, np.ndarray) else groups.clone()
@@ -82,7 +82,7 @@ class NOfM(Block):
 
     def removed(self, blocks: int, sparsity: float) -> int:
         most = blocks // self.group * (self.group - self.kept)
-        # The final sparsity is written as a decimal, which 1:3 has none of.
+        # The final sparsity is written as a decimal, and that of 1:3 is rounded.
         return most if sparsity > self.share - 1e-3 else min(super().removed(blocks, sparsity), most)
 
     def explains(self, filled: np.ndarray, zeros: int) -> bool:
