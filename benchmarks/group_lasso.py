@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from hf_sparse.sparsity.group_lasso import GroupLasso
 from hf_sparse.sparsity.groups import group_norms
+from hf_sparse.sparsity.methods.group_lasso import GroupLasso
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.targets import Target, Targets
@@ -59,7 +59,7 @@ def main() -> None:
         penalty.strength.value = 1e-12
         ways = {
             "gradient ms": penalty.add_gradients,
-            "proximal step ms": penalty.shrink,
+            "proximal step ms": penalty.proximal_step,
             "autograd ms": partial(in_autograd, penalty, blocks),
         }
         taken = {name: [] for name in ways}

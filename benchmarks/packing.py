@@ -15,7 +15,7 @@ from rich.progress import track
 from hf_sparse.checkpoint.packing import pack_codes, unpack_codes
 from hf_sparse.checkpoint.sizes import entropy_bytes
 from hf_sparse.quantization.weights import WeightScheme
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import parallel_map
 from measuring import write_results
 
 LAYERS = 12

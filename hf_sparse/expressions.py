@@ -1,4 +1,4 @@
-"""Regular expressions that choose weights by their names, and cannot take for ever."""
+"""Regular expressions that choose weights by their names, with a limit on the time of a search."""
 
 import re
 import time
@@ -6,19 +6,25 @@ from math import prod
 
 import regex
 
-# Of processor time, for all names together; a usual expression takes a millionth of that for a name.
+# Processor time for all names together; a usual expression takes a millionth of it per name.
 _SECONDS = 5.0
-# No name has as many characters.
+# More than the characters of any name.
 _MOST_REPEATS = 10_000
 _REPEATS = re.compile(r"\{(\d{0,9}),?(\d{0,9})\}")
 
 
 class Expression:
-    """A regular expression of Python, found in names as `re.search` finds it.
+    """A regular expression of Python, searched in names like `re.search`.
 
-    Some take time that doubles with every character of a name, and `re` cannot be interrupted; `regex`, which
-    transformers depends on, can. Raises `ValueError` naming its `role` for what is no expression, and while
-    searching for one that takes too long.
+    Some expressions take time that doubles with every character of a name. `re` cannot be interrupted then;
+    `regex`, which transformers depends on, can.
+
+    Args:
+        text: the expression.
+        role: the setting that it comes from, for error messages.
+
+    Raises:
+        ValueError: if `text` is not an expression; also while searching, if that takes too long.
     """
 
     def __init__(self, text: str, role: str) -> None:
@@ -26,7 +32,7 @@ class Expression:
         counts = [
             max(int(number) for number in pair if number) for pair in _REPEATS.findall(text) if any(pair)
         ]
-        # Each of them is written out before anything is searched.
+        # Repeats are written out when the expression is compiled.
         if prod(max(count, 1) for count in counts) > _MOST_REPEATS:
             raise ValueError(f"{role}: {text[:80]!r} repeats more often than any name is long; write + or *")
         try:
@@ -35,7 +41,7 @@ class Expression:
             raise ValueError(f"{role}: {text[:80]!r} is not a regular expression: {error}") from error
 
     def search(self, name: str) -> "regex.Match[str] | None":
-        """Return where the expression is found in a name, None if it is not."""
+        """Return the match of the expression in a name, None if there is none."""
         began = time.process_time()
         try:
             return self._pattern.search(name, timeout=max(self._left, 0.001))

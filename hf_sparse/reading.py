@@ -229,9 +229,15 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> str:
 def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     """List the fields of the part at a path of fields, keys of mappings and kinds of unions."""
     for step in path:
-        if step in model.model_fields:
-            model = next(_models_in(model.model_fields[step].annotation), model)
-    return list(model.model_fields)
+        if step in (known := keys_of(model)):
+            model = next(_models_in(known[step]), model)
+    return list(keys_of(model))
+
+
+def keys_of(model: type[BaseModel]) -> dict[Any, Any]:
+    """Return the type of every key of a part of a recipe: its fields, and what its `further_keys` returns."""
+    fields = {name: field.annotation for name, field in model.model_fields.items()}
+    return fields | getattr(model, "further_keys", dict)()
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from hf_sparse.fields import Part
 from hf_sparse.reading import explain, parse_assignment, read_yaml_file
 from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
-from hf_sparse.settings.values import Part
 
 
 class Recipe(Part):
@@ -84,7 +84,10 @@ class Recipe(Part):
 
     def digest(self) -> str:
         """Return a hash of all settings, defaults included."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        values = self.model_dump(mode="json")
+        if self.sparsity is not None:
+            values["sparsity"] = dict.fromkeys(self.sparsity.further_keys()) | values["sparsity"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 _PRESETS = files("hf_sparse") / "presets"

@@ -1,4 +1,4 @@
-"""Whether what is written into the weights of a model would still be there when it is saved."""
+"""Whether changes to the weights of a model would still be there when it is saved."""
 
 import logging
 
@@ -11,9 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 def require_lasting(model: nn.Module, targets: Targets, part: str) -> None:
-    """Raise `ValueError` where pruned or rounded weights would be lost; name those that cannot be reached.
+    """Raise `ValueError` if pruned or rounded weights would be lost; warn of weights that are out of reach.
 
-    `part` is the one of the recipe that `targets` go by: `sparsity` or `quantization`.
+    `part` is the part of the recipe that the targets belong to: `sparsity` or `quantization`.
     """
     if has_adapter(model):
         what, first = _WORDS[part]
@@ -28,7 +28,7 @@ def require_lasting(model: nn.Module, targets: Targets, part: str) -> None:
 
 
 def require_merged(model: nn.Module) -> None:
-    """Raise `ValueError` for a model with an adapter, where all that it computes must lie in its weights."""
+    """Raise `ValueError` for a model with an adapter, for uses that need everything in its own weights."""
     if has_adapter(model):
         raise ValueError(
             f"{type(model).__name__} carries an adapter beside its weights; merge it into them first "
@@ -37,7 +37,7 @@ def require_merged(model: nn.Module) -> None:
 
 
 def require_own_weights(targets: Targets, part: str) -> None:
-    """Raise `ValueError` for weights that are computed from others, whatever is written into them."""
+    """Raise `ValueError` for weights that are computed from others in every forward pass."""
     if remade := [entry for entry in targets.left_out if entry.obstacle is Obstacle.MADE_ANEW]:
         raise ValueError(
             f"the weight of {remade[0].name} ({len(remade)} in all) is {remade[0].reason}, so what is "
@@ -47,5 +47,5 @@ def require_own_weights(targets: Targets, part: str) -> None:
         )
 
 
-# What a part of a recipe does to weights, and the verb for it.
+# What each part of a recipe leaves in the weights, and the verb for it.
 _WORDS = {"sparsity": ("zeros", "prune"), "quantization": ("rounding", "quantize")}

@@ -1,4 +1,4 @@
-"""Which weights of a model a recipe means: the Linears of its layer stack."""
+"""Which weights of a model are pruned: by default the Linears of its layer stack."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +11,16 @@ from transformers.pytorch_utils import Conv1D
 from hf_sparse.expressions import Expression
 from hf_sparse.modules import NamedModule, base_names, layer_stack, named_modules, routers
 
+# Bytes of the smallest floats that can be trained.
+_HALF = 2
+
 
 @dataclass(frozen=True)
 class Target:
-    """A weight that can be pruned, whatever way its module stores it.
+    """A weight that can be pruned, however its module stores it.
 
-    `name` is the key of its parameter in the state dict, with the expert's number in brackets where the
-    parameter holds one matrix for every expert.
+    `name` is the key of its parameter in the state dict; with the expert's number in brackets if the
+    parameter holds one matrix per expert. `transposed`: the parameter is (in, out).
     """
 
     name: str
@@ -36,19 +39,30 @@ class Target:
         return self.view(self.parameter)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix, (out, in)."""
+        rows, columns = self.weight.shape
+        return rows, columns
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias of the module."""
+        return self.module._parameters.get("bias")
+
+    @property
     def gradient(self) -> Tensor | None:
         """The gradient of the matrix, (out, in), as a view of the parameter's."""
         gradient = self.parameter.grad
         return None if gradient is None else self.view(gradient)
 
     def view(self, values: Tensor) -> Tensor:
-        """Return the (out, in) part that is this target's of anything shaped like its parameter."""
+        """Return this target's (out, in) part of a tensor shaped like its parameter."""
         values = values if self.expert is None else values[self.expert]
         return values.t() if self.transposed else values
 
 
 class Obstacle(Enum):
-    """What about a weight, and not its place in the model, keeps it from being a target."""
+    """Why a weight cannot be a target although its place in the model is right."""
 
     MADE_ANEW = "made anew in every forward pass, as by torch.nn.utils.prune or weight_norm"
     OUT_OF_REACH = "out of reach"
@@ -56,7 +70,7 @@ class Obstacle(Enum):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A Linear, or the like, that is not a target, with the reason; `obstacle` if it would be one without."""
+    """A Linear or similar module that is not a target, and why; `obstacle` if only that keeps it from it."""
 
     name: str
     reason: str
@@ -82,7 +96,7 @@ class Targets:
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        return {target.name: tuple(target.weight.shape) for target in self.found}
+        return {target.name: target.shape for target in self.found}
 
     def __str__(self) -> str:
         total = sum(target.weight.numel() for target in self.found)
@@ -95,9 +109,9 @@ class Targets:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A parameter that multiplies activations, and how it lies; `problem` says why it cannot be pruned.
+    """A parameter that multiplies activations, and its layout; `problem` says why it cannot be pruned.
 
-    `adapter`: it is none of the model's own.
+    `adapter`: whether it belongs to an adapter and not to the model.
     """
 
     name: str
@@ -114,7 +128,7 @@ class _Candidate:
 
     def targets(self) -> list[Target]:
         key = self.name if self.parameter_name != "weight" else f"{self.name}.weight".lstrip(".")
-        if self.parameter.dim() == 2:
+        if self.parameter is None or self.parameter.dim() == 2:
             return [Target(key, self.module, self.parameter_name, self.transposed)]
         return [
             Target(f"{key}[{expert}]", self.module, self.parameter_name, self.transposed, expert)
@@ -125,16 +139,22 @@ class _Candidate:
 def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Targets:
     """Find the weights to prune, each once, with the reason for every Linear that is left out.
 
-    By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`, the
-    `Conv1D` of GPT-2 and the experts of mixtures included, without the routers that choose among experts.
-    `include` chooses among all Linears of the model instead, `exclude` removes from the choice; both hold
-    module names or regular expressions searched in them. Raises `ValueError` if an expression is malformed or
-    matches no Linear, or if nothing is left to prune.
+    By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`, including
+    the `Conv1D` of GPT-2 and the experts of mixtures, without the routers that choose among experts. Adapters
+    are never targets, and neither are weights that cannot be written to: those that are made anew in every
+    forward pass, and those that are not plain tensors of floats. Weights that adapters wrap, or that lie in a
+    wrapper of the whole model, have the names that they are saved under.
 
-    Adapters are never targets, nor are weights that nothing can be written into: those that are made anew in
-    every forward pass, and others than plain tensors of floats. Weights that adapters wrap, or that lie in a
-    wrapper of the whole model, have the names they are saved under. In a model that lies on meta as a whole
-    all weights are found, by their shapes.
+    Args:
+        model: any model; if all of it is on the meta device, weights are found by their shapes.
+        include: names or regular expressions, searched in the names of all Linears, to choose by instead.
+        exclude: the same, of weights to leave out.
+
+    Returns:
+        The targets in the order of the model's modules.
+
+    Raises:
+        ValueError: if an expression is malformed or matches no Linear, or if nothing is left to prune.
     """
     for role, expressions in (("include", include), ("exclude", exclude)):
         if isinstance(expressions, str):
@@ -148,12 +168,12 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
 
 
 def module_of(name: str) -> str:
-    """Return the module of a target by its name, or the 3-D parameter that it is a part of."""
+    """Return the name of a target's module, or of the 3-D parameter that it is a part of."""
     return name.removesuffix(".weight").partition("[")[0]
 
 
 def every_weight(model: nn.Module) -> Targets:
-    """Find all weights that could be pruned, wherever they stand; there may be none."""
+    """Find all weights that could be pruned, anywhere in the model; the result may be empty."""
     return _sorted(model, list(_candidates(model)), [Expression("", "include")], [])
 
 
@@ -202,14 +222,14 @@ def _candidates_in(entry: NamedModule, stack: set[str]) -> Iterator[_Candidate]:
 
 
 def _experts(name: str, module: nn.Module, parameter_name: str) -> _Candidate:
-    # Set by transformers on every mixture whose matrices it knows how to multiply.
+    # Set by transformers on every mixture of experts that it can multiply.
     transposed = getattr(module, "is_transposed", None)
     problem = "3-D parameter of unknown orientation" if transposed is None else None
     return _Candidate(name, module, parameter_name, bool(transposed), problem)
 
 
 def _with_obstacle(candidate: _Candidate, skeleton: bool) -> _Candidate:
-    """Add why nothing can be written into the weight of a candidate, if that is so."""
+    """Return a candidate with the reason why its weight cannot be written to, if it cannot."""
     parameter, module, name = candidate.parameter, candidate.module, candidate.parameter_name
     obstacle = Obstacle.OUT_OF_REACH
     if parameter is None:
@@ -231,14 +251,10 @@ def _with_obstacle(candidate: _Candidate, skeleton: bool) -> _Candidate:
     return replace(candidate, problem=problem, obstacle=obstacle)
 
 
-# Bytes of the smallest floats that can be trained.
-_HALF = 2
-
-
 def _is_skeleton(model: nn.Module) -> bool:
-    """Say whether a model has shapes and no values, which are also not offloaded."""
+    """Return whether a model has shapes but no values, not even offloaded ones."""
     return all(parameter.is_meta for parameter in model.parameters()) and not any(
-        # How accelerate fetches what it has put away.
+        # The hook by which accelerate fetches offloaded weights.
         hasattr(module, "_hf_hook")
         for module in model.modules()
     )
@@ -271,7 +287,7 @@ def _reason_against(
 
 
 def _compiled(expressions: Sequence[str], candidates: list[_Candidate], role: str) -> list[Expression]:
-    """Compile names or expressions, refusing any that names no Linear of the model."""
+    """Compile names or expressions; raise `ValueError` for one that matches no Linear of the model."""
     patterns = []
     for expression in expressions:
         patterns.append(Expression(expression, role))

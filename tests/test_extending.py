@@ -1,4 +1,4 @@
-"""Adding a method or a pattern takes one file and one line: shown by doing it in a copy of the package."""
+"""A method of each kind, and a pattern, take one file and one line: shown in a copy of the package."""
 
 import json
 import shutil
@@ -26,6 +26,75 @@ def smallness(weight: Array, out: Array | None = None) -> Array:
 
 
 inverse = Method(score=smallness)
+'''
+PENALTY = '''"""Weights pulled to zero by their size before the small ones are removed."""
+
+import torch
+from torch import Tensor
+
+from hf_sparse.fields import Factor, Part
+from hf_sparse.sparsity.methods.magnitude import absolute
+from hf_sparse.sparsity.methods.method import Method, PruningRun, settings_as
+from hf_sparse.sparsity.methods.penalty import PenalizedRun, Penalty
+from hf_sparse.targets import Targets
+
+
+class Decay(Penalty):
+    """strength / 2 * sum of w^2."""
+
+    def __init__(self, targets: Targets, strength: float) -> None:
+        super().__init__(strength)
+        self.targets = targets
+
+    def refresh(self) -> None:
+        """Do nothing: nothing is held constant."""
+
+    def add_gradients(self, scale: float = 1.0) -> float:
+        for target in self.targets:
+            target.gradient.add_(target.weight.detach(), alpha=scale * self.strength.value)
+        return self.strength.value / 2 * sum(float(t.weight.detach().square().sum()) for t in self.targets)
+
+    def sizes(self) -> Tensor:
+        return torch.cat([target.weight.detach().abs().flatten() for target in self.targets]) / 0.01
+
+
+class DecayRecipe(Part):
+    """How strongly weights are pulled."""
+
+    strength: Factor = 1.0
+
+
+def start(run: PruningRun) -> PenalizedRun:
+    """Pull by the strength that the recipe gives, throughout."""
+    settings = settings_as(DecayRecipe, run.settings)
+    return PenalizedRun(run, Decay(run.targets, settings.strength), adapt=False)
+
+
+decay = Method(score=absolute, settings=DecayRecipe, start=start)
+'''
+LEARNED = '''"""Scores that rise where the loss depends on a weight."""
+
+from torch import Tensor
+
+from hf_sparse.fields import Factor
+from hf_sparse.sparsity.methods.method import Method
+from hf_sparse.sparsity.methods.movement import MovementRun, MovementScores, ScoresRecipe
+
+
+class Sensitivity(MovementScores):
+    """Scores of sensitivity."""
+
+    def gradient_of(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        return -(gradient * weight).abs()
+
+
+class SensitivityRecipe(ScoresRecipe):
+    """How fast scores are learned."""
+
+    learning_rate: Factor = 0.5
+
+
+sensitivity = Method(settings=SensitivityRecipe, start=MovementRun, learn=Sensitivity)
 '''
 PATTERN = '''"""Rows in pairs."""
 
@@ -55,11 +124,12 @@ TRAINING = """
 import json, sys, torch
 from tiny import arguments, bert, sentences
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity
+from hf_sparse.checkpoint.sidecar import read_state
 
 recipe = Recipe.preset("gmp_finetune").override(json.loads(sys.argv[2]))
 model = bert()
 before = {target.name: target.weight.detach().clone() for target in find_targets(model)}
-args = arguments(sys.argv[1], learning_rate=0.0)
+args = arguments(sys.argv[1], learning_rate=0.0, logging_steps=1)
 trainer = SparseTrainer(model=model, args=args, train_dataset=sentences(), recipe=recipe)
 trainer.train()
 trainer.save_model()
@@ -68,6 +138,10 @@ name, weight = next((target.name, target.weight.detach()) for target in find_tar
 gone = before[name].abs()[weight == 0]
 print(json.dumps({"sparsity": measure_sparsity(loaded).overall,
                   "smallest gone": gone.min().item(), "largest kept": weight.abs().max().item(),
+                  "penalties": [row["penalty"] for row in trainer.state.log_history if "penalty" in row],
+                  "saved": {part: len(held) for part, held in read_state(sys.argv[1]).extras.items()},
+                  "rate": trainer.scores and trainer.scores.learning_rate,
+                  "squares": sum(values.square().sum().item() for values in before.values()),
                   "zero rows": (weight == 0).all(1).view(-1, 2).sum(1).tolist()}))
 """
 
@@ -95,23 +169,37 @@ def train_with(
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_a_method_takes_one_file_and_one_line(tmp_path: Path) -> None:
+def train_method(folder: Path, name: str, text: str, *overrides: str) -> dict:
+    """Add a method to a copy of the package, prune half of every weight by it."""
     line = (
         '    "magnitude": magnitude,\n',
-        '    "magnitude": magnitude,\n    "inverse": '
-        '__import__("hf_sparse.sparsity.methods.inverse", fromlist=["x"]).inverse,\n',
+        f'    "magnitude": magnitude,\n    "{name}": '
+        f'__import__("hf_sparse.sparsity.methods.{name}", fromlist=["x"]).{name},\n',
     )
-    found = train_with(
-        tmp_path,
-        "sparsity/methods/inverse.py",
-        METHOD,
-        "sparsity/methods/__init__.py",
-        line,
-        "sparsity.method=inverse",
-        "sparsity.schedule.final=0.5",
-    )
+    file, registry = f"sparsity/methods/{name}.py", "sparsity/methods/__init__.py"
+    chosen = [f"sparsity.method={name}", "sparsity.schedule.final=0.5", *overrides]
+    found = train_with(folder, file, text, registry, line, *chosen)
     assert found["sparsity"] == pytest.approx(0.5, abs=0.01)
+    return found
+
+
+def test_a_score_takes_one_file_and_one_line(tmp_path: Path) -> None:
+    found = train_method(tmp_path, "inverse", METHOD)
     assert found["smallest gone"] >= found["largest kept"]
+    assert (found["penalties"], found["saved"]) == ([], {})
+
+
+def test_a_penalty_with_settings_takes_one_file_and_one_line(tmp_path: Path) -> None:
+    found = train_method(tmp_path, "decay", PENALTY, "sparsity.decay.strength=3.0")
+    # With a learning rate of zero no weight moves before the first mask.
+    assert found["penalties"][0] == pytest.approx(3.0 / 2 * found["squares"])
+    assert found["penalties"][-1] == 0
+    assert found["saved"] == {"penalty": 2}
+
+
+def test_learned_scores_with_settings_take_one_file_and_one_line(tmp_path: Path) -> None:
+    found = train_method(tmp_path, "sensitivity", LEARNED, "sparsity.sensitivity.learning_rate=0.25")
+    assert (found["saved"], found["rate"]) == ({"movement_scores": 12}, 0.25)
 
 
 def test_a_pattern_takes_one_file_and_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_sparse.checkpoint.container import DTYPES, FLOATS, Entry, damaged
 from hf_sparse.checkpoint.entries import bit_patterns, check, unpack
 from hf_sparse.quantization.convert import QUANTIZED, as_quantized
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import parallel_map
 
 _WEIGHT = ".weight"
 

@@ -26,7 +26,7 @@ from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import as_quantized
 from hf_sparse.quantization.layers import quantized_layers, require_finite
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.suitable import require_merged
 from hf_sparse.targets import find_targets
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
-from hf_sparse.sparsity.patterns.n_of_m import NOfM
+from hf_sparse.sparsity.patterns.n_of_m import keep_largest_of_rows
 
 
 class InputStatistics(ABC):
@@ -57,16 +57,16 @@ class Wanda(InputStatistics):
         scores = self.weight.float().abs() * (self.squares / max(self.count, 1)).sqrt()
         # Below the zeros of inputs that are never there.
         scores = scores.masked_fill(~self.kept, -torch.inf)
-        if block == UNSTRUCTURED:
+        if block.group > 1:
+            keep = block.keeps(scores)
+        elif block == UNSTRUCTURED:
             standing = (~self.kept).sum(1)
             sizes = torch.full_like(standing, scores.shape[1])
             removed = _shared_out(block.removed(scores.numel(), sparsity), sizes, standing)
-            keep = _keep_largest(scores, removed[:, None])
-        elif isinstance(block, NOfM):
-            keep = _keep_of_groups(scores, block)
+            keep = keep_largest_of_rows(scores, removed[:, None])
         else:
             pooled = block.pool(scores)
-            flat = _keep_largest(pooled.reshape(1, -1), block.removed(pooled.numel(), sparsity))
+            flat = keep_largest_of_rows(pooled.reshape(1, -1), block.removed(pooled.numel(), sparsity))
             keep = block.expand(flat.view(pooled.shape))
         self.weight.masked_fill_(~keep, 0)
         return keep
@@ -97,10 +97,9 @@ class SparseGpt(InputStatistics):
         dead = self.hessian.diagonal() == 0
         inverse = self._inverse_factor(dead)
         values[:, dead] = 0
-        columns, width = values.shape[1], self.BAND
-        if isinstance(block, NOfM):
-            # A group lies within one band.
-            width = max(width // block.group, 1) * block.group
+        columns = values.shape[1]
+        # A group lies within one band.
+        width = max(self.BAND // block.group, 1) * block.group
         bands = [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
         sizes = torch.tensor([keep[:, band].numel() for band in bands])
         standing = torch.tensor([int((~keep[:, band]).sum()) for band in bands])
@@ -133,34 +132,19 @@ class SparseGpt(InputStatistics):
         """Remove `gone` weights of a band of columns, and return the errors for later ones to take over."""
         own, kept = values[:, band], keep[:, band]
         factor = inverse[band, band]
-        if not isinstance(block, NOfM):
+        if block.group == 1:
             scores = (own / factor.diagonal()).square().masked_fill(~kept, -torch.inf)
-            kept.copy_(_keep_largest(scores.reshape(1, -1), gone).view(own.shape))
+            kept.copy_(keep_largest_of_rows(scores.reshape(1, -1), gone).view(own.shape))
         errors = torch.zeros_like(own)
         for column in range(own.shape[1]):
-            if isinstance(block, NOfM) and column % block.group == 0:
+            if block.group > 1 and column % block.group == 0:
                 group = slice(column, column + block.group)
                 scores = (own[:, group] / factor.diagonal()[group]).square()
-                kept[:, group] = _keep_of_groups(scores.masked_fill(~kept[:, group], -torch.inf), block)
+                kept[:, group] = block.keeps(scores.masked_fill(~kept[:, group], -torch.inf))
             error = own[:, column].masked_fill(kept[:, column], 0) / factor[column, column]
             own[:, column:] -= error[:, None] * factor[column, column:]
             errors[:, column] = error
         return errors
-
-
-def _keep_largest(scores: Tensor, removed: int | Tensor) -> Tensor:
-    """Return as booleans what is left of every row without its lowest scores; of equals the first ones go.
-
-    `removed` counts them, of every row where it is (rows, 1).
-    """
-    order = scores.argsort(dim=1, stable=True)
-    stays = torch.arange(scores.shape[1], device=scores.device) >= removed
-    return torch.empty_like(scores, dtype=torch.bool).scatter_(1, order, stays.expand_as(order))
-
-
-def _keep_of_groups(scores: Tensor, block: NOfM) -> Tensor:
-    groups = scores.reshape(-1, block.group)
-    return _keep_largest(groups, block.group - block.kept).view(scores.shape)
 
 
 def _shared_out(removed: int, sizes: Tensor, standing: Tensor) -> Tensor:

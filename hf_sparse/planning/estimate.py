@@ -17,9 +17,8 @@ from hf_sparse.training.sparsifier import Sparsifier
 BALANCE = 20
 
 # Bytes moved for each target weight of four bytes. Clearing a gradient reads it, reads its mask, writes it.
-# Reviving adds remembered values to weights, then moves them out again, by two masks. A penalty reads weight
-# and gradient, and writes that.
-_CLEARING, _REVIVING, _PENALIZING = 9, 32, 12
+# Reviving adds remembered values to weights, then moves them out again, by two masks.
+_CLEARING, _REVIVING = 9, 32
 
 # Values that AdamW, the default of Trainer, keeps for each trained parameter.
 _MOMENTS = 2
@@ -72,9 +71,7 @@ def sidecar(sparsifier: Sparsifier | None, distiller: Distiller | None, removed:
         weights = [target.weight for target in sparsifier.masks.targets]
         total += sum(-(-weight.numel() // 8) for weight in weights)
         total += removed * weights[0].element_size() if sparsifier.remembered is not None else 0
-        total += _bytes(_scores(sparsifier))
-        if sparsifier.regularizer is not None:
-            total += _bytes(sparsifier.regularizer.penalty.state().values())
+        total += sum(_bytes(part.values()) for part in sparsifier.method_state().values())
     return total
 
 
@@ -109,8 +106,7 @@ def step_cost(
         cost["clearing of gradients"] = _CLEARING * moved
         if sparsifier.remembered is not None:
             cost["removed weights that may return"] = _REVIVING * moved
-        if sparsifier.regularizer is not None and sparsifier.scores is None:
-            cost["penalty on groups, while it acts"] = _PENALIZING * moved
+        cost |= {name: count * moved for name, count in sparsifier.traffic.items()}
     return cost
 
 

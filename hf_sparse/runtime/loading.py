@@ -27,7 +27,7 @@ from hf_sparse.runtime.fusing import fuse, install
 from hf_sparse.runtime.integers import IntegerLayer, from_codes, integer_layer
 from hf_sparse.runtime.library import Kernels, load_kernels
 from hf_sparse.runtime.optimizing import optimize
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import parallel_map
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""What a recipe says about distillation."""
+"""The part of a recipe about distillation."""
 
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from hf_sparse.distillation.features.layer_map import CHOICES
-from hf_sparse.settings.values import Part, Weight, one_of
+from hf_sparse.fields import Part, Weight, one_of
 
 
 def _layers(value: object) -> object:
@@ -64,8 +64,8 @@ class HiddenRecipe(FeatureRecipe):
     """Squared error of hidden states; in a mapping, layer 0 is the embeddings.
 
     `normalize`: divide the error of each layer by the mean square of the teacher's states there.
-    `layer_weights`: how much layers of the student count beside the others, whose weight is 1. `log_layers`:
-    log the error of each layer too.
+    `layer_weights`: weights of student layers, 1 for layers that are not named. `log_layers`: log the error
+    of each layer too.
     """
 
     normalize: bool = True
@@ -82,7 +82,7 @@ class AttentionRecipe(FeatureRecipe):
 class RelationsRecipe(FeatureRecipe):
     """Divergence of the relations among queries, among keys, among values.
 
-    `heads`: into how many parts the vectors are split; the student's number of attention heads by default.
+    `heads`: the number of parts that vectors are split into; by default the student's attention heads.
     """
 
     layers: Layers = "last"
@@ -90,7 +90,7 @@ class RelationsRecipe(FeatureRecipe):
 
 
 class DistillationRecipe(Part):
-    """Weights of the loss terms, the temperature of the softened distributions, where the teacher is from.
+    """Weights of the loss terms, the temperature of softened distributions, and the origin of the teacher.
 
     `teacher`: `given` to the trainer; `self`, a frozen copy of the dense model that training starts from; or
     `base`, the model with its adapters off.

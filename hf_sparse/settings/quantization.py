@@ -1,13 +1,13 @@
-"""What a recipe says about quantization."""
+"""The part of a recipe about quantization."""
 
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from hf_sparse.fields import Part, Point, one_of, steps_of
 from hf_sparse.quantization.activations import OBSERVERS
 from hf_sparse.quantization.linear import ACTIVATIONS
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.settings.values import Part, Point, one_of, steps_of
 
 Scheme = Annotated[str, AfterValidator(lambda text: str(read_weight_scheme(text)))]
 
@@ -15,7 +15,7 @@ Scheme = Annotated[str, AfterValidator(lambda text: str(read_weight_scheme(text)
 class QuantizationRecipe(Part):
     """How many bits weights and inputs have, and when their rounding is simulated.
 
-    `embeddings` is a scheme of weights for the embedding tables, None to leave them as they are.
+    `embeddings` is the scheme for the weights of embedding tables; None leaves them as they are.
     """
 
     weights: Scheme = "int8_per_channel"
@@ -38,12 +38,12 @@ class QuantizationRecipe(Part):
         return self
 
     def resolve(self, total_steps: int) -> tuple[int, int]:
-        """Return the steps after which rounding begins and after which ranges stay as they are.
+        """Return the step after which rounding begins, and the step after which ranges are frozen.
 
-        Raises `ValueError` where no range could be observed in between.
+        Raises `ValueError` if no step is left in between to observe ranges.
         """
         begin, freeze = (steps_of(point, total_steps) for point in (self.begin, self.freeze))
-        # A share of a short run may round to its very beginning.
+        # A share of a short run may round to 0.
         freeze = max(freeze, begin + 1) if isinstance(self.freeze, str) else freeze
         if not begin < freeze or begin >= total_steps:
             raise ValueError(

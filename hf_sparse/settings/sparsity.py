@@ -1,11 +1,20 @@
-"""What a recipe says about sparsity."""
+"""The part of a recipe about sparsity."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
-from hf_sparse.settings.methods import PARTS, GroupLassoRecipe, MovementRecipe
-from hf_sparse.settings.values import Part, Point, Share, one_of, steps_of
+from hf_sparse.fields import Part, Point, Share, one_of, steps_of
 from hf_sparse.sparsity.allocation import ALLOCATIONS
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.patterns.parse import parse_pattern
@@ -13,7 +22,10 @@ from hf_sparse.sparsity.schedules import SHAPES, Schedule
 
 
 class ScheduleRecipe(Part):
-    """When how much is removed; see `Schedule`, which it becomes once the length of the run is known."""
+    """How much is removed by when; it becomes a `Schedule` once the length of the run is known.
+
+    Points are steps such as 1000, or shares of the run such as "50%".
+    """
 
     final: Share
     shape: Annotated[str, one_of(SHAPES)] = "cubic"
@@ -50,13 +62,13 @@ class ScheduleRecipe(Part):
         begin = _with_a_step_left(self.begin, total_steps)
         ramp_end = self._ramp_end(begin, total_steps)
         update_end = ramp_end if self.update_end is None else steps_of(self.update_end, total_steps)
-        # A share that rounds to nothing means "as often as there are steps"; a written 0 is an error.
+        # A share that rounds to 0 means every step; a written 0 is an error.
         every = self.every if isinstance(self.every, int) else max(steps_of(self.every, total_steps), 1)
         return Schedule(self.shape, self.initial, self.final, begin, ramp_end, update_end, every, total_steps)
 
 
 def _with_a_step_left(point: int | str, total_steps: int) -> int:
-    """Return the step of a point; a share of less than a very short run may round up to all of it."""
+    """Return the step of a point; in a very short run a share below 100 % is not rounded up to all of it."""
     step = steps_of(point, total_steps)
     rounded_up = isinstance(point, str) and point != "100%" and step == total_steps
     return total_steps - 1 if rounded_up else step
@@ -76,7 +88,7 @@ def _rewind(value: object) -> object:
 
 
 class OverrideRecipe(Part):
-    """What differs for some weights: their final sparsity, their pattern."""
+    """Another final sparsity, another pattern, or both, for some weights."""
 
     sparsity: Share | None = None
     pattern: PatternName | None = None
@@ -93,7 +105,7 @@ class OverrideRecipe(Part):
 
 
 def check_share(pattern: str, sparsity: float, setting: str) -> None:
-    """Raise `ValueError` if a pattern can only have another sparsity than this."""
+    """Raise `ValueError` if a pattern has one fixed sparsity and it is not this one."""
     share = parse_pattern(pattern).share
     if share is not None and abs(share - sparsity) > 1e-3:
         raise ValueError(
@@ -102,8 +114,23 @@ def check_share(pattern: str, sparsity: float, setting: str) -> None:
         )
 
 
+def method_settings() -> dict[str, tuple[str, ...]]:
+    """Return the methods that share settings, by the key of these in a recipe: the name of the first one."""
+    sharing: dict[type[Part], list[str]] = {}
+    for name, method in METHODS.items():
+        if method.settings is not None:
+            sharing.setdefault(method.settings, []).append(name)
+    return {names[0]: tuple(names) for names in sharing.values()}
+
+
 class SparsityRecipe(Part):
-    """Which weights are removed, how they are chosen, and when."""
+    """Which weights are removed, how they are chosen, and when.
+
+    The settings of a method stand beside these fields, under a key of `method_settings`. They are not
+    declared here, since methods may be added to `METHODS` at any time.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     method: Annotated[str, one_of(METHODS)] = "magnitude"
     pattern: PatternName = "unstructured"
@@ -111,8 +138,6 @@ class SparsityRecipe(Part):
     allocation: Annotated[str, one_of(ALLOCATIONS)] = "uniform"
     floor: Share = 0.01
     overrides: dict[str, OverrideRecipe] = Field(default_factory=dict)
-    group_lasso: GroupLassoRecipe | None = None
-    movement: MovementRecipe | None = None
     revive: bool = False
     lr_rewind: Annotated[bool | str, BeforeValidator(_rewind)] = False
     include: tuple[str, ...] = Field(default=(), strict=False)
@@ -123,20 +148,59 @@ class SparsityRecipe(Part):
         """Whether removed weights may return."""
         return self.revive or METHODS[self.method].learned
 
+    @property
+    def own_settings(self) -> Part | None:
+        """The settings of the method, its defaults where the recipe has none; None if it takes none."""
+        kind = METHODS[self.method].settings
+        if kind is None:
+            return None
+        key = next(key for key, methods in method_settings().items() if self.method in methods)
+        given = getattr(self, key)
+        return kind() if given is None else given
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the settings under a key, None where the recipe has none."""
+        if name in method_settings():
+            return (self.model_extra or {}).get(name)
+        return super().__getattr__(name)  # type: ignore[misc]  # pydantic hides it from type checkers
+
+    @classmethod
+    def further_keys(cls) -> dict[str, type[Part]]:
+        """Return the class of settings under each key that is no field."""
+        return {key: kind for key in method_settings() if (kind := METHODS[key].settings) is not None}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read_settings(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check the keys that are not fields: settings of methods, and unknown ones."""
+        if not isinstance(values, dict) or not values.keys() - cls.model_fields.keys():
+            return handler(values)
+        fields = {key: value for key, value in values.items() if key in cls.model_fields}
+        further = {key: value for key, value in values.items() if key not in cls.model_fields}
+        kinds: dict[str, Any] = {key: (kind | None, None) for key, kind in cls.further_keys().items()}
+        try:
+            read = create_model("MethodSettings", __base__=Part, **kinds).model_validate(further)
+        except ValidationError as error:
+            try:
+                handler(fields)
+            except ValidationError as other:
+                raise _joined(other, error) from None
+            raise
+        given = {key: settings for key in further if (settings := getattr(read, key)) is not None}
+        return handler(fields | given)
+
     @model_validator(mode="after")
     def _check_method(self) -> Self:
-        scheduled = METHODS[self.method].scheduled
-        if scheduled and self.schedule is None:
-            raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")
-        if not scheduled:
-            extra = self.model_fields_set - {"method", "include", "exclude"}
+        extra = self.model_fields_set - {"method", "include", "exclude"}
+        if not METHODS[self.method].scheduled:
             if extra:
                 raise ValueError(
                     f"method {self.method} keeps the zeros the model comes with, so "
-                    f"{', '.join(sorted(extra))} "
-                    "would have no effect; leave it out"
+                    f"{', '.join(sorted(extra))} would have no effect; leave it out"
                 )
-        if scheduled:
+        elif self.schedule is None:
+            raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")
+        else:
             check_share(self.pattern, self.schedule.final, "sparsity.schedule.final")
             for expression, own in self.overrides.items():
                 if own.sparsity is not None:
@@ -147,30 +211,33 @@ class SparsityRecipe(Part):
                     f"pattern {self.pattern} removes the same share of every weight, so allocation "
                     f"{self.allocation} has nothing to allocate; set sparsity.allocation=uniform"
                 )
-        for part, methods in PARTS.items():
+        for part, methods in method_settings().items():
             if getattr(self, part) is not None and self.method not in methods:
                 raise ValueError(
                     f"{part} says nothing about method {self.method}; leave it out, or set method: "
                     f"{methods[0]}"
                 )
-        if self.method == "group_lasso":
-            self._check_groups()
-        if self.revive and (self.method == "group_lasso" or METHODS[self.method].learned):
+        patterns = [self.pattern, *(own.pattern for own in self.overrides.values() if own.pattern)]
+        METHODS[self.method].check(self.method, [parse_pattern(pattern) for pattern in patterns])
+        if self.revive and METHODS[self.method].needs_training:
             raise ValueError(
                 "revive is about magnitude: with learned scores removed weights may return in any case, with "
                 "group_lasso none does; leave it out"
             )
-        if self.lr_rewind and self.schedule.shape in ("one_shot", "constant"):
+        if self.lr_rewind and self.schedule is not None and self.schedule.shape in ("one_shot", "constant"):
             raise ValueError(
                 f"lr_rewind rewinds during a ramp, and a {self.schedule.shape} schedule has none; set "
                 "lr_rewind: false"
             )
         return self
 
-    def _check_groups(self) -> None:
-        patterns = [self.pattern, *(own.pattern for own in self.overrides.values() if own.pattern)]
-        if shared := [pattern for pattern in patterns if parse_pattern(pattern).share is not None]:
-            raise ValueError(
-                f"method {self.method} makes whole groups small, and pattern {shared[0]} removes a part of "
-                "every group; choose blocks such as 4x4, row or column, or method magnitude"
-            )
+
+def _joined(one: ValidationError, other: ValidationError) -> ValidationError:
+    """Return one error with the mistakes of both."""
+    details = [
+        InitErrorDetails(
+            type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
+        )
+        for detail in (*one.errors(), *other.errors())
+    ]
+    return ValidationError.from_exception_data(one.title, details)

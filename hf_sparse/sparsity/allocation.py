@@ -1,4 +1,4 @@
-"""How much of the sparsity each weight bears."""
+"""How many blocks each weight loses at a sparsity of the whole."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from hf_sparse.sparsity.patterns.block import Tiled
 
 @dataclass(frozen=True)
 class Budget:
-    """Weights that are ranked together, with the number of blocks removed among them.
+    """Weights that are ranked together, and how many blocks are removed among them.
 
-    `most` bounds the blocks that each weight may lose.
+    `most` is how many blocks each weight may lose.
     """
 
     names: tuple[str, ...]

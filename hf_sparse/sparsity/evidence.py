@@ -1,32 +1,32 @@
-"""Which weights of a model were pruned, as far as their zeros show it."""
+"""Which weights of a model were pruned, judged by their zeros."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import count_nonzero
 from hf_sparse.sparsity.inspection import inspect_weights, place_of
+from hf_sparse.sparsity.numpy_ops import count_nonzero
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.targets import Target, Targets
 
-# From these shares of zeros on weights were pruned: zeros anywhere, zeros in a pattern. Training leaves next
-# to none by chance, rounding to 8 bits a few in a hundred, to 4 bits two in ten.
+# Weights with at least these shares of zeros were pruned: zeros anywhere, zeros in a pattern. Training leaves
+# next to none by chance, rounding to 8 bits a few in a hundred, to 4 bits two in ten.
 ANYWHERE, IN_PATTERN = 0.3, 0.1
-# Whether weights were rounded is looked up in so many rows, among so many entries of each.
+# How many rows, and how many entries of each, are searched for signs of rounding.
 _ROWS, _ENTRIES = 16, 32
-# Rounding makes about as many zeros as values next to zero; where scales differ, some of those are missed.
+# Rounding makes about as many zeros as values of the smallest size; where scales differ, some are missed.
 _OUTNUMBERED = 4
 
 
 def pruned_weights(targets: Targets) -> tuple[str, ...]:
-    """Return the names of the weights whose zeros pruning has made; none of a model that is dense.
+    """Return the names of the weights that were pruned; an empty tuple for a dense model.
 
     Weights of one kind, in different layers or of different experts, are judged together. A kind was pruned
-    if 30 % of it are zeros, or 10 % in a pattern. If that holds for half of all weights, the others were as
-    well, to less. Nothing is concluded from kinds that are zero, or diagonal, in every layer, as new ones
-    are; from rows or columns of zeros at the end, which are padding; and from the number of zeros among
-    weights that were rounded to a few values.
+    if 30 % of it are zeros, or 10 % in a pattern. If that holds for half of all weights, all others count as
+    pruned too. Three things prove nothing: kinds that are zero or diagonal in every layer, as new ones are;
+    rows or columns of zeros at the end, which are padding; the number of zeros among weights that were
+    rounded to a few values.
     """
     every: dict[str | tuple[str, str], list[Target]] = {}
     for target in targets:
@@ -61,14 +61,14 @@ def _share(weights: Sequence[Tensor]) -> float:
 
 
 def _is_new(target: Target) -> bool:
-    """Say whether a weight is zero or diagonal."""
+    """Return whether a weight is zero or diagonal."""
     weight = target.weight.detach()
     filled = count_nonzero(weight)
     return filled <= min(weight.shape) and filled == int(torch.count_nonzero(weight.diagonal()))
 
 
 def _without_padding(weight: Tensor) -> Tensor:
-    """Return a weight without the rows and columns at its end that are zero, but all of one that is zero."""
+    """Return a weight without the rows and columns of zeros at its end; a weight of zeros as it is."""
     filled = [torch.count_nonzero(weight, dim).nonzero() for dim in (1, 0)]
     if not len(filled[0]):
         return weight
@@ -77,7 +77,7 @@ def _without_padding(weight: Tensor) -> Tensor:
 
 
 def _may_be_rounded(weight: Tensor) -> bool:
-    """Say whether rounding explains the zeros: values are few, and zeros not many more than what is next."""
+    """Return whether rounding explains the zeros: few values, and few zeros beside the smallest values."""
     verdicts = []
     for row in weight[:: max(len(weight) // _ROWS, 1)]:
         places = torch.nonzero(row).flatten()[:_ENTRIES]

@@ -1,4 +1,4 @@
-"""Euclidean norms of groups of weights, the gradient of their weighted sum, its proximal step.
+"""Euclidean norms of groups of weights; the gradient and the proximal step of their weighted sum.
 
 Contiguous float32 weights on the CPU go through native/groups.cpp, all others through PyTorch.
 """
@@ -50,11 +50,11 @@ def add_gradient(
     return scale * float((factors * norms).sum())
 
 
-def shrink_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1.0) -> None:
+def shorten_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1.0) -> None:
     """Shorten every group of a weight (out, in) by scale times its rate, in place, to zero at most."""
     weight = weight.detach()
     if _is_transposed(weight):
-        shrink_groups(weight.t(), _turned(block), rates.t().contiguous(), scale)
+        shorten_groups(weight.t(), _turned(block), rates.t().contiguous(), scale)
     elif native.suits(weight, rates):
         native.shrink(weight, rates, scale, block.rows, block.columns)
     else:
@@ -64,7 +64,7 @@ def shrink_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1.
 
 
 def _is_transposed(weight: Tensor) -> bool:
-    """Say whether it lies in memory as its transpose would, as in a Conv1D."""
+    """Return whether a weight lies in memory as its transpose, as in a Conv1D."""
     return weight.stride(0) == 1 < weight.stride(1)
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -10,10 +11,10 @@ from transformers import PreTrainedModel
 from hf_sparse.sparsity.structures import Structures, bias_of, by_layer, filled
 from hf_sparse.targets import Target
 
-# What BERT, DistilBERT, T5 and most others call the projections of one attention, and the module they are in.
+# The names of an attention layer's projections in BERT, DistilBERT, T5 and most others, with their module.
 _INTO = re.compile(r"((.+?)(?:\.self)?)\.(q|k|v)(?:uery|ey|alue|_proj|_lin|)\.weight")
 _OUT = re.compile(r"(.+?)\.(?:o|o_proj|out_proj|out_lin|output\.dense|dense)\.weight")
-# What else may be in it: norms of queries and keys, and what acts on the weights of attention.
+# Harmless parts of an attention layer: norms of queries and keys, and what acts on attention weights.
 _BESIDE = re.compile(
     r"(?:q|k|query|key)_?(?:layer)?_?norm|(?:attn_)?dropout|rotary_emb|relative_attention_bias"
 )
@@ -21,9 +22,9 @@ _BESIDE = re.compile(
 
 @dataclass(frozen=True)
 class Heads(Structures):
-    """Those of one attention, `heads` in `count` groups, of which each shares a key and a value.
+    """The heads of one attention layer, `heads` in `count` groups; a group shares a key and a value.
 
-    `into` are the projections of queries, keys and values.
+    `into` holds the projections of queries, keys and values.
     """
 
     heads: int
@@ -35,19 +36,26 @@ class Heads(Structures):
 
     @property
     def size(self) -> int:
-        """Numbers in the query of one head."""
+        """Length of the query of one head."""
         return self.out.weight.shape[1] // self.heads
 
     def constant(self) -> tuple[Tensor, Tensor]:
-        """Return those whose values are their bias: whatever is attended to, its weights sum to one."""
+        """Return a mask of groups whose values are their bias, and these: attention weights sum to one."""
         value = self.into[2]
         empty = ~filled(value.weight, 1).view(self.count, -1).any(1)
         biases = (bias_of(value).view(self.count, -1) * empty[:, None])[:, None]
         return empty, biases.expand(-1, self.members, -1).reshape(-1)
 
+    def changes(self, model: PreTrainedModel, gone: int) -> dict[str, Any]:
+        left = self.count - gone
+        changes = {"num_attention_heads": self.members * left, "head_dim": self.size}
+        if hasattr(model.config, "num_key_value_heads"):
+            changes["num_key_value_heads"] = left
+        return changes
+
 
 def find_heads(model: PreTrainedModel) -> list[Heads]:
-    """Return the heads of every attention that is recognised by the names and shapes of its projections.
+    """Return the heads of every attention layer with projections of known names and shapes.
 
     Raises `ValueError` for quantized models.
     """
@@ -81,7 +89,7 @@ def _of_layer(model: PreTrainedModel, targets: Sequence[Target], heads: int, gro
 
 
 def _is_plain(attention: nn.Module, projections: Sequence[Target]) -> bool:
-    """Say whether an attention has nothing else that could act on values or tie heads to each other."""
+    """Return whether nothing else in an attention layer could act on values or tie heads to each other."""
     known = {id(target.module) for target in projections}
     rest = [name for name, part in attention.named_children() if id(part) not in known]
     return all(map(_BESIDE.fullmatch, rest)) and not list(attention.parameters(recurse=False))

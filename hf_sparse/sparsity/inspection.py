@@ -1,4 +1,4 @@
-"""Which pattern the zeros of a model follow, as its weights show it."""
+"""Which pattern the zeros of a model follow."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,9 @@ from math import ceil, log2
 import numpy as np
 from torch import Tensor, nn
 
-from hf_sparse.sparsity.counting import count_nonzero, nonzero
 from hf_sparse.sparsity.measure import SparsityReport
-from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
-from hf_sparse.sparsity.patterns.n_of_m import NOfM
+from hf_sparse.sparsity.numpy_ops import count_nonzero, nonzero, parallel_map
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.patterns.pattern import Pattern
 from hf_sparse.targets import Target, Targets, find_targets
@@ -37,20 +35,14 @@ CANDIDATES = (
     "2:8",
     "1:8",
 )
-"""Patterns that are looked for; of several N:M that fit, the one that comes first counts."""
-
-# The share of the zeros that must lie in blocks of zeros, the share of the other blocks that may be zero. The
-# second keeps a weight with hardly an entry left from counting as blocks: neighbours are zero by chance.
-_EXPLAINED, _STRAY = 0.99, 0.1
-# How far the sparsity may exceed that of N:M.
-_EXCESS = 0.02
+"""Patterns that are searched for; of several N:M that fit, the first one counts."""
 
 _PLACE = re.compile(r"(?:(.*?)\.)?(\d+)\.(.+?)(?:\.weight)?(?:\[\d+\])?")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a weight stands: in which stack of layers, in which layer, what it is there."""
+    """Where a weight stands: its stack of layers, its layer, and its name within that layer."""
 
     stack: str
     layer: int
@@ -61,7 +53,7 @@ class Place:
 class WeightInspection:
     """The zeros of one weight matrix of shape (out, in).
 
-    `pattern` is the one that explains them, `unstructured` where none does, None without zeros.
+    `pattern` is the one that explains them, `unstructured` if none does, None for a weight without zeros.
     """
 
     name: str
@@ -79,13 +71,13 @@ class WeightInspection:
 
     @property
     def place(self) -> Place | None:
-        """Its place in a stack of layers; None if its name has no number. Experts of a layer share theirs."""
+        """The place in a stack of layers, None for a name without a number; experts of a layer share one."""
         return place_of(self.name)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The target weights of a model, then all parameters of its layers, then all there are."""
+    """Zeros of the target weights of a model, of all parameters of its layers, of all its parameters."""
 
     weights: tuple[WeightInspection, ...]
     layers: SparsityReport
@@ -110,15 +102,15 @@ def inspect_model(model: nn.Module, targets: Targets) -> Inspection:
 
 
 def place_of(name: str) -> Place | None:
-    """Read the place of a parameter from its name: the first number in it is that of the layer."""
+    """Return the place of a parameter by its name: the first number in it is that of the layer."""
     match = _PLACE.fullmatch(name)
     return Place(match[1] or "", int(match[2]), match[3]) if match else None
 
 
 def find_weight(model: nn.Module, name: str) -> Targets:
-    """Return the one weight of a model, a target or not, that is called so or has this in its name.
+    """Return the one weight of a model, a target or not, whose name is or contains `name`.
 
-    Raises `ValueError` if there is none, or if several have it.
+    Raises `ValueError` if no weight, or more than one, fits.
     """
     bare = re.sub(r"(\.weight)?(\[\d+\])?$", "", name)
     found = find_targets(model, include=[re.escape(bare)]).found
@@ -134,9 +126,9 @@ def find_weight(model: nn.Module, name: str) -> Targets:
 def inspect_weights(targets: Targets, candidates: Sequence[str] = CANDIDATES) -> tuple[WeightInspection, ...]:
     """Count the zeros of every target and find the pattern among the candidates that explains them.
 
-    A block pattern does where at least 99 % of the zeros lie in blocks of nothing but zeros and at most 10 %
-    of the other blocks is zero; of several, the largest block counts. N:M does where at least M - N of every
-    M consecutive inputs are zero and no more than 2 % of the weight beyond.
+    A block pattern explains them if at least 99 % of the zeros lie in blocks of zeros and at most 10 % of the
+    other blocks is zero; of several, the largest block counts. N:M explains them if at least M - N of every M
+    consecutive inputs are zero, and no more than 2 % of the weight besides.
     """
     patterns = [parse_pattern(candidate) for candidate in candidates]
 
@@ -157,10 +149,10 @@ def count_zeros(parameters: Mapping[str, Tensor]) -> SparsityReport:
 
 
 def zero_density(weight: Tensor, most: int = 1024) -> np.ndarray:
-    """Return the share of zeros in each cell of a grid over a matrix, (out, in), float64.
+    """Return the share of zeros in each cell of a grid over a matrix (out, in), float64.
 
-    The grid has at most `most` cells a side, of a power of two rows or columns, so that blocks fill them; the
-    last may be smaller.
+    The grid has at most `most` cells a side. A cell has a power of two rows and columns, so that blocks fill
+    it; the last cells may be smaller.
     """
     zeros = ~nonzero(weight.detach()).cpu().numpy()
     rows, columns = (_edges(length, most) for length in zeros.shape)
@@ -177,25 +169,10 @@ def _explain(filled: np.ndarray, zeros: int, patterns: Sequence[Pattern]) -> str
             block = pattern.fit("", filled.shape)
         except ValueError:
             continue
-        # N:M has blocks of one entry, and is looked at only as long as no larger block explains the zeros.
-        fits = _is_n_of_m if isinstance(block, NOfM) else _is_made_of_blocks
-        if (block.size > largest or best == str(UNSTRUCTURED)) and fits(filled, zeros, block):
+        # N:M has blocks of one entry, and is tried only while no larger block explains the zeros.
+        if (block.size > largest or best == str(UNSTRUCTURED)) and block.explains(filled, zeros):
             best, largest = str(pattern), block.size
     return best
-
-
-def _is_made_of_blocks(filled: np.ndarray, zeros: int, block: Block) -> bool:
-    # The sum of booleans is their disjunction: which blocks hold anything.
-    kept = np.count_nonzero(block.pool(filled)) * block.size
-    stray = zeros - (filled.size - kept)
-    return stray <= (1 - _EXPLAINED) * zeros and stray <= _STRAY * kept
-
-
-def _is_n_of_m(filled: np.ndarray, zeros: int, block: NOfM) -> bool:
-    if not block.share - 1e-9 <= zeros / filled.size <= block.share + _EXCESS:
-        return False
-    counts = Block(1, block.group).pool(filled.view(np.uint8))
-    return bool((counts <= block.kept).all())
 
 
 def _edges(length: int, most: int) -> np.ndarray:

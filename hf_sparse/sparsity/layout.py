@@ -12,9 +12,9 @@ from hf_sparse.targets import Targets
 
 @dataclass(frozen=True)
 class Override:
-    """Another pattern or another final sparsity for the weights whose name an expression is found in.
+    """Another pattern, or another final sparsity, for the weights whose name matches an expression.
 
-    None leaves a setting as it is for all others.
+    None leaves a setting as it is.
     """
 
     expression: str
@@ -25,9 +25,9 @@ class Override:
 class Layout:
     """Patterns and allocation laid over the targets of a model.
 
-    Where several overrides fit a weight, the first one counts; weights with a sparsity of their own take no
-    part in the allocation among the others. `least` is the share of its blocks that every weight keeps under
-    an allocation that is free to choose. Raises `ValueError` where a pattern does not fit a weight, an
+    If several overrides fit a weight, the first one counts. Weights with a sparsity of their own are left out
+    of the allocation among the others. `least` is the share of its blocks that every weight keeps under an
+    allocation that ranks weights together. Raises `ValueError` if a pattern does not fit a weight, or an
     expression is malformed or matches no target.
     """
 
@@ -58,9 +58,9 @@ class Layout:
         return {name: weight.block for name, weight in self.weights.items()}
 
     def budgets(self, sparsity: Callable[[float | None], float]) -> list[Budget]:
-        """Return what is to be removed now.
+        """Return how many blocks are removed now.
 
-        `sparsity` maps the final sparsity of a weight, None for that of the recipe, to the one it has now.
+        `sparsity` maps the final sparsity of a weight, None for that of the recipe, to its sparsity now.
         Raises `ValueError` if the allocation cannot reach it.
         """
         shared = {name: weight for name, weight in self.weights.items() if self.finals[name] is None}
@@ -72,7 +72,7 @@ class Layout:
 
 
 def _chosen(targets: Targets, overrides: Sequence[Override]) -> dict[str, Override]:
-    """Return for every target the first override that fits it, or an empty one."""
+    """Return by target the first override that fits it, or an empty one."""
     expressions = [Expression(override.expression, "overrides") for override in overrides]
     for override, expression in zip(overrides, expressions, strict=True):
         if not any(expression.search(name) for name in targets.names):

@@ -1,4 +1,4 @@
-"""Which entries of the target weights are kept, held at one byte a weight beside the model."""
+"""Masks: which entries of the target weights are kept, at one byte per entry."""
 
 import hashlib
 import zlib
@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import any_greater, count_nonzero, negate, nonzero
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero, negate, nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.targets import Targets
 
@@ -19,8 +18,11 @@ _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Masks:
     """The masks of a model's targets, applied in place to weights, gradients and optimizer state.
 
-    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bit pattern that a bitwise AND
-    needs. Removed entries are exact zeros of the weight; the converse need not hold.
+    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bits that a bitwise AND needs.
+    Removed entries are exact zeros of the weight; not every zero is a removed entry.
+
+    Args:
+        targets: the weights to mask; all entries are kept at first.
     """
 
     def __init__(self, targets: Targets) -> None:
@@ -38,10 +40,11 @@ class Masks:
 
     def shape(self, name: str) -> tuple[int, int]:
         """Return the shape of one mask, (out, in)."""
-        return tuple(self._keep[name].shape)
+        rows, columns = self._keep[name].shape
+        return rows, columns
 
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
-        """Return which blocks are kept, (out / rows, in / columns), going by the first entry of each."""
+        """Return which blocks are kept, (out / rows, in / columns), judged by the first entry of each."""
         return nonzero(self._keep[name][:: pattern.rows, :: pattern.columns])
 
     def set(self, name: str, keep: Tensor) -> None:
@@ -55,14 +58,14 @@ class Masks:
         self._removed[name] = keep.numel() - count_nonzero(keep)
 
     def covers(self, name: str, blocks: Tensor, pattern: Block) -> bool:
-        """Say whether the blocks to keep, flat booleans, are all kept already."""
+        """Return whether the blocks to keep, flat booleans, are all kept already."""
         if not self._removed[name]:
             return True
         kept = self.kept_blocks(name, pattern)
         return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept.view(torch.uint8))
 
     def lock_zeros(self, blocks: Mapping[str, Block]) -> None:
-        """Remove exactly the blocks that hold nothing but zeros now, of the weights that `blocks` names."""
+        """Remove exactly the blocks that are all zeros now, in the weights that `blocks` names."""
         for target in self.targets:
             if (block := blocks.get(target.name)) is not None:
                 self.set(target.name, block.expand(block.filled(target.weight.detach())))
@@ -73,12 +76,12 @@ class Masks:
 
     @property
     def sparsity(self) -> float:
-        """Share of all target weights that is removed."""
+        """The share of all target weights that is removed, in [0, 1]."""
         return sum(self._removed.values()) / sum(keep.numel() for keep in self._keep.values())
 
     @property
     def nbytes(self) -> int:
-        """Memory that the masks take."""
+        """The memory that the masks take, in bytes."""
         return sum(keep.nbytes for keep in self._keep.values())
 
     def apply_to_weights(self) -> None:
@@ -86,19 +89,18 @@ class Masks:
         self._apply([(target.weight.detach(), self._keep[target.name]) for target in self.targets])
 
     def take_removed(self, values: Mapping[str, Tensor]) -> None:
-        """Move removed weights into tensors like the weights, by name, where all others become zero."""
+        """Move removed weights into tensors like the weights, by name; all other entries become zero."""
         parallel_map(_take, self._beside(values))
 
     def fill_removed(self, values: Mapping[str, Tensor]) -> None:
-        """Put what `take_removed` moved away into the weights again, whose removed entries are zeros."""
+        """Put the values that `take_removed` moved away back into the weights."""
         parallel_map(_fill, self._beside(values))
 
     def _beside(self, values: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return weight, aside values and mask of each target as integers."""
-        weights = ((target.name, target.weight.detach()) for target in self.targets)
+        """Return the weight, the values moved away and the mask of each target, as integers."""
         return [
-            (*(part.view(_integer_type(part)) for part in (weight, values[name])), self._keep[name])
-            for name, weight in weights
+            (_as_integers(target.weight.detach()), _as_integers(values[target.name]), self._keep[target.name])
+            for target in self.targets
         ]
 
     def apply_to_gradients(self) -> None:
@@ -107,7 +109,7 @@ class Masks:
         self._apply([(gradient, keep) for gradient, keep in gradients if gradient is not None])
 
     def apply_to_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set optimizer state of removed weights to zero: old momentum would move them off zero again."""
+        """Set the optimizer state of removed weights to zero: old momentum would move them off zero again."""
         state = [
             (target.view(value), self._keep[target.name])
             for target in self.targets
@@ -135,11 +137,11 @@ class Masks:
         return digest.hexdigest()
 
     def pack(self) -> dict[str, Tensor]:
-        """Return the masks as uint8: one bit a weight in row-major order, by zlib where that is less."""
+        """Return the masks as uint8: one bit per weight in row-major order, by zlib if that is smaller."""
         bits = {name: np.packbits(self[name].cpu().numpy()) for name in self._keep}
-        # Level 1: the bits are nearly random, so that higher levels cost time and gain nothing.
+        # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
         packed = {
-            name: min(bytearray(values), bytearray(zlib.compress(values, 1)), key=len)
+            name: min(bytearray(values), bytearray(zlib.compress(values.tobytes(), 1)), key=len)
             for name, values in bits.items()
         }
         return {name: torch.frombuffer(content, dtype=torch.uint8) for name, content in packed.items()}
@@ -173,7 +175,7 @@ class Masks:
         parallel_map(_and_numpy, fast)
         for (values, keep), *flags in zip(pairs, alike, on_cpu, strict=True):
             if not all(flags):
-                values.view(_integer_type(values)).bitwise_and_(keep)
+                _as_integers(values).bitwise_and_(keep)
 
 
 def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
@@ -183,7 +185,7 @@ def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
     machine = zlib.decompressobj()
     try:
         # One more byte than there should be: a longer stream is noticed, and never decoded further.
-        bits = np.frombuffer(machine.decompress(content, size + 1), np.uint8)
+        bits = np.frombuffer(machine.decompress(content.tobytes(), size + 1), np.uint8)
     except zlib.error:
         return None
     return bits if bits.size == size and machine.eof and not machine.unused_data else None
@@ -199,9 +201,9 @@ def _in_memory_order(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 def _take(parts: tuple[Tensor, Tensor, Tensor]) -> None:
     weight, aside, keep = parts
     if weight.device.type == "cpu":
-        weight, aside, keep = (part.numpy() for part in parts)
-        np.bitwise_and(weight, np.invert(keep), out=aside)
-        np.bitwise_and(weight, keep, out=weight)
+        values, kept = weight.numpy(), keep.numpy()
+        np.bitwise_and(values, np.invert(kept), out=aside.numpy())
+        np.bitwise_and(values, kept, out=values)
     else:
         torch.bitwise_and(weight, ~keep, out=aside)
         weight.bitwise_and_(keep)
@@ -215,12 +217,13 @@ def _fill(parts: tuple[Tensor, Tensor, Tensor]) -> None:
         weight.bitwise_or_(aside)
 
 
-def _integer_type(values: Tensor) -> torch.dtype:
-    return _INTEGER_OF_SIZE[values.element_size()]
+def _as_integers(values: Tensor) -> Tensor:
+    """Return a view of the bits of numbers as integers of the same size."""
+    return values.view(_INTEGER_OF_SIZE[values.element_size()])
 
 
 def _and_numpy(pair: tuple[Tensor, Tensor]) -> None:
     # torch converts the int8 operand in a slow loop: three times numpy's cost on the same thread.
     values, keep = (tensor.detach().view(-1) for tensor in pair)
-    values = values.view(_integer_type(values)).numpy()
-    np.bitwise_and(values, keep.numpy(), out=values)
+    integers = _as_integers(values).numpy()
+    np.bitwise_and(integers, keep.numpy(), out=integers)

@@ -1,11 +1,11 @@
-"""How sparse a model is."""
+"""Measurement of the sparsity of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-from hf_sparse.sparsity.counting import count_nonzero
+from hf_sparse.sparsity.numpy_ops import count_nonzero
 from hf_sparse.targets import Targets, find_targets
 
 
@@ -34,7 +34,15 @@ class SparsityReport:
 
 
 def measure_sparsity(model: nn.Module, targets: Targets | None = None) -> SparsityReport:
-    """Count the zeros in the targets of a model, by default those of `find_targets`."""
+    """Count the zeros in the target weights of a model.
+
+    Args:
+        model: any model.
+        targets: the weights to count in; by default those of `find_targets`.
+
+    Returns:
+        Zeros and sizes by weight; `overall` is the share of zeros in [0, 1].
+    """
     weights = {target.name: target.weight.detach() for target in targets or find_targets(model)}
     return SparsityReport(
         {name: weight.numel() - count_nonzero(weight) for name, weight in weights.items()},

@@ -1,6 +1,7 @@
 """The neurons of feed-forward layers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,15 @@ _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_fun
 
 @dataclass(frozen=True)
 class Neurons(Structures):
-    """Those of one layer; `into` are one matrix, or with a gate two.
+    """The neurons of one layer; `into` is one matrix, with a gate two.
 
-    Without a known activation only unread ones are dead.
+    Without a known activation only neurons that nothing reads are dead.
     """
 
     activation: nn.Module | None
 
     def constant(self) -> tuple[Tensor, Tensor]:
-        """Return those without weights; of a gate and what it lets through one that is zero is enough."""
+        """Return a mask of neurons without weights, and their output; with a gate one zero factor does."""
         nothing = torch.zeros_like(self.out.weight[0])
         if self.activation is None:
             return nothing.bool(), nothing
@@ -32,14 +33,18 @@ class Neurons(Structures):
         if len(self.into) == 1:
             return empty[0], self.activation(bias_of(self.into[0])) * empty[0]
         still = [found & (bias_of(target) == 0) for found, target in zip(empty, self.into, strict=True)]
-        # Which of the two goes through the activation the names do not tell.
+        # The names do not tell which of the two goes through the activation.
         keeps_zero = bool(self.activation(torch.zeros(1)) == 0)
         constant = (still[0] | still[1]) if keeps_zero else torch.zeros_like(still[0])
         return constant, nothing
 
+    def changes(self, model: PreTrainedModel, gone: int) -> dict[str, Any]:
+        key, width = width_of(model)
+        return {key: width - gone}
+
 
 def find_neurons(model: PreTrainedModel) -> list[Neurons]:
-    """Return what reads and what writes as many numbers as the configuration says, by layer.
+    """Return the neurons of every layer: matrices with a side of the width that the configuration says.
 
     Raises `ValueError` where the feed-forward layers cannot be told, and for quantized models.
     """
@@ -63,7 +68,7 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
 
 
 def width_of(model: PreTrainedModel) -> tuple[str, int]:
-    """Return the width of the feed-forward layers, after what the configuration calls it."""
+    """Return the configuration's name for the width of the feed-forward layers, and that width."""
     for key in _WIDTHS:
         if isinstance(width := getattr(model.config, key, None), int):
             return key, width

@@ -1,17 +1,17 @@
-"""Exact choice of the largest scores among one or many weights."""
+"""Exact choice of the largest scores of one weight or of several together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.parallel import parallel_map
-from hf_sparse.sparsity.score import Score
+from hf_sparse.sparsity.numpy_ops import parallel_map
+from hf_sparse.sparsity.patterns.block import Array
 
-# Scores looked at per pass: 512 KiB of fp32 stays in a core's cache, and numpy's overhead per call does not
-# show.
+# Scores per pass: 512 KiB of fp32 stay in a core's cache, and numpy's overhead per call is negligible.
 _CHUNK = 1 << 17
 _SAMPLE = 8192
 
@@ -21,20 +21,26 @@ _NOT_NUMBERS = (
 )
 
 
+class Score(Protocol):
+    """Maps weights to scores entry by entry, numpy arrays and tensors alike, into `out` where it is given."""
+
+    def __call__(self, weight: Array, out: Array | None = None) -> Array: ...
+
+
 @dataclass(frozen=True)
 class Ranking:
-    """Values that compete with each other, of which `removed` with the smallest scores are to go."""
+    """Values that compete with each other; the `removed` ones with the smallest scores go."""
 
     values: Sequence[Tensor]
     removed: int
 
 
 def keep_largest(rankings: Sequence[Ranking], score: Score) -> list[list[Tensor]]:
-    """Return for every ranking one flat boolean mask a tensor, True where the value is kept.
+    """Return a flat boolean mask for each tensor of every ranking, True where the value is kept.
 
     Exactly `removed` entries of a ranking are False. Among equal scores the earlier entry goes first, in the
     order of the tensors and of their flat index, so that ties never change the count. Raises
-    `FloatingPointError` where too many scores are NaN for that.
+    `FloatingPointError` if too many scores are NaN for that.
     """
     if any(values.device.type != "cpu" for ranking in rankings for values in ranking.values):
         return [_keep_on_device(ranking, score) for ranking in rankings]
@@ -64,7 +70,7 @@ def _keep_on_cpu(ranking: Ranking, score: Score) -> list[Tensor]:
     passes = parallel_map(lambda array: _split(array, score, *bracket), arrays)
     needed = total - ranking.removed - sum(split.sure for split in passes)
     if not 0 <= needed <= sum(split.scores.size for split in passes):
-        # The sample missed the threshold, which a few runs in a hundred thousand do: take every score.
+        # The sample missed the threshold, as in a few runs in a hundred thousand: rank every score.
         passes = parallel_map(lambda array: _split(array, score, -np.inf, np.inf), arrays)
         needed = total - ranking.removed
         if needed > sum(split.scores.size for split in passes):
@@ -79,7 +85,9 @@ def _keep_on_cpu(ranking: Ranking, score: Score) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Split:
-    """One pass over a weight: `mask` has what is surely kept, `scores` at `index` lie near the threshold."""
+    """One pass over a weight: `mask` is True where `sure` entries are kept in any case, the `scores` at
+    `index` lie near the threshold.
+    """
 
     mask: np.ndarray
     sure: int
@@ -89,8 +97,7 @@ class _Split:
 
 def _split(array: np.ndarray, score: Score, low: float, high: float) -> _Split:
     mask = np.empty(array.size, dtype=bool)
-    # Scratch made once: at this size every new array would be fresh pages from the system, slower than the
-    # arithmetic.
+    # Scratch memory, allocated once: at this size fresh pages cost more than the arithmetic.
     chunk_scores, chunk_near = np.empty(_CHUNK, array.dtype), np.empty(_CHUNK, dtype=bool)
     scores, index = [], []
     for start in range(0, array.size, _CHUNK):
@@ -105,11 +112,11 @@ def _split(array: np.ndarray, score: Score, low: float, high: float) -> _Split:
 
 
 def _bracket(arrays: Sequence[np.ndarray], total: int, removed: int, score: Score) -> tuple[float, float]:
-    """Return two scores that almost surely have the threshold between them, from a sample.
+    """Return two scores with the threshold almost surely between them, estimated from a sample.
 
     A full selection is not only slower: numpy's takes 20 times longer on tensors that are mostly zero.
     """
-    # An odd stride, so that it does not run along the columns of matrices whose width is a power of two.
+    # Odd, so that the stride does not follow the columns of matrices whose width is a power of two.
     stride = (total // _SAMPLE) | 1
     sample = score(np.concatenate([array[::stride] for array in arrays]))
     share, size = removed / total, sample.size

@@ -1,4 +1,4 @@
-"""Values of removed weights, kept aside so that they can return (Zafrir et al. 2021, the authors' code)."""
+"""Revival: stored values of removed weights, which can return (Zafrir et al. 2021, the authors' code)."""
 
 from collections.abc import Mapping
 
@@ -10,11 +10,11 @@ from hf_sparse.targets import Target
 
 
 class RememberedWeights:
-    """What removed weights would be without their masks.
+    """The values that removed weights would have without their masks.
 
-    The optimizer goes on moving them, by old momentum and by weight decay: `restore` before its step,
-    `withdraw` after it. In between the weights are dense; at any other time they hold zeros. Takes as much
-    memory as the target weights.
+    The optimizer goes on moving them, by old momentum and by weight decay: call `restore` before its step and
+    `withdraw` after it. In between the weights are dense; at any other time removed ones are zero. The values
+    take as much memory as the target weights.
     """
 
     def __init__(self, masks: Masks) -> None:
@@ -31,9 +31,9 @@ class RememberedWeights:
         self.masks.take_removed(self._values)
 
     def switch(self, optimizer: torch.optim.Optimizer, mode: str) -> None:
-        """Bring an optimizer into the mode `train` or `eval`, if it has modes, with what is remembered.
+        """Switch an optimizer to the mode `train` or `eval`, if it has modes, and the stored values with it.
 
-        In evaluation such optimizers show an average, of removed weights too: that is remembered then.
+        In evaluation such optimizers put an average into the weights; of removed weights it is stored.
         """
         if mode == self._mode or not has_modes(optimizer):
             return
@@ -48,7 +48,7 @@ class RememberedWeights:
         return target.weight.detach() + self._values[target.name]
 
     def pack(self) -> dict[str, Tensor]:
-        """Return the values of the removed weights alone, flat, in row-major order."""
+        """Return the values of removed weights by name, flat, in row-major order."""
         return {name: values[~self.masks[name]] for name, values in self._values.items()}
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
@@ -64,6 +64,6 @@ class RememberedWeights:
 
 
 def has_modes(optimizer: torch.optim.Optimizer) -> bool:
-    """Say whether an optimizer shows other weights in evaluation than in training."""
+    """Return whether an optimizer puts other weights into the model for evaluation than for training."""
     inner = getattr(optimizer, "optimizer", optimizer)
     return all(callable(getattr(inner, mode, None)) for mode in ("train", "eval"))

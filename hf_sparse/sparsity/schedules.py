@@ -1,9 +1,9 @@
-"""How much is removed by when: pure functions of the training step."""
+"""Schedules: the sparsity after each training step, as pure functions of the step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# Share of the ramp's height at a share of its length; both in [0, 1].
+# The share of the ramp's height at a share of its length; both in [0, 1].
 SHAPES: dict[str, Callable[[float], float]] = {
     "cubic": lambda elapsed: 1 - (1 - elapsed) ** 3,  # Zhu & Gupta 2017, arXiv:1710.01878, equation 1
     "linear": lambda elapsed: elapsed,
@@ -17,8 +17,8 @@ class Schedule:
     """Target sparsity at each step; step t means "after t optimizer steps".
 
     Sparsity rises from `initial` at `begin` to `final` at `ramp_end`. Masks are recomputed every `every`
-    steps from `begin` on, always at `ramp_end`, and no more after `update_end`. One that would fall less than
-    a fifth of `every` before `ramp_end` is left out: shares of a run that are rounded to steps make such.
+    steps from `begin` on, always at `ramp_end`, and not after `update_end`. An update less than a fifth of
+    `every` before `ramp_end` is left out: rounding shares of a run to steps produces such.
     """
 
     shape: str
@@ -60,7 +60,7 @@ class Schedule:
             )
 
     def towards(self, final: float | None) -> "Schedule":
-        """Return this schedule with another final sparsity, never above it; None stands for its own."""
+        """Return this schedule with another final sparsity, initial no higher; None keeps its own."""
         return self if final is None else replace(self, final=final, initial=min(self.initial, final))
 
     def sparsity(self, step: int) -> float:
@@ -73,25 +73,25 @@ class Schedule:
         return self.initial + (self.final - self.initial) * SHAPES[self.shape](elapsed)
 
     def is_update(self, step: int) -> bool:
-        """Say whether the masks are recomputed after `step` optimizer steps."""
+        """Return whether the masks are recomputed after `step` optimizer steps."""
         if not self.begin <= step <= self.update_end:
             return False
         return step == self.ramp_end or step == self.interval_start(step)
 
     def interval_start(self, step: int) -> int:
-        """Return where the interval between updates that holds a step, `begin` or a later one, starts."""
+        """Return the first step of the interval between updates that `step`, not before `begin`, lies in."""
         start = step - (step - self.begin) % self.every
         merges = self.begin < start < self.ramp_end and 5 * (self.ramp_end - start) < self.every
         return start - self.every if merges else start
 
     def is_update_left(self, step: int) -> bool:
-        """Say whether any update follows those made after `step` optimizer steps."""
+        """Return whether any update follows those made after `step` optimizer steps."""
         return step < max(self.ramp_end, self.update_end - (self.update_end - self.begin) % self.every)
 
     def is_last_update(self, step: int) -> bool:
-        """Say whether the update after `step` optimizer steps is the last one."""
+        """Return whether the update after `step` optimizer steps is the last one."""
         return self.is_update(step) and not self.is_update_left(step)
 
     def is_final(self, step: int) -> bool:
-        """Say whether the final sparsity holds after `step` optimizer steps."""
+        """Return whether the final sparsity holds after `step` optimizer steps."""
         return step >= self.ramp_end

@@ -1,4 +1,4 @@
-"""Taking out of a model the neurons and heads that compute nothing, so that matrices become smaller."""
+"""Removal of neurons and heads that compute nothing, so that the matrices of a model become smaller."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_sparse.sparsity.heads import find_heads
-from hf_sparse.sparsity.neurons import find_neurons, width_of
+from hf_sparse.sparsity.neurons import find_neurons
 from hf_sparse.sparsity.structures import Structures
-
-# The settings of a configuration that change, by layer and by how many are removed.
-_Changed = Callable[[PreTrainedModel, Structures, int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """How many neurons or heads every layer had and has now, and how many of each layer could go.
+    """The number of neurons or heads of a layer before and now, and how many were dead in each layer.
 
-    `reason` says why none could be removed although every layer had some.
+    `reason` says why none was removed although every layer had dead ones.
     """
 
     before: int
@@ -33,7 +30,7 @@ class Shrunk:
 
 @dataclass
 class _Plan:
-    """What is going to be changed, all of it checked before any of it is done."""
+    """The changes to make; all of them are checked before the first is made."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -41,20 +38,28 @@ class _Plan:
 
 
 def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
-    """Remove dead neurons and attention heads from a model, in place; logits stay what they are.
+    """Remove dead neurons and attention heads from a model, in place; logits stay the same.
 
-    Dead is what nothing reads, its columns out of the layer being zero, and what is the same whatever comes
-    in, its rows into the layer (of a head: those of its value) being zero: what that adds goes into the next
-    bias. Configurations have one number for all layers, so as many are removed of each as the layer with the
-    fewest has; heads that share a key and a value go together, and only where the configuration has a size of
-    heads of its own. Returns what was done to `neurons` and to `heads`, as far as the model's are found.
-    Raises `ValueError` where nothing can be removed because layers cannot be told, and for quantized models;
-    `RuntimeError` if outputs are not what they were.
+    A neuron or head is dead if nothing reads it (its columns out of the layer are zero), or if its output is
+    constant (its rows into the layer, of a head those of its value, are zero); a constant output goes into
+    the next bias. Configurations have one number for all layers, so every layer loses as many as the layer
+    with the fewest dead ones has. Heads that share a key and a value are removed together, and only where the
+    configuration has a size of heads of its own.
+
+    Args:
+        model: a model of floats with Linear or Conv1D layers.
+
+    Returns:
+        What was done to `neurons` and to `heads`, for each kind that the model is found to have.
+
+    Raises:
+        ValueError: if nothing can be removed because layers are not recognised, and for quantized models.
+        RuntimeError: if the outputs of the smaller model differ.
     """
     found, errors = _find(model)
     plan, done = _Plan(), {}
     for kind, layers in found.items():
-        done[kind] = _add(plan, model, layers, *_KINDS[kind][1:])
+        done[kind] = _add(plan, model, layers, _KINDS[kind][1])
     if errors and not plan.removals:
         raise errors[0]
     before = _outputs(model)
@@ -70,10 +75,10 @@ def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
 
 
 def count_dead(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return how many `neurons` and `heads` are dead, and of how many; without those that cannot be told.
+    """Return how many `neurons` and `heads` are dead, and how many there are; only kinds that are recognised.
 
-    Whether layers and configurations can do without them is another question; a head counts alone here,
-    whether or not those it shares a key and a value with are dead too.
+    `shrink` may remove fewer: here a head counts alone, whether or not those it shares a key and a value with
+    are dead too, and configurations are not asked.
     """
     found = _find(model)[0] if isinstance(model, PreTrainedModel) else {}
     return {
@@ -82,10 +87,11 @@ def count_dead(model: nn.Module) -> dict[str, tuple[int, int]]:
     }
 
 
-def _find(model: PreTrainedModel) -> tuple[dict[str, list[Structures]], list[ValueError]]:
-    """Return the structures of every kind that can be told, and why others cannot."""
-    found, errors = {}, []
-    for kind, (find, _, _) in _KINDS.items():
+def _find(model: PreTrainedModel) -> tuple[dict[str, Sequence[Structures]], list[ValueError]]:
+    """Return the structures of every kind that is recognised, and why others are not."""
+    found: dict[str, Sequence[Structures]] = {}
+    errors = []
+    for kind, (find, _) in _KINDS.items():
         try:
             found[kind] = find(model)
         except ValueError as error:
@@ -93,16 +99,14 @@ def _find(model: PreTrainedModel) -> tuple[dict[str, list[Structures]], list[Val
     return {kind: layers for kind, layers in found.items() if layers}, errors
 
 
-def _add(
-    plan: _Plan, model: PreTrainedModel, layers: Sequence[Structures], changed: _Changed, fewer: bool
-) -> Shrunk:
-    """Plan to remove as many of the dead as a configuration can say, from all layers alike, but not all."""
+def _add(plan: _Plan, model: PreTrainedModel, layers: Sequence[Structures], fewer: bool) -> Shrunk:
+    """Plan to remove as many of the dead as a configuration can express, from every layer, but not all."""
     dead = {layer.name: layer.dead() for layer in layers}
     members, count, reason = layers[0].members, layers[0].count, ""
     numbers = {name: len(gone) * members for name, gone in dead.items()}
     most = min(count - 1, *map(len, dead.values()))
     for gone in range(most, 0 if fewer else max(most - 1, 0), -1):
-        changes = plan.changes | changed(model, layers[0], gone)
+        changes = plan.changes | layers[0].changes(model, gone)
         shapes = dict(plan.shapes)
         for layer in layers:
             shapes |= layer.shapes(gone)
@@ -117,36 +121,23 @@ def _add(
     return Shrunk(count * members, count * members, numbers, reason)
 
 
-def _narrower(model: PreTrainedModel, layer: Structures, gone: int) -> dict[str, Any]:
-    key, width = width_of(model)
-    return {key: width - gone}
-
-
-def _fewer_heads(model: PreTrainedModel, layer: Structures, gone: int) -> dict[str, Any]:
-    heads = layer.heads // layer.count * (layer.count - gone)
-    changes = {"num_attention_heads": heads, "head_dim": layer.size}
-    if hasattr(model.config, "num_key_value_heads"):
-        changes["num_key_value_heads"] = layer.count - gone
-    return changes
-
-
-# How each kind is found, what changes in a configuration, and whether it may take fewer where not so many:
-# it takes neurons in any number or in none.
-_KINDS: dict[str, tuple[Callable[[PreTrainedModel], list[Structures]], _Changed, bool]] = {
-    "neurons": (find_neurons, _narrower, False),
-    "heads": (find_heads, _fewer_heads, True),
+# How each kind is found, and whether a configuration may refuse a number and accept a smaller one: a width
+# may be any number, a number of heads has to fit others.
+_KINDS: dict[str, tuple[Callable[[PreTrainedModel], Sequence[Structures]], bool]] = {
+    "neurons": (find_neurons, False),
+    "heads": (find_heads, True),
 }
 
 
 def _check(model: PreTrainedModel, changes: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `ValueError` unless a model of the changed configuration has the shapes that are left."""
-    planned = {name: tuple(value.shape) for name, value in model.state_dict().items()} | shapes
+    """Raise `ValueError` unless a model of the changed configuration has the remaining shapes."""
+    planned = {name: tuple(value.shape) for name, value in model.state_dict().items()} | dict(shapes)
     what = f"a {type(model).__name__} with {', '.join(f'{key} {value}' for key, value in changes.items())}"
     config = copy.deepcopy(model.config)
     try:
         for key, value in changes.items():
             setattr(config, key, value)
-        # As a saved one is read, with its checks.
+        # As if it was read from a file, with its checks.
         config = type(config).from_dict(config.to_dict())
         with torch.device("meta"):
             there = {name: tuple(value.shape) for name, value in type(model)(config).state_dict().items()}
@@ -170,7 +161,7 @@ def _configure(model: PreTrainedModel, changes: Mapping[str, Any]) -> None:
 
 
 def _outputs(model: PreTrainedModel) -> Tensor | None:
-    """Return what a model makes of some tokens; None if it takes something else."""
+    """Return a model's output for some tokens; None if it takes other inputs."""
     training = model.training
     model.eval()
     try:

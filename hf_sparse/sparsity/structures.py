@@ -1,8 +1,9 @@
-"""Parts of layers that can be taken out whole: what they compute, which of them compute nothing, the cut."""
+"""Structures, parts of layers that can be removed whole: which of them compute nothing, and their removal."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from hf_sparse.targets import Target, find_targets
 
 @dataclass(frozen=True)
 class Structures(ABC):
-    """The neurons, or attention heads, of one layer: some rows each of the matrices into them, columns out.
+    """The neurons or attention heads of one layer: rows of the matrices into it, columns of the one out.
 
-    `name` is that of the layer; each of `count` has the same share of consecutive rows of `into`, (out, in),
-    and of the columns of `out`.
+    `name` is that of the layer. Each of `count` structures has the same number of consecutive rows of every
+    matrix of `into`, (out, in), and of consecutive columns of `out`.
     """
 
     name: str
@@ -27,67 +28,71 @@ class Structures(ABC):
 
     @property
     def members(self) -> int:
-        """How many that can only go together one of `count` stands for."""
+        """Heads per group; the heads of a group are removed together. Neurons are removed one by one."""
         return 1
 
     @abstractmethod
     def constant(self) -> tuple[Tensor, Tensor]:
-        """Return which give the same whatever comes in, (count,), and what: a value for each column out."""
+        """Return a mask (count,) of structures with constant output, and that output for each column out."""
+
+    @abstractmethod
+    def changes(self, model: PreTrainedModel, gone: int) -> dict[str, Any]:
+        """Return the settings of the configuration that change once `gone` structures are removed."""
 
     def unread(self, count: int) -> Tensor:
-        """Return which of so many have nothing but zeros in their columns out, (count,)."""
+        """Return a mask (count,) of structures whose columns out are zero, if there are `count` of them."""
         return filled(self.out.weight, 0).view(count, -1).any(1).logical_not()
 
     def dispensable(self) -> Tensor:
-        """Return which are constant and whose part a bias can take, if they have one, (count,)."""
+        """Return a mask (count,) of constant structures whose output is zero or can go into a bias."""
         constant, given = self.constant()
-        return constant if self.out.module.bias is not None else constant & ~given.view(self.count, -1).any(1)
+        return constant if self.out.bias is not None else constant & ~given.view(self.count, -1).any(1)
 
     def dead(self) -> list[int]:
-        """Return in order those that can go."""
+        """Return the numbers of the structures that can be removed, in order."""
         return (self.unread(self.count) | self.dispensable()).nonzero().flatten().tolist()
 
     def idle(self) -> int:
-        """Return how many have no part in the output but a constant one, each looked at alone."""
+        """Return how many structures add a constant or nothing to the output; each head counts alone."""
         dispensable = self.dispensable().repeat_interleave(self.members)
         return int((self.unread(self.count * self.members) | dispensable).sum())
 
     def shapes(self, gone: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of its parameters, by name, once so many are gone."""
+        """Return the shapes of the layer's parameters by name, once `gone` structures are removed."""
         left = self.count - gone
-        shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for target in (*self.into, self.out):
-            rows, columns = target.weight.shape
+            rows, columns = target.shape
             if target is self.out:
-                shape = (rows, columns // self.count * left)
+                columns = columns // self.count * left
             else:
-                shape = (rows // self.count * left, columns)
-                if target.module.bias is not None:
-                    shapes[f"{target.name.removesuffix('weight')}bias"] = shape[:1]
-            shapes[target.name] = shape[::-1] if target.transposed else shape
+                rows = rows // self.count * left
+                if target.bias is not None:
+                    shapes[f"{target.name.removesuffix('weight')}bias"] = (rows,)
+            shapes[target.name] = (columns, rows) if target.transposed else (rows, columns)
         return shapes
 
     def remove(self, gone: Sequence[int]) -> None:
-        """Take out some of the dead, in place; what constant ones give goes into the bias behind them."""
+        """Remove some of the dead, in place; constant outputs go into the bias of the next layer."""
         leave = torch.zeros(self.count, dtype=torch.bool, device=self.out.weight.device)
         leave[list(gone)] = True
         constant, given = self.constant()
-        if self.out.module.bias is not None:
+        if self.out.bias is not None:
             folded = (leave & constant).repeat_interleave(len(given) // self.count)
             with torch.no_grad():
-                self.out.module.bias += self.out.weight[:, folded] @ given[folded]
+                self.out.bias.add_(self.out.weight[:, folded] @ given[folded])
         for target in (*self.into, self.out):
             _cut(target, ~leave, outputs=target is not self.out)
 
 
 def bias_of(target: Target) -> Tensor:
-    """Return the bias of a target's module, zeros if there is none."""
-    bias = target.module.bias
+    """Return the bias of a target's module, zeros if it has none."""
+    bias = target.bias
     return target.weight.new_zeros(len(target.weight)) if bias is None else bias.detach()
 
 
 def filled(weight: Tensor, dim: int) -> Tensor:
-    """Return where a weight has anything but zeros along a dimension; `any` takes several times as long."""
+    """Return where a weight has anything but zeros along a dimension; `any` would be several times slower."""
     return weight.detach().count_nonzero(dim) > 0
 
 
@@ -115,9 +120,9 @@ def _cut(target: Target, keep: Tensor, outputs: bool) -> None:
     keep = keep.to(weight.device).repeat_interleave(weight.shape[0 if outputs else 1] // len(keep))
     weight = weight[keep] if outputs else weight[:, keep]
     module.weight = nn.Parameter((weight.t() if target.transposed else weight).contiguous())
-    if outputs and module.bias is not None:
-        module.bias = nn.Parameter(module.bias.detach()[keep])
+    if outputs and target.bias is not None:
+        module.bias = nn.Parameter(target.bias.detach()[keep])
     if isinstance(module, Conv1D):
         module.nx, module.nf = module.weight.shape
-    else:
+    elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape

@@ -1,4 +1,4 @@
-"""One recomputation of the masks."""
+"""Mask updates: which blocks stay, by their scores and by how many are to be removed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,27 +8,25 @@ import torch
 from torch import Tensor
 
 from hf_sparse.sparsity.allocation import Budget
-from hf_sparse.sparsity.counting import count_nonzero
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.parallel import parallel_map
+from hf_sparse.sparsity.numpy_ops import count_nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import Array, Block
-from hf_sparse.sparsity.ranking import Ranking, keep_largest
-from hf_sparse.sparsity.score import Score
+from hf_sparse.sparsity.ranking import Ranking, Score, keep_largest
 
 # Weights scored at a time before they are pooled into blocks, so that the scores stay in cache.
 _BAND = 1 << 17
 
 
-# What computes scores from weights, or the scores of all blocks by the names of the weights.
+# Either a function from weights to scores, or the scores of all blocks by the names of the weights.
 Scores = Score | Mapping[str, Tensor]
 
 
 def grow(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping[str, Block]) -> bool:
-    """Remove further weights, lowest scores first, until exactly what the budgets ask for is gone.
+    """Remove further weights, lowest scores first, until exactly as many are removed as the budgets say.
 
-    What was removed stays removed; where more than a budget is gone already, nothing changes. Only the
-    masks change, not the weights. Returns whether they did. Raises `FloatingPointError` where weights that
-    are NaN leave too few to rank.
+    What was removed stays removed; a budget that is exceeded already changes nothing. Only masks change, not
+    weights. Returns whether masks changed. Raises `FloatingPointError` if weights that are NaN leave too few
+    to rank.
     """
     due = [
         budget
@@ -53,9 +51,9 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping
 
 
 def choose(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping[str, Block]) -> None:
-    """Choose all masks anew, lowest scores first: no fewer than are removed now, but not the same ones.
+    """Choose all masks anew, lowest scores first: removed weights may return, but no fewer are removed.
 
-    Otherwise as `grow`.
+    Otherwise like `grow`.
     """
     budgets = _at_least_as_now(masks, budgets, blocks)
     values, rank_by = _values(masks, budgets, score, blocks)
@@ -64,7 +62,7 @@ def choose(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mappi
 
 
 def kept_if_pruned(budgets: Sequence[Budget], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return as booleans which blocks would stay, by the scores of all, shaped as they are."""
+    """Return as booleans, shaped like the scores, which blocks would stay if the budgets were removed now."""
     return {
         name: keep.view(scores[name].shape)
         for budget, keeps in _choices(budgets, scores, _identity)
@@ -73,7 +71,7 @@ def kept_if_pruned(budgets: Sequence[Budget], scores: Mapping[str, Tensor]) -> d
 
 
 def _at_least_as_now(masks: Masks, budgets: Sequence[Budget], blocks: Mapping[str, Block]) -> list[Budget]:
-    """Raise budgets to what is removed already: sparsity never falls."""
+    """Return budgets that are no lower than what is removed already: sparsity never falls."""
     now = [[masks.removed(name) // blocks[name].size for name in budget.names] for budget in budgets]
     return [
         replace(budget, removed=max(budget.removed, sum(gone)), most=tuple(map(max, budget.most, gone)))
@@ -82,7 +80,7 @@ def _at_least_as_now(masks: Masks, budgets: Sequence[Budget], blocks: Mapping[st
 
 
 def _set(masks: Masks, budget: Budget, keeps: Sequence[Tensor], blocks: Mapping[str, Block]) -> None:
-    """Set the masks of a budget from flat verdicts on the blocks of each weight."""
+    """Set the masks of a budget from flat booleans for the blocks of each weight, True where kept."""
 
     def expand(pair: tuple[str, Tensor]) -> None:
         name, keep = pair
@@ -96,7 +94,7 @@ def _set(masks: Masks, budget: Budget, keeps: Sequence[Tensor], blocks: Mapping[
 def _values(
     masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping[str, Block]
 ) -> tuple[Mapping[str, Tensor], Score]:
-    """Return what is ranked: the weights as they are, or the scores of their blocks."""
+    """Return what is ranked, weights or scores of blocks, and the function that scores it."""
     if isinstance(score, Mapping):
         return score, _identity
     weights = {target.name: target.weight.detach() for target in masks.targets}
@@ -110,7 +108,7 @@ def _values(
 def _choices(
     budgets: Sequence[Budget], values: Mapping[str, Tensor], rank_by: Score
 ) -> list[tuple[Budget, list[Tensor]]]:
-    """Return for every budget what is kept; a budget in which a weight lost too much comes in parts."""
+    """Return for every budget what is kept; a budget is split where a weight would lose too much."""
     done, open_ = [], list(budgets)
     while open_:
         keeps = keep_largest([_ranking(budget, values) for budget in open_], rank_by)
@@ -125,7 +123,7 @@ def _choices(
 
 
 def _within_bounds(budget: Budget, chosen: list[Tensor]) -> list[Budget]:
-    """Split the weights off that lost more than their most; what they keep goes at the others' expense."""
+    """Return budgets of their own for weights that lost too much; the other weights lose the difference."""
     lost = [keep.numel() - count_nonzero(keep) for keep in chosen]
     over = [index for index, (count, most) in enumerate(zip(lost, budget.most, strict=True)) if count > most]
     if not over:
@@ -133,8 +131,8 @@ def _within_bounds(budget: Budget, chosen: list[Tensor]) -> list[Budget]:
     bounded = [Budget((budget.names[i],), budget.most[i], (budget.most[i],)) for i in over]
     rest = [index for index in range(len(lost)) if index not in over]
     left = budget.removed - sum(part.removed for part in bounded)
-    names, most = (tuple(values[i] for i in rest) for values in (budget.names, budget.most))
-    return [*bounded, replace(budget, names=names, removed=left, most=most)]
+    names, most = tuple(budget.names[i] for i in rest), tuple(budget.most[i] for i in rest)
+    return [*bounded, Budget(names, left, most)]
 
 
 def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:
@@ -143,7 +141,7 @@ def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:
 
 def _pool(weight: Tensor, score: Score, block: Block) -> Tensor:
     if weight.device.type != "cpu":
-        # Squares of halves may be too small for them.
+        # Squares of half-precision numbers may underflow.
         return block.pool(score(weight.to(torch.promote_types(weight.dtype, torch.float32))))
     array = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).numpy()
     rows = max(_BAND // array.shape[1] // block.rows, 1) * block.rows
@@ -152,7 +150,7 @@ def _pool(weight: Tensor, score: Score, block: Block) -> Tensor:
 
 
 def _pool_kept(masks: Masks, name: str, score: Scores, block: Block) -> Tensor:
-    """Score one weight with everything that is removed at minus infinity, before blocks are made of it."""
+    """Return the scores of a weight's blocks, those that are removed at minus infinity."""
     if isinstance(score, Mapping):
         return score[name].masked_fill(~masks.kept_blocks(name, block), -torch.inf)
     weight = next(target.weight for target in masks.targets if target.name == name).detach()
@@ -160,5 +158,5 @@ def _pool_kept(masks: Masks, name: str, score: Scores, block: Block) -> Tensor:
     return block.pool(score(weight).masked_fill(~masks[name], -torch.inf))
 
 
-def _identity(scores: Array, out: Array | None = None) -> Array:
-    return scores
+def _identity(weight: Array, out: Array | None = None) -> Array:
+    return weight

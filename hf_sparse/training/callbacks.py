@@ -47,8 +47,7 @@ class SparsityCallback(TrainerCallback):
                 "a callback comes after the optimizer is made, too late to quantize; use SparseTrainer or "
                 "SparseTrainerMixin, or leave quantization out of the recipe"
             )
-        method = METHODS[recipe.sparsity.method]
-        if method.penalized or method.learned:
+        if METHODS[recipe.sparsity.method].needs_training:
             raise ValueError(
                 f"a callback can neither change the loss nor add what is learned to an optimizer, as method "
                 f"{recipe.sparsity.method} does; use SparseTrainer or SparseTrainerMixin, or method magnitude"

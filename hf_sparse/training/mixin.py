@@ -14,9 +14,7 @@ from hf_sparse.checkpoint.contract import lost_zeros
 from hf_sparse.checkpoint.run_record import record_of, write_record
 from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.recipe import Recipe
-from hf_sparse.settings.methods import MovementRecipe
-from hf_sparse.sparsity.methods import METHODS
-from hf_sparse.sparsity.movement import MovementScores
+from hf_sparse.sparsity.methods.method import LearnedScores
 from hf_sparse.training.adapters import same_adapters, warn_of_filling
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.compatible import check_arguments
@@ -72,7 +70,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicChe
         self.given_recipe, self.given_teacher = recipe or Recipe(), teacher
         self.allow_schedule_change = allow_schedule_change
         self.facts: dict[str, str] = {}
-        self.scores: MovementScores | None = None
+        self.scores: LearnedScores | None = None
         self._resumed: SavedState | None = None
         self._reading: RemovableHandle | None = None
         self.take_up(self.given_recipe)
@@ -90,11 +88,10 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicChe
         """Create the optimizer; scores that a method learns join it, at their own rate, without decay."""
         optimizer = super().create_optimizer(*args, **kwargs)
         sparsity = self.recipe.sparsity
-        if sparsity is not None and METHODS[sparsity.method].learned:
-            leave(optimizer, self.scores.parameters() if self.scores else ())
-            self.scores = make_scores(sparsity, self.model)
-            rate = (sparsity.movement or MovementRecipe()).learning_rate
-            join(optimizer, self.scores.parameters(), lr=rate)
+        leave(optimizer, self.scores.parameters() if self.scores else ())
+        self.scores = None if sparsity is None else make_scores(sparsity, self.model)
+        if self.scores is not None:
+            join(optimizer, self.scores.parameters(), lr=self.scores.learning_rate)
         return optimizer
 
     def create_scheduler(
@@ -137,9 +134,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicChe
         """Log, with the sparsity and each loss term beside every training loss."""
         training = "loss" in logs
         if training and self.sparsifier is not None:
-            logs["sparsity"] = self.sparsifier.masks.sparsity
-            if self.sparsifier.regularizer is not None:
-                logs |= self.sparsifier.regularizer.logged()
+            logs |= self.sparsifier.logs()
         super().log(logs, *args, **kwargs)
         # After the line that shows where it went wrong.
         if training and self.recipe != Recipe():

@@ -16,7 +16,6 @@ from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
 from hf_sparse.settings.sparsity import check_share
 from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.patterns.n_of_m import NOfM
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.suitable import require_lasting
 from hf_sparse.targets import Target, find_targets
@@ -95,12 +94,7 @@ def _check_reachable(masks: Masks, layout: Layout, sparsity: float) -> None:
                 f"{removed} weights of {name} are zero already, more than the {asked} that sparsity "
                 f"{sparsity} removes; raise the sparsity, or start from the dense model"
             )
-        if isinstance(weight.block, NOfM) and (short := weight.block.too_few(masks[name])):
-            raise ValueError(
-                f"{short} groups of {name} have fewer weights left than the {weight.block.kept} of "
-                f"{weight.block.group} that pattern {weight.block} keeps; choose unstructured, or start from "
-                "the dense model"
-            )
+        weight.block.check_kept(name, masks[name])
 
 
 def require_new(directory: str | Path) -> None:

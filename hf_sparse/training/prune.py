@@ -32,7 +32,7 @@ def prune(
     `masks.apply_to_weights()` after it. Zeros of a sparse model stay and count. Raises `ValueError` where a
     recipe with these settings would be refused.
     """
-    if method in METHODS and (METHODS[method].learned or METHODS[method].penalized):
+    if method in METHODS and METHODS[method].needs_training:
         raise ValueError(
             f"method {method} prepares in training what it removes; use it in the recipe of a SparseTrainer, "
             "or prune with method magnitude"

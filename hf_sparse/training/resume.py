@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_sparse.checkpoint.sidecar import NORMALIZED, SIDECAR, SavedState, check_weights, read_state
 from hf_sparse.recipe import Recipe
+from hf_sparse.settings.sparsity import method_settings
 
 _NEVER = "these never change within a run: resume with the checkpoint's own, or start a new run"
 _WAY_OUT = (
@@ -26,7 +27,8 @@ def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change
     saved = read_state(checkpoint)
     recipe = adopt(recipe, saved)
     differences = list(_differences(saved.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")))
-    fixed = [difference for difference in differences if difference.startswith(_FIXED)]
+    settings = tuple(f"sparsity.{key}{end}" for key in method_settings() for end in (" ", "."))
+    fixed = [difference for difference in differences if difference.startswith(_FIXED + settings)]
     if differences and (fixed or not allow_schedule_change):
         way_out = _NEVER if fixed else _WAY_OUT
         raise ValueError(
@@ -74,8 +76,6 @@ _FIXED = (
     "sparsity.exclude",
     "sparsity.overrides",
     "sparsity.revive",
-    "sparsity.group_lasso",
-    "sparsity.movement",
     "quantization was",
     "quantization.weights",
     "quantization.activations",

@@ -1,7 +1,7 @@
 """The sparsity of one model during one training run."""
 
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +13,20 @@ from hf_sparse.sparsity.allocation import Budget
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.methods import METHODS
-from hf_sparse.sparsity.movement import MovementScores
+from hf_sparse.sparsity.methods.method import LearnedScores, MethodRun, PruningRun
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.remembered import RememberedWeights
-from hf_sparse.sparsity.update import Scores, choose, grow
+from hf_sparse.sparsity.update import choose, grow
 from hf_sparse.training.laying_out import check_start, chosen_targets, lay_out
 from hf_sparse.training.locking import lock_standing, standing
-from hf_sparse.training.regularizer import Regularizer, make_regularizer
 
 logger = logging.getLogger(__name__)
 
-# From this difference on, between a sparsity and the nearest one that whole blocks make, people are told.
+# A larger difference between a sparsity and the nearest one that whole blocks make is warned about.
 ROUNDING = 0.02
 
-# The parts of the sidecar that hold learned scores and the state of a penalty.
-_SCORES, _PENALTY = "movement_scores", "penalty"
+# The part of the sidecar that holds the values of removed weights.
+_REMEMBERED = "remembered"
 
 # Optimizers whose update is exactly zero for a zero weight with zero gradient and zero state.
 _KEEPS_ZEROS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
@@ -42,22 +41,18 @@ class Sparsifier:
         model: nn.Module,
         total_steps: int,
         saved: SavedState | None = None,
-        scores: MovementScores | None = None,
+        scores: LearnedScores | None = None,
     ) -> None:
         self.recipe, self.method = recipe, METHODS[recipe.method]
-        self.schedule = recipe.schedule.resolve(total_steps) if self.method.scheduled else None
+        self.schedule = None if recipe.schedule is None else recipe.schedule.resolve(total_steps)
         check_start(recipe, self.schedule)
         self.masks = Masks(chosen_targets(recipe, model))
         self.layout = lay_out(recipe, self.masks.targets)
+        if scores is None and self.method.learn is not None:
+            scores = self.method.learn(self.masks.targets, self.layout.blocks, recipe.own_settings)
         self.scores = scores
-        if self.method.learned and scores is None:
-            self.scores = MovementScores(self.masks.targets, self.layout.blocks)
         self.remembered: RememberedWeights | None = RememberedWeights(self.masks) if recipe.revives else None
-        self.regularizer: Regularizer | None = None
-        if self.method.penalized:
-            self.regularizer = make_regularizer(
-                recipe, self.masks.targets, self.layout, self.schedule, self.scores
-            )
+        self.method_run = self._start()
         if saved is not None:
             self.masks.unpack(saved.masks)
             self._require_zeros(
@@ -69,100 +64,107 @@ class Sparsifier:
         self._check_reachable()
         self._warn_of_rounding()
 
+    def _start(self) -> MethodRun | None:
+        """Return the method at work in this run; None where it removes nothing."""
+        if self.schedule is None:
+            return None
+        score, settings = self.method.score, self.recipe.own_settings
+        targets = self.masks.targets
+        return self.method.start(
+            PruningRun(targets, self.layout, self.schedule, score, settings, self.scores)
+        )
+
     def reached(self, step: int) -> bool:
-        """Say whether the final sparsity holds after `step` optimizer steps."""
+        """Return whether the final sparsity holds after `step` optimizer steps."""
         return self.schedule is None or self.schedule.is_final(step)
 
     def regularize(self, step: int, scale: float = 1.0) -> float:
-        """Add the gradient of the method's penalty, if it has one, to those of step `step` + 1; return it.
+        """Let the method add to the gradients of step `step` + 1; return its penalty.
 
-        Gradients of the weights are not masked yet: learned scores take theirs from them. `scale` is what the
-        loss was multiplied by before its gradients were taken.
+        Call it before gradients are masked: learned scores take theirs from those of removed weights too.
+        `scale` is the factor that the loss was multiplied by before its gradients were taken.
         """
-        if self.scores is not None:
-            if self.remembered is None:
-                self.scores.forget_gradients()
-            else:
-                self.scores.set_gradients(self.remembered.whole)
-        return 0.0 if self.regularizer is None else self.regularizer.add_gradients(step, scale)
+        if self.method_run is None:
+            return 0.0
+        whole = None if self.remembered is None else self.remembered.whole
+        return self.method_run.gradients(step, scale, whole)
 
     def update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         """Recompute and apply the masks, if the schedule says so after `step` optimizer steps."""
-        if self.regularizer is not None:
-            self.regularizer.update(step)
-        if self.schedule is not None and self.schedule.is_update(step):
-            self._update(step, optimizer)
+        if self.method_run is None:
+            return
+        self.method_run.update(step)
+        if self.method_run.run.schedule.is_update(step):
+            self._update(self.method_run, step, optimizer)
 
     def catch_up(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Reach the final sparsity at once where a changed schedule has its ramp behind the resumed step."""
-        if self.schedule is None or not self.schedule.is_final(step):
+        if self.method_run is None or not self.method_run.run.schedule.is_final(step):
             return
         if self.remembered is None:
-            self._grow(step, optimizer)
+            self._grow(self.method_run, step, optimizer)
             if self.recipe.revives:
                 # The checkpoint may hold moments of values that were remembered when it was written.
                 self.masks.apply_to_optimizer(optimizer)
             return
         self.remembered.restore()
-        grow(self.masks, self.budgets(step), self._ranked(), self.layout.blocks)
+        run = self.method_run
+        grow(self.masks, run.budgets(step), run.scores(), self.layout.blocks)
         self.remembered.withdraw()
 
-    def _update(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
-        if self.scores is not None and self.schedule.sparsity(step):
-            self.scores.check_moved()
+    def _update(self, run: MethodRun, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         if self.remembered is None:
-            self._grow(step, optimizer)
+            self._grow(run, step, optimizer)
             return
         self.remembered.restore()
-        choose(self.masks, self.budgets(step), self._ranked(), self.layout.blocks)
+        choose(self.masks, run.budgets(step), run.scores(), self.layout.blocks)
         self.remembered.withdraw()
-        if self.schedule.is_last_update(step):
+        if run.run.schedule.is_last_update(step):
             # Nothing can return any more.
             self.remembered = None
             if optimizer is not None:
                 self.masks.apply_to_optimizer(optimizer)
 
-    def _grow(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
-        if grow(self.masks, self.budgets(step), self._ranked(), self.layout.blocks):
+    def _grow(self, run: MethodRun, step: int, optimizer: torch.optim.Optimizer | None) -> None:
+        if grow(self.masks, run.budgets(step), run.scores(), self.layout.blocks):
             self.masks.apply_to_weights()
             if optimizer is not None:
                 self.masks.apply_to_optimizer(optimizer)
 
-    def _ranked(self) -> Scores:
-        return self.method.score if self.scores is None else self.scores.ranked()
-
     def budgets(self, step: int) -> list[Budget]:
-        """Return what the recipe asks to be removed after `step` optimizer steps.
+        """Return how many blocks are removed after `step` optimizer steps; empty if zeros are locked."""
+        return [] if self.method_run is None else self.method_run.budgets(step)
 
-        On the ramp of soft movement these are the blocks whose score is below a rising threshold.
-        """
-        if not (self.method.learned and self.method.penalized) or self.schedule.is_final(step):
-            return self.layout.budgets(lambda final: self.schedule.towards(final).sparsity(step))
-        risen = self.schedule.sparsity(step) / self.schedule.final if self.schedule.final else 0.0
-        lowest = self.regularizer.penalty.below(risen)
-        budgets = self.layout.budgets(lambda final: self.schedule.final if final is None else final)
-        return [
-            replace(budget, removed=min(budget.removed, sum(lowest[name] for name in budget.names)))
-            for budget in budgets
-        ]
+    def logs(self) -> dict[str, float]:
+        """Return what is logged beside each training loss: the sparsity, and what the method logs."""
+        return {"sparsity": self.masks.sparsity} | ({} if self.method_run is None else self.method_run.logs())
+
+    @property
+    def traffic(self) -> Mapping[str, float]:
+        """What the method adds to a step, as bytes moved for each weight of four bytes."""
+        return {} if self.method_run is None else self.method_run.traffic
+
+    def method_state(self) -> dict[str, dict[str, Tensor]]:
+        """Return what a checkpoint holds of the method, by the parts of the sidecar."""
+        return {} if self.method_run is None else self.method_run.state()
 
     def switch(self, optimizer: torch.optim.Optimizer | None, mode: str) -> None:
-        """Bring an optimizer into the mode `train` or `eval`, if it has modes; removed weights stay zero."""
+        """Switch an optimizer to the mode `train` or `eval`, if it has modes; removed weights stay zero."""
         if self.remembered is not None and optimizer is not None:
             self.remembered.switch(optimizer, mode)
 
     def before_optimizer_step(self) -> None:
-        """Give the optimizer the remembered values to move, where removed weights may return."""
+        """Put the values of removed weights back for the optimizer to move, if they may return."""
         if self.remembered is not None:
             self.remembered.restore()
 
     def shrink(self, step: int) -> None:
-        """Shorten groups after the optimizer's step `step` + 1, where the method's penalty does that."""
-        if self.regularizer is not None:
-            self.regularizer.after_step(step)
+        """Let the method act on the weights after the optimizer's step `step` + 1, as by a proximal step."""
+        if self.method_run is not None:
+            self.method_run.after_step(step)
 
     def after_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put removed weights back to zero, where the optimizer may have moved them."""
+        """Set removed weights to zero again, if the optimizer may have moved them."""
         if self.remembered is not None:
             self.remembered.withdraw()
         elif type(getattr(optimizer, "optimizer", optimizer)) not in _KEEPS_ZEROS:
@@ -213,28 +215,23 @@ class Sparsifier:
                 )
 
     def _final_counts(self) -> list[tuple[str, int, int]]:
-        """Return for every group ranked together its name, how many are removed, how many should be."""
-        budgets = self.layout.budgets(lambda final: self.schedule.final if final is None else final)
+        """Return for weights ranked together their name, how many are removed, and how many should be."""
         return [
             (
                 budget.names[0] if len(budget.names) == 1 else f"{len(budget.names)} targets",
                 sum(self.masks.removed(name) for name in budget.names),
                 budget.removed * self.layout.blocks[budget.names[0]].size,
             )
-            for budget in budgets
+            for budget in ([] if self.method_run is None else self.method_run.run.final_budgets)
         ]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        """Return what a checkpoint has to hold of this object: packed masks, and other tensors by part."""
-        extras = {} if self.remembered is None else {"remembered": self.remembered.pack()}
-        if self.scores is not None:
-            extras[_SCORES] = self.scores.state()
-        if self.regularizer is not None:
-            extras[_PENALTY] = self.regularizer.penalty.state()
-        return self.masks.pack(), extras
+        """Return what a checkpoint stores of this object: packed masks, and other tensors by part."""
+        extras = {} if self.remembered is None else {_REMEMBERED: self.remembered.pack()}
+        return self.masks.pack(), extras | self.method_state()
 
     def record(self, model: nn.Module) -> None:
-        """Write what is removed into the configuration of the model."""
+        """Write the sparsity record into the configuration of the model."""
         if self.schedule is None:
             unknown = dict.fromkeys(self.masks.targets.names, (str(UNSTRUCTURED), None))
             write_contract(model, self.masks, None, None, unknown)
@@ -247,22 +244,21 @@ class Sparsifier:
         write_contract(model, self.masks, self.recipe.pattern, final, layers)
 
     def _take_up(self, saved: SavedState) -> None:
-        """Go on as the checkpoint did; nothing is remembered any more if no update was left."""
-        if self.scores is not None:
-            self.scores.load_state(saved.extras.get(_SCORES, {}))
-        if self.regularizer is not None:
-            self.regularizer.load_state(saved.extras.get(_PENALTY, {}), saved.step)
+        """Take over the state of a checkpoint; values of removed weights only if an update is left."""
+        if self.method_run is None:
+            return
+        self.method_run.load_state(saved.extras, saved.step)
         if self.remembered is None:
             return
-        if self.schedule.is_update_left(saved.step):
-            # Without any in the checkpoint, updates were over by then, and every value was forgotten: zero.
-            if "remembered" in saved.extras:
-                self.remembered.unpack(saved.extras["remembered"])
+        if self.method_run.run.schedule.is_update_left(saved.step):
+            # A checkpoint without them was written after the last update, when these values were dropped.
+            if _REMEMBERED in saved.extras:
+                self.remembered.unpack(saved.extras[_REMEMBERED])
         else:
             self.remembered = None
 
     def _warn_of_rounding(self) -> None:
-        """Say so where whole blocks cannot come near the sparsity asked for."""
+        """Warn of weights whose whole blocks cannot come near the sparsity asked for."""
         if self.schedule is None:
             return
         far = {

@@ -14,9 +14,9 @@ from torch import Tensor
 from hf_sparse import Recipe, find_targets
 from hf_sparse.checkpoint.sidecar import SIDECAR, _digest, read_state
 from hf_sparse.quantization.linear import FakeQuantLinear
-from hf_sparse.sparsity.group_lasso import GroupLasso
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.movement import MovementScores
+from hf_sparse.sparsity.methods.group_lasso import GroupLasso
+from hf_sparse.sparsity.methods.movement import MovementScores
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.remembered import RememberedWeights
 from hf_sparse.training.quantizer import Quantizer

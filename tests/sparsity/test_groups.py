@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hf_sparse.native import groups as native
 from hf_sparse.native.building import COMPILERS
-from hf_sparse.sparsity.groups import add_gradient, group_norms, measure_groups, shrink_groups
+from hf_sparse.sparsity.groups import add_gradient, group_norms, measure_groups, shorten_groups
 from hf_sparse.sparsity.patterns.block import Block
 
 # The widths for which there is code of their own, and others.
@@ -105,7 +105,7 @@ def test_shrinking_shortens_every_group_by_its_rate(
     rates = noise(16 // block.rows, 24 // block.columns, seed=2).abs().to(exact)
     before = naive(weight, block)
     laid = weight.t().contiguous().t() if transposed else weight.clone()
-    shrink_groups(laid, block, rates / 2, scale=2.0)
+    shorten_groups(laid, block, rates / 2, scale=2.0)
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
     expected = (before - rates.float()).clamp(min=0)
     torch.testing.assert_close(naive(laid, block), expected, rtol=tolerance, atol=tolerance)
@@ -129,5 +129,5 @@ def test_the_default_dtype_is_none_of_its_business(dtype: torch.dtype) -> None:
 def test_no_rate_wipes_a_group_out_by_accident(rate: float) -> None:
     weight = noise(4, 4)
     laid = weight.clone()
-    shrink_groups(laid, Block(2, 2), torch.full((2, 2), rate))
+    shorten_groups(laid, Block(2, 2), torch.full((2, 2), rate))
     assert laid.isnan().all() if rate else torch.equal(laid, weight)

@@ -6,11 +6,10 @@ from tiny import bert
 from torch import nn
 
 from hf_sparse.sparsity.masks import Masks
-from hf_sparse.sparsity.movement import MovementScores
+from hf_sparse.sparsity.methods.movement import MovementScores, ScorePenalty
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
 from hf_sparse.sparsity.remembered import RememberedWeights
-from hf_sparse.sparsity.score_penalty import ScorePenalty
 from hf_sparse.targets import Targets, find_targets
 
 

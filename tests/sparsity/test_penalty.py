@@ -8,10 +8,10 @@ import torch
 from tiny import bert
 from torch import nn
 
-from hf_sparse.sparsity.group_lasso import GroupLasso
 from hf_sparse.sparsity.groups import group_norms
+from hf_sparse.sparsity.methods.group_lasso import GroupLasso
+from hf_sparse.sparsity.methods.penalty import Strength
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.sparsity.strength import Strength
 from hf_sparse.targets import Targets, find_targets
 
 BLOCK, EPSILON, STRENGTH = Block(4, 4), 1e-3, 1e-2
@@ -82,7 +82,7 @@ def test_groups_that_are_spared_are_neither_pushed_nor_shrunk(model: nn.Module) 
     before = {target.name: target.weight.detach().clone() for target in targets}
     value(penalty)
     penalty.strength.value = 1e-4
-    penalty.shrink()
+    penalty.proximal_step()
     for target in targets:
         kept = BLOCK.expand(largest({"": group_norms(before[target.name], BLOCK)})[""])
         assert 0 < kept.sum() < kept.numel()
@@ -100,7 +100,7 @@ def test_a_weight_of_zeros_is_gone_and_spoils_nothing(model: nn.Module) -> None:
     assert 0 < row.gone < 0.5 and isfinite(row.level)
     penalty.strength.value = penalty.proximal_strength(10, 0.99)
     before = targets.found[1].weight.detach().clone()
-    penalty.shrink()
+    penalty.proximal_step()
     assert isfinite(penalty.strength.value) and 0 < targets.found[1].weight.norm() < before.norm()
 
 
@@ -125,7 +125,7 @@ def test_the_level_is_that_of_pushed_groups_where_others_are_spared(model: nn.Mo
     penalty.strength.value = penalty.proximal_strength(1000, 0.5)
     for _ in range(1000):
         penalty.refresh()
-        penalty.shrink()
+        penalty.proximal_step()
     assert penalty.measure(1000, 0.5).level == pytest.approx(0.5, abs=0.25)
 
 

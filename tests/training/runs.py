@@ -144,7 +144,6 @@ def outcome(trainer: SparseTrainer) -> dict[str, Any]:
     """Return every tensor, number of a finished run that an interruption must not change."""
     masks = trainer.sparsifier.masks
     state = trainer.optimizer.state_dict()
-    regularizer = trainer.sparsifier.regularizer
     lines = [
         {key: value for key, value in line.items() if key not in _CLOCK} for line in trainer.state.log_history
     ]
@@ -155,7 +154,7 @@ def outcome(trainer: SparseTrainer) -> dict[str, Any]:
         "groups": state["param_groups"],
         "scheduler": trainer.lr_scheduler.state_dict()["last_epoch"],
         "log": lines,
-        "penalty": {} if regularizer is None else regularizer.penalty.state(),
+        "parts": trainer.sparsifier.state()[1],
         "ranges": {} if trainer.quantizer is None else trainer.quantizer.state(),
     }
 

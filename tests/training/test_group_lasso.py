@@ -29,7 +29,7 @@ def trainer(folder, *assignments: str, preset: str = "group_lasso_block", **chan
 def test_groups_are_gone_when_the_penalty_ends_as_many_as_asked(tmp_path, final: float, step: str) -> None:
     run = trainer(tmp_path, f"sparsity.schedule.final={final}", f"sparsity.group_lasso.step={step}")
     run.train()
-    history = run.sparsifier.regularizer.penalty.history
+    history = run.sparsifier.method_run.penalty.history
     assert history[-1].step == HARD
     assert history[-1].gone == pytest.approx(final, abs=0.02)
     assert len({row.strength for row in history}) > 5
@@ -114,7 +114,7 @@ def test_where_the_optimizer_cannot_keep_up_people_are_told_and_the_task_is_not_
 ) -> None:
     run = trainer(tmp_path, "sparsity.group_lasso.step=gradient", learning_rate=1e-6)
     run.train()
-    history = run.sparsifier.regularizer.penalty.history
+    history = run.sparsifier.method_run.penalty.history
     assert max(row.strength for row in history) <= 100 * history[0].strength
     assert "times as large as what counts as gone" in caplog.text
     assert measure_sparsity(run.model).overall == pytest.approx(0.5, abs=1e-3)
@@ -123,7 +123,7 @@ def test_where_the_optimizer_cannot_keep_up_people_are_told_and_the_task_is_not_
 def test_proximal_steps_do_not_depend_on_the_learning_rate(tmp_path) -> None:
     run = trainer(tmp_path, learning_rate=1e-6)
     run.train()
-    assert run.sparsifier.regularizer.penalty.history[-1].gone == pytest.approx(0.5, abs=0.02)
+    assert run.sparsifier.method_run.penalty.history[-1].gone == pytest.approx(0.5, abs=0.02)
     assert {row["penalty"] for row in run.state.log_history if "penalty" in row} == {0.0}
 
 
@@ -179,7 +179,7 @@ def test_a_step_that_the_scaler_passes_over_is_none_of_the_penalty(
     run = trainer(tmp_path, max_steps=20)
     monkeypatch.setattr(type(run.accelerator), "optimizer_step_was_skipped", property(lambda self: True))
     run.train()
-    assert run.sparsifier.regularizer.penalty.history[-1].gone < 0.1
+    assert run.sparsifier.method_run.penalty.history[-1].gone < 0.1
 
 
 @pytest.mark.parametrize("assignment", ["begin=0", "shape=constant"])
@@ -210,4 +210,4 @@ def test_the_end_of_the_penalty_may_be_moved_on_resuming(tmp_path, moved: int) -
         )
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert measure_sparsity(again.model).overall == pytest.approx(0.5, abs=1e-3)
-        assert again.sparsifier.regularizer.penalty.history
+        assert again.sparsifier.method_run.penalty.history

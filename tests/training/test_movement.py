@@ -72,7 +72,7 @@ def test_soft_movement_approaches_its_target_and_logs_it(tmp_path) -> None:
     fast = "sparsity.movement.learning_rate=0.1"
     run = trainer(tmp_path, "soft_movement", "sparsity.allocation=global", fast, max_steps=200)
     run.train()
-    history = run.sparsifier.regularizer.penalty.history
+    history = run.sparsifier.method_run.penalty.history
     assert history[-1].step == 100 and history[-1].gone == pytest.approx(0.75, abs=0.05)
     ramp = [row for row in run.state.log_history if "penalty" in row and 50 < row["step"] < 100]
     assert all(row["penalty"] > 0 for row in ramp)

@@ -1,4 +1,4 @@
-"""The pruning methods a recipe can name."""
+"""The pruning methods that a recipe can name."""
 
 from hf_sparse.sparsity.methods.group_lasso import group_lasso
 from hf_sparse.sparsity.methods.magnitude import magnitude

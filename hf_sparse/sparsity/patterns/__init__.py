@@ -1,4 +1,4 @@
-"""The patterns a recipe can name: how each is written, and what reads it."""
+"""The patterns that a recipe can name: how each is written, and the function that reads it."""
 
 from collections.abc import Callable
 

@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import nonzero
+from hf_sparse.sparsity.numpy_ops import nonzero
 
 Array = TypeVar("Array", np.ndarray, Tensor)
+
+# The share of the zeros that must lie in blocks of zeros, the share of the other blocks that may be zero. The
+# second keeps a weight with hardly an entry left from counting as blocks: neighbours are zero by chance.
+_EXPLAINED, _STRAY = 0.99, 0.1
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,13 @@ class Block:
 
     @property
     def pools(self) -> bool:
-        """Whether `pool` changes scores; if not, weights are ranked as they are."""
+        """Whether `pool` changes scores; if not, the scores of weights are ranked directly."""
         return self.size > 1
+
+    @property
+    def group(self) -> int:
+        """Neighbouring inputs that compete only with each other; 1 if all blocks of a weight compete."""
+        return 1
 
     def fit(self, name: str, shape: tuple[int, int]) -> "Block":
         """Return these blocks if they tile a weight of this (out, in) shape, else raise `ValueError`."""
@@ -54,12 +63,27 @@ class Block:
             )
         return self
 
+    def sums(self, values: Array) -> Array:
+        """Sum values (out, in) over each block to (out / rows, in / columns)."""
+        return _sum_neighbours(_sum_neighbours(values, self.rows).T, self.columns).T
+
     def pool(self, scores: Array) -> Array:
-        """Sum scores (out, in) over each block to (out / rows, in / columns)."""
-        return _sum_neighbours(_sum_neighbours(scores, self.rows).T, self.columns).T
+        """Sum the scores of weights, (out, in), to those of blocks, (out / rows, in / columns)."""
+        return self.sums(scores)
+
+    def protect(self, scores: Tensor) -> Tensor:
+        """Return scores of blocks, (out / rows, in / columns), infinite where the pattern keeps the block."""
+        return scores
+
+    def keeps(self, scores: Tensor) -> Tensor:
+        """Return as booleans (out, in) which weights the pattern keeps at any sparsity, by their scores."""
+        return torch.zeros_like(scores, dtype=torch.bool)
+
+    def check_kept(self, name: str, keep: Tensor) -> None:
+        """Raise `ValueError` if a mask (out, in) keeps fewer weights than the pattern does anywhere."""
 
     def expand(self, keep: Tensor) -> Tensor:
-        """Repeat the verdict on each block, (out / rows, in / columns), for all its weights, (out, in)."""
+        """Repeat the value of each block, (out / rows, in / columns), for its weights, (out, in)."""
         if self.size == 1:
             return keep
         rows, columns = keep.shape
@@ -67,16 +91,27 @@ class Block:
         return blocks.reshape(rows * self.rows, columns * self.columns)
 
     def filled(self, weight: Tensor) -> Tensor:
-        """Return as booleans which blocks of a weight hold anything but zeros."""
+        """Return as booleans, (out / rows, in / columns), which blocks of a weight are not all zeros."""
         return self.pool(nonzero(weight).to(torch.int32)) > 0
 
     def removed(self, blocks: int, sparsity: float) -> int:
-        """Return how many of so many blocks are removed at a sparsity."""
+        """Return how many of `blocks` blocks are removed at a sparsity."""
         return floor(sparsity * blocks)
+
+    def explains(self, filled: np.ndarray, zeros: int) -> bool:
+        """Return whether the pattern explains the zeros of a weight; `filled` is True where it has none.
+
+        It does where at least 99 % of the zeros lie in blocks of nothing but zeros, and at most 10 % of the
+        other blocks is zero.
+        """
+        # The sum of booleans is their disjunction: which blocks hold anything.
+        kept = np.count_nonzero(self.sums(filled)) * self.size
+        stray = zeros - (filled.size - kept)
+        return bool(stray <= (1 - _EXPLAINED) * zeros and stray <= _STRAY * kept)
 
 
 def _sum_neighbours(scores: Array, count: int) -> Array:
-    """Sum so many rows at a time."""
+    """Sum `count` rows at a time."""
     if 1 < count == scores.shape[0]:
         return scores.sum(0)[None]
     # Slice additions: a reduction over an axis of length 4 is several times slower, in numpy as in torch.

@@ -7,13 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.counting import nonzero
+from hf_sparse.sparsity.numpy_ops import nonzero
 from hf_sparse.sparsity.patterns.block import Array, Block
+
+# How far the sparsity may exceed that of N:M where the pattern explains the zeros of a weight.
+_EXCESS = 0.02
 
 
 @dataclass(frozen=True)
 class NOfM(Block):
-    """Single weights, of which the `kept` best in every `group` consecutive inputs cannot be removed."""
+    """Single weights; the `kept` best of every `group` consecutive inputs cannot be removed."""
 
     kept: int = 2
     group: int = 4
@@ -42,7 +45,7 @@ class NOfM(Block):
         return self
 
     def pool(self, scores: Array) -> Array:
-        """Return the scores (out, in), infinite for weights that stay; among equals earlier ones go."""
+        """Return the scores (out, in), infinite for weights that stay; of equals the earlier ones go."""
         groups = scores.reshape(scores.shape[0], -1, self.group)
         columns = [groups[..., index] for index in range(self.group)]
         pooled = groups.copy() if isinstance(scores, np.ndarray) else groups.clone()
@@ -61,14 +64,43 @@ class NOfM(Block):
     def filled(self, weight: Tensor) -> Tensor:
         return nonzero(weight)
 
-    def too_few(self, keep: Tensor) -> int:
-        """Return how many groups of a mask, booleans (out, in), keep fewer than the pattern does."""
-        return int((keep.reshape(-1, self.group).sum(1) < self.kept).sum())
+    def protect(self, scores: Tensor) -> Tensor:
+        return self.pool(scores)
+
+    def keeps(self, scores: Tensor) -> Tensor:
+        """Return as booleans the `kept` highest scores of every group; of equals the later ones."""
+        groups = scores.reshape(-1, self.group)
+        return keep_largest_of_rows(groups, self.group - self.kept).view(scores.shape)
+
+    def check_kept(self, name: str, keep: Tensor) -> None:
+        """Raise `ValueError` if a group of a mask (out, in) keeps fewer weights than the pattern does."""
+        if short := int((keep.reshape(-1, self.group).sum(1) < self.kept).sum()):
+            raise ValueError(
+                f"{short} groups of {name} have fewer weights left than the {self.kept} of {self.group} that "
+                f"pattern {self} keeps; choose unstructured, or start from the dense model"
+            )
 
     def removed(self, blocks: int, sparsity: float) -> int:
         most = blocks // self.group * (self.group - self.kept)
-        # The final sparsity is written as a decimal, which 1:3 has none of.
+        # The final sparsity is written as a decimal, and that of 1:3 is rounded.
         return most if sparsity > self.share - 1e-3 else min(super().removed(blocks, sparsity), most)
+
+    def explains(self, filled: np.ndarray, zeros: int) -> bool:
+        """Return whether the zeros of a weight are these: enough in every group, and hardly any beyond."""
+        if not self.share - 1e-9 <= zeros / filled.size <= self.share + _EXCESS:
+            return False
+        counts = Block(1, self.group).sums(filled.view(np.uint8))
+        return bool((counts <= self.kept).all())
+
+
+def keep_largest_of_rows(scores: Tensor, removed: int | Tensor) -> Tensor:
+    """Return as booleans which scores stay if the lowest of every row go; of equals the first ones go.
+
+    `removed` counts those that go, of every row where it is (rows, 1).
+    """
+    order = scores.argsort(dim=1, stable=True)
+    stays = torch.arange(scores.shape[1], device=scores.device) >= removed
+    return torch.empty_like(scores, dtype=torch.bool).scatter_(1, order, stays.expand_as(order))
 
 
 def read_n_of_m(text: str) -> NOfM | None:

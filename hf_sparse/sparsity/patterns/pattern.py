@@ -1,4 +1,4 @@
-"""What a pattern answers: which weights of a matrix are kept or removed together."""
+"""The protocol of patterns: which weights of a matrix are kept or removed together."""
 
 from typing import Protocol, runtime_checkable
 
@@ -15,5 +15,5 @@ class Pattern(Protocol):
 
     @property
     def share(self) -> float | None:
-        """The only final sparsity that the pattern can have; None if it can have any."""
+        """The one final sparsity that the pattern can have; None if it can have any."""
         ...

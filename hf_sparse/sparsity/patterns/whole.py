@@ -1,4 +1,4 @@
-"""Rows and columns, whole or in segments: what can be taken out of a matrix, or of a strip of it."""
+"""Rows and columns, whole or in segments: they can be removed from a matrix, or from a strip of it."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from hf_sparse.sparsity.patterns.block import Block
 
 @dataclass(frozen=True)
 class Row:
-    """Rows of the (out, in) matrix, outputs; of several vertical strips, the segments of rows inside each."""
+    """Rows of the (out, in) matrix, outputs; with several vertical strips, the part of a row in each."""
 
     strips: int = 1
     share: None = None
@@ -22,7 +22,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """Columns of the (out, in) matrix, inputs; of several horizontal strips, the segments inside each."""
+    """Columns of the (out, in) matrix, inputs; with several horizontal strips, the part in each."""
 
     strips: int = 1
     share: None = None
@@ -35,7 +35,7 @@ class Column:
 
 
 def read_whole(text: str) -> Row | Column | None:
-    """Read `row`, `column`, or segments of them in so many strips, `row/8` or `column/8`."""
+    """Read `row`, `column`, or segments of them in a number of strips, `row/8` or `column/8`."""
     match = re.fullmatch(r"(row|column)(?:/([1-9]\d*))?", text)
     if match is None:
         return None

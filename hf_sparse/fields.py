@@ -1,4 +1,4 @@
-"""Kinds of values that every part of a recipe is made of."""
+"""The kinds of values that recipes, and the settings of pruning methods, are made of."""
 
 from collections.abc import Collection
 from typing import Annotated
@@ -7,11 +7,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Part(BaseModel):
+    """A group of settings: frozen, with strict types, and without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def one_of(choices: Collection[str]) -> AfterValidator:
-    """Check that a value is among `choices` as they are then: methods may be added to theirs at any time."""
+    """Return a check that a value is among `choices`, which may grow until the check is made."""
 
     def check(value: str) -> str:
         if value not in choices:
@@ -49,4 +51,5 @@ Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def steps_of(point: int | str, total_steps: int) -> int:
+    """Return a point as a number of steps: as it is, or a share such as "50%" of all steps."""
     return point if isinstance(point, int) else round(float(point[:-1]) / 100 * total_steps)
