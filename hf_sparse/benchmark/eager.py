@@ -13,7 +13,7 @@ from hf_sparse.quantization.convert import detach
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.runtime.engine import FusedEncoder
 from hf_sparse.runtime.fusing import fuse
-from hf_sparse.runtime.integers import quantized
+from hf_sparse.runtime.integers import quantized_linears
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
 from hf_sparse.runtime.optimizing import optimize
@@ -57,7 +57,7 @@ def optimized(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Running:
     done = optimize(shared_copy(model))
     if not any(isinstance(module, RuntimeLinear) for module in done.modules()):
         raise ValueError("none of the model's layers is quantized in a way it knows, or half zeros")
-    left = len(quantized(done))
+    left = len(quantized_linears(done))
     return _running(done, inputs, f"{left} quantized layers stay in PyTorch, simulated." if left else "")
 
 

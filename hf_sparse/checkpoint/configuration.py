@@ -8,11 +8,12 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from hf_sparse.architectures import COUNTS_OF_PARTS
 from hf_sparse.reading import read_json, shortened
 
 _WAY_OUT = "restore it, or save the model again"
-# What is made once for each of a number that stands in a configuration; no model has more of them.
-_COUNTED = re.compile(r"layer|block|depth|expert|hidden_groups|inner_group")
+# No model has more of any part that its configuration counts.
+_COUNTED = re.compile(COUNTS_OF_PARTS)
 _MOST = 4096
 _LABELS = "num_labels"
 # What transformers and PyTorch raise for values that they cannot work with; the first is in no way one of the

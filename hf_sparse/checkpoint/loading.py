@@ -25,6 +25,7 @@ from transformers.utils import (
     cached_file,
 )
 
+from hf_sparse.architectures import PRETRAINING_PARTS
 from hf_sparse.checkpoint.configuration import (
     described_by,
     method_of,
@@ -36,8 +37,7 @@ from hf_sparse.distillation.teacher import TOKENIZER_FILES
 
 logger = logging.getLogger(__name__)
 
-# What pretraining leaves behind and many classes do without.
-_SPARE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.")
+_SPARE = re.compile(rf"(^|\.)({'|'.join(PRETRAINING_PARTS)})\.")
 
 
 def load_saved(name_or_path: str, **from_pretrained_kwargs: Any) -> PreTrainedModel:

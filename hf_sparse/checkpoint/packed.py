@@ -28,7 +28,7 @@ from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.checkpoint.undrawn import Undrawn
 from hf_sparse.quantization.convert import attach
-from hf_sparse.quantization.layers import quantized_layers, require_finite
+from hf_sparse.quantization.layers import quantized_layers, require_finite_tensors
 from hf_sparse.quantization.linear import Phase
 from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.sparsity.parallel import parallel_map
@@ -53,7 +53,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         )
     # What has no encoder is refused before anything is written.
     find_targets(model)
-    require_finite(model.named_parameters())
+    require_finite_tensors(model.named_parameters())
     layers = quantized_layers(model)
     state, ties = _tensors(model)
     if _shapes(state, ties) != _shapes(*_tensors(_build(kind, model.config, "meta"))):

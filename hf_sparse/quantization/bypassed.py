@@ -4,17 +4,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from hf_sparse.architectures import USED_PAST_FORWARD
 from hf_sparse.modules import named_modules
 from hf_sparse.targets import Target
 
-# By the type of the model of transformers.
-_OF_MODELS = {
-    "deberta": ("in_proj",),
-    "falcon_mamba": ("dt_proj",),
-    "jamba": ("dt_proj",),
-    "mamba": ("dt_proj",),
-    "wavlm": ("q_proj", "k_proj", "v_proj", "out_proj"),
-}
 # Of PyTorch, with the reason. In evaluation TransformerEncoderLayer hands all its weights to one kernel.
 _OF_TORCH: dict[type[nn.Module], tuple[tuple[str, ...], str]] = {
     nn.MultiheadAttention: (("out_proj",), "multiplies with its weight itself"),
@@ -24,7 +17,8 @@ _OF_TORCH: dict[type[nn.Module], tuple[tuple[str, ...], str]] = {
 
 def bypassed(model: nn.Module) -> dict[nn.Module, str]:
     """Return the Linears of a model that are not always called where their weights are used, and why."""
-    of_model = _OF_MODELS.get(getattr(getattr(model, "config", None), "model_type", None), ())
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    of_model = USED_PAST_FORWARD.get(model_type, ())
     found = {}
     for entry in named_modules(model):
         if entry.name.rpartition(".")[2] in of_model:

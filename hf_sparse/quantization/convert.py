@@ -1,6 +1,5 @@
 """Turning a model's Linears and embeddings into quantized ones and back, in place, parameters untouched."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_sparse.architectures import GATED_INPUTS, PROJECTIONS
 from hf_sparse.quantization.embeddings import FakeQuantEmbedding
 from hf_sparse.quantization.linear import (
     FakeQuantConv1D,
@@ -79,13 +79,11 @@ def _detach(module: nn.Module) -> None:
             delattr(module, name)
 
 
-# What reads the input of an attention, or of a gated feed-forward.
-_ATTENTION = re.compile(r"(q|k|v|query|key|value)(_lin|_proj)?")
-_GATED = re.compile(r"(gate|up)_proj|wi_[01]")
+_PROJECTIONS = {name for names in PROJECTIONS for name in names}
 
 
 def _family(target: Target) -> tuple[str, int, bool] | None:
     """Name the modules side by side that probably read one input; those that do not just find another one."""
     parent, _, name = target.name.removesuffix(".weight").rpartition(".")
-    attention = _ATTENTION.fullmatch(name) is not None
-    return (parent, target.weight.shape[1], attention) if attention or _GATED.fullmatch(name) else None
+    attention = name in _PROJECTIONS
+    return (parent, target.weight.shape[1], attention) if attention or name in GATED_INPUTS else None

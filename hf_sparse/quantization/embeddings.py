@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from hf_sparse.architectures import RELATIVE_POSITIONS
 from hf_sparse.modules import base_modules
 from hf_sparse.quantization.linear import LayerQuantization
 from hf_sparse.targets import Target
@@ -29,8 +30,7 @@ class FakeQuantEmbedding(nn.Embedding):
         return scheme.simulate(found.reshape(-1, found.shape[-1]), steps).view(found.shape)
 
 
-# DeBERTa's of relative positions are read whole, past their `forward`.
-_RELATIVE = re.compile(r"rel_|relative")
+_RELATIVE = re.compile(RELATIVE_POSITIONS)
 
 
 def find_embeddings(model: nn.Module) -> tuple[Target, ...]:

@@ -57,7 +57,7 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: _layer(name, module) for name, module in modules.items()}
 
 
-def require_finite(named: Iterable[tuple[str, Tensor]]) -> None:
+def require_finite_tensors(named: Iterable[tuple[str, Tensor]]) -> None:
     """Raise `ValueError` for parameters, with their names, of which one holds NaN or infinity."""
     broken = [
         name

@@ -7,11 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
+from hf_sparse.architectures import ACTIVATION_SETTINGS, FEED_FORWARD_WIDTHS
 from hf_sparse.sparsity.structures import Structures, bias_of, by_layer, filled
-
-# What configurations call the width of a feed-forward layer, and its activation.
-_WIDTHS = ("intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner")
-_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function", "dense_act_fn")
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
 
 def width_of(model: PreTrainedModel) -> tuple[str, int]:
     """Return the width of the feed-forward layers, after what the configuration calls it."""
-    for key in _WIDTHS:
+    for key in FEED_FORWARD_WIDTHS:
         if isinstance(width := getattr(model.config, key, None), int):
             return key, width
     if hasattr(model.config, "n_inner"):
@@ -77,5 +74,5 @@ def width_of(model: PreTrainedModel) -> tuple[str, int]:
 
 
 def _activation(model: PreTrainedModel) -> nn.Module | None:
-    names = (getattr(model.config, key, None) for key in _ACTIVATIONS)
+    names = (getattr(model.config, key, None) for key in ACTIVATION_SETTINGS)
     return next((ACT2FN[name] for name in names if isinstance(name, str) and name in ACT2FN), None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_sparse.native import building
-from hf_sparse.runtime.engine import EngineLayer, FusedEncoder
+from hf_sparse.runtime.engine import FusedEncoder, FusedLayer
 from hf_sparse.runtime.integers import FIXED, RANGE, SYMMETRIC, IntegerLayer
 from hf_sparse.runtime.library import ACTIVATIONS, Grid, load_kernels, pointer
 from hf_sparse.runtime.packing import Form, PackedWeight, pack
@@ -159,7 +159,7 @@ class Problems:
             norms = tuple(self.normal(hidden) + at % 2 for at in range(1, 5))
             self.tensors(*norms)
             grids = tuple((grid.step, grid.zero, grid.dynamic) for _, grid in linears)
-            layers.append(EngineLayer(tuple(packed for packed, _ in linears), grids, norms))
+            layers.append(FusedLayer(tuple(packed for packed, _ in linears), grids, norms))
         mask = self.chance(self.among(0.5, 1.0), batch, length)
         states = self.values(self.among(0.0, 0.0, 0.0, 2e-4), batch, length, hidden)
         self.tensors(mask.to(torch.uint8), states)

@@ -13,7 +13,7 @@ from hf_sparse.quantization.convert import detach
 from hf_sparse.runtime import fuse, optimize
 from hf_sparse.runtime.choosing import measured_rates
 from hf_sparse.runtime.engine import kept_tokens
-from hf_sparse.runtime.families import family_of
+from hf_sparse.runtime.fusing import encoder_names
 from hf_sparse.runtime.library import load_kernels
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
@@ -29,7 +29,7 @@ def test_what_cannot_be_fused_is_refused_with_the_reason() -> None:
     model = build()
     model.config.model_type = "t5"
     with pytest.raises(ValueError, match="type t5 are not among bert"):
-        family_of(model)
+        encoder_names(model)
     with pytest.raises(ValueError, match="activation mish is none of"):
         fuse(build(hidden_act="mish"))
 
