@@ -89,6 +89,18 @@ ACTIVATION_SETTINGS = (
     "dense_act_fn",
 )
 
+
+def feed_forward_width(config: object) -> tuple[str, int] | None:
+    """Return the setting of the width of the feed-forward layers, and the width; None if there is none."""
+    for key in FEED_FORWARD_WIDTHS:
+        if isinstance(width := getattr(config, key, None), int):
+            return key, width
+    if hasattr(config, "n_inner") and hasattr(config, "hidden_size"):
+        # GPT-2 reads None so.
+        return "n_inner", 4 * config.hidden_size
+    return None
+
+
 # Settings of the number of layers in encoder-decoders.
 ENCODER_DEPTHS = ("encoder_layers", "num_layers")
 DECODER_DEPTHS = ("decoder_layers", "num_decoder_layers")

@@ -19,10 +19,9 @@ from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
 from hf_sparse.training.loading import load_trained
 from hf_sparse.training.record import fact_text, read_record
+from hf_sparse.units import DENSE_BELOW, counted
 
 OWN = "model"
-# A model with a smaller share of zeros is called dense: by chance, or by rounding, some are anywhere.
-_DENSE = 0.005
 # What an evaluation of answers says of a part of the questions, and what counts less than F1.
 _ASIDE = ("HasAns", "NoAns", "exact")
 
@@ -39,8 +38,8 @@ class Conditions:
     length: int
 
     def __str__(self) -> str:
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        tokens = "1 token" if self.length == 1 else f"{self.length} tokens"
+        threads = counted(self.threads, "thread")
+        tokens = counted(self.length, "token")
         kernels = f", kernels for {self.kernels}" if self.kernels else ""
         return f"batches of {self.batch} x {tokens}, {threads}, {self.processor}{kernels}"
 
@@ -94,7 +93,7 @@ class MeasuredRun:
 
     @property
     def dense(self) -> bool:
-        return self.sparsity is not None and self.sparsity < _DENSE
+        return self.sparsity is not None and self.sparsity < DENSE_BELOW
 
     @property
     def pattern(self) -> str | None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from hf_sparse.architectures import ACTIVATION_SETTINGS, FEED_FORWARD_WIDTHS
+from hf_sparse.architectures import ACTIVATION_SETTINGS, feed_forward_width
 from hf_sparse.sparsity.structures import Structures, bias_of, by_layer, filled
 
 
@@ -60,13 +60,10 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
 
 
 def width_of(model: PreTrainedModel) -> tuple[str, int]:
-    """Return the width of the feed-forward layers, after what the configuration calls it."""
-    for key in FEED_FORWARD_WIDTHS:
-        if isinstance(width := getattr(model.config, key, None), int):
-            return key, width
-    if hasattr(model.config, "n_inner"):
-        # As GPT-2 reads a missing width.
-        return "n_inner", 4 * model.config.hidden_size
+    """Return the setting of the width of the feed-forward layers, and the width."""
+    found = feed_forward_width(model.config)
+    if found is not None:
+        return found
     raise ValueError(
         f"the configuration of {type(model).__name__} does not say how wide its feed-forward layers are, so "
         "they cannot be made smaller"

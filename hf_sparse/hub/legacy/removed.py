@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.architectures import BERT, DISTILBERT, ENCODERS, EncoderNames
+from hf_sparse.architectures import BERT, DISTILBERT, ENCODERS, EncoderNames, feed_forward_width
 from hf_sparse.hub.legacy.state import Conversion, State, some
 
 # Of runs of nn_pruning, and of the movement pruning it grew out of, that were not finished.
@@ -59,7 +59,7 @@ class _Refill:
         self._removed = removed
         sizes = state.stock_config()
         self._hidden, self._heads = sizes.hidden_size, sizes.num_attention_heads
-        self._neurons = getattr(sizes, "intermediate_size", None) or sizes.hidden_dim
+        _, self._neurons = feed_forward_width(sizes) or ("", 0)
         self._head_count, self._neuron_count = 0, 0
 
     def notes(self) -> tuple[str, ...]:
