@@ -1,4 +1,4 @@
-"""Linears whose weights are used past their `forward`, so that rounding in it is not seen."""
+"""Linears that a model does not call but multiplies with by their weight, so that nothing is rounded."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,8 @@ from hf_sparse.architectures import USED_PAST_FORWARD
 from hf_sparse.modules import named_modules
 from hf_sparse.targets import Target
 
-# Of PyTorch, with the reason. In evaluation TransformerEncoderLayer hands all its weights to one kernel.
+# Modules of PyTorch that do so, their Linears and the reason. In evaluation TransformerEncoderLayer hands all
+# its weights to one kernel.
 _OF_TORCH: dict[type[nn.Module], tuple[tuple[str, ...], str]] = {
     nn.MultiheadAttention: (("out_proj",), "multiplies with its weight itself"),
     nn.TransformerEncoderLayer: (("linear1", "linear2"), "multiplies with its weight itself in evaluation"),
@@ -16,7 +17,7 @@ _OF_TORCH: dict[type[nn.Module], tuple[tuple[str, ...], str]] = {
 
 
 def bypassed(model: nn.Module) -> dict[nn.Module, str]:
-    """Return the Linears of a model that are not always called where their weights are used, and why."""
+    """Return the Linears whose weights the model uses without calling them, each with the reason."""
     model_type = getattr(getattr(model, "config", None), "model_type", "")
     of_model = USED_PAST_FORWARD.get(model_type, ())
     found = {}
@@ -29,7 +30,7 @@ def bypassed(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def require_called(model: nn.Module, targets: Iterable[Target]) -> None:
-    """Raise `ValueError` for targets that a model is known to use past their `forward`."""
+    """Raise `ValueError` for targets whose weights the model is known to use without calling them."""
     past = bypassed(model)
     for target in targets:
         if (reason := past.get(target.module)) is not None:
@@ -40,7 +41,7 @@ def require_called(model: nn.Module, targets: Iterable[Target]) -> None:
 
 
 def require_seen(names: Iterable[str]) -> None:
-    """Raise `ValueError` if there are names: of quantized layers that a batch used without calling them."""
+    """Raise `ValueError` if there are names of quantized layers whose weights a batch used without a call."""
     if found := list(names):
         raise ValueError(
             f"{len(found)} quantized layers were not called, such as {found[0]}, and their weights were "
