@@ -122,5 +122,5 @@ def read_weight_scheme(text: str) -> WeightScheme:
             "or int4_group_32 (2 to 8 bits, any size of group)"
         )
     bits, whole, group = match.groups()
-    granularity: Granularity = "group" if group else whole
+    granularity: Granularity = "group" if group else "tensor" if whole == "tensor" else "channel"
     return WeightScheme(int(bits), granularity, int(group) if group else None)
