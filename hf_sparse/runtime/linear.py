@@ -1,4 +1,4 @@
-"""Modules that the kernels compute: what they share, and the Linear among them."""
+"""The base class of modules that the kernels compute, and the Linear among them."""
 
 import copy
 from typing import Any, NoReturn, Self

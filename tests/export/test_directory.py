@@ -63,5 +63,5 @@ def test_the_file_holds_nothing_of_the_code_that_made_it(tmp_path: Path, model: 
 
 
 def test_kinds_that_are_not_known_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'tensorrt' is no kind of export; choose one of onnx, openvino"):
+    with pytest.raises(ValueError, match="'tensorrt' is not a kind of export; choose one of onnx, openvino"):
         require_own(tmp_path, "tensorrt")
