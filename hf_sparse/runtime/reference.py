@@ -138,7 +138,7 @@ def encoder_layer(
     epsilon: float,
     states: Tensor,
 ) -> Tensor:
-    """Return the outputs of an encoder layer for one sequence (tokens, hidden); `linears` are in the order of LINEARS."""
+    """Return the outputs of a layer for one sequence (tokens, hidden); `linears` are ordered as LINEARS."""
     query, key, value, output, intermediate, last = linears
     width = states.shape[1] // heads
     parts = [linear(layer, states).split(width, 1) for layer in (query, key, value)]
