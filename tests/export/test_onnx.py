@@ -1,4 +1,4 @@
-"""Files that ONNX Runtime computes with as the model does, in integers where it is quantized."""
+"""ONNX files compute the same as their models, in integers where layers are quantized."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

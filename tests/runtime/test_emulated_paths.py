@@ -1,4 +1,4 @@
-"""Paths of other processors, emulated, give the bits of the one that is here."""
+"""Emulated paths of other processors give the same bits as the path of this one."""
 
 import os
 import shutil
@@ -53,7 +53,7 @@ def compiled(emulation: Emulation, directory: Path) -> list[str]:
 
 
 class Problems:
-    """Random problems as the driver reads them, each with what the library here gives."""
+    """Random problems as the driver reads them, each with the outputs of the library of this processor."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)

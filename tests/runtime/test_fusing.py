@@ -1,4 +1,4 @@
-"""What is fused, what is refused, and what is left of a model then."""
+"""Fused models, refused models, and a model that stays as it was after an error."""
 
 import copy
 import subprocess
@@ -79,7 +79,7 @@ def test_a_refused_model_can_still_be_trained() -> None:
 
 
 class _Adapted(nn.Module):
-    """As adapters have it: the weight of another, and something of its own."""
+    """A Linear as adapters make them: the weight of another one, and a parameter of its own."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What patterns buy, measured on one small layer."""
+"""The speed-up of each pattern, measured on one small layer."""
 
 import pytest
 

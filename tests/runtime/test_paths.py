@@ -1,4 +1,4 @@
-"""A path of the kernels is one in every place: the list in Python, the macros of C++, the page, the tests."""
+"""The paths of the kernels are the same in PATHS, the macros of C++, docs/runtime.md and the tests."""
 
 import re
 from pathlib import Path
