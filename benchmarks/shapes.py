@@ -14,16 +14,13 @@ from transformers import (
     RobertaModel,
 )
 
+from hf_sparse.architectures import BERT, DISTILBERT
+
+# What DistilBERT calls the parts of BERT.
 _DISTILBERT = {
-    "encoder.layer": "transformer.layer",
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
+    f"{BERT.encoder}.{BERT.layers}": f"{DISTILBERT.encoder}.{DISTILBERT.layers}",
+    **dict(zip(BERT.linears, DISTILBERT.linears, strict=True)),
+    **dict(zip(BERT.norms, DISTILBERT.norms, strict=True)),
 }
 
 

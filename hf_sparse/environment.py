@@ -1,21 +1,27 @@
-"""The machine and the software that something was measured on."""
+"""The machine and the software versions that something is measured on."""
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import torch
 
 import hf_sparse
+from hf_sparse.native.features import processor_features
 
+# In the order of preference: tiles multiply several times as fast as vectors.
+_BF16_FEATURES = ("amx_bf16", "avx512_bf16")
+_SIZE, _TIMES = 512, 5
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
 
 def hardware() -> dict[str, Any]:
-    """Describe the machine: processor, cores of this process, threads of torch, accelerator if any."""
-    found = {
+    """Return processor, cores of this process, threads of torch, system, and the accelerator if any."""
+    found: dict[str, Any] = {
         "processor": _processor(),
         "cores": _cores(),
         "torch_threads": torch.get_num_threads(),
@@ -27,9 +33,34 @@ def hardware() -> dict[str, Any]:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Name the versions of Python, of this package, of the packages that training depends on, and of more."""
+    """Return the versions of Python, this package, the packages that training depends on, and `more`."""
     found = {"python": platform.python_version(), "hf_sparse": hf_sparse.__version__}
     return found | {name: number for name in (*_PACKAGES, *more) if (number := _version(name)) is not None}
+
+
+def bf16_hardware(accelerator: bool = True) -> str | None:
+    """Return the name of the hardware that multiplies bfloat16 here, or None.
+
+    It is the name of the GPU if there is one and `accelerator` is True, else `amx_bf16` or `avx512_bf16`, the
+    instruction sets of a processor as Linux names them.
+    """
+    if accelerator and torch.cuda.is_available():
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_name() if supported else None
+    if accelerator and torch.accelerator.is_available():
+        # Other accelerators cannot be asked, and the processor is not the one that computes.
+        return None
+    return next((name for name in _BF16_FEATURES if name in processor_features()), None)
+
+
+def bf16_speedup() -> float:
+    """Return how many times as fast the processor multiplies matrices in bfloat16 as in float32.
+
+    It is the ratio of the median times of five products of 512 x 512, which take some milliseconds.
+    """
+    operands = {dtype: torch.ones(_SIZE, _SIZE, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = {dtype: _seconds(matrix) for dtype, matrix in operands.items()}
+    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def _processor() -> str:
@@ -50,3 +81,14 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _seconds(matrix: torch.Tensor) -> float:
+    """Return the median time of the product of a matrix with itself, after one to warm up."""
+    torch.matmul(matrix, matrix)
+    taken = []
+    for _ in range(_TIMES):
+        start = perf_counter()
+        torch.matmul(matrix, matrix)
+        taken.append(perf_counter() - start)
+    return median(taken)

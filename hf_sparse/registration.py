@@ -1,4 +1,4 @@
-"""Tells transformers of the packed format and peft of our adapters, whichever package is imported first."""
+"""Register the packed format with transformers and the adapters with peft, in any order of imports."""
 
 import sys
 from collections.abc import Callable
@@ -8,27 +8,27 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-# Which module of ours registers with which module of others.
-_OURS = {
+# The module of this package that registers something, by the host module that it registers with.
+_REGISTERING = {
     "transformers.quantizers.auto": "hf_sparse.checkpoint.quantizer",
     "peft": "hf_sparse.adapters.registering",
 }
 
 
 def register() -> None:
-    """Import what registers something now, or right after the module it registers with."""
+    """Import each registering module now if its host is imported, else right after its host."""
     waiting = {finder.host for finder in sys.meta_path if isinstance(finder, _AfterHost)}
-    for host, ours in _OURS.items():
+    for host, registering in _REGISTERING.items():
         if sys.modules.get(host) is not None:
-            import_module(ours)
+            import_module(registering)
         elif host not in waiting:
             sys.meta_path.insert(0, _AfterHost(host))
 
 
 class _AfterHost(MetaPathFinder):
-    """Finds one module, once, as Python does, and has ours imported behind it.
+    """Finds one host module as Python does, once, and imports the registering module behind it.
 
-    Importing transformers here instead would cost seconds wherever hf_sparse alone is wanted.
+    Importing transformers at once would add seconds to `import hf_sparse`.
     """
 
     def __init__(self, host: str) -> None:
@@ -41,10 +41,10 @@ class _AfterHost(MetaPathFinder):
         try:
             spec = find_spec(name)
         finally:
-            # To be there for another import, where this one fails or only looks.
+            # Stay for another import: this one may fail, or only look for the module.
             sys.meta_path.insert(0, self)
-        if spec is not None:
-            spec.loader.exec_module = self._followed(spec.loader.exec_module)
+        if spec is not None and spec.loader is not None:
+            vars(spec.loader)["exec_module"] = self._followed(spec.loader.exec_module)
         return spec
 
     def _followed(self, execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
@@ -52,6 +52,6 @@ class _AfterHost(MetaPathFinder):
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-            import_module(_OURS[self.host])
+            import_module(_REGISTERING[self.host])
 
         return execute_both

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from hf_sparse import Recipe
 from hf_sparse.data.length_groups import LengthGroups
-from hf_sparse.precision import bf16_hardware, bf16_speedup
+from hf_sparse.environment import bf16_hardware, bf16_speedup
 from hf_sparse.training.mlm import MaskedTokens
 
 logger = logging.getLogger("hf_sparse.scripts")

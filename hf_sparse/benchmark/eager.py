@@ -11,7 +11,7 @@ from hf_sparse.benchmark.inputs import Job, shared_copy
 from hf_sparse.benchmark.latency import Backend, Prepared
 from hf_sparse.runtime.engine import FusedEncoder
 from hf_sparse.runtime.fusing import fuse
-from hf_sparse.runtime.integers import quantized
+from hf_sparse.runtime.integers import quantized_linears
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
 from hf_sparse.runtime.optimizing import optimize
@@ -40,7 +40,7 @@ class Optimize(Backend):
         done = optimize(shared_copy(job.model))
         if not any(isinstance(module, RuntimeLinear) for module in done.modules()):
             raise ValueError("none of the model's layers is quantized in a way it knows, or half zeros")
-        left = len(quantized(done))
+        left = len(quantized_linears(done))
         note = f"{left} quantized layers stay in PyTorch, simulated." if left else ""
         return eager(self, done, job.inputs, note)
 

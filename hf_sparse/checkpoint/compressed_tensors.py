@@ -19,7 +19,7 @@ from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
 from hf_sparse.checkpoint.directories import holds_only, published
 from hf_sparse.modules import base_prefix
-from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers, require_finite
+from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers, require_finite_tensors
 from hf_sparse.suitable import require_merged
 
 METHOD = "compressed-tensors"
@@ -52,7 +52,7 @@ def save_compressed(
         ImportError: Weights are packed and the package compressed-tensors is missing.
     """
     require_merged(model)
-    require_finite(model.named_parameters())
+    require_finite_tensors(model.named_parameters())
     quantized = quantized_layers(model)
     layers = {name: layer for name, layer in quantized.items() if not layer.embedding}
     scheme = _scheme(model, layers)

@@ -8,11 +8,12 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from hf_sparse.architectures import COUNTS_OF_PARTS
 from hf_sparse.reading import read_json, shortened
 
 _WAY_OUT = "restore it, or save the model again"
-# Parts that a model has as many of as its configuration says; real models stay below `_MOST`.
-_COUNTED = re.compile(r"layer|block|depth|expert|hidden_groups|inner_group")
+# No model has more of any part that its configuration counts.
+_COUNTED = re.compile(COUNTS_OF_PARTS)
 _MOST = 4096
 _LABELS = "num_labels"
 # Errors of transformers and PyTorch for values they cannot use; the first one derives from `Exception` alone.

@@ -24,6 +24,7 @@ from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from hf_sparse.architectures import PRETRAINING_PARTS
 from hf_sparse.checkpoint.configuration import (
     described_by,
     method_of,
@@ -40,7 +41,7 @@ from hf_sparse.quantization.ranges import restore_quantization
 logger = logging.getLogger(__name__)
 
 # Parts that pre-training leaves in a file and many classes lack.
-_SPARE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.")
+_SPARE = re.compile(rf"(^|\.)({'|'.join(PRETRAINING_PARTS)})\.")
 
 
 def load_model(

@@ -25,7 +25,7 @@ from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, quantize_again
 from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import as_quantized
-from hf_sparse.quantization.layers import quantized_layers, require_finite
+from hf_sparse.quantization.layers import quantized_layers, require_finite_tensors
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.suitable import require_merged
 from hf_sparse.targets import find_targets
@@ -60,7 +60,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         )
     # A model without an encoder is refused before anything is written.
     find_targets(model)
-    require_finite(model.named_parameters())
+    require_finite_tensors(model.named_parameters())
     layers = quantized_layers(model)
     state, ties = _tensors(model)
     if _shapes(state, ties) != _shapes(*_tensors(_build(kind, model.config, "meta"))):

@@ -71,7 +71,8 @@ def push(
 def _show(pushed: "Pushed", console: Console) -> None:
     from rich.markup import escape
 
-    from hf_sparse.report.tables import narrow_table, size
+    from hf_sparse.report.tables import narrow_table
+    from hf_sparse.units import size
 
     table = narrow_table("file", "size")
     for path, count in pushed.files:

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-# What tables of absolute positions are called; those of relative ones have another end, or no offset.
-_TABLES = ("position_embeddings", "embed_positions", "position_embedding", "pos_embeddings")
+from hf_sparse.architectures import POSITION_TABLES
 
 
 def most_tokens(model: PreTrainedModel | PreTrainedConfig) -> int | None:
@@ -22,7 +21,8 @@ def most_tokens(model: PreTrainedModel | PreTrainedConfig) -> int | None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 1:
         return None
-    rooms = (_room(module) for name, module in model.named_modules() if name.rpartition(".")[2] in _TABLES)
+    named = model.named_modules()
+    rooms = (_room(module) for name, module in named if name.rpartition(".")[2] in POSITION_TABLES)
     return min(limit, *rooms, inf)
 
 

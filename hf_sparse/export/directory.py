@@ -1,4 +1,4 @@
-"""Exported models as directories, with the configuration and the tokenizer that a pipeline needs."""
+"""Export models to directories with the configuration and the tokenizer that a pipeline needs."""
 
 import copy
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from hf_sparse.export.openvino import WEIGHTS_NAME as OPENVINO_WEIGHTS
 from hf_sparse.export.openvino import export_openvino
 
 ONNX_NAME = "model.onnx"
-# What people call a kind of export, and the file that it is recognized by.
+# The kinds of export, each with the file that shows it.
 KINDS = {"onnx": ONNX_NAME, "openvino": OPENVINO_NAME}
 
 
@@ -29,11 +29,21 @@ def export_directory(
     inputs: Mapping[str, Tensor] | None = None,
     carried: Mapping[str, Path] = MappingProxyType({}),
 ) -> ExportedOnnx:
-    """Export a model into a directory, `kind` of file onnx or openvino; return what there is in it.
+    """Export a model to a directory.
 
-    `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds it. `inputs`
-    and errors are as in `export_onnx`. An earlier export of the same kind is replaced, a directory that holds
-    something else refused with `ValueError`.
+    Args:
+        model: A float32 model.
+        directory: The directory to write. An earlier export of the same kind is replaced.
+        kind: onnx or openvino.
+        tokenizer: The tokenizer to save beside the model.
+        inputs: An example batch, as in `export_onnx`.
+        carried: Other files to copy, as `checkpoint.carrying.carried` finds them.
+
+    Returns:
+        The file that was written, with its inputs, outputs and operators.
+
+    Raises:
+        ValueError: The directory holds anything else, and as in `export_onnx`.
     """
     directory = Path(directory)
     with published(directory, lambda held: _is_ours(held, kind, carried)) as staged:
@@ -43,7 +53,7 @@ def export_directory(
             exported = export_onnx(model, staged / ONNX_NAME, inputs)
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__]
-        # How a model was packed says nothing of an exported one.
+        # It describes the packed files that the model was loaded from.
         vars(config).pop("quantization_config", None)
         config.save_pretrained(staged)
         if tokenizer is not None:
@@ -53,20 +63,20 @@ def export_directory(
 
 
 def require_own(directory: str | Path, kind: str, carried: Mapping[str, Path] = MappingProxyType({})) -> None:
-    """Raise `ValueError` for a kind that is not known, and unless a directory may take an export of it."""
+    """Raise `ValueError` for an unknown kind, and for a directory that holds anything but such an export."""
     if kind not in KINDS:
-        raise ValueError(f"{kind!r} is no kind of export; choose one of {', '.join(KINDS)}")
+        raise ValueError(f"{kind!r} is not a kind of export; choose one of {', '.join(KINDS)}")
     require_free(Path(directory), lambda held: _is_ours(held, kind, carried))
 
 
 def exported_bytes(exported: ExportedOnnx) -> int:
-    """Return the size of an exported model, graph and weights."""
+    """Return the bytes of an exported model, graph and weights together."""
     files = exported.path.parent.glob(f"{exported.path.stem}.*")
     return sum(file.stat().st_size for file in files)
 
 
 def _is_ours(directory: Path, kind: str, carried: Mapping[str, Path]) -> bool:
-    # Not the directory of a model that somebody has put an export into.
+    # A directory that also holds other files is the directory of a model.
     name = KINDS[kind]
     own = (name, f"{name}.data", OPENVINO_WEIGHTS)
     return (directory / name).is_file() and holds_only(directory, *own, carried=carried)

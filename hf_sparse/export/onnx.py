@@ -1,4 +1,4 @@
-"""Models as ONNX files: floats as they are, quantized layers as integers."""
+"""Write models as ONNX files, quantized layers as integers."""
 
 import copy
 import inspect
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_sparse.export.graph import forget_origin, narrow, unsign
-from hf_sparse.export.layers import OPSET, onnx_layer
+from hf_sparse.export.layers import OPSET, forget_origin, narrow, onnx_layer, unsign
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedOnnx:
-    """An ONNX file: the names of its inputs and outputs, and how many nodes of each operator it has."""
+    """An ONNX file: the names of its inputs and outputs, and the number of nodes of each operator."""
 
     path: Path
     opset: int
@@ -50,16 +49,21 @@ def export_onnx(
     """Write a model as an ONNX file of opset 21; the model stays as it is.
 
     Quantized layers become QuantizeLinear and DequantizeLinear around MatMul, or MatMulInteger where
-    activations are int8_per_token; weights of 2 to 4 bits whose inputs are floats take half a byte each.
+    activations are int8_per_token. Weights of 2 to 4 bits whose inputs are floats take half a byte each.
 
-    `inputs` is an example batch of at least two rows, whose names the file's inputs get; for models of text
-    the default is what their tokenizer gives. Dimension 0 is dynamic, and so is dimension 1 of matrices;
-    outputs are named as in the model's own output. Weights of more than about 1.5 GB lie in a second file,
-    PATH.data.
+    Args:
+        model: A float32 model.
+        path: The file to write. Weights of more than about 1.5 GB go to a second file, PATH.data.
+        inputs: An example batch of at least two rows; by default, for models of text, the outputs of their
+            tokenizer. Its names become those of the file's inputs. Dimension 0 is dynamic, and so is
+            dimension 1 of matrices.
 
-    Raises `ValueError` for models that are not float32, that need an example batch, with layers that ONNX
-    cannot express, or that torch cannot export, such as Llama 4 with its complex numbers. Nothing is written
-    then.
+    Returns:
+        The names of inputs and outputs, as in the model's own output, and the operators of the file.
+
+    Raises:
+        ValueError: The model is not float32, needs an example batch, has layers that ONNX cannot express, or
+            cannot be exported by torch, such as Llama 4 with its complex numbers. Nothing is written then.
     """
     if model.dtype != torch.float32:
         raise ValueError(
@@ -80,13 +84,13 @@ def export_onnx(
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return a batch (2, 8) of what the tokenizer of a text model gives.
+    """Return a batch (2, 8) of the inputs that the tokenizer of a text model makes.
 
-    Raises `ValueError` for models that read anything else.
+    Raises `ValueError` for models that need other inputs.
     """
     if model.main_input_name != "input_ids" or model.config.is_encoder_decoder:
         raise ValueError(
-            f"what {type(model).__name__} reads is not only what a tokenizer gives; call export_onnx in "
+            f"{type(model).__name__} reads more than a tokenizer makes; call export_onnx in "
             "Python with inputs, an example batch of at least two rows with all the model needs"
         )
     accepted = inspect.signature(model.forward).parameters
@@ -97,8 +101,8 @@ def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) -> PreTrainedModel:
-    """Return a copy that shares the parameters, with other modules where layers are quantized."""
-    # `deepcopy` takes what its memo holds in place of a copy.
+    """Return a copy of a model that shares its parameters, with ONNX modules for quantized layers."""
+    # `deepcopy` uses the objects in its memo in place of copies.
     memo: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
     for name, layer in layers.items():
         module = model.get_submodule(name)
@@ -111,7 +115,7 @@ def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) ->
             # The graph has no fused attention, and torch fails to take T5's apart.
             module.set_attn_implementation("eager")
     exported.config.return_dict = True
-    # Chosen without a loop.
+    # An implementation without a loop over experts.
     exported.set_experts_implementation("batched_mm")
     return exported
 
@@ -119,7 +123,7 @@ def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) ->
 def _traced(model: PreTrainedModel, inputs: Mapping[str, Tensor], outputs: tuple[str, ...]) -> "ONNXProgram":
     try:
         with _quiet():
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 model,
                 kwargs=dict(inputs),
                 dynamo=True,
@@ -137,6 +141,9 @@ def _traced(model: PreTrainedModel, inputs: Mapping[str, Tensor], outputs: tuple
             f"torch cannot export {type(model).__name__} to ONNX: {reason}; save it packed instead "
             "(hf-sparse pack --format packed)"
         ) from error
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned None, although dynamo is set")
+    return program
 
 
 def _output_names(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -153,7 +160,7 @@ def _dynamic(name: str, value: Tensor) -> dict[int, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what torch says about itself: old interfaces it uses, packages it could support."""
+    """Silence the warnings of torch about its own interfaces and optional packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Models as OpenVINO's intermediate representation, made from their ONNX file."""
+"""Write models in the intermediate representation of OpenVINO, from their ONNX file."""
 
 import tempfile
 from collections.abc import Mapping
@@ -16,15 +16,14 @@ MODEL_NAME, WEIGHTS_NAME = "openvino_model.xml", "openvino_model.bin"
 def export_openvino(
     model: PreTrainedModel, directory: str | Path, inputs: Mapping[str, Tensor] | None = None
 ) -> ExportedOnnx:
-    """Write a model as openvino_model.xml and openvino_model.bin; return what the ONNX file between them was.
+    """Write a model as openvino_model.xml and openvino_model.bin; return facts of the ONNX file in between.
 
-    That file is gone by then. Parameters, limits and errors are those of `export_onnx`; a directory that
-    holds something else than an earlier export is refused with `ValueError`. Weights that are not quantized
-    stay float32.
+    That file is deleted. Weights that are not quantized stay float32. Arguments and errors are as in
+    `export_onnx`; a directory that holds anything but an earlier export is refused with `ValueError`.
     """
     import openvino
 
-    # `convert_model` would do, but it reports its use over the network.
+    # Not `convert_model`, which reports its use over the network.
     with published(Path(directory), _is_ours) as staged, tempfile.TemporaryDirectory() as scratch:
         exported = export_onnx(model, Path(scratch) / "model.onnx", inputs)
         graph = openvino.Core().read_model(exported.path)

@@ -1,4 +1,4 @@
-"""Exported ONNX files that compute in place of a model, in a pipeline too."""
+"""Load exported ONNX files as models, which also work in a pipeline."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from hf_sparse.export.directory import ONNX_NAME
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file with what `transformers.pipeline` uses of a model; it computes on the CPU."""
+    """An ONNX file with the attributes of a model that `transformers.pipeline` reads; runs on the CPU."""
 
     dtype = torch.float32
     device = torch.device("cpu")
@@ -30,13 +30,13 @@ class OnnxModel(nn.Module):
         self.eval()
 
     def can_generate(self) -> bool:
-        """Say no: there is no cache of keys and values in the file."""
+        """Return False, since the file has no cache of keys and values."""
         return False
 
     def forward(self, **inputs: Tensor) -> ModelOutput:
         """Return the outputs of the file by their names, float32.
 
-        A tokenizer may give more than the file reads; types of tokens that are not given are zeros. Raises
+        Inputs that the file does not have are ignored, and missing `token_type_ids` are zeros. Raises
         `ValueError` if another input is missing.
         """
         given = dict(inputs)
@@ -54,10 +54,16 @@ class OnnxModel(nn.Module):
 
 
 def load_onnx(directory: str | Path) -> OnnxModel:
-    """Load what `export_directory` wrote, computing as exactly as the processor can.
+    """Load an exported model, to compute as exactly as the processor can.
 
-    Its class has the name of the model's own, by which pipelines know what it is for. Raises
-    `FileNotFoundError` if there is no file.
+    Args:
+        directory: A directory that `export_directory` or `hf-sparse export` wrote.
+
+    Returns:
+        A module on the CPU, whose class has the name of the exported model's class, since pipelines read it.
+
+    Raises:
+        FileNotFoundError: There is no ONNX file in the directory.
     """
     path = Path(directory) / ONNX_NAME
     if not path.is_file():
@@ -68,9 +74,9 @@ def load_onnx(directory: str | Path) -> OnnxModel:
 
 
 def open_session(path: Path, threads: int | None = None) -> "InferenceSession":
-    """Open an ONNX file in ONNX Runtime, computing as exactly as the processor can.
+    """Open an ONNX file in ONNX Runtime, to compute as exactly as the processor can.
 
-    On so many threads, which do not wait for work between two calls; by default as ONNX Runtime chooses.
+    `threads` do not spin between calls; None leaves their number to ONNX Runtime.
     """
     import onnx
     import onnxruntime
@@ -80,10 +86,10 @@ def open_session(path: Path, threads: int | None = None) -> "InferenceSession":
     if threads is not None:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.force_spinning_stop", "1")
-    # By default inputs of layers whose weights alone are quantized are rounded, too.
+    # The default also rounds inputs of layers whose weights alone are quantized.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     operators = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
     if "QuantizeLinear" in operators:
-        # x86 processors without VNNI add products of uint8 and int8 in 16 bits, which some do not fit.
+        # x86 processors without VNNI add products of uint8 and int8 in 16 bits, which can overflow.
         options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

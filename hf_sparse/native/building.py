@@ -1,4 +1,4 @@
-"""Loads C++ files of this package: compiled into its wheel, else once for every user."""
+"""Load C++ files of this package: compiled into its wheel, else compiled once for each user."""
 
 import ctypes
 import hashlib
@@ -10,19 +10,19 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, update_wrapper
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from hf_sparse.native.cache import Cache, Unavailable, opened
 
 logger = logging.getLogger(__name__)
 
-# Set to 0 for PyTorch alone.
+# The environment variable that, set to 0, leaves everything to PyTorch.
 SWITCH = "HF_SPARSE_NATIVE"
 COMPILERS = ("c++", "g++", "clang++")
-# Without contraction all processors round alike.
+# Without contraction to fused multiply-adds, all processors round alike.
 _FLAGS = (
     "-O3",
     "-std=c++17",
@@ -33,34 +33,41 @@ _FLAGS = (
     "-fPIC",
     "-pthread",
 )
-# Lets a library run where the C++ runtime is another than that of the machine that compiled it.
+# Link the C++ runtime into the library, since the machine that loads it may have an older one.
 _ALONE = ("-s", "-static-libstdc++", "-Wl,--exclude-libs,ALL,--gc-sections")
 _SECONDS = 300
 _PACKAGE = Path(__file__).parent.parent
-# Where wheels have what `prebuild` made of this package.
+# The folder of wheels for the libraries that `prebuild` makes.
 PREBUILT = "native/prebuilt"
 
 Result = TypeVar("Result")
 
 
-def once(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Call a function once for the same arguments; threads that come meanwhile wait for what it returns."""
-    lock, cached = Lock(), lru_cache(function)
+class _Once(Generic[Result]):
+    """A function that keeps its results; `cache_clear` forgets them."""
 
-    @wraps(function)
-    def call(*arguments: Any) -> Result:
-        with lock:
-            return cached(*arguments)
+    def __init__(self, function: Callable[..., Result]) -> None:
+        self._lock, self._cached = Lock(), lru_cache(function)
+        update_wrapper(self, function)
 
-    call.cache_clear = cached.cache_clear
-    return call
+    def __call__(self, *arguments: Any) -> Result:
+        with self._lock:
+            return self._cached(*arguments)
+
+    def cache_clear(self) -> None:
+        self._cached.cache_clear()
+
+
+def once(function: Callable[..., Result]) -> _Once[Result]:
+    """Call a function once for the same arguments; threads that call it meanwhile wait for the result."""
+    return _Once(function)
 
 
 def load_library(source: str, *flags: str) -> ctypes.CDLL | None:
-    """Return a file of this package compiled, or None, with one warning, where that is not possible.
+    """Return the library of a C++ file of this package; None, after one warning, if it cannot be compiled.
 
-    What the wheel has not brought is compiled, and stays in `$XDG_CACHE_HOME/hf_sparse`, by default
-    `~/.cache/hf_sparse`, for this user.
+    A library that the wheel does not hold is compiled and kept for this user in `$XDG_CACHE_HOME/hf_sparse`,
+    by default `~/.cache/hf_sparse`.
     """
     found = load_first(source, flags)
     return None if found is None else found[1]
@@ -68,7 +75,10 @@ def load_library(source: str, *flags: str) -> ctypes.CDLL | None:
 
 @once
 def load_first(source: str, *alternatives: tuple[str, ...]) -> tuple[int, ctypes.CDLL] | None:
-    """Do the same for the first of several sets of flags that this compiler, or the wheel, has; say which."""
+    """Return the first library, of several sets of flags, that the wheel holds or the compiler makes.
+
+    The number before it is that of the flags. Returns None like `load_library`.
+    """
     if os.environ.get(SWITCH) == "0":
         return None
     reasons: list[Exception] = []
@@ -88,20 +98,20 @@ def load_first(source: str, *alternatives: tuple[str, ...]) -> tuple[int, ctypes
 
 
 def prebuild(source: str, *flags: str, into: Path) -> Path:
-    """Compile a file of this package for its wheel, into a copy of the package; return the library.
+    """Compile a C++ file for the wheel, into a copy of the package; return the path of the library.
 
-    Raises `Unavailable` where it cannot be compiled.
+    Raises `Unavailable` if it cannot be compiled.
     """
     path = into / PREBUILT / _name(source, flags)
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [*_compiler(), *_FLAGS, *flags, str(_PACKAGE / source)]
-    # Nobody sees a half of it: it is moved into place.
+    # Compiled elsewhere and moved, so that it appears whole.
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         built = Path(directory) / path.name
         try:
             _compile([*command, *_ALONE], built)
         except Unavailable:
-            # Not every linker can, and not every system has the archive that it takes.
+            # The linker lacks these options, or the system the static archive.
             _compile(command, built)
         os.replace(built, path)
     return path
@@ -111,7 +121,7 @@ def _prebuilt(source: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(_PACKAGE / PREBUILT / _name(source, flags)))
     except OSError:
-        # There is none, or it needs another system than this one.
+        # The wheel does not hold it, or it was made for another system.
         return None
 
 
@@ -122,7 +132,7 @@ def _compiled(source: str, flags: tuple[str, ...]) -> ctypes.CDLL:
         if (found := _kept(cache, name)) is not None:
             return found
         with cache.locked():
-            # Another process may have made it while this one waited.
+            # Another process may have compiled it while this one waited.
             if (found := _kept(cache, name)) is not None:
                 return found
             with cache.folder() as folder:
@@ -137,12 +147,12 @@ def _kept(cache: Cache, name: str) -> ctypes.CDLL | None:
     try:
         return cache.load(name)
     except OSError:
-        # Of another machine that shares the directory: made anew.
+        # Compiled by another machine that shares the directory: compile it again.
         return None
 
 
 def _name(source: str, made_by: tuple[str, ...]) -> str:
-    """Return the name of a library: another one if its source, a header beside it or what made it changes."""
+    """Return the file name of a library, with a hash of its source, the headers beside it and its flags."""
     file = _PACKAGE / source
     read = [path.read_bytes() for path in (file, *sorted(file.parent.glob("*.h")))]
     known = hashlib.sha256(b"\0".join([*read, *map(str.encode, (*_FLAGS, *made_by))]))

@@ -1,7 +1,8 @@
-"""The directory where compiled libraries stay: this user's alone, each as it was written or not at all.
+"""The directory of compiled libraries, which belongs to one user and holds each library whole or not at all.
 
-What is loaded from it runs as this user, so nothing of it is believed: neither that another user cannot have
-put it there, nor that it is whole. A library that was cut short would end every process that reads its pages.
+Its libraries run as this user. So each is checked before it is loaded: no other user can have written it, and
+it has the hash that was stored beside it. A library that was cut short would crash every process that reads
+its pages.
 """
 
 import ctypes
@@ -16,28 +17,28 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-# Folders that are older hold what a killed process was compiling; none compiles for so long.
+# Older folders were left by killed processes; no compilation takes so long.
 _LEFT_SECONDS = 3600.0
 _SUM = ".sha256"
-# How one descriptor is named to the loader, which takes a name that it knows for the same library, whatever
-# the descriptor of that number is now.
+# The loader takes a path that it has seen for the same library, even if the descriptor of that number is
+# another file now. So every path is made different.
 _NAMES = count()
 
 
 class Unavailable(Exception):
-    """Why a library cannot be made or loaded."""
+    """A library cannot be compiled or loaded, with the reason."""
 
 
 class Cache:
-    """A directory of libraries, held by its descriptor, so that nothing can be put in its place meanwhile."""
+    """A directory of libraries, held open, so that no other directory can be put in its place."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self._descriptor = path, descriptor
 
     def load(self, name: str) -> ctypes.CDLL | None:
-        """Return a library, None if it is not there, not whole, or may be another user's.
+        """Return a library; None if it is missing, damaged, or may be written by another user.
 
-        Raises `OSError` for one of another machine, which shares the directory.
+        Raises `OSError` for a library of another machine that shares the directory.
         """
         with ExitStack() as stack:
             try:
@@ -52,7 +53,7 @@ class Cache:
         """Let one process at a time compile; the others wait and find what it has made."""
         from fcntl import LOCK_EX, LOCK_UN, flock
 
-        # Some file systems have no locks. Then each compiles for itself, and all but the last in vain.
+        # On file systems without locks every process compiles, and the last one's library stays.
         with suppress(OSError):
             flock(self._descriptor, LOCK_EX)
         try:
@@ -63,7 +64,7 @@ class Cache:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """Give a folder to compile in; one that a killed process left behind goes first."""
+        """Yield a folder to compile in; delete those that killed processes left behind."""
         self._sweep()
         name = f".{secrets.token_hex(8)}"
         os.mkdir(name, 0o700, dir_fd=self._descriptor)
@@ -74,7 +75,7 @@ class Cache:
             shutil.rmtree(name, ignore_errors=True, dir_fd=self._descriptor)
 
     def keep(self, built: Path) -> None:
-        """Take a library out of such a folder, whole or not at all, with the hash that it is known by."""
+        """Move a library out of such a folder, whole, with its hash beside it."""
         inner = f"{built.parent.name}/{built.name}"
         library = os.open(inner, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._descriptor)
         try:
@@ -100,20 +101,20 @@ class Cache:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[int]:
-        # Without waiting for a writer, where it is no file but a pipe.
+        # O_NONBLOCK: opening a pipe would wait for a writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(name, flags, dir_fd=self._descriptor)
         try:
             status = os.fstat(descriptor)
             _require_own(self.path / name, status)
             if not stat.S_ISREG(status.st_mode):
-                raise Unavailable(f"{self.path / name} is no file")
+                raise Unavailable(f"{self.path / name} is not a regular file")
             yield descriptor
         finally:
             os.close(descriptor)
 
     def _named(self, descriptor: int, name: str) -> str:
-        """Return a path of just what is open, which no other library was ever loaded by."""
+        """Return a path to the open file that no library was loaded by before."""
         if not os.path.exists(f"/proc/self/fd/{descriptor}"):
             return str(self.path / name)
         return f"/proc/self/{'./' * next(_NAMES)}fd/{descriptor}"
@@ -130,17 +131,17 @@ class Cache:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Cache]:
-    """Open a directory of libraries, which is made where there is none.
+    """Open a directory of libraries; make it first if it is missing.
 
-    Raises `Unavailable` for a link, for another user's, and for one that others may write to, `OSError` where
-    it cannot be made or read.
+    Raises `Unavailable` for a link, a directory of another user, and one that others may write to, `OSError`
+    if it cannot be made or read.
     """
     if not hasattr(os, "geteuid"):
         raise Unavailable("this system does not say whose a file is")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.mkdir(path, 0o700)
-        # Whatever the umask takes away.
+        # The umask may have removed bits.
         os.chmod(path, 0o700)
     except FileExistsError:
         if path.is_symlink():
@@ -157,7 +158,7 @@ def opened(path: Path) -> Iterator[Cache]:
 
 
 def _require_own(path: Path, status: os.stat_result) -> None:
-    """Refuse what another user may have written."""
+    """Raise `Unavailable` for files that another user may have written."""
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Unavailable(f"{path} is another user's, or others may write to it; delete it, or say chmod 700")
 

@@ -1,4 +1,4 @@
-"""What this processor can do: its architecture, its sets of instructions."""
+"""The architecture and the instruction sets of this processor."""
 
 import platform
 from functools import cache
@@ -8,15 +8,15 @@ _PROCESSOR = Path("/proc/cpuinfo")
 
 
 def machine() -> str:
-    """Return the architecture by its name on Linux, such as x86_64 or aarch64."""
+    """Return the architecture as Linux names it, such as x86_64 or aarch64."""
     name = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 @cache
 def processor_features() -> frozenset[str]:
-    """Return the instruction sets of this processor by their names on Linux; none where it is not told."""
-    # All of Apple's own processors have them, and there is no such file.
+    """Return the instruction sets as Linux names them; an empty set on systems that do not list them."""
+    # macOS lacks /proc/cpuinfo; all of Apple's own processors have dot products.
     found = {"asimddp"} if platform.system() == "Darwin" and machine() == "aarch64" else set()
     for line in _lines():
         key, _, value = line.partition(":")

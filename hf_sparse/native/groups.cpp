@@ -1,14 +1,14 @@
-// Norms of groups of float32 weights, the gradient of their weighted sum, their proximal step: one pass each.
+// Norms of groups of float32 weights, the gradient of their weighted sum, and their proximal step: one pass each.
 //
 // A weight is a row-major matrix of rows x columns, tiled by groups of tall x wide. A band of `tall` rows is read
-// once for the norms and once more, from the cache, for what becomes of it; `scratch` holds two rows of floats.
+// once for the norms and once more, from the cache, for the result; `scratch` holds two rows of floats.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 #if defined(__GNUC__) && defined(__x86_64__) && defined(__GLIBC__)
-// Chosen by what a processor can do; no fused multiply-add, so that all of them round alike.
+// The loader picks the version for the processor. None has fused multiply-adds, so that all round alike.
 #define FOR_EVERY_CPU __attribute__((target_clones("avx2", "default")))
 #else
 #define FOR_EVERY_CPU
@@ -26,7 +26,7 @@ INLINED void sum_down(const float* band, int64_t columns, int64_t tall, float* _
   }
 }
 
-// Sum of a run, in eight lanes so that it needs no reordering to be done in vectors.
+// Sum of a run in eight lanes, in an order that vectors can keep.
 INLINED float sum_run(const float* run, int64_t count) {
   float lanes[8] = {};
   int64_t at = 0;
@@ -92,7 +92,7 @@ FOR_EVERY_CPU void group_norms(const float* weight, int64_t rows, int64_t column
     band_norms(weight + band * tall * columns, columns, tall, wide, scratch, norms + band * groups);
 }
 
-// gradient += scale * factors * weight / norms, nothing in groups of zeros; returns scale * sum(factors * norms).
+// gradient += scale * factors * weight / norms, except in groups of zeros; returns scale * sum(factors * norms).
 FOR_EVERY_CPU double add_group_gradient(const float* weight, float* gradient, const float* factors, float scale,
                                         int64_t rows, int64_t columns, int64_t tall, int64_t wide,
                                         float* scratch) {
@@ -118,8 +118,8 @@ FOR_EVERY_CPU double add_group_gradient(const float* weight, float* gradient, co
   return scale * total;
 }
 
-// weight *= max(0, 1 - scale * rates / norms).
-FOR_EVERY_CPU void shrink_groups(float* weight, const float* rates, float scale, int64_t rows, int64_t columns,
+// The proximal step: weight *= max(0, 1 - scale * rates / norms).
+FOR_EVERY_CPU void shorten_groups(float* weight, const float* rates, float scale, int64_t rows, int64_t columns,
                                  int64_t tall, int64_t wide, float* scratch) {
   const int64_t groups = columns / wide;
   float* norms = scratch + columns;

@@ -1,4 +1,4 @@
-"""groups.cpp on tensors: contiguous matrices of float32 on the CPU, their groups tall x wide."""
+"""Call groups.cpp on contiguous float32 matrices on the CPU, whose groups are tall x wide."""
 
 import ctypes
 
@@ -12,14 +12,14 @@ _SHAPE = (_SIZE,) * 4
 
 
 def suits(*values: Tensor) -> bool:
-    """Say whether the functions of this file take these, which they do where they could be compiled."""
-    return all(_suits(value) for value in values) and _library() is not None
+    """Return whether the functions of this file take these tensors, and could be compiled."""
+    return all(_suits(value) for value in values) and _load() is not None
 
 
 def norms(weight: Tensor, tall: int, wide: int) -> Tensor:
-    """Return the norms of groups of tall x wide weights, (rows / tall, columns / wide)."""
+    """Return the Euclidean norms of the groups, (rows / tall, columns / wide)."""
     rows, columns = weight.shape
-    # Not torch.empty, whose dtype and device a program may have set.
+    # `torch.empty` would use the default dtype and device, which a program may have changed.
     found = weight.new_empty(rows // tall, columns // wide)
     _library().group_norms(weight.data_ptr(), *_sizes(weight, tall, wide), _scratch(weight), found.data_ptr())
     return found
@@ -39,9 +39,9 @@ def add_gradient(
     )
 
 
-def shrink(weight: Tensor, rates: Tensor, scale: float, tall: int, wide: int) -> None:
-    """Multiply groups by max(0, 1 - scale * rates / ||w||), in place."""
-    _library().shrink_groups(
+def shorten(weight: Tensor, rates: Tensor, scale: float, tall: int, wide: int) -> None:
+    """Apply the proximal step, in place: multiply groups by max(0, 1 - scale * rates / ||w||)."""
+    _library().shorten_groups(
         weight.data_ptr(), rates.data_ptr(), scale, *_sizes(weight, tall, wide), _scratch(weight)
     )
 
@@ -59,14 +59,21 @@ def _scratch(weight: Tensor) -> ctypes.Array:
     return (_FLOAT * (2 * weight.shape[1]))()
 
 
+def _library() -> ctypes.CDLL:
+    """Return the library; raise `RuntimeError` where `suits` returns False."""
+    if (library := _load()) is None:
+        raise RuntimeError("native/groups.cpp is not compiled; ask suits() before calling its functions")
+    return library
+
+
 @once
-def _library() -> ctypes.CDLL | None:
+def _load() -> ctypes.CDLL | None:
     library = load_library("native/groups.cpp")
     if library is not None:
         library.group_norms.argtypes = [_POINTER, *_SHAPE, _POINTER, _POINTER]
         library.group_norms.restype = None
         library.add_group_gradient.argtypes = [_POINTER] * 3 + [_FLOAT, *_SHAPE, _POINTER]
         library.add_group_gradient.restype = ctypes.c_double
-        library.shrink_groups.argtypes = [_POINTER] * 2 + [_FLOAT, *_SHAPE, _POINTER]
-        library.shrink_groups.restype = None
+        library.shorten_groups.argtypes = [_POINTER] * 2 + [_FLOAT, *_SHAPE, _POINTER]
+        library.shorten_groups.restype = None
     return library

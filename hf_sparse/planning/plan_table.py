@@ -9,7 +9,8 @@ from rich.table import Table
 
 from hf_sparse.planning.dry_run import DryRun
 from hf_sparse.planning.plan import Plan
-from hf_sparse.report.tables import narrow_table, size
+from hf_sparse.report.tables import narrow_table
+from hf_sparse.units import size
 
 _ROWS = 20
 

@@ -1,4 +1,4 @@
-"""Activations on a grid of 256 integers: where its ends are, and rounding to it."""
+"""Round activations to a grid of 256 integers, and observe the range that it covers."""
 
 from collections.abc import Callable
 from math import isfinite, isinf
@@ -13,9 +13,9 @@ LEVELS = 255
 
 
 def parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float32 scale and int32 zero point of the uint8 grid over [low, high], which holds 0 exactly.
+    """Return float32 scale and int32 zero point of the uint8 grid over [low, high], widened to hold 0.
 
-    Where the range is empty the scale is 1.
+    The scale of an empty range is 1.
     """
     low, high = low.float().clamp(max=0), high.float().clamp(min=0)
     scale = (high - low) / LEVELS
@@ -24,9 +24,9 @@ def parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def simulate(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Round values to the uint8 grid over a range, per tensor.
+    """Return values rounded to the uint8 grid over [low, high].
 
-    Values beyond the range take its ends and no gradient.
+    Values outside the range become its ends and get no gradient.
     """
     if values.device.type == "cpu":
         return _on_cpu(values, *_numbers(low, high))
@@ -34,20 +34,20 @@ def simulate(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _numbers(low: Tensor, high: Tensor) -> tuple[float, float]:
-    """Return `parameters` bit for bit: its dozen operations on scalars cost as much as rounding a layer."""
-    low, high = np.float32(min(low.item(), 0)), np.float32(max(high.item(), 0))
+    """Return `parameters` bit for bit, without its dozen tensor operations, which cost as much as a layer."""
+    lowest, highest = np.float32(min(low.item(), 0)), np.float32(max(high.item(), 0))
     with np.errstate(all="ignore"):
-        scale = (high - low) / np.float32(LEVELS) or np.float32(1)
-        return float(scale), float(min(max(np.rint(-low / scale), 0), LEVELS))
+        scale = (highest - lowest) / np.float32(LEVELS) or np.float32(1)
+        return float(scale), float(min(max(np.rint(-lowest / scale), 0), LEVELS))
 
 
 def _on_cpu(values: Tensor, scale: float, zero_point: float) -> Tensor:
-    """Do what `torch.fake_quantize_per_tensor_affine` does, which on a CPU works value by value."""
-    # Codes less the zero point, so that it need not be added and taken away again.
+    """Do the same as `torch.fake_quantize_per_tensor_affine`, which on a CPU works value by value."""
+    # Codes minus the zero point, which would only be added and subtracted again.
     lowest, highest = -zero_point, LEVELS - zero_point
-    # Short of half a step, where rounding would go on to the next code. Its gradient is a single pass.
+    # Less than half a step beyond the ends, so that rounding stays on the grid. Its gradient takes one pass.
     clipped = hardtanh(values.float(), (lowest - 0.499) * scale, (highest + 0.499) * scale)
-    # Behind the back of autograd: straight through, and cheaper than a function of its own.
+    # Hidden from autograd: the gradient passes straight through, cheaper than by an autograd function.
     with torch.no_grad():
         clipped.mul_(1 / scale).round_().mul_(scale)
     return clipped.to(values.dtype)
@@ -66,7 +66,7 @@ class _PerToken(torch.autograd.Function):
 
 
 def simulate_per_token(values: Tensor) -> Tensor:
-    """Round each token (last dimension) to signed 8-bit codes by its own largest value."""
+    """Return values rounded to 127 steps of the largest absolute value of each token (last dimension)."""
     return _PerToken.apply(values)
 
 
@@ -78,21 +78,21 @@ def _smallest_and_largest(values: Tensor) -> Range:
     return low.float(), high.float()
 
 
-# Share of the values on either side that may be clipped.
+# The share of the values that is clipped at each end.
 _TAIL = 1e-4
 _SAMPLE = 1 << 16
 
 
 def _percentiles(values: Tensor) -> Range:
     flat = values.float().flatten()
-    # An odd stride, or a sample of a wide layer would see some of its features only.
+    # An odd stride, so that a sample of a wide layer holds all of its features.
     sample = flat[:: (len(flat) // _SAMPLE) | 1]
     low, high = torch.quantile(sample, torch.tensor([_TAIL, 1 - _TAIL], device=values.device))
     return low, high
 
 
 def _least_squares(values: Tensor) -> Range:
-    """Shrink the range of the values step by step and keep that of the least squared error."""
+    """Return the range with the least squared error, of the full range and narrower ones."""
     low, high = _smallest_and_largest(values)
     flat = values.float().flatten()
     sample = flat[:: (len(flat) // _SAMPLE) | 1]
@@ -102,7 +102,7 @@ def _least_squares(values: Tensor) -> Range:
     return low * best, high * best
 
 
-# What is seen in one batch, and how much of it enters the average; None: the widest range ever seen.
+# How the range of one batch is measured, and its weight in the moving average; None keeps the widest range.
 OBSERVERS: dict[str, tuple[Callable[[Tensor], Range], float | None]] = {
     "moving_average": (_smallest_and_largest, 0.01),
     "min_max": (_smallest_and_largest, None),
@@ -112,9 +112,9 @@ OBSERVERS: dict[str, tuple[Callable[[Tensor], Range], float | None]] = {
 
 
 def observe(observer: str, values: Tensor, low: Tensor, high: Tensor) -> None:
-    """Let the range [low, high], scalars changed in place, follow the values of a batch.
+    """Move the range [low, high], scalars that are changed in place, towards the values of a batch.
 
-    A range that has seen nothing is [inf, -inf]. A batch with values that are not finite changes nothing.
+    A new range is [inf, -inf]. A batch with values that are not finite changes nothing.
     """
     measure, share = OBSERVERS[observer]
     with torch.no_grad():
@@ -126,7 +126,7 @@ def observe(observer: str, values: Tensor, low: Tensor, high: Tensor) -> None:
 
 
 def _follow_numbers(share: float | None, lowest: float, highest: float, low: Tensor, high: Tensor) -> None:
-    """Do what `_follow` does in a tenth of the time, where numbers need not come from another device."""
+    """Do the same as `_follow` on the CPU, in a tenth of the time."""
     if not (isfinite(lowest) and isfinite(highest)):
         return
     for bound, first, wider in ((low, lowest, min), (high, highest, max)):

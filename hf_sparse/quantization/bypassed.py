@@ -1,21 +1,15 @@
-"""Linears whose weights are used past their `forward`, so that rounding in it is not seen."""
+"""Linears that a model does not call but multiplies with by their weight, so that nothing is rounded."""
 
 from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from hf_sparse.architectures import USED_PAST_FORWARD
 from hf_sparse.modules import named_modules
 from hf_sparse.targets import Target
 
-# By the type of the model of transformers.
-_OF_MODELS = {
-    "deberta": ("in_proj",),
-    "falcon_mamba": ("dt_proj",),
-    "jamba": ("dt_proj",),
-    "mamba": ("dt_proj",),
-    "wavlm": ("q_proj", "k_proj", "v_proj", "out_proj"),
-}
-# Of PyTorch, with the reason. In evaluation TransformerEncoderLayer hands all its weights to one kernel.
+# Modules of PyTorch that do so, their Linears and the reason. In evaluation TransformerEncoderLayer hands all
+# its weights to one kernel.
 _OF_TORCH: dict[type[nn.Module], tuple[tuple[str, ...], str]] = {
     nn.MultiheadAttention: (("out_proj",), "multiplies with its weight itself"),
     nn.TransformerEncoderLayer: (("linear1", "linear2"), "multiplies with its weight itself in evaluation"),
@@ -23,8 +17,9 @@ _OF_TORCH: dict[type[nn.Module], tuple[tuple[str, ...], str]] = {
 
 
 def bypassed(model: nn.Module) -> dict[nn.Module, str]:
-    """Return the Linears of a model that are not always called where their weights are used, and why."""
-    of_model = _OF_MODELS.get(getattr(getattr(model, "config", None), "model_type", None), ())
+    """Return the Linears whose weights the model uses without calling them, each with the reason."""
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    of_model = USED_PAST_FORWARD.get(model_type, ())
     found = {}
     for entry in named_modules(model):
         if entry.name.rpartition(".")[2] in of_model:
@@ -35,7 +30,7 @@ def bypassed(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def require_called(model: nn.Module, targets: Iterable[Target]) -> None:
-    """Raise `ValueError` for targets that a model is known to use past their `forward`."""
+    """Raise `ValueError` for targets whose weights the model is known to use without calling them."""
     past = bypassed(model)
     for target in targets:
         if (reason := past.get(target.module)) is not None:
@@ -46,7 +41,7 @@ def require_called(model: nn.Module, targets: Iterable[Target]) -> None:
 
 
 def require_seen(names: Iterable[str]) -> None:
-    """Raise `ValueError` if there are names: of quantized layers that a batch used without calling them."""
+    """Raise `ValueError` if there are names of quantized layers whose weights a batch used without a call."""
     if found := list(names):
         raise ValueError(
             f"{len(found)} quantized layers were not called, such as {found[0]}, and their weights were "

@@ -1,4 +1,4 @@
-"""Quantization after training: ranges from a few batches, weights as they are."""
+"""Quantize a trained model: weights are rounded as they are, ranges of inputs come from a few batches."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,11 +25,24 @@ def calibrate(
     targets: Targets | None = None,
     embeddings: str | None = None,
 ) -> dict[str, QuantizedLayer]:
-    """Quantize a trained model in place and return its layers; it computes with rounded values from then on.
+    """Quantize a trained model in place, so that it computes with rounded values; return its layers.
 
-    `batches` are inputs of the model, without labels, looked at once in evaluation mode. `embeddings`
-    is the scheme of the embedding tables, None to leave them as they are. Raises `ValueError` if there is no
-    batch, for layers that none of them reaches, and as `find_embeddings` does; the model is plain then.
+    Args:
+        model: The model; its parameters keep their values.
+        batches: Inputs of the model without labels, run once in evaluation mode.
+        weights: The scheme of the weights: int8_per_channel, int8_per_tensor, int4_group_32 and the like.
+        activations: How inputs are rounded: uint8_per_tensor, int8_per_token or none.
+        observer: How the range of an input is found: min_max, moving_average, percentile or
+            mean_squared_error.
+        targets: The weights to quantize, by default those of `find_targets`.
+        embeddings: The scheme of the embedding tables; None leaves them in floats.
+
+    Returns:
+        The quantized layers by the names of their modules.
+
+    Raises:
+        ValueError: There is no batch, no batch reaches a layer, a weight or a table cannot be quantized. The
+            model is as it was then.
     """
     targets = targets or find_targets(model)
     require_lasting(model, targets, "quantization")
@@ -56,7 +69,7 @@ def calibrate(
             )
         return found
     except BaseException:
-        # Whoever goes on with the model after an error gets it as it was.
+        # After an error the model is as it was.
         detach(model)
         raise
 

@@ -1,6 +1,5 @@
-"""Turning a model's Linears and embeddings into quantized ones and back, in place, parameters untouched."""
+"""Turn Linears and embeddings into fake-quantized ones and back, in place; parameters stay the same."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_sparse.architectures import GATED_INPUTS, PROJECTIONS
 from hf_sparse.quantization.embeddings import FakeQuantEmbedding
 from hf_sparse.quantization.linear import (
     FakeQuantConv1D,
@@ -28,6 +28,8 @@ QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
 }
 FakeQuantLayer = FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding
 _LOW, _HIGH = "input_low", "input_high"
+# The attributes of a fake-quantized module: how it is quantized, and the range of its input.
+_PART, _LOW, _HIGH = "quantization", "input_low", "input_high"
 
 
 def is_quantized(module: object) -> TypeGuard[FakeQuantLayer]:
@@ -45,12 +47,11 @@ def as_quantized(module: nn.Module) -> FakeQuantLayer:
 def attach(
     targets: Iterable[Target], weights: WeightScheme, activations: str, observer: str, phase: Phase
 ) -> dict[str, LayerQuantization]:
-    """Quantize the modules of targets, by changing their class; return each layer's part by its name.
+    """Quantize the modules of targets, by changing their class; return the settings of each layer by name.
 
-    What is quantized already starts anew. Embeddings take activations `none`: they read no numbers.
-
-    The ranges of inputs are buffers that no state dict holds, so that checkpoints stay as they are. Raises
-    `ValueError` where a weight cannot be covered or a module is of a kind that is not known.
+    Modules that are quantized already start anew. Embeddings take activations `none`, since they read
+    indices. Ranges of inputs are non-persistent buffers, so that checkpoints stay as they are. Raises
+    `ValueError` for weights that the scheme cannot cover, and for other classes of modules.
     """
     targets = list(targets)
     for target in targets:
@@ -60,21 +61,21 @@ def attach(
                 f"{target.name} belongs to a {type(target.module).__name__}, which cannot be quantized; "
                 "exclude it"
             )
-        weights.check(target.name, tuple(target.weight.shape))
-    families = Counter(filter(None, map(_family, targets)))
-    readers = {family: Readers(count) for family, count in families.items() if count > 1}
+        rows, columns = target.weight.shape
+        weights.check(target.name, (rows, columns))
+    inputs = [_input_of(target) for target in targets]
+    readers = {source: Readers(count) for source, count in Counter(inputs).items() if source and count > 1}
     layers = {}
-    for target in targets:
+    for target, source in zip(targets, inputs, strict=True):
         module, device = target.module, target.parameter.device
         for name, nothing in ((_LOW, torch.inf), (_HIGH, -torch.inf)):
             module.register_buffer(name, torch.tensor(nothing, device=device), persistent=False)
         module.__class__ = QUANTIZED[type(module)]
-        # A model of 16 bits that is cast to more goes on with the same steps.
+        # A model of 16 bits keeps its steps when it is cast to more.
         own = replace(weights, exact=weights.exact or is_short(target.weight.dtype))
-        module.quantization = LayerQuantization(
-            own, activations, observer, phase, readers.get(_family(target))
-        )
-        layers[target.name.removesuffix(".weight")] = module.quantization
+        part = LayerQuantization(own, activations, observer, phase, readers.get(source) if source else None)
+        setattr(module, _PART, part)
+        layers[target.name.removesuffix(".weight")] = part
     return layers
 
 
@@ -88,18 +89,15 @@ def _detach(module: nn.Module) -> None:
     original = {quantized: kind for kind, quantized in QUANTIZED.items()}
     if type(module) in original:
         module.__class__ = original[type(module)]
-        del module.quantization
-        for name in (_LOW, _HIGH):
+        for name in (_PART, _LOW, _HIGH):
             delattr(module, name)
 
 
-# What reads the input of an attention, or of a gated feed-forward.
-_ATTENTION = re.compile(r"(q|k|v|query|key|value)(_lin|_proj)?")
-_GATED = re.compile(r"(gate|up)_proj|wi_[01]")
+_PROJECTIONS = {name for names in PROJECTIONS for name in names}
 
 
-def _family(target: Target) -> tuple[str, int, bool] | None:
-    """Name the modules side by side that probably read one input; those that do not just find another one."""
+def _input_of(target: Target) -> tuple[str, int, bool] | None:
+    """Return a key that modules share which probably read the same input; None for all other modules."""
     parent, _, name = target.name.removesuffix(".weight").rpartition(".")
-    attention = _ATTENTION.fullmatch(name) is not None
-    return (parent, target.weight.shape[1], attention) if attention or _GATED.fullmatch(name) else None
+    attention = name in _PROJECTIONS
+    return (parent, target.weight.shape[1], attention) if attention or name in GATED_INPUTS else None

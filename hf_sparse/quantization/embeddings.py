@@ -1,20 +1,21 @@
-"""Embedding tables of few bits: rows that are rounded as they are looked up."""
+"""Embedding tables of few bits, whose rows are rounded when they are looked up."""
 
 import re
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from hf_sparse.architectures import RELATIVE_POSITIONS
 from hf_sparse.modules import base_modules
 from hf_sparse.quantization.linear import LayerQuantization
 from hf_sparse.targets import Target
 
 
 class FakeQuantEmbedding(nn.Embedding):
-    """An Embedding with the same table under the same name, whose `forward` rounds what it looks up.
+    """An Embedding whose `forward` rounds the rows that it looks up; its table keeps its name and values.
 
-    A row has scales of its own, so rounding it alone is rounding the table; with one scale for the whole
-    table that is taken from all of it.
+    A row has its own scales, so that it can be rounded alone; a scale of the whole table is computed from
+    all of it.
     """
 
     quantization: LayerQuantization
@@ -31,15 +32,14 @@ class FakeQuantEmbedding(nn.Embedding):
         return scheme.simulate(found.reshape(-1, found.shape[-1]), steps).view(found.shape)
 
 
-# DeBERTa's of relative positions are read whole, past their `forward`.
-_RELATIVE = re.compile(r"rel_|relative")
+_RELATIVE = re.compile(RELATIVE_POSITIONS)
 
 
 def find_embeddings(model: nn.Module) -> tuple[Target, ...]:
-    """Find the embedding tables of the base model: words, positions, types; none of relative positions.
+    """Return the embedding tables of the base model, such as words, positions and types.
 
-    Raises `ValueError` if there is none of class `nn.Embedding`, or if one is tied to another module, whose
-    weights would not be rounded with it.
+    Tables of relative positions are left out. Raises `ValueError` if the model has no `nn.Embedding`, or if
+    one shares its weight with another module, which would compute with weights that are not rounded.
     """
     tables = tuple(
         Target(f"{name}.weight".lstrip("."), module)

@@ -1,4 +1,4 @@
-"""A quantized model as integers and scales: what every export and every file is made from."""
+"""The layers of a quantized model as integers and scales, from which exports and files are made."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.quantization.activations import parameters
-from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.convert import FakeQuantLayer
 from hf_sparse.quantization.embeddings import FakeQuantEmbedding
 from hf_sparse.quantization.weights import WeightScheme
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedLayer:
-    """One layer: int8 `codes` (out, in), float32 `scales` as `WeightScheme.scales` shapes them.
+    """One layer: int8 `codes` (out, in), and float32 `scales` of the shape that `WeightScheme.scales` gives.
 
-    `activations` as in the recipe; `input_scale` (float32) and `input_zero_point` (int32) are scalars of the
-    uint8 grid, None unless activations are uint8_per_tensor. `transposed` layers store a weight as (in, out).
-    An `embedding` is a table (rows, width), looked up and not multiplied.
+    `activations` is as in the recipe. `input_scale` (float32) and `input_zero_point` (int32) are scalars, the
+    uint8 grid of the input; they are None unless activations are uint8_per_tensor. `transposed` layers store
+    their weight as (in, out). The codes of an `embedding` are (rows, width).
     """
 
     codes: Tensor
@@ -32,21 +32,16 @@ class QuantizedLayer:
     embedding: bool = False
 
     def weight(self) -> Tensor:
-        """Return the float32 weight (out, in) that the codes stand for."""
+        """Return the float32 weight (out, in), codes times scales."""
         return self.weights.restore(self.codes, self.scales)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     """Return the quantized layers of a model by the names of their modules.
 
-    Raises `ValueError` naming layers whose input was never observed, or whose weights or range are not
-    finite.
+    Raises `ValueError` naming a layer whose input was never observed, or whose weight or range is not finite.
     """
-    modules = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, tuple(QUANTIZED.values()))
-    }
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantLayer)}
     unseen = [name for name, module in modules.items() if not module.quantization.observed]
     if unseen:
         raise ValueError(
@@ -57,8 +52,8 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: _layer(name, module) for name, module in modules.items()}
 
 
-def require_finite(named: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise `ValueError` for parameters, with their names, of which one holds NaN or infinity."""
+def require_finite_tensors(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise `ValueError` naming the first of some tensors, (name, tensor), that holds NaN or infinity."""
     broken = [
         name
         for name, value in named
@@ -71,24 +66,25 @@ def require_finite(named: Iterable[tuple[str, Tensor]]) -> None:
         )
 
 
-def _layer(name: str, module: nn.Module) -> QuantizedLayer:
+def _layer(name: str, module: FakeQuantLayer) -> QuantizedLayer:
     part, transposed = module.quantization, isinstance(module, Conv1D)
     embedding = isinstance(module, FakeQuantEmbedding)
     weight = (module.weight.t() if transposed else module.weight).detach()
     if not torch.isfinite(weight).all():
         raise ValueError(f"the weight of {name} is not finite: training has diverged; take an earlier one")
     scales = part.weights.scales(weight)
-    grid = (None, None)
+    scale = zero_point = None
     if part.activations == "uint8_per_tensor":
-        grid = parameters(module.input_low, module.input_high)
-        if not torch.isfinite(grid[0]):
+        scale, zero_point = parameters(module.input_low, module.input_high)
+        if not torch.isfinite(scale):
             raise ValueError(f"the range of the input of {name} is not finite; calibrate it with other data")
     return QuantizedLayer(
         part.weights.codes(weight, scales),
         scales,
         part.weights,
         part.activations,
-        *grid,
+        scale,
+        zero_point,
         transposed,
         embedding,
     )

@@ -1,4 +1,4 @@
-"""Linears that compute with what their weight and their input would be in few bits."""
+"""Linears that compute in floats with weights and inputs rounded to few bits."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,10 @@ ACTIVATIONS = ("uint8_per_tensor", "int8_per_token", "none")
 
 @dataclass
 class Phase:
-    """What all quantized layers of a model do at the moment.
+    """The state that all quantized layers of a model share.
 
-    `active`: round at all; `observing`: move ranges, in training mode or, while `calibrating`, in any.
+    `active`: weights and inputs are rounded. `observing`: ranges of inputs move, in training mode or, while
+    `calibrating`, in every mode.
     """
 
     active: bool = True
@@ -26,15 +27,15 @@ class Phase:
     calibrating: bool = False
 
     def moves(self, training: bool) -> bool:
-        """Say whether ranges follow what is seen, in a layer in training mode or not."""
+        """Return whether the range of a layer moves, given whether it is in training mode."""
         return self.observing and (training or self.calibrating)
 
 
 @dataclass(eq=False)
 class LayerQuantization:
-    """How one layer is quantized; the range of its input lies in buffers of its module.
+    """How one layer is quantized; the range of its input is in buffers of its module.
 
-    `seen`: there is such a range; `called`: the layer has computed since it is quantized.
+    `seen`: the input has a range. `called`: the layer has computed since it was quantized.
     """
 
     weights: WeightScheme
@@ -47,21 +48,21 @@ class LayerQuantization:
 
     @property
     def observed(self) -> bool:
-        """Whether the range of the input is known, which only uint8_per_tensor needs."""
+        """Whether the input can be rounded; only uint8_per_tensor needs a range for that."""
         return self.activations != "uint8_per_tensor" or self.seen
 
-    def input(self, module: nn.Module, values: Tensor) -> Tensor:
-        """Return the input as its codes restore it, in training after moving the range towards it.
+    def input(self, module: "FakeQuantLinear | FakeQuantConv1D", values: Tensor) -> Tensor:
+        """Return the input rounded; in training, the range first moves towards it.
 
-        Before anything has been seen, as in an evaluation before training, the input is returned as it is.
+        Without a range, as in an evaluation before training, return the input as it is.
         """
         if self.activations == "none":
             return values
         if self.activations == "int8_per_token":
             return simulate_per_token(values)
         low, high = module.input_low, module.input_high
-        # Inside a backward pass it is a recomputation, of activation checkpointing: it must see what the
-        # forward pass saw.
+        # A call inside a backward pass is a recomputation of activation checkpointing: it needs the range of
+        # the forward pass.
         moves = self.phase.moves(module.training) and torch._C._current_graph_task_id() == -1
         found = take(self.readers, values)
         if moves:
@@ -80,7 +81,7 @@ class LayerQuantization:
 
 
 class FakeQuantLinear(nn.Linear):
-    """A Linear with the same parameters under the same names, whose `forward` rounds weight and input."""
+    """A Linear whose `forward` rounds weight and input; its parameters keep their names and values."""
 
     quantization: LayerQuantization
     input_low: Tensor

@@ -1,4 +1,4 @@
-"""Layers that read one input, query, key and value: rounded by the first, taken over by the others."""
+"""Round an input once for all layers that read it, such as query, key and value."""
 
 import threading
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class Readers:
-    """Layers that probably read one input; those that do not just find another one."""
+    """Some layers that probably read the same input; a layer that reads another one rounds it itself."""
 
     count: int
 
 
 @dataclass(eq=False)
 class Rounded:
-    """An input of some readers, as it was when it was rounded; the outcome, and the range it took."""
+    """An input of some readers, its version when it was rounded, the outcome, and the range that was used."""
 
     readers: Readers
     source: Tensor
@@ -27,9 +27,9 @@ class Rounded:
     left: int
 
     def covers(self, low: Tensor, high: Tensor) -> bool:
-        """Say whether a layer with this range would round to the same.
+        """Return whether a layer with this range would round to the same outcome.
 
-        Where asking would wait for a device it is taken for granted: ranges of readers follow each other.
+        On a device other than the CPU, where comparing would wait, assume so: ranges of readers move alike.
         """
         if low.device.type != "cpu":
             return True
@@ -37,7 +37,7 @@ class Rounded:
 
 
 class _Last(threading.local):
-    """What this thread rounded last: on the modules another thread could put its own there."""
+    """The input that this thread rounded last; on a module, threads would overwrite each other's."""
 
     rounded: Rounded | None = None
 
@@ -47,9 +47,9 @@ _LAST = _Last()
 
 @torch.compiler.disable
 def take(readers: Readers | None, source: Tensor) -> Rounded | None:
-    """Return the input that the layer before has rounded, None if it was another one.
+    """Return this input as the layer before rounded it; None if that layer read another input.
 
-    What other layers rounded is let go, or it would hold the graph of a forward pass until the next one.
+    The other input is dropped, since it would keep the graph of a forward pass alive until the next one.
     """
     found = _LAST.rounded
     if found is None:
@@ -63,11 +63,11 @@ def take(readers: Readers | None, source: Tensor) -> Rounded | None:
 
 @torch.compiler.disable
 def give(readers: Readers | None, source: Tensor, outcome: Tensor, low: Tensor, high: Tensor) -> None:
-    """Keep an input that was rounded, if other layers read it."""
+    """Keep an input that was rounded if other layers read it."""
     if readers is not None:
         _LAST.rounded = Rounded(readers, source, _version(source), outcome, low, high, readers.count - 1)
 
 
 def _version(values: Tensor) -> int:
-    """Return how often a tensor was written to; under inference mode nobody counts."""
+    """Return how often a tensor was written to; always 0 under inference mode, which does not count."""
     return 0 if values.is_inference() else values._version

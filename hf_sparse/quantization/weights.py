@@ -1,4 +1,4 @@
-"""Weights on a grid of few integers: which of them share a scale, how they are rounded."""
+"""Round weights to few integers: schemes of bits and of the weights that share a scale."""
 
 import re
 from dataclasses import dataclass, replace
@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 Granularity = Literal["tensor", "channel", "group"]
-# Below it steps would have fewer digits, and codes might not fit.
+# Smaller steps would be denormal: with fewer digits, codes might not fit.
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
 class WeightScheme:
-    """Symmetric signed integers of `bits`, from -(2^(bits-1) - 1) to its opposite, so that 0 stays 0.
+    """Symmetric signed integers of `bits`, from -(2^(bits-1) - 1) to 2^(bits-1) - 1, so that 0 stays 0.
 
     A scale is shared by the whole weight (`tensor`), by a row (`channel`), or by `group` consecutive inputs.
-    Scales of float32 weights are rounded to the 8 digits of bfloat16, so that a file holds them in a byte or
-    so; those of weights of 16 bits have all their digits, since in 16 bits the largest weight could not give
-    a rounded one back. In an `exact` scheme those of float32 weights have, too: they were 16 bits once.
+    Scales of float32 weights are rounded to the 8 significant bits of bfloat16, so that a file stores each in
+    about a byte. Scales of 16-bit weights are not rounded: the largest weight, itself in 16 bits, would give
+    another scale back. Nor are those of an `exact` scheme, for float32 weights that once had 16 bits.
     """
 
     bits: int = 8
@@ -39,7 +39,7 @@ class WeightScheme:
 
     def check(self, name: str, shape: tuple[int, int]) -> None:
         """Raise `ValueError` if the scheme cannot cover a weight (out, in)."""
-        if self.granularity == "group" and shape[1] % self.group:
+        if self.group is not None and shape[1] % self.group:
             raise ValueError(
                 f"scheme {self} does not cover {name} of shape {shape[0]} x {shape[1]}: {shape[1]} inputs "
                 f"are no multiple of {self.group}; exclude it, or choose another group or per_channel"
@@ -48,14 +48,14 @@ class WeightScheme:
     def scales(self, weight: Tensor) -> Tensor:
         """Return the float32 step between codes: (1, 1), (out, 1) or (out, in / group).
 
-        Where all weights are zero the step is 1: any would do, and 0 would divide by zero. The largest weight
-        is `highest` steps, once rounded, and gives back the same step.
+        The step of weights that are all zero is 1, since they are divided by it. The largest weight becomes
+        `highest` steps when it is rounded, so that a rounded weight has the same steps.
         """
         scales = self._steps(self._rows(weight.detach()).abs(), weight.dtype)
         return scales.view(len(weight), -1) if self.group else scales
 
     def suiting(self, weight: Tensor) -> "WeightScheme":
-        """Return this scheme, or the `exact` one if it was that which rounded a weight (out, in)."""
+        """Return the scheme, this one or its `exact` variant, that rounded a weight (out, in)."""
         steps = replace(self, exact=True).scales(weight)
         return replace(self, exact=not torch.equal(steps.bfloat16().float(), steps))
 
@@ -65,23 +65,23 @@ class WeightScheme:
         return codes.to(torch.int8).view(weight.shape)
 
     def restore(self, codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the weight (out, in) that codes stand for."""
+        """Return the weight (out, in), codes times scales."""
         return (self._rows(codes) * scales.view(-1, 1)).view(codes.shape).to(dtype)
 
     def simulate(self, weight: Tensor, steps: Tensor | None = None) -> Tensor:
-        """Return a weight (out, in) as its codes restore it; the gradient passes straight through.
+        """Return a weight (out, in) rounded; the gradient passes straight through.
 
-        `steps` are the scales of a larger weight of which this is a part, (1, 1).
+        `steps`, (1, 1), are the scales of a larger weight of which this is a part.
         """
         return _Simulated.apply(weight, self, steps)
 
     def _rows(self, weight: Tensor) -> Tensor:
-        """Return the weight with what shares a scale in one row; whatever its shape, all in one anyway."""
+        """Return the weight with one row for each scale; for a scale of the whole weight, unchanged."""
         return weight.reshape(-1, self.group) if self.group else weight
 
     def _steps(self, sizes: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the step of each row of absolute values of weights of a type, or of them all."""
-        # Not aminmax, which along a dimension takes eight times longer on a CPU.
+        """Return the step of each row of absolute values of weights of some dtype, or of all rows."""
+        # `aminmax` along a dimension takes eight times as long on a CPU.
         largest = sizes.amax(-1, keepdim=True).float()
         if self.granularity == "tensor":
             largest = largest.amax().view(1, 1)
@@ -92,19 +92,19 @@ class WeightScheme:
 
 
 def is_short(dtype: torch.dtype) -> bool:
-    """Say whether weights of a type have steps of all their digits."""
+    """Return whether a dtype has 16 bits or less, so that steps of its weights are not rounded."""
     return torch.finfo(dtype).bits <= 16
 
 
 class _Simulated(torch.autograd.Function):
-    """Rounding that clips nothing, since scales follow the largest weight: its gradient is all ones."""
+    """Rounding. Scales follow the largest weight, so nothing is clipped and the gradient is all ones."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, weight: Tensor, scheme: WeightScheme, steps: Tensor | None) -> Tensor:
         rows = scheme._rows(weight.float())
         sizes = rows.abs()
         steps = scheme._steps(sizes, weight.dtype) if steps is None else steps
-        # Fresh memory costs more than a pass over what is in the cache.
+        # Reuse `sizes`: fresh memory costs more than a pass over cached memory.
         rounded = torch.div(rows, steps, out=sizes).round_().mul_(steps)
         return rounded.view(weight.shape).to(weight.dtype)
 
@@ -114,7 +114,7 @@ class _Simulated(torch.autograd.Function):
 
 
 def read_weight_scheme(text: str) -> WeightScheme:
-    """Read `int8_per_channel`, `int8_per_tensor`, `int4_per_channel`, `int4_group_32` and the like."""
+    """Return the scheme of a text such as int8_per_channel, int8_per_tensor or int4_group_32."""
     match = re.fullmatch(r"int([2-8])_(?:per_(channel|tensor)|group_([1-9]\d*))", text)
     if match is None:
         raise ValueError(
@@ -122,4 +122,5 @@ def read_weight_scheme(text: str) -> WeightScheme:
             "or int4_group_32 (2 to 8 bits, any size of group)"
         )
     bits, whole, group = match.groups()
-    return WeightScheme(int(bits), whole or "group", group and int(group))
+    granularity: Granularity = "group" if group else "tensor" if whole == "tensor" else "channel"
+    return WeightScheme(int(bits), granularity, int(group) if group else None)

@@ -9,6 +9,7 @@ from rich.table import Table
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.comparison import Comparison
 from hf_sparse.runs.measured_run import OWN, MeasuredRun, Yardstick
+from hf_sparse.units import megabytes, milliseconds
 
 _ABSENT = "-"
 
@@ -89,14 +90,3 @@ def _difference_table(comparison: Comparison) -> Table:
 def score_text(score: float) -> str:
     """Write a score with four significant digits, so that scores of one metric line up."""
     return f"{score:.4f}" if abs(score) < 10 else f"{score:,.2f}"
-
-
-def milliseconds(taken: float) -> str:
-    """Write milliseconds with three significant digits."""
-    return f"{taken:,.0f}" if taken >= 100 else f"{taken:.3g}"
-
-
-def megabytes(count: int) -> str:
-    """Write bytes as decimal megabytes."""
-    decimals = 3 if count < 1e6 else 2 if count < 1e7 else 1
-    return f"{count / 1e6:,.{decimals}f}"

@@ -16,11 +16,12 @@ from hf_sparse.checkpoint.sizes import Sizes
 from hf_sparse.quantization.linear import LayerQuantization
 from hf_sparse.report.grid import Grid, arrange
 from hf_sparse.report.sizes import size_table, sizes_as_dict
-from hf_sparse.report.tables import narrow_table, size
+from hf_sparse.report.tables import narrow_table
 from hf_sparse.sparsity.inspection import Inspection, WeightInspection, inspect_model
 from hf_sparse.sparsity.measure import SparsityReport
 from hf_sparse.sparsity.shrink import count_dead
 from hf_sparse.targets import Targets
+from hf_sparse.units import percent, size
 
 # Letters between two columns of a table.
 _GAP = 2
@@ -212,4 +213,4 @@ def _share(report: SparsityReport) -> float | None:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+    return "-" if share is None else percent(share)

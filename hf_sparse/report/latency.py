@@ -9,7 +9,8 @@ from rich.table import Table
 
 from hf_sparse.report.pictures import DENSE, GREY, LITERAL, ZEROS, hide_frame, new_figure
 from hf_sparse.report.tables import narrow_table
-from hf_sparse.runs.latency import RUNTIMES, LatencyReport, milliseconds, short
+from hf_sparse.runs.latency import RUNTIMES, LatencyReport, milliseconds
+from hf_sparse.units import counted, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +94,7 @@ def _hardware(report: LatencyReport) -> str:
     kernels = report.machine["kernels"]
     cores = report.machine["cores"]
     return (
-        f"{report.machine['processor']}, {cores} {'core' if cores == 1 else 'cores'}, "
+        f"{report.machine['processor']}, {counted(cores, 'core')}, "
         f"{f'kernels for {kernels}' if kernels else 'no kernels of this runtime'}"
     )
 

@@ -7,7 +7,8 @@ from typing import Any
 from rich.table import Table
 
 from hf_sparse.checkpoint.sizes import Sizes
-from hf_sparse.report.tables import narrow_table, size
+from hf_sparse.report.tables import narrow_table
+from hf_sparse.units import size
 
 _DERIVED = ("ratio", "encoder_ratio", "counted_ratio", "over_bound")
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_sparse.environment import hardware, versions
 from hf_sparse.reading import shortened
+from hf_sparse.units import short
 
 # A speed-up over the fastest other runtime below this is within the noise, and reported as no gain.
 GAIN = 1.05
@@ -277,8 +278,3 @@ def machine(kernels: str | None) -> dict[str, Any]:
 def milliseconds(taken: float) -> str:
     """Write milliseconds with three significant digits or more."""
     return f"{taken:.3f}" if taken < 1 else short(taken)
-
-
-def short(number: float) -> str:
-    """Write a number with as many decimals as its size leaves significant."""
-    return f"{number:,.0f}" if number >= 1000 else f"{number:.1f}" if number >= 100 else f"{number:.2f}"

@@ -18,11 +18,10 @@ from hf_sparse.runs.run import Run, find_runs, origin_of, pipeline_of
 from hf_sparse.runs.score_text import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
+from hf_sparse.units import DENSE_BELOW
 
 OWN = "model"
-# A model with a smaller share of zeros is dense: chance and rounding make some zeros in any model.
-_DENSE = 0.005
-# Scores on a part of the questions, and exact matches, which are shown after F1.
+# What an evaluation of answers says of a part of the questions, and what counts less than F1.
 _ASIDE = ("HasAns", "NoAns", "exact")
 
 
@@ -75,7 +74,7 @@ class MeasuredRun:
 
     @property
     def dense(self) -> bool:
-        return self.sparsity is not None and self.sparsity < _DENSE
+        return self.sparsity is not None and self.sparsity < DENSE_BELOW
 
     @property
     def pattern(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Sparse 8-bit models at full speed on a CPU: `optimize`, `fuse`, `load`."""
+"""Run sparse 8-bit models fast on a CPU: `optimize`, `fuse`, `load`."""
 
 from importlib import import_module
 

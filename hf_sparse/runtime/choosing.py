@@ -1,7 +1,8 @@
-"""Which form of a weight is fastest here, from what the kernels were measured to take."""
+"""Choose the form in which a weight computes fastest on this machine, from measured times."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,37 +10,39 @@ from torch import Tensor
 from hf_sparse.native.building import once
 from hf_sparse.runtime.integers import IntegerLayer
 from hf_sparse.runtime.library import Grid, Kernels, pointer
-from hf_sparse.runtime.packing import ROWS, Form, PackedWeight, check, count_entries, forms, pack
+from hf_sparse.runtime.packing import (
+    ROWS,
+    Form,
+    PackedLayer,
+    PackedWeight,
+    count_entries,
+    forms,
+    pack,
+    require_codes,
+)
 
 _INPUTS, _OUTPUTS, _TOKENS, _REPEATS = 512, 128, 128, 25
 _STEP = 0.05
 _SAMPLE = 16
-# How much slower a form may have been measured than the best one and still come before it.
+# A form with larger blocks is taken if it was measured at most this much slower than the best one.
 _NOISE = 1.05
 
-
-@dataclass(frozen=True, eq=False)
-class PackedLayer:
-    """A layer that was packed: its weight, the grid of its input as `Grid` takes it, its share of zeros."""
-
-    weight: PackedWeight
-    grid: tuple[float, float, int]
-    sparsity: float
+Key = TypeVar("Key", bound=Hashable)
 
 
 def pack_layer(kernels: Kernels, layer: IntegerLayer) -> PackedLayer:
-    """Pack a layer in the form that is fastest here; raise `ValueError` where none fits."""
-    check(layer.codes)
+    """Pack a layer in the form that is fastest here; raise `ValueError` for codes that cannot be packed."""
+    require_codes(layer.codes)
     form = best_form(kernels, layer.codes)
     weight = pack(kernels, layer.codes, layer.multipliers, layer.bias, form)
     return PackedLayer(weight, (layer.input_step, float(layer.input_zero), layer.dynamic), layer.sparsity)
 
 
 def best_form(kernels: Kernels, codes: Tensor) -> Form:
-    """Return the form in which int8 codes (out, in) take the least time, as far as was measured.
+    """Return the form in which int8 codes (out, in) take the least time, by entries times `measured_rates`.
 
-    Of forms that are nearly as fast, the one with the largest blocks: it needs the least memory. Goes by
-    some of the rows where there are many.
+    Of forms that are nearly as fast, take the one with the largest blocks, since it needs the least memory.
+    Large weights are judged by a sample of their rows.
     """
     rates = measured_rates(kernels)
     stripes = codes.view(-1, ROWS, codes.shape[1]) if len(codes) % ROWS == 0 else codes[None]
@@ -51,10 +54,9 @@ def best_form(kernels: Kernels, codes: Tensor) -> Form:
 
 @once
 def measured_rates(kernels: Kernels) -> dict[Form, float]:
-    """Return the nanoseconds that an entry of each form takes for a token, measured once in a process.
+    """Return nanoseconds per entry and token of each form, measured once in a process.
 
-    Less a layer without any entry, so that what all forms have in common does not count. Each is the least
-    of several, taken in turns, since whatever else runs on the machine only adds to it.
+    The time of a layer without entries is subtracted, so that only what an entry adds counts.
     """
     generator = torch.Generator().manual_seed(0)
     shape = _OUTPUTS, _INPUTS
@@ -67,22 +69,32 @@ def measured_rates(kernels: Kernels) -> dict[Form, float]:
         for form in forms(kernels.group)
         for full in (1, 0)
     }
-    least = dict.fromkeys(weights, float("inf"))
-    for _ in range(_REPEATS):
-        for key, packed in weights.items():
-            least[key] = min(least[key], _seconds(kernels, packed))
+    least = least_seconds({key: _product(kernels, packed) for key, packed in weights.items()}, _REPEATS)
     return {
         form: max(least[form, 1] - least[form, 0], 1e-9) / weights[form, 1].entries / _TOKENS * 1e9
         for form in forms(kernels.group)
     }
 
 
-def _seconds(kernels: Kernels, packed: PackedWeight) -> float:
+def least_seconds(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
+    """Return the shortest time of each call in some rounds of all: other work on a machine only adds time."""
+    least = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds):
+        for key, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            least[key] = min(least[key], time.perf_counter() - begin)
+    return least
+
+
+def _product(kernels: Kernels, packed: PackedWeight) -> Callable[[], object]:
     inputs = torch.zeros(_TOKENS, packed.columns, device="cpu")
     outputs = torch.empty(_TOKENS, packed.rows, device="cpu")
     matrix, grid = packed.matrix(), Grid(_STEP, 0.0, 0)
-    begin = time.perf_counter()
-    kernels.library.hf_sparse_linear(
-        pointer(matrix), pointer(grid), inputs.data_ptr(), _TOKENS, outputs.data_ptr(), 1
-    )
-    return time.perf_counter() - begin
+
+    def call() -> object:
+        return kernels.library.hf_sparse_linear(
+            pointer(matrix), pointer(grid), inputs.data_ptr(), _TOKENS, outputs.data_ptr(), 1
+        )
+
+    return call

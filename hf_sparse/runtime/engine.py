@@ -1,32 +1,31 @@
-"""All layers of an encoder of the BERT family in one call of the kernels."""
+"""The encoder of a model of the BERT family, all its layers in one call of the kernels."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from hf_sparse.runtime.library import LINEARS, NORMS, Encoder, Grid, Kernels, Layer, pointer, require_memory
-from hf_sparse.runtime.linear import RuntimeModule, refuse_gradient, same_kernels
+from hf_sparse.runtime.linear import KernelModule, refuse_gradient
 from hf_sparse.runtime.packing import PackedWeight
 
-# What is added to a score to leave a token out is this or less.
+# A mask that adds this or less to a score leaves its token out.
 _LEFT_OUT = -1e4
 
 
 @dataclass(frozen=True, eq=False)
-class EngineLayer:
-    """Six packed weights with the grids of their inputs, and the four vectors of two LayerNorms."""
+class FusedLayer:
+    """One layer: six packed weights, the grids of their inputs, and the four vectors of two LayerNorms."""
 
     packed: tuple[PackedWeight, ...]
     grids: tuple[tuple[float, float, int], ...]
     norms: tuple[Tensor, ...]
 
     def structure(self) -> Layer:
-        """Return what the kernels read; the tensors must outlive it."""
+        """Return the structure that the kernels read; the tensors must outlive it."""
         layer = Layer()
         for name, packed, grid in zip(LINEARS, self.packed, self.grids, strict=True):
             setattr(layer, name, packed.matrix())
@@ -36,42 +35,32 @@ class EngineLayer:
         return layer
 
 
-class FusedEncoder(RuntimeModule):
-    """What stands in for the encoder of a model: hidden states (batch, length, hidden) to the last ones.
+class FusedEncoder(KernelModule):
+    """Stands in for the encoder of a model: hidden states (batch, length, hidden) to the last ones.
 
-    Tokens that the attention mask leaves out are not computed, and zeros. It runs on the CPU in float32 and
-    8 bits, on `torch.get_num_threads()` threads.
+    Tokens that the attention mask leaves out are skipped, and their outputs are zeros. It runs on the CPU in
+    float32 and 8 bits, on `torch.get_num_threads()` threads.
     """
 
+    _bound = ("_kernels", "_structures", "_encoder")
+
     def __init__(
-        self, kernels: Kernels, layers: Sequence[EngineLayer], heads: int, activation: int, epsilon: float
+        self, kernels: Kernels, layers: Sequence[FusedLayer], heads: int, activation: int, epsilon: float
     ) -> None:
         super().__init__()
-        self.layers, self.path = tuple(layers), kernels.path
+        self.layers = tuple(layers)
         self.shape = (layers[0].packed[0].columns, layers[0].packed[4].rows, heads, activation, len(layers))
         self.epsilon = epsilon
         self._bind(kernels)
+
+    @property
+    def path(self) -> str:
+        return self.layers[0].packed[0].path
 
     def _bind(self, kernels: Kernels) -> None:
         self._kernels = kernels
         self._structures = (Layer * len(self.layers))(*(layer.structure() for layer in self.layers))
         self._encoder = Encoder(*self.shape, self._structures, self.epsilon)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for bound in ("_kernels", "_structures", "_encoder"):
-            del state[bound]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._bind(same_kernels(self.path))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FusedEncoder":
-        copied = self.__class__.__new__(self.__class__)
-        memo[id(self)] = copied
-        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return copied
 
     @property
     def nbytes(self) -> int:
@@ -83,8 +72,8 @@ class FusedEncoder(RuntimeModule):
 
     @torch.compiler.disable
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> BaseModelOutput:
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_unused: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         refuse_gradient(hidden_states)
         hidden = self.shape[0]
         if hidden_states.dim() != 3 or hidden_states.shape[-1] != hidden:
@@ -113,10 +102,11 @@ class FusedEncoder(RuntimeModule):
 
 
 def kept_tokens(attention_mask: Tensor | None, batch: int, length: int) -> Tensor | None:
-    """Return which tokens a mask keeps, (batch, length) uint8, None for all.
+    """Return the tokens that a mask keeps as (batch, length) uint8, or None if it keeps all.
 
-    Masks may be (batch, length), or (batch or 1, 1, queries, length) as models make them: booleans, or what
-    is added to scores. Raises `ValueError` for masks by which tokens see different tokens, as in decoders.
+    A mask is (batch, length), or (batch or 1, 1, queries, length) as models make them: booleans, or numbers
+    that are added to scores. Raises `ValueError` for masks by which tokens of one sequence see different
+    tokens, as in decoders.
     """
     if attention_mask is None:
         return None
@@ -129,14 +119,14 @@ def kept_tokens(attention_mask: Tensor | None, batch: int, length: int) -> Tenso
     if mask.is_floating_point() and mask.dim() == 4:
         if not ((mask == 0) | (mask <= _LEFT_OUT)).all():
             raise ValueError(
-                "what the mask adds to scores is neither 0 nor so small that a token is left out, which a "
-                "fused encoder cannot compute; call optimize(model) instead"
+                "the mask adds numbers to scores that are neither 0 nor so small that a token is left out, "
+                "which a fused encoder cannot compute; call optimize(model) instead"
             )
         mask = mask == 0
     mask = mask.bool()
     if mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[-1] == length:
         rows = mask[:, 0]
-        # Tokens that are kept see themselves. What the others see does not matter.
+        # Tokens that are kept see themselves; rows of the others do not matter.
         mask = rows.diagonal(dim1=1, dim2=2) if rows.shape[1] == length else rows[:, 0]
         if not ((rows == mask[:, None]).all(-1) | ~mask[:, : rows.shape[1]]).all():
             raise ValueError(
@@ -151,7 +141,7 @@ def kept_tokens(attention_mask: Tensor | None, batch: int, length: int) -> Tenso
 
 
 def norm_vectors(*norms: nn.LayerNorm) -> tuple[Tensor, ...]:
-    """Return weight and bias of each LayerNorm, float32."""
+    """Return weight and bias of each LayerNorm, as float32 on the CPU."""
     return tuple(
         vector.detach().to("cpu", torch.float32).contiguous()
         for norm in norms

@@ -1,80 +1,127 @@
-"""Making a model of the BERT family ready to run, its encoder as one piece."""
+"""Make a model of the BERT family ready to run, its whole encoder as one module of the kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_sparse.quantization.layers import require_finite
-from hf_sparse.runtime.choosing import PackedLayer, pack_layer
-from hf_sparse.runtime.engine import EngineLayer, FusedEncoder, norm_vectors
-from hf_sparse.runtime.families import Family, family_of
-from hf_sparse.runtime.integers import quantized
+from hf_sparse.architectures import ENCODERS, EncoderNames
+from hf_sparse.quantization.layers import require_finite_tensors
+from hf_sparse.runtime.choosing import pack_layer
+from hf_sparse.runtime.engine import FusedEncoder, FusedLayer, norm_vectors
+from hf_sparse.runtime.integers import as_integers, quantized_linears
 from hf_sparse.runtime.library import ACTIVATIONS, Kernels, load_kernels
-from hf_sparse.runtime.linear import refuse_saving
-from hf_sparse.runtime.optimizing import integers_of, replace, require_cpu
+from hf_sparse.runtime.linear import forbid_saving
+from hf_sparse.runtime.optimizing import replace, require_cpu
+from hf_sparse.runtime.packing import PackedLayer
 from hf_sparse.suitable import require_merged
 
 
 def fuse(model: PreTrainedModel) -> PreTrainedModel:
     """Replace the encoder of a model of the BERT family, in place, by one of the kernels; return the model.
 
-    Layers compute with the codes and the ranges that training gave them. Those that are plain floats are
-    rounded now: weights to int8 for each output, inputs to 8 bits for each token. Embeddings and heads stay
-    as they are, and so do `forward` and its outputs, but for hidden states of tokens that the attention mask
-    leaves out, which are zeros. Neither hidden states of each layer nor attentions are there.
+    Quantized layers compute with the codes and the ranges that training gave them. Plain layers are rounded
+    now: weights to int8 per output, inputs to 8 bits per token. Embeddings and heads stay in PyTorch, and
+    `forward` and its outputs stay the same, except that hidden states of tokens which the attention mask
+    leaves out are zeros, and that neither hidden states of each layer nor attentions are returned.
 
-    Without a C++ compiler the model stays as it is, after one warning. Raises `ValueError`, the model as it
-    was, for other families, layers that differ in size, adapters and hooks that would be lost, scales of
-    groups of inputs, and weights that are not finite.
+    Without a C++ compiler the model stays as it is, after one warning.
+
+    Args:
+        model: A model on the CPU whose `model_type` is bert, camembert, distilbert, electra, roberta or
+            xlm-roberta. Save it before: the fused model cannot be saved or trained.
+
+    Returns:
+        The same model, in evaluation mode and without gradients.
+
+    Raises:
+        ValueError: The architecture is another one, layers differ in size, the encoder has adapters or hooks
+            that would be lost, weights have scales for groups of inputs or are not finite. The model is
+            unchanged then.
     """
     require_cpu(model)
     require_merged(model)
     if any(isinstance(module, FusedEncoder) for module in model.modules()):
         return model
-    family = family_of(model)
-    require_finite(model.named_parameters())
+    names = encoder_names(model)
+    require_finite_tensors(model.named_parameters())
     kernels, base = load_kernels(), model.base_model
-    refuse_hooks(base.get_submodule(family.encoder))
-    layers = quantized(base)
+    refuse_hooks(base.get_submodule(names.encoder))
+    layers = quantized_linears(base)
     if kernels is not None:
         packed = [
-            pack_layer(kernels, integers_of(f"{name}.{part}", linear, layers))
-            for name, _, linears in family.parts(base)
-            for part, linear in zip(family.linears, linears, strict=True)
+            pack_layer(kernels, as_integers(f"{name}.{part}", linear, layers))
+            for name, _, linears in encoder_layers(base, names)
+            for part, linear in zip(names.linears, linears, strict=True)
         ]
-        install(kernels, model, family, packed)
+        install(kernels, model, names, packed)
     return model.eval().requires_grad_(False)
 
 
-def install(kernels: Kernels, model: PreTrainedModel, family: Family, packed: Sequence[PackedLayer]) -> None:
-    """Put an encoder in place of a model's own, made of all its Linears in the order of its layers.
+def encoder_names(model: PreTrainedModel) -> EncoderNames:
+    """Return the names of an encoder's parts; raise `ValueError` with the reason if it cannot be fused."""
+    config = model.config
+    names = ENCODERS.get(config.model_type)
+    if names is None:
+        reason = f"models of type {config.model_type} are not among {', '.join(ENCODERS)}"
+    elif getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        reason = "its attention looks back, or at another model"
+    elif getattr(config, "position_embedding_type", None) not in (None, "absolute"):
+        reason = f"its positions are {config.position_embedding_type}"
+    elif getattr(config, names.activation) not in ACTIVATIONS:
+        reason = f"its activation {getattr(config, names.activation)} is none of {', '.join(ACTIVATIONS)}"
+    else:
+        return names
+    raise ValueError(
+        f"the encoder of this {type(model).__name__} cannot be fused: {reason}; optimize(model) replaces "
+        "its Linears one by one"
+    )
+
+
+def encoder_layers(
+    base: nn.Module, names: EncoderNames
+) -> Iterator[tuple[str, nn.Module, tuple[nn.Module, ...]]]:
+    """Yield the name of each layer, the layer, and its six Linears in the order of LINEARS."""
+    path = f"{names.encoder}.{names.layers}"
+    layers = base.get_submodule(path)
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError(f"{path} is a {type(layers).__name__}, not a list of layers; call optimize(model)")
+    for index, layer in enumerate(layers):
+        yield f"{path}.{index}", layer, tuple(layer.get_submodule(name) for name in names.linears)
+
+
+def install(
+    kernels: Kernels, model: PreTrainedModel, names: EncoderNames, packed: Sequence[PackedLayer]
+) -> None:
+    """Put a fused encoder, made of all Linears in the order of their layers, in place of a model's own.
 
     Raises `ValueError` for layers that differ from each other.
     """
     base, config = model.base_model, model.config
     layers, epsilons = [], set()
-    for index, (name, layer, linears) in enumerate(family.parts(base)):
+    for index, (name, layer, linears) in enumerate(encoder_layers(base, names)):
         six = packed[index * len(linears) : (index + 1) * len(linears)]
-        norms = [layer.get_submodule(norm) for norm in family.norms]
-        if any(type(norm) is not nn.LayerNorm for norm in norms):
-            raise ValueError(f"{name} has norms that are no LayerNorms; call optimize(model) instead")
-        epsilons |= {norm.eps for norm in norms}
+        norms = []
+        for part in names.norms:
+            norm = layer.get_submodule(part)
+            if not isinstance(norm, nn.LayerNorm) or type(norm) is not nn.LayerNorm:
+                raise ValueError(f"{name} has norms that are no LayerNorms; call optimize(model) instead")
+            norms.append(norm)
+            epsilons.add(norm.eps)
         layers.append(
-            EngineLayer(
-                tuple(one.weight for one in six), tuple(one.grid for one in six), norm_vectors(*norms)
-            )
+            FusedLayer(tuple(one.weight for one in six), tuple(one.grid for one in six), norm_vectors(*norms))
         )
     _require_alike(layers, epsilons, config.num_attention_heads)
-    activation = ACTIVATIONS[getattr(config, family.activation)]
+    activation = ACTIVATIONS[getattr(config, names.activation)]
     encoder = FusedEncoder(kernels, layers, config.num_attention_heads, activation, *epsilons)
-    replace(base, family.encoder, encoder)
+    replace(base, names.encoder, encoder)
     base.register_forward_pre_hook(_refuse_inner_states, with_kwargs=True)
-    model.save_pretrained = refuse_saving
+    forbid_saving(model)
 
 
 def refuse_hooks(encoder: nn.Module) -> None:
-    """Raise `ValueError` where somebody listens to modules that would be gone."""
+    """Raise `ValueError` if a module that would be replaced has a hook of somebody else."""
     for name, module in encoder.named_modules():
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
             # Those of transformers collect inner states, which are refused anyway.
@@ -86,7 +133,7 @@ def refuse_hooks(encoder: nn.Module) -> None:
                 )
 
 
-def _require_alike(layers: Sequence[EngineLayer], epsilons: set[float], heads: int) -> None:
+def _require_alike(layers: Sequence[FusedLayer], epsilons: set[float], heads: int) -> None:
     shapes = {tuple((weight.rows, weight.columns) for weight in layer.packed) for layer in layers}
     hidden, inner = layers[0].packed[0].columns, layers[0].packed[4].rows
     expected = (*[(hidden, hidden)] * 4, (inner, hidden), (hidden, inner))
@@ -97,10 +144,11 @@ def _require_alike(layers: Sequence[EngineLayer], epsilons: set[float], heads: i
         )
 
 
-def _refuse_inner_states(module: nn.Module, _: tuple, inputs: dict) -> None:
+def _refuse_inner_states(module: nn.Module, _: tuple[Any, ...], inputs: dict[str, Any]) -> None:
     for asked in ("output_hidden_states", "output_attentions"):
         wanted = inputs.get(asked)
         if wanted or (wanted is None and getattr(module.config, asked, False)):
             raise ValueError(
-                f"{asked} is not there in a fused encoder, which keeps none; call optimize(model) instead"
+                f"{asked} is set, and a fused encoder returns only its last hidden states; call "
+                "optimize(model) instead"
             )

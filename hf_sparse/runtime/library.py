@@ -1,4 +1,4 @@
-"""The compiled kernels of one path, and the structures that they read."""
+"""The compiled kernels of one path, and the structures they read, as `ctypes` sees them."""
 
 import ctypes
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Matrix(ctypes.Structure):
 
 
 class Grid(ctypes.Structure):
-    """The codes of an input as kernels/tiles.h reads them."""
+    """The grid of an input as kernels/tiles.h reads it."""
 
     _fields_ = [("step", _FLOAT), ("zero", _FLOAT), ("dynamic", _SIZE)]
 
@@ -62,7 +62,7 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """What one path offers: words hold `group` features, a tile `tokens` tokens, a vector `lanes` of them."""
+    """The library of one path, whose words hold `group` features, tiles `tokens` tokens, vectors `lanes`."""
 
     path: str
     library: ctypes.CDLL
@@ -73,11 +73,10 @@ class Kernels:
 
 @once
 def load_kernels(name: str | None = None) -> Kernels | None:
-    """Return the kernels of a path, by default the best; None, after one warning, without a compiler.
+    """Return the kernels of the named path, or of the best one that this processor and compiler support.
 
-    Where the compiler is too old for the best path it is the next one.
-
-    Raises `ValueError` if the processor cannot run the path that is asked for.
+    Without a compiler return None, after one warning. Raises `ValueError` if the processor cannot run the
+    named path.
     """
     paths = chosen_paths(name)
     found = load_first("runtime/kernels/kernels.cpp", *(path.flags for path in paths))
@@ -106,7 +105,7 @@ def load_kernels(name: str | None = None) -> Kernels | None:
 
 
 def require_memory(result: int) -> None:
-    """Raise `MemoryError` where a function of the kernels says that there was not enough."""
+    """Raise `MemoryError` if a function of the kernels returned 1 for too little memory."""
     if result:
         raise MemoryError("there is not enough memory for so many tokens; take a smaller batch")
 

@@ -1,17 +1,45 @@
-"""A layer of any model that the kernels compute."""
+"""The base class of modules that the kernels compute, and the Linear among them."""
 
 import copy
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.runtime.choosing import PackedLayer
 from hf_sparse.runtime.library import Grid, Kernels, load_kernels, pointer, require_memory
+from hf_sparse.runtime.packing import PackedLayer
 
 
-class RuntimeModule(nn.Module):
-    """A module whose weights are packed for the kernels: there are none to train or to save."""
+class KernelModule(nn.Module):
+    """A module whose weights are packed for the kernels of one path; it cannot be trained or saved.
+
+    It copies and pickles like others: the attributes named in `_bound` hold addresses, so they are left out
+    and `_bind` makes them anew.
+    """
+
+    _bound: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The path whose kernels the weights are packed for."""
+        raise NotImplementedError
+
+    def _bind(self, kernels: Kernels) -> None:
+        """Set the attributes named in `_bound`."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._bound}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind(_kernels_of(self.path))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
 
     def _save_to_state_dict(self, *_: Any) -> None:
         refuse_saving()
@@ -20,29 +48,14 @@ class RuntimeModule(nn.Module):
         raise ValueError("a model that was made ready to run takes no weights; load them before that")
 
 
-def refuse_saving(*_: Any, **__: Any) -> None:
-    """Stand in for `save_pretrained`, which would write a configuration before it finds no weights."""
-    raise ValueError(
-        "a model that was made ready to run has no weights left to save; save it before, and call optimize "
-        "or fuse on what was loaded"
-    )
+class RuntimeLinear(KernelModule):
+    """Stands in for a Linear: (..., in) to (..., out), the input rounded to 8 bits.
 
-
-def refuse_gradient(value: Tensor) -> None:
-    """Raise `ValueError` where a gradient would be asked for, which the kernels do not compute."""
-    if value.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "a model that was made ready to run computes no gradients; call it under torch.no_grad, and "
-            "train the model that it was made from"
-        )
-
-
-class RuntimeLinear(RuntimeModule):
-    """What stands in for a Linear: (..., in) to (..., out), the input rounded to 8 bits.
-
-    It runs on the CPU and computes in float32 around the sums, whatever type its input has, which its output
-    has, too. As many threads take part as `torch.get_num_threads()` says.
+    It runs on the CPU, on `torch.get_num_threads()` threads. Around the sums of integers it computes in
+    float32; outputs have the dtype and the device of the inputs.
     """
+
+    _bound = ("_matrix", "_grid", "_kernels")
 
     def __init__(self, kernels: Kernels, layer: PackedLayer) -> None:
         super().__init__()
@@ -53,24 +66,12 @@ class RuntimeLinear(RuntimeModule):
         self.bias = None
         self._bind(kernels)
 
+    @property
+    def path(self) -> str:
+        return self.packed.path
+
     def _bind(self, kernels: Kernels) -> None:
         self._matrix, self._grid, self._kernels = self.packed.matrix(), Grid(*self.grid), kernels
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for bound in ("_matrix", "_grid", "_kernels"):
-            del state[bound]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._bind(same_kernels(self.packed.path))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "RuntimeLinear":
-        copied = self.__class__.__new__(self.__class__)
-        memo[id(self)] = copied
-        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return copied
 
     @torch.compiler.disable
     def forward(self, inputs: Tensor) -> Tensor:
@@ -96,12 +97,34 @@ class RuntimeLinear(RuntimeModule):
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"sparsity={self.sparsity:.3f}, form={self.packed.form}, path={self.packed.path}"
+            f"sparsity={self.sparsity:.3f}, form={self.packed.form}, path={self.path}"
         )
 
 
-def same_kernels(path: str) -> Kernels:
-    """Return the kernels that a pickled layer was packed for; raise `ValueError` if they do not run here."""
+def refuse_saving(*_: Any, **__: Any) -> NoReturn:
+    """Raise `ValueError`; stands in for `save_pretrained`, which would first write a configuration."""
+    raise ValueError(
+        "a model that was made ready to run has no weights left to save; save it before, and call optimize "
+        "or fuse on what was loaded"
+    )
+
+
+def forbid_saving(model: nn.Module) -> None:
+    """Let `model.save_pretrained` raise `ValueError`."""
+    vars(model)["save_pretrained"] = refuse_saving
+
+
+def refuse_gradient(value: Tensor) -> None:
+    """Raise `ValueError` for an input that needs a gradient, which the kernels do not compute."""
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "a model that was made ready to run computes no gradients; call it under torch.no_grad, and "
+            "train the model that it was made from"
+        )
+
+
+def _kernels_of(path: str) -> Kernels:
+    """Return the kernels of a path; raise `ValueError` unless they are those in use here."""
     kernels = load_kernels()
     if kernels is None or kernels.path != path:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""From a saved model to one that is ready to run, without floats in between."""
+"""Load a saved model ready to run; a packed file goes to the kernels without floats in between."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_sparse.checkpoint.container import Entry, damaged
+from hf_sparse.architectures import EncoderNames
+from hf_sparse.checkpoint.container import Quantization, damaged
 from hf_sparse.checkpoint.entries import quantize_again, quantized_entries, scheme_of, unpack_codes
 from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import (
@@ -19,14 +20,14 @@ from hf_sparse.checkpoint.packed import (
 )
 from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.quantization.activations import parameters
-from hf_sparse.quantization.layers import QuantizedLayer, require_finite
+from hf_sparse.quantization.layers import QuantizedLayer, require_finite_tensors
 from hf_sparse.quantization.weights import WeightScheme
-from hf_sparse.runtime.choosing import PackedLayer, measured_rates, pack_layer
-from hf_sparse.runtime.families import Family, family_of
-from hf_sparse.runtime.fusing import fuse, install
+from hf_sparse.runtime.choosing import measured_rates, pack_layer
+from hf_sparse.runtime.fusing import encoder_layers, encoder_names, fuse, install
 from hf_sparse.runtime.integers import IntegerLayer, from_codes, integer_layer
 from hf_sparse.runtime.library import Kernels, load_kernels
 from hf_sparse.runtime.optimizing import optimize
+from hf_sparse.runtime.packing import PackedLayer
 from hf_sparse.sparsity.numpy_ops import parallel_map
 
 logger = logging.getLogger(__name__)
@@ -35,12 +36,24 @@ _WEIGHT = ".weight"
 
 
 def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None = None) -> PreTrainedModel:
-    """Load a saved model, ready to run: its encoder fused where its family is known, else `optimize`d.
+    """Load a saved model, ready to run: `fuse`d if its architecture allows it, else `optimize`d.
 
-    It lies in a directory or, under that name and at a `revision`, on the Hub; in a `subfolder` there its
-    packed file may. Packed directories are the fastest: codes go from the file to the kernels. Others are
-    loaded as `load_model` does: what a quantizing trainer saved has its ranges, plain models are rounded.
-    Raises what that, `fuse` and `optimize` raise.
+    Packed directories load fastest, since their codes go from the file to the kernels. Other directories are
+    loaded by `load_trained`: a model that was saved by a quantizing trainer keeps its ranges, a plain one is
+    rounded.
+
+    Args:
+        name_or_path: A directory, or the name of a model on the Hub.
+        subfolder: The folder of the packed file in it.
+        revision: The branch, tag or commit on the Hub, for packed files.
+
+    Returns:
+        The model on the CPU, in evaluation mode and without gradients; it cannot be saved.
+
+    Raises:
+        ValueError: A file is damaged, or `subfolder` or `revision` is given for a model without a packed
+            file; and as `load_trained`, `fuse` and `optimize` raise it.
+        OSError: There is no such model.
     """
     kernels = load_kernels()
     path = packed_file(str(name_or_path), subfolder=subfolder, revision=revision)
@@ -53,21 +66,21 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
         return ready(load_model(name_or_path))
     opened = open_packed(path.parent)
     model = opened.build("cpu")
-    family = _family(model)
-    # Only for whole models it is known which layers can be fused and which can not.
+    names = _encoder_names(model)
+    # `fuse` and `optimize` decide about layers with scales for groups; they need the whole model.
     grouped = any(entry.quantization and scheme_of(entry).group for entry in opened.entries.values())
-    if kernels is None or family is None or grouped:
+    if kernels is None or names is None or grouped:
         return ready(load_packed(path.parent))
-    loaded = _from_codes(kernels, opened, model, family)
-    # The contents of the file, too.
+    loaded = _from_codes(kernels, opened, model, names)
+    # Frees the contents of the file.
     del opened
     kernels.library.hf_sparse_trim()
     return loaded
 
 
 def ready(model: PreTrainedModel) -> PreTrainedModel:
-    """Fuse the encoder of a model where that can be done, else optimize it; in place."""
-    if _family(model):
+    """Fuse the encoder of a model if that is possible, else optimize the model; in place."""
+    if _encoder_names(model):
         try:
             return fuse(model)
         except ValueError as error:
@@ -75,53 +88,65 @@ def ready(model: PreTrainedModel) -> PreTrainedModel:
     return optimize(model)
 
 
-def _family(model: PreTrainedModel) -> Family | None:
+def _encoder_names(model: PreTrainedModel) -> EncoderNames | None:
     try:
-        return family_of(model)
+        return encoder_names(model)
     except ValueError:
         return None
 
 
 def _from_codes(
-    kernels: Kernels, opened: OpenedPacked, model: PreTrainedModel, family: Family
+    kernels: Kernels, opened: OpenedPacked, model: PreTrainedModel, parts: EncoderNames
 ) -> PreTrainedModel:
-    """Give a model, whose weights are yet to come, those of a file; its encoder never has any."""
+    """Fill a model without weights from a file; the codes of its encoder go straight to the kernels."""
     names = {module: name for name, module in model.named_modules()}
-    linears = [linear for _, _, six in family.parts(model.base_model) for linear in six]
+    linears = [linear for _, _, six in encoder_layers(model.base_model, parts) for linear in six]
     fused = {f"{names[linear]}{_WEIGHT}" for linear in linears}
-    quantized = {name for name in fused & opened.pairs.keys() if opened.pairs[name][0].quantization}
+    quantized = {
+        name: (entry, entry.quantization, content)
+        for name, (entry, content) in opened.pairs.items()
+        if name in fused and entry.quantization
+    }
     rest = {name: pair for name, pair in opened.pairs.items() if name not in quantized}
     tensors = restored(rest, opened.path)
     tensors = {
         name: tensors[first] for first, tied in opened.ties.items() if first in tensors for name in tied
     }
-    require_finite(tensors.items())
+    require_finite_tensors(tensors.items())
     model.load_state_dict(tensors, strict=False, assign=True)
 
     def packed(linear: nn.Module) -> PackedLayer:
         name = names[linear]
         if f"{name}{_WEIGHT}" not in quantized:
             return pack_layer(kernels, integer_layer(name, linear, None))
-        entry, content = opened.pairs[f"{name}{_WEIGHT}"]
+        entry, quantization, content = quantized[f"{name}{_WEIGHT}"]
         try:
             codes = unpack_codes(entry, content)
         except ValueError as error:
             raise damaged(opened.path, f"{name}: {error}") from error
-        return pack_layer(kernels, _integers(name, entry, *codes, linear.bias))
+        bias = getattr(linear, "bias", None)
+        return pack_layer(kernels, _integers(name, quantization, *codes, bias))
 
-    # Once, and not by several threads that disturb each other.
+    # Measured once, before several threads would disturb each other's times.
     measured_rates(kernels)
-    install(kernels, model, family, parallel_map(packed, linears))
+    install(kernels, model, parts, parallel_map(packed, linears))
     finish(model, opened.path.parent)
     quantize_again(model, quantized_entries({name: entry for name, (entry, _) in rest.items()}))
     return model.requires_grad_(False)
 
 
 def _integers(
-    name: str, entry: Entry, scheme: WeightScheme, codes: Tensor, scales: Tensor, bias: Tensor | None
+    name: str,
+    quantization: Quantization,
+    scheme: WeightScheme,
+    codes: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
 ) -> IntegerLayer:
-    ends, grid = entry.quantization.input_range, (None, None)
-    if ends is not None:
-        grid = parameters(*map(torch.tensor, ends))
-    layer = QuantizedLayer(codes, scales, scheme, entry.quantization.activations, *grid, transposed=False)
+    scale = zero_point = None
+    if quantization.input_range is not None:
+        scale, zero_point = parameters(*map(torch.tensor, quantization.input_range))
+    layer = QuantizedLayer(
+        codes, scales, scheme, quantization.activations, scale, zero_point, transposed=False
+    )
     return from_codes(name, layer, bias)

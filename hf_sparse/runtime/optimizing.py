@@ -1,4 +1,4 @@
-"""Making any model ready to run: its sparse or quantized Linears become layers of the kernels."""
+"""Make any model ready to run: its sparse or quantized Linears become layers of the kernels."""
 
 import logging
 from collections.abc import Mapping
@@ -8,16 +8,15 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.quantization.bypassed import bypassed
-from hf_sparse.quantization.layers import QuantizedLayer, require_finite
+from hf_sparse.quantization.layers import QuantizedLayer, require_finite_tensors
 from hf_sparse.runtime.choosing import pack_layer
-from hf_sparse.runtime.compressed import compressed_layer, is_compressed
-from hf_sparse.runtime.integers import IntegerLayer, integer_layer, quantized
+from hf_sparse.runtime.integers import as_integers, is_compressed, quantized_linears
 from hf_sparse.runtime.library import load_kernels
-from hf_sparse.runtime.linear import RuntimeLinear, refuse_saving
+from hf_sparse.runtime.linear import RuntimeLinear, forbid_saving
 
 logger = logging.getLogger(__name__)
 
-# Below this share of zeros a plain Linear was hardly pruned, and is not rounded unasked.
+# A plain Linear with a smaller share of zeros was hardly pruned, and stays as it is.
 SPARSE = 0.5
 
 
@@ -25,18 +24,26 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
     """Replace the sparse or quantized Linears of a model, in place, by layers of the kernels; return it.
 
     Quantized layers compute with their codes and ranges. Plain ones with at least half of their weights zero
-    are rounded now: weights to int8 for each output, inputs to 8 bits for each token. All else stays in
-    PyTorch, and so do layers that the kernels do not know, which a warning names. `forward` and its outputs
-    are the same, hidden states and attentions included.
+    are rounded now: weights to int8 per output, inputs to 8 bits per token. All else stays in PyTorch, with a
+    warning that names layers which the kernels cannot compute. `forward` and its outputs stay the same,
+    hidden states and attentions included.
 
-    The model is in evaluation mode afterwards, without gradients, and cannot be saved: save it before.
-    Without a C++ compiler it stays as it is, after one warning. Raises `ValueError` for models that are not
-    on the CPU, and for weights that are not finite.
+    Without a C++ compiler the model stays in PyTorch, after one warning.
+
+    Args:
+        model: Any model of transformers on the CPU. Save it before: the optimized model cannot be saved or
+            trained.
+
+    Returns:
+        The same model, in evaluation mode and without gradients.
+
+    Raises:
+        ValueError: The model is not on the CPU, or weights are not finite.
     """
     require_cpu(model)
-    require_finite(model.named_parameters())
+    require_finite_tensors(model.named_parameters())
     kernels = load_kernels()
-    layers, left = quantized(model), []
+    layers, left = quantized_linears(model), list[tuple[str, object]]()
     model.eval().requires_grad_(False)
     if kernels is None:
         return model
@@ -49,7 +56,7 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
                 left.append((name, past[module]))
                 continue
             try:
-                packed = pack_layer(kernels, integers_of(name, module, layers))
+                packed = pack_layer(kernels, as_integers(name, module, layers))
             except ValueError as error:
                 left.append((name, error))
                 continue
@@ -60,7 +67,7 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
         name, reason = left[0]
         logger.warning("%d layers stay in PyTorch, such as %s: %s", len(left), name, reason)
     if made:
-        model.save_pretrained = refuse_saving
+        forbid_saving(model)
     return model
 
 
@@ -73,19 +80,13 @@ def require_cpu(model: PreTrainedModel) -> None:
 
 
 def replaceable(module: nn.Module, layers: Mapping[nn.Module, QuantizedLayer]) -> bool:
-    """Say whether a module is a Linear that was quantized, or pruned to half or more."""
+    """Return whether a module is a Linear that was quantized, or whose weights are at least half zeros."""
     if module in layers or is_compressed(module):
         return True
-    if type(module) not in (nn.Linear, Conv1D) or not module.weight.numel():
+    if not isinstance(module, nn.Linear | Conv1D) or type(module) not in (nn.Linear, Conv1D):
         return False
-    return module.weight.count_nonzero().item() <= (1 - SPARSE) * module.weight.numel()
-
-
-def integers_of(name: str, module: nn.Module, layers: Mapping[nn.Module, QuantizedLayer]) -> IntegerLayer:
-    """Return a Linear as integers, however it was quantized; raises as `integer_layer` does."""
-    if is_compressed(module):
-        return compressed_layer(name, module)
-    return integer_layer(name, module, layers.get(module))
+    size = module.weight.numel()
+    return size > 0 and module.weight.count_nonzero().item() <= (1 - SPARSE) * size
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

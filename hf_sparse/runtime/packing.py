@@ -1,4 +1,4 @@
-"""Weights of 8 bits as the kernels read them: what is not zero, in one of several forms."""
+"""Weights of 8 bits as the kernels read them: the codes that are not zero, in one of several forms."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from hf_sparse.runtime.library import Kernels, Matrix
 
 # Indices have 16 bits, and sums of products of codes 32.
 _MOST_INPUTS = 1 << 16
-# Indices past the last that kernels/product.h may look at.
+# kernels/product.h reads so many indices ahead of the last one.
 _AHEAD = 8
 # Rows of a stripe.
 ROWS = 4
@@ -17,9 +17,9 @@ ROWS = 4
 
 @dataclass(frozen=True, order=True)
 class Form:
-    """Which weights are kept together: `tall` rows of `wide` columns side by side, or of any columns.
+    """The block of weights that an entry holds: `tall` rows of `wide` adjacent columns, or of one column.
 
-    `tall` is 4 or 1; `wide` is a group or two groups of features, 0 for any columns.
+    `tall` is 4 or 1. `wide` is one or two groups of features; 0 stands for one column, wherever it is.
     """
 
     tall: int
@@ -30,16 +30,16 @@ class Form:
 
 
 def forms(group: int) -> tuple[Form, ...]:
-    """Return the forms that kernels have whose words hold a group of features."""
+    """Return the forms of kernels whose words hold `group` features, those with the largest blocks first."""
     wide = sorted({group, 4}, reverse=True)
     return tuple(Form(tall, width) for tall in (4, 1) for width in (*wide, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """A weight (rows, columns) in a form; the tensors are what `Matrix` points to.
+    """A weight (rows, columns) in a form; `Matrix` points to the tensors.
 
-    `multipliers` float32 are steps of weights, times that of the input where it is fixed.
+    `multipliers`, float32, are steps between weights, times the step of the input where that is fixed.
     """
 
     path: str
@@ -56,7 +56,7 @@ class PackedWeight:
 
     @property
     def entries(self) -> int:
-        """How many entries the kernels go through."""
+        """The number of entries that the kernels go through."""
         return int(self.starts[-1])
 
     @property
@@ -79,8 +79,17 @@ class PackedWeight:
         return self.starts, self.indices, self.words, self.multipliers, self.biases, self.row_sums
 
 
+@dataclass(frozen=True, eq=False)
+class PackedLayer:
+    """A packed weight, the grid of its input as `Grid` takes it, and the share of its zeros."""
+
+    weight: PackedWeight
+    grid: tuple[float, float, int]
+    sparsity: float
+
+
 def count_entries(kernels: Kernels, codes: Tensor, form: Form) -> tuple[int, Tensor]:
-    """Return how many entries int8 codes (out, in) have in a form, and where those of each row begin."""
+    """Return the number of entries of int8 codes (out, in) in a form, and where those of each row begin."""
     rows, columns = codes.shape
     starts = torch.zeros(-(-rows // ROWS) * ROWS // form.tall + 1, dtype=torch.int32, device="cpu")
     total = kernels.library.hf_sparse_count_entries(
@@ -92,11 +101,11 @@ def count_entries(kernels: Kernels, codes: Tensor, form: Form) -> tuple[int, Ten
 def pack(
     kernels: Kernels, codes: Tensor, multipliers: Tensor, bias: Tensor | None, form: Form
 ) -> PackedWeight:
-    """Pack int8 codes (out, in) with their multipliers, (out,) or (1,) float32, and a bias (out,) or none.
+    """Pack int8 codes (out, in) with float32 multipliers, (out,) or (1,), and an optional bias (out,).
 
-    Raises `ValueError` for codes of another dtype or shape, or with more inputs than the kernels take.
+    Raises `ValueError` as `require_codes` does, and for multipliers or a bias that are not finite.
     """
-    check(codes)
+    require_codes(codes)
     for what, numbers in (("steps", multipliers), ("bias", bias)):
         if numbers is not None and not torch.isfinite(numbers).all():
             raise ValueError(f"the {what} of a layer are not finite: take an earlier checkpoint")
@@ -132,8 +141,8 @@ def pack(
     )
 
 
-def check(codes: Tensor) -> None:
-    """Raise `ValueError` unless these are codes that can be packed."""
+def require_codes(codes: Tensor) -> None:
+    """Raise `ValueError` unless these are int8 codes (out, in) with no more inputs than the kernels take."""
     if codes.dtype != torch.int8 or codes.dim() != 2 or not codes.numel():
         raise ValueError(
             f"codes are int8 in two dimensions, not {codes.dtype} of shape {tuple(codes.shape)}; take those "

@@ -1,17 +1,22 @@
-"""Which kernels this processor runs: one path a set of instructions, the best first."""
+"""The paths of the kernels: one for each set of instructions, the best first, and those that run here.
+
+A path is a `ProcessorPath` in `PATHS`, the code behind its macro in kernels/vectors.h, a row of the table in
+docs/runtime.md, and an emulation in tests/runtime/test_emulated_paths.py; tests/runtime/test_paths.py
+compares the four.
+"""
 
 import os
 from dataclasses import dataclass
 
 from hf_sparse.native.features import machine, processor_features
 
-# Names the path to use in place of the best one, for tests and for comparing.
+# The environment variable that names the path to use in place of the best one.
 SWITCH = "HF_SPARSE_RUNTIME_PATH"
 
 
 @dataclass(frozen=True)
 class ProcessorPath:
-    """One way to compile the kernels, and what the processor must have for it to run."""
+    """One way to compile the kernels, and the instruction sets that a processor needs to run it."""
 
     name: str
     machine: str | None
@@ -46,9 +51,9 @@ def available_paths() -> tuple[str, ...]:
 
 
 def chosen_paths(name: str | None = None) -> list[ProcessorPath]:
-    """Return the paths to use, the best first: the one named, here or in HF_SPARSE_RUNTIME_PATH, else all.
+    """Return the named path, or the one in HF_SPARSE_RUNTIME_PATH, or all that run here, the best first.
 
-    Raises `ValueError` if the processor cannot run the one that is named.
+    Raises `ValueError` if the processor cannot run the named path.
     """
     available, name = available_paths(), name or os.environ.get(SWITCH)
     if name and name not in available:

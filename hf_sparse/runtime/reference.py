@@ -1,7 +1,7 @@
-"""What the kernels compute, in PyTorch, bit for bit: slow, and the measure that they are held to.
+"""The specification of the kernels: slow functions of PyTorch that give the same bits.
 
-Integers are summed exactly, as float64. What is in float32 is done in the same order, one operation at a
-time, since sums of floats depend on it; kernels/*.h say why each step is there.
+Integers are summed exactly, as float64. Operations in float32 have the same order as in the kernels, one at a
+time, since sums of floats depend on it; kernels/*.h give the reason of each step.
 """
 
 import math
@@ -48,13 +48,13 @@ def linear(layer: IntegerLayer, values: Tensor) -> Tensor:
         outputs = outputs * steps
     if layer.bias is not None:
         outputs = outputs + layer.bias.float()
-    # Infinity is beyond the end of a fixed grid, as any large number is; a step cannot be taken from it.
+    # A fixed grid clips infinity as any large number; a dynamic grid cannot take its step from it.
     broken = values.isnan() if layer.dynamic == FIXED else ~values.isfinite()
     return outputs.masked_fill(broken.any(1, keepdim=True), math.nan)
 
 
 def exponential(values: Tensor) -> Tensor:
-    """Return e^x of float32 values from -87 to 88, beyond them that of the end."""
+    """Return e^x of float32 values, which are first clipped to [-87, 88]."""
     values = values.clamp(-87.0, 88.0)
     whole = (values * _f32(1.44269504)).round()
     rest = values - whole * _f32(0.693359375) + whole * _f32(2.12194440e-4)
@@ -68,12 +68,12 @@ def sigmoid(values: Tensor) -> Tensor:
 
 
 def relu(values: Tensor) -> Tensor:
-    """Return x where it is positive, else 0."""
+    """Return max(x, 0)."""
     return torch.where(values <= 0, 0.0, values)
 
 
 def gelu(values: Tensor) -> Tensor:
-    """Return x times the probability of a smaller normal variable, by an odd polynomial."""
+    """Return x * P(a normal variable is below x), with P from an odd polynomial."""
     bounded = values.clamp(-4.5, 4.5)
     series = _polynomial(
         bounded * bounded,
@@ -86,7 +86,7 @@ def gelu(values: Tensor) -> Tensor:
 
 
 def gelu_tanh(values: Tensor) -> Tensor:
-    """Return the approximation of GELU by tanh."""
+    """Return GELU approximated by tanh."""
     cube = values * values * values
     return values * sigmoid(_f32(1.59576912) * (values + _f32(0.044715) * cube))
 
@@ -100,7 +100,7 @@ ACTIVATIONS = {1: relu, 2: gelu, 3: gelu_tanh, 4: silu}
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return what one head (tokens, width) gives for one sequence."""
+    """Return the outputs of one head for one sequence; all tensors are (tokens, width)."""
     if not all(part.isfinite().all() for part in (queries, keys, values)):
         return torch.full_like(queries, math.nan)
     width = queries.shape[1]
@@ -125,7 +125,7 @@ def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> T
     """Return the LayerNorm of values (tokens, features)."""
     count = float(values.shape[1])
     apart = values - _in_order(values) / count
-    # By way of float64, which rounds as the processor does; torch's own may be a unit off.
+    # Through float64, which rounds as processors do; float32 `sqrt` of torch may differ in the last bit.
     deviation = (_in_order(apart * apart) / count + _f32(epsilon)).double().sqrt().float()
     return apart * (1 / deviation) * weight + bias
 
@@ -138,7 +138,7 @@ def encoder_layer(
     epsilon: float,
     states: Tensor,
 ) -> Tensor:
-    """Return the outputs of an encoder layer for one sequence (tokens, hidden); Linears as in LINEARS."""
+    """Return the outputs of a layer for one sequence (tokens, hidden); `linears` are ordered as LINEARS."""
     query, key, value, output, intermediate, last = linears
     width = states.shape[1] // heads
     parts = [linear(layer, states).split(width, 1) for layer in (query, key, value)]
@@ -149,14 +149,14 @@ def encoder_layer(
 
 
 def _halves(values: Tensor, bound: int) -> tuple[Tensor, Tensor]:
-    """Return codes of 16 bits as float64, and the step between them."""
+    """Return 16-bit codes, as float64, and the step between them."""
     largest = values.abs().max()
     step = torch.where(largest > 0, largest / bound, 1.0)
     return (values * (1 / step)).clamp(-bound, bound).round().double(), step
 
 
 def _in_order(values: Tensor) -> Tensor:
-    """Sum along the last dimension from the first to the last, as (..., 1)."""
+    """Return the sum along the last dimension, added in order, (..., 1)."""
     total = torch.zeros_like(values[..., 0])
     for value in values.unbind(-1):
         total = total + value

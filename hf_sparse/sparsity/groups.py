@@ -56,7 +56,7 @@ def shorten_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1
     if _is_transposed(weight):
         shorten_groups(weight.t(), _turned(block), rates.t().contiguous(), scale)
     elif native.suits(weight, rates):
-        native.shrink(weight, rates, scale, block.rows, block.columns)
+        native.shorten(weight, rates, scale, block.rows, block.columns)
     else:
         norms = measure_groups(weight, block)
         factors = torch.where(norms > 0, 1 - scale * rates / norms, 0.0).clamp_(min=0)

@@ -8,16 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_sparse.architectures import ATTENTION_OUTPUTS, BESIDE_PROJECTIONS, PROJECTIONS
 from hf_sparse.sparsity.structures import Structures, bias_of, by_layer, filled
 from hf_sparse.targets import Target
 
-# The names of an attention layer's projections in BERT, DistilBERT, T5 and most others, with their module.
-_INTO = re.compile(r"((.+?)(?:\.self)?)\.(q|k|v)(?:uery|ey|alue|_proj|_lin|)\.weight")
-_OUT = re.compile(r"(.+?)\.(?:o|o_proj|out_proj|out_lin|output\.dense|dense)\.weight")
-# Harmless parts of an attention layer: norms of queries and keys, and what acts on attention weights.
-_BESIDE = re.compile(
-    r"(?:q|k|query|key)_?(?:layer)?_?norm|(?:attn_)?dropout|rotary_emb|relative_attention_bias"
-)
+# Which of query, key and value a projection computes, by its name.
+_ROLES = {name: role for names in PROJECTIONS for name, role in zip(names, "qkv", strict=True)}
+_INTO = re.compile(rf"((.+?)(?:\.self)?)\.({'|'.join(_ROLES)})\.weight")
+_OUT = re.compile(rf"(.+?)\.(?:{'|'.join(map(re.escape, ATTENTION_OUTPUTS))})\.weight")
+_BESIDE = re.compile(BESIDE_PROJECTIONS)
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _of_layer(model: PreTrainedModel, targets: Sequence[Target], heads: int, gro
     places: dict[str, str] = {}
     for target in targets:
         if match := _INTO.fullmatch(target.name):
-            attentions.setdefault(match[2], {})[match[3]] = target
+            attentions.setdefault(match[2], {})[_ROLES[match[3]]] = target
             places[match[2]] = match[1]
     outs = {match[1]: target for target in targets if (match := _OUT.fullmatch(target.name))}
     for name, into in attentions.items():

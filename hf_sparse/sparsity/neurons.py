@@ -8,11 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
+from hf_sparse.architectures import ACTIVATION_SETTINGS, feed_forward_width
 from hf_sparse.sparsity.structures import Structures, bias_of, by_layer, filled
-
-# What configurations call the width of a feed-forward layer, and its activation.
-_WIDTHS = ("intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner")
-_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function", "dense_act_fn")
 
 
 @dataclass(frozen=True)
@@ -68,13 +65,10 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
 
 
 def width_of(model: PreTrainedModel) -> tuple[str, int]:
-    """Return the configuration's name for the width of the feed-forward layers, and that width."""
-    for key in _WIDTHS:
-        if isinstance(width := getattr(model.config, key, None), int):
-            return key, width
-    if hasattr(model.config, "n_inner"):
-        # As GPT-2 reads a missing width.
-        return "n_inner", 4 * model.config.hidden_size
+    """Return the setting of the width of the feed-forward layers, and the width."""
+    found = feed_forward_width(model.config)
+    if found is not None:
+        return found
     raise ValueError(
         f"the configuration of {type(model).__name__} does not say how wide its feed-forward layers are, so "
         "they cannot be made smaller"
@@ -82,5 +76,5 @@ def width_of(model: PreTrainedModel) -> tuple[str, int]:
 
 
 def _activation(model: PreTrainedModel) -> nn.Module | None:
-    names = (getattr(model.config, key, None) for key in _ACTIVATIONS)
+    names = (getattr(model.config, key, None) for key in ACTIVATION_SETTINGS)
     return next((ACT2FN[name] for name in names if isinstance(name, str) and name in ACT2FN), None)

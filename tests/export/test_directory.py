@@ -1,4 +1,4 @@
-"""Exports as directories: whole, with what belongs to them, nothing else lost."""
+"""Exports as directories: whole, with their companion files, without loss of other files."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ FILES = {"onnx": {"model.onnx"}, "openvino": {"openvino_model.bin", "openvino_mo
 
 @pytest.fixture
 def model(tmp_path: Path) -> torch.nn.Module:
-    """A quantized model that was packed, as the configuration of such a one says."""
+    """Return a quantized model whose configuration says that it was packed."""
     made = bert(num_hidden_layers=1).eval()
     calibrate(made, [{"input_ids": torch.stack([row["input_ids"] for row in sentences(4)])}])
     save_packed(made, tmp_path / "packed")
@@ -63,5 +63,5 @@ def test_the_file_holds_nothing_of_the_code_that_made_it(tmp_path: Path, model: 
 
 
 def test_kinds_that_are_not_known_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'tensorrt' is no kind of export; choose one of onnx, openvino"):
+    with pytest.raises(ValueError, match="'tensorrt' is not a kind of export; choose one of onnx, openvino"):
         require_own(tmp_path, "tensorrt")

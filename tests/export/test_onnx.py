@@ -1,4 +1,4 @@
-"""Files that ONNX Runtime computes with as the model does, in integers where it is quantized."""
+"""ONNX files compute the same as their models, in integers where layers are quantized."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -282,7 +282,7 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path) -> None:
     grouped = BertForSequenceClassification(BertConfig(**SIZES))
     calibrate(grouped, [batch(4, 8, tuple(example_inputs(grouped)))], "int8_group_16")
     for model, message in (
-        (bart, "BartForSequenceClassification reads is not only what a tokenizer gives; call export_onnx"),
+        (bart, "BartForSequenceClassification reads more than a tokenizer makes; call export_onnx"),
         (half, r"the model is torch.bfloat16.*call model.float\(\) first"),
         (
             grouped,

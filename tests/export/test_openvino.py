@@ -1,4 +1,4 @@
-"""Directories that OpenVINO computes with as the model does, in integers where it is quantized."""
+"""OpenVINO directories compute the same as their models, in integers where layers are quantized."""
 
 from collections import Counter
 from pathlib import Path

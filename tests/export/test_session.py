@@ -1,4 +1,4 @@
-"""Pipelines that run from an exported file as they do from the model."""
+"""Pipelines give the same from an exported file as from its model."""
 
 from collections.abc import Callable
 from functools import cache

@@ -1,4 +1,4 @@
-"""Compiling for a wheel or at first use: once, whole or not at all, with the reason why not."""
+"""C++ is compiled once, for a wheel or at first use, whole or not at all; a warning says why not."""
 
 import ctypes
 import logging

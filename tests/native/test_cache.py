@@ -1,4 +1,4 @@
-"""Where compiled libraries stay: nobody else's are loaded, none that is not whole, nothing is left behind."""
+"""The directory of compiled libraries: only whole ones of this user are loaded, nothing is left behind."""
 
 import ctypes
 import os
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Take a tiny source for the package's, and a directory that is not there yet for the user's cache."""
+    """Replace the sources of the package by a tiny one, and the user's cache by a missing directory."""
     (tmp_path / "package" / "native").mkdir(parents=True)
     (tmp_path / "package" / SOURCE).write_text('extern "C" int answer() { return 42; }')
     monkeypatch.setattr(building, "_PACKAGE", tmp_path / "package")
@@ -51,7 +51,7 @@ def answer() -> int | None:
 
 
 def files(home: Path) -> tuple[Path, Path]:
-    """Return the one library and its hash; there is nothing else."""
+    """Return the only library of the cache and its hash."""
     library, known = sorted(home.iterdir())
     assert known.name == f"{library.name}.sha256"
     return library, known

@@ -1,4 +1,4 @@
-"""Wheels hold libraries for all processors of an architecture where there is a compiler, else the sources."""
+"""Wheels hold libraries for all processors of an architecture; without a compiler, the sources."""
 
 import os
 import shutil

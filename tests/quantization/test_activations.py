@@ -1,4 +1,4 @@
-"""Activations on a grid: zero is exact, ranges follow what is seen, clipped values get no gradient."""
+"""Activations on a grid: zero is exact, ranges follow the inputs, clipped values get no gradient."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Layers that are not called where their weights are used are refused: nothing would be rounded."""
+"""Layers whose weights are used without a call are refused, since nothing would be rounded."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Embedding tables of few bits: rows as the table would have them, formats that keep them, ties refused."""
+"""Embedding tables of few bits: rows equal those of a rounded table, formats keep them, ties are refused."""
 
 from pathlib import Path
 

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from hf_sparse.report.tables import ModelRow, duration, model_table, size
+from hf_sparse.report.tables import ModelRow, duration, model_table
 
 
 def test_a_row_shows_percentages_and_units() -> None:
@@ -24,7 +24,3 @@ def test_shares_outside_their_range_are_refused() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3661, "61:01")])
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-def test_size_is_in_decimal_units() -> None:
-    assert [size(1_234_567), size(100_000), size(99_949)] == ["1.23 MB", "0.10 MB", "99.9 kB"]

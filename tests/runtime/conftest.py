@@ -1,4 +1,4 @@
-"""What tests of the kernels share."""
+"""Fixtures of the tests of the kernels."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from hf_sparse.runtime.processor import SWITCH, available_paths
 
 @pytest.fixture(params=available_paths())
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each path that runs here in turn, forced."""
+    """Set each path that runs here in turn."""
     monkeypatch.setenv(SWITCH, request.param)
     load_kernels.cache_clear()
     yield request.param

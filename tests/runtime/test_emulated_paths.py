@@ -1,22 +1,21 @@
-"""Paths of other processors, emulated, give the bits of the one that is here."""
+"""Emulated paths of other processors give the same bits as the path of this one."""
 
 import os
 import shutil
 import struct
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from emulations import EMULATIONS, Emulation
 from torch import Tensor
 
 from hf_sparse.native import building
-from hf_sparse.runtime.engine import EngineLayer, FusedEncoder
+from hf_sparse.runtime.engine import FusedEncoder, FusedLayer
 from hf_sparse.runtime.integers import FIXED, RANGE, SYMMETRIC, IntegerLayer
 from hf_sparse.runtime.library import ACTIVATIONS, Grid, load_kernels, pointer
 from hf_sparse.runtime.packing import Form, PackedWeight, pack
-from hf_sparse.runtime.processor import PATHS
 
 KERNELS = load_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="there is no C++ compiler")
@@ -25,38 +24,6 @@ HEADERS = building._PACKAGE / "runtime" / "kernels"
 NONE, LINEAR, ENCODER = (struct.pack("q", number) for number in range(3))
 # Rows and groups of features that are kept together; no groups: columns.
 FORMS = tuple((tall, groups) for tall in (4, 1) for groups in (1, 2, 0))
-
-
-@dataclass(frozen=True)
-class Emulation:
-    """How a path is compiled and run here."""
-
-    compilers: tuple[str, ...]
-    flags: tuple[str, ...]
-    runner: tuple[str, ...] = ()
-    needs: str | None = None
-
-
-def flags_of(name: str, start: str = "-") -> tuple[str, ...]:
-    return tuple(flag for path in PATHS if path.name == name for flag in path.flags if flag.startswith(start))
-
-
-def by_simde(name: str) -> Emulation:
-    # Optimized, the emulation takes most of a minute to compile.
-    flags = (*flags_of(name, "-D"), "-DHF_SPARSE_EMULATED", "-O0")
-    return Emulation(building.COMPILERS, flags, needs="simde/x86/avx512.h")
-
-
-EMULATIONS = {
-    "avx512_vnni": by_simde("avx512_vnni"),
-    "avx_vnni": by_simde("avx_vnni"),
-    "neon": Emulation(
-        ("aarch64-linux-gnu-g++",),
-        flags_of("neon"),
-        ("qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu"),
-    ),
-    "portable": Emulation(building.COMPILERS, ("-O1",)),
-}
 
 
 def compiled(emulation: Emulation, directory: Path) -> list[str]:
@@ -86,7 +53,7 @@ def compiled(emulation: Emulation, directory: Path) -> list[str]:
 
 
 class Problems:
-    """Random problems as the driver reads them, each with what the library here gives."""
+    """Random problems as the driver reads them, each with the outputs of the library of this processor."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -159,7 +126,7 @@ class Problems:
             norms = tuple(self.normal(hidden) + at % 2 for at in range(1, 5))
             self.tensors(*norms)
             grids = tuple((grid.step, grid.zero, grid.dynamic) for _, grid in linears)
-            layers.append(EngineLayer(tuple(packed for packed, _ in linears), grids, norms))
+            layers.append(FusedLayer(tuple(packed for packed, _ in linears), grids, norms))
         mask = self.chance(self.among(0.5, 1.0), batch, length)
         states = self.values(self.among(0.0, 0.0, 0.0, 2e-4), batch, length, hidden)
         self.tensors(mask.to(torch.uint8), states)

@@ -9,12 +9,12 @@ import torch
 from models import batch, build, outputs, prune, quantized
 from transformers import BertConfig, BertModel
 
+from hf_sparse.architectures import BERT
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import fuse, reference
 from hf_sparse.runtime.engine import FusedEncoder, kept_tokens
-from hf_sparse.runtime.families import FAMILIES
-from hf_sparse.runtime.integers import integer_layer
-from hf_sparse.runtime.integers import quantized as quantized_linears
+from hf_sparse.runtime.fusing import encoder_layers
+from hf_sparse.runtime.integers import integer_layer, quantized_linears
 from hf_sparse.runtime.library import ACTIVATIONS, load_kernels
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
@@ -52,10 +52,10 @@ def test_the_encoder_equals_the_reference_bit_for_bit(path: str, activations: st
     expected = torch.zeros_like(states)
     for row, kept in enumerate(mask.bool()):
         tokens = states[row, kept]
-        for _, layer, linears in FAMILIES["bert"].parts(base):
+        for _, layer, linears in encoder_layers(base, BERT):
             six = [
                 integer_layer(part, linear, layers[linear])
-                for part, linear in zip(FAMILIES["bert"].linears, linears, strict=True)
+                for part, linear in zip(BERT.linears, linears, strict=True)
             ]
             norms = [layer.attention.output.LayerNorm, layer.output.LayerNorm]
             tokens = reference.encoder_layer(
@@ -200,7 +200,7 @@ def test_attention_of_long_sequences_keeps_its_precision(path: str) -> None:
     calibrate(model, [{"input_ids": torch.randint(9, (1, 1300))}], activations="int8_per_token")
     states = torch.randn(1, 1300, 16)
     layers = quantized_linears(model)
-    ((_, layer, linears),) = FAMILIES["bert"].parts(model)
+    ((_, layer, linears),) = encoder_layers(model, BERT)
     norms = [layer.attention.output.LayerNorm, layer.output.LayerNorm]
     expected = reference.encoder_layer(
         [integer_layer("", linear, layers[linear]) for linear in linears],

@@ -1,4 +1,4 @@
-"""What is fused, what is refused, and what is left of a model then."""
+"""Fused models, refused models, and a model that stays as it was after an error."""
 
 import copy
 import subprocess
@@ -13,7 +13,7 @@ from hf_sparse.quantization.convert import detach
 from hf_sparse.runtime import fuse, optimize
 from hf_sparse.runtime.choosing import measured_rates
 from hf_sparse.runtime.engine import kept_tokens
-from hf_sparse.runtime.families import family_of
+from hf_sparse.runtime.fusing import encoder_names
 from hf_sparse.runtime.library import load_kernels
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
@@ -29,7 +29,7 @@ def test_what_cannot_be_fused_is_refused_with_the_reason() -> None:
     model = build()
     model.config.model_type = "t5"
     with pytest.raises(ValueError, match="type t5 are not among bert"):
-        family_of(model)
+        encoder_names(model)
     with pytest.raises(ValueError, match="activation mish is none of"):
         fuse(build(hidden_act="mish"))
 
@@ -79,7 +79,7 @@ def test_a_refused_model_can_still_be_trained() -> None:
 
 
 class _Adapted(nn.Module):
-    """As adapters have it: the weight of another, and something of its own."""
+    """A Linear as adapters make them: the weight of another one, and a parameter of its own."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From saved models to ones that are ready to run."""
+"""Saved models are loaded ready to run."""
 
 import copy
 

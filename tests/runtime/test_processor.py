@@ -1,4 +1,4 @@
-"""Which path a processor gets."""
+"""The best path that a processor runs is chosen."""
 
 import pytest
 

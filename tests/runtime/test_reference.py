@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import reference
-from hf_sparse.runtime.integers import integer_layer, quantized
+from hf_sparse.runtime.integers import integer_layer, quantized_linears
 
 VALUES = torch.linspace(-30, 30, 20001)
 
@@ -70,7 +70,7 @@ def test_a_layer_gives_what_the_fake_quantized_one_gives(weights: str, activatio
 
     targets = Targets((Target("layer.weight", model.layer),), ())
     calibrate(model, [{"values": values}], weights=weights, activations=activations, targets=targets)
-    layer = integer_layer("layer", model.layer, quantized(model)[model.layer])
+    layer = integer_layer("layer", model.layer, quantized_linears(model)[model.layer])
     with torch.no_grad():
         torch.testing.assert_close(reference.linear(layer, values), model(values), rtol=1e-5, atol=1e-5)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
+from hf_sparse.architectures import DECODER_DEPTHS, ENCODER_DEPTHS
 from hf_sparse.distillation.counts import fitting_mask, label_mask
 from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.term import (
@@ -22,11 +23,7 @@ from hf_sparse.distillation.features.term import (
 from hf_sparse.distillation.losses import LossTerm, position_term, precise
 
 _DECODER = "decoder_hidden_states"
-# What the configurations of encoder-decoders call the number of layers of each stack.
-_STACKS = {
-    "encoder_hidden_states": ("encoder_layers", "num_layers"),
-    _DECODER: ("decoder_layers", "num_decoder_layers"),
-}
+_STACKS = {"encoder_hidden_states": ENCODER_DEPTHS, _DECODER: DECODER_DEPTHS}
 _SEED = 0
 
 

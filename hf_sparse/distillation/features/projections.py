@@ -6,17 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hf_sparse.architectures import FUSED_PROJECTIONS, PROJECTIONS
+
 KINDS = ("queries", "keys", "values")
-# What models call their three projections.
-_NAMES = (
-    ("query", "key", "value"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("query_proj", "key_proj", "value_proj"),
-    ("q_lin", "k_lin", "v_lin"),
-    ("q", "k", "v"),
-)
-# Those that compute all three at once.
-_FUSED = ("c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv", "in_proj")
 
 Projections = tuple[nn.Linear, nn.Linear, nn.Linear]
 
@@ -28,7 +20,7 @@ def find_projections(model: nn.Module, layers: int) -> list[tuple[nn.Module, Pro
     """
     found = []
     for module in model.modules():
-        for names in _NAMES:
+        for names in PROJECTIONS:
             projections = tuple(getattr(module, name, None) for name in names)
             if all(map(_is_linear, projections)):
                 found.append((module, projections))
@@ -48,13 +40,13 @@ def _is_linear(module: nn.Module | None) -> bool:
 
 
 def _why_none(model: nn.Module) -> str:
-    fused = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in _FUSED]
+    fused = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in FUSED_PROJECTIONS]
     if fused:
         return (
             f"{type(model).__name__} computes all three at once, in {fused[0]}; use hidden, or attention "
             "where the heads are as many"
         )
-    names = " or ".join(", ".join(names) for names in _NAMES)
+    names = " or ".join(", ".join(names) for names in PROJECTIONS)
     return f"{type(model).__name__} has no Linears named {names}; use hidden"
 
 

@@ -10,6 +10,7 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationErr
 
 from hf_sparse.checkpoint.sizes import Sizes
 from hf_sparse.runs.latency import LatencyReport
+from hf_sparse.units import DENSE_BELOW
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Facts:
     @property
     def sparse(self) -> bool:
         """Whether weights were removed: more than the zeros that any model has."""
-        return self.zeros.share >= _SPARSE
+        return self.zeros.share >= DENSE_BELOW
 
     @property
     def small_by_design(self) -> bool:
@@ -190,7 +191,6 @@ class Facts:
         return json.dumps(_FACTS.dump_python(self, mode="json"), indent=1, allow_nan=False) + "\n"
 
 
-_SPARSE = 0.01
 _FACTS = TypeAdapter(Facts)
 
 

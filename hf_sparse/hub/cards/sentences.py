@@ -6,6 +6,7 @@ from hf_sparse.hub.cards.metadata import on_the_hub
 from hf_sparse.hub.cards.tables import dense_title, layers
 from hf_sparse.runs.latency import GAIN, RUNTIMES, LatencyReport
 from hf_sparse.runs.score_text import chance, compared, lower_is_better, title, written
+from hf_sparse.units import percent
 
 _KINDS = {
     "text-classification": "text classifier",
@@ -232,7 +233,7 @@ def licence(facts: Facts) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return percent(share, " ")
 
 
 def _threads(latency: LatencyReport) -> str:

@@ -5,9 +5,9 @@ from math import isfinite
 
 from hf_sparse.hub.cards.escaping import plain
 from hf_sparse.hub.cards.facts import Facts
-from hf_sparse.report.tables import size
 from hf_sparse.runs.latency import LatencyReport
 from hf_sparse.runs.score_text import change, title, written
+from hf_sparse.units import DENSE_BELOW, percent, short, size
 
 Rows = list[Sequence[str]]
 
@@ -42,8 +42,8 @@ def summary(facts: Facts) -> Rows:
         )
     if facts.sparse:
         known = dense is not None and dense.zeros is not None
-        before = f"{dense.zeros:.1%}".replace("%", " %") if known else ""
-        share = f"{facts.zeros.share:.1%}".replace("%", " %")
+        before = percent(dense.zeros, " ") if known else ""
+        share = percent(facts.zeros.share, " ")
         rows.append((f"zeros in the {layers(facts)}", before, f"**{share}**", ""))
     smaller = small.sizes is not None and small.sizes.ratio >= _SMALLER
     compared = f"{small.sizes.ratio:.1f} times smaller than float32" if smaller else ""
@@ -83,9 +83,9 @@ def latencies(latency: LatencyReport) -> Rows:
     for row in latency.ranked:
         cells = [
             plain(row.name),
-            f"{_short(row.median_ms)} ms",
-            f"{_short(row.p95_ms)} ms",
-            f"{_short(latency.per_second(row))}",
+            f"{short(row.median_ms)} ms",
+            f"{short(row.p95_ms)} ms",
+            f"{short(latency.per_second(row))}",
             size(row.weight_bytes),
             f"{row.difference:.1e}" if isfinite(row.difference) and row.name != latency.reference else "",
         ]
@@ -97,7 +97,7 @@ def dense_title(facts: Facts) -> str:
     """Return what the model is called that this one is compared with."""
     dense = facts.dense
     kind = "teacher" if dense.teacher else "model"
-    return f"dense {kind}" if (dense.zeros or 0) < _DENSE else kind
+    return f"dense {kind}" if (dense.zeros or 0) < DENSE_BELOW else kind
 
 
 def layers(facts: Facts) -> str:
@@ -105,13 +105,9 @@ def layers(facts: Facts) -> str:
     return "decoder" if facts.task == "text-generation" else "encoder"
 
 
-# With more zeros than this no model is dense; by less than this no file is smaller.
-_DENSE, _SMALLER = 0.01, 1.05
+# By less than this no file is smaller.
+_SMALLER = 1.05
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio < float("inf") else ""
-
-
-def _short(number: float) -> str:
-    return f"{number:,.0f}" if number >= 1000 else f"{number:.1f}" if number >= 100 else f"{number:.2f}"

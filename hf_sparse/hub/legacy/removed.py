@@ -12,38 +12,15 @@ activation gives.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hf_sparse.architectures import BERT, DISTILBERT, ENCODERS, EncoderNames, feed_forward_width
 from hf_sparse.hub.legacy.state import Conversion, State, some
 
-
-@dataclass(frozen=True)
-class _Names:
-    """What a family of models calls the Linears of a layer."""
-
-    projections: tuple[str, str, str]
-    out: str
-    into: str
-    back: str
-
-
-_FAMILIES = (
-    _Names(
-        ("attention.self.query", "attention.self.key", "attention.self.value"),
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
-    ),
-    _Names(
-        ("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attention.out_lin", "ffn.lin1", "ffn.lin2"
-    ),
-)
-_MODELS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 # Of runs of nn_pruning, and of the movement pruning it grew out of, that were not finished.
 _UNFINISHED = (".mask_scores", ".ampere_pattern", ".LayerNorm.accumulator")
 
@@ -52,12 +29,12 @@ def refill_removed(state: State) -> Conversion | None:
     """Give all layers the sizes that the configuration says, with zeros for what was removed."""
     _require_finished(state.tensors)
     removed = _removed_heads(state.config)
-    layers = list(_layers(state.tensors)) if state.config.get("model_type") in _MODELS else []
+    layers = list(_layers(state.tensors)) if state.config.get("model_type") in ENCODERS else []
     if not layers:
         if removed:
             raise ValueError(
                 f"pruned_heads of a {state.config.get('model_type')} cannot be put back, only those of "
-                f"{', '.join(_MODELS)}; load it with transformers 4"
+                f"{', '.join(ENCODERS)}; load it with transformers 4"
             )
         return None
     refill = _Refill(state, removed)
@@ -82,7 +59,7 @@ class _Refill:
         self._removed = removed
         sizes = state.stock_config()
         self._hidden, self._heads = sizes.hidden_size, sizes.num_attention_heads
-        self._neurons = getattr(sizes, "intermediate_size", None) or sizes.hidden_dim
+        _, self._neurons = feed_forward_width(sizes) or ("", 0)
         self._head_count, self._neuron_count = 0, 0
 
     def notes(self) -> tuple[str, ...]:
@@ -94,14 +71,14 @@ class _Refill:
             notes.append("pruned_heads taken out of the configuration: these heads are zeros already")
         return tuple(notes)
 
-    def heads(self, prefix: str, layer: int, names: _Names) -> None:
+    def heads(self, prefix: str, layer: int, names: EncoderNames) -> None:
         """Put the heads back that `pruned_heads` says are gone from a layer."""
         gone = self._removed.get(layer, ())
         if any(head >= self._heads for head in gone):
             raise ValueError(
                 f"pruned_heads of layer {layer} is {list(gone)}, of {self._heads} heads; correct config.json"
             )
-        out = f"{prefix}.{names.out}"
+        out = f"{prefix}.{names.output}"
         rows = len(self._weight(f"{prefix}.{names.projections[0]}"))
         if rows == self._hidden:
             self._require_empty(out, layer, gone)
@@ -118,9 +95,9 @@ class _Refill:
         self._spread(out, self._places(kept), self._hidden, dimension=1)
         self._head_count += self._heads - len(kept)
 
-    def neurons(self, prefix: str, names: _Names) -> None:
+    def neurons(self, prefix: str, names: EncoderNames) -> None:
         """Fill a layer up to the number of neurons of the configuration."""
-        into, back = f"{prefix}.{names.into}", f"{prefix}.{names.back}"
+        into, back = f"{prefix}.{names.intermediate}", f"{prefix}.{names.last}"
         count = len(self._weight(into))
         if count >= self._neurons:
             return
@@ -180,8 +157,8 @@ def _small(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
     return linear
 
 
-def _layers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int, _Names]]:
-    for names in _FAMILIES:
+def _layers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int, EncoderNames]]:
+    for names in (BERT, DISTILBERT):
         for key in tensors:
             if match := re.fullmatch(rf"(.*\blayer\.(\d+))\.{re.escape(names.projections[0])}\.weight", key):
                 yield match[1], int(match[2]), names

@@ -1,14 +1,16 @@
 """The result of runs in a sentence or two."""
 
-from hf_sparse.report.comparison import megabytes, milliseconds, score_text
+from hf_sparse import units
+from hf_sparse.report.comparison import score_text
 from hf_sparse.runs.comparison import Comparison
 from hf_sparse.runs.measured_run import OWN, MeasuredRun
 from hf_sparse.runs.score_text import lower_is_better
+from hf_sparse.units import megabytes, milliseconds
 
 
 def percent(share: float) -> str:
-    """Write a share in per cent, without a line break before the sign."""
-    return f"{100 * share:.1f}\u00a0%"
+    """Write a share in per cent, with a space that does not break."""
+    return units.percent(share, "\u00a0")
 
 
 def capital(text: str) -> str:

@@ -1,7 +1,7 @@
-// Attention of one head over one sequence: halves of 16 bits in both products, floats in the softmax.
+// Attention of one head over one sequence: 16-bit integers in both products, floats in the softmax.
 //
-// Queries, keys and values get one step each, from the largest of them, so that no sum overflows: of 64 features
-// that is 12.5 bits and a sign. Probabilities get a step for each query.
+// Queries, keys and values get one step each, from their largest value, chosen so that no sum overflows: with 64
+// features, codes have 12.5 bits and a sign. Probabilities get a step for each query.
 
 #pragma once
 
@@ -13,12 +13,12 @@
 
 namespace {
 
-// Where the tokens of a sequence lie: tokens first to first + length of tiles of `features` features.
+// The tokens of a sequence in the tiles: first to first + length.
 struct Span {
     int64_t first, length;
 };
 
-// Queries in flight: vectors of them times four keys fit the registers.
+// Vectors of queries that are computed together: with four keys they fit the registers.
 constexpr int QUERIES = LANES == 8 || GROUP == 2 ? 2 : 4;
 
 inline float* place(float* tiles, int64_t features, int64_t feature, int64_t token) {
@@ -27,14 +27,14 @@ inline float* place(float* tiles, int64_t features, int64_t feature, int64_t tok
 
 inline int64_t vectors(int64_t tokens) { return (tokens + LANES - 1) / LANES; }
 
-// Ones where a lane is a token of the sequence, zeros where it pads.
+// All bits set in lanes that hold a token of the sequence, none in lanes that pad it.
 inline Int within(int64_t length, int64_t vector) {
     int32_t numbers[LANES];
     for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
     return (Int)(load(numbers) < every((int32_t)(length - vector * LANES)));
 }
 
-// The step by which `width` features from `feature` fit -bound to bound; NaN if one of them is not finite.
+// The step with which `width` features from `feature` on fit -bound to bound; NaN if a value is not finite.
 inline float step_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, int32_t bound) {
     Int sizes{};
     for (int64_t vector = 0; vector < vectors(span.length); vector++) {
@@ -53,7 +53,7 @@ inline Int half_of(Float value, Float inverse, Float bound) {
     return to_int(nearest(at_most(at_least(value * inverse, -bound), bound)));
 }
 
-// Words of consecutive features, [pair of features][token], from vectors of tokens that follow each other.
+// Words of two features each, [pair of features][token], of `count` vectors of tokens from `from` on.
 inline void pair_features(float* tiles, int64_t features, int64_t feature, int64_t width, Span span,
                           int64_t from, int64_t count, float step, int32_t bound, int32_t* found,
                           int64_t stride) {
@@ -70,7 +70,7 @@ inline void pair_features(float* tiles, int64_t features, int64_t feature, int64
     }
 }
 
-// Halves of one feature of all tokens, [feature][token].
+// 16-bit codes of all tokens, [feature][token].
 inline void list_features(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, float step,
                           int32_t bound, int16_t* found, int64_t stride) {
     const Float inverse = every(1.0f / step), most = every((float)bound);
@@ -86,8 +86,8 @@ inline void list_features(float* tiles, int64_t features, int64_t feature, int64
     }
 }
 
-// sums[ROWS][PARTS] of products over pairs; weights are words, `across` apart from row to row, `along` from pair
-// to pair; words of the other side are [pair][PARTS vectors].
+// sums[ROWS][PARTS] of products over pairs. Weights are words, with strides `across` between rows and `along`
+// between pairs; words of the other side are [pair][PARTS vectors].
 template <int PARTS>
 inline void multiply_halves(const int32_t* weights, int64_t across, int64_t along, const int32_t* words,
                             int64_t pairs, Int sums[ROWS][PARTS]) {
@@ -112,26 +112,26 @@ inline void multiply_halves(const int32_t* weights, int64_t across, int64_t alon
 }
 
 struct Head {
-    float *queries, *keys, *values;  // tiles; what attention gives goes in the place of the queries
+    float *queries, *keys, *values;  // tiles; outputs replace the queries
     int64_t features, feature, width;
     float scaling;
 };
 
 inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROWS + 1) / 2 * 2; }
 
-// Integers and floats that one head needs, in 32 bits each.
+// Scratch words that one head needs.
 inline int64_t attention_scratch(int64_t width, int64_t length) {
     const int64_t stride = stride_of(length), block = QUERIES * LANES, pairs = (width + 1) / 2;
     return pairs * stride + (width + ROWS) * stride / 2 + (pairs + stride + stride / 2) * block;
 }
 
-// The largest bound of codes for which `terms` products of two fit 31 bits.
+// The largest bound of codes for which the sum of `terms` products fits 31 bits.
 inline int32_t bound_of(double terms) {
     return (int32_t)std::min(32767.0, std::floor(std::sqrt(2147483647.0 / terms)));
 }
 
-// Keys whose products are summed as integers; sums of several such runs are added as floats. The probabilities of
-// a run come to this at most, so that those of long sequences do not vanish.
+// Products of RUN keys are summed as integers, and the sums of runs as floats. The codes of probabilities in a run
+// sum to SUM_OF_PROBABILITIES at most, so that small probabilities of long sequences do not become zero.
 constexpr int64_t RUN = 512;
 constexpr float SUM_OF_PROBABILITIES = 131072;
 
@@ -167,7 +167,7 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
                 if (key + row < span.length) largest[part] = at_least(score, largest[part]);
             }
     }
-    // The place of a key that there is not, where their number is odd: no share of anything.
+    // With an odd number of keys, the second half of the last pair gets no probability.
     for (int part = 0; part < PARTS; part++)
         if (span.length % 2) store(scores + span.length * BLOCK + part * LANES, every(-3e38f));
     Float most[PARTS] = {};
@@ -223,7 +223,7 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     const int64_t even = stride_of(span.length), width_pairs = (head.width + 1) / 2;
     Prepared ready;
     ready.bound = bound_of((double)head.width);
-    // Rounding may add one half for each key.
+    // Rounding may add one half per key.
     ready.value_bound = (int32_t)std::min(
         32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)RUN));
     const auto step = [&](float* tiles, int32_t bound) {
@@ -233,7 +233,7 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     ready.key_step = step(head.keys, ready.bound);
     ready.value_step = step(head.values, ready.value_bound);
     if (std::isnan(ready.query_step) || std::isnan(ready.key_step) || std::isnan(ready.value_step)) {
-        // Every query looks at every key, if only with a share of 0, which makes NaN of NaN and of infinity.
+        // Every query weighs every key, and even a weight of 0 times NaN or infinity is NaN.
         for (int64_t vector = 0; vector < vectors(span.length); vector++)
             for (int64_t row = 0; row < head.width; row++)
                 store(place(head.queries, head.features, head.feature + row, span.first + vector * LANES),

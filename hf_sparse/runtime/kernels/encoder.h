@@ -21,7 +21,7 @@ struct Encoder {
     double epsilon;
 };
 
-// (x - mean) over the deviation of each token, times weight, plus bias, over a tile of floats, in place.
+// LayerNorm of each token of a tile of floats, in place.
 inline void normalize(float* values, int64_t features, const float* weight, const float* bias, double epsilon) {
     const Float count = every((float)features), little = every((float)epsilon);
     Float mean[DEPTH] = {}, inverse[DEPTH] = {};
@@ -46,10 +46,10 @@ inline void normalize(float* values, int64_t features, const float* weight, cons
         }
 }
 
-// Tiles in a chunk: what a layer holds between its two products should stay in the cache.
+// Tiles in a chunk: the values between the two products of a layer should stay in the cache.
 constexpr int64_t CHUNK = 128 / TOKENS > 0 ? 128 / TOKENS : 1;
 
-// The codes of floats for one layer's input; those made for an earlier layer serve again where they are alike.
+// The codes of the input of a layer, kept for the next layer if it has the same input and grid.
 struct Codes {
     int32_t* tiles;
     Scales scales[CHUNK] = {};
@@ -57,7 +57,7 @@ struct Codes {
     Grid grid = {};
     bool lines = false;
 
-    // What NaN went into comes out as NaN, which an activation may have made a number of.
+    // Marks tokens that were broken earlier: an activation may have turned NaN into a number.
     void inherit(const Codes& earlier, int64_t count) {
         for (int64_t tile = 0; tile < count; tile++) {
             if (!earlier.scales[tile].any_broken) continue;
@@ -80,7 +80,7 @@ struct Codes {
     }
 };
 
-// Hands `take(stripe, tile, floats)` what a matrix gives for tiles of codes.
+// Calls take(stripe, tile, floats) with the product of a matrix and tiles of codes.
 template <typename Take>
 inline void product(const Matrix& matrix, const Codes& codes, int64_t count, const Take& take) {
     const int64_t size = tile_words(padded(matrix.columns));
@@ -108,13 +108,13 @@ inline void put(const Float found[ROWS][DEPTH], int64_t stripe, int64_t features
 struct ForTokens;
 struct ForMembers;
 
-// One call of the encoder, which several threads work at: each has tiles of its own, and heads of its own.
+// One call of the encoder, shared by several threads: each has its own tiles, and its own heads.
 struct Pass {
     const Encoder& encoder;
     const std::vector<Span>& spans;
     int64_t tiles;
     float *states, *queries, *keys, *values;  // tiles of `hidden` features
-    int32_t* memory;                          // of all members, in turn
+    int32_t* memory;                          // of all members, one after the other
     int64_t longest;
 
     int64_t code_words() const { return tile_words(padded(std::max(encoder.hidden, encoder.inner))); }
@@ -133,16 +133,16 @@ struct Pass {
         for (int64_t index = 0; index < encoder.count; index++) {
             const Layer& layer = encoder.layers[index];
             for (int64_t first = from; first < to; first += CHUNK)
-                read(layer, narrow, first, std::min(CHUNK, to - first));
+                project(layer, narrow, first, std::min(CHUNK, to - first));
             barrier.wait();
-            look(member, members, own + lined(chunk_words()));
+            attend_heads(member, members, own + lined(chunk_words()));
             barrier.wait();
             for (int64_t first = from; first < to; first += CHUNK)
-                think(layer, narrow, wide, between, first, std::min(CHUNK, to - first));
+                feed_forward(layer, narrow, wide, between, first, std::min(CHUNK, to - first));
         }
     }
 
-    void read(const Layer& layer, Codes& codes, int64_t first, int64_t count) const {
+    void project(const Layer& layer, Codes& codes, int64_t first, int64_t count) const {
         const Matrix* matrices[] = {&layer.query, &layer.key, &layer.value};
         const Grid* grids[] = {&layer.query_grid, &layer.key_grid, &layer.value_grid};
         float* into[] = {queries, keys, values};
@@ -156,7 +156,7 @@ struct Pass {
         }
     }
 
-    void look(int member, int members, int32_t* own) const {
+    void attend_heads(int member, int members, int32_t* own) const {
         const int64_t width = encoder.hidden / encoder.heads;
         const int64_t units = (int64_t)spans.size() * encoder.heads;
         for (int64_t unit = units * member / members; unit < units * (member + 1) / members; unit++) {
@@ -167,7 +167,8 @@ struct Pass {
         }
     }
 
-    void think(const Layer& layer, Codes& narrow, Codes& wide, float* between, int64_t first, int64_t count) const {
+    void feed_forward(const Layer& layer, Codes& narrow, Codes& wide, float* between, int64_t first,
+                      int64_t count) const {
         const int64_t hidden = encoder.hidden, inner = encoder.inner;
         const auto add = [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
             put(found, stripe, hidden, at(states, first + tile), true);
@@ -189,7 +190,7 @@ struct Pass {
                     });
             wide.make(layer.last_grid, layer.last.by_columns, between, inner, count);
         } else {
-            // Rounded at once, while it is in registers.
+            // Rounded at once, while values are in registers.
             wide.grid = layer.last_grid, wide.lines = layer.last.by_columns;
             std::fill(wide.scales, wide.scales + count, fixed_scales(wide.grid));
             const Float inverse = every(1.0f) / every(wide.grid.step), zero = every(wide.grid.zero);
@@ -215,12 +216,12 @@ struct Pass {
     }
 };
 
-// Hidden states (batch, length, hidden) of tokens that a mask (batch, length) keeps; zeros for the others.
+// Writes the last hidden states (batch, length, hidden): of tokens that a mask keeps, zeros for the others.
 inline void encode(const Encoder& encoder, const float* input, const uint8_t* mask, int64_t batch, int64_t length,
                    float* output, int threads) {
     const int64_t hidden = encoder.hidden;
     std::vector<Span> spans;
-    std::vector<int64_t> source;  // of each place in the tiles: which token of the input, -1 for none
+    std::vector<int64_t> source;  // the token of the input at each place in the tiles, -1 for none
     for (int64_t sequence = 0; sequence < batch; sequence++) {
         const Span span{(int64_t)source.size(), 0};
         for (int64_t token = sequence * length; token < (sequence + 1) * length; token++)

@@ -8,16 +8,16 @@
 
 namespace {
 
-// All functions take several vectors at once: the steps of one wait for each other, those of others fill in.
+// All functions take several vectors, so that the processor computes one while steps of another wait.
 
-// e^x; largest relative error 2e-7 from -87 to 88; beyond, the value at the end.
+// e^x with a relative error of at most 2e-7 from -87 to 88; outside that range, the value at its end.
 template <int COUNT>
 inline void exponential(Float (&values)[COUNT]) {
     Float whole[COUNT], rest[COUNT], series[COUNT];
 #pragma GCC unroll 16
     for (int at = 0; at < COUNT; at++) {
         const Float value = at_most(at_least(values[at], every(-87.0f)), every(88.0f));
-        // value = whole * ln 2 + rest; ln 2 in two parts, the first of which has few digits.
+        // value = whole * ln 2 + rest. ln 2 is in two parts, of which the first has few digits.
         whole[at] = nearest(value * every(1.44269504f));
         rest[at] = value - whole[at] * every(0.693359375f) + whole[at] * every(2.12194440e-4f);
         // The first seven terms of the series of e^rest; |rest| is below 0.35.
@@ -38,8 +38,8 @@ inline void sigmoid(Float (&values)[COUNT]) {
     for (Float& value : values) value = every(1.0f) / (every(1.0f) + value);
 }
 
-// x * P(a normal variable is below x); within 5e-5 of the exact one everywhere that floats are, most of it near
-// |x| = 4.5. The odd polynomial was fitted to P - 1/2 from -4.5 to 4.5 for the least largest error of the product.
+// x * P(a normal variable is below x), with an absolute error of at most 5e-5, largest near |x| = 4.5. The odd
+// polynomial approximates P - 1/2 from -4.5 to 4.5 with the smallest maximum error of the product.
 template <int COUNT>
 inline void gelu(Float (&values)[COUNT]) {
     Float bounded[COUNT], square[COUNT], series[COUNT];
@@ -61,7 +61,7 @@ inline void gelu(Float (&values)[COUNT]) {
     }
 }
 
-// The approximation by tanh, which equals x * sigmoid(2 * its argument).
+// GELU approximated by tanh(a), as x * sigmoid(2 a).
 template <int COUNT>
 inline void gelu_tanh(Float (&values)[COUNT]) {
     Float found[COUNT];
@@ -83,7 +83,7 @@ inline void silu(Float (&values)[COUNT]) {
 
 enum Activation : int64_t { IDENTITY = 0, RELU = 1, GELU = 2, GELU_TANH = 3, SILU = 4 };
 
-// Vectors in flight at a time: as many as the registers hold with what belongs to them.
+// Vectors that are computed together: as many as fit the registers with their intermediate values.
 constexpr int WAYS = LANES == 16 || (LANES == 4 && GROUP == 4) ? 8 : 4;
 
 template <int COUNT>

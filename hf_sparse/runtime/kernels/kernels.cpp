@@ -15,7 +15,7 @@ int64_t hf_sparse_group() { return GROUP; }
 int64_t hf_sparse_tokens() { return TOKENS; }
 int64_t hf_sparse_lanes() { return LANES; }
 
-// Sizes of what callers lay out themselves.
+// The sizes of the structures that callers fill, which tests compare.
 void hf_sparse_sizes(int64_t* sizes) {
     sizes[0] = sizeof(Matrix), sizes[1] = sizeof(Grid), sizes[2] = sizeof(Layer), sizes[3] = sizeof(Encoder);
 }
@@ -30,14 +30,14 @@ void hf_sparse_fill_entries(const int8_t* codes, int64_t rows, int64_t columns, 
     fill_entries(codes, rows, columns, {tall, wide, by_columns}, starts, indices, words);
 }
 
-// Gives memory back that nobody uses: what unpacking leaves behind is as large as a model.
+// Returns freed memory to the system: unpacking frees as much as a whole model.
 void hf_sparse_trim() {
 #ifdef __GLIBC__
     malloc_trim(0);
 #endif
 }
 
-// These two return 0, or 1 where there is not enough memory.
+// These two return 0, or 1 for too little memory.
 int64_t hf_sparse_linear(const Matrix* matrix, const Grid* grid, const float* input, int64_t tokens, float* output,
                       int64_t threads) {
     try {

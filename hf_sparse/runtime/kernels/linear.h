@@ -1,4 +1,4 @@
-// One layer by itself: floats in, floats out, tokens one after the other.
+// One layer alone: rows of floats in and out, one row for each token.
 
 #pragma once
 
@@ -8,7 +8,7 @@ namespace {
 
 struct ForLinear;
 
-// Rows of outputs that are collected before they are written: whole vectors of features.
+// Outputs are written in whole vectors of so many features.
 constexpr int64_t COLLECTED = LANES > ROWS ? LANES : ROWS;
 
 inline void apply(const Matrix& matrix, const Grid& grid, const float* input, int64_t tokens, float* output,

@@ -1,4 +1,4 @@
-// Codes of a weight, int8 (rows, columns), as entries of a Matrix.
+// Turns the int8 codes (rows, columns) of a weight into entries of a Matrix.
 
 #pragma once
 
@@ -23,7 +23,7 @@ inline int32_t word_of(const int8_t* codes, int64_t rows, int64_t columns, int64
     return (int32_t)all;
 }
 
-// What is not zero in `tall` rows from `row`, by columns.
+// Marks the columns that are not zero in one of `tall` rows from `row` on.
 inline void unite(const int8_t* codes, int64_t rows, int64_t columns, int64_t row, int64_t tall, uint8_t* united) {
     std::memset(united, 0, (size_t)columns);
     for (int64_t next = row; next < std::min(row + tall, rows); next++)
@@ -36,14 +36,14 @@ inline bool any(const uint8_t* united, int64_t columns, int64_t column, int64_t 
     return false;
 }
 
-// One entry: where it begins, for blocks, and which columns belong to which word; those that are none of the
-// weight's, from `columns` on, stand for zeros.
+// One entry: the first group of a block, and the columns of each word. Columns from `columns` on, beyond the weight,
+// stand for zeros.
 struct Found {
     int64_t group;
     const int64_t* chosen;  // wide * GROUP
 };
 
-// Calls give(number, found) for each entry of rows whose columns were united, returns how many.
+// Calls give(number, found) for each entry of rows with these columns; returns the number of entries.
 template <typename Give>
 inline int64_t entries(const uint8_t* united, int64_t columns, Form form, const Give& give) {
     const int64_t width = form.by_columns ? 1 : form.wide * GROUP;
@@ -62,7 +62,7 @@ inline int64_t entries(const uint8_t* united, int64_t columns, Form form, const 
             if (held == GROUP) give(count++, Found{0, chosen}), held = 0;
             continue;
         }
-        // The last block may end beyond the last group: it begins earlier then, and counts nothing twice.
+        // A last block that would end beyond the last group begins earlier, without the columns before it.
         const int64_t last = padded(columns) / GROUP - form.wide;
         const int64_t group = std::max<int64_t>(0, std::min(column / GROUP, last));
         for (int64_t place = 0; place < width; place++) {

@@ -1,12 +1,13 @@
 // A sparse weight times activations, as exact sums of integers.
 //
-// A weight is cut into stripes of ROWS rows, and what is not zero in a stripe into entries, in one of two ways:
+// A weight is cut into stripes of ROWS rows, and the weights of a stripe that are not zero into entries, of one of
+// two kinds:
 //
-//   blocks   tall x (wide * GROUP) weights that lie side by side. An entry has one index, the first group of
-//            features, and wide * tall words of weights.
-//   columns  any GROUP columns of a stripe, or of a row of it. An entry has GROUP indices and tall words.
+//   blocks   tall x (wide * GROUP) adjacent weights. An entry has one index, of its first group of features, and
+//            wide * tall words of weights.
+//   columns  any GROUP columns of a stripe, or of one of its rows. An entry has GROUP indices and tall words.
 //
-// tall is ROWS, or 1: then the entries of each row follow each other and have a start of their own.
+// tall is ROWS or 1. If it is 1, the entries of each row are consecutive, and each row has its own start.
 
 #pragma once
 
@@ -22,20 +23,20 @@ struct Matrix {
     const uint32_t* starts;    // rows / tall + 1, rows rounded up to stripes
     const uint16_t* indices;
     const int32_t* words;
-    const float* multipliers;  // rows: the step of a weight, where the input has one step times that
+    const float* multipliers;  // rows: the step of a weight, times that of the input where it is fixed
     const float* biases;       // rows
     const int32_t* row_sums;   // rows: the sum of the codes of a row
 };
 
 inline int64_t stripes(int64_t rows) { return (rows + ROWS - 1) / ROWS; }
-// Features are padded so that stripes of outputs are whole groups of inputs.
+// Features are padded to whole stripes, so that stripes of outputs are whole groups of inputs.
 inline int64_t padded(int64_t features) { return stripes(features) * ROWS; }
 
-// Codes of TOKENS tokens, padded(features) of them: words of groups or lines of features. Both are as large.
+// Words of a tile of codes, for padded(features); a tile of lines is as large.
 constexpr int64_t tile_words(int64_t features) { return features / GROUP * TOKENS; }
 
-// Entries to look ahead, where activations do not fit the first cache level: the processor does not guess which
-// come next. Measured to gain a fifth on AVX2; past the last entry there are as many indices that mean nothing.
+// Entries to prefetch ahead, where activations exceed the first cache level and the processor cannot predict the
+// next address: a fifth faster on AVX2. Callers append at least as many unused indices.
 constexpr int AHEAD = 6;
 constexpr int64_t NEAR_BYTES = 32 * 1024;
 
@@ -95,10 +96,10 @@ inline void add_columns(const Matrix& matrix, uint32_t from, uint32_t to, const 
         for (int part = 0; part < DEPTH; part++) store(sums + row * TOKENS + part * LANES, kept[row][part]);
 }
 
-// How many vectors of tokens four rows are kept for at a time: more do not fit the registers.
+// Vectors of tokens for which the sums of four rows are kept at a time: more do not fit the registers.
 constexpr int HELD = LANES == 8 && DEPTH == 4 ? 2 : DEPTH;
 
-// Whether tiles are large and entries few: those of a dense weight follow each other, which is guessed.
+// Whether tiles are large and entries few. Entries of a dense weight are consecutive, which processors predict.
 inline bool far_apart(const Matrix& matrix) {
     if (GROUP != 2 || tile_words(padded(matrix.columns)) * 4 <= 2 * NEAR_BYTES) return false;
     const int64_t entries = matrix.starts[stripes(matrix.rows)];
@@ -121,7 +122,7 @@ inline void stripe_of_blocks(const Matrix& matrix, int64_t stripe, const int32_t
     }
 }
 
-// sums[ROWS][TOKENS] of one stripe over one tile. Compiled once, and not where it is called from.
+// sums[ROWS][TOKENS] of one stripe over one tile. Not inlined, so that it is compiled once.
 __attribute__((noinline)) void multiply(const Matrix& matrix, int64_t stripe, const int32_t* tile, int32_t* sums) {
     if (!matrix.by_columns) {
         if (matrix.wide == 1)
@@ -137,8 +138,8 @@ __attribute__((noinline)) void multiply(const Matrix& matrix, int64_t stripe, co
     }
 }
 
-// Stripes whose entries fit the second cache level together; all tiles go over them before the next ones. Their
-// rows fill whole vectors.
+// The end of the stripes from `first` on whose entries fit the second cache level together; all tiles are multiplied
+// with them before the next ones. Their rows fill whole vectors.
 inline int64_t panel(const Matrix& matrix, int64_t first) {
     constexpr int64_t BYTES = 192 * 1024;
     const int64_t per_stripe = matrix.tall == 1 ? ROWS : 1;

@@ -1,4 +1,4 @@
-// Threads that wait for work: one team for the process, with which one caller works at a time.
+// One team of waiting threads for the process, used by one caller at a time.
 
 #pragma once
 
@@ -14,7 +14,7 @@
 
 namespace {
 
-// Waiting begins by asking again and again: work comes within microseconds while a model runs.
+// Waiting spins first, since the next work comes within microseconds while a model runs.
 constexpr int SPINS = 4000;
 
 inline void pause([[maybe_unused]] int spins) {
@@ -24,7 +24,7 @@ inline void pause([[maybe_unused]] int spins) {
     std::this_thread::yield();
 }
 
-// A place where all of a team wait for each other.
+// A barrier at which all members of a team wait for each other.
 class Barrier {
 public:
     explicit Barrier(int members) : members_(members) {}
@@ -47,8 +47,8 @@ using Work = std::function<void(int member, int members, Barrier& barrier)>;
 
 class Team {
 public:
-    // Runs the work on so many threads, one of which is the caller's. While another caller has the team, or
-    // where no thread can be made, the caller does all of it alone.
+    // Runs the work on `members` threads, the caller's among them. While another caller uses the team, or if no
+    // thread can be started, the caller does all the work alone.
     void run(int members, const Work& work) {
         std::unique_lock<std::mutex> alone(busy_, std::try_to_lock);
         if (members > 1 && alone.owns_lock()) members = hire(members);
@@ -106,7 +106,7 @@ private:
     Barrier* barrier_ = nullptr;
 };
 
-// Never destroyed: threads wait in it. A forked process has none of them, and begins with a team of its own.
+// Never destroyed, since threads wait in it. A forked process has no such threads and starts a new team.
 Team* the_team = nullptr;
 
 inline Team& team() {
@@ -118,8 +118,8 @@ inline Team& team() {
     return *the_team;
 }
 
-// Memory of one thread that grows, and stays for the next call unless it is large. Callers take it, for all that
-// work for them: an exception in another thread could not be caught.
+// Scratch memory of one thread, which grows and is kept for the next call unless it is large. The caller allocates it
+// for the whole team, since an exception in another thread could not be caught.
 template <typename Purpose>
 class Scratch {
 public:
@@ -151,7 +151,7 @@ private:
     }
 };
 
-// A size that keeps what follows on a cache line of its own.
+// Rounds a size up to whole cache lines.
 inline int64_t lined(int64_t words) { return (words + 15) / 16 * 16; }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Tiles of TOKENS tokens: floats [feature][token], codes as words [group][token] or lines [feature][token].
+// Tiles of TOKENS tokens: floats [feature][token], and codes as words [group][token] or lines [feature][token].
 
 #pragma once
 
@@ -9,11 +9,11 @@ namespace {
 
 // The grid of one layer's input: step and zero point of each token of a tile, or one for all tokens.
 struct Grid {
-    float step, zero;          // where they are fixed
-    int64_t dynamic;           // 0 fixed; else from each token's values: 1 from -max to max, 2 from min to max
+    float step, zero;          // of a fixed grid
+    int64_t dynamic;           // 0 fixed; from the values of each token: 1 over -max to max, 2 over min to max
 };
 
-// `broken` has all bits of tokens whose outputs are NaN, since their values are: codes cannot say so.
+// `broken` has all bits set for tokens with values that are not numbers; codes cannot hold NaN, outputs become NaN.
 struct Scales {
     Float step[DEPTH];
     Int zero[DEPTH];
@@ -22,12 +22,12 @@ struct Scales {
 };
 
 inline Int code_of(Float value, Float inverse, Float zero) {
-    // Clipped while it is a number, so that NaN becomes a code too.
+    // Clipped as a float, so that NaN becomes a code as well.
     const Float lowest = every(0.0f) - zero;
     return to_int(nearest(at_most(at_least(value * inverse, lowest), lowest + every(255.0f))) + zero) - SHIFT;
 }
 
-// Codes of ROWS features, from `first`, into a tile of codes.
+// Stores the codes of ROWS features, from `first` on, in a tile of codes.
 inline void store_codes(const Int codes[ROWS][DEPTH], int64_t first, bool lines, int32_t* tile) {
     if (lines) {
         Line* line = reinterpret_cast<Line*>(tile) + first;
@@ -52,7 +52,7 @@ inline Scales fixed_scales(const Grid& grid) {
     return scales;
 }
 
-// Steps from what the tokens of a tile hold. Tokens whose values are not all finite get some step.
+// Step and zero of each token of a tile from its values; any step for tokens with values that are not finite.
 inline Scales dynamic_scales(const Grid& grid, const float* values, int64_t features) {
     Scales scales{};
     for (int part = 0; part < DEPTH; part++) {
@@ -78,8 +78,8 @@ inline Scales dynamic_scales(const Grid& grid, const float* values, int64_t feat
     return scales;
 }
 
-// Marks the tokens whose largest values, without signs, are no numbers that their grid can hold: NaN, and infinity
-// where it takes its step from them. On a fixed one that is beyond the end, as any large number is.
+// Marks the tokens whose largest absolute value is NaN, or infinity on a dynamic grid, whose step depends on it. On a
+// fixed grid infinity is clipped to the end, as any large number is.
 inline void mark_broken(Scales& scales, const Grid& grid, const Int largest[DEPTH]) {
     Int all{};
     for (int part = 0; part < DEPTH; part++) {
@@ -89,7 +89,7 @@ inline void mark_broken(Scales& scales, const Grid& grid, const Int largest[DEPT
     for (int lane = 0; lane < LANES; lane++) scales.any_broken |= all[lane] != 0;
 }
 
-// Rounds a tile of floats, features of them, to codes; what pads it gets the codes of zero.
+// Rounds a tile of floats to codes; padding features get the code of zero.
 inline void quantize(Scales& scales, const Grid& grid, const float* values, int64_t features, bool lines,
                      int32_t* tile) {
     Int largest[DEPTH] = {};
@@ -115,7 +115,7 @@ inline void quantize(Scales& scales, const Grid& grid, const float* values, int6
     mark_broken(scales, grid, largest);
 }
 
-// The floats that the sums of a stripe stand for, [ROWS][TOKENS], before any activation; NaN for broken tokens.
+// Turns the sums of a stripe into floats, [ROWS][TOKENS], before any activation; NaN for broken tokens.
 inline void restore(const Matrix& matrix, int64_t stripe, const Grid& grid, const Scales& scales,
                     const int32_t* sums, Float found[ROWS][DEPTH]) {
     for (int row = 0; row < ROWS; row++) {

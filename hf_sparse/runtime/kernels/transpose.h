@@ -1,4 +1,4 @@
-// Between rows of features, one a token, and tiles, [feature][token].
+// Copies rows of features, one for each token, to and from tiles, [feature][token].
 
 #pragma once
 
@@ -8,18 +8,18 @@
 
 namespace {
 
-// Lanes of two vectors, those of the second numbered from LANES on.
+// Picks lanes of two vectors; those of the second are numbered from LANES on.
 template <int... LANE>
 inline Float shuffle(Float first, Float second) {
 #if defined(__clang__)
     return __builtin_shufflevector(first, second, LANE...);
 #else
-    // GCC has the other one from 12 on.
+    // GCC has __builtin_shufflevector since version 12 only.
     return __builtin_shuffle(first, second, Int{LANE...});
 #endif
 }
 
-// Exchanges blocks of STEP x STEP off the diagonal of each 2 STEP x 2 STEP ones.
+// Swaps the two STEP x STEP blocks beside the diagonal of each 2 STEP x 2 STEP block.
 template <int STEP, int... LANE>
 inline void exchange(Float (&rows)[LANES], std::integer_sequence<int, LANE...>) {
 #pragma GCC unroll 16
@@ -39,7 +39,7 @@ inline void transpose(Float (&rows)[LANES]) {
     exchange<1>(rows, lanes);
 }
 
-// Fills a tile from rows of features; a row that is not there is zeros.
+// Fills a tile from rows of features, with zeros for null rows.
 inline void into_tile(const float* const rows[TOKENS], int64_t features, float* tile) {
     const int64_t whole = features / LANES * LANES;
     for (int64_t token = 0; token < TOKENS; token += LANES)
@@ -57,7 +57,7 @@ inline void into_tile(const float* const rows[TOKENS], int64_t features, float* 
             tile[feature * TOKENS + token] = rows[token] == nullptr ? 0.0f : rows[token][feature];
 }
 
-// Copies features of a tile into rows, from feature `first` of them on; rows that are not there take none.
+// Copies features of a tile into rows, from their feature `first` on; null rows are skipped.
 inline void out_of_tile(const float* tile, int64_t features, int64_t first, float* const rows[TOKENS]) {
     const int64_t whole = features / LANES * LANES;
     for (int64_t token = 0; token < TOKENS; token += LANES)

@@ -1,10 +1,11 @@
-// Vectors of one processor path, chosen by what the file is compiled for.
+// The vectors of one path, chosen by the macro that its flags define. This is the only file that differs by path:
+// a new one needs its branch of LANES and GROUP, dot(), dot_halves(), store_line() and words().
 //
 // All arithmetic runs along tokens: a lane is a token. So nothing is ever summed across lanes, and every path
 // gives the same bits, however wide its vectors are.
 //
-// A word holds the codes of GROUP consecutive features of one token: four bytes where the processor has
-// products of bytes that cannot overflow, else two halves.
+// A word holds the codes of GROUP consecutive features of one token: four bytes if the processor multiplies bytes
+// without overflow, else two halves of 16 bits.
 
 #pragma once
 
@@ -14,7 +15,7 @@
 
 #if defined(HF_SPARSE_AVX512_VNNI) || defined(HF_SPARSE_AVX_VNNI) || defined(HF_SPARSE_AVX2)
 #ifdef HF_SPARSE_EMULATED
-// Tests only: the same code on a processor without these instructions.
+// For tests alone: the same code on a processor without these instructions.
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx2.h>
 #include <simde/x86/avx512.h>
@@ -40,21 +41,21 @@ constexpr int LANES = 4, GROUP = 2;
 #endif
 
 #if defined(HF_SPARSE_NEON)
-// The instruction multiplies signed bytes: codes of activations are stored less 128.
+// The instruction multiplies signed bytes, so codes of activations are stored minus 128.
 constexpr int SHIFT = 128;
 #else
 constexpr int SHIFT = 0;
 #endif
 
-// What one pass over weights serves: a line of a single feature over these tokens is a whole vector, and
-// GROUP of them make GROUP vectors of words.
+// Tokens of a tile: a line, the codes of one feature of a tile, is one vector, and GROUP lines are GROUP vectors of
+// words.
 constexpr int DEPTH = GROUP, TOKENS = DEPTH * LANES;
-// Rows of weights that share what they load.
+// Rows of weights that share the activations they load.
 constexpr int ROWS = 4;
 
 typedef int32_t Int __attribute__((vector_size(4 * LANES)));
 typedef float Float __attribute__((vector_size(4 * LANES)));
-// The same at any address that holds 32-bit numbers, which float and int32_t may share.
+// The same without alignment beyond 32 bits, and free to alias float and int32_t.
 typedef int32_t LooseInt __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float LooseFloat __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -73,7 +74,7 @@ inline Int to_int(Float whole) { return __builtin_convertvector(whole, Int); }
 inline Int bits(Float value) { return reinterpret_cast<Int>(value); }
 inline Float number(Int bits) { return reinterpret_cast<Float>(bits); }
 
-// The larger and the smaller of two; NaN gives the bound. Compilers make three instructions of `a > b ? a : b`.
+// The larger and the smaller of two; the bound for NaN. Compilers turn `a > b ? a : b` into three instructions.
 inline Float at_least(Float value, Float bound) {
 #if defined(HF_SPARSE_AVX512_VNNI)
     return (Float)_mm512_max_ps((__m512)value, (__m512)bound);
@@ -99,19 +100,19 @@ inline Float at_most(Float value, Float bound) {
 
 inline Int larger(Int one, Int other) { return one > other ? one : other; }
 
-// Floats without their signs as integers, in the same order: infinity after all numbers, NaN after infinity.
+// Absolute values of floats as integers in the same order; infinity is above all numbers, NaN above infinity.
 constexpr int32_t INFINITE = 0x7f800000;
 inline Int size_of(Float value) { return bits(value) & every(0x7fffffff); }
 
-// The nearest whole number, ties to even, of what is within 2^22 of 0: beyond, digits after the point are gone.
+// The nearest whole number, ties to even, of values between -2^22 and 2^22.
 inline Float nearest(Float value) {
     const Float magic = every(12582912.0f);
     return value + magic - magic;
 }
 
-// sum += the products of the codes in words with GROUP weights, the same for all tokens.
+// sum += the products of the codes in words with GROUP weights, which are the same for all tokens.
 inline Int dot(Int sum, Int words, Int weights);
-// The same for two halves in words and weights, on every path.
+// The same for two halves, whatever GROUP is.
 inline Int dot_halves(Int sum, Int words, Int weights);
 
 #if defined(HF_SPARSE_AVX512_VNNI)
@@ -124,7 +125,7 @@ inline Int dot_halves(Int sum, Int words, Int weights) {
     return (Int)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)words, (__m512i)weights);
 }
 #else
-// Assembly, since compilers copy sums between registers around the intrinsics, at half the speed.
+// In assembly: around the intrinsics compilers copy sums between registers, at half the speed.
 inline Int dot(Int sum, Int words, Int weights) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(words), "v"(weights));
     return sum;
@@ -180,7 +181,7 @@ inline Int dot_halves(Int sum, Int words, Int weights) {
 #else
 
 inline Int dot_halves(Int sum, Int words, Int weights) {
-    // Halves are taken apart by shifts, the lower one with its sign.
+    // Shifts take the halves apart and keep the sign of the lower one.
     const Int low = (Int)((Int)((words << 16)) >> 16) * (Int)((Int)((weights << 16)) >> 16);
     return sum + low + (words >> 16) * (weights >> 16);
 }
@@ -188,8 +189,8 @@ inline Int dot(Int sum, Int words, Int weights) { return dot_halves(sum, words, 
 
 #endif
 
-// Puts the codes of one feature, from 0 to 255 in 32 bits each, into a line. Lines have an order of their own:
-// words() undoes it.
+// Stores the codes of one feature, 0 to 255 in 32 bits each, as a line. The order of a line differs by path; words()
+// restores it.
 inline void store_line(Code* line, const Int codes[DEPTH]) {
 #if defined(HF_SPARSE_AVX512_VNNI)
     const __m512i low = _mm512_packs_epi32((__m512i)codes[0], (__m512i)codes[1]);
@@ -237,7 +238,7 @@ inline void words(const Code* const lines[GROUP], Int found[DEPTH]) {
     found[0] = (Int)_mm256_unpacklo_epi16(a, b);
     found[1] = (Int)_mm256_unpackhi_epi16(a, b);
 #elif defined(HF_SPARSE_NEON)
-    // Four vectors of bytes stored one after the other in turns are the words.
+    // Four vectors of bytes, stored interleaved, are the words.
     uint8x16x4_t together;
     for (int feature = 0; feature < 4; feature++) together.val[feature] = vld1q_u8(lines[feature]);
     uint8_t apart[64];

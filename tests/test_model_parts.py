@@ -1,0 +1,59 @@
+"""The table of names against models, and against the rest of the package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from torch import nn
+from transformers import AutoConfig, AutoModel, DebertaV2Config, DebertaV2ForSequenceClassification
+
+import hf_sparse
+from hf_sparse import architectures
+from hf_sparse.architectures import ENCODERS
+from hf_sparse.sparsity.heads import find_heads
+
+PACKAGE = Path(hf_sparse.__file__).parent
+SMALL = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9}
+# Names that no other code uses for anything else.
+TELLING = {
+    *(name for names in architectures.PROJECTIONS for name in names),
+    *architectures.FUSED_PROJECTIONS,
+    *architectures.ATTENTION_OUTPUTS,
+    *architectures.GATED_INPUTS,
+    *architectures.FEED_FORWARD_WIDTHS,
+    *architectures.ACTIVATION_SETTINGS,
+    *architectures.ENCODER_DEPTHS,
+    *architectures.DECODER_DEPTHS,
+    *architectures.POSITION_TABLES,
+    *(part for names in ENCODERS.values() for part in (*names.linears, *names.norms)),
+}
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_models_have_the_parts_that_the_table_names(model_type: str) -> None:
+    names, config = ENCODERS[model_type], AutoConfig.for_model(model_type, **SMALL)
+    model = AutoModel.from_config(config)
+    (layer,) = model.get_submodule(f"{names.encoder}.{names.layers}")
+    assert all(isinstance(layer.get_submodule(name), nn.Linear) for name in names.linears)
+    assert all(isinstance(layer.get_submodule(name), nn.LayerNorm) for name in names.norms)
+    assert getattr(config, names.activation) == "gelu"
+    assert len(names.linears) == sum(isinstance(part, nn.Linear) for part in layer.modules())
+
+
+def test_one_spelling_of_projections_serves_every_reader() -> None:
+    config = DebertaV2Config(**SMALL, intermediate_size=12, max_position_embeddings=16)
+    (heads,) = find_heads(DebertaV2ForSequenceClassification(config))
+    assert [target.module.out_features for target in heads.into] == [8, 8, 8] and heads.heads == 2
+
+
+def test_the_names_stand_nowhere_else() -> None:
+    # `no_norm` writes settings of a model into its configuration, `bypassed` names a child of PyTorch's own.
+    elsewhere = {"architectures.py", "no_norm.py", "bypassed.py"}
+    found = {
+        path.relative_to(PACKAGE).as_posix(): node.value
+        for path in PACKAGE.rglob("*.py")
+        if path.name not in elsewhere
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in TELLING and {"_", "."} & set(node.value)
+    }
+    assert found == {}
