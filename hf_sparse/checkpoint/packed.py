@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
+from hf_sparse.atomic.directories import recover_directory
+from hf_sparse.atomic.file_group import FileGroup, recover_files, staged_files
 from hf_sparse.checkpoint.comparing import (
     compare,
     compare_layers,
@@ -21,7 +23,6 @@ from hf_sparse.checkpoint.comparing import (
 )
 from hf_sparse.checkpoint.configuration import described_by, require_plausible
 from hf_sparse.checkpoint.container import DTYPES, PACKED, Entry, damaged, read_packed, write_packed
-from hf_sparse.checkpoint.directories import moved_into
 from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, scheme_of, unpack
 from hf_sparse.checkpoint.quantizer import METHOD
 from hf_sparse.checkpoint.saved_files import packed_file
@@ -36,6 +37,7 @@ from hf_sparse.suitable import require_merged
 from hf_sparse.targets import Target, find_targets
 
 _WEIGHT = ".weight"
+_FILES = FileGroup("packed-", order=lambda name: (name == PACKED, name))
 
 
 def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
@@ -83,7 +85,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [kind.__name__], model.dtype
     config.quantization_config = {"quant_method": METHOD}
-    with moved_into(directory) as beside:
+    with staged_files(directory, _FILES) as beside:
         config.save_pretrained(beside)
         if model.can_generate():
             model.generation_config.save_pretrained(beside)
@@ -125,6 +127,7 @@ def load_packed(
 def _directory(name_or_path: str, subfolder: str, revision: str | None) -> Path:
     """Return where the files lie, those of the Hub once they have been fetched."""
     here = Path(name_or_path) / subfolder
+    recover_directory(Path(name_or_path))
     if Path(name_or_path).is_dir():
         return here
     file = packed_file(name_or_path, subfolder=subfolder, revision=revision)
@@ -157,6 +160,7 @@ class OpenedPacked:
 def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
     """Open what `save_packed` wrote into a directory; raises as `load_packed` does."""
     path = Path(directory) / PACKED
+    recover_files(Path(directory), _FILES)
     pairs = {entry.name: (entry, content) for entry, content in read_packed(path)}
     described = Path(directory) / CONFIG_NAME
     require_plausible(described)

@@ -11,6 +11,7 @@ import transformers
 from rich.progress import Progress
 
 import hf_sparse
+from hf_sparse.atomic.file_group import recover_directories
 from hf_sparse.demo.lessons import Lesson, language_lesson, task_lesson
 from hf_sparse.demo.origin import Origin, find_origin
 from hf_sparse.demo.progress import StageProgress
@@ -25,7 +26,6 @@ from hf_sparse.demo.stages import (
     run_stage,
 )
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.files import recover_directories
 from hf_sparse.training.record import public_name
 
 _TASKS = {"language": "fill-mask", "task": "text-classification"}

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.benchmark.contenders import REFERENCE
 from hf_sparse.benchmark.eager import held_bytes, plain_copy, torch_floats
 from hf_sparse.benchmark.field import Contender, Running
@@ -21,7 +22,6 @@ from hf_sparse.report.latency import LatencyReport, latency_as_dict, machine
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.loading import load
-from hf_sparse.storage import write_atomically
 from hf_sparse.training.loading import load_trained
 
 _ROUNDS, _BATCH, _THREADS = 30, 64, 1

@@ -4,10 +4,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from hf_sparse.atomic.files import leaves
+from hf_sparse.checkpoint.companions import companions
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.directories import companions
 from hf_sparse.reading import parse_json
-from hf_sparse.storage import leaves
 from hf_sparse.training.record import RECORD
 from hf_sparse.training.state import SIDECAR
 

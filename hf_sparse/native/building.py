@@ -8,13 +8,13 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+from hf_sparse.atomic.files import replacing_file
 from hf_sparse.native.cache import Cache, Unavailable, opened
 
 logger = logging.getLogger(__name__)
@@ -93,17 +93,13 @@ def prebuild(source: str, *flags: str, into: Path) -> Path:
     Raises `Unavailable` where it cannot be compiled.
     """
     path = into / PREBUILT / _name(source, flags)
-    path.parent.mkdir(parents=True, exist_ok=True)
     command = [*_compiler(), *_FLAGS, *flags, str(_PACKAGE / source)]
-    # Nobody sees a half of it: it is moved into place.
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        built = Path(directory) / path.name
+    with replacing_file(path) as built:
         try:
             _compile([*command, *_ALONE], built)
         except Unavailable:
             # Not every linker can, and not every system has the archive that it takes.
             _compile(command, built)
-        os.replace(built, path)
     return path
 
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.environment import hardware, versions
-from hf_sparse.storage import write_atomically
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.atomic.directories import recover_directory
 from hf_sparse.reading import read_json, shortened
 from hf_sparse.recipe import Recipe
 from hf_sparse.report.history import STATE, furthest_state, is_number, read_log
@@ -115,6 +116,7 @@ def find_runs(directory: str | Path) -> list[Run]:
     A run that was interrupted is its last checkpoint. Raises `ValueError` if there is none.
     """
     directory = Path(directory)
+    recover_directory(directory)
     if (own := _model_in(directory)) is not None:
         return [read_run(own)]
     inner = sorted(directory.iterdir()) if directory.is_dir() else []

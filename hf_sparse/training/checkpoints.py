@@ -2,14 +2,17 @@
 
 import logging
 import os
+import re
 import shutil
 import socket
+from collections.abc import Collection
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import (
@@ -19,21 +22,24 @@ from transformers.trainer_utils import (
     get_last_checkpoint,
     sort_checkpoints,
 )
+from transformers.utils import ADAPTER_CONFIG_NAME
 
-from hf_sparse.training.claims import claimed
-from hf_sparse.training.continuing import check_checkpoint
-from hf_sparse.training.files import (
+from hf_sparse.atomic.claims import claimed
+from hf_sparse.atomic.directories import discard_directory, remove_if_empty, replace_directory
+from hf_sparse.atomic.file_group import (
     STAGING,
-    discard_directory,
-    publish_directory,
+    FileGroup,
     recover_directories,
-    remove_if_empty,
     require_same_disk,
     staged_files,
 )
+from hf_sparse.atomic.files import hash_files
+from hf_sparse.training.continuing import check_checkpoint
 from hf_sparse.training.manifest import write_manifest
 from hf_sparse.training.passes import ResumablePasses
 from hf_sparse.training.pushing import copy_beside_weights, copy_clean
+from hf_sparse.training.record import RECORD
+from hf_sparse.training.state import SIDECAR, weight_hashes
 
 if TYPE_CHECKING:
     import optuna
@@ -93,7 +99,7 @@ class AtomicCheckpoints(ResumablePasses):
         # Under FSDP and DeepSpeed every process writes, and all would have to agree on a place.
         direct = self._staged is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
         staged = self.args.should_save and not direct
-        with staged_files(directory) if staged else nullcontext(directory) as place:
+        with staged_files(directory, MODEL_FILES) if staged else nullcontext(directory) as place:
             super().save_model(str(place), _internal_call=True)
             if self.args.should_save:
                 self.write_beside_weights(place)
@@ -122,7 +128,7 @@ class AtomicCheckpoints(ResumablePasses):
         staging = home / STAGING / self._agreed(_process_name())
         if self.args.should_save:
             # What this process could not finish before.
-            recover_directories(staging, home)
+            recover_directories(staging, home, MODEL_FILES)
         self.accelerator.wait_for_everyone()
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staged, final = staging / name, home / name
@@ -145,7 +151,7 @@ class AtomicCheckpoints(ResumablePasses):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             write_manifest(staged)
-            publish_directory(staged, final)
+            replace_directory(staged, final)
             self._rotate(home, final)
             shutil.rmtree(staging, ignore_errors=True)
             remove_if_empty(staging.parent)
@@ -200,7 +206,7 @@ class AtomicCheckpoints(ResumablePasses):
 
     def _recover(self, home: Path) -> None:
         if self.args.should_save:
-            recover_directories(home / STAGING, home)
+            recover_directories(home / STAGING, home, MODEL_FILES)
         self.accelerator.wait_for_everyone()
 
     def _agreed(self, value: T) -> T:
@@ -224,3 +230,45 @@ _END = "train_runtime"
 
 def _process_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _remove_outdated(directory: Path, names: Collection[str]) -> None:
+    """Delete what belonged to the weights that new ones, which have just been moved, have replaced."""
+    if not any(map(_WEIGHTS.fullmatch, names)):
+        return
+    for path in directory.iterdir():
+        # Whole weights would be loaded before newer ones in parts.
+        if _WEIGHTS.fullmatch(path.name) and path.name not in names:
+            path.unlink()
+    if SIDECAR not in names and _has_other_sidecar(directory):
+        (directory / SIDECAR).unlink()
+    if ADAPTER_CONFIG_NAME not in names and (directory / ADAPTER_CONFIG_NAME).is_file():
+        logger.warning(
+            "%s holds an adapter of before, which from_pretrained puts on the model that is there now; "
+            "delete %s and its weights unless that is meant.",
+            directory,
+            ADAPTER_CONFIG_NAME,
+        )
+
+
+def _has_other_sidecar(directory: Path) -> bool:
+    """Return whether the sidecar in a directory was written beside other weights than those in it."""
+    try:
+        known = weight_hashes(directory)
+        return hash_files(directory, known) != known
+    except FileNotFoundError:
+        return (directory / SIDECAR).is_file()
+    except (ValueError, OSError, SafetensorError):
+        # Its readers get the error.
+        return False
+
+
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+# The sidecar holds the hashes of its weights, so from the first move to the last nobody takes the old weights
+# for the new. The record does not, so it comes last. Some models do not write their card but update it.
+MODEL_FILES = FileGroup(
+    "model-",
+    order=lambda name: (name == RECORD, name != SIDECAR, name),
+    updated=("README.md",),
+    finish=_remove_outdated,
+)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.atomic.files import hash_files, write_atomically
 from hf_sparse.reading import parse_json
-from hf_sparse.storage import hash_files, write_atomically
 from hf_sparse.training.state import SIDECAR, weight_hashes
 
 MANIFEST = "hf_sparse_files.json"

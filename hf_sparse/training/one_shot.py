@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.atomic.directories import replacing_directory, require_free
 from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.contract import write_contract
-from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.oneshot.layerwise import Current, walk
 from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
 from hf_sparse.settings.sparsity import check_share
@@ -118,7 +118,7 @@ def save_pruned(
 
     `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds it.
     """
-    with published(Path(directory)) as staged:
+    with replacing_directory(Path(directory)) as staged:
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)

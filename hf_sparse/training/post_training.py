@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.atomic.directories import replacing_directory, require_free
 from hf_sparse.checkpoint.carrying import carry
-from hf_sparse.checkpoint.directories import holds_only, published, require_free
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.checkpoint.loading import load_tokenizer, load_whole, rounded_as
 from hf_sparse.checkpoint.saved_files import saved_file
 from hf_sparse.quantization.calibrate import calibrate
@@ -107,7 +108,7 @@ def save_quantized(
     it. An earlier such directory is replaced; raises `ValueError` for one that holds something else.
     """
     state = _state(recipe, _ranges(model), source)
-    with published(Path(directory), lambda held: _is_ours(held, carried)) as staged:
+    with replacing_directory(Path(directory), lambda held: _is_ours(held, carried)) as staged:
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)

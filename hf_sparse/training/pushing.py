@@ -12,9 +12,9 @@ from huggingface_hub import get_token
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_sparse.atomic.files import copy_atomically, leaves, write_atomically
 from hf_sparse.checkpoint.variants import TENSOR_FILES
 from hf_sparse.reading import read_json
-from hf_sparse.storage import leaves, write_atomically
 from hf_sparse.training.manifest import MANIFEST
 from hf_sparse.training.record import copy_public_record
 from hf_sparse.training.secrets import find_secret, pieces_of, secrets_in_use
@@ -51,7 +51,7 @@ def copy_clean(checkpoint: Path, home: Path) -> Path:
 def copy_beside_weights(checkpoint: Path, directory: Path) -> None:
     """Copy what Trainer does not know of a checkpoint to a directory it pushes, and keep its pickle out."""
     if (checkpoint / SIDECAR).is_file():
-        shutil.copy(checkpoint / SIDECAR, directory)
+        copy_atomically(checkpoint / SIDECAR, directory / SIDECAR)
     copy_public_record(checkpoint, directory)
     _name_best(directory / TRAINER_STATE_NAME)
     ignore_private(directory)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.environment import hardware, versions
 from hf_sparse.reading import read_json, shortened
 from hf_sparse.recipe import Recipe
-from hf_sparse.storage import write_atomically
 
 if TYPE_CHECKING:
     from hf_sparse.training.mixin import SparseTrainingMixin

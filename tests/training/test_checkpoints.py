@@ -9,7 +9,7 @@ from tiny import arguments, bert, expected_zeros, pruning, sentences
 from transformers import BertForSequenceClassification, Trainer
 
 from hf_sparse import SparseTrainerMixin, find_targets
-from hf_sparse.training.files import STAGING
+from hf_sparse.atomic.file_group import STAGING
 from hf_sparse.training.state import SIDECAR
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_sparse import storage
+from hf_sparse.atomic import files
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.manifest import MANIFEST, check_manifest, write_manifest
 from hf_sparse.training.state import SavedState, write_state
@@ -105,8 +105,8 @@ def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(checkpoint: Path) -> N
 
 
 def test_weights_are_hashed_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, sha256 = [], storage.sha256
-    monkeypatch.setattr(storage, "sha256", lambda path: (read.append(path.name), sha256(path))[1])
+    read, sha256 = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: (read.append(path.name), sha256(path))[1])
     (checkpoint / MANIFEST).unlink()
     write_state(checkpoint, SavedState(Recipe(), 5, 10, {}))
     write_manifest(checkpoint)

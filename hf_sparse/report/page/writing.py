@@ -10,7 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import hf_sparse
-from hf_sparse.checkpoint.directories import holds_only, published
+from hf_sparse.atomic.directories import replacing_directory
+from hf_sparse.atomic.files import write_atomically
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.report.comparison import Comparison, comparison_as_dict
 from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.measured import MeasuredRun, lines_of, measure_run, names_of, teachers_of
@@ -23,7 +25,6 @@ from hf_sparse.report.page.scatter import scatters
 from hf_sparse.report.page.stages import stages_figure
 from hf_sparse.report.pictures import write_png
 from hf_sparse.report.run import Run
-from hf_sparse.storage import write_atomically
 
 PAGE = "report.html"
 
@@ -80,7 +81,7 @@ def write_page(material: Material, directory: Path) -> list[str]:
     Raises `ValueError` if the directory holds something else, or if matplotlib is not installed.
     """
     page = page_of(material.comparison, material.lines)
-    with published(directory, _is_ours) as staged:
+    with replacing_directory(directory, _is_ours) as staged:
         figures = _draw(material, staged)
         write_atomically(staged / PAGE, _render(page, figures).encode(errors="replace"))
         return sorted(path.name for path in staged.iterdir())

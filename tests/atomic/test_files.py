@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.storage import write_atomically
+from hf_sparse.atomic.files import write_atomically
 
 
 class Killed(BaseException):

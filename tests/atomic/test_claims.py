@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.training.claims import LOCK, claimed, is_claimed
+from hf_sparse.atomic.claims import LOCK, claimed, is_claimed
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from hf_sparse.training.claims import claimed
+from hf_sparse.atomic.claims import claimed
 
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)

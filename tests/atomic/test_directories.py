@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.training.files import publish_directory, recover_directories, require_writable
+from hf_sparse.atomic.directories import replace_directory, require_writable
+from hf_sparse.atomic.file_group import recover_directories
 
 
 class Killed(BaseException):
@@ -31,13 +32,13 @@ def test_a_finished_directory_moves_to_its_place(tmp_path: Path) -> None:
     staged = folder(tmp_path / "_saving" / "checkpoint-5", model="weights")
     (staged / "sub").mkdir()
     (staged / "sub" / "state").write_text("state")
-    publish_directory(staged, tmp_path / "checkpoint-5")
+    replace_directory(staged, tmp_path / "checkpoint-5")
     assert contents(tmp_path) == {"checkpoint-5/model": "weights", "checkpoint-5/sub/state": "state"}
 
 
 def test_a_directory_that_is_there_already_is_replaced_whole(tmp_path: Path) -> None:
     folder(tmp_path / "checkpoint-5", model="old", leftover="old")
-    publish_directory(folder(tmp_path / "_saving" / "checkpoint-5", model="new"), tmp_path / "checkpoint-5")
+    replace_directory(folder(tmp_path / "_saving" / "checkpoint-5", model="new"), tmp_path / "checkpoint-5")
     assert contents(tmp_path) == {"checkpoint-5/model": "new"}
 
 
@@ -49,7 +50,7 @@ def test_everything_reaches_the_disk_before_the_directory_moves(
     for name in ("fsync", "rename"):
         original = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *args, n=name, f=original: (calls.append(n), f(*args)))
-    publish_directory(staged, tmp_path / "checkpoint-5")
+    replace_directory(staged, tmp_path / "checkpoint-5")
     assert calls == ["fsync", "fsync", "fsync", "rename", "fsync"]
 
 
@@ -72,7 +73,7 @@ def test_a_process_killed_while_replacing_loses_neither(
         if survived == 2:
             patch.setattr("shutil.rmtree", killed)
         with pytest.raises(Killed):
-            publish_directory(staged, tmp_path / "checkpoint-5")
+            replace_directory(staged, tmp_path / "checkpoint-5")
     recover_directories(tmp_path / "_saving", tmp_path)
     assert contents(tmp_path) == {"checkpoint-5/model": "new" if survived == 2 else "old"}
 

@@ -32,13 +32,14 @@ def claimed(directory: Path) -> Iterator[None]:
         _release(descriptor)
 
 
-def is_claimed(directory: Path) -> bool:
-    """Say whether a run that goes on has claimed a directory."""
+def is_claimed(directory: Path, unknown: bool = False) -> bool:
+    """Return whether a living process has claimed a directory; `unknown` where nothing can be locked."""
     try:
-        _release(_lock(directory))
+        descriptor = _lock(directory)
     except ValueError:
         return True
-    return False
+    _release(descriptor)
+    return unknown if descriptor is None else False
 
 
 def _lock(directory: Path) -> int | None:
