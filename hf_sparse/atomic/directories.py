@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_sparse.atomic.claims import claimed, is_claimed
+from hf_sparse.atomic.directory_lock import is_locked, locked
 from hf_sparse.atomic.files import sync, sync_all
 
 logger = logging.getLogger(__name__)
@@ -46,10 +46,10 @@ def replacing_directory(directory: Path, is_own: Callable[[Path], bool] | None =
     require_free(directory, is_own)
     directory.parent.mkdir(parents=True, exist_ok=True)
     for abandoned in _stagings(directory):
-        if not is_claimed(abandoned, unknown=True):
+        if not is_locked(abandoned, unknown=True):
             shutil.rmtree(abandoned, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=_staging_prefix(directory), dir=directory.parent))
-    with claimed(staging):
+    with locked(staging):
         staged = staging / "new"
         try:
             staged.mkdir()
@@ -70,7 +70,7 @@ def recover_directory(directory: Path) -> None:
         return
     directory = directory.resolve()
     for staging in _stagings(directory):
-        if not is_claimed(staging):
+        if not is_locked(staging):
             put_back(staging / (_REPLACED + directory.name), directory.parent)
 
 

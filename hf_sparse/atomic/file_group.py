@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_sparse.atomic.claims import claimed, is_claimed
 from hf_sparse.atomic.directories import put_back, remove_if_empty, replaced_in
+from hf_sparse.atomic.directory_lock import is_locked, locked
 from hf_sparse.atomic.files import sync, sync_all, write_atomically
 
 # Trainer leaves names with an underscore out of what it pushes to the Hub.
@@ -50,7 +50,7 @@ def staged_files(directory: Path, group: FileGroup) -> Iterator[Path]:
     staging = directory / STAGING
     staging.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix=group.kind, dir=staging))
-    with claimed(own):
+    with locked(own):
         staged, ready = own / "new", own / _READY
         staged.mkdir()
         for name in group.updated:
@@ -75,7 +75,7 @@ def recover_files(directory: Path, group: FileGroup) -> None:
     """Finish what processes that died have begun to write of a group; incomplete files are deleted."""
     staging = directory / STAGING
     for own in staging.glob(f"{group.kind}*"):
-        if not is_claimed(own):
+        if not is_locked(own):
             _finish_or_delete(own, directory, group)
     remove_if_empty(staging)
 
@@ -90,7 +90,7 @@ def recover_directories(staging: Path, home: Path, *groups: FileGroup) -> None:
     for replaced in replaced_in(staging):
         put_back(replaced, home)
     for entry in list(staging.iterdir()) if staging.is_dir() else ():
-        if not entry.is_dir() or not is_claimed(entry):
+        if not entry.is_dir() or not is_locked(entry):
             known = (group for group in groups if entry.name.startswith(group.kind))
             _finish_or_delete(entry, home, next(known, None))
     remove_if_empty(staging)

@@ -22,10 +22,9 @@ from transformers.trainer_utils import (
     get_last_checkpoint,
     sort_checkpoints,
 )
-from transformers.utils import ADAPTER_CONFIG_NAME
 
-from hf_sparse.atomic.claims import claimed
 from hf_sparse.atomic.directories import discard_directory, remove_if_empty, replace_directory
+from hf_sparse.atomic.directory_lock import locked
 from hf_sparse.atomic.file_group import (
     STAGING,
     FileGroup,
@@ -34,6 +33,7 @@ from hf_sparse.atomic.file_group import (
     staged_files,
 )
 from hf_sparse.atomic.files import hash_files
+from hf_sparse.recipe import Recipe
 from hf_sparse.training.continuing import check_checkpoint
 from hf_sparse.training.manifest import write_manifest
 from hf_sparse.training.passes import ResumablePasses
@@ -66,6 +66,9 @@ class AtomicCheckpoints(ResumablePasses):
     _pushed: Path | None = None
     trained_at: datetime | None = None
     resumed = False
+    # Of the mixin that this is a part of.
+    recipe: Recipe
+    allow_schedule_change: bool
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -79,12 +82,12 @@ class AtomicCheckpoints(ResumablePasses):
         if self.args.should_save:
             home.mkdir(parents=True, exist_ok=True)
             require_same_disk(home)
-        with claimed(home) if self.args.should_save else nullcontext():
+        with locked(home) if self.args.should_save else nullcontext():
             self._recover(home)
             if resume_from_checkpoint is True:
                 resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
             self.trained_at, self.resumed, self.resumed_from = None, bool(resume_from_checkpoint), None
-            if self.resumed and resume_from_checkpoint is not True:
+            if resume_from_checkpoint and resume_from_checkpoint is not True:
                 self.resumed_from = Path(resume_from_checkpoint)
                 check_checkpoint(self.resumed_from, self)
             result = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -95,7 +98,7 @@ class AtomicCheckpoints(ResumablePasses):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model and what belongs to it, so that at any moment the old or the new one is there."""
-        directory = Path(output_dir or self.args.output_dir)
+        directory = Path(output_dir) if output_dir else self._output
         # Under FSDP and DeepSpeed every process writes, and all would have to agree on a place.
         direct = self._staged is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
         staged = self.args.should_save and not direct
@@ -119,11 +122,11 @@ class AtomicCheckpoints(ResumablePasses):
         if _END in logs and self.is_in_train and best and self.args.save_total_limit == 1:
             self._rotate(Path(best).parent, Path(best))
 
-    def _get_output_dir(self, trial: "optuna.Trial | dict | None") -> str:
+    def _get_output_dir(self, trial: "optuna.Trial | dict[str, Any] | None") -> str:
         home = super()._get_output_dir(trial)
         return home if self._staged is None else os.path.join(home, STAGING, self._staged)
 
-    def _save_checkpoint(self, model: nn.Module, trial: "optuna.Trial | dict | None") -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: "optuna.Trial | dict[str, Any] | None") -> None:
         home = Path(super()._get_output_dir(trial))
         staging = home / STAGING / self._agreed(_process_name())
         if self.args.should_save:
@@ -186,7 +189,7 @@ class AtomicCheckpoints(ResumablePasses):
         certain = not busy or self.args.hub_always_push
         if certain and self.args.hub_strategy in _WITH_CHECKPOINTS:
             # Uploaded in the background, so it stays until that is done.
-            clean = copy_clean(clean, Path(self.args.output_dir) / _PUSHING)
+            clean = copy_clean(clean, self._output / _PUSHING)
         try:
             super()._push_from_checkpoint(str(clean))
         finally:
@@ -198,11 +201,16 @@ class AtomicCheckpoints(ResumablePasses):
         Called when a push is certain; one that Trainer leaves out must not separate sidecar and weights.
         """
         if self._pushed is not None:
-            copy_beside_weights(self._pushed, Path(self.args.output_dir))
+            copy_beside_weights(self._pushed, self._output)
+
+    @property
+    def _output(self) -> Path:
+        # transformers fills in a default, so it is never None.
+        return Path(str(self.args.output_dir))
 
     def _forget_pushed(self) -> None:
         if self.args.should_save:
-            shutil.rmtree(Path(self.args.output_dir) / _PUSHING, ignore_errors=True)
+            shutil.rmtree(self._output / _PUSHING, ignore_errors=True)
 
     def _recover(self, home: Path) -> None:
         if self.args.should_save:
@@ -242,12 +250,12 @@ def _remove_outdated(directory: Path, names: Collection[str]) -> None:
             path.unlink()
     if SIDECAR not in names and _has_other_sidecar(directory):
         (directory / SIDECAR).unlink()
-    if ADAPTER_CONFIG_NAME not in names and (directory / ADAPTER_CONFIG_NAME).is_file():
+    if _ADAPTER not in names and (directory / _ADAPTER).is_file():
         logger.warning(
             "%s holds an adapter of before, which from_pretrained puts on the model that is there now; "
             "delete %s and its weights unless that is meant.",
             directory,
-            ADAPTER_CONFIG_NAME,
+            _ADAPTER,
         )
 
 
@@ -263,6 +271,7 @@ def _has_other_sidecar(directory: Path) -> bool:
         return False
 
 
+_ADAPTER = "adapter_config.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 # The sidecar holds the hashes of its weights, so from the first move to the last nobody takes the old weights
 # for the new. The record does not, so it comes last. Some models do not write their card but update it.

@@ -3,7 +3,7 @@
 import logging
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,15 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import has_length
 
+if TYPE_CHECKING:
+    from transformers import Trainer as _Host
+else:
+    _Host = object
+
 logger = logging.getLogger(__name__)
 
 
-class ResumablePasses:
+class ResumablePasses(_Host):
     """Lets a Trainer go on in the middle of any pass over its data, and take no step after its last one.
 
     Trainer saves the state of random generators as it is at a checkpoint. Where the order of rows is drawn
@@ -113,7 +118,8 @@ def steps_in_pass(state: TrainerState, accumulation: int) -> int | None:
 
 
 def _random_state() -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state()
+    # A dict for other generators than the default one, which torch's loader would not read either.
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_sparse.reading import read_yaml_file, shortened
+from hf_sparse.reading import read_yaml, read_yaml_file, shortened
 from hf_sparse.recipe import preset_names
 
 _FOLDER = files("hf_sparse") / "presets" / "arguments"
@@ -111,10 +111,11 @@ def read_recipe_arguments(recipe: str | None, task: str) -> RecipeArguments:
     Raises `ValueError` for what is no preset, and where there is nothing, with what there is.
     """
     found = {name: _read(name) for name in preset_names()}
-    if recipe is not None and task in found.get(recipe, {}):
-        return found[recipe][task]
+    published = {} if recipe is None else found.get(recipe, {})
+    if task in published:
+        return published[task]
     subject = "no --recipe is given" if recipe is None else f"recipe {recipe} has none for {task}"
-    others = ", ".join(found.get(recipe, ()))
+    others = ", ".join(published)
     there = ", ".join(name for name, tasks in found.items() if task in tasks)
     raise ValueError(
         f"--recipe_arguments are published beside a preset, and {subject}"
@@ -125,7 +126,7 @@ def read_recipe_arguments(recipe: str | None, task: str) -> RecipeArguments:
 
 def _read(preset: str) -> dict[str, RecipeArguments]:
     path = _FOLDER / f"{preset}.yaml"
-    found = read_yaml_file(path) if path.is_file() else {}
+    found = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
     try:
         return {task: RecipeArguments(**values) for task, values in found.items()}
     except (AttributeError, TypeError, ValueError) as error:

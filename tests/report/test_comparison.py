@@ -108,7 +108,9 @@ def test_names_and_values_are_no_markup(tmp_path: Path) -> None:
 
 def test_a_time_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     home = write_run(tmp_path / "a", sparsity=None, seconds=float("nan"))
-    with pytest.raises(ValueError, match="hf_sparse_run.json is no record of a run .NaN is no number"):
+    with pytest.raises(
+        ValueError, match="hf_sparse_run.json is not a valid record of a run .NaN is not a number"
+    ):
         compared(home)
 
 
