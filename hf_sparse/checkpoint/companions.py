@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 
-# What tokenizers save.
+# Files that tokenizers save.
 TOKENIZER = (
     "chat_template.jinja",
     "chat_template.json",
@@ -33,7 +33,7 @@ TOKENIZER = (
     "source.spm",
     "target.spm",
 )
-# What lies beside a model's own files: configuration, card, processor, tokenizer.
+# Files beside the weights: configuration, card, processor, tokenizer.
 _COMPANIONS = (
     "config.json",
     "generation_config.json",
@@ -44,7 +44,7 @@ _COMPANIONS = (
     "sentence_bert_config.json",
     *TOKENIZER,
 )
-# Handed on with a model, but not written by any library, so never to be replaced.
+# Copied with a model. No library writes them, so a directory that holds one is not replaced.
 _TERMS = tuple(
     f"{name}{ending}" for name in ("LICENSE", "LICENCE", "NOTICE") for ending in ("", ".txt", ".md", ".rst")
 )
@@ -68,7 +68,7 @@ def holds_only(directory: Path, *own: str, carried: Mapping[str, Path] = Mapping
 
 
 def companions(directory: Path) -> list[Path]:
-    """Return the files of a directory that belong to a model and hold no weights, terms of use among them."""
+    """Return the files of a directory that belong to a model, terms of use included, without its weights."""
     return sorted(
         entry
         for entry in directory.iterdir()

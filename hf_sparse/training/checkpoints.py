@@ -54,10 +54,11 @@ _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
 class AtomicCheckpoints(ResumablePasses):
-    """Lets a Trainer write checkpoints and models beside their places and move them there when complete.
+    """Makes a Trainer write checkpoints and models beside their places and move them there when complete.
 
-    Stock Trainer writes into `checkpoint-N` itself: a process killed in the middle leaves one that
-    `resume_from_checkpoint=True` picks up and fails on. Likewise a model that is saved over another one.
+    Stock Trainer writes into `checkpoint-N` itself: a process that is killed meanwhile leaves an incomplete
+    checkpoint, which `resume_from_checkpoint=True` selects and fails on. The same holds for a model that is
+    saved over another one.
     """
 
     _staged: str | None = None
@@ -66,17 +67,17 @@ class AtomicCheckpoints(ResumablePasses):
     _pushed: Path | None = None
     trained_at: datetime | None = None
     resumed = False
-    # Of the mixin that this is a part of.
+    # Set by the mixin that inherits from this class.
     recipe: Recipe
     allow_schedule_change: bool
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
-        """Train, after putting right what an earlier process that was killed while saving left behind.
+        """Train, after recovering what a process that was killed while saving left behind.
 
-        Raises `ValueError` if another run is using the output directory, or if what is to be resumed is no
-        checkpoint or not as it was saved.
+        Raises `ValueError` if another run is using the output directory, or if the checkpoint to resume from
+        is missing, incomplete or changed.
         """
         home = Path(super()._get_output_dir(kwargs.get("trial", args[0] if args else None)))
         if self.args.should_save:
@@ -97,7 +98,7 @@ class AtomicCheckpoints(ResumablePasses):
         return result
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model and what belongs to it, so that at any moment the old or the new one is there."""
+        """Save the model and the files that belong to it, so that they are all old or all new."""
         directory = Path(output_dir) if output_dir else self._output
         # Under FSDP and DeepSpeed every process writes, and all would have to agree on a place.
         direct = self._staged is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
@@ -110,12 +111,12 @@ class AtomicCheckpoints(ResumablePasses):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def write_beside_weights(self, directory: Path) -> None:
-        """Write what belongs to a model that has just been saved."""
+        """Write the files that belong to a model that has just been saved; by default none."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log; at the end of training, delete the last checkpoint where only the best one is to stay.
+        """Log; at the end of training, delete the last checkpoint if only the best one is to stay.
 
-        Trainer would do so in a moment, under the name of the checkpoint.
+        Trainer would delete it right after, file by file under its own name.
         """
         super().log(logs, *args, **kwargs)
         best = self.state.best_model_checkpoint
@@ -130,7 +131,7 @@ class AtomicCheckpoints(ResumablePasses):
         home = Path(super()._get_output_dir(trial))
         staging = home / STAGING / self._agreed(_process_name())
         if self.args.should_save:
-            # What this process could not finish before.
+            # Files that this process failed to move before.
             recover_directories(staging, home, MODEL_FILES)
         self.accelerator.wait_for_everyone()
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -196,16 +197,16 @@ class AtomicCheckpoints(ResumablePasses):
             self._pushed = None
 
     def begin_push(self) -> None:
-        """Copy the sidecar beside the files that Trainer is about to push: it copies only those it knows.
+        """Copy the sidecar beside the files that Trainer is about to push, which copies only its own files.
 
-        Called when a push is certain; one that Trainer leaves out must not separate sidecar and weights.
+        Called when a push is certain: if Trainer skips one, sidecar and weights must stay together.
         """
         if self._pushed is not None:
             copy_beside_weights(self._pushed, self._output)
 
     @property
     def _output(self) -> Path:
-        # transformers fills in a default, so it is never None.
+        # TrainingArguments fills in a default, so it is never None.
         return Path(str(self.args.output_dir))
 
     def _forget_pushed(self) -> None:
@@ -218,7 +219,7 @@ class AtomicCheckpoints(ResumablePasses):
         self.accelerator.wait_for_everyone()
 
     def _agreed(self, value: T) -> T:
-        """Return the value that the first process gives."""
+        """Return the value of the first process."""
         values = [value]
         broadcast_object_list(values)
         return values[0]
@@ -232,7 +233,7 @@ class AtomicCheckpoints(ResumablePasses):
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
 
 
-# What the last line of a log has, and no other.
+# A key of the last line of a log only.
 _END = "train_runtime"
 
 
@@ -241,7 +242,7 @@ def _process_name() -> str:
 
 
 def _remove_outdated(directory: Path, names: Collection[str]) -> None:
-    """Delete what belonged to the weights that new ones, which have just been moved, have replaced."""
+    """Delete files that belonged to the weights which the given files have just replaced."""
     if not any(map(_WEIGHTS.fullmatch, names)):
         return
     for path in directory.iterdir():
@@ -273,8 +274,8 @@ def _has_other_sidecar(directory: Path) -> bool:
 
 _ADAPTER = "adapter_config.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
-# The sidecar holds the hashes of its weights, so from the first move to the last nobody takes the old weights
-# for the new. The record does not, so it comes last. Some models do not write their card but update it.
+# The sidecar holds the hashes of its weights: moved first, it shows that the weights beside it are still the old
+# ones. The record holds none, so it is moved last. Some models do not write their card but update it.
 MODEL_FILES = FileGroup(
     "model-",
     order=lambda name: (name == RECORD, name != SIDECAR, name),

@@ -94,7 +94,7 @@ def test_all_faults_are_named_together(checkpoint: Path) -> None:
 )
 def test_a_damaged_manifest_is_one_sentence(content: str, checkpoint: Path) -> None:
     (checkpoint / MANIFEST).write_text(content)
-    with pytest.raises(ValueError, match=f"{MANIFEST} is no list of files .*or delete it"):
+    with pytest.raises(ValueError, match=f"{MANIFEST} is not a list of files .*or delete it"):
         check_manifest(checkpoint)
 
 

@@ -55,7 +55,7 @@ def test_without_a_record_there_is_none(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("{", "is not a valid record of a run"),
-        ("[]", "is no record of a run"),
+        ("[]", "is not a valid record of a run"),
         ('{"format_version": 2}', "upgrade"),
     ],
 )
