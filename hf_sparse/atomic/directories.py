@@ -49,16 +49,16 @@ def replacing_directory(directory: Path, is_own: Callable[[Path], bool] | None =
         if not is_locked(abandoned, unknown=True):
             shutil.rmtree(abandoned, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=_staging_prefix(directory), dir=directory.parent))
-    with locked(staging):
-        staged = staging / "new"
-        try:
+    staged = staging / "new"
+    try:
+        with locked(staging):
             staged.mkdir()
             yield staged
             replace_directory(staged, directory)
-        finally:
-            # What could neither be replaced nor put back waits for `recover_directory`.
-            if not _replaced(staged, directory).exists() or directory.exists():
-                shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        # A directory that could neither be replaced nor put back waits for `recover_directory`.
+        if not _replaced(staged, directory).exists() or directory.exists():
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def recover_directory(directory: Path) -> None:

@@ -50,13 +50,13 @@ def staged_files(directory: Path, group: FileGroup) -> Iterator[Path]:
     staging = directory / STAGING
     staging.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix=group.kind, dir=staging))
-    with locked(own):
-        staged, ready = own / "new", own / _READY
-        staged.mkdir()
-        for name in group.updated:
-            if (directory / name).is_file():
-                shutil.copy2(directory / name, staged)
-        try:
+    staged, ready = own / "new", own / _READY
+    try:
+        with locked(own):
+            staged.mkdir()
+            for name in group.updated:
+                if (directory / name).is_file():
+                    shutil.copy2(directory / name, staged)
             yield staged
             names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
             write_atomically(own / _NAMES, "\n".join(sorted(names, key=group.order)).encode())
@@ -64,18 +64,18 @@ def staged_files(directory: Path, group: FileGroup) -> Iterator[Path]:
             os.rename(staged, ready)
             sync(own)
             _move_into(own, directory, group)
-        finally:
-            # Files that could not all be moved are whole, and wait for the next attempt.
-            if not ready.exists():
-                shutil.rmtree(own, ignore_errors=True)
-                remove_if_empty(staging)
+    finally:
+        # Files that could not all be moved are whole, and wait for the next attempt.
+        if not ready.exists():
+            shutil.rmtree(own, ignore_errors=True)
+            remove_if_empty(staging)
 
 
 def recover_files(directory: Path, group: FileGroup) -> None:
     """Finish what processes that died have begun to write of a group; incomplete files are deleted."""
     staging = directory / STAGING
     for own in staging.glob(f"{group.kind}*"):
-        if not is_locked(own):
+        if not is_locked(own, unknown=True):
             _finish_or_delete(own, directory, group)
     remove_if_empty(staging)
 

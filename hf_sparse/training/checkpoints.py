@@ -274,8 +274,8 @@ def _has_other_sidecar(directory: Path) -> bool:
 
 _ADAPTER = "adapter_config.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
-# The sidecar holds the hashes of its weights: moved first, it shows that the weights beside it are still the old
-# ones. The record holds none, so it is moved last. Some models do not write their card but update it.
+# The sidecar holds the hashes of its weights: moved first, it shows that the weights beside it are still the
+# old ones. The record holds none, so it is moved last. Some models do not write their card but update it.
 MODEL_FILES = FileGroup(
     "model-",
     order=lambda name: (name == RECORD, name != SIDECAR, name),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.atomic.directories import replace_directory, require_writable
+from hf_sparse.atomic.directories import replace_directory, replacing_directory, require_writable
 from hf_sparse.atomic.file_group import recover_directories
 
 
@@ -124,3 +124,41 @@ def test_an_output_directory_without_permission_is_refused(
         ValueError, match=r"cannot be written \(Permission denied\); choose another output_dir"
     ):
         require_writable(tmp_path)
+
+
+def test_a_directory_that_cannot_be_replaced_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "out", model="old")
+    renames, rename = [], os.rename
+
+    def refuse_the_second(*args: Path) -> None:
+        renames.append(args)
+        if len(renames) == 2:
+            raise PermissionError(13, "Permission denied")
+        rename(*args)
+
+    monkeypatch.setattr(os, "rename", refuse_the_second)
+    refusal = pytest.raises(PermissionError)
+    with refusal, replacing_directory(tmp_path / "out", lambda held: True) as staged:
+        (staged / "model").write_text("new")
+    assert contents(tmp_path) == {"out/model": "old"} and len(renames) == 3
+
+
+def test_a_directory_that_fails_to_be_written_changes_nothing(tmp_path: Path) -> None:
+    folder(tmp_path / "out", model="old")
+    with (
+        pytest.raises(OSError, match="disk full"),
+        replacing_directory(tmp_path / "out", lambda held: True) as staged,
+    ):
+        (staged / "model").write_text("half")
+        raise OSError("disk full")
+    assert contents(tmp_path) == {"out/model": "old"} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_directory_reached_by_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    folder(tmp_path / "home" / "out", model="old")
+    (tmp_path / "link").symlink_to(tmp_path / "home" / "out")
+    with replacing_directory(tmp_path / "link", lambda held: True) as staged:
+        (staged / "model").write_text("new")
+    assert contents(tmp_path / "home") == {"out/model": "new"} and (tmp_path / "link").is_symlink()
