@@ -1,4 +1,4 @@
-"""What anybody may have written is read within the bounds of its bytes, and refused in a short sentence."""
+"""Reading of files that anybody may have written: memory in bounds, short messages."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Directories that one run at a time may write to."""
+"""Locks on directories that one run at a time may write to."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Processes that are killed at every one of their renames, and what the next reader or writer finds."""
+"""Processes that are killed at each of their renames, and the state for the next reader or writer."""
 
 import os
 import shutil
@@ -6,19 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 from hf_sparse.atomic.directories import recover_directory
 from hf_sparse.atomic.file_group import STAGING, recover_directories, recover_files
+from tests.atomic import writers
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("writers.py")
-_spec = spec_from_file_location("writers", SCRIPT)
-writers = module_from_spec(_spec)
-_spec.loader.exec_module(writers)
 OLD, NEW = (dict.fromkeys(writers.NAMES, content) for content in ("old", "new"))
 
 Recovery = Callable[[Path], None]

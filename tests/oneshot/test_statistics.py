@@ -1,4 +1,4 @@
-"""What Wanda and SparseGPT remove from one weight, and how little its outputs miss it."""
+"""The weights that Wanda and SparseGPT remove, and the error of the outputs."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ TWO_OF_FOUR = NOfM(kept=2, group=4)
 
 
 def pruned(method: str, sparsity: float, block: Block) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Return weight, mask and the error of the outputs as a share of theirs."""
+    """Return weight, mask and the error of the outputs, relative to the outputs."""
     original, inputs = noise(24, 32), inputs_alike()
     statistics = DATA_METHODS[method](original.clone())
     for part in inputs.split(100):

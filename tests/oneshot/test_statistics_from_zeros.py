@@ -1,4 +1,4 @@
-"""What Wanda and SparseGPT do with a weight of which something was removed before."""
+"""Wanda and SparseGPT on weights that are partly removed already."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ TWO_OF_FOUR = NOfM(kept=2, group=4)
 def pruned(
     method: str, original: torch.Tensor, kept: torch.Tensor, sparsity: float, block: Block = UNSTRUCTURED
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight and mask of a weight that begins with the zeros of a mask."""
+    """Prune a weight that begins with the zeros of `kept`; return weight and mask."""
     statistics = DATA_METHODS[method](original * kept, kept.clone())
     statistics.add(inputs_alike(width=original.shape[1]))
     return statistics.weight, statistics.prune(sparsity, block)

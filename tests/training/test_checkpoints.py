@@ -1,4 +1,4 @@
-"""Checkpoints of Trainers that write them in a way of their own."""
+"""Checkpoints of Trainers with a `_save_checkpoint` of their own."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What Trainer hands on of a checkpoint and an output directory: nothing secret, nothing from elsewhere."""
+"""Checkpoints and output directories as Trainer pushes them: without secrets and links out of them."""
 
 import json
 import logging

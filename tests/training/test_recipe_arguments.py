@@ -1,4 +1,4 @@
-"""The training arguments beside each preset, and how they meet what is given."""
+"""The training arguments beside each preset, and arguments that are given as well."""
 
 import json
 from collections.abc import Mapping

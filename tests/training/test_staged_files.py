@@ -1,4 +1,4 @@
-"""Models that are saved over others, of which either the old one or the new one is there."""
+"""Models that are saved over others: either the old one or the new one is there."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ def test_a_model_that_was_complete_is_moved_by_the_next_run(
         moved = kill_at(moves, "replace", patch)
         with pytest.raises(Killed), staged_files(tmp_path, MODEL_FILES) as staged:
             write(staged, NEW)
-    # The sidecar goes first, since it tells of its weights, the record last, which does not.
+    # The sidecar goes first, since it holds the hashes of its weights, the record last.
     assert moved[:1] == [SIDECAR][:moves]
     assert not (tmp_path / RECORD).exists()
     recover_directories(tmp_path / STAGING, tmp_path, MODEL_FILES)
