@@ -174,5 +174,5 @@ def read_measured(path: Path) -> dict[str, Any]:
     found = read_json(path, _MEASURED, _WAY_OUT)
     zeros = found.get("sparsity")
     if zeros is not None and not (is_number(zeros) and 0 <= zeros <= 1):
-        raise ValueError(f"{path} is no {_MEASURED} (a sparsity of {shortened(zeros)}); {_WAY_OUT}")
+        raise ValueError(f"{path} is not a valid {_MEASURED} (a sparsity of {shortened(zeros)}); {_WAY_OUT}")
     return found

@@ -111,7 +111,7 @@ def read_record(directory: str | Path) -> dict[str, Any] | None:
     try:
         _check(record)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is no {_WHAT} ({error}); {_WAY_OUT}") from error
+        raise ValueError(f"{path} is not a valid {_WHAT} ({error}); {_WAY_OUT}") from error
     known = dict.fromkeys(name for names in _KINDS.values() for name in names) | record
     tables = {name: known[name] or {} for name in _TABLES}
     return known | tables | {"architecture": known["architecture"] or ""}

@@ -119,7 +119,9 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path, place: str) -> N
 def test_a_damaged_results_file_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     (run / "eval_results.json").write_text("{")
-    with pytest.raises(ValueError, match="eval_results.json is no measurement .*; measure again, or delete"):
+    with pytest.raises(
+        ValueError, match="eval_results.json is not a valid measurement .*; measure again, or delete"
+    ):
         read_run(run)
 
 
