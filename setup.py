@@ -12,7 +12,8 @@ from setuptools.command.build_py import build_py
 
 # Its modules that are needed here import the standard library alone.
 sys.path.insert(0, str(Path(__file__).parent))
-from hf_sparse.native.building import PREBUILT, SWITCH, Unavailable, prebuild  # noqa: E402
+from hf_sparse.native.building import PREBUILT, SWITCH, prebuild
+from hf_sparse.native.cache import Unavailable
 from hf_sparse.runtime.processor import machine_paths  # noqa: E402
 
 

@@ -4,10 +4,11 @@ import argparse
 import shutil
 from pathlib import Path
 
+from hf_sparse.atomic.directories import replacing_directory
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.hub.card import describe
 from hf_sparse.hub.cards.rendering import render
 from hf_sparse.hub.staging import staged
-from hf_sparse.storage import write_atomically
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 DEMO = "bert-tiny-python-docs-sparse90-int8"
@@ -16,12 +17,11 @@ DEMO = "bert-tiny-python-docs-sparse90-int8"
 def write(directory: Path, repo: str, licence: str | None, language: str | None) -> Path:
     """Write card, facts and pictures of a run's model, replacing earlier ones."""
     home = CARDS / repo.rpartition("/")[2]
-    with staged(directory, repo, packed=True) as made:
+    with staged(directory, repo, packed=True) as made, replacing_directory(home, lambda _: True) as place:
         facts = describe(directory, made.folder, repo, licence=licence, language=language)
-        shutil.rmtree(home, ignore_errors=True)
-        shutil.copytree(made.folder / "pictures", home / "pictures")
-    write_atomically(home / "facts.json", facts.to_json().encode())
-    write_atomically(home / "README.md", str(render(facts)).encode())
+        shutil.copytree(made.folder / "pictures", place / "pictures")
+        write_atomically(place / "facts.json", facts.to_json().encode())
+        write_atomically(place / "README.md", str(render(facts)).encode())
     return home
 
 

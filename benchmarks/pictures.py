@@ -10,6 +10,8 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from hf_sparse.atomic.files import replacing_file
+
 # The last model of the main job.
 RUN = "task-int8"
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,14 +51,14 @@ def screenshot(page: Path, width: int, height: int, picture: Path) -> None:
     """Write the upper part of a page as PNG in few colours."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        raise SystemExit(f"pages need a browser; install one of {', '.join(BROWSERS)}")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile:
+        raise SystemExit(f"there is no browser to show pages; install one of {', '.join(BROWSERS)}")
+    with tempfile.TemporaryDirectory() as profile, replacing_file(picture) as written:
+        shot = Path(profile) / "shot.png"
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
         command += ["--disable-background-networking", "--hide-scrollbars", f"--user-data-dir={profile}"]
-        command += [f"--window-size={width},{height}", f"--screenshot={picture}", page.resolve().as_uri()]
+        command += [f"--window-size={width},{height}", f"--screenshot={shot}", page.resolve().as_uri()]
         subprocess.run(command, check=True, capture_output=True)
-    Image.open(picture).convert("RGB").quantize(128).save(picture, optimize=True)
+        Image.open(shot).convert("RGB").quantize(128).save(written, "PNG", optimize=True)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ again. All tasks start from the one teacher and the one student pruned from it.
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_sparse.atomic.files import copy_atomically
 from measuring import write_results
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -105,7 +105,7 @@ def run(name: str, command: list[str], options: argparse.Namespace) -> dict[str,
         subprocess.run(
             [sys.executable, str(SCRIPTS / command[0]), *command[1:], *COMMON.split(), *seeded], check=True
         )
-        shutil.copyfile(output / "all_results.json", results)
+        copy_atomically(output / "all_results.json", results)
     state = json.loads((output / "trainer_state.json").read_text())
     return json.loads(results.read_text()) | {"steps": state["global_step"]}
 

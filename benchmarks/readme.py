@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.atomic.files import write_atomically
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -137,7 +139,7 @@ def main() -> None:
     results = read_results(RESULTS)
     require_places(WHOLE.read_text(encoding="utf-8"), results)
     for page, root in pages().items():
-        page.write_text(fill(page.read_text(encoding="utf-8"), results, root), encoding="utf-8")
+        write_atomically(page, fill(page.read_text(encoding="utf-8"), results, root).encode())
 
 
 _NOT_MEASURED = "Not measured yet.\n"

@@ -1,7 +1,6 @@
-"""Recipes as people write them: YAML, dotted assignments, mistakes; and JSON that may be damaged.
+"""Readers of YAML, dotted assignments and JSON that anybody may have written.
 
-What is read here takes no more memory than its bytes account for, and no more frames than a short program:
-anybody may have written it.
+Reading takes memory in proportion to the bytes of a text, and a bounded depth of calls.
 """
 
 import difflib
@@ -10,28 +9,29 @@ import re
 from collections.abc import Hashable, Iterator
 from math import isfinite
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-# Nothing that is written here lies deeper than ten levels.
+# Files of this project are at most ten levels deep.
 _DEEPEST = 64
 # A recipe has a few hundred characters; PyYAML takes up to a thousand bytes for each.
 _LONGEST_YAML = 1 << 17
-# No float can hold larger numbers, and a tokenizer's length may be 1e30.
+# Larger integers overflow a float; a tokenizer's length may be 1e30.
 _BITS = 1000
 _SHOWN = 120
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: PyYAML alone reads 1e-4 as a string, and 2:4 as 124, in base 60.
+    """A safe loader with the numbers of YAML 1.2, which refuses aliases, tags and duplicate keys.
 
-    Every value is written out where it stands, once, as what it looks like: aliases would let a line stand
-    for gigabytes, of two equal keys the first would be lost, and tags make other things than values.
+    PyYAML reads 1e-4 as a string, and 2:4 as 124, in base 60. Aliases would let one line expand to gigabytes,
+    the first of two equal keys would be lost, and tags construct other objects than plain values.
     """
 
-    # Lists of its own: they are shared with every other user of PyYAML otherwise.
+    # Copied, since the lists of the base class are shared with every other user of PyYAML.
     yaml_implicit_resolvers = {
         first: [
             (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float", ":merge"))
@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
     }
     _depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _refused("aliases are not read; write the value out", event.start_mark)
@@ -78,10 +78,10 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str, source: str | None = None) -> Any:
-    """Parse YAML, as it stands in a `source`; an empty text is an empty mapping.
+    """Parse YAML and return its value, an empty mapping for an empty text; errors name the `source`.
 
-    Raises `ValueError` where it is malformed, has aliases, tags or a key twice, or is longer or deeper than
-    anything people write.
+    Raises `ValueError` if the text is malformed, has aliases, tags or duplicate keys, or is longer or deeper
+    than anything people write.
     """
     values = _load(text, source)
     return {} if values is None else values
@@ -94,13 +94,13 @@ def read_yaml_file(path: str | Path) -> Any:
     try:
         return read_yaml(content.decode(), str(path))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as one") from error
+        raise ValueError(f"{path} is not text in UTF-8 ({error}); save it as such") from error
 
 
 def _load(text: str, source: str | None = None) -> Any:
     source = source or shortened(text)
     if len(text) > _LONGEST_YAML:
-        raise ValueError(f"{source} is longer than {_LONGEST_YAML} characters of YAML; say it in fewer")
+        raise ValueError(f"{source} is longer than {_LONGEST_YAML} characters of YAML; shorten it")
     try:
         value = yaml.load(text, Loader=_Loader)
         _check(value)
@@ -110,7 +110,7 @@ def _load(text: str, source: str | None = None) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line what a parser found, and where."""
+    """Return the problem that a parser found, and its place, in one line."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return str(error).partition("\n")[0]
     mark = error.problem_mark
@@ -119,26 +119,26 @@ def _reason(error: Exception) -> str:
 
 
 def read_json(path: str | Path, what: str, way_out: str, own: bool = False) -> dict[str, Any]:
-    """Return the names and values that a JSON file holds, which should be `what` is named.
+    """Read a JSON file that holds an object, and return it as a dict; `own` as in `parse_json`.
 
-    Raises `ValueError` that names the file and ends in `way_out` for anything else, `OSError` where it cannot
-    be read. `own` as in `parse_json`.
+    `what` says in errors what the file should be, `way_out` how to get a valid one. Raises `ValueError` for
+    any other content, and `OSError` if the file cannot be read.
     """
     content = Path(path).read_bytes()
     try:
         found = parse_json(content, own)
         if not isinstance(found, dict):
-            raise ValueError("it holds no table of names and values")
+            raise ValueError("it does not hold a table of names and values")
     except ValueError as error:
-        raise ValueError(f"{path} is no {what} ({error}); {way_out}") from error
+        raise ValueError(f"{path} is not a valid {what} ({error}); {way_out}") from error
     return found
 
 
 def parse_json(content: str | bytes, own: bool = False) -> Any:
-    """Return what JSON says; raise `ValueError` for what is malformed, too deep or too large.
+    """Parse JSON and return its value; raise `ValueError` if it is malformed, too deep or too large.
 
-    In what hf_sparse wrote on its `own` no name stands twice and every number is finite; in other files the
-    last one counts, and a loss may be NaN.
+    With `own`, for files that hf_sparse wrote, duplicate names and numbers that are not finite are errors,
+    too. In other files the last of several values counts, and a loss may be NaN.
     """
     try:
         text = content.decode() if isinstance(content, bytes) else content
@@ -157,22 +157,24 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number")
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number")
 
 
 def _finite(text: str) -> float:
-    return float(text) if isfinite(float(text)) else _no_number(shortened(text))
+    if not isfinite(float(text)):
+        _refuse_number(shortened(text))
+    return float(text)
 
 
-_OWN: dict[str, Any] = {"object_pairs_hook": _once, "parse_constant": _no_number, "parse_float": _finite}
+_OWN: dict[str, Any] = {"object_pairs_hook": _once, "parse_constant": _refuse_number, "parse_float": _finite}
 
 
 def _check(value: Any) -> None:
-    """Raise `ValueError` for values that lie too deep, too large numbers, texts that no file could hold."""
-    level = [value]
+    """Raise `ValueError` for too many levels, too large integers, and texts that a file could not hold."""
+    level: list[Any] = [value]
     for _ in range(_DEEPEST + 1):
-        inner = []
+        inner: list[Any] = []
         for part in level:
             if isinstance(part, dict):
                 inner += part.keys()
@@ -180,7 +182,7 @@ def _check(value: Any) -> None:
             elif isinstance(part, list):
                 inner += part
             elif isinstance(part, str):
-                # Halves of characters, which JSON and YAML can write and UTF-8 cannot.
+                # Fails for surrogates, which JSON and YAML can escape and UTF-8 cannot encode.
                 part.encode()
                 if "\0" in part:
                     raise ValueError("there is a zero byte in a text")
@@ -193,7 +195,7 @@ def _check(value: Any) -> None:
 
 
 def shortened(value: object) -> str:
-    """Return how a value is written, its middle left out where that is long."""
+    """Return the `repr` of a value, without its middle if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN * 2 // 3]} ... {text[-_SHOWN // 6 :]}"
 
@@ -209,11 +211,11 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in plain sentences what is wrong with a recipe, where, and what would be right."""
+    """Return in plain sentences what is wrong with a recipe, where, and how to correct it."""
     return "; ".join(dict.fromkeys(_sentence(detail, model) for detail in error.errors()))
 
 
-def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> str:
+def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
         known = _known_keys(model, detail["loc"][:-1])
@@ -227,7 +229,7 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> str:
 
 
 def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """List the fields of the part at a path of fields, keys of mappings and kinds of unions."""
+    """Return the field names of the model at a path of fields, keys of mappings and members of unions."""
     for step in path:
         if step in (known := keys_of(model)):
             model = next(_models_in(known[step]), model)

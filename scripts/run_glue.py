@@ -24,6 +24,7 @@ import common
 import session
 import tokenization
 from hf_sparse import SparseArguments, SparseTrainer
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.data.glue import GLUE_TASKS, glue_task
 from hf_sparse.data.labels import Labels, find_labels, label_encoder
 from hf_sparse.data.texts import text_columns, text_encoder
@@ -150,7 +151,8 @@ def predict(trainer: SparseTrainer, split: str, rows: Dataset, labels: Labels) -
     if trainer.is_world_process_zero():
         names = [f"{answer:.4f}" if labels.regression else labels.names[answer] for answer in answers]
         lines = ["index\tprediction", *(f"{i}\t{name}" for i, name in enumerate(names))]
-        (Path(trainer.args.output_dir) / f"predict_results_{split}.txt").write_text("\n".join(lines) + "\n")
+        path = Path(trainer.args.output_dir) / f"predict_results_{split}.txt"
+        write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

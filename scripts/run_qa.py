@@ -20,6 +20,7 @@ from transformers import (
 import common
 import session
 import tokenization
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.data.answers import AnswerFinder
 from hf_sparse.data.questions import QuestionColumns, numbered, question_columns, require_answers
 from hf_sparse.data.windows import (
@@ -104,7 +105,7 @@ def predict(trainer: QuestionAnsweringTrainer, questions: QuestionSet) -> None:
     if trainer.is_world_process_zero():
         for name, content in files.items():
             path = Path(trainer.args.output_dir) / f"predict_{name}.json"
-            path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_atomically(path, (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What anybody may have written is read within the bounds of its bytes, and refused in a short sentence."""
+"""Reading of files that anybody may have written: memory in bounds, short messages."""
 
 import subprocess
 import sys
@@ -63,7 +63,7 @@ def test_a_recipe_that_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{path}: sparsity.method is 'lasso': choose one of"):
         Recipe.from_yaml(path)
     path.write_bytes(b"sparsity: \xff")
-    with pytest.raises(ValueError, match=f"{path} is no text in UTF-8"):
+    with pytest.raises(ValueError, match=f"{path} is not text in UTF-8"):
         Recipe.from_yaml(path)
 
 
@@ -102,16 +102,18 @@ def test_json_that_is_more_than_it_looks_is_refused(kind: str, tmp_path: Path) -
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         parse_json(content)
-    with pytest.raises(ValueError, match=f"{path} is no record .*{message}.*; write it again") as caught:
+    with pytest.raises(
+        ValueError, match=f"{path} is not a valid record .*{message}.*; write it again"
+    ) as caught:
         read_json(path, "record", "write it again")
     assert len(str(caught.value)) < 400
 
 
 OWN = [
     (b'{"a": 1, "b": 2, "a": 3}', "'a' is there twice", {"a": 3, "b": 2}),
-    (b'{"a": NaN}', "NaN is no number", None),
-    (b'{"a": -Infinity}', "-Infinity is no number", {"a": float("-inf")}),
-    (b'{"a": 1e999}', "'1e999' is no number", {"a": float("inf")}),
+    (b'{"a": NaN}', "NaN is not a number", None),
+    (b'{"a": -Infinity}', "-Infinity is not a number", {"a": float("-inf")}),
+    (b'{"a": 1e999}', "'1e999' is not a number", {"a": float("inf")}),
 ]
 
 
@@ -130,7 +132,8 @@ def test_json_that_is_no_table_is_none(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text("[]")
     with pytest.raises(
-        ValueError, match="is no record .it holds no table of names and values.; write it again"
+        ValueError,
+        match="is not a valid record .it does not hold a table of names and values.; write it again",
     ):
         read_json(path, "record", "write it again")
     path.write_text('{"a": [1, {"b": 1e30}], "c": 1000000000000000019884624838656}')

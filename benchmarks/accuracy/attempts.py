@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from hf_sparse.storage import write_atomically
+from hf_sparse.atomic.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 _AUTOGROUP = Path("/proc/self/autogroup")

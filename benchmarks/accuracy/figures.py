@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages import read_finished, read_plan
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.report.pictures import DENSE, GREY, RATE, ZEROS, hide_frame, new_figure, write_png
-from hf_sparse.storage import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

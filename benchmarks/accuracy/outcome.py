@@ -12,8 +12,8 @@ from typing import Any
 from attempts import Attempts
 from stages import ENCODER, Places, Stage
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.runs.results import write_results
-from hf_sparse.storage import write_atomically
 
 _SCORES = ("eval_accuracy", "eval_f1", "eval_exact_match", "eval_loss", "perplexity")
 _CURVES = ("loss", "sparsity")

@@ -1,8 +1,8 @@
-"""LoRA whose update is masked by the zeros of its base, so that what is trained is what is merged.
+"""LoRA whose update is masked by the zeros of its base, so that merging it adds what was trained.
 
 SparsePEFT in "SQFT: Low-cost Model Adaptation in Low-precision Sparse Foundation Models" (Muñoz, Yuan and
 Jain 2024, arXiv:2410.03750): W + M * (scaling * B A), where M is 0 where W is 0.
-Made of classes of peft, so it is imported only where peft is.
+Subclasses classes of peft, so it is imported only if peft is installed.
 """
 
 import dataclasses
@@ -18,16 +18,17 @@ try:
     from peft import LoraConfig
     from peft.tuners.lora import Linear
     from peft.tuners.lora.layer import LoraVariant
+    from peft.tuners.tuners_utils import BaseTunerLayer
 except ImportError as error:
     raise ImportError('adapters need peft 0.20 or later; run pip install "hf_sparse[peft]"') from error
 if not hasattr(Linear, "lora_variants"):
     raise ImportError('adapters need peft 0.20 or later; run pip install -U "hf_sparse[peft]"')
 
-# `peft_type` in adapter_config.json. Without hf_sparse peft does not know it and refuses the directory, where
-# it would compute an update that is not masked; in memory these adapters are LORA to peft and transformers.
+# `peft_type` in adapter_config.json. Without hf_sparse, peft refuses this unknown type instead of computing
+# an update without the mask. In memory these adapters are of type LORA.
 PEFT_TYPE = "SPARSE_LORA"
 _KEEP = "keep_zeros"
-# The others take their first values out of the base's weight, which fills its zeros.
+# The others initialize from the base's weight and change it, which fills its zeros.
 _INITS = (True, False, "gaussian", "orthogonal", "eva")
 _REFUSED = ("target_parameters", "layer_replication", "megatron_config", "use_qalora")
 
@@ -36,10 +37,17 @@ _REFUSED = ("target_parameters", "layer_replication", "megatron_config", "use_qa
 class SparseLoraConfig(LoraConfig):
     """`LoraConfig` of adapters that keep the zeros of their base, for `get_peft_model` and `add_adapter`.
 
-    All of `LoraConfig` but what a masked update cannot be: `use_dora` and other variants, initial values
-    taken out of the base's weight, `target_parameters`. For each layer with such an adapter a forward pass
-    makes a temporary of the weight's size, (out, in), which stays until the backward pass; the mask takes a
-    byte a weight. Raises `ValueError` for what is not supported.
+    A layer computes with W + M * (scaling * B A), where M is 0 where W is 0: SparsePEFT in "SQFT" (Muñoz,
+    Yuan and Jain 2024, arXiv:2410.03750). Each layer with such an adapter needs a temporary of the weight's
+    shape, (out, in), from the forward to the backward pass, and a mask of one byte a weight.
+
+    Args:
+        keep_zeros: Always True; marks the configuration on disk. All other arguments are those of
+            `LoraConfig`.
+
+    Raises:
+        ValueError: For arguments that do not suit a masked update: `use_dora` and other variants, initial
+            values that change the base's weight, `target_parameters`.
     """
 
     keep_zeros: bool = field(
@@ -50,7 +58,7 @@ class SparseLoraConfig(LoraConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check()
-        # Documented by peft as its way to bring LoRA layers of one's own.
+        # The documented way to give peft LoRA layers of your own.
         self._register_custom_module({nn.Linear: SparseLoraLinear, Conv1D: SparseLoraLinear})
 
     def _check(self) -> None:
@@ -70,25 +78,27 @@ class SparseLoraConfig(LoraConfig):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as it is saved, under the type that peft knows with hf_sparse only."""
+        """Return the configuration as it is saved, with the type that hf_sparse registers."""
         return super().to_dict() | {"peft_type": PEFT_TYPE}
 
 
 class MaskedUpdate(LoraVariant):
-    """The variant of peft's LoRA layers that computes with the weight that merging would add."""
+    """A variant of peft's LoRA layers: its forward pass uses the masked update that merging would add."""
 
     def supports_lora_conversion(self) -> bool:
-        """Say that no plain LoRA, which is not masked, is the same."""
+        """Return False: plain LoRA, which is not masked, computes something else."""
         return False
 
     @staticmethod
-    def init(module: "SparseLoraLinear", adapter_name: str, **kwargs: Any) -> None:
-        """Take the mask from the base, once, before any adapter is merged into it."""
+    def init(  # type: ignore[override]  # peft passes its keywords and the layer that chose this variant
+        module: "SparseLoraLinear", adapter_name: str, **kwargs: Any
+    ) -> None:
+        """Make the mask from the base's weight, once, before any adapter is merged into it."""
         if not hasattr(module, "kept"):
             module.register_buffer("kept", _kept(module, kwargs.get("target_name")), persistent=False)
 
     @staticmethod
-    def forward(
+    def forward(  # type: ignore[override]  # called with the layer that chose this variant
         module: "SparseLoraLinear", active_adapter: str, x: Tensor, result: Tensor, **_: Any
     ) -> Tensor:
         """Return the base's output plus that of the masked update."""
@@ -99,43 +109,49 @@ class MaskedUpdate(LoraVariant):
         return result + functional.linear(module.lora_dropout[active_adapter](x), update, bias)
 
     @staticmethod
-    def merge_safe(module: "SparseLoraLinear", active_adapter: str, orig_weight: Tensor) -> Tensor:
+    def merge_safe(  # type: ignore[override]  # called with the layer that chose this variant
+        module: "SparseLoraLinear", active_adapter: str, orig_weight: Tensor
+    ) -> Tensor:
         """Return a weight plus the masked update."""
         return (orig_weight + module.get_delta_weight(active_adapter)).to(orig_weight.dtype)
 
     @staticmethod
-    def merge_unsafe(module: "SparseLoraLinear", active_adapter: str, orig_weight: Tensor) -> None:
+    def merge_unsafe(  # type: ignore[override]  # called with the layer that chose this variant
+        module: "SparseLoraLinear", active_adapter: str, orig_weight: Tensor
+    ) -> None:
         """Add the masked update to a weight."""
         orig_weight.data = MaskedUpdate.merge_safe(module, active_adapter, orig_weight.data)
 
     @staticmethod
-    def unmerge(module: "SparseLoraLinear", active_adapter: str, orig_weight: Tensor) -> Tensor:
+    def unmerge(  # type: ignore[override]  # called with the layer that chose this variant
+        module: "SparseLoraLinear", active_adapter: str, orig_weight: Tensor
+    ) -> Tensor:
         """Return a weight without the masked update that was added."""
         return (orig_weight.data - module.get_delta_weight(active_adapter)).to(orig_weight.dtype)
 
 
 class SparseLoraLinear(Linear):
-    """A Linear or `Conv1D` with adapters, each masked or, by a `LoraConfig`, not.
+    """A Linear or `Conv1D` with adapters, masked ones and ordinary ones of a `LoraConfig`.
 
-    `kept`: where the base's weight is not zero, booleans laid out as that weight is.
+    `kept` is the boolean mask of the base's nonzero weights, in the shape in which the weight is stored.
     """
 
     kept: Tensor
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> None:
         transposed = isinstance(_innermost(base_layer), Conv1D)
-        # As peft does for the layers that it makes.
+        # As peft's `dispatch_default` does for the layers that it makes.
         config.fan_in_fan_out = transposed
         super().__init__(base_layer, adapter_name, config, is_target_conv_1d_layer=transposed, **kwargs)
 
     def resolve_lora_variant(self, *, config: LoraConfig, **kwargs: Any) -> LoraVariant | None:
-        """Return how an adapter computes, by its configuration."""
+        """Return the variant of an adapter by its configuration, None for plain LoRA."""
         if isinstance(config, SparseLoraConfig):
             return MaskedUpdate()
         return super().resolve_lora_variant(config=config, **kwargs)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Return what an adapter adds to the base's weight, laid out as that is."""
+        """Return the update of an adapter, in the shape in which the base's weight is stored."""
         update = super().get_delta_weight(adapter)
         if not isinstance(self.lora_variant.get(adapter), MaskedUpdate):
             return update
@@ -144,7 +160,7 @@ class SparseLoraLinear(Linear):
 
 
 def _innermost(layer: nn.Module) -> nn.Module:
-    return layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    return layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
 
 
 def _kept(module: SparseLoraLinear, name: str | None) -> Tensor:

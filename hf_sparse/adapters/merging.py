@@ -1,19 +1,23 @@
-"""Adapters merged into a sparse base, whose zeros stay."""
+"""Merging adapters into a sparse base, which keeps its zeros."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
-from hf_sparse.quantization.convert import QUANTIZED
+from hf_sparse.quantization.embeddings import FakeQuantEmbedding
+from hf_sparse.quantization.linear import FakeQuantConv1D, FakeQuantLinear
 from hf_sparse.targets import every_weight
 from hf_sparse.training.locking import standing
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +26,12 @@ PRUNE = ("refuse", "again")
 
 @dataclass(frozen=True)
 class _Merged:
-    """What merging does to one layer: sums of squares of its update, and the zeros it fills."""
+    """The effect of merging on one layer.
+
+    `zeros` are those that must stay, `filled` how many of them the update fills. `cut`, `update` and
+    `rounding` are sums of squares: of the update at those zeros, of all of it, and of the change by rounding
+    anew, None for layers that do not round.
+    """
 
     name: str
     zeros: Tensor
@@ -33,15 +42,25 @@ class _Merged:
 
 
 def merge_adapter(
-    model: nn.Module, prune: str = "refuse", adapter_names: Sequence[str] | None = None
+    model: "PeftModel", prune: str = "refuse", adapter_names: Sequence[str] | None = None
 ) -> nn.Module:
     """Merge adapters of peft into their sparse base and return it, with the zeros it had.
 
-    `model` is a `PeftModel`; `adapter_names`: which adapters, the active ones by default. An ordinary adapter
-    changes removed weights too: with `prune="refuse"` that is an error, and the model is as it was; with
-    `prune="again"` they are set to zero again, and a warning says how much of the update that cut off. In
-    layers that round their weight the float weight is merged and rounded anew; a warning says how far that
-    moves it. Raises `ValueError` for what cannot be merged, and for a base that has lost zeros before.
+    In layers that round their weight, the float weight is merged and rounded anew; a warning says by how much
+    that changes it.
+
+    Args:
+        model: The base with its adapters, as `get_peft_model` or `PeftModel.from_pretrained` returns it.
+        prune: What to do with an ordinary adapter, which changes removed weights: `refuse` raises an error
+            and leaves the model as it was; `again` sets those weights to zero again, and a warning says
+            which share of the update that cut off.
+        adapter_names: The adapters to merge, by default the active ones.
+
+    Returns:
+        The base model without adapters.
+
+    Raises:
+        ValueError: If the model cannot be merged, the adapter fills zeros, or the base has lost zeros before.
     """
     if prune not in PRUNE:
         raise ValueError(f"prune is one of {', '.join(PRUNE)}, got {prune!r}")
@@ -71,12 +90,12 @@ def merge_adapter(
         logger.warning(
             "%d merged layers round their weight anew: that moves them by %.1f %% of the adapter's update.",
             len(rounded),
-            100 * (sum(layer.rounding for layer in rounded) / _total(rounded)) ** 0.5,
+            100 * (sum(layer.rounding or 0.0 for layer in rounded) / _total(rounded)) ** 0.5,
         )
     return merged
 
 
-def _check_mergeable(model: nn.Module) -> None:
+def _check_mergeable(model: "PeftModel") -> None:
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
             "adapters of model.add_adapter cannot be merged in place; save them by "
@@ -96,7 +115,7 @@ def _check_mergeable(model: nn.Module) -> None:
         raise ValueError(f"{describe_lost(lost)}; load the base as it was saved")
 
 
-def _tuned(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _tuned(model: "PeftModel") -> Iterator[tuple[str, Any]]:
     """Yield the layers with adapters that merge into one weight, by the names they have in the base."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -107,15 +126,15 @@ def _tuned(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _sparse_modules(model: nn.Module) -> set[nn.Module]:
-    """Return the layers whose zeros are to stay."""
+def _sparse_modules(model: "PeftModel") -> set[nn.Module]:
+    """Return the layers whose zeros must stay."""
     targets = every_weight(model)
     kept = set(standing(model, targets))
     return {target.module for target in targets if target.name in kept}
 
 
 def _try(name: str, layer: Any, sparse: set[nn.Module], adapters: list[str] | None) -> _Merged:
-    """Merge the adapters of one layer, measure, and take them out again."""
+    """Merge the adapters of one layer, measure the effect, and undo the merge."""
     base = layer.get_base_layer()
     with torch.no_grad(), _restored(base):
         before, computed = base.weight.clone(), _computed(base)
@@ -125,8 +144,8 @@ def _try(name: str, layer: Any, sparse: set[nn.Module], adapters: list[str] | No
             zeros = before == 0 if base in sparse else torch.zeros_like(before, dtype=torch.bool)
             filled = (base.weight != 0) & zeros
             rounding = None
-            if computed is not None:
-                rounding = _squares(_computed(base) - computed - update)
+            if computed is not None and (merged := _computed(base)) is not None:
+                rounding = _squares(merged - computed - update)
             return _Merged(
                 name, zeros, int(filled.sum()), _squares(update[filled]), _squares(update), rounding
             )
@@ -137,7 +156,7 @@ def _try(name: str, layer: Any, sparse: set[nn.Module], adapters: list[str] | No
 
 @contextmanager
 def _restored(base: nn.Module) -> Iterator[None]:
-    """Give a layer back what it held: to add and to subtract is not to the last bit."""
+    """Restore the parameters of a layer after the block, since adding and subtracting loses the last bits."""
     held = [(parameter, parameter.detach().clone()) for parameter in base.parameters()]
     try:
         yield
@@ -147,8 +166,10 @@ def _restored(base: nn.Module) -> Iterator[None]:
 
 
 def _computed(base: nn.Module) -> Tensor | None:
-    """Return the weight that a layer computes with if that is a rounded one, laid out as it is stored."""
-    if not isinstance(base, tuple(QUANTIZED.values())) or not base.quantization.phase.active:
+    """Return the rounded weight that a layer computes with, as it is stored; None if it does not round."""
+    if not isinstance(base, FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding):
+        return None
+    if not base.quantization.phase.active:
         return None
     transposed = isinstance(base, Conv1D)
     rounded = base.quantization.weights.simulate(base.weight.t() if transposed else base.weight)
@@ -160,7 +181,7 @@ def _squares(values: Tensor) -> float:
 
 
 def _total(layers: Sequence[_Merged]) -> float:
-    # An adapter that does nothing yet has no share to speak of.
+    # An untrained adapter updates nothing; any total gives a share of 0.
     return sum(layer.update for layer in layers) or 1.0
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers.utils import CONFIG_NAME
 
-from hf_sparse.checkpoint.directories import TOKENIZER
+from hf_sparse.atomic.files import leaves
+from hf_sparse.checkpoint.companions import TOKENIZER
 from hf_sparse.checkpoint.saved_files import module_folders
-from hf_sparse.storage import leaves
 
 # Weights in any format, and pickles.
 _WEIGHTS = (

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.atomic.directories import replacing_directory
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.carrying import carry
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
-from hf_sparse.checkpoint.directories import holds_only, published
 from hf_sparse.modules import base_prefix
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers, require_finite_tensors
 from hf_sparse.suitable import require_merged
@@ -65,7 +67,7 @@ def save_compressed(
     for name in quantized.keys() - layers.keys():
         weight = f"{name}.weight"
         state[weight] = quantized[name].weight().to(state[weight].dtype)
-    with published(Path(directory), lambda held: is_compressed(held, carried)) as staged:
+    with replacing_directory(Path(directory), lambda held: is_compressed(held, carried)) as staged:
         model.save_pretrained(staged, state_dict=state)
         _require_same(staged, state, set(state) - set(model.state_dict()))
         if tokenizer is not None:
@@ -74,7 +76,7 @@ def save_compressed(
         file = staged / CONFIG_NAME
         config = read_config(file)
         config["quantization_config"] = scheme
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_atomically(file, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _require_same(directory: Path, state: Mapping[str, Tensor], needed: set[str]) -> None:

@@ -28,12 +28,12 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.packing import STRICT, Coding
 from hf_sparse.fields import one_of
 from hf_sparse.quantization.activations import OBSERVERS
 from hf_sparse.quantization.linear import ACTIVATIONS
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.storage import write_atomically
 
 PACKED = "packed.safetensors"
 # The name of the format in a config.json, as `quant_method`.

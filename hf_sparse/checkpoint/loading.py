@@ -25,6 +25,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_sparse.architectures import PRETRAINING_PARTS
+from hf_sparse.atomic.directories import recover_directory
 from hf_sparse.checkpoint.configuration import (
     described_by,
     method_of,
@@ -238,6 +239,7 @@ def _no_model(name_or_path: str) -> str:
 
 def _configuration(name_or_path: str, **hub: Any) -> PreTrainedConfig:
     """Read the configuration of a saved model; raise `ValueError` if it is not there or damaged."""
+    recover_directory(Path(name_or_path))
     if Path(name_or_path).is_dir():
         file = Path(name_or_path) / hub.get("subfolder", "") / CONFIG_NAME
         if not file.is_file():

@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
+from hf_sparse.atomic.directories import recover_directory
+from hf_sparse.atomic.file_group import FileGroup, recover_files, staged_files
 from hf_sparse.checkpoint.comparing import (
     compare,
     compare_layers,
@@ -20,8 +22,13 @@ from hf_sparse.checkpoint.comparing import (
 )
 from hf_sparse.checkpoint.configuration import described_by, require_plausible
 from hf_sparse.checkpoint.container import DTYPES, METHOD, PACKED, Entry, damaged, read_packed, write_packed
-from hf_sparse.checkpoint.directories import moved_into
-from hf_sparse.checkpoint.entries import pack_layer, pack_tensor, quantize_again, quantized_entries, unpack
+from hf_sparse.checkpoint.entries import (
+    pack_layer,
+    pack_tensor,
+    quantize_again,
+    quantized_entries,
+    unpack,
+)
 from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import as_quantized
@@ -33,6 +40,7 @@ from hf_sparse.targets import find_targets
 _WEIGHT = ".weight"
 # Methods of tensors that draw random values.
 _DRAW = {"normal_", "uniform_"}
+_FILES = FileGroup("packed-", order=lambda name: (name == PACKED, name))
 
 
 def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
@@ -90,7 +98,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [kind.__name__], model.dtype
     config.quantization_config = {"quant_method": METHOD}
-    with moved_into(directory) as beside:
+    with staged_files(directory, _FILES) as beside:
         config.save_pretrained(beside)
         if model.can_generate():
             model.generation_config.save_pretrained(beside)
@@ -141,6 +149,7 @@ def load_packed(
 def _directory(name_or_path: str, subfolder: str, revision: str | None) -> Path:
     """Return the local directory of the files, fetched if they are on the Hub."""
     here = Path(name_or_path) / subfolder
+    recover_directory(Path(name_or_path))
     if Path(name_or_path).is_dir():
         return here
     file = packed_file(name_or_path, subfolder=subfolder, revision=revision)
@@ -173,6 +182,7 @@ class OpenedPacked:
 def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
     """Open what `save_packed` wrote into a directory; raises as `load_packed` does."""
     path = Path(directory) / PACKED
+    recover_files(Path(directory), _FILES)
     pairs = {entry.name: (entry, content) for entry, content in read_packed(path)}
     described = Path(directory) / CONFIG_NAME
     require_plausible(described)

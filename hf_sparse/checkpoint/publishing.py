@@ -6,10 +6,11 @@ from types import MappingProxyType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.atomic.directories import replacing_directory, require_free
 from hf_sparse.checkpoint.carrying import carry
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.checkpoint.compressed_tensors import is_compressed, save_compressed
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.directories import holds_only, published, require_free
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 
@@ -31,7 +32,7 @@ def publish(
     """
     require_own(directory, form, carried)
     if form == "packed":
-        with published(Path(directory), lambda held: _is_packed(held, carried)) as staged:
+        with replacing_directory(Path(directory), lambda held: _is_packed(held, carried)) as staged:
             sizes = save_packed(model, staged)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.environment import hardware, versions
 from hf_sparse.reading import read_json, shortened
 from hf_sparse.recipe import Recipe
-from hf_sparse.storage import write_atomically
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -162,7 +162,7 @@ def read_record(directory: str | Path) -> dict[str, Any] | None:
     try:
         _check(record)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is no {_WHAT} ({error}); {_WAY_OUT}") from error
+        raise ValueError(f"{path} is not a valid {_WHAT} ({error}); {_WAY_OUT}") from error
     known = dict.fromkeys(name for names in _KINDS.values() for name in names) | record
     tables = {name: known[name] or {} for name in _TABLES}
     return known | tables | {"architecture": known["architecture"] or ""}

@@ -15,6 +15,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import cached_file
 
+from hf_sparse.atomic.directories import recover_directory
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
 from hf_sparse.checkpoint.container import METHOD, PACKED
 from hf_sparse.reading import parse_json, shortened
@@ -30,6 +31,7 @@ def saved_file(name_or_path: str, file: str, **hub: Any) -> Path | None:
 
     `hub` is what `from_pretrained` takes to find a model, such as `revision`, `cache_dir` and `subfolder`.
     """
+    recover_directory(Path(name_or_path))
     if Path(name_or_path).is_dir():
         path = Path(name_or_path) / hub.get("subfolder", "") / file
         return path if path.is_file() else None

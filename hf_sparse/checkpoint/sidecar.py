@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hf_sparse.atomic.files import hash_files, sha256, write_atomically
 from hf_sparse.reading import parse_json, shortened
 from hf_sparse.recipe import Recipe
-from hf_sparse.storage import hash_files, sha256, write_atomically
 
 SIDECAR = "hf_sparse_state.safetensors"
 FORMAT_VERSION = 4

@@ -16,7 +16,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from hf_sparse.storage import leaves
+from hf_sparse.atomic.files import leaves
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 # Large files of tensors, which are linked and not copied.

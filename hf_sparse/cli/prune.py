@@ -49,11 +49,11 @@ def prune(
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
-            from hf_sparse.oneshot.statistics import STATISTICS
             from hf_sparse.sparsity.measure import measure_sparsity
             from hf_sparse.targets import find_targets
             from hf_sparse.training import one_shot
             from hf_sparse.training.locking import is_sparse
+            from hf_sparse.training.one_shot import DATA_METHODS
             from hf_sparse.training.post_training import load_for_texts
             from hf_sparse.training.prune import prune as prune_weights
 
@@ -65,10 +65,10 @@ def prune(
                 "include": include or (),
                 "exclude": exclude or (),
             }
-            if (method in STATISTICS) != (calibration is not None):
+            if (method in DATA_METHODS) != (calibration is not None):
                 raise ValueError(
                     f"method {method} looks at texts; give them with --calibration"
-                    if method in STATISTICS
+                    if method in DATA_METHODS
                     else f"method {method} looks at no texts; leave --calibration out, or choose wanda"
                 )
             if calibration is None:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from hf_sparse.atomic.directories import require_writable
 from hf_sparse.demo.adapter import Adapted, try_adapter
 from hf_sparse.demo.pipeline import Outcomes, run_pipeline
 from hf_sparse.demo.progress import silence, stage_lines
@@ -15,7 +16,6 @@ from hf_sparse.demo.stages import Outcome
 from hf_sparse.report.history import plot_demo
 from hf_sparse.report.tables import ModelRow, duration, model_table
 from hf_sparse.runs.results import write_results
-from hf_sparse.training.files import require_writable
 
 RESULTS, _PICTURE = "results.json", "demo.png"
 

@@ -11,6 +11,7 @@ import transformers
 from rich.progress import Progress
 
 import hf_sparse
+from hf_sparse.atomic.file_group import recover_directories
 from hf_sparse.checkpoint.run_record import public_name
 from hf_sparse.demo.lessons import Lesson, language_lesson, task_lesson
 from hf_sparse.demo.origin import Origin, find_origin
@@ -26,7 +27,6 @@ from hf_sparse.demo.stages import (
     run_stage,
 )
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.files import recover_directories
 
 _TASKS = {"language": "fill-mask", "task": "text-classification"}
 _BUILT_IN = {

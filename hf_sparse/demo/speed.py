@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.benchmark.backends import REFERENCE
 from hf_sparse.benchmark.eager import held_bytes
 from hf_sparse.benchmark.inputs import plain_copy
@@ -22,7 +23,6 @@ from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.loading import load
-from hf_sparse.storage import write_atomically
 
 _ROUNDS, _BATCH, _THREADS = 30, 64, 1
 _FILE = "latency.json"

@@ -17,6 +17,8 @@ from transformers import (
     set_seed,
 )
 
+from hf_sparse.atomic.directories import replace_directory
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.demo.lessons import Lesson
@@ -26,9 +28,7 @@ from hf_sparse.reading import read_json
 from hf_sparse.recipe import Recipe
 from hf_sparse.report.sizes import sizes_as_dict
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.storage import write_atomically
 from hf_sparse.trainers.trainer import SparseTrainer
-from hf_sparse.training.files import publish_directory
 
 UNFINISHED, PACKED_FORM = ".unfinished", "packed"
 _RECORD = "stage.json"
@@ -140,7 +140,7 @@ def run_stage(
         sizes=sizes,
     )
     write_atomically(staged / _RECORD, json.dumps(asdict(outcome), indent=1).encode())
-    publish_directory(staged, home / stage.name)
+    replace_directory(staged, home / stage.name)
     return outcome
 
 

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.atomic.directories import replacing_directory, require_free
 from hf_sparse.checkpoint.carrying import carry
-from hf_sparse.checkpoint.directories import holds_only, published, require_free
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.export.onnx import ExportedOnnx, export_onnx
 from hf_sparse.export.openvino import MODEL_NAME as OPENVINO_NAME
 from hf_sparse.export.openvino import WEIGHTS_NAME as OPENVINO_WEIGHTS
@@ -46,7 +47,7 @@ def export_directory(
         ValueError: The directory holds anything else, and as in `export_onnx`.
     """
     directory = Path(directory)
-    with published(directory, lambda held: _is_ours(held, kind, carried)) as staged:
+    with replacing_directory(directory, lambda held: _is_ours(held, kind, carried)) as staged:
         if kind == "openvino":
             exported = export_openvino(model, staged, inputs)
         else:

@@ -3,8 +3,6 @@
 import copy
 import inspect
 import logging
-import os
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_sparse.atomic.file_group import FileGroup, staged_files
 from hf_sparse.export.layers import OPSET, forget_origin, narrow, onnx_layer, unsign
 from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
 
@@ -173,9 +172,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(program: "ONNXProgram", path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staged:
-        program.save(Path(staged) / path.name)
-        # The weights before the graph that refers to them: "name.onnx.data" sorts after "name.onnx".
-        for file in sorted(Path(staged).iterdir(), reverse=True):
-            os.replace(file, path.parent / file.name)
+    with staged_files(path.parent, _FILES) as staged:
+        program.save(staged / path.name)
+
+
+# The weights before the graph that refers to them.
+_FILES = FileGroup("onnx-", order=lambda name: (not name.endswith(".data"), name))

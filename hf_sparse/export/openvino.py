@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_sparse.checkpoint.directories import holds_only, published
+from hf_sparse.atomic.directories import replacing_directory
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.export.onnx import ExportedOnnx, export_onnx
 
 MODEL_NAME, WEIGHTS_NAME = "openvino_model.xml", "openvino_model.bin"
@@ -23,8 +24,8 @@ def export_openvino(
     """
     import openvino
 
-    # Not `convert_model`, which reports its use over the network.
-    with published(Path(directory), _is_ours) as staged, tempfile.TemporaryDirectory() as scratch:
+    # `convert_model` would do, but it reports its use over the network.
+    with replacing_directory(Path(directory), _is_ours) as staged, tempfile.TemporaryDirectory() as scratch:
         exported = export_onnx(model, Path(scratch) / "model.onnx", inputs)
         graph = openvino.Core().read_model(exported.path)
         openvino.save_model(graph, staged / MODEL_NAME, compress_to_fp16=False)

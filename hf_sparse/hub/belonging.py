@@ -4,12 +4,12 @@ from pathlib import Path
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from hf_sparse.atomic.files import leaves
+from hf_sparse.checkpoint.companions import companions
 from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.directories import companions
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.saved_files import shards_of
 from hf_sparse.checkpoint.sidecar import SIDECAR
-from hf_sparse.storage import leaves
 
 # As a card shows them; what else there is of that name may be large, or compressed.
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")

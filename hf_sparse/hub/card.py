@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.loading import require_known_class
 from hf_sparse.hub.cards.collecting import architecture_of, collect
 from hf_sparse.hub.cards.facts import Facts
@@ -15,7 +16,6 @@ from hf_sparse.hub.cards.rendering import render
 from hf_sparse.hub.cards.weights import load_to_measure, targets_of
 from hf_sparse.runs.run import read_run
 from hf_sparse.sparsity.inspection import inspect_weights
-from hf_sparse.storage import write_atomically
 
 CARD, PICTURES = "README.md", "pictures"
 

@@ -13,9 +13,10 @@ from huggingface_hub import constants, get_token
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.carrying import carry, module_files
+from hf_sparse.checkpoint.companions import companions
 from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
-from hf_sparse.checkpoint.directories import companions
 from hf_sparse.checkpoint.loading import load_model, rounded_as
 from hf_sparse.checkpoint.publishing import publish
 from hf_sparse.checkpoint.run_record import copy_public_record, is_local
@@ -27,7 +28,6 @@ from hf_sparse.hub.cards.weights import PACKED_FOLDER
 from hf_sparse.hub.scanning import require_public
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.reading import parse_json
-from hf_sparse.storage import write_atomically
 
 RECIPE = "recipe.yaml"
 WRITTEN = "was written or changed by somebody, so it is kept"

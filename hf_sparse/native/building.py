@@ -8,13 +8,13 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache, update_wrapper
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
+from hf_sparse.atomic.files import replacing_file
 from hf_sparse.native.cache import Cache, Unavailable, opened
 
 logger = logging.getLogger(__name__)
@@ -103,17 +103,13 @@ def prebuild(source: str, *flags: str, into: Path) -> Path:
     Raises `Unavailable` if it cannot be compiled.
     """
     path = into / PREBUILT / _name(source, flags)
-    path.parent.mkdir(parents=True, exist_ok=True)
     command = [*_compiler(), *_FLAGS, *flags, str(_PACKAGE / source)]
-    # Compiled elsewhere and moved, so that it appears whole.
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        built = Path(directory) / path.name
+    with replacing_file(path) as built:
         try:
             _compile([*command, *_ALONE], built)
         except Unavailable:
             # The linker lacks these options, or the system the static archive.
             _compile(command, built)
-        os.replace(built, path)
     return path
 
 

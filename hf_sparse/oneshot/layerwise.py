@@ -1,5 +1,6 @@
-"""Walking through a model layer by layer, each one seeing what the pruned ones before it give."""
+"""Pruning layer by layer: each layer is run on the outputs of the pruned layers before it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,12 +10,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.targets import Target, Targets
+
+
+class InputStatistics(ABC):
+    """Collects the inputs of one weight (out, in), then chooses which of its entries to remove.
+
+    `kept` is a boolean mask (out, in) of entries that are not removed yet, by default all. Removed entries
+    are zeros, which stay and count. `prunes_blocks` is False for methods that remove single weights only.
+    """
+
+    prunes_blocks = True
+
+    def __init__(self, weight: Tensor, kept: Tensor | None = None) -> None:
+        self.weight, self.count = weight, 0
+        self.kept = torch.ones_like(weight, dtype=torch.bool) if kept is None else kept
+
+    def add(self, inputs: Tensor) -> None:
+        """Add inputs (tokens, in) to the statistics."""
+        self.count += len(inputs)
+        self._add(inputs.float())
+
+    @abstractmethod
+    def _add(self, inputs: Tensor) -> None: ...
+
+    @abstractmethod
+    def prune(self, sparsity: float, block: Block) -> Tensor:
+        """Remove weights in place until this share is removed, and return the mask (out, in) of those kept.
+
+        No larger share may have been removed before.
+        """
+
+
+def share_out(total: int, sizes: Tensor, removed: Tensor) -> Tensor:
+    """Return how many weights each part is to have removed, in proportion to its size; the sum is `total`.
+
+    A part with more weights `removed` already keeps that count, and the others lose fewer.
+    """
+    room = (_in_proportion(total, sizes) - removed).clamp(min=0)
+    return removed + _in_proportion(total - removed.sum(), room)
+
+
+def _in_proportion(total: int | Tensor, sizes: Tensor) -> Tensor:
+    ends = total * sizes.cumsum(0) // sizes.sum().clamp(min=1)
+    return ends.diff(prepend=ends.new_zeros(1))
 
 
 @dataclass
 class _Call:
-    """What a layer is called with for one batch, without the hidden states."""
+    """The arguments of a layer for one batch, without the hidden states."""
 
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
@@ -22,13 +67,16 @@ class _Call:
 
 @dataclass
 class Current:
-    """The batch that is being run: which of its tokens, (batch, length), are not padding, if it says so."""
+    """The batch that is being run; `tokens` is its attention mask (batch, length) as booleans, if any."""
 
     tokens: Tensor | None = None
 
 
 def layer_stack(model: nn.Module, targets: Targets) -> tuple[str, nn.ModuleList]:
-    """Return the list of layers that holds all targets, with its name; raise `ValueError` if none does."""
+    """Return the name of the list of layers that holds all targets, and the list.
+
+    Raises `ValueError` if no list holds all of them.
+    """
     for name, module in model.named_modules():
         inside = f"{name}."
         if isinstance(module, nn.ModuleList) and all(target.name.startswith(inside) for target in targets):
@@ -45,11 +93,12 @@ def walk(
     batches: Iterable[Mapping[str, Tensor]],
     visit: Callable[[list[Target], Callable[[], object], Current], None],
 ) -> int:
-    """Call `visit` for every layer with its targets, a function that runs it on all batches, the current one.
+    """Call `visit` for every layer with targets, and return the number of batches.
 
-    After a visit the layer runs once more, changed as it is, for the next one to see. Hidden states of all
-    batches are held in memory. Returns the number of batches; raises `ValueError` if there is none, and for
-    models whose layers are not called one after the other, once each.
+    `visit` gets the targets of the layer, a function that runs the layer on all batches, and the batch that
+    is being run. After the visit the layer runs once more, as pruned, to make the inputs of the next layer.
+    Hidden states of all batches are held in memory. Raises `ValueError` if there is no batch, and for models
+    whose layers are not called one after the other, once each.
     """
     name, layers = layer_stack(model, targets)
     current = Current()
@@ -80,8 +129,10 @@ def _run(layer: nn.Module, states: Tensor, call: _Call) -> Tensor:
 def _calls(
     model: nn.Module, layers: nn.ModuleList, batches: Iterable[Mapping[str, Tensor]]
 ) -> tuple[list[Tensor], list[list[_Call]], list[Tensor | None]]:
-    """Return for every batch what the first layer reads, how each layer is called, which tokens count."""
-    hidden, calls, tokens = [], [], []
+    """Return for every batch the input of the first layer, the call of each layer, and the mask of tokens."""
+    hidden: list[Tensor] = []
+    calls: list[list[_Call]] = []
+    tokens: list[Tensor | None] = []
     numbers = {id(layer): number for number, layer in enumerate(layers)}
     seen: list[tuple[int, Tensor, _Call]] = []
 
@@ -123,7 +174,7 @@ def _calls(
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     training, config = model.training, getattr(model, "config", None)
-    # A cache would grow with every run of a layer. Models of several kinds of input have a part for text.
+    # A cache would grow with every run of a layer. Multimodal models configure their text model separately.
     caching = [part for part in _configurations(config) if getattr(part, "use_cache", False)]
     model.eval()
     for part in caching:

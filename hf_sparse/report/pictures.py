@@ -4,7 +4,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_sparse.storage import write_atomically
+from hf_sparse.atomic.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

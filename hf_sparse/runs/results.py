@@ -7,10 +7,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.environment import hardware, versions
 from hf_sparse.reading import read_json, shortened
 from hf_sparse.runs.history import is_number
-from hf_sparse.storage import write_atomically
 
 EVALUATION = "eval_results.json"
 _PREFIX = "eval_"

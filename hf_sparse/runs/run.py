@@ -9,6 +9,7 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
+from hf_sparse.atomic.directories import recover_directory
 from hf_sparse.checkpoint.run_record import is_local, read_record
 from hf_sparse.recipe import Recipe
 from hf_sparse.runs.history import STATE, furthest_state, read_log
@@ -121,6 +122,7 @@ def find_runs(directory: str | Path) -> list[Run]:
     An interrupted run is represented by its last checkpoint. Raises `ValueError` if there are none.
     """
     directory = Path(directory)
+    recover_directory(directory)
     if (own := _model_in(directory)) is not None:
         return [read_run(own)]
     inner = sorted(directory.iterdir()) if directory.is_dir() else []

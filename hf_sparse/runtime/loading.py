@@ -39,7 +39,7 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
     """Load a saved model, ready to run: `fuse`d if its architecture allows it, else `optimize`d.
 
     Packed directories load fastest, since their codes go from the file to the kernels. Other directories are
-    loaded by `load_trained`: a model that was saved by a quantizing trainer keeps its ranges, a plain one is
+    loaded by `load_model`: a model that was saved by a quantizing trainer keeps its ranges, a plain one is
     rounded.
 
     Args:
@@ -52,7 +52,7 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
 
     Raises:
         ValueError: A file is damaged, or `subfolder` or `revision` is given for a model without a packed
-            file; and as `load_trained`, `fuse` and `optimize` raise it.
+            file; and as `load_model`, `fuse` and `optimize` raise it.
         OSError: There is no such model.
     """
     kernels = load_kernels()

@@ -11,11 +11,12 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from hf_sparse.distillation.counts import Counts, count
 from hf_sparse.distillation.features.compiling import notice_hooks
 from hf_sparse.distillation.features.term import FeatureTerm, Role
 from hf_sparse.distillation.features.terms import TERMS
 from hf_sparse.distillation.inputs import Taken, as_mapping, check_given, decoder_inputs, teacher_inputs
-from hf_sparse.distillation.losses import Counts, LossTerm, count, logits_terms, task_terms
+from hf_sparse.distillation.losses import LossTerm, logits_terms, task_terms
 from hf_sparse.distillation.outputs import named
 from hf_sparse.distillation.shifting import shifts_labels
 from hf_sparse.distillation.teacher import check_compatible, freeze, has_head

@@ -1,13 +1,13 @@
-"""The list of a checkpoint's files, from which it is seen whether all are those that were saved."""
+"""The list of a checkpoint's files with their hashes, to check that they are as they were saved."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.atomic.files import hash_files, write_atomically
 from hf_sparse.checkpoint.sidecar import SIDECAR, weight_hashes
 from hf_sparse.reading import parse_json
-from hf_sparse.storage import hash_files, write_atomically
 
 MANIFEST = "hf_sparse_files.json"
 FORMAT_VERSION = 1
@@ -16,7 +16,7 @@ FORMAT_VERSION = 1
 def write_manifest(directory: Path) -> None:
     """Write size and SHA-256 of every file of a checkpoint beside them.
 
-    Weights that the sidecar has the hash of are not read again.
+    Hashes of weights are taken from the sidecar if it holds them.
     """
     names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     hashes = weight_hashes(directory) if SIDECAR in names else {}
@@ -27,10 +27,9 @@ def write_manifest(directory: Path) -> None:
 
 
 def check_manifest(directory: Path) -> None:
-    """Compare a checkpoint with its manifest, file by file, if it has one.
+    """Compare the files of a checkpoint with its manifest, if there is one.
 
-    Files that were added later are left alone. Raises `ValueError` for files that are missing or are not
-    those that were saved.
+    Files that were added later are ignored. Raises `ValueError` if files are missing or have changed.
     """
     path = directory / MANIFEST
     if not path.is_file():
@@ -65,7 +64,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
                 known["size"], known["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no list of files ({error}); resume from another checkpoint, or delete it"
+            f"{path} is not a list of files ({error}); resume from another checkpoint, or delete it"
         ) from error
     if version != FORMAT_VERSION:
         raise ValueError(

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
+from hf_sparse.atomic.directories import require_writable
 from hf_sparse.checkpoint.contract import lost_zeros
 from hf_sparse.checkpoint.run_record import record_of, write_record
 from hf_sparse.checkpoint.sidecar import SavedState, write_state
@@ -21,7 +22,6 @@ from hf_sparse.training.compatible import check_arguments
 from hf_sparse.training.continuing import check_settings
 from hf_sparse.training.conversion import read_converted
 from hf_sparse.training.events import HeardEvents
-from hf_sparse.training.files import require_writable
 from hf_sparse.training.finite import require_finite
 from hf_sparse.training.laying_out import make_scores
 from hf_sparse.training.locking import explain_lost, settle

@@ -1,4 +1,4 @@
-"""Pruning in one shot with calibration data, without training."""
+"""One-shot pruning with calibration data, without training."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.atomic.directories import replacing_directory, require_free
 from hf_sparse.checkpoint.carrying import carry
 from hf_sparse.checkpoint.contract import write_contract
-from hf_sparse.checkpoint.directories import published, require_free
-from hf_sparse.oneshot.layerwise import Current, walk
-from hf_sparse.oneshot.statistics import STATISTICS, InputStatistics
+from hf_sparse.oneshot.layerwise import Current, InputStatistics, walk
+from hf_sparse.oneshot.sparsegpt import SparseGpt
+from hf_sparse.oneshot.wanda import Wanda
 from hf_sparse.settings.sparsity import check_share
 from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.masks import Masks
@@ -20,6 +21,8 @@ from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.suitable import require_lasting
 from hf_sparse.targets import Target, find_targets
 from hf_sparse.training.locking import lock_standing, standing
+
+DATA_METHODS: dict[str, type[InputStatistics]] = {"wanda": Wanda, "sparse_gpt": SparseGpt}
 
 
 def prune_with_data(
@@ -31,18 +34,30 @@ def prune_with_data(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Masks:
-    """Remove weights of a model at once, in place, layer by layer, by what the layers read; return the masks.
+    """Prune a model in place, layer by layer, by the inputs of its layers, and return the masks.
 
-    `batches` are inputs of the model, without labels; padding is left out where they have an attention mask.
-    `method` is `wanda` or `sparse_gpt`. `sparsity` is the share of zeros of every target in [0, 1). Zeros of
-    a sparse model stay and count, so that steps may alternate with training; the masks serve in a loop of
-    your own as those of `prune` do. The model's configuration records what was removed. Raises `ValueError`
-    for settings or models that the method does not suit, for weights with more zeros than are asked for, and
-    for weights that no text reaches.
+    Zeros of a sparse model stay and count, so pruning may alternate with training. The model's configuration
+    records what was removed.
+
+    Args:
+        model: A model whose layers are called one after the other, such as an encoder of transformers.
+        sparsity: Share of zeros in every target, in [0, 1).
+        batches: Inputs of the model, without labels. Tokens outside of the attention mask are ignored.
+        pattern: Pattern of the zeros as in a recipe, such as `unstructured`, `2:4` or `4x4`.
+        method: `wanda` (Sun et al. 2023) or `sparse_gpt` (Frantar & Alistarh 2023).
+        include: Names or regular expressions of the Linears to prune instead of the default ones.
+        exclude: Names or regular expressions of Linears to leave dense.
+
+    Returns:
+        The masks of the targets, for a training loop of your own as those of `prune`.
+
+    Raises:
+        ValueError: If the method does not suit the settings or the model, if a weight has more zeros than
+            asked for, or if no token reaches a weight.
     """
-    if method not in STATISTICS:
+    if method not in DATA_METHODS:
         raise ValueError(
-            f"method {method!r} needs no data or is unknown; choose one of {', '.join(STATISTICS)}"
+            f"method {method!r} needs no data or is unknown; choose one of {', '.join(DATA_METHODS)}"
         )
     if not 0 <= sparsity < 1:
         raise ValueError(f"a sparsity is the share of weights to remove, in [0, 1), got {sparsity}")
@@ -52,7 +67,7 @@ def prune_with_data(
     require_lasting(model, targets, "sparsity")
     layout = Layout(targets, laid)
     for target in targets:
-        if layout.blocks[target.name].size > 1 and not STATISTICS[method].knows_blocks:
+        if layout.blocks[target.name].size > 1 and not DATA_METHODS[method].prunes_blocks:
             raise ValueError(
                 f"method {method} removes single weights, and pattern {pattern} whole blocks; choose "
                 "unstructured, N:M such as 2:4, or method wanda"
@@ -68,7 +83,9 @@ def prune_with_data(
         _check_reachable(masks, layout, sparsity)
 
     def visit(own: list[Target], run: Callable[[], object], current: Current) -> None:
-        seen = {target.name: STATISTICS[method](target.weight.detach(), masks[target.name]) for target in own}
+        seen = {
+            target.name: DATA_METHODS[method](target.weight.detach(), masks[target.name]) for target in own
+        }
         hooks = [_watch(target, seen[target.name], current) for target in own]
         try:
             run()
@@ -86,7 +103,7 @@ def prune_with_data(
 
 
 def _check_reachable(masks: Masks, layout: Layout, sparsity: float) -> None:
-    """Refuse what would give weights back that are removed already."""
+    """Raise `ValueError` if more weights are removed already than the settings ask for."""
     for name, weight in layout.weights.items():
         removed, asked = masks.removed(name), weight.removed(sparsity) * weight.block.size
         if removed > asked:
@@ -108,11 +125,11 @@ def save_pruned(
     tokenizer: PreTrainedTokenizerBase | None = None,
     carried: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Write a plain directory, new or empty: a model in it could not be told from one trained further.
+    """Write a plain directory, new or empty: an earlier model could have been trained further.
 
-    `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds it.
+    `carried` are other files to copy into it, as `checkpoint.carrying.carried` returns them.
     """
-    with published(Path(directory)) as staged:
+    with replacing_directory(Path(directory)) as staged:
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)

@@ -1,9 +1,9 @@
-"""Where in its passes over the data a run is, so that a resumed one reads on from there."""
+"""The place of a run in its passes over the data, so that a resumed run continues from there."""
 
 import logging
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,26 +12,30 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import has_length
 
+if TYPE_CHECKING:
+    from transformers import Trainer as _Host
+else:
+    _Host = object
+
 logger = logging.getLogger(__name__)
 
 
-class ResumablePasses:
-    """Lets a Trainer go on in the middle of any pass over its data, and take no step after its last one.
+class ResumablePasses(_Host):
+    """Makes a Trainer resume in the middle of any pass over its data, without a step after the last one.
 
-    Trainer saves the state of random generators as it is at a checkpoint. Where the order of rows is drawn
-    from them (`group_by_length`, samplers and streams of one's own), that of the beginning of the pass is
-    needed to draw the same order again. And it takes a stream, whose length it does not know, for a single
-    pass.
+    Trainer saves the state of random generators at a checkpoint. If the order of rows is drawn from them
+    (`group_by_length`, custom samplers and streams), the state at the beginning of the pass is needed to draw
+    the same order again. And Trainer treats a stream, whose length is unknown, as a single pass.
     """
 
-    # The checkpoint that `train` was told to resume from.
+    # The checkpoint that `train` resumes from.
     resumed_from: Path | None = None
     _begins = False
     _in_pass = False
     _pass_state: dict[str, Any] | None = None
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
-        """Return what Trainer counts by; a resumed run reads a stream in passes as long as those it made."""
+        """Return the lengths that Trainer counts by, with the length of passes over a stream as before."""
         values = super().set_initial_training_values(args, dataloader)
         self._in_pass, self._pass_state = False, None
         if self.resumed_from is None:
@@ -57,17 +61,17 @@ class ResumablePasses:
         self._begins = True
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
-        """Collect the micro-batches of one optimizer step; none where a run has had its last one.
+        """Return the micro-batches of one optimizer step, none after the last step of a run.
 
-        Trainer looks for the end only after a step: resumed from the checkpoint of its last one, it would
-        make one too many, unless that ended an epoch.
+        Trainer checks for the end only after a step: resumed from the checkpoint of the last step, it would
+        make one more, unless that step ended an epoch.
         """
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return [], None
         if self._begins:
             self._begins = False
-            # Nothing of the order has been drawn yet. After it Trainer restores the state of the checkpoint.
+            # The order is drawn after this point, then Trainer restores the state of the checkpoint.
             if self._in_pass and self._pass_state is not None:
                 _restore(self._pass_state)
             self._in_pass, self._pass_state = False, _random_state()
@@ -86,10 +90,11 @@ PASS = "hf_sparse_pass.pth"
 
 
 def steps_in_pass(state: TrainerState, accumulation: int) -> int | None:
-    """Return how many steps a pass over a stream of unknown length takes, None if not one has been finished.
+    """Return the number of steps in a pass over a stream of unknown length, None before the end of the first.
 
-    Trainer counts by the length of the whole run there: its epoch is the number of passes plus the share of
-    the run that was taken in this one. Warns of passes that differ, which nobody can find again.
+    For streams, Trainer counts in lengths of the whole run: its epoch is the number of finished passes plus
+    the share of the run's steps that were taken in the current one. Warns if passes differ in length, since
+    their bounds cannot be found again.
     """
     passes, share = divmod(state.epoch or 0.0, 1)
     taken = round(share * state.max_steps)
@@ -113,7 +118,8 @@ def steps_in_pass(state: TrainerState, accumulation: int) -> int | None:
 
 
 def _random_state() -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state()
+    # A tuple for numpy's default generator, the only one that torch's loader could restore.
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
@@ -122,7 +128,7 @@ def _random_state() -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """Return the state in a file, None where there is none; a warning says where it cannot be read."""
+    """Return the state in a file, None if the file is missing; warn and return None if it cannot be read."""
     if not file.is_file():
         return None
     try:
@@ -131,10 +137,10 @@ def _read(file: Path) -> dict[str, Any] | None:
             _restore(state)
         finally:
             _restore(now)
-    # Of damaged files torch raises whatever its readers do.
+    # torch raises many kinds of errors for damaged files.
     except Exception as error:
         logger.warning(
-            "%s is no state of random generators (%s), so rows may be read in another order than before; "
+            "%s is not a state of random generators (%s), so rows may be read in another order than before; "
             "resume from another checkpoint where that matters.",
             file,
             f"{error}" or type(error).__name__,

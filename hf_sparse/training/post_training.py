@@ -1,4 +1,4 @@
-"""Quantization of trained models without training, and the directory that quantized training would leave."""
+"""Quantization of trained models without training, saved as quantized training saves them."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.atomic.directories import replacing_directory, require_free
 from hf_sparse.checkpoint.carrying import carry
-from hf_sparse.checkpoint.directories import holds_only, published, require_free
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.checkpoint.loading import load_model, load_tokenizer
 from hf_sparse.checkpoint.saved_files import saved_file
 from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, read_state, write_state
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.linear import FakeQuantConv1D, FakeQuantLinear
 from hf_sparse.recipe import Recipe
 from hf_sparse.settings.quantization import QuantizationRecipe
 from hf_sparse.targets import find_targets
@@ -28,8 +29,8 @@ def load_for_texts(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[str, ...]]:
     """Load a model to calibrate with texts, its tokenizer, and the names of the inputs it accepts.
 
-    `tokenizer` is where that lies, if not with the model. Raises `ValueError` for a model whose weights are
-    rounded already, for one without a tokenizer, and for models that read something else than texts.
+    `tokenizer` is the directory or Hub name of the tokenizer, by default the model's. Raises `ValueError` if
+    there is none, and for models whose inputs are not texts.
     """
     model = load_model(name_or_path, accept="floats", restore=False, strict=True)
     reader = load_tokenizer(tokenizer or name_or_path)
@@ -54,9 +55,18 @@ def load_for_texts(
 def quantize_trained(
     model: nn.Module, batches: Iterable[Mapping[str, Tensor]], recipe: QuantizationRecipe | None = None
 ) -> dict[str, QuantizedLayer]:
-    """Quantize a model in place as a recipe says, its ranges observed in `batches`; see `calibrate`.
+    """Quantize a model in place by a recipe, with ranges observed in `batches`.
 
-    The recipe's points in time have no meaning here. Raises `ValueError` for weights that are not finite.
+    Args:
+        model: A trained model.
+        batches: Inputs of the model, without labels.
+        recipe: The settings, by default `calibration_recipe()`; `begin` and `freeze` are ignored.
+
+    Returns:
+        The quantized layers by the names of their modules.
+
+    Raises:
+        ValueError: If weights are not finite, or as `calibrate` does.
     """
     if (name := not_finite(model)) is not None:
         raise ValueError(
@@ -71,15 +81,22 @@ def quantize_trained(
 
 
 def calibration_recipe(**settings: object) -> QuantizationRecipe:
-    """Return a checked recipe, ranges as wide as what is seen unless it says otherwise."""
+    """Return a recipe for calibration, checked; its observer is by default `min_max`, which clips nothing.
+
+    Args:
+        settings: Fields of `QuantizationRecipe`.
+    """
     if settings.get("activations", "uint8_per_tensor") == "uint8_per_tensor":
         settings = {"observer": "min_max"} | settings
-    return Recipe.from_dict({"quantization": settings}).quantization
+    recipe = Recipe.from_dict({"quantization": settings}).quantization
+    if recipe is None:
+        raise ValueError("there is nothing to quantize; give settings")
+    return recipe
 
 
 def require_own(directory: str | Path, carried: Mapping[str, Path] = MappingProxyType({})) -> None:
     """Raise `ValueError` unless `save_quantized` may write into a directory."""
-    require_free(Path(directory), lambda held: _is_ours(held, carried))
+    require_free(Path(directory), lambda held: _is_own(held, carried))
 
 
 def save_quantized(
@@ -92,12 +109,22 @@ def save_quantized(
 ) -> None:
     """Write a plain directory with a sidecar from which `load_model` quantizes the model again.
 
-    Weights are not rounded in it. `source` is where the model was loaded from: masks and recipe in a sidecar
-    there are handed on. `carried` is what goes with it besides, as `checkpoint.carrying.carried` finds
-    it. An earlier such directory is replaced; raises `ValueError` for one that holds something else.
+    The weights in it are not rounded. An earlier such directory is replaced.
+
+    Args:
+        model: A model that `quantize_trained` has quantized.
+        directory: Where to write it.
+        recipe: The settings it was quantized with.
+        tokenizer: Saved beside the model.
+        source: Directory or Hub name that the model was loaded from; masks and recipe of a sidecar there are
+            kept.
+        carried: Other files to copy, as `checkpoint.carrying.carried` returns them.
+
+    Raises:
+        ValueError: If the directory holds something else.
     """
     state = _state(recipe, _ranges(model), source)
-    with published(Path(directory), lambda held: _is_ours(held, carried)) as staged:
+    with replacing_directory(Path(directory), lambda held: _is_own(held, carried)) as staged:
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
@@ -107,11 +134,11 @@ def save_quantized(
 
 def _ranges(model: nn.Module) -> dict[str, Tensor]:
     """Return the observed range of each layer's input, as `Quantizer.state` does."""
-    kinds = tuple(QUANTIZED.values())
     return {
         name: torch.stack([module.input_low, module.input_high]).cpu()
         for name, module in model.named_modules()
-        if isinstance(module, kinds) and module.quantization.seen
+        # Embeddings look up their inputs, and round none.
+        if isinstance(module, FakeQuantLinear | FakeQuantConv1D) and module.quantization.seen
     }
 
 
@@ -132,6 +159,6 @@ def _state(recipe: QuantizationRecipe, ranges: Mapping[str, Tensor], source: str
     )
 
 
-def _is_ours(directory: Path, carried: Mapping[str, Path]) -> bool:
+def _is_own(directory: Path, carried: Mapping[str, Path]) -> bool:
     own = ("model*.safetensors*", SIDECAR)
     return (directory / SIDECAR).is_file() and holds_only(directory, *own, carried=carried)

@@ -1,4 +1,4 @@
-"""Pruning in one shot, for training loops of one's own."""
+"""One-shot pruning by the weights alone, without data or training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,15 +22,30 @@ def prune(
     floor: float = 0.01,
     overrides: Mapping[str, float | Mapping[str, Any]] | None = None,
 ) -> Masks:
-    """Remove weights of a model at once, in place, and return the masks that keep them removed.
+    """Prune a model in place at once, and return the masks that keep the removed weights at zero.
 
-    The model's configuration records what was removed.
+    Zeros of a sparse model stay and count. The model's configuration records what was removed. In a training
+    loop of your own, call `masks.apply_to_gradients()` before the optimizer's step and
+    `masks.apply_to_weights()` after it.
 
-    `sparsity` is the share of zeros in [0, 1) among the weights of `find_targets(model, include, exclude)`;
-    `overrides` maps regular expressions for their names to another one, or to what a recipe's overrides hold.
-    In a training loop of your own, call `masks.apply_to_gradients()` before the optimizer's step and
-    `masks.apply_to_weights()` after it. Zeros of a sparse model stay and count. Raises `ValueError` where a
-    recipe with these settings would be refused.
+    Args:
+        model: The model to prune.
+        sparsity: Share of zeros among all targets, in [0, 1).
+        pattern: Pattern of the zeros as in a recipe, such as `unstructured`, `2:4` or `4x4`.
+        method: Name of a pruning method that needs no training, such as `magnitude`.
+        allocation: How the sparsity is distributed over the targets, such as `uniform` or `global`.
+        include: Names or regular expressions of the Linears to prune instead of the default ones, as in
+            `find_targets`.
+        exclude: Names or regular expressions of Linears to leave dense.
+        floor: Smallest share of weights that every target keeps, where the allocation has one.
+        overrides: Maps regular expressions for names to another sparsity, or to the settings that a recipe's
+            `overrides` hold.
+
+    Returns:
+        The masks of the targets.
+
+    Raises:
+        ValueError: If a recipe with these settings would be refused.
     """
     if method in METHODS and METHODS[method].needs_training:
         raise ValueError(
@@ -54,6 +69,8 @@ def prune(
             }
         }
     )
+    if recipe.sparsity is None:
+        raise ValueError("there is nothing to prune; give a sparsity")
     sparsifier = Sparsifier(recipe.sparsity, model, total_steps=1)
     sparsifier.update(0, optimizer=None)
     sparsifier.record(model)

@@ -1,4 +1,4 @@
-"""What of a checkpoint may be handed on: neither tokens nor paths of the machine it was made on."""
+"""Copies of checkpoints to push, without secrets, training arguments and paths of this machine."""
 
 import json
 import logging
@@ -12,26 +12,26 @@ from huggingface_hub import get_token
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_sparse.atomic.files import copy_atomically, leaves, write_atomically
 from hf_sparse.checkpoint.run_record import copy_public_record
 from hf_sparse.checkpoint.sidecar import SIDECAR
 from hf_sparse.checkpoint.variants import TENSOR_FILES
 from hf_sparse.reading import read_json
-from hf_sparse.storage import leaves, write_atomically
 from hf_sparse.training.manifest import MANIFEST
 from hf_sparse.training.secrets import find_secret, pieces_of, secrets_in_use
 
 logger = logging.getLogger(__name__)
 
 _IGNORED = ".gitignore"
-# What has a meaning there.
+# Characters with a meaning in .gitignore.
 _SPECIAL, _QUOTED = re.compile(r"([\\*?\[\]!# ])"), r"\\\1"
 
 
 def copy_clean(checkpoint: Path, home: Path) -> Path:
-    """Make a directory of the same name in `home` with what may be handed on of a checkpoint; return it.
+    """Copy the files of a checkpoint that may be pushed to a directory of the same name in `home`; return it.
 
-    It has no training arguments, which are a pickle with the token in it, nothing that a link fetches from
-    elsewhere and no file with a secret; of those a warning tells. Files are links where there can be any.
+    Left out are the training arguments, a pickle that holds the token, and, with a warning, links out of the
+    directory and files with a secret. Files are hard links if the file system allows it.
     """
     clean = home / checkpoint.name
     shutil.rmtree(clean, ignore_errors=True)
@@ -49,24 +49,23 @@ def copy_clean(checkpoint: Path, home: Path) -> Path:
 
 
 def copy_beside_weights(checkpoint: Path, directory: Path) -> None:
-    """Copy what Trainer does not know of a checkpoint to a directory it pushes, and keep its pickle out."""
+    """Copy sidecar and record of a checkpoint to a directory that Trainer pushes, and exclude its pickle."""
     if (checkpoint / SIDECAR).is_file():
-        shutil.copy(checkpoint / SIDECAR, directory)
+        copy_atomically(checkpoint / SIDECAR, directory / SIDECAR)
     copy_public_record(checkpoint, directory)
     _name_best(directory / TRAINER_STATE_NAME)
     ignore_private(directory)
 
 
 def ignore_private(directory: Path) -> None:
-    """Tell the Hub to leave out of what is pushed of a directory all that is nobody else's business.
+    """Add private files of a directory to its .gitignore, which the Hub's client leaves out of a commit.
 
-    Which is the pickle of training arguments, what a link fetches from elsewhere and any file with a secret;
-    of the last two a warning tells. Trainer writes the pickle at the last moment; what .gitignore names is
-    left out of a commit.
+    These are the pickle of training arguments, which Trainer writes at the last moment, and, with a warning,
+    links out of the directory and files with a secret.
     """
     ignored = directory / _IGNORED
     lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
-    # As Trainer leaves them out itself.
+    # Trainer leaves these out itself.
     unsent = (f"{PREFIX_CHECKPOINT_DIR}-", "_", _IGNORED)
     sent = [path for path in directory.iterdir() if not path.name.startswith(unsent)]
     within = [path for folder in sent if not folder.is_symlink() for path in folder.rglob("*")]
@@ -77,7 +76,7 @@ def ignore_private(directory: Path) -> None:
 
 
 def _kept_back(directory: Path, paths: Iterable[Path]) -> Iterator[Path]:
-    """Find what must not be handed on, and warn of it."""
+    """Yield the files that must not be pushed, with a warning for each."""
     secrets = secrets_in_use(get_token())
     for path in paths:
         reason = None

@@ -1,4 +1,4 @@
-"""The training arguments that a paper publishes beside its recipe, kept beside each preset."""
+"""The training arguments that a paper publishes with its recipe, kept beside each preset."""
 
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
@@ -9,23 +9,23 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_sparse.reading import read_yaml_file, shortened
+from hf_sparse.reading import read_yaml, read_yaml_file, shortened
 from hf_sparse.recipe import preset_names
 
 _FOLDER = files("hf_sparse") / "presets" / "arguments"
 # The most rows a device takes at a time; more are accumulated.
 _MOST_ROWS = 32
 _ROWS, _ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
-# Of each group one argument says it, and transformers prefers one whatever the other is.
+# Alternatives: transformers prefers one of each group whatever the values of the others.
 _SAME = ({"max_steps", "num_train_epochs", "max_tokens"}, {"warmup_steps", "warmup_ratio"})
 
 
 @dataclass(frozen=True)
 class RecipeArguments:
-    """What is published for one preset and one task: values of `TrainingArguments`, rows of a batch in all.
+    """The published values of `TrainingArguments` for one preset and one task.
 
-    Raises `ValueError` for what is no argument of a training run, for a value of another type, and for
-    batches that are not given by `total_batch_size` alone.
+    `total_batch_size` counts the rows of one optimizer step over all devices. Raises `ValueError` for unknown
+    arguments, values of a wrong type, and batch sizes given by another argument than `total_batch_size`.
     """
 
     source: str
@@ -40,8 +40,8 @@ class RecipeArguments:
         for name, value in self.arguments.items():
             if name not in known:
                 raise ValueError(
-                    f"{name} is no training argument that is published; name one of TrainingArguments, and "
-                    "batches by total_batch_size"
+                    f"{name} is not a training argument that can be published; name one of "
+                    "TrainingArguments, and batches by total_batch_size"
                 )
             try:
                 TypeAdapter(types[name]).validate_python(value, strict=True)
@@ -49,16 +49,16 @@ class RecipeArguments:
                 raise ValueError(f"{name} is {shortened(value)}: {error.errors()[0]['msg']}") from error
 
     def leave(self, given: Collection[str]) -> dict[str, Any]:
-        """Return the arguments that hold where these names are `given`: the others, said once."""
+        """Return the published arguments except those that are `given` or have an alternative that is."""
         taken = set(given).union(*(same for same in _SAME if same & set(given)))
         return {name: value for name, value in self.arguments.items() if name not in taken}
 
     def share_batch(self, training: TrainingArguments, given: Collection[str]) -> None:
-        """Set rows and accumulation of `training` so that a step sees `total_batch_size` rows.
+        """Set rows and accumulation of `training` so that one step has `total_batch_size` rows.
 
-        Of the two, what is `given` stays; where both are, so does the batch that they make. Otherwise a
-        device takes as many rows as divide its share, 32 at most. Raises `ValueError` where processes,
-        devices, and what is given, do not divide the batch.
+        The one of the two that is `given` stays; if both are, nothing changes. If neither is, each device
+        takes the largest divisor of its share up to 32 rows. Raises `ValueError` if the devices and the given
+        value do not divide the batch.
         """
         if {_ROWS, _ACCUMULATED} <= set(given):
             return
@@ -79,7 +79,7 @@ class RecipeArguments:
             setattr(training, _ACCUMULATED if known == _ROWS else _ROWS, share)
 
     def describe(self, training: TrainingArguments, given: Mapping[str, Any]) -> str:
-        """Say what `training` has of these arguments, from where, and what was `given` in place of others."""
+        """Return in words which published arguments `training` uses, and which were `given` instead."""
         kept = self.leave(given)
         batch = (
             f"batches of {getattr(training, _ROWS)} x {getattr(training, _ACCUMULATED)} x {devices(training)}"
@@ -97,7 +97,7 @@ class RecipeArguments:
 
 
 def devices(training: TrainingArguments) -> int:
-    """Return how many devices share the rows of a step, over all processes."""
+    """Return the number of devices, over all processes, that share the rows of a step."""
     return training.world_size * max(1, training.n_gpu)
 
 
@@ -106,15 +106,17 @@ def _list(values: Mapping[str, Any]) -> str:
 
 
 def read_recipe_arguments(recipe: str | None, task: str) -> RecipeArguments:
-    """Read what is published for a preset and a task of the scripts, such as `fill-mask`.
+    """Return the published arguments for a preset and a task of the scripts, such as `fill-mask`.
 
-    Raises `ValueError` for what is no preset, and where there is nothing, with what there is.
+    Raises `ValueError` for an unknown preset, and for a task without published arguments; the message lists
+    the alternatives.
     """
     found = {name: _read(name) for name in preset_names()}
-    if recipe is not None and task in found.get(recipe, {}):
-        return found[recipe][task]
+    published = {} if recipe is None else found.get(recipe, {})
+    if task in published:
+        return published[task]
     subject = "no --recipe is given" if recipe is None else f"recipe {recipe} has none for {task}"
-    others = ", ".join(found.get(recipe, ()))
+    others = ", ".join(published)
     there = ", ".join(name for name, tasks in found.items() if task in tasks)
     raise ValueError(
         f"--recipe_arguments are published beside a preset, and {subject}"
@@ -125,7 +127,7 @@ def read_recipe_arguments(recipe: str | None, task: str) -> RecipeArguments:
 
 def _read(preset: str) -> dict[str, RecipeArguments]:
     path = _FOLDER / f"{preset}.yaml"
-    found = read_yaml_file(path) if path.is_file() else {}
+    found = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
     try:
         return {task: RecipeArguments(**values) for task, values in found.items()}
     except (AttributeError, TypeError, ValueError) as error:
@@ -136,9 +138,9 @@ def _read(preset: str) -> dict[str, RecipeArguments]:
 
 
 def given_arguments(parser: HfArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
-    """Return what a command line says, or the one JSON or YAML file it names, without any default.
+    """Return the arguments of a command line, or of the one JSON or YAML file it names, without defaults.
 
-    Raises `ValueError` for a file that is no mapping, and for words that no argument takes.
+    Raises `ValueError` for a file without a mapping, and for unknown arguments.
     """
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         values = read_yaml_file(argv[0])
@@ -147,7 +149,7 @@ def given_arguments(parser: HfArgumentParser, argv: Sequence[str]) -> dict[str, 
         return values
     absent = object()
     names = {field.name for kind in parser.dataclass_types for field in fields(kind) if field.init}
-    # What a namespace has already gets no default.
+    # argparse sets no defaults for names that the namespace has already.
     found, unknown = parser.parse_known_args(list(argv), Namespace(**dict.fromkeys(names, absent)))
     if unknown:
         raise ValueError(f"no argument takes {' '.join(unknown)}; --help lists them all")

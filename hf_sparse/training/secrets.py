@@ -1,13 +1,13 @@
-"""Tokens and keys in bytes of any kind: what services hand out, and what this process has in use."""
+"""Search for secrets in bytes: tokens and keys that services issue, and those that this process uses."""
 
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# What is handed out begins in a way of its own, so that no word of a vocabulary is taken for it. With each
-# kind stand the beginnings by which it is looked for, which is faster than by the expression that decides.
-_HANDED_OUT = {
+# Issued secrets have distinctive prefixes, so no word of a vocabulary is taken for one. Each kind has its
+# prefixes, whose search is fast, and the expression that is then matched there.
+_ISSUED = {
     "a token of the Hub": ("hf_ api_org_", r"(hf_|api_org_)[A-Za-z0-9]{20}"),
     "a key of AWS": ("AKIA ASIA", r"A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])"),
     "a token of GitHub": (
@@ -36,50 +36,50 @@ _HANDED_OUT = {
     "a key of Groq": ("gsk_", r"gsk_[A-Za-z0-9]{40}"),
     "a key of SendGrid": ("SG.", r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
     "a signed token (JWT)": ("eyJ", r"eyJ[A-Za-z0-9_-]{16,}\.eyJ[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16}"),
-    # A header alone is what a text about keys has, or a word. Those of a locked key come before its letters.
+    # A header alone may be part of a text about keys. Encrypted keys have more headers before their letters.
     "a private key": (
         "-----BEGIN",
         r"-----BEGIN ([A-Z0-9]{1,12} ){0,3}PRIVATE KEY( BLOCK)?-----[^\"]{1,300}?"
         r"(?=[A-Za-z0-9+/]{0,39}[A-Z])(?=[A-Za-z0-9+/]{0,39}[a-z])[A-Za-z0-9+/]{40}",
     ),
 }
-# Some are letters like any others, and known by the name they are given to, in whatever case.
+# Some secrets are plain letters, and recognized by the name they are assigned to, in any case.
 _NAMED = (
     "secret_access_key secretaccesskey accountkey wandb_api_key openai_api_key kaggle_key api.wandb.ai",
     r"(?i:[a-z_]*key|api\.wandb\.ai[\s\S]{1,40}?password)[^A-Za-z0-9\n]{1,8}[A-Za-z0-9+/]{32}",
 )
-# In the midst of letters without end, as base64 or a hash are, nothing begins.
+# No secret begins in the middle of a long run of letters, such as base64 or a hash.
 _ENDLESS = re.compile(rb"[A-Za-z0-9_-]{8}")
 _KINDS = {
     kind: (starts.encode().split(), re.compile(pattern.encode()))
-    for kind, (starts, pattern) in _HANDED_OUT.items()
+    for kind, (starts, pattern) in _ISSUED.items()
 }
 _ASSIGNED = (_NAMED[0].encode().split(), re.compile(_NAMED[1].encode()))
-# All of the above have as many letters in a row, and so has what is escaped.
+# All of the above contain a run of at least 16 such letters, escaped or not.
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-+/.\\"
 _IN_A_ROW = 16
 _ROW = b"a" * _IN_A_ROW
 _AS_ROWS = bytes(ord("a") if code in _LETTERS else 0 for code in range(256))
 _PIECE = 1 << 20
-# More than any match must have, at four bytes a letter.
+# Longer than any match, at four bytes a letter.
 _OVERLAP = 4096
-# How JSON and YAML write characters.
+# Escaped characters in JSON and YAML.
 _ESCAPED = re.compile(rb"\\(?:u00([0-7][0-9a-fA-F])|x([0-7][0-9a-fA-F])|([\\/\"nrtbf]))")
 _MEANT = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
-# Variables with secrets are named so; shorter values are words, such as `none`.
+# Names of environment variables that hold secrets; shorter values are words, such as `none`.
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
 _SHORTEST = 16
 
 
 def secrets_in_use(token: str | None) -> tuple[str, ...]:
-    """Return the token in use, and what the environment holds under the name of a secret."""
+    """Return the token in use, and the values of environment variables that are named like secrets."""
     found = (value for name, value in os.environ.items() if _SECRET_NAMES.search(name.upper()))
     long = (value for value in found if len(value) >= _SHORTEST and "/" not in value)
     return tuple(dict.fromkeys([*([token] if token else []), *long]))
 
 
 def pieces_of(path: Path) -> Iterator[bytes]:
-    """Read a file piece by piece, each of which begins with the last bytes of the one before."""
+    """Yield a file in pieces, each of which begins with the last bytes of the previous one."""
     last = b""
     with open(path, "rb") as file:
         while read := file.read(_PIECE):
@@ -88,10 +88,10 @@ def pieces_of(path: Path) -> Iterator[bytes]:
 
 
 def find_secret(pieces: Iterable[bytes], in_use: Iterable[str]) -> str | None:
-    """Return of what kind the first secret in pieces of a file is, None if there is none; never the secret.
+    """Return the kind of the first secret in the pieces of a file, never the secret itself; None without one.
 
-    They are text in UTF-8, UTF-16 or UTF-32, or hold some anywhere; characters of it may be escaped as JSON
-    has them. `in_use` are secrets as `secrets_in_use` returns them.
+    Finds text in UTF-8, UTF-16 and UTF-32 anywhere in the bytes, also escaped as in JSON. `in_use` are the
+    secrets that `secrets_in_use` returns.
     """
     used = [secret.encode() for secret in in_use]
     return next((kind for piece in pieces for kind in _kinds(piece, used)), None)
@@ -101,7 +101,7 @@ def _kinds(piece: bytes, used: list[bytes]) -> Iterator[str]:
     for view in _views(piece):
         if any(secret in view for secret in used):
             yield "a token that is in use here"
-        # Numbers have no rows of letters, and there are many of them.
+        # Skip pieces without a run of letters, as most of those with numbers are.
         if _has_rows(view):
             yield from (kind for kind, (starts, pattern) in _KINDS.items() if _holds(view, starts, pattern))
             if _holds(view, *_ASSIGNED, view.lower()):
@@ -109,7 +109,7 @@ def _kinds(piece: bytes, used: list[bytes]) -> Iterator[str]:
 
 
 def _holds(view: bytes, starts: list[bytes], pattern: re.Pattern[bytes], low: bytes | None = None) -> bool:
-    """Say whether a pattern matches where one of its beginnings stands, looked for in `low` if given."""
+    """Return whether a pattern matches at one of its prefixes, searched for in `low` if given."""
     for start in starts:
         place = -1
         while (place := (low or view).find(start, place + 1)) >= 0:
@@ -121,7 +121,7 @@ def _holds(view: bytes, starts: list[bytes], pattern: re.Pattern[bytes], low: by
 
 def _views(piece: bytes) -> Iterator[bytes]:
     yield piece
-    # ASCII in UTF-16 or UTF-32, wherever it begins and whichever byte comes first.
+    # ASCII in UTF-16 or UTF-32, at any offset and in either byte order.
     narrow = piece.replace(b"\0", b"")
     if len(narrow) < len(piece):
         yield narrow

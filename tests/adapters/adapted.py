@@ -24,7 +24,7 @@ def sparse_bert(seed: int = 0, sparsity: float = 0.8, **config: Any) -> PreTrain
 
 
 def sparse_gpt2(seed: int = 0) -> PreTrainedModel:
-    """A model whose weights lie as (in, out)."""
+    """Return a model whose weights are stored as (in, out)."""
     torch.manual_seed(seed)
     sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": SIZES["vocab_size"]}
     model = GPT2LMHeadModel(GPT2Config(**sizes, **_WIDE, bos_token_id=0, eos_token_id=1))
@@ -41,7 +41,7 @@ def plain(**changes: Any) -> LoraConfig:
 
 
 def adapted(model: PreTrainedModel, config: LoraConfig, seed: int = 3) -> PeftModel:
-    """Put an adapter on a model, as if it had been trained: large enough to change what the model says."""
+    """Put an adapter on a model with an update large enough to change the outputs."""
     model = get_peft_model(model, config).eval()
     fill(model, "default", seed)
     return model
@@ -66,7 +66,7 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 
 def zeros(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return where the weights of a model, which has no adapters, are zero, by the names of its targets."""
+    """Return masks of the zeros in the weights of a model without adapters, by the names of its targets."""
     return {target.name: target.weight.detach() == 0 for target in find_targets(model)}
 
 

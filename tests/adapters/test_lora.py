@@ -1,4 +1,4 @@
-"""What a SparseLora adapter computes, before it is merged and after."""
+"""The outputs of a SparseLora adapter, before and after it is merged."""
 
 import copy
 

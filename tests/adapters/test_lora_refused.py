@@ -1,4 +1,4 @@
-"""What cannot be masked is refused."""
+"""Settings and weights that a masked adapter refuses."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Adapters are merged into a sparse base without a zero less, or not at all."""
+"""Adapters are merged into a sparse base with all its zeros, or not at all."""
 
 import logging
 from pathlib import Path

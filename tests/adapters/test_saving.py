@@ -1,4 +1,4 @@
-"""A SparseLora adapter is saved as any adapter is, and comes back as what it was."""
+"""A SparseLora adapter is saved and loaded like any adapter."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ CONFIG = {"lora_alpha": 16, "use_rslora": True, "rank_pattern": {"query": 2}}
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, torch.Tensor]:
-    """An adapter on a base that is saved beside it, and what both say."""
+    """An adapter on a base that is saved beside it, and the outputs of both."""
     sparse_bert().save_pretrained(tmp_path / "base")
     base = type(sparse_bert()).from_pretrained(tmp_path / "base")
     model = adapted(base, masked(**CONFIG))

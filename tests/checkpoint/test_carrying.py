@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hf_sparse.atomic.directories import require_free
 from hf_sparse.checkpoint.carrying import carried, carry, module_files
-from hf_sparse.checkpoint.directories import holds_only, require_free
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.checkpoint.loading import load_model
 
 GOES_ON = [

@@ -189,7 +189,12 @@ def test_what_pretraining_leaves_may_be_left_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("load", [AS_IT_IS, rounded_as, load_model, TO_PUBLISH])
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"{", r"is no JSON \(Expecting"), (b"\xff", "is no JSON"), (b"[]", "no table")]
+    ("content", "reason"),
+    [
+        (b"{", r"is not a valid JSON \(Expecting"),
+        (b"\xff", "is not a valid JSON"),
+        (b"[]", "not hold a table"),
+    ],
 )
 def test_a_damaged_configuration_is_named(
     content: bytes, reason: str, load: Callable, tmp_path: Path

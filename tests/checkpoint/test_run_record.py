@@ -60,7 +60,11 @@ def test_without_a_record_there_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("{", "is no record of a run"), ("[]", "is no record of a run"), ('{"format_version": 2}', "upgrade")],
+    [
+        ("{", "is not a valid record of a run"),
+        ("[]", "is not a valid record of a run"),
+        ('{"format_version": 2}', "upgrade"),
+    ],
 )
 def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / RECORD).write_text(text)
@@ -85,7 +89,7 @@ def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path, text: str, sent
 def test_a_record_with_a_damaged_part_is_named_by_its_path(trained: Path, part: str, value: object) -> None:
     record = json.loads((trained / RECORD).read_text())
     (trained / RECORD).write_text(json.dumps(record | {part: value}))
-    with pytest.raises(ValueError, match=f"{RECORD} is no record of a run"):
+    with pytest.raises(ValueError, match=f"{RECORD} is not a valid record of a run"):
         read_record(trained)
 
 
@@ -146,7 +150,7 @@ def test_settings_that_json_does_not_know_keep_nothing_from_being_saved(tmp_path
         ({"versions": {"torch": 2}}, "the version of 'torch' is 2"),
         ({"architecture": ["Bert"]}, "architecture is"),
         ({"facts": []}, "facts is"),
-        ({"seconds": float("nan")}, "NaN is no number"),
+        ({"seconds": float("nan")}, "NaN is not a number"),
         ({"format_version": "1"}, "format_version is '1'"),
         ({"recipe": {"sparsity": {"method": "x" * 5000}}}, "sparsity.method is"),
     ],
@@ -155,7 +159,7 @@ def test_a_part_of_another_kind_is_refused(changes: dict[str, Any], message: str
     record = json.loads((trained / RECORD).read_text()) | changes
     (trained / RECORD).write_text(json.dumps(record))
     with pytest.raises(
-        ValueError, match=f"{RECORD} is no record of a run .*{message}.*; delete it"
+        ValueError, match=f"{RECORD} is not a valid record of a run .*{message}.*; delete it"
     ) as caught:
         read_record(trained)
     assert len(str(caught.value)) < 500

@@ -11,12 +11,12 @@ from hf_sparse.checkpoint.publishing import FORMATS
 from hf_sparse.cli import completion
 from hf_sparse.cli.main import app
 from hf_sparse.export.directory import KINDS
-from hf_sparse.oneshot.statistics import STATISTICS
 from hf_sparse.quantization.activations import OBSERVERS
 from hf_sparse.quantization.linear import ACTIVATIONS
 from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.recipe import preset_names
 from hf_sparse.sparsity.patterns.parse import parse_pattern
+from hf_sparse.training.one_shot import DATA_METHODS
 
 ASKED = "_HF_SPARSE_COMPLETE"
 COMMANDS = [info.callback.__name__.replace("_", "-") for info in app.registered_commands]
@@ -65,7 +65,7 @@ def test_other_shells_complete_presets(shell: str, mark: str) -> None:
 def test_what_is_completed_is_what_there_is() -> None:
     assert completion.FORMATS == FORMATS
     assert set(KINDS) == set(completion.EXPORTS)
-    assert set(completion.METHODS) == {"magnitude", *STATISTICS}
+    assert set(completion.METHODS) == {"magnitude", *DATA_METHODS}
     assert set(completion.ACTIVATIONS) == set(ACTIVATIONS)
     assert set(completion.OBSERVERS) == set(OBSERVERS)
     assert [str(read_weight_scheme(name)) for name in completion.WEIGHTS] == list(completion.WEIGHTS)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.electra.modeling_electra import ElectraForPreTrainingOutput
 
-from hf_sparse.distillation.losses import LossTerm, count, logits_terms, mean_loss, task_terms
+from hf_sparse.distillation.counts import count
+from hf_sparse.distillation.losses import LossTerm, logits_terms, mean_loss, task_terms
 
 
 def logits(*rows: list[float]) -> dict[str, Tensor]:

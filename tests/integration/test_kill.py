@@ -9,7 +9,7 @@ from doomed import Moment, cheap_processes, train, train_until
 from runs import CHECKPOINT_FILES, checkpoint, differences, outcome, prune
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_sparse.training.files import recover_directories
+from hf_sparse.atomic.file_group import recover_directories
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
 TRAINER = "transformers.trainer:Trainer"
@@ -46,8 +46,8 @@ def resumed(folder: Path, **changes: Any) -> dict[str, Any]:
         (Moment(TRAINER, "_save", 3, after=True), 4),
         (Moment(TRAINER, "_save_optimizer_and_scheduler", 3, after=True), 4),
         (Moment("transformers.trainer_callback:TrainerState", "save_to_json", 5, after=True), 4),
-        (Moment(CHECKPOINTS, "publish_directory", 3), 4),
-        (Moment(CHECKPOINTS, "publish_directory", 3, after=True), 6),
+        (Moment(CHECKPOINTS, "replace_directory", 3), 4),
+        (Moment(CHECKPOINTS, "replace_directory", 3, after=True), 6),
     ],
     ids=str,
 )

@@ -11,8 +11,9 @@ from tiny import arguments, bert, pruning, sentences
 from transformers import TrainerCallback
 
 from hf_sparse import SparseTrainer
-from hf_sparse.training import checkpoints, files
-from hf_sparse.training.files import STAGING
+from hf_sparse.atomic import directories
+from hf_sparse.atomic.file_group import STAGING
+from hf_sparse.training import checkpoints
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8}
 
@@ -73,7 +74,7 @@ def worsening(folder: Path, **changes: Any) -> SparseTrainer:
 def test_the_best_checkpoint_stays(
     limit: int, left: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone, discard = [], files.discard_directory
+    gone, discard = [], directories.discard_directory
 
     def watch(directory: Path, staging: Path) -> None:
         gone.append(directory.name)

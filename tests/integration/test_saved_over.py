@@ -10,12 +10,12 @@ from runs import quantize
 from safetensors.torch import load_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_sparse.atomic.file_group import STAGING
 from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
-from hf_sparse.training.files import STAGING
 
-FILES = "hf_sparse.training.files"
+FILES = "hf_sparse.atomic.file_group"
 
 
 def save_twice(folder: Path, moment: Moment) -> None:

@@ -1,20 +1,22 @@
-"""What Wanda and SparseGPT remove from one weight, and how little its outputs miss it."""
+"""The weights that Wanda and SparseGPT remove, and the error of the outputs."""
 
 import pytest
 import torch
 
-from hf_sparse.oneshot.statistics import STATISTICS, SparseGpt, Wanda
+from hf_sparse.oneshot.sparsegpt import SparseGpt
+from hf_sparse.oneshot.wanda import Wanda
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
+from hf_sparse.training.one_shot import DATA_METHODS
 from tests.oneshot.numbers import inputs_alike, noise
 
 TWO_OF_FOUR = NOfM(kept=2, group=4)
 
 
 def pruned(method: str, sparsity: float, block: Block) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Return weight, mask and the error of the outputs as a share of theirs."""
+    """Return weight, mask and the error of the outputs, relative to the outputs."""
     original, inputs = noise(24, 32), inputs_alike()
-    statistics = STATISTICS[method](original.clone())
+    statistics = DATA_METHODS[method](original.clone())
     for part in inputs.split(100):
         statistics.add(part)
     keep = statistics.prune(sparsity, block)
@@ -34,7 +36,7 @@ def test_wanda_removes_the_least_of_weight_times_norm_in_every_row() -> None:
     assert weight.tolist() == [[1.0, 0.0, 3.0, 0.0], [4.0, 3.0, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("method", STATISTICS)
+@pytest.mark.parametrize("method", DATA_METHODS)
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9])
 def test_the_count_is_exact(method: str, sparsity: float) -> None:
     weight, keep, _ = pruned(method, sparsity, UNSTRUCTURED)
@@ -48,7 +50,7 @@ def test_wanda_takes_the_same_share_of_every_row() -> None:
     assert sorted((~keep).sum(1).tolist()) == [9] * 10 + [10] * 14
 
 
-@pytest.mark.parametrize("method", STATISTICS)
+@pytest.mark.parametrize("method", DATA_METHODS)
 @pytest.mark.parametrize("block", [TWO_OF_FOUR, NOfM(kept=1, group=8)], ids=str)
 def test_every_group_keeps_its_number(method: str, block: NOfM) -> None:
     weight, keep, _ = pruned(method, block.share, block)

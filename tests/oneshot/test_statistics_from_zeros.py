@@ -1,12 +1,14 @@
-"""What Wanda and SparseGPT do with a weight of which something was removed before."""
+"""Wanda and SparseGPT on weights that are partly removed already."""
 
 import numpy as np
 import pytest
 import torch
 
-from hf_sparse.oneshot.statistics import STATISTICS, SparseGpt, Wanda
+from hf_sparse.oneshot.sparsegpt import SparseGpt
+from hf_sparse.oneshot.wanda import Wanda
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
+from hf_sparse.training.one_shot import DATA_METHODS
 from tests.oneshot.numbers import inputs_alike, noise
 
 TWO_OF_FOUR = NOfM(kept=2, group=4)
@@ -15,8 +17,8 @@ TWO_OF_FOUR = NOfM(kept=2, group=4)
 def pruned(
     method: str, original: torch.Tensor, kept: torch.Tensor, sparsity: float, block: Block = UNSTRUCTURED
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight and mask of a weight that begins with the zeros of a mask."""
-    statistics = STATISTICS[method](original * kept, kept.clone())
+    """Prune a weight that begins with the zeros of `kept`; return weight and mask."""
+    statistics = DATA_METHODS[method](original * kept, kept.clone())
     statistics.add(inputs_alike(width=original.shape[1]))
     return statistics.weight, statistics.prune(sparsity, block)
 
@@ -150,7 +152,7 @@ def test_bands_of_sparse_gpt_that_lost_more_than_their_share_leave_the_others_mo
     assert [int((~keep[:, first : first + 8]).sum()) for first in range(0, 32, 8)] == [64, 192, 64, 64]
 
 
-@pytest.mark.parametrize("method", STATISTICS)
+@pytest.mark.parametrize("method", DATA_METHODS)
 @pytest.mark.parametrize("sparsity", [0.25, 0.3, 0.6, 0.95])
 def test_what_is_gone_stays_and_counts(method: str, sparsity: float) -> None:
     kept = tenth_gone()
@@ -160,7 +162,7 @@ def test_what_is_gone_stays_and_counts(method: str, sparsity: float) -> None:
     assert not (keep & ~kept).any() and not weight[~keep].any() and (weight[keep] != 0).all()
 
 
-@pytest.mark.parametrize("method", STATISTICS)
+@pytest.mark.parametrize("method", DATA_METHODS)
 @pytest.mark.parametrize("block", [UNSTRUCTURED, TWO_OF_FOUR], ids=str)
 def test_the_same_share_again_changes_nothing(method: str, block: Block) -> None:
     weight, keep = pruned(method, noise(24, 32), torch.ones(24, 32, dtype=torch.bool), 0.5, block)
@@ -168,7 +170,7 @@ def test_the_same_share_again_changes_nothing(method: str, block: Block) -> None
     assert torch.equal(mask, keep) and torch.equal(again, weight)
 
 
-@pytest.mark.parametrize("method", STATISTICS)
+@pytest.mark.parametrize("method", DATA_METHODS)
 def test_two_of_four_take_one_more_where_one_is_gone(method: str) -> None:
     kept = torch.ones(24, 32, dtype=torch.bool)
     kept[:, 1::4] = False

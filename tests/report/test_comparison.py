@@ -5,8 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hf_sparse.report.comparison import megabytes, notes_of, print_differences, print_runs, score_text
+from hf_sparse.report.comparison import notes_of, print_differences, print_runs, score_text
 from hf_sparse.runs.comparison import Comparison
+from hf_sparse.units import megabytes
 from tests.report.runs import compared, write_run
 
 

@@ -51,5 +51,7 @@ def test_everything_is_in_the_json(tmp_path: Path) -> None:
 
 def test_a_time_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     home = write_run(tmp_path / "a", sparsity=None, seconds=float("nan"))
-    with pytest.raises(ValueError, match="hf_sparse_run.json is no record of a run .NaN is no number"):
+    with pytest.raises(
+        ValueError, match="hf_sparse_run.json is not a valid record of a run .NaN is not a number"
+    ):
         compared(home)

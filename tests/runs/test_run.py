@@ -121,7 +121,7 @@ def test_a_damaged_results_file_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     (run / "eval_results.json").write_text("{")
     with pytest.raises(
-        ValueError, match="eval_results.json is no(t a)? measurement .*; measure again, or delete"
+        ValueError, match="eval_results.json is not a valid measurement .*; measure again, or delete"
     ):
         read_run(run)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of Trainers that write them in a way of their own."""
+"""Checkpoints of Trainers with a `_save_checkpoint` of their own."""
 
 import logging
 from pathlib import Path
@@ -9,8 +9,8 @@ from tiny import arguments, bert, expected_zeros, pruning, sentences
 from transformers import BertForSequenceClassification, Trainer
 
 from hf_sparse import SparseTrainerMixin, find_targets
+from hf_sparse.atomic.file_group import STAGING
 from hf_sparse.checkpoint.sidecar import SIDECAR
-from hf_sparse.training.files import STAGING
 
 
 class Elsewhere(Trainer):

@@ -199,7 +199,7 @@ def test_a_record_that_is_none_is_refused_and_with_an_empty_recipe_named(
     copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (copied / RECORD).write_text("none")
-    with pytest.raises(ValueError, match="is no record of a run"):
+    with pytest.raises(ValueError, match="is not a valid record of a run"):
         check_settings(copied, trainer(tmp_path))
     check_settings(copied, trainer(tmp_path, Recipe()))
-    assert "is no record of a run" in caplog.text
+    assert "is not a valid record of a run" in caplog.text

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_sparse import storage
+from hf_sparse.atomic import files
 from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.recipe import Recipe
 from hf_sparse.training.manifest import MANIFEST, check_manifest, write_manifest
@@ -94,7 +94,7 @@ def test_all_faults_are_named_together(checkpoint: Path) -> None:
 )
 def test_a_damaged_manifest_is_one_sentence(content: str, checkpoint: Path) -> None:
     (checkpoint / MANIFEST).write_text(content)
-    with pytest.raises(ValueError, match=f"{MANIFEST} is no list of files .*or delete it"):
+    with pytest.raises(ValueError, match=f"{MANIFEST} is not a list of files .*or delete it"):
         check_manifest(checkpoint)
 
 
@@ -105,8 +105,8 @@ def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(checkpoint: Path) -> N
 
 
 def test_weights_are_hashed_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, sha256 = [], storage.sha256
-    monkeypatch.setattr(storage, "sha256", lambda path: (read.append(path.name), sha256(path))[1])
+    read, sha256 = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: (read.append(path.name), sha256(path))[1])
     (checkpoint / MANIFEST).unlink()
     write_state(checkpoint, SavedState(Recipe(), 5, 10, {}))
     write_manifest(checkpoint)

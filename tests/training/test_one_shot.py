@@ -1,4 +1,4 @@
-"""Pruning with calibration data, on whole models: each layer sees what the pruned ones before it give."""
+"""Pruning of whole models with calibration data: each layer reads the outputs of the pruned layers before."""
 
 from collections.abc import Iterator
 

@@ -86,7 +86,7 @@ def test_a_state_of_a_pass_that_cannot_be_read_is_named_and_changes_no_generator
         return list(differences(*({**each, "numpy": list(each["numpy"])} for each in (before, state)))) == []
 
     assert _read(file) is None
-    assert f"{file} is no state of random generators" in caplog.text
+    assert f"{file} is not a state of random generators" in caplog.text
     assert same(_random_state())
     torch.save(before, file)
     assert same(_read(file))

@@ -1,4 +1,4 @@
-"""Models that are quantized without training, and what is written of them."""
+"""Quantization of models without training, and the directories it writes."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What Trainer hands on of a checkpoint and an output directory: nothing secret, nothing from elsewhere."""
+"""Checkpoints and output directories as Trainer pushes them: without secrets and links out of them."""
 
 import json
 import logging
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.training.pushing import copy_clean, ignore_private, leaves
+from hf_sparse.atomic.files import leaves
+from hf_sparse.training.pushing import copy_clean, ignore_private
 
 TOKEN = "hf_" + "a" * 34
 

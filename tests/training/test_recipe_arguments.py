@@ -1,4 +1,4 @@
-"""The training arguments beside each preset, and how they meet what is given."""
+"""The training arguments beside each preset, and arguments that are given as well."""
 
 import json
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ def test_where_nothing_is_published_it_says_what_is(recipe: str | None, task: st
 @pytest.mark.parametrize(
     ("arguments", "batch", "message"),
     [
-        ({"learning_rat": 1e-4}, 32, "learning_rat is no training argument"),
+        ({"learning_rat": 1e-4}, 32, "learning_rat is not a training argument"),
         ({"per_device_train_batch_size": 4}, 32, "name one of TrainingArguments, and batches by total_"),
         ({"learning_rate": "5e-5"}, 32, "learning_rate is '5e-5': "),
         ({"max_steps": 1.5}, 32, "max_steps is 1.5: "),

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_sparse.atomic.directories import replacing_directory, require_free
 from hf_sparse.checkpoint.carrying import carried, carry
 from hf_sparse.checkpoint.contract import write_contract
-from hf_sparse.checkpoint.directories import published, require_free
 from hf_sparse.checkpoint.loading import load_model, load_tokenizer
 from hf_sparse.hub.legacy.building import build
 from hf_sparse.hub.legacy.layouts import undo_layouts
@@ -62,7 +62,7 @@ class Rescued:
         there. Raises `ValueError` if logits differ, and for a directory that is not empty: an earlier result
         could not be told from one that was trained since.
         """
-        with published(Path(directory)) as staged:
+        with replacing_directory(Path(directory)) as staged:
             self.model.save_pretrained(staged)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(staged)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_sparse.checkpoint.run_record import fact_text, public_name
-from hf_sparse.report.comparison import Comparison, notes_of, score_text
+from hf_sparse.report.comparison import notes_of, score_text
 from hf_sparse.report.grid import HeatMap, heat_maps
 from hf_sparse.report.page.sentences import percent, result_of
 from hf_sparse.report.tables import duration
+from hf_sparse.runs.comparison import Comparison
 from hf_sparse.runs.measured_run import OWN, MeasuredRun
 from hf_sparse.units import megabytes, milliseconds
 

@@ -8,7 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import hf_sparse
-from hf_sparse.checkpoint.directories import holds_only, published
+from hf_sparse.atomic.directories import replacing_directory
+from hf_sparse.atomic.files import write_atomically
+from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.report.colours import COLOURS, STEPS, shades
 from hf_sparse.report.grid import arrange
 from hf_sparse.report.heatmap import sparsity_figure
@@ -18,7 +20,6 @@ from hf_sparse.report.page.curves import curves, stages_figure
 from hf_sparse.report.page.scatter import scatters
 from hf_sparse.report.pictures import write_png
 from hf_sparse.runs.comparison import Lineage
-from hf_sparse.storage import write_atomically
 
 PAGE = "report.html"
 
@@ -37,7 +38,7 @@ def write_page(lineage: Lineage, directory: Path) -> list[str]:
     Raises `ValueError` if the directory holds anything else, or if matplotlib is not installed.
     """
     page = page_of(lineage.comparison, lineage.lines)
-    with published(directory, _is_ours) as staged:
+    with replacing_directory(directory, _is_ours) as staged:
         figures = _draw(lineage, staged)
         write_atomically(staged / PAGE, _render(page, figures).encode(errors="replace"))
         return sorted(path.name for path in staged.iterdir())

@@ -94,9 +94,9 @@ class NOfM(Block):
 
 
 def keep_largest_of_rows(scores: Tensor, removed: int | Tensor) -> Tensor:
-    """Return as booleans which scores stay if the lowest of every row go; of equals the first ones go.
+    """Return a mask of `scores` (rows, columns) without the lowest of each row; of equal scores the first go.
 
-    `removed` counts those that go, of every row where it is (rows, 1).
+    `removed` is how many to remove from every row, or a count per row (rows, 1).
     """
     order = scores.argsort(dim=1, stable=True)
     stays = torch.arange(scores.shape[1], device=scores.device) >= removed

@@ -1,29 +1,28 @@
-"""Directories that one run at a time may write to."""
+"""Locks of the operating system on directories that one process at a time may write to."""
 
 import errno
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows has none.
-    fcntl = None
 
 logger = logging.getLogger(__name__)
 
-# Beside what is claimed, where a directory itself cannot be locked, as on NFS.
+# The file that is locked in a directory where the directory itself cannot be, as on NFS.
 LOCK = ".hf_sparse_lock"
 
 
 @contextmanager
-def claimed(directory: Path) -> Iterator[None]:
-    """Keep other runs, in this process or another, from claiming a directory while the block runs.
+def locked(directory: Path) -> Iterator[None]:
+    """Lock a directory for the block, against this process and all others.
 
-    The lock is one of the operating system's: it goes when the process does, however that ends. Raises
-    `ValueError` if the directory is claimed already. Where nothing can be locked, a warning says so.
+    The operating system releases the lock when the process ends, however that happens. Raises `ValueError` if
+    the directory is locked already. Where nothing can be locked, a warning says so.
     """
     descriptor = _lock(directory)
     try:
@@ -32,18 +31,19 @@ def claimed(directory: Path) -> Iterator[None]:
         _release(descriptor)
 
 
-def is_claimed(directory: Path) -> bool:
-    """Say whether a run that goes on has claimed a directory."""
+def is_locked(directory: Path, unknown: bool = False) -> bool:
+    """Return whether a living process has locked a directory; `unknown` where nothing can be locked."""
     try:
-        _release(_lock(directory))
+        descriptor = _lock(directory)
     except ValueError:
         return True
-    return False
+    _release(descriptor)
+    return unknown if descriptor is None else False
 
 
 def _lock(directory: Path) -> int | None:
     for path, flags in ((directory, os.O_RDONLY), (directory / LOCK, os.O_RDWR | os.O_CREAT)):
-        if fcntl is None:
+        if sys.platform == "win32":
             break
         descriptor = os.open(path, flags, 0o666)
         try:
@@ -69,7 +69,7 @@ def _release(descriptor: int | None) -> None:
 
 
 def _let_go() -> None:
-    """Close what a forked process has inherited: the lock is to end with the run, not with its workers."""
+    """Close the descriptors that a forked process inherited, so that the lock ends with the run."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

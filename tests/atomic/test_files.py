@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.storage import write_atomically
+from hf_sparse.atomic.files import copy_atomically, replacing_file, write_atomically
 
 
 class Killed(BaseException):
@@ -51,3 +51,18 @@ def test_content_reaches_the_disk_before_its_name_does(
         monkeypatch.setattr(os, name, lambda *args, n=name, f=original: (calls.append(n), f(*args)))
     write_atomically(tmp_path / "file", b"new")
     assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match="disk full"), replacing_file(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert contents(tmp_path) == {"file": "old"}
+
+
+def test_a_file_is_copied_over_another(tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("new")
+    (tmp_path / "file").write_text("old")
+    copy_atomically(tmp_path / "source", tmp_path / "file")
+    assert contents(tmp_path) == {"source": "new", "file": "new"}

@@ -1,21 +1,41 @@
-"""Files that a crash cannot leave half done, their hashes, and links that lead elsewhere."""
+"""Files that a crash cannot leave half written, their hashes, and links that lead elsewhere."""
 
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that at any moment its old or its new content is there, whole."""
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """Copy a file over another one, so that at any moment the old or the new one is there, whole."""
+    with replacing_file(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file to write, which takes the place of `path` when the block ends.
+
+    If the block fails, nothing has changed. Missing directories are made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 
@@ -45,13 +65,13 @@ def sha256(path: Path) -> str:
 def hash_files(directory: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of files in a directory, by name."""
     names = list(names)
-    # Hashing leaves the interpreter free.
+    # Hashing releases the interpreter lock.
     with ThreadPoolExecutor(max_workers=4) as pool:
         return dict(zip(names, pool.map(lambda name: sha256(directory / name), names), strict=True))
 
 
 def leaves(path: Path, directory: Path) -> bool:
-    """Say whether a path in a directory leads out of it by a link, other than one within the Hub's cache."""
+    """Return whether a path in a directory leads out of it by a link, other than one in the Hub's cache."""
     home, target = directory.resolve(), path.resolve()
     if target.is_relative_to(home):
         return False

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.training.files import publish_directory, recover_directories, require_writable
+from hf_sparse.atomic.directories import replace_directory, replacing_directory, require_writable
+from hf_sparse.atomic.file_group import recover_directories
 
 
 class Killed(BaseException):
@@ -31,13 +32,13 @@ def test_a_finished_directory_moves_to_its_place(tmp_path: Path) -> None:
     staged = folder(tmp_path / "_saving" / "checkpoint-5", model="weights")
     (staged / "sub").mkdir()
     (staged / "sub" / "state").write_text("state")
-    publish_directory(staged, tmp_path / "checkpoint-5")
+    replace_directory(staged, tmp_path / "checkpoint-5")
     assert contents(tmp_path) == {"checkpoint-5/model": "weights", "checkpoint-5/sub/state": "state"}
 
 
 def test_a_directory_that_is_there_already_is_replaced_whole(tmp_path: Path) -> None:
     folder(tmp_path / "checkpoint-5", model="old", leftover="old")
-    publish_directory(folder(tmp_path / "_saving" / "checkpoint-5", model="new"), tmp_path / "checkpoint-5")
+    replace_directory(folder(tmp_path / "_saving" / "checkpoint-5", model="new"), tmp_path / "checkpoint-5")
     assert contents(tmp_path) == {"checkpoint-5/model": "new"}
 
 
@@ -49,7 +50,7 @@ def test_everything_reaches_the_disk_before_the_directory_moves(
     for name in ("fsync", "rename"):
         original = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *args, n=name, f=original: (calls.append(n), f(*args)))
-    publish_directory(staged, tmp_path / "checkpoint-5")
+    replace_directory(staged, tmp_path / "checkpoint-5")
     assert calls == ["fsync", "fsync", "fsync", "rename", "fsync"]
 
 
@@ -72,7 +73,7 @@ def test_a_process_killed_while_replacing_loses_neither(
         if survived == 2:
             patch.setattr("shutil.rmtree", killed)
         with pytest.raises(Killed):
-            publish_directory(staged, tmp_path / "checkpoint-5")
+            replace_directory(staged, tmp_path / "checkpoint-5")
     recover_directories(tmp_path / "_saving", tmp_path)
     assert contents(tmp_path) == {"checkpoint-5/model": "new" if survived == 2 else "old"}
 
@@ -123,3 +124,41 @@ def test_an_output_directory_without_permission_is_refused(
         ValueError, match=r"cannot be written \(Permission denied\); choose another output_dir"
     ):
         require_writable(tmp_path)
+
+
+def test_a_directory_that_cannot_be_replaced_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "out", model="old")
+    renames, rename = [], os.rename
+
+    def refuse_the_second(*args: Path) -> None:
+        renames.append(args)
+        if len(renames) == 2:
+            raise PermissionError(13, "Permission denied")
+        rename(*args)
+
+    monkeypatch.setattr(os, "rename", refuse_the_second)
+    refusal = pytest.raises(PermissionError)
+    with refusal, replacing_directory(tmp_path / "out", lambda held: True) as staged:
+        (staged / "model").write_text("new")
+    assert contents(tmp_path) == {"out/model": "old"} and len(renames) == 3
+
+
+def test_a_directory_that_fails_to_be_written_changes_nothing(tmp_path: Path) -> None:
+    folder(tmp_path / "out", model="old")
+    with (
+        pytest.raises(OSError, match="disk full"),
+        replacing_directory(tmp_path / "out", lambda held: True) as staged,
+    ):
+        (staged / "model").write_text("half")
+        raise OSError("disk full")
+    assert contents(tmp_path) == {"out/model": "old"} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_directory_reached_by_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    folder(tmp_path / "home" / "out", model="old")
+    (tmp_path / "link").symlink_to(tmp_path / "home" / "out")
+    with replacing_directory(tmp_path / "link", lambda held: True) as staged:
+        (staged / "model").write_text("new")
+    assert contents(tmp_path / "home") == {"out/model": "new"} and (tmp_path / "link").is_symlink()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.checkpoint.directories import holds_only, published, require_free
+from hf_sparse.atomic.directories import replacing_directory, require_free
+from hf_sparse.checkpoint.companions import holds_only
 
 OWN = {"model.onnx": "old", "model.onnx.data": "old"}
 COMPANIONS = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
@@ -24,7 +25,7 @@ def earlier(tmp_path: Path) -> Path:
 
 
 def test_an_earlier_result_with_its_companions_is_replaced_whole(earlier: Path) -> None:
-    with published(earlier, is_ours) as staged:
+    with replacing_directory(earlier, is_ours) as staged:
         (staged / "model.onnx").write_text("new")
     assert [file.name for file in earlier.iterdir()] == ["model.onnx"]
 
@@ -41,7 +42,7 @@ def test_so_is_a_folder(earlier: Path, folder: str) -> None:
     (earlier / folder).mkdir()
     with (
         pytest.raises(ValueError, match="holds something else, which would be lost"),
-        published(earlier, is_ours),
+        replacing_directory(earlier, is_ours),
     ):
         pass
     assert (earlier / folder).is_dir() and (earlier / "model.onnx").read_text() == "old"
@@ -50,14 +51,14 @@ def test_so_is_a_folder(earlier: Path, folder: str) -> None:
 def test_without_a_test_of_what_is_ours_nothing_is_replaced(earlier: Path) -> None:
     with (
         pytest.raises(ValueError, match="is not empty, and what it holds is not replaced"),
-        published(earlier),
+        replacing_directory(earlier),
     ):
         pass
     assert (earlier / "model.onnx").read_text() == "old"
 
 
 def test_an_empty_directory_is_free(tmp_path: Path) -> None:
-    with published(tmp_path / "new") as staged:
+    with replacing_directory(tmp_path / "new") as staged:
         (staged / "model.onnx").write_text("new")
     (tmp_path / "empty").mkdir()
     require_free(tmp_path / "empty")
