@@ -8,7 +8,6 @@ This module is imported while transformers is, so what needs models is imported 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -18,7 +17,7 @@ from hf_sparse.checkpoint.container import METHOD, PACKED, SUFFIX, read_packed
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
-    from transformers.core_model_loading import WeightTransform
+    from transformers.core_model_loading import WeightConverter, WeightTransform
 
     from hf_sparse.checkpoint.container import Entry
 
@@ -60,7 +59,7 @@ class PackedQuantizer(HfQuantizer):
         self, weight_conversions: list["WeightTransform"], model: "PreTrainedModel"
     ) -> list["WeightTransform"]:
         """Return a conversion from bytes to unpacked tensors; keys are those of the model already."""
-        return [WeightConverter([SUFFIX.replace(".", r"\.") + "$"], [""], [_Unpacked(self)])]
+        return [_converter(self)]
 
     def postprocess_model(self, model: "PreTrainedModel", **_: Any) -> None:
         """Quantize the layers again; remove traces of loading, or saving would convert the model back."""
@@ -80,22 +79,26 @@ class PackedQuantizer(HfQuantizer):
         return True
 
 
-class _Unpacked(ConversionOps):
-    """Replaces the bytes of an entry by its unpacked tensor."""
+def _converter(quantizer: PackedQuantizer) -> "WeightConverter":
+    """Return the conversion that replaces the bytes of each entry by its unpacked tensor."""
+    from transformers.core_model_loading import ConversionOps, WeightConverter
 
-    def __init__(self, hf_quantizer: PackedQuantizer) -> None:
-        # transformers looks for this attribute: with it, the bytes are not cast.
-        self.hf_quantizer = hf_quantizer
+    class Unpacked(ConversionOps):
+        def __init__(self) -> None:
+            # transformers looks for this attribute: with it, the bytes are not cast.
+            self.hf_quantizer = quantizer
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Unpacked":
-        """Share the tensors: transformers copies a converter for every key."""
-        return self
+        def __deepcopy__(self, memo: dict[int, Any]) -> "Unpacked":
+            """Share the tensors: transformers copies a converter for every key."""
+            return self
 
-    def convert(self, input_dict: dict[str, Any], *patterns: Any, **kwargs: Any) -> dict[str, Any]:
-        name, model = kwargs["full_layer_name"], kwargs["model"]
-        (held,) = input_dict.values()
-        planned = model.get_parameter_or_buffer(name)
-        return {name: self.hf_quantizer.tensors[name].to(held[0].device, planned.dtype)}
+        def convert(self, input_dict: dict[str, Any], *patterns: Any, **kwargs: Any) -> dict[str, Any]:
+            name, model = kwargs["full_layer_name"], kwargs["model"]
+            (held,) = input_dict.values()
+            planned = model.get_parameter_or_buffer(name)
+            return {name: quantizer.tensors[name].to(held[0].device, planned.dtype)}
+
+    return WeightConverter([SUFFIX.replace(".", r"\.") + "$"], [""], [Unpacked()])
 
 
 def unpack_for(model: "PreTrainedModel", file: str | Path) -> tuple[dict[str, "Tensor"], dict[str, "Entry"]]:

@@ -1,4 +1,4 @@
-"""What goes on with a model into a directory that is made of it, and what stays behind."""
+"""Which files a directory made from a model takes over, and which it leaves behind."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Configurations of saved models that ask for more than any model has, or for nothing that can be made."""
+"""Configurations that ask for more parts than any model has, or describe a model that cannot be made."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The packed file as such: nothing that happens to its bytes goes unnoticed."""
+"""The packed file: any change of its bytes is noticed."""
 
 import base64
 import zlib

@@ -1,4 +1,4 @@
-"""What a saved configuration says about sparsity, and what happens when the weights no longer keep it."""
+"""The sparsity record of a configuration, and weights that no longer have its zeros."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The record of a model inside another one: in its own configuration, under the names of its own file."""
+"""The sparsity record of a model inside another one: in its own configuration, with names as in its file."""
 
 import json
 from pathlib import Path

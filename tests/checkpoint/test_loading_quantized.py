@@ -1,4 +1,4 @@
-"""Saved models are loaded as they computed when they were saved."""
+"""A loaded model computes as it did when it was saved."""
 
 import re
 from pathlib import Path

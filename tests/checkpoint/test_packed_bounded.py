@@ -53,7 +53,7 @@ def test_an_index_has_room_for_the_tensors_of_its_file(part: bytes, tmp_path: Pa
 
 
 def test_the_longest_entries_have_room(tmp_path: Path) -> None:
-    """Streams for every byte of a number, names that JSON writes with six characters for one."""
+    """Every byte of a number is a stream, and JSON writes each character of a name as six."""
     path = tmp_path / PACKED
     values = torch.randint(-(2**62), 2**62, (3, 5, 7)) * (torch.rand(3, 5, 7) > 0.5)
     names = [f"{letter * 60}.{number}" for letter in ("a", "é", "漢", "\U0001f600") for number in range(3)]

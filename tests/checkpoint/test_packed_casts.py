@@ -1,4 +1,4 @@
-"""Whatever type a model was quantized in and cast to since: what was packed is read and computes alike."""
+"""Models that were quantized in one dtype and cast to another are packed, read and compute alike."""
 
 from dataclasses import replace
 from pathlib import Path

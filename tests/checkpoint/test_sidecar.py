@@ -1,4 +1,4 @@
-"""The sidecar: what it gives back, and what is said when it cannot."""
+"""The sidecar is read as it was written; missing, damaged and newer ones are refused."""
 
 import hashlib
 import json
@@ -193,7 +193,7 @@ def test_a_run_with_a_sidecar_of_version_1_resumes_bit_for_bit(tmp_path: Path) -
 def test_a_run_from_before_errors_were_normalized_goes_on_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its recipe says nothing of it, nor does the one that it is resumed with."""
+    """Neither its recipe nor the one that it is resumed with mentions `normalize`."""
     plain = {"distillation.hidden": "{weight: 0.5, normalize: false}"}
     straight = distil_hidden(tmp_path, plain, save_strategy="steps", save_steps=1)
     straight.train()

@@ -1,4 +1,4 @@
-"""Sidecars whose digest was made to fit what they must not hold."""
+"""Sidecars with a valid digest and invalid content are refused."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Models made without drawing their weights; all others, in other threads too, are drawn as ever."""
+"""Models made without drawing their weights, while other threads draw as usual."""
 
 import threading
 
