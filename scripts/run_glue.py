@@ -39,20 +39,26 @@ TASK = "text-classification"
 class GlueModelArguments(common.ModelArguments):
     """Which model is fine-tuned."""
 
-    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "replace a head of another size"})
+    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "Replace a head of another size."})
 
 
 @dataclass
 class GlueDataArguments(common.DataArguments):
     """Which task it learns."""
 
-    task_name: str | None = field(default=None, metadata={"help": f"one of {', '.join(GLUE_LABELS)}"})
-    test_file: str | None = field(default=None, metadata={"help": "the same for prediction"})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "the same for prediction"})
-    text_column_names: list[str] = field(
-        default_factory=list, metadata={"help": "one or two, if not guessed"}
+    task_name: str | None = field(default=None, metadata={"help": f"GLUE task: {', '.join(GLUE_LABELS)}."})
+    test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Predict the first so many rows only."}
     )
-    label_column_name: str = field(default="label", metadata={"help": "the column of labels"})
+    text_column: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Column of the texts; give two for pairs. By default that of the task, else sentence1 "
+            "with sentence2, else text, else the first columns of strings."
+        },
+    )
+    label_column_name: str = field(default="label", metadata={"help": "Column of the labels."})
 
     def __post_init__(self) -> None:
         if self.task_name is not None and self.task_name not in GLUE_LABELS:
@@ -107,7 +113,7 @@ def encode(
 ) -> Dataset:
     """Tokenize the texts, with their classes if `labels` are given."""
     label, task = data.label_column_name, data.task_name
-    columns = text_columns(rows, task, data.text_column_names, label)
+    columns = text_columns(rows, task, data.text_column, label)
     tokens = text_encoder(tokenizer, columns, length, data.pad_to_max_length)
     if labels is None:
         return tokenization.tokenize(rows, tokens, data)

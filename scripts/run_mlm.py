@@ -50,23 +50,26 @@ class MlmModelArguments(common.ModelArguments):
     """Which model is trained: one that exists, with its head or without, or a new one."""
 
     no_head: bool = field(
-        default=False, metadata={"help": "train the encoder alone, by its teacher's inner states"}
+        default=False, metadata={"help": "Train the encoder alone, by the hidden states of its teacher."}
     )
 
-    model_type: str | None = field(default=None, metadata={"help": "for a new model, such as bert"})
-    config_overrides: str | None = field(default=None, metadata={"help": "for a new model: hidden_size=128,"})
+    model_type: str | None = field(default=None, metadata={"help": "Type of a new model, such as bert."})
+    config_overrides: str | None = field(
+        default=None,
+        metadata={"help": "Settings of a new model, such as hidden_size=128,num_hidden_layers=2."},
+    )
 
 
 @dataclass
 class MlmDataArguments(texts.TextArguments):
     """Which text it sees, masked how."""
 
-    mlm_probability: float = field(default=0.15, metadata={"help": "share of the tokens to predict"})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to predict."})
     # The parser would want a value, as it does not of other booleans.
     next_sentence: bool | None = field(
         default=None,
         metadata={
-            "help": "learn which second segments follow; by default if the model was saved with that head",
+            "help": "Learn next sentences, too; by default if the model was saved with that head.",
             "nargs": "?",
             "const": True,
         },

@@ -38,18 +38,30 @@ TASK = "question-answering"
 class QaDataArguments(common.DataArguments):
     """Which questions it answers, how an answer is chosen."""
 
-    test_file: str | None = field(default=None, metadata={"help": "the same for prediction"})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "the same for prediction"})
-    doc_stride: int = field(default=128, metadata={"help": "tokens shared by two parts of a long context"})
-    n_best_size: int = field(default=20, metadata={"help": "candidates for an answer that are kept"})
-    max_answer_length: int = field(default=30, metadata={"help": "tokens of an answer"})
-    version_2_with_negative: bool = field(default=False, metadata={"help": "some questions have no answer"})
-    null_score_diff_threshold: float = field(
-        default=0.0, metadata={"help": "how far no answer has to score above the best one"}
+    test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Predict the first so many rows only."}
     )
-    question_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
-    context_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
-    answer_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
+    doc_stride: int = field(
+        default=128, metadata={"help": "Tokens that neighbouring windows of a long context share."}
+    )
+    n_best_size: int = field(default=20, metadata={"help": "Candidates that are kept for each answer."})
+    max_answer_length: int = field(default=30, metadata={"help": "Most tokens of an answer."})
+    version_2_with_negative: bool = field(
+        default=False, metadata={"help": "Some questions have no answer, as in SQuAD 2.0."}
+    )
+    null_score_diff_threshold: float = field(
+        default=0.0, metadata={"help": "How far no answer must score above the best answer to be chosen."}
+    )
+    question_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the questions; by default found by its name."}
+    )
+    context_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the contexts; by default found by its name."}
+    )
+    answer_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the answers; by default found by its name."}
+    )
 
     @property
     def files(self) -> dict[str, str]:

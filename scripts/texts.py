@@ -20,13 +20,17 @@ BLOCK = 1000
 class TextArguments(common.DataArguments):
     """Which text is read, in which form."""
 
-    line_by_line: bool = field(default=False, metadata={"help": "a row is a text; else all rows are joined"})
+    line_by_line: bool = field(
+        default=False, metadata={"help": "Take each row as a text; by default all rows are joined and cut."}
+    )
     sentence_pairs: bool = field(
         default=False,
-        metadata={"help": "two segments at a time: a text and its continuation, or another text"},
+        metadata={"help": "Read two segments at a time: a text and its continuation, or another text."},
     )
-    single_share: float = field(default=0.0, metadata={"help": "share of single segments among the pairs"})
-    validation_split_percentage: int = field(default=5, metadata={"help": "of train, if it has to be split"})
+    single_share: float = field(default=0.0, metadata={"help": "Share of single segments among the pairs."})
+    validation_split_percentage: int = field(
+        default=5, metadata={"help": "Percentage of train that is held out if there is no validation split."}
+    )
 
     def __post_init__(self) -> None:
         if not self.sentence_pairs and self.single_share:

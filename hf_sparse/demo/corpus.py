@@ -58,7 +58,7 @@ def library_docstrings(library: Path | None = None) -> list[Docstring]:
     found = [docstring for key, docstring in first.items() if key.count(" ") + 1 >= _FEWEST_WORDS]
     if not found:
         raise FileNotFoundError(
-            f"{library} holds no Python source to take text from; give your own with --dataset, --text"
+            f"{library} holds no Python source to take text from; give your own with --dataset-name, --text"
         )
     return found
 

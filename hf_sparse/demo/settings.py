@@ -85,7 +85,7 @@ class DemoSettings:
         if self.seed < 0:
             raise ValueError(f"a seed is at least 0, got {self.seed}")
         if self.dataset_config is not None and self.dataset is None:
-            raise ValueError("a dataset configuration was given without a dataset; add --dataset")
+            raise ValueError("a dataset configuration was given without a dataset; add --dataset-name")
         object.__setattr__(self, "plan", self._scaled())
 
     def _scaled(self) -> Plan:

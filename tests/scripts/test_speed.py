@@ -121,9 +121,11 @@ def test_a_budget_in_tokens_is_the_only_word_on_the_length(script: Script, tmp_p
         kinds = (common.ModelArguments, common.DataArguments)
         return common.parse(kinds, [*fixed, *others], "fill-mask")[2]
 
-    with pytest.raises(ValueError, match="--max_tokens counts tokens from 1, got 0"):
+    with pytest.raises(ValueError, match="--max_tokens is at least 1, got 0"):
         parsed("--max_tokens", "0")
-    with pytest.raises(ValueError, match="--max_tokens 10 says how long .* --max_steps; leave one out"):
+    with pytest.raises(
+        ValueError, match="--max_tokens 10 and --max_steps both give the length of the run; leave one out"
+    ):
         parsed("--max_tokens", "10", "--max_steps", "5")
     # What is published of the length gives way.
     assert parsed("--max_tokens", "10", "--recipe", "prune_ofa_90", "--recipe_arguments").max_steps == -1
