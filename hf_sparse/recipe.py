@@ -87,7 +87,7 @@ class Recipe(Part):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-_PRESETS = files("hf_sparse") / "presets"
+_PRESETS = Path(str(files("hf_sparse") / "presets"))
 
 
 def preset_names() -> list[str]:

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from hf_sparse import __version__
 from hf_sparse.cli import old_options
@@ -52,7 +52,7 @@ class Commands(TyperGroup):
     def get_params(self, ctx: Context) -> list[Any]:
         parameters = super().get_params(ctx)
         for parameter in parameters:
-            if parameter.name in _HIDDEN:
+            if isinstance(parameter, TyperOption) and parameter.name in _HIDDEN:
                 parameter.hidden = True
         return parameters
 

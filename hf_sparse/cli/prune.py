@@ -79,7 +79,6 @@ def prune(
 
             one_shot.require_new(output_dir)
             others = carried(model, tokenizer=tokenizer_name is None)
-            names = {"include": include or (), "exclude": exclude or ()}
             if (method in STATISTICS) != (calibration is not None):
                 raise ValueError(
                     f"method {method} needs calibration texts; give them with --calibration"
@@ -93,15 +92,19 @@ def prune(
                 texts = load_texts(calibration, text_column or (), samples)
                 length = min(max_seq_length, most_tokens(loaded) or max_seq_length)
                 batches = TextBatches(texts, reader, accepted, batch_size, length)
-            targets = find_targets(loaded, **names)
+            targets = find_targets(loaded, include or (), exclude or ())
             before = measure_sparsity(loaded, targets).overall if is_sparse(loaded, targets) else 0.0
         if calibration is None:
             with working("Pruning"):
-                masks = prune_weights(loaded, sparsity, pattern, method, **names)
+                masks = prune_weights(
+                    loaded, sparsity, pattern, method, include=include or (), exclude=exclude or ()
+                )
         else:
             with silence():
-                counted_batches = counted(batches, "Reading")
-                masks = one_shot.prune_with_data(loaded, sparsity, counted_batches, pattern, method, **names)
+                read = counted(batches, "Reading")
+                masks = one_shot.prune_with_data(
+                    loaded, sparsity, read, pattern, method, include or (), exclude or ()
+                )
         with working("Saving"):
             one_shot.save_pruned(loaded, output_dir, reader, others)
         if as_json:
