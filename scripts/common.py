@@ -33,7 +33,7 @@ logger = logging.getLogger("hf_sparse.scripts")
 
 @dataclass
 class ModelArguments:
-    """Which model is trained."""
+    """Model to train and how to load it."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Model to train: Hub name or directory."}
@@ -71,7 +71,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which data the model is trained and evaluated on."""
+    """Data to train and evaluate on."""
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Dataset: Hub name, or directory of files."}

@@ -28,7 +28,7 @@ from hf_sparse.data.labels import GLUE_LABELS, Labels, find_labels, label_encode
 from hf_sparse.data.texts import text_columns, text_encoder
 from hf_sparse.metrics.glue import glue_metric, text_metric
 
-# MNLI has two evaluation sets, of the genres in its training set and of others.
+# MNLI has two evaluation sets: genres of the training set, and other genres.
 EVALUATION_ENDINGS = {"validation": "", "validation_matched": "", "validation_mismatched": "_mm"}
 TESTS = ("test", "test_matched", "test_mismatched")
 
@@ -37,14 +37,14 @@ TASK = "text-classification"
 
 @dataclass
 class GlueModelArguments(common.ModelArguments):
-    """Which model is fine-tuned."""
+    """Model to fine-tune."""
 
     ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "Replace a head of another size."})
 
 
 @dataclass
 class GlueDataArguments(common.DataArguments):
-    """Which task it learns."""
+    """Task to learn and columns of its data."""
 
     task_name: str | None = field(default=None, metadata={"help": f"GLUE task: {', '.join(GLUE_LABELS)}."})
     test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
@@ -74,9 +74,9 @@ class GlueDataArguments(common.DataArguments):
 def find_task(
     splits: DatasetDict, data: GlueDataArguments, model: GlueModelArguments, sparse: SparseArguments
 ) -> tuple[PreTrainedConfig, Labels]:
-    """Read the model's configuration; give it the classes of the data, in the order that it knows already.
+    """Return the model's configuration with the classes of the data, and these classes.
 
-    A model new to these classes takes the order of its teacher.
+    They keep the order that the model was trained with, or for a model new to them that of its teacher.
     """
     if model.model_name_or_path is None:
         raise ValueError("there is no model to fine-tune; give --model_name_or_path")
@@ -95,11 +95,11 @@ def find_task(
 
 
 def known_labels(config: PreTrainedConfig, task: str | None) -> Labels:
-    """Answer the classes for data without labels: those of the task, or else of the model."""
+    """Return the classes for data without labels: those of the task, else those of the model."""
     if task is not None:
         return Labels(GLUE_LABELS[task])
     if config.num_labels == 1:
-        # A number, although transformers gives it the name LABEL_0.
+        # A regression, although transformers names its output LABEL_0.
         return Labels(())
     return Labels(tuple(config.id2label[i] for i in sorted(config.id2label)))
 
@@ -124,9 +124,9 @@ def encode(
 
 
 def scores(labels: Labels, task: str | None) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Make the function that scores an evaluation."""
+    """Return the function that scores an evaluation."""
     metric = glue_metric(task) if task is not None else text_metric(labels.regression)
-    # F1 is of the class that GLUE counts as 1, whatever the order the model knows.
+    # F1 is of the class that GLUE counts as 1, whatever the order of the model's classes.
     order = np.array([GLUE_LABELS[task].index(name) for name in labels.names]) if task is not None else None
 
     def score(answers: EvalPrediction) -> dict[str, float]:
@@ -142,13 +142,13 @@ def scores(labels: Labels, task: str | None) -> Callable[[EvalPrediction], dict[
 
 
 def best_answers(predictions: np.ndarray | tuple[np.ndarray, ...], labels: Labels) -> np.ndarray:
-    """Turn the outputs of the model, logits first, into classes or numbers."""
+    """Return classes or numbers from the outputs of the model, logits first."""
     logits = predictions[0] if isinstance(predictions, tuple) else predictions
     return logits.squeeze(-1) if labels.regression else logits.argmax(-1)
 
 
 def predict(trainer: SparseTrainer, split: str, rows: Dataset, labels: Labels) -> None:
-    """Write the answers for texts without labels to `predict_results_{split}.txt`."""
+    """Write predictions for texts without labels to `predict_results_{split}.txt`."""
     answers = best_answers(trainer.predict(rows, metric_key_prefix="predict").predictions, labels)
     if trainer.is_world_process_zero():
         names = [f"{answer:.4f}" if labels.regression else labels.names[answer] for answer in answers]
@@ -157,7 +157,7 @@ def predict(trainer: SparseTrainer, split: str, rows: Dataset, labels: Labels) -
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Train, evaluate and predict as the command line says."""
     model_args, data, training, sparse = common.parse((GlueModelArguments, GlueDataArguments), argv, TASK)
     checkpoint = common.find_checkpoint(training)
     splits = common.load_data(data, model_args)
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.do_eval:
         names = [split for split in EVALUATION_ENDINGS if split in splits] or ["validation"]
         sets = {EVALUATION_ENDINGS[split]: rows(split, data.max_eval_samples) for split in names}
-    # A head for these classes, a random one if the model has none.
+    # The head is for these classes, a random one if the model has none.
     model = common.load_model(
         AutoModelForSequenceClassification,
         model_args,

@@ -36,7 +36,7 @@ TASK = "question-answering"
 
 @dataclass
 class QaDataArguments(common.DataArguments):
-    """Which questions it answers, how an answer is chosen."""
+    """Questions to train and evaluate on, and how an answer is chosen."""
 
     test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
     max_predict_samples: int | None = field(
@@ -77,7 +77,7 @@ class QaDataArguments(common.DataArguments):
         )
 
     def columns(self, rows: Dataset, answered: bool = True) -> QuestionColumns:
-        """Find the columns; refuse questions without an answer, unless these are said to be there."""
+        """Return the columns; refuse questions without an answer unless `version_2_with_negative` is set."""
         names = self.question_column_name, self.context_column_name, self.answer_column_name
         columns = question_columns(rows, *names, answered)
         if answered and not self.version_2_with_negative:
@@ -86,7 +86,7 @@ class QaDataArguments(common.DataArguments):
 
 
 def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Dataset:
-    """Cut questions with their answers into labelled windows."""
+    """Return questions cut into windows labelled with their answers."""
     columns = data.columns(rows)
     windows = tokenization.tokenize(numbered(rows, columns), training_encoder(cutting, columns), data)
     report_left_out(rows, windows)
@@ -96,14 +96,14 @@ def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Data
 def question_set(
     rows: Dataset, cutting: Cutting, data: QaDataArguments, answered: bool = True
 ) -> QuestionSet:
-    """Cut questions into windows to find answers in, to be scored if they are `answered`."""
+    """Return questions cut into windows to find answers in; with `answered` they can be scored."""
     columns = data.columns(rows, answered)
     windows = tokenization.tokenize(numbered(rows, columns), evaluation_encoder(cutting, columns), data)
     return QuestionSet(rows, windows, columns)
 
 
 def predict(trainer: QuestionAnsweringTrainer, questions: QuestionSet) -> None:
-    """Write the answers, the candidates for them and the odds against one to `predict_*.json`."""
+    """Write answers, their candidates and the scores of having no answer to `predict_*.json`."""
     output = trainer.predict(questions, metric_key_prefix="predict")
     session.keep_results(trainer, "predict", output.metrics | {"predict_samples": len(questions.ids)})
     answers = output.predictions
@@ -120,7 +120,7 @@ def predict(trainer: QuestionAnsweringTrainer, questions: QuestionSet) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Train, evaluate and predict as the command line says."""
     model_args, data, training, sparse = common.parse((common.ModelArguments, QaDataArguments), argv, TASK)
     if model_args.model_name_or_path is None:
         raise ValueError("there is no model to fine-tune; give --model_name_or_path")
