@@ -26,6 +26,7 @@ OutputDir = Annotated[
     Path,
     typer.Argument(help="Directory to write: new, empty, or holding an earlier result of this command."),
 ]
+NewDir = Annotated[Path, typer.Argument(help="Directory to write: new or empty.")]
 Runs = Annotated[
     list[Path], typer.Argument(help="Output directories of runs, or directories that hold some.")
 ]

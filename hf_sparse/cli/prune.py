@@ -16,7 +16,7 @@ from hf_sparse.cli.options import (
     Json,
     MaxSeqLength,
     Model,
-    OutputDir,
+    NewDir,
     Samples,
     Sparsity,
     TextColumn,
@@ -30,7 +30,7 @@ from hf_sparse.cli.waiting import counted, working
 def prune(
     context: typer.Context,
     model: Model,
-    output_dir: OutputDir,
+    output_dir: NewDir,
     sparsity: Sparsity,
     variant: Variant = None,
     pattern: Annotated[

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Json, Model, OutputDir, Variant, chosen_weights
+from hf_sparse.cli.options import Json, Model, NewDir, Variant, chosen_weights
 from hf_sparse.cli.waiting import working
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def rescue(
     context: typer.Context,
     model: Model,
-    output_dir: OutputDir,
+    output_dir: NewDir,
     variant: Variant = None,
     model_revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the model on the Hub. By default main.")

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Json, Model, OutputDir, Variant, chosen_weights
+from hf_sparse.cli.options import Json, Model, NewDir, Variant, chosen_weights
 from hf_sparse.cli.waiting import working
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def shrink(
     context: typer.Context,
     model: Model,
-    output_dir: OutputDir,
+    output_dir: NewDir,
     variant: Variant = None,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""A model of sentence-transformers goes through the commands as a whole, and answers as it did."""
+"""Commands keep a model of sentence-transformers whole, with equal embeddings."""
 
 from pathlib import Path
 

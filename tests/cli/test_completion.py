@@ -1,4 +1,4 @@
-"""Completion, asked for as a shell does: by environment variables."""
+"""Completion, requested by environment variables as a shell does."""
 
 import os
 import subprocess

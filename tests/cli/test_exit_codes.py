@@ -1,4 +1,4 @@
-"""What `hf-sparse` ends with, and the one sentence it says: real errors, interrupts, readers that go away."""
+"""Exit codes and messages of `hf-sparse`: errors, interrupts, readers that close the output."""
 
 import subprocess
 import sys

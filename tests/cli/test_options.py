@@ -27,16 +27,17 @@ TRAINING = {field.name for field in fields(TrainingArguments)}
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a command or a script; `subject` is its help up to the first comma or the like."""
+    """An option of a command or a script."""
 
     name: str
     owner: str
-    subject: str
+    help: str
     kind: str
 
-
-def subject(text: str) -> str:
-    return re.split(r"[:;,.]", text)[0].lower()
+    @property
+    def subject(self) -> str:
+        """Return the help up to the first comma, colon or full stop."""
+        return re.split(r"[:;,.]", self.help)[0].lower()
 
 
 def of_commands() -> Iterator[Option]:
@@ -48,7 +49,7 @@ def of_commands() -> Iterator[Option]:
                 (long,) = parameter.opts
                 name = long.removeprefix("--").replace("-", "_")
                 annotation = hints[owner][parameter.name]
-                yield Option(name, owner, subject(parameter.help), str(annotation | None))
+                yield Option(name, owner, parameter.help, str(annotation | None))
 
 
 def of_scripts() -> Iterator[Option]:
@@ -62,7 +63,7 @@ def of_scripts() -> Iterator[Option]:
         own = {kind for kind in kinds if isinstance(kind, type)} - {TrainingArguments}
         for kind in {*own, common.ScriptArguments}:
             for field in fields(kind):
-                yield Option(field.name, path.stem, subject(field.metadata.get("help", "")), "")
+                yield Option(field.name, path.stem, field.metadata.get("help", ""), "")
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def by(options: list[Option], key: str, value: str) -> Mapping[str, set[str]]:
     return found
 
 
-def test_every_option_is_explained(options: list[Option]) -> None:
-    assert [option for option in options if not option.subject] == []
+def test_every_option_is_explained_in_whole_phrases(options: list[Option]) -> None:
+    assert [option for option in options if not re.fullmatch(r"[A-Z].*\.", option.help)] == []
     assert len({option.owner for option in options}) == len(app.registered_commands) + 3
 
 

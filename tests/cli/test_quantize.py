@@ -1,4 +1,4 @@
-"""`hf-sparse quantize`: from a trained model and texts to what quantized training would have left."""
+"""`hf-sparse quantize`: a trained model and texts give a directory like that of quantized training."""
 
 import json
 from pathlib import Path

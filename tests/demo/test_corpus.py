@@ -1,4 +1,4 @@
-"""What text is taken from Python's standard library."""
+"""Text from Python's standard library."""
 
 import sys
 from pathlib import Path

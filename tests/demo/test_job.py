@@ -28,7 +28,7 @@ SPARSITY["task-int8"] = 0.9
 
 @dataclass(frozen=True)
 class Finished:
-    """A demo that has been run: where, what came of it, what was printed."""
+    """A finished demo: its directory, its outcomes, its output."""
 
     home: Path
     outcomes: Outcomes

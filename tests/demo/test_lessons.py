@@ -1,4 +1,4 @@
-"""What models of the demo learn from."""
+"""Tasks of the demo: blocks of text, labelled examples, scores."""
 
 import numpy as np
 import pytest

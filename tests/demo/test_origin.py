@@ -1,4 +1,4 @@
-"""Which model the demo starts from."""
+"""The base model of the demo, new or given, and the vocabulary of a new one."""
 
 from pathlib import Path
 

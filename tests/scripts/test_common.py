@@ -1,4 +1,4 @@
-"""What the scripts refuse, where they go on from."""
+"""Scripts: refusals and resuming."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What run_mlm leaves behind, from which text, after which interruption."""
+"""run_mlm: files it writes, texts it reads, resuming."""
 
 from collections.abc import Callable
 from pathlib import Path

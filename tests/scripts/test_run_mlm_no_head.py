@@ -1,4 +1,4 @@
-"""run_mlm distils an encoder without a head, with or without a pooler; what such a one cannot do."""
+"""run_mlm with --no_head: encoders with and without a pooler, and refusals."""
 
 import logging
 from collections.abc import Callable

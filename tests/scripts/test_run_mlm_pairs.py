@@ -1,4 +1,4 @@
-"""What run_mlm learns from pairs of segments, with one head or two, pruned and taught or not."""
+"""run_mlm on pairs of segments: one head or two, with and without pruning and teacher."""
 
 import math
 from collections import Counter

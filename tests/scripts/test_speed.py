@@ -1,4 +1,4 @@
-"""What the scripts choose for the machine at hand, and what they say of it."""
+"""Defaults that the scripts choose for the machine, and what they log about it."""
 
 import logging
 from collections.abc import Callable
