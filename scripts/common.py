@@ -120,18 +120,13 @@ class ScriptArguments(SparseArguments):
     )
 
 
-def make_parser(kinds: Sequence[type]) -> HfArgumentParser:
-    """Return the parser of a script with arguments of these `kinds`, of the training and of the recipe."""
-    return HfArgumentParser((*kinds, TrainingArguments, ScriptArguments))
-
-
 def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple[object, ...]:
     """Read the command line, or the one JSON or YAML file it names; set up logging and the seed.
 
     Returns one object of each of `kinds`, then the training arguments, then the sparse ones. Defaults are
     what is fast on this machine and, if the sparse arguments ask for them, the values published for `task`.
     """
-    parser = make_parser(kinds)
+    parser = HfArgumentParser((*kinds, TrainingArguments, ScriptArguments))
     words = old_options.with_new_options(sys.argv[1:] if argv is None else argv, old_options.SCRIPTS)
     given = old_options.with_new_keys(given_arguments(parser, list(words)), old_options.SCRIPTS)
     # A bad recipe is refused before the data is prepared.

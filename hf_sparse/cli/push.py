@@ -54,7 +54,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a model on the Hub, as transformers loads it.
+    """Push a model to the Hub, as transformers loads it.
 
     Card, recipe and tokenizer go with it, in one commit. When the command is run again, it sends only what
     the Hub lacks.
