@@ -1,9 +1,8 @@
 """One name for each option, over all commands and scripts; old names go on working."""
 
+import importlib
 import json
 import re
-import runpy
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -54,21 +53,20 @@ def of_commands() -> Iterator[Option]:
 
 def of_scripts() -> Iterator[Option]:
     """Yield the options that scripts add to those of `TrainingArguments`."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import common
-
+    common = importlib.import_module("common")
     for path in sorted((ROOT / "scripts").glob("run_*.py")):
-        module = runpy.run_path(str(path))
-        kinds = [value for name, value in module.items() if name.endswith("Arguments")]
-        own = {kind for kind in kinds if isinstance(kind, type)} - {TrainingArguments}
-        for kind in {*own, common.ScriptArguments}:
+        module = importlib.import_module(path.stem)
+        kinds = {value for name, value in vars(module).items() if name.endswith("Arguments")}
+        for kind in {*kinds, common.ModelArguments, common.ScriptArguments} - {TrainingArguments}:
             for field in fields(kind):
                 yield Option(field.name, path.stem, field.metadata.get("help", ""), "")
 
 
 @pytest.fixture(scope="module")
 def options() -> list[Option]:
-    return [*of_commands(), *of_scripts()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        return [*of_commands(), *of_scripts()]
 
 
 def by(options: list[Option], key: str, value: str) -> Mapping[str, set[str]]:
