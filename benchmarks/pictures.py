@@ -37,7 +37,7 @@ def main() -> None:
     (card,) = (ROOT / "model_cards").glob("*/README.md")
     with tempfile.TemporaryDirectory() as home:
         page = Path(home) / "report"
-        subprocess.run(["hf-sparse", "report", demo / RUN, "--out", page], check=True)
+        subprocess.run(["hf-sparse", "report", demo / RUN, "--output-dir", page], check=True)
         screenshot(page / "report.html", 1280, 1560, PICTURES / "report.png")
         written = Path(home) / "card"
         shutil.copytree(card.parent, written)

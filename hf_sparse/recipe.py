@@ -1,4 +1,4 @@
-"""What to do to a model while it trains, as one checked value."""
+"""A recipe: what to do to a model while it trains, as one checked value."""
 
 import hashlib
 import json
@@ -18,7 +18,21 @@ from hf_sparse.settings.sparsity import SparsityRecipe
 
 
 class Recipe(Part):
-    """Everything hf_sparse does in one training run; `Recipe()` does nothing."""
+    """Everything that hf_sparse does in one training run; `Recipe()` does nothing.
+
+    A recipe is immutable; `override` and `replace` return changed copies.
+
+    Args:
+        sparsity: Which weights are removed, when, in which pattern and by which score. None removes none and
+            locks no zeros.
+        distillation: The terms of the loss that compare the model with a teacher, and their weights. None
+            trains on the task alone.
+        quantization: The schemes that weights, inputs of layers and embeddings are rounded by. None rounds
+            nothing.
+
+    Raises:
+        ValueError: A value is wrong; the messages of `from_dict` and `from_yaml` are easier to read.
+    """
 
     sparsity: SparsityRecipe | None = None
     distillation: DistillationRecipe | None = None
@@ -26,7 +40,11 @@ class Recipe(Part):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """Check a nested mapping; raise `ValueError` naming every unknown key and wrong value."""
+        """Return the recipe that a nested mapping describes.
+
+        Raises:
+            ValueError: There are unknown keys or wrong values; the message names all of them.
+        """
         if not isinstance(values, Mapping):
             raise ValueError(
                 f"a recipe is a mapping of {', '.join(cls.model_fields)}, got {type(values).__name__}"
@@ -38,7 +56,12 @@ class Recipe(Part):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Recipe":
-        """Read a YAML file; raise `ValueError` naming it and whatever is wrong in it."""
+        """Return the recipe in a YAML file.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It holds no recipe; the message names the file and everything wrong in it.
+        """
         values = read_yaml_file(path)
         try:
             return cls.from_dict(values)
@@ -47,7 +70,11 @@ class Recipe(Part):
 
     @classmethod
     def preset(cls, name: str) -> "Recipe":
-        """Return a recipe that comes with the package."""
+        """Return a recipe that comes with the package, such as `prune_ofa_90`.
+
+        Raises:
+            ValueError: There is no such preset; the message lists those there are.
+        """
         if name not in preset_names():
             raise ValueError(
                 f"no preset is called {name!r}; choose one of {', '.join(preset_names())}, or give a YAML "
@@ -56,12 +83,27 @@ class Recipe(Part):
         return cls.from_yaml(_PRESETS / f"{name}.yaml")
 
     def override(self, assignments: Iterable[str]) -> "Recipe":
-        """Return a copy with dotted assignments made, such as `distillation=null`."""
+        """Return a copy with assignments applied.
+
+        Args:
+            assignments: Dotted keys with YAML values, such as `sparsity.schedule.final=0.8` or
+                `distillation=null`.
+
+        Raises:
+            ValueError: One is not an assignment, or the result is not a recipe.
+        """
         made = (parse_assignment(assignment) for assignment in assignments)
         return self.replace({".".join(path): value for path, value in made})
 
     def replace(self, changes: Mapping[str, Any]) -> "Recipe":
-        """Return a copy with other values at dotted keys, such as `sparsity.schedule.final`."""
+        """Return a copy with other values.
+
+        Args:
+            changes: New values by dotted key, such as `{"sparsity.schedule.final": 0.8}`.
+
+        Raises:
+            ValueError: A key leads through a value, or the result is not a recipe.
+        """
         values = self.to_dict()
         for key, value in changes.items():
             *path, last = key.split(".")
@@ -71,7 +113,7 @@ class Recipe(Part):
                 part = part[step]
                 if not isinstance(part, dict):
                     raise ValueError(f"'{key}={value}': {step} is a value, not a group of settings")
-            # Searches give scalars of numpy.
+            # Hyperparameter searches give numpy scalars.
             part[last] = value.item() if hasattr(value, "item") else value
         return type(self).from_dict(values)
 
@@ -80,6 +122,7 @@ class Recipe(Part):
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
     def to_yaml(self) -> str:
+        """Return the settings that differ from the defaults as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     def digest(self) -> str:
@@ -90,10 +133,11 @@ class Recipe(Part):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-_PRESETS = files("hf_sparse") / "presets"
+_PRESETS = Path(str(files("hf_sparse") / "presets"))
 
 
 def preset_names() -> list[str]:
+    """Return the names of the recipes that come with the package, sorted."""
     return sorted(
         entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml")
     )

@@ -1,4 +1,4 @@
-"""What the example scripts share: their arguments, their data, the run from training to results."""
+"""What the example scripts share: arguments, data, model and trainer."""
 
 import logging
 import sys
@@ -20,6 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import speed
 from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.checkpoint.loading import requantize
+from hf_sparse.cli import old_options
 from hf_sparse.data.files import load_splits
 from hf_sparse.distillation.teacher import load_teacher
 from hf_sparse.training.dropout import set_dropout
@@ -32,26 +33,35 @@ logger = logging.getLogger("hf_sparse.scripts")
 
 @dataclass
 class ModelArguments:
-    """Which model is trained."""
+    """Model to train and how to load it."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub name or directory of the model"}
+        default=None, metadata={"help": "Model to train: Hub name or directory."}
     )
-    config_name: str | None = field(default=None, metadata={"help": "configuration, if not the model's"})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "tokenizer, if not the model's"})
+    config_name: str | None = field(
+        default=None, metadata={"help": "Configuration, if it is not the model's: Hub name or directory."}
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer, if it is not saved with the model: Hub name or directory."},
+    )
     cache_dir: str | None = field(
-        default=None, metadata={"help": "where downloads and prepared data are kept"}
+        default=None, metadata={"help": "Directory for downloads and prepared data."}
     )
-    model_revision: str = field(default="main", metadata={"help": "branch, tag or commit on the Hub"})
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of the model on the Hub."}
+    )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa or another; by default what trains fastest here"}
+        default=None,
+        metadata={"help": "Attention: eager, sdpa or another; by default what trains fastest here."},
     )
     freeze: list[str] = field(
         default_factory=list,
-        metadata={"help": "do not train parameters with any of these in their name, such as embeddings"},
+        metadata={"help": "Do not train parameters whose name contains one of these, such as embeddings."},
     )
     dropout: float | None = field(
-        default=None, metadata={"help": "every dropout of the model, such as 0; saved with it"}
+        default=None,
+        metadata={"help": "Probability of every dropout of the model, such as 0; saved with the model."},
     )
 
     @property
@@ -61,24 +71,35 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which data it sees."""
+    """Data to train and evaluate on."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "directory of data files, or Hub name"})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Dataset: Hub name, or directory of files."}
+    )
     dataset_config_name: str | None = field(
-        default=None, metadata={"help": "configuration of a Hub data set"}
+        default=None, metadata={"help": "Configuration of the Hub dataset, such as sst2."}
     )
-    train_file: str | None = field(default=None, metadata={"help": "parquet, csv, json, jsonl or txt file"})
-    validation_file: str | None = field(default=None, metadata={"help": "the same for evaluation"})
-    max_seq_length: int | None = field(default=None, metadata={"help": "tokens of a text, the rest is cut"})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Training data: parquet, csv, json, jsonl or txt file."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "Evaluation data, as train_file."})
+    max_seq_length: int | None = field(
+        default=None, metadata={"help": "Tokens of each text: longer ones are cut."}
+    )
     pad_to_max_length: bool = field(
-        default=False, metadata={"help": "pad to that length, not to the batch's"}
+        default=False, metadata={"help": "Pad every text to that length, not to the longest of its batch."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "use the first so many rows only"})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many rows only."}
+    )
     max_tokens: int | None = field(
-        default=None, metadata={"help": "train for as many steps as see about so many tokens"}
+        default=None,
+        metadata={"help": "Tokens to train on: sets the number of steps to as many as see about these."},
     )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "the same for evaluation"})
-    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "processes that tokenize"})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many rows only."}
+    )
+    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
 
     @property
     def files(self) -> dict[str, str]:
@@ -88,26 +109,27 @@ class DataArguments:
 
 @dataclass
 class ScriptArguments(SparseArguments):
-    """Recipe and teacher of a run, and whether the training arguments of its paper come along."""
+    """Recipe and teacher of a run, and whether to take the training arguments of the recipe's paper."""
 
     recipe_arguments: bool = field(
         default=False,
         metadata={
-            "help": "Take learning rate, batch, epochs, warm-up and decay from what is published beside the "
-            "preset; what is given here as well wins."
+            "help": "Take learning rate, batch size, epochs, warm-up and weight decay from the values "
+            "published with the preset; arguments given here take precedence."
         },
     )
 
 
 def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple[object, ...]:
-    """Read the command line, or the one JSON or YAML file it names; set up logging with the seed.
+    """Read the command line, or the one JSON or YAML file it names; set up logging and the seed.
 
-    Answers one object of each of `kinds`, then the training arguments, then the sparse ones. Defaults are
-    what is fast on this machine; where the sparse arguments ask for them, those published for this `task`.
+    Returns one object of each of `kinds`, then the training arguments, then the sparse ones. Defaults are
+    what is fast on this machine and, if the sparse arguments ask for them, the values published for `task`.
     """
     parser = HfArgumentParser((*kinds, TrainingArguments, ScriptArguments))
-    given = given_arguments(parser, sys.argv[1:] if argv is None else argv)
-    # A bad recipe is refused here rather than after the data has been prepared.
+    words = old_options.with_new_options(sys.argv[1:] if argv is None else argv, old_options.SCRIPTS)
+    given = old_options.with_new_keys(given_arguments(parser, list(words)), old_options.SCRIPTS)
+    # A bad recipe is refused before the data is prepared.
     names = {part.name for part in fields(SparseArguments)} & given.keys()
     recipe = SparseArguments(**{name: given[name] for name in names}).build_recipe()
     check_length(given)
@@ -130,20 +152,20 @@ def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple
 
 
 def check_length(given: Mapping[str, object]) -> None:
-    """Raise `ValueError` where a budget in tokens is none, or not the only word on the length of a run."""
+    """Raise `ValueError` if `max_tokens` is below 1, or if another argument gives the length of the run."""
     tokens = given.get("max_tokens")
     if tokens is None:
         return
     if tokens < 1:
-        raise ValueError(f"--max_tokens counts tokens from 1, got {tokens}")
+        raise ValueError(f"--max_tokens is at least 1, got {tokens}")
     if others := {"max_steps", "num_train_epochs"} & given.keys():
         raise ValueError(
-            f"--max_tokens {tokens} says how long to train, and so does --{min(others)}; leave one out"
+            f"--max_tokens {tokens} and --{min(others)} both give the length of the run; leave one out"
         )
 
 
 def find_checkpoint(training: TrainingArguments) -> str | None:
-    """Choose the checkpoint to go on from, refusing to train over a finished model that has none."""
+    """Return the checkpoint to resume from; refuse to train over a finished model without checkpoints."""
     directory, asked = Path(training.output_dir), training.resume_from_checkpoint
     if not training.do_train or (asked is not None and asked.lower() != "true"):
         return asked
@@ -160,14 +182,14 @@ def find_checkpoint(training: TrainingArguments) -> str | None:
 
 
 def load_data(data: DataArguments, model: ModelArguments) -> DatasetDict:
-    """Load every split of the data asked for."""
+    """Load all splits of the dataset."""
     return load_splits(data.dataset_name, data.dataset_config_name, data.files, model.cache_dir)
 
 
 def facts(data: DataArguments, task: str, split: str | None = None) -> dict[str, str]:
-    """Say in words of the Hub which task was learnt from which data, for the record of the run.
+    """Return task, dataset and configuration in the Hub's words, for the record of the run.
 
-    A data set of the Hub goes by its name, one that lies here by the name of its directory or its files.
+    A dataset of the Hub is named by its Hub name, a local one by the name of its directory or its files.
     """
     named, files = data.dataset_name, dict.fromkeys(Path(path).name for path in data.files.values())
     if named is not None and Path(named).exists():
@@ -177,7 +199,7 @@ def facts(data: DataArguments, task: str, split: str | None = None) -> dict[str,
 
 
 def take(splits: DatasetDict, split: str) -> Dataset:
-    """Take one split, refusing with what there is instead."""
+    """Return one split; raise `ValueError` naming the splits there are if it is missing."""
     if split not in splits:
         raise ValueError(
             f"the data has no split {split!r}, only {list(splits)}; give --{split}_file or other data"
@@ -186,7 +208,7 @@ def take(splits: DatasetDict, split: str) -> Dataset:
 
 
 def first(rows: Dataset, limit: int | None) -> Dataset:
-    """Take the first `limit` rows, or all."""
+    """Return the first `limit` rows, or all of them for None."""
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
@@ -197,9 +219,10 @@ def load_model(
     config: PreTrainedConfig,
     **others: object,
 ) -> PreTrainedModel:
-    """Load a model as an auto class does, or make a new one, with the dropout that is asked for.
+    """Load a model by an auto class, or make a new one, with the dropout asked for.
 
-    In training it leaves as they are what is to be frozen; else it rounds as it did when it was saved.
+    For training, the parameters named by `freeze` are frozen. Otherwise a quantized model gets back the
+    quantization that it was saved with.
     """
     if model.dropout is not None:
         set_dropout(config, model.dropout)
@@ -228,7 +251,7 @@ def make_trainer(
     train_dataset: Dataset | MaskedTokens | None = None,
     **others: object,
 ) -> SparseTrainer:
-    """Make the trainer that the sparse arguments describe, teacher included; `others` are for its `kind`."""
+    """Make the trainer of class `kind`, with recipe and teacher; `others` go to its constructor."""
     teacher, recipe = None, sparse.build_recipe() if training.do_train else None
     if sparse.teacher_name_or_path is not None and training.do_train:
         teacher = load_teacher(

@@ -1,4 +1,4 @@
-"""An encoder without a head, which becomes sparse while it follows the inner states of a dense one."""
+"""Pruning of an encoder without a head while its hidden states follow those of a dense one."""
 
 from inspect import signature
 
@@ -29,7 +29,7 @@ def run(
     training: TrainingArguments,
     sparse: SparseArguments,
 ) -> None:
-    """Distil an encoder, as it is, from its dense self or from another; evaluate its distance to that."""
+    """Train an encoder without a head by a dense teacher; evaluate how far its hidden states are from it."""
     if not training.do_train:
         raise ValueError(
             "an encoder without a head has no loss to evaluate, only a distance to its teacher; add "
@@ -38,12 +38,12 @@ def run(
     recipe = sparse.build_recipe()
     if recipe.distillation is None:
         raise ValueError(
-            "--no_head trains an encoder by its teacher's inner states, and the recipe has no distillation; "
+            "--no_head trains an encoder by its teacher's hidden states, and the recipe has no distillation; "
             "give --recipe prune_encoder_90, or another with task: 0, logits: 0 and hidden, attention or "
             "relations"
         )
     if source.model_name_or_path is None:
-        raise ValueError("--no_head trains an encoder that exists; give --model_name_or_path")
+        raise ValueError("--no_head needs an existing encoder; give --model_name_or_path")
     checkpoint = common.find_checkpoint(training)
     tokenizer = tokenization.load_tokenizer(source)
     model = load_encoder(source, training)
@@ -58,7 +58,7 @@ def run(
         found = texts.read(splits, split, reader, length, data, training)
         return found.select_columns([name for name in found.column_names if name in columns])
 
-    # Read before training, which may take days, so that what is wrong with it is said now.
+    # Read before training, which may take days, so that errors in it are found now.
     held_out_rows = rows("validation") if training.do_eval else None
     trainer = common.make_trainer(
         model,
@@ -72,7 +72,9 @@ def run(
     )
     trainer.facts |= common.facts(data, "feature-extraction", held_out)
     if training.do_eval and widths_differ(trainer):
-        common.logger.warning("States of student and teacher differ in width, so no distance is measured.")
+        common.logger.warning(
+            "Hidden states of student and teacher differ in width, so no distance is measured."
+        )
         held_out_rows = None
     session.train(trainer, checkpoint)
     if held_out_rows is not None:
@@ -82,7 +84,7 @@ def run(
 
 
 def load_encoder(source: common.ModelArguments, training: TrainingArguments) -> PreTrainedModel:
-    """Load an encoder with the pooler that it was saved with, if any, which no inner state passes through."""
+    """Load an encoder with the pooler that it was saved with, if any; hidden states do not pass it."""
     config = AutoConfig.from_pretrained(source.config_name or source.model_name_or_path, **source.where)
     if config.is_encoder_decoder:
         raise ValueError(
@@ -100,22 +102,22 @@ def load_encoder(source: common.ModelArguments, training: TrainingArguments) -> 
     model = common.load_model(AutoModel, source, training, config=config, **options)
     pooler = getattr(model, "pooler", None)
     if pooler is None:
-        common.logger.info("There is no pooler to keep: the model was saved without one.")
+        common.logger.info("No pooler is kept: the model was saved without one.")
     else:
         pooler.requires_grad_(False)
-        common.logger.info("The pooler is kept as it is: no inner state passes through it.")
+        common.logger.info("The pooler is kept as it is: hidden states do not pass through it.")
     return model
 
 
 def check_pooler(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Raise `ValueError` where weights of the pooler would be removed, since nothing trains what is left."""
+    """Raise `ValueError` if weights of the pooler would be removed, since nothing trains the rest of it."""
     if recipe.sparsity is None:
         return
     targets = find_targets(model, recipe.sparsity.include, recipe.sparsity.exclude)
     if any(target.name.startswith(_POOLER) for target in targets):
         raise ValueError(
-            "sparsity.include names the pooler, which no inner state passes through, so it would lose "
-            "weights and never recover; leave it out, or train with a head"
+            "sparsity.include names the pooler, which hidden states do not pass, so it would "
+            "lose weights and never recover; leave it out, or train with a head"
         )
 
 

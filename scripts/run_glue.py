@@ -30,7 +30,7 @@ from hf_sparse.data.labels import Labels, find_labels, label_encoder
 from hf_sparse.data.texts import text_columns, text_encoder
 from hf_sparse.metrics.classification import text_metric
 
-# MNLI has two evaluation sets, of the genres in its training set and of others.
+# MNLI has two evaluation sets: genres of the training set, and other genres.
 EVALUATION_ENDINGS = {"validation": "", "validation_matched": "", "validation_mismatched": "_mm"}
 TESTS = ("test", "test_matched", "test_mismatched")
 
@@ -39,22 +39,28 @@ TASK = "text-classification"
 
 @dataclass
 class GlueModelArguments(common.ModelArguments):
-    """Which model is fine-tuned."""
+    """Model to fine-tune."""
 
-    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "replace a head of another size"})
+    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "Replace a head of another size."})
 
 
 @dataclass
 class GlueDataArguments(common.DataArguments):
-    """Which task it learns."""
+    """Task to learn and columns of its data."""
 
-    task_name: str | None = field(default=None, metadata={"help": f"one of {', '.join(GLUE_TASKS)}"})
-    test_file: str | None = field(default=None, metadata={"help": "the same for prediction"})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "the same for prediction"})
-    text_column_names: list[str] = field(
-        default_factory=list, metadata={"help": "one or two, if not guessed"}
+    task_name: str | None = field(default=None, metadata={"help": f"GLUE task: {', '.join(GLUE_TASKS)}."})
+    test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Predict the first so many rows only."}
     )
-    label_column_name: str = field(default="label", metadata={"help": "the column of labels"})
+    text_column: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Column of the texts; give two for pairs. By default that of the task, else sentence1 "
+            "with sentence2, else text, else the first columns of strings."
+        },
+    )
+    label_column_name: str = field(default="label", metadata={"help": "Column of the labels."})
 
     def __post_init__(self) -> None:
         if self.task_name is not None:
@@ -70,9 +76,9 @@ class GlueDataArguments(common.DataArguments):
 def find_task(
     splits: DatasetDict, data: GlueDataArguments, model: GlueModelArguments, sparse: SparseArguments
 ) -> tuple[PreTrainedConfig, Labels]:
-    """Read the model's configuration; give it the classes of the data, in the order that it knows already.
+    """Return the model's configuration with the classes of the data, and these classes.
 
-    A model new to these classes takes the order of its teacher.
+    They keep the order that the model was trained with, or for a model new to them that of its teacher.
     """
     if model.model_name_or_path is None:
         raise ValueError("there is no model to fine-tune; give --model_name_or_path")
@@ -91,11 +97,11 @@ def find_task(
 
 
 def known_labels(config: PreTrainedConfig, task: str | None) -> Labels:
-    """Answer the classes for data without labels: those of the task, or else of the model."""
+    """Return the classes for data without labels: those of the task, else those of the model."""
     if task is not None:
         return Labels(glue_task(task).labels)
     if config.num_labels == 1:
-        # A number, although transformers gives it the name LABEL_0.
+        # A regression, although transformers names its output LABEL_0.
         return Labels(())
     return Labels(tuple(config.id2label[i] for i in sorted(config.id2label)))
 
@@ -109,7 +115,7 @@ def encode(
 ) -> Dataset:
     """Tokenize the texts, with their classes if `labels` are given."""
     label, task = data.label_column_name, data.task_name
-    columns = text_columns(rows, task, data.text_column_names, label)
+    columns = text_columns(rows, task, data.text_column, label)
     tokens = text_encoder(tokenizer, columns, length, data.pad_to_max_length)
     if labels is None:
         return tokenization.tokenize(rows, tokens, data)
@@ -140,13 +146,13 @@ def scores(labels: Labels, task: str | None) -> Callable[[EvalPrediction], dict[
 
 
 def best_answers(predictions: np.ndarray | tuple[np.ndarray, ...], labels: Labels) -> np.ndarray:
-    """Turn the outputs of the model, logits first, into classes or numbers."""
+    """Return classes or numbers from the outputs of the model, logits first."""
     logits = predictions[0] if isinstance(predictions, tuple) else predictions
     return logits.squeeze(-1) if labels.regression else logits.argmax(-1)
 
 
 def predict(trainer: SparseTrainer, split: str, rows: Dataset, labels: Labels) -> None:
-    """Write the answers for texts without labels to `predict_results_{split}.txt`."""
+    """Write predictions for texts without labels to `predict_results_{split}.txt`."""
     answers = best_answers(trainer.predict(rows, metric_key_prefix="predict").predictions, labels)
     if trainer.is_world_process_zero():
         names = [f"{answer:.4f}" if labels.regression else labels.names[answer] for answer in answers]
@@ -156,7 +162,7 @@ def predict(trainer: SparseTrainer, split: str, rows: Dataset, labels: Labels) -
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Train, evaluate and predict as the command line says."""
     model_args, data, training, sparse = common.parse((GlueModelArguments, GlueDataArguments), argv, TASK)
     checkpoint = common.find_checkpoint(training)
     splits = common.load_data(data, model_args)
@@ -173,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.do_eval:
         names = [split for split in EVALUATION_ENDINGS if split in splits] or ["validation"]
         sets = {EVALUATION_ENDINGS[split]: rows(split, data.max_eval_samples) for split in names}
-    # A head for these classes, a random one if the model has none.
+    # The head is for these classes, a random one if the model has none.
     model = common.load_model(
         AutoModelForSequenceClassification,
         model_args,

@@ -3,9 +3,9 @@
     python scripts/run_mlm.py --model_name_or_path bert-base-uncased --dataset_name texts --do_train \\
         --recipe prune_ofa_90 --teacher_name_or_path bert-base-uncased --output_dir pruned
 
-With `--sentence_pairs --next_sentence` the text is read as pairs of segments, and the model learns besides
-which second ones follow the first. With `--no_head` an encoder learns from the inner states of its teacher
-alone, which costs less:
+With `--sentence_pairs --next_sentence` the text is read as pairs of segments, and the model also learns
+whether the second segment follows the first. With `--no_head` an encoder learns from the hidden states of its
+teacher alone, which costs less:
 
     python scripts/run_mlm.py --no_head --model_name_or_path bert-base-uncased --dataset_name texts \\
         --do_train --recipe prune_encoder_90 --sentence_pairs --freeze embeddings --dropout 0 \\
@@ -46,26 +46,29 @@ TASK = "fill-mask"
 
 @dataclass
 class MlmModelArguments(common.ModelArguments):
-    """Which model is trained: one that exists, with its head or without, or a new one."""
+    """Model to train: an existing one, with its head or without, or a new one."""
 
     no_head: bool = field(
-        default=False, metadata={"help": "train the encoder alone, by its teacher's inner states"}
+        default=False, metadata={"help": "Train the encoder alone, by the hidden states of its teacher."}
     )
 
-    model_type: str | None = field(default=None, metadata={"help": "for a new model, such as bert"})
-    config_overrides: str | None = field(default=None, metadata={"help": "for a new model: hidden_size=128,"})
+    model_type: str | None = field(default=None, metadata={"help": "Type of a new model, such as bert."})
+    config_overrides: str | None = field(
+        default=None,
+        metadata={"help": "Settings of a new model, such as hidden_size=128,num_hidden_layers=2."},
+    )
 
 
 @dataclass
 class MlmDataArguments(texts.TextArguments):
-    """Which text it sees, masked how."""
+    """Text to train on and how to mask it."""
 
-    mlm_probability: float = field(default=0.15, metadata={"help": "share of the tokens to predict"})
-    # The parser would want a value, as it does not of other booleans.
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to predict."})
+    # Without these settings the parser would require a value, since the default is None.
     next_sentence: bool | None = field(
         default=None,
         metadata={
-            "help": "learn which second segments follow; by default if the model was saved with that head",
+            "help": "Learn next sentences, too; by default if the model was saved with that head.",
             "nargs": "?",
             "const": True,
         },
@@ -74,9 +77,7 @@ class MlmDataArguments(texts.TextArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sentence_pairs and self.next_sentence:
-            raise ValueError(
-                "--next_sentence is about pairs of segments; add --sentence_pairs, or leave it out"
-            )
+            raise ValueError("--next_sentence needs pairs of segments; add --sentence_pairs, or leave it out")
 
 
 def load_model(
@@ -85,7 +86,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase,
     training: TrainingArguments,
 ) -> PreTrainedModel:
-    """Load a model, its head random if it has none, or make a new one."""
+    """Load a model, with a random head if it has none, or make a new one."""
     if model.model_name_or_path is None:
         config = new_config(model, len(tokenizer))
     elif model.config_overrides is not None:
@@ -93,14 +94,14 @@ def load_model(
     else:
         config = AutoConfig.from_pretrained(model.config_name or model.model_name_or_path, **model.where)
     loaded = common.load_model(model_kind(config, data), model, training, config=config)
-    # A table larger than the vocabulary, padded to a round size, is left as it is.
+    # A table padded beyond the vocabulary keeps its size.
     if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
         loaded.resize_token_embeddings(len(tokenizer))
     return loaded
 
 
 def model_kind(config: PreTrainedConfig, data: MlmDataArguments) -> type:
-    """Choose the auto class: the one for pre-training where next sentences are learned, too."""
+    """Return the auto class: the one for pre-training if next sentences are learned, too."""
     known = MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None)
     possible = known is not None and learns_pairs(known)
     if data.next_sentence and not possible:
@@ -115,12 +116,12 @@ def model_kind(config: PreTrainedConfig, data: MlmDataArguments) -> type:
 
 
 def learns_pairs(architecture: type[PreTrainedModel]) -> bool:
-    """Tell whether a model has a next-sentence head."""
+    """Return whether a model has a next-sentence head."""
     return "next_sentence_label" in signature(architecture.forward).parameters
 
 
 def new_config(model: MlmModelArguments, vocabulary: int) -> PreTrainedConfig:
-    """Make the configuration of a new model."""
+    """Return the configuration of a new model."""
     if model.config_name is not None:
         config = AutoConfig.from_pretrained(model.config_name, **model.where)
     elif model.model_type is not None:
@@ -140,9 +141,9 @@ def masked_sets(
     training: TrainingArguments,
     labelled: bool,
 ) -> dict[str, MaskedTokens]:
-    """Make the train and validation sets; the latter is paired and masked the same in every run.
+    """Return the train and validation sets; the latter is paired and masked the same in every run.
 
-    Pairs keep the label of their second segment where they are to be `labelled`.
+    If `labelled`, pairs keep the label of their second segment.
     """
 
     def rows(split: str) -> Dataset:
@@ -160,10 +161,10 @@ def masked_sets(
 def refuse_for_encoders(
     model: MlmModelArguments, data: MlmDataArguments, training: TrainingArguments
 ) -> None:
-    """Raise `ValueError` for options that an encoder without a head has no use for."""
+    """Raise `ValueError` for options that do not apply to an encoder without a head."""
     if model.model_type is not None or model.config_overrides is not None:
         raise ValueError(
-            "--model_type and --config_overrides are for new models, and --no_head trains one that exists; "
+            "--model_type and --config_overrides are for new models, and --no_head trains an existing one; "
             "leave them out"
         )
     default = MlmDataArguments.mlm_probability
@@ -174,16 +175,18 @@ def refuse_for_encoders(
     }
     if given := [option for option, wrong in unused.items() if wrong]:
         raise ValueError(
-            f"{given[0]} is about a loss that --no_head does without; leave it out. Distances on held-out "
+            f"{given[0]} is about a loss that --no_head does not use; leave it out. Distances on held-out "
             "texts are measured at the end, and of checkpoints by hf-sparse evaluate-distance"
         )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Train and evaluate as the command line says."""
     model_args, data, training, sparse = common.parse((MlmModelArguments, MlmDataArguments), argv, TASK)
     if training.do_predict:
-        raise ValueError("there is no task to predict; leave --do_predict out, --do_eval scores the model")
+        raise ValueError(
+            "a masked language model predicts nothing new; leave --do_predict out, --do_eval scores it"
+        )
     if model_args.no_head:
         refuse_for_encoders(model_args, data, training)
         encoders.run(model_args, data, training, sparse)
@@ -212,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = session.train(trainer, checkpoint) if training.do_train else {}
     if training.do_eval:
         results = session.evaluate(trainer, {"": trainer.eval_dataset}) | sizes
-        # With a next-sentence head, eval_loss is the sum of both; perplexity is of tokens alone.
+        # With a next-sentence head, eval_loss is the sum of both losses; perplexity is of the tokens alone.
         loss = results["eval_masked_loss" if paired else "eval_loss"]
         results["perplexity"] = math.exp(min(loss, 700))
         session.keep_results(trainer, "eval", results)

@@ -37,20 +37,32 @@ TASK = "question-answering"
 
 @dataclass
 class QaDataArguments(common.DataArguments):
-    """Which questions it answers, how an answer is chosen."""
+    """Questions to train and evaluate on, and how an answer is chosen."""
 
-    test_file: str | None = field(default=None, metadata={"help": "the same for prediction"})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "the same for prediction"})
-    doc_stride: int = field(default=128, metadata={"help": "tokens shared by two parts of a long context"})
-    n_best_size: int = field(default=20, metadata={"help": "candidates for an answer that are kept"})
-    max_answer_length: int = field(default=30, metadata={"help": "tokens of an answer"})
-    version_2_with_negative: bool = field(default=False, metadata={"help": "some questions have no answer"})
-    null_score_diff_threshold: float = field(
-        default=0.0, metadata={"help": "how far no answer has to score above the best one"}
+    test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Predict the first so many rows only."}
     )
-    question_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
-    context_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
-    answer_column_name: str | None = field(default=None, metadata={"help": "if not guessed"})
+    doc_stride: int = field(
+        default=128, metadata={"help": "Tokens that neighbouring windows of a long context share."}
+    )
+    n_best_size: int = field(default=20, metadata={"help": "Candidates that are kept for each answer."})
+    max_answer_length: int = field(default=30, metadata={"help": "Most tokens of an answer."})
+    version_2_with_negative: bool = field(
+        default=False, metadata={"help": "Some questions have no answer, as in SQuAD 2.0."}
+    )
+    null_score_diff_threshold: float = field(
+        default=0.0, metadata={"help": "How far no answer must score above the best answer to be chosen."}
+    )
+    question_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the questions; by default found by its name."}
+    )
+    context_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the contexts; by default found by its name."}
+    )
+    answer_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the answers; by default found by its name."}
+    )
 
     @property
     def files(self) -> dict[str, str]:
@@ -66,7 +78,7 @@ class QaDataArguments(common.DataArguments):
         )
 
     def columns(self, rows: Dataset, answered: bool = True) -> QuestionColumns:
-        """Find the columns; refuse questions without an answer, unless these are said to be there."""
+        """Return the columns; refuse questions without an answer unless `version_2_with_negative` is set."""
         names = self.question_column_name, self.context_column_name, self.answer_column_name
         columns = question_columns(rows, *names, answered)
         if answered and not self.version_2_with_negative:
@@ -75,7 +87,7 @@ class QaDataArguments(common.DataArguments):
 
 
 def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Dataset:
-    """Cut questions with their answers into labelled windows."""
+    """Return questions cut into windows labelled with their answers."""
     columns = data.columns(rows)
     windows = tokenization.tokenize(numbered(rows, columns), training_encoder(cutting, columns), data)
     report_left_out(rows, windows)
@@ -85,14 +97,14 @@ def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Data
 def question_set(
     rows: Dataset, cutting: Cutting, data: QaDataArguments, answered: bool = True
 ) -> QuestionSet:
-    """Cut questions into windows to find answers in, to be scored if they are `answered`."""
+    """Return questions cut into windows to find answers in; with `answered` they can be scored."""
     columns = data.columns(rows, answered)
     windows = tokenization.tokenize(numbered(rows, columns), evaluation_encoder(cutting, columns), data)
     return QuestionSet(rows, windows, columns)
 
 
 def predict(trainer: QuestionAnsweringTrainer, questions: QuestionSet) -> None:
-    """Write the answers, the candidates for them and the odds against one to `predict_*.json`."""
+    """Write answers, their candidates and the scores of having no answer to `predict_*.json`."""
     output = trainer.predict(questions, metric_key_prefix="predict")
     session.keep_results(trainer, "predict", output.metrics | {"predict_samples": len(questions.ids)})
     answers = output.predictions
@@ -109,7 +121,7 @@ def predict(trainer: QuestionAnsweringTrainer, questions: QuestionSet) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Train, evaluate and predict as the command line says."""
     model_args, data, training, sparse = common.parse((common.ModelArguments, QaDataArguments), argv, TASK)
     if model_args.model_name_or_path is None:
         raise ValueError("there is no model to fine-tune; give --model_name_or_path")

@@ -1,4 +1,4 @@
-"""What happens once there is a trainer: training, evaluating, and what is left in the output directory."""
+"""The run of a trainer: training, evaluation, and the files in the output directory."""
 
 import logging
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ logger = logging.getLogger("hf_sparse.scripts")
 
 
 def train(trainer: SparseTrainer, checkpoint: str | None) -> dict[str, float]:
-    """Train, leave the model with its results in the output directory; answer what `publish` does."""
+    """Train, write the model and its results into the output directory; return the sizes of `write_small`."""
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics
     results["train_samples"] = len(trainer.train_dataset)
-    # As Trainer itself calls it: there is nothing to push before the model has been evaluated.
+    # As Trainer calls it, so that nothing is pushed before the model is evaluated.
     trainer.save_model(_internal_call=True)
     trainer.save_state()
-    sizes = publish(trainer) if trainer.quantizer is not None and trainer.is_world_process_zero() else {}
+    sizes = write_small(trainer) if trainer.quantizer is not None and trainer.is_world_process_zero() else {}
     keep_results(trainer, "train", results | sizes)
     return sizes
 
 
-def publish(trainer: SparseTrainer) -> dict[str, float]:
-    """Write a quantized model in the formats to publish it in, beside the plain one; print, answer sizes."""
+def write_small(trainer: SparseTrainer) -> dict[str, float]:
+    """Write a quantized model in both small formats, beside the plain one; print and return its sizes."""
     model, tokenizer, sizes = trainer.model, trainer.processing_class, {}
     packed, compressed = (Path(trainer.args.output_dir) / name for name in ("packed", "compressed-tensors"))
     try:
@@ -49,7 +49,7 @@ def publish(trainer: SparseTrainer) -> dict[str, float]:
 
 
 def evaluate(trainer: SparseTrainer, sets: Mapping[str, Dataset]) -> dict[str, float]:
-    """Evaluate on each set; its name is the ending of its scores' names."""
+    """Evaluate on each set; the key of a set is appended to the names of its scores."""
     results = {}
     for ending, rows in sets.items():
         scores = trainer.evaluate(rows) | {"eval_samples": len(rows)}
@@ -58,7 +58,7 @@ def evaluate(trainer: SparseTrainer, sets: Mapping[str, Dataset]) -> dict[str, f
 
 
 def hand_over(trainer: SparseTrainer) -> None:
-    """Write the card of a trained model, and push both where the arguments say so."""
+    """Write the card of a trained model, and push both if the arguments say so."""
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     elif trainer.args.do_train:
@@ -66,7 +66,7 @@ def hand_over(trainer: SparseTrainer) -> None:
 
 
 def keep_results(trainer: SparseTrainer, name: str, results: dict[str, float]) -> dict[str, float]:
-    """Print results with the sparsity, write them to `{name}_results.json` beside `all_results.json`."""
+    """Print results with the sparsity and write them to `{name}_results.json` and `all_results.json`."""
     results = results | sparsity(trainer)
     trainer.log_metrics(name, results)
     trainer.save_metrics(name, results)
@@ -74,7 +74,7 @@ def keep_results(trainer: SparseTrainer, name: str, results: dict[str, float]) -
 
 
 def sparsity(trainer: SparseTrainer) -> dict[str, float]:
-    """Measure the share of zeros in the weights that the recipe means; without such weights say so."""
+    """Return the share of zeros in the weights that the recipe names; log a warning if there are none."""
     chosen = trainer.recipe.sparsity
     try:
         targets = find_targets(trainer.model, *([chosen.include, chosen.exclude] if chosen else []))

@@ -1,4 +1,4 @@
-"""What makes a run fast on the machine at hand: precision, threads, rows of one length side by side."""
+"""Settings that make a run fast on this machine: precision, attention, rows grouped by length."""
 
 import logging
 from collections.abc import Mapping
@@ -19,15 +19,15 @@ GROUPED = "group_by_length"
 
 
 def defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the training arguments that the scripts choose, in place of those of transformers.
+    """Return the defaults of the scripts that differ from those of `TrainingArguments`.
 
-    `given` are the arguments that somebody gave, which stand. A recipe that quantizes trains in float32,
-    since the grid of 8-bit weights is finer than bfloat16; without training all models compute in it, so that
-    their scores do not depend on the machine.
+    Arguments in `given` take precedence. A recipe that quantizes trains in float32, since the grid of 8-bit
+    weights is finer than bfloat16. Without training, models compute in float32, so that their scores do not
+    depend on the machine.
     """
     chosen: dict[str, Any] = {"include_num_input_tokens_seen": "non_padding"}
     if not torch.accelerator.is_available():
-        # What transformers wants to hear before it lets a processor compute in bfloat16.
+        # transformers requires it for bfloat16 on a CPU.
         chosen["use_cpu"] = True
     if given.get("do_train"):
         chosen["train_sampling_strategy"] = GROUPED
@@ -38,7 +38,7 @@ def defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def use_machine(training: TrainingArguments) -> None:
-    """Say how the run computes, and what bfloat16 costs where the processor does not multiply it."""
+    """Log how the run computes, and warn if the CPU has no bfloat16 products in hardware."""
     on_cpu = training.device.type == "cpu"
     hardware = bf16_hardware(accelerator=not on_cpu)
     precision = "float16" if training.fp16 else "float32"
@@ -49,16 +49,16 @@ def use_machine(training: TrainingArguments) -> None:
     logger.info(f"Computing in {precision}{threads}{order}.")
     if training.bf16 and on_cpu and hardware is None:
         logger.warning(
-            f"--bf16 on a processor that does not multiply bfloat16 in hardware: a product of matrices is "
+            f"--bf16 on a processor that does not multiply bfloat16 in hardware: a matrix product is "
             f"{1 / bf16_speedup():.1f} times as slow as in float32 here; leave --bf16 out."
         )
 
 
 def attention(asked: str | None, training: TrainingArguments) -> str | None:
-    """Return which attention a model computes with: as asked, or what trains fastest here.
+    """Return the attention implementation: as asked, or the one that trains fastest here.
 
-    On a processor the backward pass of fused attention takes up to twice as long in bfloat16 as that of
-    single products.
+    On a CPU in bfloat16, the backward pass of fused attention takes up to twice as long as that of eager
+    attention.
     """
     if asked is None and training.do_train and training.bf16 and training.device.type == "cpu":
         return "eager"
@@ -68,10 +68,10 @@ def attention(asked: str | None, training: TrainingArguments) -> str | None:
 def arrange(
     rows: Dataset | MaskedTokens | None, training: TrainingArguments, max_tokens: int | None
 ) -> Dataset | MaskedTokens | LengthGroups | None:
-    """Return the rows to train on in the order that is asked for; set the steps of a budget in tokens.
+    """Return the training rows in the order asked for; set `max_steps` from a budget of tokens.
 
-    Rows grouped by length come in an order of our own, which a resumed run repeats. What is only evaluated is
-    never reordered, which transformers would do with it too.
+    Rows grouped by length are ordered by `LengthGroups`, which a resumed run repeats. Evaluation rows keep
+    their order; transformers would reorder them too.
     """
     grouped = training.train_sampling_strategy == GROUPED
     if grouped:

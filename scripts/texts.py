@@ -12,26 +12,30 @@ from hf_sparse.data.sentence_pairs import check_sentences, pair_encoder
 from hf_sparse.data.texts import text_columns
 from hf_sparse.training.mlm import group_texts
 
-# How many texts make a block, within which random second segments are drawn.
+# Texts in a block; random second segments are drawn within it.
 BLOCK = 1000
 
 
 @dataclass
 class TextArguments(common.DataArguments):
-    """Which text is read, in which form."""
+    """Text to read and its form."""
 
-    line_by_line: bool = field(default=False, metadata={"help": "a row is a text; else all rows are joined"})
+    line_by_line: bool = field(
+        default=False, metadata={"help": "Take each row as a text; by default all rows are joined and cut."}
+    )
     sentence_pairs: bool = field(
         default=False,
-        metadata={"help": "two segments at a time: a text and its continuation, or another text"},
+        metadata={"help": "Read two segments at a time: a text and its continuation, or another text."},
     )
-    single_share: float = field(default=0.0, metadata={"help": "share of single segments among the pairs"})
-    validation_split_percentage: int = field(default=5, metadata={"help": "of train, if it has to be split"})
+    single_share: float = field(default=0.0, metadata={"help": "Share of single segments among the pairs."})
+    validation_split_percentage: int = field(
+        default=5, metadata={"help": "Percentage of train that is held out if there is no validation split."}
+    )
 
     def __post_init__(self) -> None:
         if not self.sentence_pairs and self.single_share:
             raise ValueError(
-                f"--single_share {self.single_share} is about pairs of segments; add --sentence_pairs, or "
+                f"--single_share {self.single_share} needs pairs of segments; add --sentence_pairs, or "
                 "leave it out"
             )
         if self.sentence_pairs and self.line_by_line:
@@ -45,14 +49,14 @@ class TextArguments(common.DataArguments):
 
     @property
     def ragged(self) -> bool:
-        """Whether rows differ in length, so that batches of them are padded."""
+        """Return whether rows differ in length, so that batches are padded."""
         return (self.line_by_line or self.sentence_pairs) and not self.pad_to_max_length
 
 
 def hold_out(
     splits: DatasetDict, data: TextArguments, training: TrainingArguments
 ) -> tuple[DatasetDict, str | None]:
-    """Set the first rows of train apart for validation where there is no such split; say what is held out."""
+    """Return splits with validation, the first rows of train if there is none, and the name of that split."""
     if not training.do_eval:
         return splits, None
     if "validation" in splits or "train" not in splits:
@@ -71,9 +75,9 @@ def read(
     data: TextArguments,
     training: TrainingArguments,
 ) -> Dataset:
-    """Tokenize a split in the form that is asked for, up to so many rows.
+    """Return a split, tokenized in the form asked for, with at most the rows asked for.
 
-    Validation comes out the same in every run, whatever its seed.
+    Validation is the same in every run, whatever its seed.
     """
     rows, limit, seed = common.take(splits, split), data.max_train_samples, training.seed
     if split != "train":
@@ -91,7 +95,7 @@ def text_column(rows: Dataset) -> str:
 def token_rows(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, data: TextArguments
 ) -> Dataset:
-    """Tokenize texts: each by itself with `line_by_line`, else cut from one long text into equal blocks."""
+    """Tokenize texts: each by itself with `line_by_line`, else all joined and cut into equal blocks."""
     column = text_column(rows)
 
     def lines(batch: dict) -> dict:
@@ -111,9 +115,9 @@ def token_rows(
 def pair_rows(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, data: TextArguments, seed: int
 ) -> Dataset:
-    """Make pairs of segments from texts, each a row, as `pair_encoder` says, with its columns.
+    """Return pairs of segments, one a row, with the columns of `pair_encoder`.
 
-    The same from the same texts and seed, however many processes work: a block is `BLOCK` rows for all.
+    The result depends on texts and seed alone, not on the number of processes: a block has `BLOCK` rows.
     """
     column = text_column(rows)
     check_sentences(rows[column])

@@ -1,4 +1,4 @@
-"""Tokenizers of the example scripts, and how many tokens a text may have."""
+"""Tokenizers of the example scripts, and the number of tokens of a text."""
 
 import copy
 import logging
@@ -41,10 +41,10 @@ def tokenize(
 
 
 def load_tokenizer(model: common.ModelArguments) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the model, or the one named for itself."""
+    """Load the tokenizer of the model, or the one given by `tokenizer_name`."""
     name = model.tokenizer_name or model.model_name_or_path
     if name is None:
-        raise ValueError("there is no tokenizer; give --tokenizer_name or --model_name_or_path")
+        raise ValueError("no tokenizer is given; give --tokenizer_name or --model_name_or_path")
     return AutoTokenizer.from_pretrained(name, **model.where)
 
 
@@ -54,18 +54,18 @@ def for_both(
     training: TrainingArguments,
     sparse: SparseArguments,
 ) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that says where a second text begins, if the teacher reads that and it does not.
+    """Return a tokenizer with `token_type_ids` if the teacher uses them and the student's has none.
 
-    It is a copy: the student's own is saved with it, as it was.
+    It is a copy: the student is saved with its own tokenizer, unchanged.
     """
-    names, told = tokenizer.model_input_names, "token_type_ids"
-    if sparse.teacher_name_or_path is None or not training.do_train or told in names:
+    names, types = tokenizer.model_input_names, "token_type_ids"
+    if sparse.teacher_name_or_path is None or not training.do_train or types in names:
         return tokenizer
     teacher = AutoConfig.from_pretrained(sparse.teacher_name_or_path, cache_dir=model.cache_dir)
     if getattr(teacher, "type_vocab_size", 0) < 2:
         return tokenizer
     both = copy.deepcopy(tokenizer)
-    both.model_input_names = [*names, told]
+    both.model_input_names = [*names, types]
     return both
 
 
@@ -75,7 +75,7 @@ def text_length(
     model: PreTrainedModel | PreTrainedConfig,
     most: int,
 ) -> int:
-    """Answer how many tokens a text may have: as asked or `most`, within what the model can take."""
+    """Return the most tokens of a text: as asked, or `most`, but not more than the model takes."""
     limit = min(tokenizer.model_max_length, most_tokens(model) or tokenizer.model_max_length)
     if asked is not None and asked > limit:
         logger.warning(

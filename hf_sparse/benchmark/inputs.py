@@ -96,7 +96,7 @@ def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, 
     if most is not None and length > most:
         raise ValueError(
             f"{length} tokens are more than the {most} that the model has positions for; take fewer, with "
-            "--length"
+            "--max-seq-length"
         )
     inputs = {name: torch.ones(batch, length, dtype=torch.long) for name in names}
     inputs["input_ids"] = _tokens(model, batch, length)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors, require
-from hf_sparse.cli.options import Json, Model, Png
+from hf_sparse.cli.options import BatchSizeToTime, Json, Model, Png, Variant, chosen_weights
 from hf_sparse.cli.waiting import counted, working
 
 _TOKENS = 128
@@ -19,24 +19,30 @@ _TOKENS = 128
 def benchmark(
     context: typer.Context,
     model: Model,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
-    length: Annotated[
+    variant: Variant = None,
+    batch_size: BatchSizeToTime = 1,
+    max_seq_length: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of a sequence; by default 128, or as many as it takes."),
+        typer.Option(
+            min=1,
+            help="Tokens of each text: exactly so many. By default 128, or as many as the model takes if "
+            "that is less.",
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each runtime.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each.")] = 20,
-    warm_up: Annotated[int, typer.Option(min=0, help="Calls before them.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads that each runtime may use.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each runtime.")] = 20,
+    warm_up: Annotated[int, typer.Option(min=0, help="Untimed calls of each runtime before those.")] = 2,
     png: Png = None,
     as_json: Json = False,
 ) -> None:
     """Measure how fast a model runs, beside other runtimes.
 
-    The same random texts for all, in turns; how far answers are from PyTorch's.
+    All runtimes get the same random texts, in turns: hf_sparse, PyTorch, ONNX Runtime and OpenVINO, in
+    float32 and in int8. The largest difference of their outputs from those of PyTorch is shown as well.
 
     Try: hf-sparse benchmark my_model_int8 --threads 2 --png latency.png
     """
-    with plain_errors(context.obj):
+    with plain_errors(context.obj), chosen_weights(model, variant) as model:
         _require_cores(threads)
         with working("Loading"):
             from hf_sparse.benchmark.backends import BACKENDS, REFERENCE, prepare
@@ -51,12 +57,12 @@ def benchmark(
             from hf_sparse.runtime.library import load_kernels
 
             if png is not None:
-                # Not found out at the end.
+                # Before anything is measured.
                 require("--png", "demo", "matplotlib")
                 require_png(png)
             loaded = load_model(model, accept="own").float()
-            length = length or min(_TOKENS, most_tokens(loaded) or _TOKENS)
-            inputs = random_inputs(loaded, batch, length)
+            length = max_seq_length or min(_TOKENS, most_tokens(loaded) or _TOKENS)
+            inputs = random_inputs(loaded, batch_size, length)
             kernels = load_kernels()
         with tempfile.TemporaryDirectory() as scratch, limited(threads), silence():
             job = Job(loaded, inputs, threads, Path(scratch))
@@ -67,10 +73,10 @@ def benchmark(
         report = LatencyReport(
             model,
             type(loaded).__name__,
-            batch,
+            batch_size,
             length,
             threads,
-            machine(kernels and kernels.path),
+            machine(None if kernels is None else kernels.path),
             REFERENCE,
             reference.abs().max().item(),
             rows,
@@ -85,7 +91,7 @@ def benchmark(
 
 
 def _require_cores(threads: int) -> None:
-    # OpenMP ends the process where it cannot start them all.
+    # OpenMP ends the process if it cannot start all of them.
     cores = os.cpu_count() or 1
     if threads > 4 * cores:
         raise ValueError(

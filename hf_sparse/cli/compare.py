@@ -1,26 +1,24 @@
 """`hf-sparse compare`."""
 
 import json
-from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors, require
-from hf_sparse.cli.options import Json, Png
+from hf_sparse.cli.options import Json, Png, Runs
 from hf_sparse.cli.waiting import working
 
 
 def compare(
     context: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(help="Output directories, or directories of such.")],
+    runs: Runs,
     png: Png = None,
     as_json: Json = False,
 ) -> None:
     """Compare runs: zeros, scores, sizes, what differs.
 
-    Scores of other metrics, tasks or examples are not compared, nor latencies of other machines.
+    Scores are compared only if metric, task and examples are the same, latencies only if the machine is.
 
     Try: hf-sparse compare my_runs --png compared.png
     """

@@ -1,4 +1,4 @@
-"""What a shell completes, found without importing what knows it; a test compares."""
+"""Values that a shell completes, listed here so that no heavy import delays it; a test compares them."""
 
 from collections.abc import Callable
 from importlib import resources
@@ -13,11 +13,11 @@ OBSERVERS = ("min_max", "moving_average", "percentile", "mean_squared_error")
 
 
 def one_of(names: tuple[str, ...]) -> Callable[[], list[str]]:
-    """Complete one of these names."""
+    """Return a function that gives these names to the shell."""
     return lambda: list(names)
 
 
 def presets() -> list[str]:
-    """Complete the name of a preset; where none fits the shell looks for files."""
+    """Return the names of presets; if none fits, the shell completes files."""
     files = resources.files("hf_sparse") / "presets"
     return sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))

@@ -7,35 +7,50 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Json
+from hf_sparse.cli.options import DatasetConfigName, Json, Sparsity
 
 
 def demo(
     context: typer.Context,
-    output_dir: Annotated[Path, typer.Option(help="Where all goes.")] = Path("hf_sparse_demo"),
-    model: Annotated[
-        str | None, typer.Option(help="Masked language model to start from: name or path.")
+    output_dir: Annotated[
+        Path, typer.Option(help="Directory for models, results and picture. It is made if it does not exist.")
+    ] = Path("hf_sparse_demo"),
+    model_name_or_path: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to train: Hub name or directory of a masked language model. By default a small new "
+            "BERT."
+        ),
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Texts with labels: Hub name, directory or file.")
+    dataset_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset: Hub name, directory or file of texts with labels, the task to learn. By default "
+            "docstrings of Python's standard library."
+        ),
     ] = None,
-    dataset_config: Annotated[
-        str | None, typer.Option(help="Configuration of a Hub data set, as sst2.")
-    ] = None,
+    dataset_config_name: DatasetConfigName = None,
     text: Annotated[
-        str | None, typer.Option(help="Text to pre-train on: Hub name, directory or file.")
+        str | None,
+        typer.Option(
+            help="Text to pre-train on: Hub dataset, directory or file. By default the texts of the dataset."
+        ),
     ] = None,
-    sparsity: Annotated[float, typer.Option(help="Share of weights to remove.")] = 0.9,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
-    budget: Annotated[float, typer.Option(help="Multiplies the steps of every stage.")] = 1.0,
-    quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to see that it works.")] = False,
+    sparsity: Sparsity = 0.9,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    budget: Annotated[
+        float, typer.Option(help="Factor on the training steps of every stage, above 0, at most 1000.")
+    ] = 1.0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train a few steps only, to see that everything works.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Prune a small model once, transfer, quantize, compare.
 
-    Needs no network. Without --model and --dataset, the text is Python's own documentation, and the task is
-    to tell which part of the standard library a docstring belongs to. A stage found in the output directory
-    is not run again.
+    The demo needs no network. Without --model-name-or-path and --dataset-name, it reads Python's own
+    documentation, and the task is to tell which part of the standard library a docstring comes from. Stages
+    that are complete in the output directory are not run again.
 
     Try: hf-sparse demo --output-dir my_demo
     """
@@ -45,9 +60,9 @@ def demo(
 
         settings = DemoSettings(
             output_dir=output_dir,
-            model=model,
-            dataset=dataset,
-            dataset_config=dataset_config,
+            model=model_name_or_path,
+            dataset=dataset_name,
+            dataset_config=dataset_config_name,
             text=text,
             sparsity=sparsity,
             seed=seed,

@@ -1,7 +1,7 @@
 """Errors in one red sentence, and exit codes.
 
-0 is done; 1 refused or failed, and a sentence says why; 2 a wrong command line, which typer finds; 3 checked
-and found wanting; 130 interrupted.
+0: done. 1: refused or failed, with a sentence that says why. 2: wrong command line, which typer finds. 3: the
+check failed. 130: interrupted.
 """
 
 import re
@@ -16,16 +16,16 @@ from rich.console import Console
 
 FAILED, WANTING, INTERRUPTED = 1, 3, 130
 
-# Of the machine, the data, the settings.
+# Errors of the machine, the data or the settings.
 _EXPECTED = (ValueError, OSError, ImportError, MemoryError)
 _PACKAGE = Path(__file__).parents[1]
 
 
 @contextmanager
 def plain_errors(debug: bool) -> Iterator[None]:
-    """Say in one sentence what went wrong, and exit with the code for it; with `debug` let errors through.
+    """Print an error in one sentence and exit with its code; with `debug` let it through.
 
-    Nothing is said where whatever read the output has gone, as `head` does.
+    Nothing is printed when the reader of the output has closed it, as `head` does.
     """
     try:
         yield
@@ -70,9 +70,9 @@ def _sentence(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> tuple[str, bool]:
-    """Return the first line that says something, and whether there are more."""
+    """Return the first line with text, and whether more follow."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The Hub begins with the number of its answer, and ends with its reason.
+    # Messages of the Hub begin with the HTTP status and end with the reason.
     if len(lines) > 1 and re.match(r"\d{3} (Client|Server) Error", lines[0]):
         del lines[0]
     if (reason := getattr(error, "server_message", None)) and lines and reason not in lines[0]:
@@ -81,12 +81,12 @@ def _first_line(error: Exception) -> tuple[str, bool]:
 
 
 def _is_fault(error: Exception) -> bool:
-    """Say whether an error is one of programming: Python's own, and not raised to tell the user something."""
+    """Return whether an error is a bug: raised by Python itself rather than by a `raise` of this package."""
     if isinstance(error, ImportError) and (error.name or "").startswith("hf_sparse"):
         return True
     if isinstance(error, _EXPECTED) or type(error).__module__ != "builtins":
         return False
     raised = extract_tb(error.__traceback__)[-1]
-    ours = Path(raised.filename).is_relative_to(_PACKAGE) and (raised.line or "").startswith("raise ")
-    # PyTorch has no class for it.
-    return not ours and "allocate memory" not in str(error)
+    deliberate = Path(raised.filename).is_relative_to(_PACKAGE) and (raised.line or "").startswith("raise ")
+    # PyTorch raises a plain RuntimeError when memory runs out.
+    return not deliberate and "allocate memory" not in str(error)

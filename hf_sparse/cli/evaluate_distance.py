@@ -8,29 +8,42 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Json, Model, TextColumn
+from hf_sparse.cli.options import (
+    BatchSize,
+    Json,
+    MaxSeqLength,
+    Model,
+    Samples,
+    TextColumn,
+    Variant,
+    chosen_weights,
+)
 from hf_sparse.cli.waiting import counted, working
 
 
 def evaluate_distance(
     context: typer.Context,
     model: Model,
-    teacher: Annotated[str, typer.Argument(help="Hub name or directory of the dense encoder.")],
-    data: Annotated[str, typer.Argument(help="Texts that neither was trained on: Hub or path.")],
+    teacher: Annotated[str, typer.Argument(help="Dense encoder to compare with: Hub name or directory.")],
+    data: Annotated[
+        str,
+        typer.Argument(help="Texts that neither model was trained on: Hub dataset, directory or file."),
+    ],
+    variant: Variant = None,
     text_column: TextColumn = None,
-    samples: Annotated[int, typer.Option(help="Texts to look at.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 16,
-    max_seq_length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
+    samples: Samples = 256,
+    batch_size: BatchSize = 16,
+    max_seq_length: MaxSeqLength = 128,
     as_json: Json = False,
 ) -> None:
     """Measure how far hidden states are from the teacher's.
 
-    The relative error of each layer: squared error over the squares of the teacher's states. 0 is a copy, 1
-    is as bad as zeros.
+    The relative error of each layer is the squared error divided by the squares of the teacher's states: 0
+    for a copy of the teacher, 1 for states of zeros.
 
     Try: hf-sparse evaluate-distance pruned bert-base-uncased validation.parquet
     """
-    with plain_errors(context.obj):
+    with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Loading"):
             from transformers import AutoTokenizer
 

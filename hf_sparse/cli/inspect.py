@@ -7,15 +7,22 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import WANTING, plain_errors
-from hf_sparse.cli.options import Exclude, Include, Json, Model, Png
+from hf_sparse.cli.options import Exclude, Include, Json, Model, Png, Variant, chosen_weights
 from hf_sparse.cli.waiting import working
 
 
 def inspect(
     context: typer.Context,
     model: Model,
-    weight: Annotated[str | None, typer.Option(help="Look at this one weight alone.")] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="With --png, draw this layer.")] = None,
+    variant: Variant = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Inspect this weight only: its name, or a part that no other has."),
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --png, draw the weights of this layer, counted from 0."),
+    ] = None,
     include: Include = None,
     exclude: Exclude = None,
     png: Png = None,
@@ -23,14 +30,14 @@ def inspect(
 ) -> None:
     """Show how sparse a model is, where, and what it takes.
 
-    In which layers, in which pattern, and whether it lost zeros; how small it is beside what it could be.
+    Shows the sparsity and the pattern of each layer, the size on disk beside what other formats would take,
+    and whether the model lost zeros since it was pruned.
 
-    Exits with 3 if weights have fewer zeros than the model's configuration records, or none has a name that
-    it records.
+    The exit code is 3 if weights have fewer zeros than config.json records, or if none has a recorded name.
 
     Try: hf-sparse inspect pruned --png heatmap.png
     """
-    with plain_errors(context.obj):
+    with plain_errors(context.obj), chosen_weights(model, variant) as model:
         from hf_sparse.checkpoint.loading import load_model
         from hf_sparse.checkpoint.saved_files import weight_bytes
         from hf_sparse.checkpoint.sizes import measure_sizes
@@ -54,7 +61,7 @@ def inspect(
         else:
             chosen = find_targets(loaded, include or (), exclude or ())
         with working("Inspecting"):
-            # Of the whole model, so not where parts of it have been chosen.
+            # Sizes are those of the whole model, so none are shown for a part of it.
             sizes = None if weight or include or exclude else measure_sizes(loaded, model)
             found = inspect_saved(model, loaded, chosen, weight_bytes(model), sizes)
         if png is not None and weight is not None:

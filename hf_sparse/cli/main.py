@@ -1,56 +1,89 @@
-"""The command `hf-sparse`."""
+"""The command `hf-sparse`: its list of commands, and how a command line is read."""
 
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from hf_sparse import __version__
-from hf_sparse.cli.benchmark import benchmark
-from hf_sparse.cli.commands import Command, Commands
-from hf_sparse.cli.compare import compare
-from hf_sparse.cli.demo import demo
+from hf_sparse.cli import old_options
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.evaluate_distance import evaluate_distance
-from hf_sparse.cli.export import export
-from hf_sparse.cli.inspect import inspect
-from hf_sparse.cli.pack import pack
-from hf_sparse.cli.plan import plan
-from hf_sparse.cli.prune import prune
-from hf_sparse.cli.push import push
-from hf_sparse.cli.quantize import quantize
-from hf_sparse.cli.report import report
-from hf_sparse.cli.rescue import rescue
-from hf_sparse.cli.shrink import shrink
-from hf_sparse.cli.targets import targets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# In the order of work. `hf-sparse a-name` is the function `a_name` in hf_sparse/cli/a_name.py.
+COMMANDS = (
+    "demo",
+    "targets",
+    "plan",
+    "prune",
+    "shrink",
+    "inspect",
+    "evaluate_distance",
+    "quantize",
+    "pack",
+    "export",
+    "benchmark",
+    "report",
+    "compare",
+    "push",
+    "rescue",
+)
+# Left out of help: the reader has found the one; the other prints what --install-completion installs.
+_HIDDEN = ("help", "show_completion")
+# What typer's methods take is a parent of `typer.Context` that typer does not export.
+Context: TypeAlias = Any
+
+
+class Command(TyperCommand):
+    """One command, which also takes the old names of its options."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        names = old_options.COMMANDS.get(self.name or "", {})
+        return super().parse_args(ctx, list(old_options.with_new_options(args, names)))
+
+
+class Commands(TyperGroup):
+    """All commands; `--debug` may stand before or behind the name of one, and the list fits a screen."""
+
+    def get_params(self, ctx: Context) -> list[Any]:
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if isinstance(parameter, TyperOption) and parameter.name in _HIDDEN:
+                parameter.hidden = True
+        return parameters
+
+    def get_help(self, ctx: Context) -> str:
+        """Leave out the empty line below the first: with so many commands a screen has none to spare."""
+        return super().get_help(ctx).replace("\n\n", "\n", 1)
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        words = [word for word in args[:end] if word != "--debug"]
+        debug = ["--debug"] if len(words) < end else []
+        return super().parse_args(ctx, [*debug, *words, *args[end:]])
+
+
+def _with_dashes(name: str) -> str:
+    """Return the name of an option as it is declared: scripts/ write underscores, and so may commands."""
+    return name.replace("_", "-")
+
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"token_normalize_func": _with_dashes},
     help="Sparse, distilled, 8-bit models. Try: hf-sparse demo --output-dir my_demo",
 )
-# In the order of work.
-for command in (
-    demo,
-    targets,
-    plan,
-    prune,
-    shrink,
-    inspect,
-    evaluate_distance,
-    quantize,
-    pack,
-    export,
-    benchmark,
-    report,
-    compare,
-    push,
-    rescue,
-):
-    # A line that is given is not cut off.
-    app.command(cls=Command, short_help=command.__doc__.splitlines()[0])(command)
+for name in COMMANDS:
+    command: "Callable[..., None]" = getattr(import_module(f"hf_sparse.cli.{name}"), name)
+    # Without a short help of its own, typer cuts the first line of the docstring off.
+    app.command(cls=Command, short_help=(command.__doc__ or "").partition("\n")[0])(command)
 
 
 def _show_version(asked: bool) -> None:

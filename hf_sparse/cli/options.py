@@ -1,21 +1,96 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands share: each is declared once, here.
 
+Options that scripts/ or `TrainingArguments` have as well bear the name that they have there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="Hub name or directory, with --variant if so saved.")]
-Out = Annotated[Path, typer.Argument(help="Directory to write.")]
+
+def _require_word(context: typer.Context, value: str | None) -> str | None:
+    """Return the name of a variant; another option in its place is a wrong command line."""
+    if value is not None and value.startswith("-") and not context.resilient_parsing:
+        context.fail("Option '--variant' requires an argument, such as fp16.")
+    return value
+
+
+_BATCH = "Number of texts in a batch."
+_CALIBRATION = typer.Option(help="Calibration texts: Hub dataset, directory or file.")
+
+Model = Annotated[str, typer.Argument(help="Saved model: Hub name or directory.")]
+OutputDir = Annotated[
+    Path,
+    typer.Argument(help="Directory to write: new, empty, or holding an earlier result of this command."),
+]
+NewDir = Annotated[Path, typer.Argument(help="Directory to write: new or empty.")]
+Runs = Annotated[
+    list[Path], typer.Argument(help="Output directories of runs, or directories that hold some.")
+]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        callback=_require_word,
+        help="Use the weights saved as model.NAME.safetensors, such as fp16.",
+    ),
+]
 Include = Annotated[
-    list[str] | None, typer.Option(metavar="<name>", help="Choose Linears by name or regular expression.")
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Use only the Linear layers whose name contains this or matches it as a regular expression. "
+        "May be repeated. By default those of the encoder and decoder layers.",
+    ),
 ]
 Exclude = Annotated[
-    list[str] | None, typer.Option(metavar="<name>", help="Leave out some of them, likewise.")
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Leave out the layers whose name contains this or matches it as a regular expression. "
+        "May be repeated.",
+    ),
 ]
+Sparsity = Annotated[float, typer.Option(help="Share of weights to remove, between 0 and 1, such as 0.5.")]
+Calibration = Annotated[str, _CALIBRATION]
+CalibrationIfNeeded = Annotated[str | None, _CALIBRATION]
 TextColumn = Annotated[
-    list[str] | None, typer.Option(metavar="<name>", help="Column of the texts; give it twice for pairs.")
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of the texts; give it twice for pairs. By default sentence1 with sentence2, else text, "
+        "else the first columns of strings.",
+    ),
 ]
-Tokenizer = Annotated[str | None, typer.Option(help="Where it is, if not with the model.")]
-Png = Annotated[Path | None, typer.Option(help="Draw it into this file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Samples = Annotated[int, typer.Option(help="Number of texts to use, the same ones every time.")]
+BatchSize = Annotated[int, typer.Option(help=_BATCH)]
+BatchSizeToTime = Annotated[int, typer.Option(min=1, help=_BATCH)]
+MaxSeqLength = Annotated[
+    int,
+    typer.Option(
+        help="Tokens of each text: longer ones are cut, to this or to what the model takes if that is less."
+    ),
+]
+TokenizerName = Annotated[
+    str | None, typer.Option(help="Tokenizer, if it is not saved with the model: Hub name or directory.")
+]
+DatasetConfigName = Annotated[
+    str | None, typer.Option(help="Configuration of the Hub dataset, such as sst2.")
+]
+Png = Annotated[Path | None, typer.Option(help="Draw the result as well, into this PNG file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+
+
+@contextmanager
+def chosen_weights(model: str, variant: str | None) -> Iterator[str]:
+    """Give the name to load a saved model by: its own, or that of a temporary directory with a variant."""
+    if variant is None:
+        yield model
+        return
+    from hf_sparse.checkpoint.variants import with_variant
+
+    with with_variant(model, variant) as view:
+        yield view

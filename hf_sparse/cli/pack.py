@@ -8,31 +8,33 @@ from rich.console import Console
 
 from hf_sparse.cli.completion import FORMATS, one_of
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Json, Model, Out
+from hf_sparse.cli.options import Json, Model, OutputDir, Variant, chosen_weights
 from hf_sparse.cli.waiting import working
 
 
 def pack(
     context: typer.Context,
     model: Model,
-    out: Out,
+    output_dir: OutputDir,
+    variant: Variant = None,
     form: Annotated[
         str,
         typer.Option(
             "--format",
             autocompletion=one_of(FORMATS),
-            help="compressed-tensors, which stock transformers loads, or packed, the smallest.",
+            help="Format to write: compressed-tensors, which stock transformers loads, or packed, the "
+            "smallest, which hf_sparse loads.",
         ),
     ] = "compressed-tensors",
     as_json: Json = False,
 ) -> None:
     """Write a quantized model as a small directory.
 
-    The format packed is for any model.
+    The format packed takes models that are not quantized, too.
 
     Try: hf-sparse pack my_model_int8 my_model_packed --format packed
     """
-    with plain_errors(context.obj):
+    with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Packing"):
             from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.checkpoint.loading import load_model, load_tokenizer
@@ -40,13 +42,19 @@ def pack(
             from hf_sparse.report.sizes import size_table, sizes_as_dict
 
             others = carried(model)
-            require_own(out, form, others)
+            require_own(output_dir, form, others)
             sizes = publish(
-                load_model(model, accept="own", require_class=True), out, form, load_tokenizer(model), others
+                load_model(model, accept="own", require_class=True),
+                output_dir,
+                form,
+                load_tokenizer(model),
+                others,
             )
         if as_json:
-            typer.echo(json.dumps({"directory": str(out), "format": form, "sizes": sizes_as_dict(sizes)}))
+            typer.echo(
+                json.dumps({"directory": str(output_dir), "format": form, "sizes": sizes_as_dict(sizes)})
+            )
         else:
             console = Console()
-            console.print(f"{out}: {form}", highlight=False, markup=False)
+            console.print(f"{output_dir}: {form}", highlight=False, markup=False)
             console.print("", size_table(sizes))

@@ -21,41 +21,83 @@ if TYPE_CHECKING:
 
 def plan(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(autocompletion=presets, help="Name of a preset, or a YAML file.")],
-    change: Annotated[
+    recipe: Annotated[
+        str, typer.Argument(autocompletion=presets, help="Recipe: name of a preset, or YAML file.")
+    ],
+    recipe_override: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="<key=value>", help="Change the recipe: sparsity.schedule.final=0.8"),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Changes to the recipe, such as sparsity.schedule.final=0.8. May be repeated.",
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the run.")] = None,
-    data: Annotated[str | None, typer.Option(help="Or its data: Hub name, directory or file.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a process takes at a time.")] = 8,
-    epochs: Annotated[float, typer.Option(min=0, help="Passes over the data.")] = 3.0,
-    accumulation: Annotated[int, typer.Option(min=1, help="Batches of one optimizer step.")] = 1,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that share the data.")] = 1,
-    max_seq_length: Annotated[int, typer.Option(help="Tokens of a row, for the estimated cost.")] = 128,
-    model: Annotated[str | None, typer.Option(help="Model to train: Hub name or directory.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Model to distil from, likewise.")] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Optimizer steps of the run. Give these or --dataset-name."),
+    ] = None,
+    dataset_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset: Hub name, directory or file. The number of its rows gives the length of the run."
+        ),
+    ] = None,
+    per_device_train_batch_size: Annotated[
+        int, typer.Option(min=1, help="Rows in a batch of one process.")
+    ] = 8,
+    num_train_epochs: Annotated[float, typer.Option(min=0, help="Passes over the dataset.")] = 3.0,
+    gradient_accumulation_steps: Annotated[
+        int, typer.Option(min=1, help="Batches of one optimizer step.")
+    ] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the dataset.")] = 1,
+    max_seq_length: Annotated[
+        int, typer.Option(help="Tokens of each text: all this long, for the estimated cost.")
+    ] = 128,
+    model_name_or_path: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to train: Hub name or directory. With it, the plan names layers, memory and cost."
+        ),
+    ] = None,
+    teacher_name_or_path: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to distil from: Hub name or directory. By default a copy of the model to train."
+        ),
+    ] = None,
     model_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="<key=value>", help="How both are loaded: attn_implementation=eager"),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Keyword of from_pretrained for both models, such as attn_implementation=eager. May be "
+            "repeated.",
+        ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-5,
-    lr_scheduler: Annotated[str, typer.Option(help="As TrainingArguments names it.")] = "linear",
-    lr_option: Annotated[
-        list[str] | None, typer.Option(metavar="<key=value>", help="Its settings: min_lr_rate=0.1")
+    lr_scheduler_type: Annotated[
+        str, typer.Option(help="Schedule of the learning rate, as TrainingArguments names it.")
+    ] = "linear",
+    lr_scheduler_kwargs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Setting of that schedule, such as min_lr_rate=0.1, or all of them as a JSON object. May be "
+            "repeated.",
+        ),
     ] = None,
-    warmup: Annotated[float, typer.Option(help="Steps, or below 1 a share of the run.")] = 0.0,
+    warmup_steps: Annotated[float, typer.Option(help="Steps of warm-up; below 1, a share of the run.")] = 0.0,
     speed: Annotated[
-        bool, typer.Option("--speed", help="Measure what patterns buy on this machine.")
+        bool,
+        typer.Option("--speed", help="Measure on this CPU how much faster a layer is with each pattern."),
     ] = False,
     png: Png = None,
     as_json: Json = False,
 ) -> None:
     """Show what a recipe does in a run, or why it cannot work.
 
-    With what it costs; nothing is trained.
+    Nothing is trained. The options that describe the run have the names of TrainingArguments and of the
+    scripts.
 
-    Try: hf-sparse plan prune_ofa_90 --steps 10000 --model bert-base-uncased
+    Try: hf-sparse plan prune_ofa_90 --max-steps 10000
     """
     with plain_errors(context.obj):
         from hf_sparse.checkpoint.loading import load_model
@@ -68,26 +110,42 @@ def plan(
         from hf_sparse.report.pictures import write_png
         from hf_sparse.training.arguments import SparseArguments
 
-        if (steps is None) == (data is None):
-            raise ValueError("the length of the run is given by --steps or by --data, one of them")
-        if teacher is not None and model is None:
-            raise ValueError("--teacher is checked against the model it teaches; add --model")
-        chosen = SparseArguments(recipe=recipe, recipe_override=change or []).build_recipe()
+        if (max_steps is None) == (dataset_name is None):
+            raise ValueError(
+                "the length of the run is given by --max-steps or by --dataset-name, one of them"
+            )
+        if teacher_name_or_path is not None and model_name_or_path is None:
+            raise ValueError(
+                "--teacher-name-or-path is checked against the model it teaches; add --model-name-or-path"
+            )
+        chosen = SparseArguments(recipe=recipe, recipe_override=recipe_override or []).build_recipe()
         with working("Planning"):
-            if data is not None:
-                steps = count_steps(count_rows(data), batch_size, epochs, accumulation, processes)
+            batch = Batch(per_device_train_batch_size, gradient_accumulation_steps, max_seq_length)
+            steps = max_steps or 0
+            if dataset_name is not None:
+                steps = count_steps(
+                    count_rows(dataset_name),
+                    per_device_train_batch_size,
+                    num_train_epochs,
+                    gradient_accumulation_steps,
+                    processes,
+                )
             options = _assignments(model_option)
-            student = model and load_model(model, restore=False, strict=False, **options)
+            student = teacher = None
+            if model_name_or_path is not None:
+                student = load_model(model_name_or_path, restore=False, strict=False, **options)
+                if teacher_name_or_path is not None:
+                    teacher = load_teacher(teacher_name_or_path, student, **options)
             planned = make_plan(
                 chosen,
                 steps,
                 learning_rate,
-                lr_scheduler,
-                warmup,
-                _assignments(lr_option),
+                lr_scheduler_type,
+                warmup_steps,
+                _assignments(lr_scheduler_kwargs),
                 student,
-                teacher and load_teacher(teacher, student, **options),
-                Batch(batch_size, accumulation, max_seq_length),
+                teacher,
+                batch,
             )
         if png is not None:
             write_png(plan_figure(planned, f"{Path(recipe).stem}, {steps:,} steps"), png)
@@ -118,7 +176,17 @@ def _speedup(student: "PreTrainedModel | None", tokens: int) -> "Speedup":
 
 
 def _assignments(texts: list[str] | None) -> dict[str, Any]:
+    """Read settings, each an assignment such as `a.b=1` or a JSON object of several."""
     from hf_sparse.reading import parse_assignment
 
-    pairs = [parse_assignment(text) for text in texts or ()]
-    return {".".join(path): value for path, value in pairs}
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        if text.startswith("{"):
+            try:
+                found |= json.loads(text)
+            except ValueError as error:
+                raise ValueError(f"{text} is not JSON ({error}); write an object, or KEY=VALUE") from error
+        else:
+            path, value = parse_assignment(text)
+            found[".".join(path)] = value
+    return found

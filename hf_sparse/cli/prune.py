@@ -8,32 +8,52 @@ from rich.console import Console
 
 from hf_sparse.cli.completion import METHODS, PATTERNS, one_of
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Exclude, Include, Json, Model, Out, TextColumn, Tokenizer
+from hf_sparse.cli.options import (
+    BatchSize,
+    CalibrationIfNeeded,
+    Exclude,
+    Include,
+    Json,
+    MaxSeqLength,
+    Model,
+    NewDir,
+    Samples,
+    Sparsity,
+    TextColumn,
+    TokenizerName,
+    Variant,
+    chosen_weights,
+)
 from hf_sparse.cli.waiting import counted, working
 
 
 def prune(
     context: typer.Context,
     model: Model,
-    out: Out,
-    sparsity: Annotated[float, typer.Option(help="Share to remove, such as 0.5.")],
+    output_dir: NewDir,
+    sparsity: Sparsity,
+    variant: Variant = None,
     pattern: Annotated[
-        str, typer.Option(autocompletion=one_of(PATTERNS), help="Such as 2:4, 4x4.")
+        str,
+        typer.Option(
+            autocompletion=one_of(PATTERNS),
+            help="Pattern of the zeros: unstructured, blocks of rows x columns such as 4x4, N:M such as "
+            "2:4, row or column.",
+        ),
     ] = "unstructured",
     method: Annotated[
         str,
         typer.Option(
             autocompletion=one_of(METHODS),
-            show_default=False,
-            help="magnitude (default); wanda, sparse_gpt see texts.",
+            help="How weights are scored: magnitude needs no texts; wanda and sparse_gpt need --calibration.",
         ),
     ] = "magnitude",
-    calibration: Annotated[str | None, typer.Option(help="These texts: Hub name, directory or file.")] = None,
+    calibration: CalibrationIfNeeded = None,
     text_column: TextColumn = None,
-    samples: Annotated[int, typer.Option(help="Texts to look at.")] = 128,
-    batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 8,
-    max_seq_length: Annotated[int, typer.Option(help="Tokens of a text.")] = 512,
-    tokenizer: Tokenizer = None,
+    samples: Samples = 128,
+    batch_size: BatchSize = 8,
+    max_seq_length: MaxSeqLength = 512,
+    tokenizer_name: TokenizerName = None,
     include: Include = None,
     exclude: Exclude = None,
     as_json: Json = False,
@@ -42,7 +62,7 @@ def prune(
 
     Try: hf-sparse prune my_model my_model_half --sparsity 0.5 --pattern 2:4
     """
-    with plain_errors(context.obj):
+    with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Loading"):
             from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.checkpoint.loading import load_model, load_tokenizer
@@ -57,41 +77,42 @@ def prune(
             from hf_sparse.training.post_training import load_for_texts
             from hf_sparse.training.prune import prune as prune_weights
 
-            one_shot.require_new(out)
-            others = carried(model, tokenizer=tokenizer is None)
-            settings = {
-                "pattern": pattern,
-                "method": method,
-                "include": include or (),
-                "exclude": exclude or (),
-            }
+            one_shot.require_new(output_dir)
+            others = carried(model, tokenizer=tokenizer_name is None)
             if (method in DATA_METHODS) != (calibration is not None):
                 raise ValueError(
-                    f"method {method} looks at texts; give them with --calibration"
+                    f"method {method} needs calibration texts; give them with --calibration"
                     if method in DATA_METHODS
-                    else f"method {method} looks at no texts; leave --calibration out, or choose wanda"
+                    else f"method {method} uses no texts; leave --calibration out, or choose wanda"
                 )
             if calibration is None:
                 loaded = load_model(model, accept="floats", restore=False, strict=True)
-                reader = load_tokenizer(tokenizer or model)
+                reader = load_tokenizer(tokenizer_name or model)
             else:
-                loaded, reader, accepted = load_for_texts(model, tokenizer)
+                loaded, reader, accepted = load_for_texts(model, tokenizer_name)
                 texts = load_texts(calibration, text_column or (), samples)
                 length = min(max_seq_length, most_tokens(loaded) or max_seq_length)
                 batches = TextBatches(texts, reader, accepted, batch_size, length)
-            targets = find_targets(loaded, settings["include"], settings["exclude"])
+            targets = find_targets(loaded, include or (), exclude or ())
             before = measure_sparsity(loaded, targets).overall if is_sparse(loaded, targets) else 0.0
         if calibration is None:
             with working("Pruning"):
-                masks = prune_weights(loaded, sparsity, **settings)
+                masks = prune_weights(
+                    loaded, sparsity, pattern, method, include=include or (), exclude=exclude or ()
+                )
         else:
             with silence():
-                masks = one_shot.prune_with_data(loaded, sparsity, counted(batches, "Reading"), **settings)
+                read = counted(batches, "Reading")
+                masks = one_shot.prune_with_data(
+                    loaded, sparsity, read, pattern, method, include or (), exclude or ()
+                )
         with working("Saving"):
-            one_shot.save_pruned(loaded, out, reader, others)
+            one_shot.save_pruned(loaded, output_dir, reader, others)
         if as_json:
             found = {"sparsity": masks.sparsity, "before": before, "weights": len(masks.targets)}
-            typer.echo(json.dumps({"directory": str(out), "pattern": pattern, "method": method, **found}))
+            typer.echo(
+                json.dumps({"directory": str(output_dir), "pattern": pattern, "method": method, **found})
+            )
             return
         risen = f", up from {before:.1%}" if before else ""
         Console().print(

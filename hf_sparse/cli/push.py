@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Json
+from hf_sparse.cli.options import Json, Variant
 from hf_sparse.cli.waiting import working
 
 if TYPE_CHECKING:
@@ -18,26 +18,46 @@ if TYPE_CHECKING:
 
 def push(
     context: typer.Context,
-    directory: Annotated[Path, typer.Argument(help="What a trainer or a command wrote.")],
-    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
-    packed: Annotated[bool, typer.Option("--packed", help="The packed file too, in packed/.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="Hide it from others, if it is new.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch; main otherwise.")] = None,
-    message: Annotated[str | None, typer.Option(help="Title of the commit.")] = None,
-    dense: Annotated[
-        Path | None, typer.Option(help="Run of the dense model, for the card to compare with.")
+    directory: Annotated[
+        Path, typer.Argument(help="Saved model: a directory that a trainer or a command wrote.")
+    ],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, as OWNER/NAME.")],
+    variant: Variant = None,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Push the packed file as well, in the folder packed/.")
+    ] = False,
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="Make the repository private, if it is new."),
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch to push to, made if it does not exist. By default main.")
     ] = None,
-    base_model: Annotated[str | None, typer.Option(help="On the card: what it was made of.")] = None,
-    licence: Annotated[str | None, typer.Option(help="On the card, such as apache-2.0.")] = None,
-    language: Annotated[str | None, typer.Option(help="On the card, such as en.")] = None,
-    # Hidden since help is to fit a screen.
-    variant: Annotated[str | None, typer.Option(hidden=True)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files, send nothing.")] = False,
+    commit_message: Annotated[
+        str | None,
+        typer.Option(help='Title of the commit. By default "Sparse model, pushed with hf_sparse".'),
+    ] = None,
+    dense: Annotated[
+        Path | None,
+        typer.Option(help="Output directory of the dense model's run, which the card compares with."),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Model that this one was made from, for the card. By default as recorded."),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="License for the card, as the Hub writes it, such as apache-2.0.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the texts for the card, such as en.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a model on the Hub, as transformers loads it.
+    """Push a model to the Hub, as transformers loads it.
 
-    With its card, recipe and tokenizer, in one commit; run again, it sends what is missing.
+    Card, recipe and tokenizer go with it, in one commit. When the command is run again, it sends only what
+    the Hub lacks.
 
     Try: hf-sparse push my_model_int8 OWNER/NAME --packed --dry-run
     """
@@ -48,8 +68,8 @@ def push(
             from hf_sparse.hub.pushing import not_pushed, upload, whole_name
             from hf_sparse.hub.staging import staged
 
-            repo = whole_name(repo, dry_run=dry_run)
-            card = {"dense": dense, "base_model": base_model, "licence": licence, "language": language}
+            repo = whole_name(repo_id, dry_run=dry_run)
+            card = {"dense": dense, "base_model": base_model, "licence": license, "language": language}
             model = None
             if variant is not None:
                 with with_variant(str(directory), variant) as view:
@@ -60,7 +80,7 @@ def push(
         if dry_run:
             pushed = not_pushed(ready, repo)
         else:
-            pushed = upload(ready, repo, private=private or None, revision=revision, message=message)
+            pushed = upload(ready, repo, private=private or None, revision=revision, message=commit_message)
         if as_json:
             files = [{"path": path, "bytes": count} for path, count in pushed.files]
             typer.echo(json.dumps(vars(pushed) | {"files": files}))
@@ -88,5 +108,5 @@ def _show(pushed: "Pushed", console: Console) -> None:
         said = f"Pushed: {pushed.url} ({pushed.commit[:7]})"
     else:
         said = f"All of it is there already, nothing was changed: {pushed.url}"
-    # Whole, for it to be copied.
+    # On one line, so that it can be copied.
     console.print(said, markup=False, highlight=False, soft_wrap=True)

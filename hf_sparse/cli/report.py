@@ -8,25 +8,29 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors, require
-from hf_sparse.cli.options import Json
+from hf_sparse.cli.options import Json, Runs
 from hf_sparse.cli.waiting import working
 
 
 def report(
     context: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(help="Output directories, or directories of such.")],
-    out: Annotated[
+    runs: Runs,
+    output_dir: Annotated[
         Path | None,
-        typer.Option(help="Directory of the page; RUN/report or, of several, report beside them."),
+        typer.Option(
+            help="Directory for the page. By default RUN/report or, for several runs, report beside them."
+        ),
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    show: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser once it is written.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a page of runs with figures, show what they logged.
 
-    One HTML file that needs nothing else, and every figure as PNG: stages, losses, zeros, learning rate,
-    zeros by layer, scores against size and latency, recipes. Models that runs started from and teachers are
-    shown too, where they lie beside them.
+    Writes one HTML file that needs no other, and every figure as PNG: stages, losses, sparsity and learning
+    rate over the steps, sparsity by layer, scores against size and latency, recipes. The models that a run
+    started from and its teacher are shown too if their directories lie beside it.
 
     Try: hf-sparse report my_run
     """
@@ -39,7 +43,7 @@ def report(
             from hf_sparse.runs.comparison import trace_runs
             from hf_sparse.runs.measured_run import gather_runs
 
-            place = out or _place(runs)
+            place = output_dir or _place(runs)
             lineage = trace_runs(gather_runs(runs))
         with working("Drawing"):
             files = write_page(lineage, place)
@@ -69,6 +73,6 @@ def _place(runs: list[Path]) -> Path:
     homes = {run.resolve().parent for run in runs}
     if len(homes) > 1:
         raise ValueError(
-            "these runs do not lie beside each other; name a place for their page with --out DIR"
+            "these runs do not lie beside each other; name a place for their page with --output-dir DIR"
         )
     return homes.pop() / "report"

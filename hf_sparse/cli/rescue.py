@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Json, Model, Out
+from hf_sparse.cli.options import Json, Model, NewDir, Variant, chosen_weights
 from hf_sparse.cli.waiting import working
 
 if TYPE_CHECKING:
@@ -19,31 +19,34 @@ if TYPE_CHECKING:
 def rescue(
     context: typer.Context,
     model: Model,
-    out: Out,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit on the Hub; main otherwise.")
+    output_dir: NewDir,
+    variant: Variant = None,
+    model_revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the model on the Hub. By default main.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn an old sparse checkpoint into one that loads today.
 
-    Of Intel's Prune Once for All, oBERT, nn_pruning, torch.nn.utils.prune, SparseML or compressed-tensors.
-    What is written is plain, records its zeros, and was loaded once more. It is refused unless its logits are
-    those of the layout; of one that rounds, those before rounding, and how far that moved them is shown.
+    Reads checkpoints of Intel's Prune Once for All, oBERT, nn_pruning, torch.nn.utils.prune, SparseML and
+    compressed-tensors, and writes a model that from_pretrained loads, with its zeros recorded.
+
+    The logits of the result are compared with those of the old layout, before rounding if that rounds; if
+    they differ, nothing is written.
 
     Try: hf-sparse rescue my_old_checkpoint rescued
     """
-    with plain_errors(context.obj):
+    with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Rescuing"):
             from hf_sparse.hub.legacy.loading import load_legacy, require_new
 
-            require_new(out)
-            rescued = load_legacy(model, revision=revision)
-            difference = rescued.save(out)
+            require_new(output_dir)
+            rescued = load_legacy(model, revision=model_revision)
+            difference = rescued.save(output_dir)
         if as_json:
-            typer.echo(json.dumps(_as_dict(model, str(out), rescued, difference)))
+            typer.echo(json.dumps(_as_dict(model, str(output_dir), rescued, difference)))
         else:
-            _print(model, str(out), rescued, difference, Console())
+            _print(model, str(output_dir), rescued, difference, Console())
 
 
 def _print(name: str, out: str, rescued: "Rescued", difference: float, console: Console) -> None:

@@ -7,23 +7,29 @@ import typer
 from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Json, Model, Out
+from hf_sparse.cli.options import Json, Model, NewDir, Variant, chosen_weights
 from hf_sparse.cli.waiting import working
 
 if TYPE_CHECKING:
     from hf_sparse.sparsity.shrink import Shrunk
 
 
-def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False) -> None:
+def shrink(
+    context: typer.Context,
+    model: Model,
+    output_dir: NewDir,
+    variant: Variant = None,
+    as_json: Json = False,
+) -> None:
     """Take dead neurons and heads out, for equal outputs.
 
-    Dead are neurons of feed-forward layers and heads of attention that pruning has left without weights. As
-    many are removed from each layer as the layer with the fewest has, so that stock transformers loads the
-    result; heads only where its configuration can say how many there are.
+    Neurons of feed-forward layers and attention heads are dead if pruning has left them without weights. The
+    same number is removed from every layer, that of the layer with the fewest, so that stock transformers
+    loads the result. Heads are removed only in architectures whose configuration can hold their number.
 
     Try: hf-sparse shrink pruned_by_row smaller
     """
-    with plain_errors(context.obj):
+    with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Shrinking"):
             from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.checkpoint.contract import renew_contract
@@ -31,7 +37,7 @@ def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False
             from hf_sparse.sparsity.shrink import shrink as shrink_model
             from hf_sparse.training import one_shot
 
-            one_shot.require_new(out)
+            one_shot.require_new(output_dir)
             others = carried(model)
             loaded = load_model(model, accept="floats", restore=False, strict=True)
             before = loaded.num_parameters()
@@ -39,11 +45,11 @@ def shrink(context: typer.Context, model: Model, out: Out, as_json: Json = False
             if all(part.now == part.before for part in done.values()):
                 raise ValueError(f"nothing can be removed: {'; '.join(map(_why_none, done, done.values()))}")
             renew_contract(loaded)
-            one_shot.save_pruned(loaded, out, load_tokenizer(model), others)
+            one_shot.save_pruned(loaded, output_dir, load_tokenizer(model), others)
         if as_json:
             parts = {kind: {"before": part.before, "now": part.now} for kind, part in done.items()}
             parameters = {"before": before, "now": loaded.num_parameters()}
-            typer.echo(json.dumps({"directory": str(out), **parts, "parameters": parameters}))
+            typer.echo(json.dumps({"directory": str(output_dir), **parts, "parameters": parameters}))
             return
         console = Console()
         for kind, part in done.items():
@@ -59,4 +65,4 @@ def _why_none(kind: str, part: "Shrunk") -> str:
     if part.reason:
         return part.reason
     shared = "" if kind == "neurons" else " with all that share their keys and values"
-    return f"{min(part.dead, key=part.dead.get)} has no dead {kind}{shared}"
+    return f"{min(part.dead, key=part.dead.__getitem__)} has no dead {kind}{shared}"

@@ -5,13 +5,14 @@ import json
 import typer
 
 from hf_sparse.cli.errors import plain_errors
-from hf_sparse.cli.options import Exclude, Include, Json, Model
+from hf_sparse.cli.options import Exclude, Include, Json, Model, Variant, chosen_weights
 from hf_sparse.cli.waiting import working
 
 
 def targets(
     context: typer.Context,
     model: Model,
+    variant: Variant = None,
     include: Include = None,
     exclude: Exclude = None,
     as_json: Json = False,
@@ -20,12 +21,12 @@ def targets(
 
     Try: hf-sparse targets bert-base-uncased --exclude intermediate
     """
-    with plain_errors(context.obj):
+    with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Loading"):
             from hf_sparse.checkpoint.loading import load_model
             from hf_sparse.targets import find_targets
 
-            # With its head, whose names a recipe may include.
+            # The head is loaded too, since a recipe may include its layers.
             found = find_targets(load_model(model, restore=False, strict=False), include or (), exclude or ())
         if as_json:
             shapes = [{"name": name, "shape": shape} for name, shape in found.shapes.items()]

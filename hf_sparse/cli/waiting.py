@@ -1,4 +1,4 @@
-"""What is shown on the standard error while a command works; where that is no terminal, what took long."""
+"""Progress on the standard error: live on a terminal, elsewhere one line after each long part."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -9,13 +9,13 @@ from rich.console import Console
 
 Item = TypeVar("Item")
 
-# Seconds after which a log or a pipe is told, as each part ends, that something is going on.
+# Seconds. A part that took longer is reported on one line where the standard error is not a terminal.
 _LONG = 60.0
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Say what is being done, with libraries kept quiet."""
+    """Show what the command is doing, and keep the libraries below from printing."""
     from hf_sparse.demo.progress import silence
 
     console, began = Console(stderr=True), time.monotonic()
@@ -29,7 +29,7 @@ def working(what: str) -> Iterator[None]:
 
 
 def counted(items: Iterable[Item], what: str) -> Iterator[Item]:
-    """Yield items with a bar of how many have been taken."""
+    """Yield the items and show a bar with how many have been taken."""
     from rich.progress import track
 
     console, began = Console(stderr=True), time.monotonic()
@@ -39,6 +39,6 @@ def counted(items: Iterable[Item], what: str) -> Iterator[Item]:
 
 
 def _say_if_long(console: Console, what: str, began: float) -> None:
-    """Print that something is done, on a line of its own that is written out at once."""
+    """Print a line, flushed at once, if a part took long."""
     if (seconds := time.monotonic() - began) >= _LONG:
         console.print(f"{what}: done in {seconds:.0f} s", markup=False, highlight=False)

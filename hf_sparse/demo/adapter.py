@@ -1,4 +1,4 @@
-"""Ten steps of an adapter on the demo's sparse model, then merged: zeros and outputs stay."""
+"""Train a LoRA adapter on the demo's sparse model for ten steps and merge it: zeros and outputs stay."""
 
 import warnings
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from hf_sparse.adapters.lora import SparseLoraConfig
 from hf_sparse.adapters.merging import merge_adapter
-from hf_sparse.demo.lessons import Lesson
+from hf_sparse.demo.lessons import Task
 from hf_sparse.demo.settings import Training
 from hf_sparse.targets import find_targets
 from hf_sparse.trainers.trainer import SparseTrainer
@@ -22,10 +22,10 @@ _RANK, _ROWS = 8, 16
 
 @dataclass(frozen=True)
 class Adapted:
-    """What became of the model.
+    """The merged model beside its base.
 
-    `sparsity` is that of the merged model; `lost`: how many zeros of the base it has no more. Of the logits
-    of some texts, `moved` is the largest change by the adapter, `difference` the largest by merging.
+    `sparsity` is that of the merged model, `lost` the number of zeros of the base that it lost. `moved` is
+    the largest change of a logit by the adapter, `difference` the largest by merging.
     """
 
     steps: int
@@ -43,17 +43,17 @@ class Adapted:
         )
 
 
-def try_adapter(directory: Path, lesson: Lesson, training: Training, seed: int) -> Adapted:
-    """Train an adapter on the model in a directory, which stays as it is, and merge it."""
+def try_adapter(directory: Path, task: Task, training: Training, seed: int) -> Adapted:
+    """Train an adapter on the model in a directory and merge it in memory; the directory does not change."""
     from peft import get_peft_model
 
     set_seed(seed)
-    base = lesson.load(directory).eval()
-    zeros, before = _zeros(base), _logits(base, lesson)
+    base = task.load(directory).eval()
+    zeros, before = _zeros(base), _logits(base, task)
     layers = [name.removesuffix(".weight") for name in zeros]
     adapter = SparseLoraConfig(r=_RANK, target_modules=layers, task_type="SEQ_CLS")
     with TemporaryDirectory() as folder, warnings.catch_warnings():
-        # peft asks transformers by a name that is going.
+        # peft uses a deprecated name of transformers.
         warnings.simplefilter("ignore", FutureWarning)
         trainer = SparseTrainer(
             model=get_peft_model(base, adapter),
@@ -62,7 +62,7 @@ def try_adapter(directory: Path, lesson: Lesson, training: Training, seed: int) 
                 max_steps=STEPS,
                 learning_rate=training.learning_rate,
                 per_device_train_batch_size=training.batch,
-                train_sampling_strategy=lesson.sampling,
+                train_sampling_strategy=task.sampling,
                 logging_strategy="no",
                 save_strategy="no",
                 report_to="none",
@@ -70,12 +70,12 @@ def try_adapter(directory: Path, lesson: Lesson, training: Training, seed: int) 
                 dataloader_pin_memory=torch.cuda.is_available(),
                 seed=seed,
             ),
-            train_dataset=lesson.train,
-            data_collator=lesson.collate,
+            train_dataset=task.train,
+            data_collator=task.collate,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    said = _logits(trainer.model.eval(), lesson)
+    adapted = _logits(trainer.model.eval(), task)
     merged = merge_adapter(trainer.model)
     now = _zeros(merged)
     total = sum(part.numel() for part in now.values())
@@ -83,18 +83,19 @@ def try_adapter(directory: Path, lesson: Lesson, training: Training, seed: int) 
         STEPS,
         sum(int(part.sum()) for part in now.values()) / total,
         sum(int((part & ~now[name]).sum()) for name, part in zeros.items()),
-        (said - before).abs().max().item(),
-        (_logits(merged, lesson) - said).abs().max().item(),
+        (adapted - before).abs().max().item(),
+        (_logits(merged, task) - adapted).abs().max().item(),
     )
 
 
 def _zeros(model: nn.Module) -> dict[str, Tensor]:
-    """Return where the prunable weights of a model are zero, by name, on the CPU."""
+    """Return masks of the zeros of the prunable weights, by name, on the CPU."""
     return {target.name: target.weight.detach().cpu() == 0 for target in find_targets(model)}
 
 
-def _logits(model: nn.Module, lesson: Lesson) -> Tensor:
-    rows = [lesson.validation[row] for row in range(min(_ROWS, len(lesson.validation)))]
-    batch = lesson.collate([{name: value for name, value in row.items() if name != "labels"} for row in rows])
+def _logits(model: nn.Module, task: Task) -> Tensor:
+    rows = [task.validation[row] for row in range(min(_ROWS, len(task.validation)))]
+    batch = task.collate([{name: value for name, value in row.items() if name != "labels"} for row in rows])
+    device = next(model.parameters()).device
     with torch.no_grad():
-        return model(**{name: value.to(model.device) for name, value in batch.items()}).logits.cpu()
+        return model(**{name: value.to(device) for name, value in batch.items()}).logits.cpu()

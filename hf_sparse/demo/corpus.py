@@ -1,4 +1,4 @@
-"""The English text that comes with Python itself: documentation topics, docstrings of the library."""
+"""English text that comes with Python: the topics of `help()` and the docstrings of its standard library."""
 
 import ast
 import hashlib
@@ -10,17 +10,63 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hf_sparse.demo.sections import SECTIONS, section_of
-
-# Not part of what the Library Reference describes, or not part of the library at all.
+# Folders that the Library Reference does not describe.
 _SKIPPED = re.compile(
     r"__pycache__|_?tests?|site-packages|dist-packages|lib-dynload|config-.*|idlelib|lib2to3|turtledemo|pydoc_data|__\w*hello__.*"
 )
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _VALIDATION_PERCENT = 15
-# Docstrings that begin with the same words count as one: what a model reads of them is the same.
+# Docstrings that begin with the same words count as one, since models read only the beginning.
 _KEY_WORDS = 40
 _FEWEST_WORDS = 4
+# After the chapters of the Python Library Reference, with small chapters joined to their neighbours. A
+# package stands for all its modules, unless one of them is listed as well.
+SECTIONS: dict[str, str] = {
+    "text": """
+        _strptime codecs difflib encodings gettext html locale pprint re reprlib sre_compile
+        sre_constants sre_parse string stringprep textwrap uuid shlex base64 binhex quopri uu
+    """,
+    "data types": """
+        _collections_abc _py_abc _pydatetime _weakrefset abc array bisect calendar collections copy
+        copyreg dataclasses datetime enum graphlib heapq numbers queue types weakref zoneinfo
+    """,
+    "mathematics": """
+        _pydecimal cmath colorsys decimal fractions functools hashlib hmac operator random secrets
+        statistics
+    """,
+    "files": """
+        _bootlocale _compression _pyio aifc bz2 compression csv dbm filecmp fileinput fnmatch
+        genericpath glob gzip io linecache lzma ntpath nturl2path pathlib pickle pickletools
+        plistlib posixpath shelve shutil sqlite3 stat sunau tarfile tempfile tomllib wave zipapp
+        zipfile configparser netrc xdrlib chunk sndhdr imghdr
+    """,
+    "operating system": """
+        _aix_support _android_support _apple_support _ios_support _osx_support argparse cmd code
+        codeop crypt ctypes curses getopt getpass logging nt optparse os pipes platform pty sched
+        signal site sysconfig time tty
+    """,
+    "concurrency": """
+        _threading_local asynchat asyncio asyncore concurrent contextvars multiprocessing selectors
+        socket ssl subprocess threading
+    """,
+    "internet": """
+        cgi cgitb ftplib http imaplib ipaddress nntplib poplib smtpd smtplib socketserver telnetlib
+        urllib webbrowser wsgiref xmlrpc
+    """,
+    "mail and markup": "_markupbase email json mailbox mailcap mimetypes xml",
+    "graphical interfaces": "tkinter turtle",
+    "development": """
+        _sitebuiltins bdb cProfile distutils doctest ensurepip pdb profile pstats pydoc timeit trace
+        tracemalloc unittest venv _pyrepl rlcompleter profiling
+    """,
+    "language": """
+        __future__ _ast_unparse _colorize _opcode_metadata annotationlib ast atexit compileall
+        contextlib dis imp importlib inspect keyword modulefinder opcode pkgutil py_compile pyclbr
+        runpy string.templatelib symtable tabnanny token tokenize traceback typing warnings
+        zipimport
+    """,
+}
+_SECTION_OF = {module: section for section, modules in SECTIONS.items() for module in modules.split()}
 
 
 @dataclass(frozen=True)
@@ -32,12 +78,12 @@ class Docstring:
 
     @property
     def key(self) -> str:
-        """What docstrings that say the same have in common: the first words, without case or punctuation."""
+        """The first words in lower case, without punctuation; docstrings of one key count as one."""
         return " ".join(re.findall(r"[a-z]+", self.text.lower())[:_KEY_WORDS])
 
     @property
     def held_out(self) -> bool:
-        """Say whether it belongs to the validation split, by its own words alone."""
+        """Return whether it belongs to the validation split, by a hash of its words."""
         digest = hashlib.sha256(self.key.encode()).digest()
         return int.from_bytes(digest[:4]) % 100 < _VALIDATION_PERCENT
 
@@ -45,8 +91,8 @@ class Docstring:
 def library_docstrings(library: Path | None = None) -> list[Docstring]:
     """Read the docstrings of the standard library from its source, in the order of its files.
 
-    Nothing is imported. Those under four words, and those that say again what an earlier one said, are left
-    out. Raises `FileNotFoundError` if this Python has no source files.
+    Nothing is imported. Docstrings under four words and repetitions of earlier ones are left out. Raises
+    `FileNotFoundError` if this Python has no source files.
     """
     library = library or Path(sysconfig.get_path("stdlib"))
     first: dict[str, Docstring] = {}
@@ -58,13 +104,13 @@ def library_docstrings(library: Path | None = None) -> list[Docstring]:
     found = [docstring for key, docstring in first.items() if key.count(" ") + 1 >= _FEWEST_WORDS]
     if not found:
         raise FileNotFoundError(
-            f"{library} holds no Python source to take text from; give your own with --dataset, --text"
+            f"{library} holds no Python source to read text from; give your own with --dataset-name, --text"
         )
     return found
 
 
 def _read(path: Path, module: str) -> Iterator[Docstring]:
-    # Some files of the library are not meant to be compiled, such as templates.
+    # Some files, such as templates, are not valid Python.
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
@@ -82,7 +128,7 @@ def library_topics() -> list[str]:
 
 
 def library_texts(docstrings: Sequence[Docstring]) -> DatasetDict:
-    """Make the `text` to learn the language from: topics, docstrings; for validation only docstrings."""
+    """Return texts for masked language modelling: topics and docstrings; docstrings alone for validation."""
     kept = [docstring.text for docstring in docstrings if not docstring.held_out]
     held_out = [docstring.text for docstring in docstrings if docstring.held_out]
     return DatasetDict(
@@ -92,7 +138,7 @@ def library_texts(docstrings: Sequence[Docstring]) -> DatasetDict:
 
 
 def library_sections(docstrings: Sequence[Docstring]) -> DatasetDict:
-    """Make the task: which section of the library a docstring (`text`) comes from (`label`)."""
+    """Return the task: docstrings as `text`, the section of the library that each comes from as `label`."""
     labelled = [(docstring, section_of(docstring.module)) for docstring in docstrings]
     present = {section for _, section in labelled}
     features = Features(
@@ -109,3 +155,11 @@ def library_sections(docstrings: Sequence[Docstring]) -> DatasetDict:
         return Dataset.from_dict(columns, features=features)
 
     return DatasetDict(train=rows(held_out=False), validation=rows(held_out=True))
+
+
+def section_of(module: str) -> str | None:
+    """Return the section of a module such as `email.mime.text`; None if no chapter describes it."""
+    package = module
+    while package not in _SECTION_OF and "." in package:
+        package = package.rpartition(".")[0]
+    return _SECTION_OF.get(package)

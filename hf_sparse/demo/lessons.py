@@ -1,16 +1,15 @@
-"""The two things a model of the demo learns: the language, the task."""
+"""The two tasks that models of the demo learn: to guess masked words, and to classify texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
-from torch.utils.data import Dataset
+from torch import Tensor
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    BertConfig,
-    BertForMaskedLM,
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
@@ -24,25 +23,37 @@ from hf_sparse.metrics.pretraining import masked_accuracy
 from hf_sparse.training.mlm import EpochCallback, MaskedTokens, group_texts
 
 
+class Rows(Protocol):
+    """Tokenized examples, each a mapping of columns to values, by their number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
 @dataclass(frozen=True)
-class Lesson:
-    """Something to learn: how its model is loaded, what it reads, how it is scored."""
+class Task:
+    """A task: how to load a model for it, its data, how to score an evaluation.
+
+    `load` takes a directory or a Hub name, `collate` makes a batch of rows, `sampling` is a value of
+    `TrainingArguments.train_sampling_strategy`.
+    """
 
     name: str
     load: Callable[[str | Path], PreTrainedModel]
-    train: Sequence | Dataset
-    validation: Sequence | Dataset
-    collate: Callable
+    train: Rows
+    validation: Rows
+    collate: Callable[[list[Any]], dict[str, Tensor]]
     score: Callable[[EvalPrediction], dict[str, float]]
     callbacks: tuple[type, ...] = ()
     sampling: str = "random"
 
 
-def language_lesson(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: Plan, seed: int) -> Lesson:
-    """Make masked language modelling of the running text, in blocks of `plan.length` tokens."""
+def language_task(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: Plan, seed: int) -> Task:
+    """Return masked language modelling of the running text, in blocks of `plan.length` tokens."""
     train = _blocks(sources.texts, tokenizer, plan.length)
     validation = _blocks(sources.held_out_texts, tokenizer, plan.length)
-    return Lesson(
+    return Task(
         name="language",
         load=AutoModelForMaskedLM.from_pretrained,
         train=MaskedTokens(train, tokenizer, seed=seed),
@@ -53,8 +64,8 @@ def language_lesson(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: 
     )
 
 
-def task_lesson(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> Lesson:
-    """Make the classification of texts, cut after `plan.length` tokens."""
+def classification_task(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> Task:
+    """Return the classification of texts, cut after `plan.length` tokens."""
     names = dict(enumerate(sources.names))
     load = partial(
         AutoModelForSequenceClassification.from_pretrained,
@@ -63,7 +74,7 @@ def task_lesson(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: Plan
         label2id={name: number for number, name in names.items()},
         ignore_mismatched_sizes=True,
     )
-    return Lesson(
+    return Task(
         name="task",
         load=load,
         train=_encoded(sources.train, tokenizer, plan.length),
@@ -74,23 +85,10 @@ def task_lesson(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: Plan
     )
 
 
-def new_model(tokenizer: PreTrainedTokenizerBase, plan: Plan) -> BertForMaskedLM:
-    """Make a small BERT with random weights."""
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=plan.hidden,
-        num_hidden_layers=plan.layers,
-        num_attention_heads=max(1, plan.hidden // 32),
-        intermediate_size=4 * plan.hidden,
-        max_position_embeddings=max(plan.length, 2),
-    )
-    return BertForMaskedLM(config)
-
-
 def _blocks(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> list[dict[str, list[int]]]:
-    # A tokenizer cannot take an empty list.
+    # Tokenizers refuse an empty list.
     tokens = (
         tokenizer(list(texts), return_special_tokens_mask=True, verbose=False) if texts else {"input_ids": []}
     )
@@ -98,7 +96,7 @@ def _blocks(
     count = len(columns["input_ids"])
     if not count:
         raise ValueError(
-            f"the text to learn from or the text held out has less than one block of {length} tokens; "
+            f"the training text or the held-out text has less than one block of {length} tokens; "
             "give more with --text"
         )
     return [{name: rows[row] for name, rows in columns.items()} for row in range(count)]

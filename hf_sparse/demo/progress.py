@@ -1,8 +1,9 @@
-"""What the demo shows while it works: one line for every stage, of which logs and pipes see the end."""
+"""Progress of the demo: one line for every stage, live on a terminal, else printed when the stage ends."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import datasets
 from rich.console import Console
@@ -11,16 +12,18 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-# The errors that datasets logs it raises as well.
+# datasets raises every error that it logs.
 _QUIET = {
     "hf_sparse": logging.ERROR,
     "huggingface_hub": logging.ERROR,
     "datasets": logging.CRITICAL,
 }
 
+_SHOWN = ("loss", "sparsity")
+
 
 class _Numbers(ProgressColumn):
-    """Steps with the latest loss and sparsity, as far as there are any."""
+    """Column with the steps and, once they are logged, the latest loss and sparsity."""
 
     def render(self, task: Task) -> Text:
         parts = [f"{task.completed:.0f}/{task.total:.0f}"]
@@ -34,7 +37,7 @@ class _Numbers(ProgressColumn):
 
 
 class StageProgress(TrainerCallback):
-    """Moves a stage's line along with its Trainer."""
+    """Updates the line of a stage as its Trainer goes on."""
 
     def __init__(self, progress: Progress, title: str) -> None:
         self.progress = progress
@@ -67,21 +70,22 @@ class StageProgress(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float],
+        logs: dict[str, float] | None = None,
         **kwargs: object,
     ) -> None:
-        self.progress.update(self.line, **{name: logs[name] for name in ("loss", "sparsity") if name in logs})
+        shown: dict[str, Any] = {name: value for name, value in (logs or {}).items() if name in _SHOWN}
+        self.progress.update(self.line, **shown)
 
     def _print_ended(self) -> None:
-        """Print the line of a stage once, where lines cannot be written anew as the stage goes on."""
+        """Print the line of a stage once, if the console is not a terminal."""
         if self.progress.disable:
             (task,) = (task for task in self.progress.tasks if task.id == self.line)
-            # Which rich flushes.
+            # rich flushes what it prints.
             self.progress.console.print(self.progress.make_tasks_table([task]))
 
 
 def stage_lines(console: Console) -> Progress:
-    """Make the display that stages add their lines to."""
+    """Return the display that stages add their lines to."""
     return Progress(
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=10),
@@ -94,7 +98,7 @@ def stage_lines(console: Console) -> Progress:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep the libraries below from printing anything but errors; afterwards they print as before."""
+    """Keep libraries from printing anything but errors; restore their levels afterwards."""
     verbosity = transformers_logging.get_verbosity()
     loggers = {logging.getLogger(name): level for name, level in _QUIET.items()}
     levels = {logger: logger.level for logger in loggers}

@@ -1,4 +1,4 @@
-"""How the demo is run: its sources, its budget, the recipe of every stage."""
+"""Settings of the demo: data, training budget, and the recipe of every stage."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from hf_sparse.recipe import Recipe
 
 @dataclass(frozen=True)
 class Training:
-    """One stage's training: optimizer steps of `batch` texts at a peak learning rate."""
+    """Training of one stage: optimizer steps of `batch` texts each, and the peak learning rate."""
 
     steps: int
     learning_rate: float
@@ -21,7 +21,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of the whole job: lengths in tokens, the training of every stage, a new model's shape."""
+    """Sizes of the demo: training of every stage, tokens of a text, shape of a new model."""
 
     prepare: Training
     prune: Training
@@ -31,12 +31,12 @@ class Plan:
     vocabulary: int = 4096
     hidden: int = 128
     layers: int = 2
-    # The most rows of any split that are used; None means all.
+    # Rows used of any split at most; None means all.
     rows: int | None = None
 
 
 def default_plan(new_model: bool) -> Plan:
-    """Choose a plan: minutes on two cores for a small new model, less training for a pre-trained one."""
+    """Return a plan: minutes on two cores for a small new model, fewer steps for a pre-trained one."""
     if new_model:
         return Plan(
             Training(900, 1e-3, 16), Training(700, 1e-3, 16), Training(700, 5e-4, 16), Training(250, 2e-4, 16)
@@ -51,17 +51,17 @@ def default_plan(new_model: bool) -> Plan:
 
 
 def quick_plan() -> Plan:
-    """Choose a plan of some seconds, which shows that everything works but nothing more."""
+    """Return a plan of some seconds, to see that everything works."""
     tiny = Training(8, 1e-3, 4)
     return Plan(tiny, tiny, tiny, tiny, length=16, vocabulary=512, hidden=32, layers=2, rows=64)
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the user asked for.
+    """Settings that the user gives.
 
-    `model`, `dataset`, `text` are Hub names, directories or files; None stands for the built-in ones.
-    `budget` multiplies the steps of every stage.
+    `model`, `dataset` and `text` are Hub names, directories or files; None means the built-in ones. `budget`
+    multiplies the steps of every stage.
     """
 
     output_dir: Path = Path("hf_sparse_demo")
@@ -85,7 +85,7 @@ class DemoSettings:
         if self.seed < 0:
             raise ValueError(f"a seed is at least 0, got {self.seed}")
         if self.dataset_config is not None and self.dataset is None:
-            raise ValueError("a dataset configuration was given without a dataset; add --dataset")
+            raise ValueError("a dataset configuration was given without a dataset; add --dataset-name")
         object.__setattr__(self, "plan", self._scaled())
 
     def _scaled(self) -> Plan:
@@ -101,24 +101,24 @@ class DemoSettings:
 
     @property
     def prune_recipe(self) -> Recipe:
-        """Pruning once, during pre-training, beside the dense model it started from; no weight returns."""
+        """Prune once, while pre-training, with the dense model as teacher; no weight is revived."""
         return Recipe.preset("prune_ofa_90").override([self._final, "sparsity.revive=false"])
 
     @property
     def transfer_recipe(self) -> Recipe:
-        """Learning the task with the zeros locked."""
+        """Learn the task with the zeros locked."""
         return Recipe.preset("transfer")
 
     @property
     def finetune_recipe(self) -> Recipe:
-        """Pruning while learning the task, from the same teacher and to the same sparsity as the transfer."""
+        """Prune while learning the task, with the same teacher and to the same sparsity as the transfer."""
         distillation = self.transfer_recipe.to_dict()["distillation"]
         recipe = Recipe.preset("gmp_finetune").override([self._final])
         return Recipe.from_dict(recipe.to_dict() | {"distillation": distillation})
 
     @property
     def quantize_recipe(self) -> Recipe:
-        """Going on with the task while all is rounded to 8 bits, embeddings too, the zeros locked."""
+        """Train on while everything is rounded to 8 bits, embeddings too, with the zeros locked."""
         return Recipe.preset("transfer_int8").override(["quantization.embeddings=int8_per_channel"])
 
     @property
@@ -126,5 +126,5 @@ class DemoSettings:
         return f"sparsity.schedule.final={self.sparsity}"
 
 
-# The shares of the recipes need some steps to fall on.
+# Schedules are shares of a run, which need some steps.
 _FEWEST_STEPS = 8

@@ -1,8 +1,8 @@
-"""The text and the task of the demo, built-in or the user's own."""
+"""Text and examples that the demo trains on: built in, or the user's own."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Sources:
-    """What the models read: running text to learn the language from, examples of the task."""
+    """Data of the demo: running text for masked language modelling, labelled examples of the task."""
 
     texts: list[str]
     held_out_texts: list[str]
@@ -41,9 +41,10 @@ class Sources:
 
     @property
     def digest(self) -> str:
-        """Return a hash of everything that is read."""
-        lines = [self.texts, self.held_out_texts, self.names]
-        lines += [part for rows in (self.train, self.validation) for part in (*rows.texts, rows.labels)]
+        """Return a hash of all texts and labels."""
+        lines: list[Sequence[object]] = [self.texts, self.held_out_texts, self.names]
+        for rows in (self.train, self.validation):
+            lines += (*rows.texts, rows.labels)
         return hashlib.sha256(repr(lines).encode()).hexdigest()
 
     @property
@@ -60,7 +61,7 @@ class Sources:
 
 
 def load_sources(settings: DemoSettings) -> Sources:
-    """Read or collect what the settings name; without a text of its own, a data set also lends its texts."""
+    """Read the data that the settings name; without a text, pre-training uses the dataset's."""
     docstrings = library_docstrings() if settings.dataset is None else []
     task = (
         load_splits_of(settings.dataset, settings.dataset_config)
@@ -79,12 +80,12 @@ def load_sources(settings: DemoSettings) -> Sources:
 
 
 def load_splits_of(source: str, config: str | None = None) -> DatasetDict:
-    """Load a Hub name, a directory or a single file, which then is the train split."""
+    """Load a dataset from a Hub name, a directory, or a single file, which becomes the train split."""
     try:
         return load_splits(files={"train": source}) if Path(source).is_file() else load_splits(source, config)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no data set could be read from {source}; give a file, a directory with a file train.parquet, "
+            f"no dataset could be read from {source}; give a file, a directory with a file train.parquet, "
             f"train.csv, train.jsonl or train.txt, or a Hub name\n{error}"
         ) from error
 
@@ -94,21 +95,23 @@ def _task(splits: DatasetDict, limit: int | None) -> tuple[tuple[str, ...], Exam
     labels = find_labels(train)
     if labels.regression:
         raise ValueError(
-            "the demo compares accuracies, and the labels of this data set are numbers; give one with classes"
+            "the demo compares accuracies, and the labels of this dataset are numbers; give one with classes"
         )
-    return labels.names, *(_examples(_first(rows, limit), labels) for rows in (train, validation))
+    examples = _examples(_first(train, limit), labels), _examples(_first(validation, limit), labels)
+    return labels.names, *examples
 
 
 def _examples(rows: Dataset, labels: Labels) -> Examples:
     if not len(rows):
-        raise ValueError("the data set has a split without rows; give rows to learn from, rows to hold out")
+        raise ValueError("the dataset has a split without rows; give rows for training and for validation")
     class_of = label_encoder(rows, "label", labels)
     texts = tuple([text or "" for text in rows[column]] for column in text_columns(rows))
-    return Examples(texts, [class_of(value) for value in rows["label"]])
+    return Examples(texts, [int(class_of(value)) for value in rows["label"]])
 
 
 def _running_texts(splits: DatasetDict, limit: int | None) -> tuple[list[str], list[str]]:
-    return tuple(_texts(_first(rows, limit)) for rows in _train_validation(splits))
+    train, validation = _train_validation(splits)
+    return _texts(_first(train, limit)), _texts(_first(validation, limit))
 
 
 def _texts(rows: Dataset) -> list[str]:
@@ -117,7 +120,7 @@ def _texts(rows: Dataset) -> list[str]:
 
 
 def _train_validation(splits: DatasetDict) -> tuple[Dataset, Dataset]:
-    """Take the train and the validation split, or set rows of train apart if there is no other split."""
+    """Return the train and the validation split; if there is only train, every 20th row of it is held out."""
     if "train" not in splits:
         raise ValueError(f"the data has no split 'train', only {list(splits)}; name a file train.*")
     train = splits["train"]

@@ -1,14 +1,12 @@
-"""How fast the demo's last model is in the CPU runtime, and whether it answers there as it should."""
+"""Latency and accuracy of the demo's last model in the CPU runtime."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from hf_sparse.atomic.files import write_atomically
@@ -17,7 +15,7 @@ from hf_sparse.benchmark.eager import held_bytes
 from hf_sparse.benchmark.inputs import plain_copy
 from hf_sparse.benchmark.latency import Prepared, limited, measure
 from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.demo.lessons import Lesson
+from hf_sparse.demo.lessons import Task
 from hf_sparse.demo.stages import PACKED_FORM
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
@@ -30,9 +28,9 @@ _FILE = "latency.json"
 
 @dataclass(frozen=True)
 class Speed:
-    """One text's latency in the CPU runtime and in PyTorch, and the accuracy in the CPU runtime.
+    """Latency of one text in the CPU runtime and in PyTorch, and the accuracy in the CPU runtime.
 
-    Where no kernels are named, the runtime is PyTorch, simulating 8 bits.
+    If `kernels` is None, nothing could be compiled, and the runtime is PyTorch, which simulates 8 bits.
     """
 
     latency: LatencyReport
@@ -60,7 +58,7 @@ class Speed:
         return self._pytorch.median_ms
 
     def as_dict(self) -> dict[str, object]:
-        """Return what the demo's results say of it."""
+        """Return the entry for the demo's results."""
         return {
             "path": self.kernels,
             "tokens": self.latency.length,
@@ -70,15 +68,15 @@ class Speed:
         }
 
 
-def measure_speed(directory: Path, lesson: Lesson) -> Speed:
-    """Measure the packed model of a stage that quantized, on a longest text and on the task.
+def measure_speed(directory: Path, task: Task) -> Speed:
+    """Measure the packed model of a quantized stage: latency on the longest text, accuracy on the task.
 
-    What was measured is left beside the model as `hf-sparse benchmark --json` prints it.
+    The latency is written beside the model in the form of `hf-sparse benchmark --json`.
     """
     fast, kernels = load(directory / PACKED_FORM), load_kernels()
     plain = plain_copy(load_model(directory))
-    longest = max(lesson.validation, key=lambda row: len(row["input_ids"]))
-    inputs = {"input_ids": torch.tensor([longest["input_ids"]])}
+    texts = [task.validation[row]["input_ids"] for row in range(len(task.validation))]
+    inputs = {"input_ids": torch.tensor([max(texts, key=len)])}
     note = "" if kernels else "Simulated in PyTorch: its C++ is not compiled here."
     models = [
         Prepared("hf_sparse", True, lambda: _logits(fast, inputs), held_bytes(fast), note),
@@ -90,9 +88,10 @@ def measure_speed(directory: Path, lesson: Lesson) -> Speed:
     latency = LatencyReport(
         directory.name,
         type(plain).__name__,
-        *inputs["input_ids"].shape,
+        1,
+        inputs["input_ids"].shape[1],
         _THREADS,
-        machine(kernels and kernels.path),
+        machine(None if kernels is None else kernels.path),
         REFERENCE,
         reference.abs().max().item(),
         rows,
@@ -100,11 +99,11 @@ def measure_speed(directory: Path, lesson: Lesson) -> Speed:
     )
     content = json.dumps(latency.to_dict(), indent=1)
     write_atomically(directory / _FILE, f"{content}\n".encode())
-    return Speed(latency, _accuracy(fast, lesson))
+    return Speed(latency, _accuracy(fast, task))
 
 
 def speed_table(speed: Speed) -> Table:
-    """Make a table of the model in the CPU runtime beside PyTorch."""
+    """Return a table of the model in the CPU runtime beside PyTorch."""
     heading = f"a text of {speed.latency.length} tokens, one thread"
     table = narrow_table(heading, "latency", "accuracy", "")
     table.add_row("PyTorch, float32", f"{speed.pytorch_milliseconds:.2f} ms", "", "")
@@ -122,10 +121,11 @@ def _logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         return model(**inputs).logits
 
 
-def _accuracy(model: PreTrainedModel, lesson: Lesson) -> float:
-    rows: Sequence = lesson.validation
+def _accuracy(model: PreTrainedModel, task: Task) -> float:
+    rows = [task.validation[row] for row in range(len(task.validation))]
     right = 0
-    for batch in DataLoader(rows, batch_size=_BATCH, collate_fn=lesson.collate):
+    for start in range(0, len(rows), _BATCH):
+        batch = task.collate(rows[start : start + _BATCH])
         labels = batch.pop("labels")
         right += int((_logits(model, batch).argmax(-1) == labels).sum())
     return right / len(rows)

@@ -1,4 +1,4 @@
-"""One stage of the demo: a training run that leaves a plain Hugging Face directory, whole or not at all."""
+"""One stage of the demo: a training run that writes a plain Hugging Face directory, whole or not at all."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from hf_sparse.atomic.directories import replace_directory
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.saved_files import weight_bytes
-from hf_sparse.demo.lessons import Lesson
+from hf_sparse.demo.lessons import Task
 from hf_sparse.demo.settings import Training
 from hf_sparse.metrics.pretraining import most_likely
 from hf_sparse.reading import read_json
@@ -37,10 +37,10 @@ _WARM_UP, _WEIGHT_DECAY, _EVALUATION_BATCH = 0.05, 0.01, 64
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a finished stage; `log` holds the Trainer's lines.
+    """Results of a finished stage; `log` holds the Trainer's log entries with a loss.
 
-    `bytes` is what its weights take on disk. Where it quantizes, that is the packed file, scores are those of
-    the rounded model, and `sizes` is all that `sizes_as_dict` says of it.
+    `bytes` is the size of its weights on disk. If the stage quantizes, that is the size of the packed file,
+    the scores are those of the quantized model, and `sizes` is what `sizes_as_dict` returns.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage is made of: whatever changes its outcome is part of its fingerprint.
+    """One stage. Everything that changes its outcome is part of its fingerprint.
 
-    `start` and `teacher` are earlier stages' outcomes; instead of a start there may be the fingerprint of the
-    model that the first stage starts from. `facts` are for the record of the run and change nothing.
+    `start` and `teacher` are outcomes of earlier stages; the start of the first one is the fingerprint of the
+    base model. `facts` go into the record of the run and change nothing.
     """
 
     name: str
-    lesson: Lesson
+    task: Task
     training: Training
     recipe: Recipe
     seed: int
@@ -74,16 +74,16 @@ class Stage:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprint(self, sources: str) -> str:
-        """Return a hash of all that determines the outcome; `sources` is that of the data."""
+        """Return a hash of all that determines the outcome; `sources` is the hash of the data."""
         parents = [self.start, self.teacher]
-        origin = [parent.fingerprint if isinstance(parent, Outcome) else parent for parent in parents]
-        parts = [self.lesson.name, asdict(self.training), self.recipe.digest(), self.seed, origin, sources]
+        hashes = [parent.fingerprint if isinstance(parent, Outcome) else parent for parent in parents]
+        parts = [self.task.name, asdict(self.training), self.recipe.digest(), self.seed, hashes, sources]
         parts += [_WARM_UP, _WEIGHT_DECAY]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def read_outcome(directory: Path) -> Outcome | None:
-    """Read the record of a finished stage; None where there is none that can be read."""
+    """Read the outcome of a finished stage; None if there is no readable one."""
     try:
         return Outcome(**read_json(directory / _RECORD, "record", "run the stage again"))
     except (OSError, ValueError, TypeError):
@@ -91,7 +91,7 @@ def read_outcome(directory: Path) -> Outcome | None:
 
 
 def require_own_directories(home: Path, names: Iterable[str]) -> None:
-    """Raise `ValueError` if a directory that a stage would replace holds something else than a stage."""
+    """Raise `ValueError` if a stage would replace a directory that holds anything but a stage."""
     for name in names:
         directory = home / name
         if directory.exists() and not (directory / _RECORD).exists():
@@ -109,13 +109,13 @@ def run_stage(
     load_start: Callable[[], PreTrainedModel],
     progress: TrainerCallback,
 ) -> Outcome:
-    """Train in a folder for unfinished work, then move the result to its place, replacing what is there."""
+    """Train in the folder of unfinished stages, then put the result in place of an earlier one."""
     staged = home / UNFINISHED / stage.name
     began = time.perf_counter()
-    # Before the model is made, so that the same new head is drawn for every model that learns the task.
+    # Before the model is loaded, so that every model gets the same new head for the task.
     set_seed(stage.seed)
     model = load_start()
-    teacher = None if stage.teacher is None else stage.lesson.load(home / stage.teacher.name)
+    teacher = None if stage.teacher is None else stage.task.load(home / stage.teacher.name)
     trainer = _trainer(stage, staged, model, teacher, tokenizer, progress)
     trainer.facts |= stage.facts
     trainer.train()
@@ -123,7 +123,7 @@ def run_stage(
     sparsity = measure_sparsity(trainer.model).overall
     trainer.save_model()
     trainer.save_state()
-    counted = {"eval_samples": len(stage.lesson.validation), "sparsity": sparsity}
+    counted = {"eval_samples": len(stage.task.validation), "sparsity": sparsity}
     trainer.save_metrics("eval", scores | counted)
     sizes = None if trainer.quantizer is None else _pack(trainer.model, tokenizer, staged / PACKED_FORM)
     outcome = Outcome(
@@ -161,13 +161,13 @@ def _trainer(
     trainer = SparseTrainer(
         model=model,
         args=_arguments(stage, staged),
-        train_dataset=stage.lesson.train,
-        eval_dataset=stage.lesson.validation,
-        data_collator=stage.lesson.collate,
+        train_dataset=stage.task.train,
+        eval_dataset=stage.task.validation,
+        data_collator=stage.task.collate,
         processing_class=tokenizer,
-        compute_metrics=stage.lesson.score,
+        compute_metrics=stage.task.score,
         preprocess_logits_for_metrics=most_likely,
-        callbacks=[*(callback() for callback in stage.lesson.callbacks), progress],
+        callbacks=[*(callback() for callback in stage.task.callbacks), progress],
         recipe=stage.recipe,
         teacher=teacher,
     )
@@ -182,7 +182,7 @@ def _arguments(stage: Stage, staged: Path) -> TrainingArguments:
         learning_rate=stage.training.learning_rate,
         per_device_train_batch_size=stage.training.batch,
         per_device_eval_batch_size=_EVALUATION_BATCH,
-        train_sampling_strategy=stage.lesson.sampling,
+        train_sampling_strategy=stage.task.sampling,
         warmup_steps=_WARM_UP,
         weight_decay=_WEIGHT_DECAY,
         logging_steps=max(1, stage.training.steps // 100),

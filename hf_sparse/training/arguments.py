@@ -12,7 +12,7 @@ class SparseArguments:
 
     recipe: str | None = field(
         default=None,
-        metadata={"help": "Name of a preset, or path of a recipe in YAML; nothing is pruned by default."},
+        metadata={"help": "Recipe: name of a preset, or YAML file; nothing is pruned by default."},
     )
     recipe_override: list[str] = field(
         default_factory=list,
@@ -21,23 +21,28 @@ class SparseArguments:
         },
     )
     sparsity: float | None = field(
-        default=None, metadata={"help": "Final sparsity in [0, 1); alone it means the gmp_finetune preset."}
+        default=None,
+        metadata={
+            "help": "Share of weights to remove, between 0 and 1; alone it means the preset gmp_finetune."
+        },
     )
     pattern: str | None = field(
         default=None,
         metadata={
-            "help": "unstructured, or blocks as rows x columns such as 4x1, with --recipe or --sparsity."
+            "help": "Pattern of the zeros: unstructured, blocks of rows x columns such as 4x1; with --recipe "
+            "or --sparsity."
         },
     )
     quantize: str | None = field(
         default=None,
         metadata={
-            "help": "int8, int4, or another scheme of weights such as int4_group_32; with or without "
-            "--recipe, --sparsity."
+            "help": "Quantize as well, with this scheme of the weights: int8, int4 or another such as "
+            "int4_group_32."
         },
     )
     teacher_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model to distil from, where the recipe has distillation."}
+        default=None,
+        metadata={"help": "Model to distil from, if the recipe has distillation: Hub name or directory."},
     )
     allow_schedule_change: bool = field(
         default=False,

@@ -37,7 +37,7 @@ def load_for_texts(
     if reader is None:
         raise ValueError(
             f"{tokenizer or name_or_path} has no tokenizer; save it there with tokenizer.save_pretrained, or "
-            "say where it is (--tokenizer)"
+            "say where it is (--tokenizer-name)"
         )
     if model.main_input_name != "input_ids":
         raise ValueError(

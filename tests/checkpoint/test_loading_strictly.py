@@ -55,7 +55,7 @@ def test_encoders_that_are_compared_are_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["inspect", "benchmark", "report", "compare", "export", "pack"])
 def test_no_command_measures_or_writes_it(command: str, tmp_path: Path) -> None:
     more = {
-        "export": [tmp_path / "out", "--to", "onnx"],
+        "export": [tmp_path / "out", "--format", "onnx"],
         "pack": [tmp_path / "out"],
     }
     found = refused(command, lacking(tmp_path / "run", LAYER), *more.get(command, []))

@@ -1,4 +1,4 @@
-"""Commands as a user types them, and small things to give them."""
+"""Helpers that run commands as a user types them, and a small model for them."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from tests.cli.commands import lines, quantized, refused, run
 OTHERS = ["ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32", "OpenVINO int8"]
 TORCH = ["PyTorch float32", "PyTorch int8 dynamic"]
 OURS = ["hf_sparse fuse", "hf_sparse optimize"]
-QUICK = ["--length", 8, "--repeats", 2, "--warm-up", 0]
+QUICK = ["--max-seq-length", 8, "--repeats", 2, "--warm-up", 0]
 compiled = pytest.mark.skipif(load_kernels() is None, reason="there is no compiler")
 
 
@@ -34,7 +34,7 @@ def test_everything_that_is_there_is_measured_and_drawn(
     picture, before = tmp_path / "latency.png", torch.get_num_threads()
     limits, limit = [], torch.set_num_threads
     monkeypatch.setattr(torch, "set_num_threads", lambda count: limits.append(count) or limit(count))
-    command = ["benchmark", tmp_path / "int8", "--batch", 3, "--threads", 2, "--png", picture, "--json"]
+    command = ["benchmark", tmp_path / "int8", "--batch-size", 3, "--threads", 2, "--png", picture, "--json"]
     result = run(*command, *QUICK)
     assert result.exit_code == 0 and result.stderr == "", result.output
     found = json.loads(result.stdout)
@@ -92,8 +92,11 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(tmp_path: Path) -> N
     ViTModel(ViTConfig(**sizes, image_size=8, patch_size=4)).save_pretrained(tmp_path / "vit")
     assert "ViTModel does not read texts alone" in refused("benchmark", tmp_path / "vit")
     bert().save_pretrained(tmp_path / "model")
-    long = refused("benchmark", tmp_path / "model", "--length", 513)
-    assert "513 tokens are more than the 512 that the model has positions for" in long and "--length" in long
+    long = refused("benchmark", tmp_path / "model", "--max-seq-length", 513)
+    assert (
+        "513 tokens are more than the 512 that the model has positions for" in long
+        and "--max-seq-length" in long
+    )
     assert "is not a directory" in refused("benchmark", tmp_path / "none")
     # Before the model is loaded.
     drawn = refused("benchmark", tmp_path / "none", "--png", tmp_path / "drawing.jpg")
@@ -122,6 +125,6 @@ def test_by_default_sequences_are_of_128_tokens_or_as_many_as_the_model_takes(
     assert json.loads("\n".join(text))["length"] == tokens
 
 
-@pytest.mark.parametrize("option", ["--batch", "--length", "--threads", "--repeats"])
+@pytest.mark.parametrize("option", ["--batch-size", "--max-seq-length", "--threads", "--repeats"])
 def test_numbers_below_1_are_refused(tmp_path: Path, option: str) -> None:
     assert run("benchmark", tmp_path, option, 0).exit_code == 2

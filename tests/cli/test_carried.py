@@ -1,4 +1,4 @@
-"""A model of sentence-transformers goes through the commands as a whole, and answers as it did."""
+"""Commands keep a model of sentence-transformers whole, with equal embeddings."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_quantized_and_packed_it_answers_almost_the_same(model: Path, tmp_path: 
 
 def test_exported_it_has_its_modules(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    lines("export", model, tmp_path / "onnx", "--to", "onnx")
+    lines("export", model, tmp_path / "onnx", "--format", "onnx")
     names = {path.relative_to(tmp_path / "onnx").as_posix() for path in (tmp_path / "onnx").rglob("*")}
     assert {"modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors", "LICENSE"} <= names
 

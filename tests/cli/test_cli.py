@@ -71,7 +71,7 @@ def test_targets_knows_the_head_that_a_model_was_saved_with(pruned_dir: Path) ->
     ("arguments", "sentence"),
     [
         (["--sparsity", "1.5"], "hf-sparse: sparsity is a share between 0 and 1 such as 0.9, got 1.5"),
-        (["--dataset-config", "sst2"], "hf-sparse: a dataset configuration was given without a dataset"),
+        (["--dataset-config-name", "sst2"], "hf-sparse: a dataset configuration was given without a dataset"),
     ],
 )
 def test_an_error_is_one_sentence_with_exit_code_1(arguments: list[str], sentence: str) -> None:
@@ -101,7 +101,7 @@ def test_the_demo_runs_on_the_text_of_this_python(tmp_path: Path, monkeypatch: p
 
 
 def test_a_plan_fits_into_80_columns(model_dir: Path, narrow: None) -> None:
-    text = lines("plan", "prune_ofa_90", "--steps", 1000, "--model", model_dir)
+    text = lines("plan", "prune_ofa_90", "--max-steps", 1000, "--model-name-or-path", model_dir)
     assert max(map(len, text)) <= 80
     assert ["500", "90.0%", "4.9e-05", "0.5", "0.5", "51", "ramp", "ends"] in [line.split() for line in text]
     assert any("1.4" in line and "estimated" in line for line in text)
@@ -109,14 +109,17 @@ def test_a_plan_fits_into_80_columns(model_dir: Path, narrow: None) -> None:
 
 def test_a_plan_takes_its_length_from_data(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text\n" + "word\n" * 50)
-    options = ["--batch-size", 4, "--accumulation", 2, "--processes", 2, "--epochs", 1.5]
-    text = lines("plan", "gmp_finetune", "--data", tmp_path / "train.csv", *options)
+    options = ["--per-device-train-batch-size", 4, "--gradient-accumulation-steps", 2, "--processes", 2]
+    options += ["--num-train-epochs", 1.5]
+    text = lines("plan", "gmp_finetune", "--dataset-name", tmp_path / "train.csv", *options)
     assert text[0].startswith("6 steps.")
 
 
 def test_a_plan_as_json_is_all_that_is_printed(model_dir: Path) -> None:
-    options = ["--learning-rate", 1e-3, "--warmup", 0.5, "--lr-scheduler", "cosine_with_min_lr"]
-    text = lines("plan", "gmp_finetune", "--steps", 10, *options, "--lr-option", "min_lr=1e-4", "--json")
+    options = ["--learning-rate", 1e-3, "--warmup-steps", 0.5, "--lr-scheduler-type", "cosine_with_min_lr"]
+    text = lines(
+        "plan", "gmp_finetune", "--max-steps", 10, *options, "--lr-scheduler-kwargs", "min_lr=1e-4", "--json"
+    )
     numbers = json.loads("\n".join(text))
     assert len(numbers["sparsity"]) == 11 and numbers["sparsity"][-1] == 0.85
     assert numbers["learning_rate"][6] == 1e-3
@@ -124,8 +127,24 @@ def test_a_plan_as_json_is_all_that_is_printed(model_dir: Path) -> None:
 
 
 def test_a_plan_takes_changes_a_teacher_and_options_of_loading(model_dir: Path) -> None:
-    changes = ["--set", "distillation.attention=1", "--set", "sparsity.schedule.final=0.5", "--json"]
-    command = ["plan", "prune_ofa_90", "--steps", 10, "--model", model_dir, "--teacher", model_dir, *changes]
+    changes = [
+        "--recipe-override",
+        "distillation.attention=1",
+        "--recipe-override",
+        "sparsity.schedule.final=0.5",
+        "--json",
+    ]
+    command = [
+        "plan",
+        "prune_ofa_90",
+        "--max-steps",
+        10,
+        "--model-name-or-path",
+        model_dir,
+        "--teacher-name-or-path",
+        model_dir,
+        *changes,
+    ]
     refused = run(*command)
     assert refused.exit_code == 1 and "attention is sdpa" in refused.stderr and refused.stdout == ""
     options = ["attn_implementation=eager", "attention_probs_dropout_prob=0.0"]
@@ -138,14 +157,23 @@ def test_a_plan_takes_changes_a_teacher_and_options_of_loading(model_dir: Path) 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "given by --steps or by --data, one of them"),
-        (["--steps", "10", "--data", "x.csv"], "given by --steps or by --data, one of them"),
-        (["--steps", "10", "--teacher", "x"], "add --model"),
-        (["--steps", "10", "--set", "sparsity.pattern=2:3"], "set sparsity.schedule.final=0.3333"),
-        (["--steps", "10", "--set", "sparsity.schedule.ramp_end=10"], "ramp_end is step 10 of 10"),
-        (["--steps", "10", "--warmup", "6"], "shorten the warm-up or the ramp"),
-        (["--steps", "10", "--lr-scheduler", "greedy"], "greedy follows a metric"),
-        (["--steps", "10", "--lr-option", "nonsense"], "'nonsense' is not an assignment"),
+        ([], "given by --max-steps or by --dataset-name, one of them"),
+        (
+            ["--max-steps", "10", "--dataset-name", "x.csv"],
+            "given by --max-steps or by --dataset-name, one of them",
+        ),
+        (["--max-steps", "10", "--teacher-name-or-path", "x"], "add --model-name-or-path"),
+        (
+            ["--max-steps", "10", "--recipe-override", "sparsity.pattern=2:3"],
+            "set sparsity.schedule.final=0.3333",
+        ),
+        (
+            ["--max-steps", "10", "--recipe-override", "sparsity.schedule.ramp_end=10"],
+            "ramp_end is step 10 of 10",
+        ),
+        (["--max-steps", "10", "--warmup-steps", "6"], "shorten the warm-up or the ramp"),
+        (["--max-steps", "10", "--lr-scheduler-type", "greedy"], "greedy follows a metric"),
+        (["--max-steps", "10", "--lr-scheduler-kwargs", "nonsense"], "'nonsense' is not an assignment"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused_in_one_sentence(options: list[str], sentence: str) -> None:
@@ -156,7 +184,7 @@ def test_a_plan_that_cannot_work_is_refused_in_one_sentence(options: list[str], 
 
 def test_plan_and_inspect_draw_what_they_show(pruned_dir: Path, tmp_path: Path) -> None:
     pictures = [tmp_path / name for name in ("plan.png", "map.png", "weight.png", "layer.png")]
-    lines("plan", "gmp_finetune", "--steps", 100, "--png", pictures[0])
+    lines("plan", "gmp_finetune", "--max-steps", 100, "--png", pictures[0])
     lines("inspect", pruned_dir, "--png", pictures[1])
     lines("inspect", pruned_dir, "--weight", "layer.0.output.dense", "--png", pictures[2])
     lines("inspect", pruned_dir, "--layer", 1, "--png", pictures[3])
@@ -209,7 +237,7 @@ def test_inspect_exits_with_3_if_zeros_were_lost(damaged_dir: Path, form: list[s
 def test_a_model_that_is_not_there_is_an_error_in_one_sentence(tmp_path: Path) -> None:
     for command in (
         ["inspect", tmp_path / "none"],
-        ["plan", "transfer", "--steps", 5, "--model", tmp_path / "none"],
+        ["plan", "transfer", "--max-steps", 5, "--model-name-or-path", tmp_path / "none"],
     ):
         result = run(*command)
         assert result.exit_code == 1 and result.stdout == ""
@@ -222,7 +250,17 @@ def test_a_weight_that_is_not_there_is_an_error_with_a_way_out(pruned_dir: Path)
 
 
 def test_a_plan_measures_what_patterns_buy(model_dir: Path) -> None:
-    command = ["plan", "gmp_finetune", "--steps", 10, "--model", model_dir, "--max-seq-length", 4, "--speed"]
+    command = [
+        "plan",
+        "gmp_finetune",
+        "--max-steps",
+        10,
+        "--model-name-or-path",
+        model_dir,
+        "--max-seq-length",
+        4,
+        "--speed",
+    ]
     if load_kernels() is None:
         assert "C++ compiler" in run(*command).stderr
         return

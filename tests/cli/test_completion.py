@@ -1,4 +1,4 @@
-"""Completion, asked for as a shell does: by environment variables."""
+"""Completion, requested by environment variables as a shell does."""
 
 import os
 import subprocess
@@ -42,9 +42,9 @@ def completed(line: str, shell: str = "bash") -> list[str]:
         # The shell goes on with files.
         ("hf-sparse plan my_recipe", []),
         ("hf-sparse --debug plan gmp_s", ["gmp_star"]),
-        ("hf-sparse plan gmp_star --acc", ["--accumulation"]),
+        ("hf-sparse plan gmp_star --grad", ["--gradient-accumulation-steps"]),
         ("hf-sparse pack model out --format ", list(FORMATS)),
-        ("hf-sparse export model out --to ", list(KINDS)),
+        ("hf-sparse export model out --format ", list(KINDS)),
         ("hf-sparse prune model out --method w", ["wanda"]),
         ("hf-sparse prune model out --pattern 4x", ["4x1", "4x4"]),
         ("hf-sparse quantize model out --weights int4", ["int4_per_channel", "int4_group_32"]),

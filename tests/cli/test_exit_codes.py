@@ -1,4 +1,4 @@
-"""What `hf-sparse` ends with, and the one sentence it says: real errors, interrupts, readers that go away."""
+"""Exit codes and messages of `hf-sparse`: errors, interrupts, readers that close the output."""
 
 import subprocess
 import sys
@@ -105,7 +105,7 @@ def test_after_two_dashes_debug_is_a_name() -> None:
         (["history"], "No such command 'history'"),
         (["inspect", "model", "--jsno"], "No such option: --jsno"),
         (["inspect"], "Missing argument"),
-        (["benchmark", "model", "--batch", "0"], "Invalid value for '--batch'"),
+        (["benchmark", "model", "--batch-size", "0"], "Invalid value for '--batch-size'"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(words: list[str], said: str) -> None:

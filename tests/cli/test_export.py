@@ -16,7 +16,7 @@ TEXTS = ["the big cat sat on a mat .", "who sat in paris ?"]
 
 def test_a_pipeline_runs_from_what_is_written(tmp_path: Path, narrow: None) -> None:
     model, out = quantized(tmp_path / "int8"), tmp_path / "out"
-    text = lines("export", tmp_path / "int8", out, "--to", "onnx")
+    text = lines("export", tmp_path / "int8", out, "--format", "onnx")
     joined = "".join(text).replace("\n", "")
     assert "opset 21, 6 quantized layers" in " ".join(text) and "QuantizeLinear" in joined
     assert text[-1] == f"{(out / 'model.onnx').stat().st_size / 1e6:.2f} MB"
@@ -31,7 +31,7 @@ def test_a_pipeline_runs_from_what_is_written(tmp_path: Path, narrow: None) -> N
 
 def test_openvino_and_json(tmp_path: Path) -> None:
     quantized(tmp_path / "int8")
-    command = ["export", tmp_path / "int8", tmp_path / "out", "--to", "openvino", "--json"]
+    command = ["export", tmp_path / "int8", tmp_path / "out", "--format", "openvino", "--json"]
     found = json.loads("\n".join(lines(*command)))
     assert found["path"] == str(tmp_path / "out" / "openvino_model.xml")
     sizes = [(tmp_path / "out" / f"openvino_model.{end}").stat().st_size for end in ("xml", "bin")]
@@ -44,10 +44,12 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     sizes = {"encoder_layers": 1, "decoder_layers": 1, "vocab_size": 50, "max_position_embeddings": 16}
     BartModel(BartConfig(d_model=32, **sizes)).save_pretrained(tmp_path / "bart")
     out = tmp_path / "out"
-    message = refused("export", tmp_path / "bart", out, "--to", "onnx")
+    message = refused("export", tmp_path / "bart", out, "--format", "onnx")
     assert "reads more than a tokenizer makes" in message and not out.exists()
-    assert "holds something else" in refused("export", tmp_path / "bart", tmp_path / "bart", "--to", "onnx")
-    assert "choose one of onnx, openvino" in refused("export", tmp_path / "bart", out, "--to", "tflite")
+    assert "holds something else" in refused(
+        "export", tmp_path / "bart", tmp_path / "bart", "--format", "onnx"
+    )
+    assert "choose one of onnx, openvino" in refused("export", tmp_path / "bart", out, "--format", "tflite")
 
 
 @pytest.mark.parametrize(
@@ -57,5 +59,5 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, package: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = refused("export", tmp_path, tmp_path / "out", "--to", kind)
+    message = refused("export", tmp_path, tmp_path / "out", "--format", kind)
     assert f"needs {package}" in message and message.endswith(f'pip install "hf_sparse[{extra}]"')

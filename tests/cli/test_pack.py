@@ -1,4 +1,4 @@
-"""`hf-sparse pack`: small directories, and what they take."""
+"""`hf-sparse pack`: small directories and their sizes."""
 
 import json
 from pathlib import Path

@@ -64,7 +64,7 @@ def test_what_is_gone_already_stays_and_is_told(
 def test_texts_belong_to_the_methods_that_look_at_them(tmp_path: Path, model: Path, texts: Path) -> None:
     half = ["prune", model, tmp_path / "out", "--sparsity", 0.5]
     assert "give them with --calibration" in refused(*half, "--method", "wanda")
-    assert "looks at no texts; leave --calibration out" in refused(*half, "--calibration", texts)
+    assert "uses no texts; leave --calibration out" in refused(*half, "--calibration", texts)
     assert not (tmp_path / "out").exists()
 
 

@@ -37,7 +37,7 @@ def typed(clients: Clients, *words: object, token: str | None = TOKEN) -> Ended:
 
 
 def test_a_model_is_pushed_and_shown(server: Server, clients: Clients, model: Path) -> None:
-    ended = typed(clients, model, "somebody/model", "--packed", "--message", "Here it is")
+    ended = typed(clients, model, "somebody/model", "--packed", "--commit-message", "Here it is")
     repository = server.repositories["somebody/model"]
     assert ended.returncode == 0 and repository.titles() == ["initial commit", "Here it is"]
     table = ended.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""`hf-sparse quantize`: from a trained model and texts to what quantized training would have left."""
+"""`hf-sparse quantize`: a trained model and texts give a directory like that of quantized training."""
 
 import json
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path, texts: Path) -> None:
     tokenizer().save_pretrained(tmp_path / "words")
     command = ["quantize", tmp_path / "bare", tmp_path / "out", "--calibration", texts]
     assert "bare has no tokenizer; save it there" in refused(*command)
-    lines(*command, "--tokenizer", tmp_path / "words")
+    lines(*command, "--tokenizer-name", tmp_path / "words")
     assert load_tokenizer(str(tmp_path / "out")) is not None
 
 

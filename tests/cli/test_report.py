@@ -31,8 +31,8 @@ def test_the_page_of_several_runs_lies_beside_them(tmp_path: Path) -> None:
 
 def test_runs_of_several_places_need_one_for_their_page(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name / "run", sparsity=None) for name in "ab"]
-    assert "name a place for their page with --out DIR" in refused("report", *runs)
-    lines("report", *runs, "--out", tmp_path / "page")
+    assert "name a place for their page with --output-dir DIR" in refused("report", *runs)
+    lines("report", *runs, "--output-dir", tmp_path / "page")
     assert (tmp_path / "page" / "1-a-run-loss.png").is_file()
 
 
@@ -57,7 +57,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_place_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     home = write_run(tmp_path / "run", sparsity=None)
-    assert "holds something else" in refused("report", home, "--out", home)
+    assert "holds something else" in refused("report", home, "--output-dir", home)
     assert (home / "config.json").is_file()
 
 

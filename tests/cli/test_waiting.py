@@ -1,4 +1,4 @@
-"""What is shown while a command works: on a terminal only, never among its results."""
+"""Progress of commands: on a terminal only, never on the standard output."""
 
 import logging
 import sys

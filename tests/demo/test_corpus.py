@@ -1,4 +1,4 @@
-"""What text is taken from Python's standard library."""
+"""Text from Python's standard library."""
 
 import sys
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from hf_sparse.demo.corpus import (
+    SECTIONS,
     Docstring,
     library_docstrings,
     library_sections,
     library_texts,
     library_topics,
+    section_of,
 )
-from hf_sparse.demo.sections import SECTIONS
 
 SOURCE = '''"""Split text into words and symbols."""
 raise SystemExit("imported")
@@ -78,3 +79,23 @@ def test_reading_the_library_imports_none_of_it(docstrings: list[Docstring]) -> 
 
 def test_topics_explain_the_language() -> None:
     assert any("with" in topic and "context manager" in topic for topic in library_topics())
+
+
+@pytest.mark.parametrize(
+    ("module", "section"),
+    [
+        ("re", "text"),
+        ("email.mime.text", "mail and markup"),
+        ("concurrent.futures.thread", "concurrency"),
+        ("string", "text"),
+        ("string.templatelib", "language"),
+        ("antigravity", None),
+    ],
+)
+def test_a_package_stands_for_its_modules_unless_one_is_listed(module: str, section: str | None) -> None:
+    assert section_of(module) == section
+
+
+def test_no_module_is_listed_twice() -> None:
+    modules = [module for listed in SECTIONS.values() for module in listed.split()]
+    assert sorted(modules) == sorted(set(modules))

@@ -13,9 +13,7 @@ from rich.console import Console
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_sparse.checkpoint.packed import load_packed
-from hf_sparse.demo import pipeline
-from hf_sparse.demo.job import run_demo
-from hf_sparse.demo.pipeline import Outcomes, facts_of
+from hf_sparse.demo.job import Outcomes, facts_of, run_demo
 from hf_sparse.demo.settings import DemoSettings
 from hf_sparse.demo.stages import run_stage
 from hf_sparse.hub import write_card
@@ -30,7 +28,7 @@ SPARSITY["task-int8"] = 0.9
 
 @dataclass(frozen=True)
 class Finished:
-    """A demo that has been run: where, what came of it, what was printed."""
+    """A finished demo: its directory, its outcomes, its output."""
 
     home: Path
     outcomes: Outcomes
@@ -63,7 +61,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(stage.name)
         return run_stage(stage, *args)
 
-    monkeypatch.setattr(pipeline, "run_stage", spy)
+    monkeypatch.setattr("hf_sparse.demo.job.run_stage", spy)
     return names
 
 

@@ -1,4 +1,4 @@
-"""What the demo shows of its stages: on a terminal as they go on, in logs and pipes as each ends."""
+"""Progress of the demo's stages: live on a terminal, one line a stage elsewhere."""
 
 from io import StringIO
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from hf_sparse.demo.progress import StageProgress, stage_lines
 
 
 class Written(StringIO):
-    """A stream that knows what has been written out of it."""
+    """A stream that keeps what has been flushed."""
 
     flushed = ""
 

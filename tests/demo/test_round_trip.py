@@ -1,4 +1,4 @@
-"""The demo's last model, pushed, then used by stock transformers in a process that knows nothing of us."""
+"""The demo's last model is pushed, then used by stock transformers in a process without hf_sparse."""
 
 import json
 from io import StringIO

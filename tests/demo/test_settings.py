@@ -1,4 +1,4 @@
-"""What the user may ask for, what comes of it."""
+"""Settings of the demo and the recipes that follow from them."""
 
 import pytest
 

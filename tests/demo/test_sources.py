@@ -1,4 +1,4 @@
-"""What the models of the demo read."""
+"""Data of the demo: built in, datasets, files."""
 
 from pathlib import Path
 

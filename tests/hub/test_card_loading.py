@@ -101,7 +101,7 @@ def test_a_plain_sparse_model_is_loaded_with_transformers_alone(tmp_path: Path) 
         logits(found), logits(model.eval())
     )
     assert torch.allclose(logits(run(fast)["model"]), logits(model), atol=0.05)
-    assert "hf-sparse export tiny-int8 onnx --to onnx" in text
+    assert "hf-sparse export tiny-int8 onnx --format onnx" in text
 
 
 def fast_code(model: PreTrainedModel, place: Path) -> str:

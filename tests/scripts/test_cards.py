@@ -1,4 +1,4 @@
-"""The cards that scripts leave beside what they have trained."""
+"""Cards that scripts write beside the models they train."""
 
 from pathlib import Path
 

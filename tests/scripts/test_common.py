@@ -1,4 +1,4 @@
-"""What the scripts refuse, where they go on from."""
+"""Scripts: refusals and resuming."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -97,3 +97,18 @@ def test_a_text_is_no_longer_than_the_model_takes(
 def test_a_split_that_is_missing_is_named(script: Script) -> None:
     with pytest.raises(ValueError, match=r"no split 'train', only \['test'\]; give --train_file"):
         script("common").take({"test": None}, "train")
+
+
+def test_an_old_name_of_an_argument_is_read_as_the_new_one(script: Script, tmp_path: Path) -> None:
+    common, glue = script("common"), script("run_glue")
+    kinds, rest = (
+        (common.ModelArguments, glue.GlueDataArguments),
+        ["--output_dir", str(tmp_path), "--do_eval"],
+    )
+    for name in ("--text_column_names", "--text-column-names"):
+        with pytest.warns(FutureWarning, match=f"^{name} is an old name; write --text-column$"):
+            assert common.parse(kinds, [name, "a", "b", *rest], TASK)[1].text_column == ["a", "b"]
+    file = tmp_path / "arguments.yaml"
+    file.write_text(f"output_dir: {tmp_path}\ndo_eval: true\ntext_column_names: [a]\n")
+    with pytest.warns(FutureWarning, match="^text_column_names is an old name; write text_column$"):
+        assert common.parse(kinds, [str(file)], TASK)[1].text_column == ["a"]

@@ -1,4 +1,4 @@
-"""What the record of a script's run says of its task and its data."""
+"""Task and dataset in the record of a script's run."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the scripts leave of a quantized model: the plain one, the forms to publish, scores with rounding."""
+"""Quantized models of the scripts: plain directory, small formats, scores with rounding."""
 
 import json
 import shutil

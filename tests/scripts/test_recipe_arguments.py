@@ -1,4 +1,4 @@
-"""Scripts take what is published beside a preset, unless their command line says otherwise."""
+"""Training arguments that are published with a preset, and the command line's precedence over them."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What run_glue makes of each task, of other texts with labels, of models that know the labels."""
+"""run_glue: GLUE tasks, other labelled texts, models with labels of their own."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What run_glue answers where the data has no labels to tell the classes."""
+"""run_glue: predictions for data without labels."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

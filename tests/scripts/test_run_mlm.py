@@ -1,4 +1,4 @@
-"""What run_mlm leaves behind, from which text, after which interruption."""
+"""run_mlm: files it writes, texts it reads, resuming."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +141,7 @@ def test_bad_input_is_refused(script: Script, model_dir: Path, tmp_path: Path) -
         )
     with pytest.raises(ValueError, match="a percentage is between 0 and 100, got 100"):
         main(["--output_dir", str(tmp_path), "--do_eval", "--validation_split_percentage", "100"])
-    with pytest.raises(ValueError, match="no task to predict; leave --do_predict out, --do_eval scores"):
+    with pytest.raises(ValueError, match="predicts nothing new; leave --do_predict out, --do_eval scores"):
         main(arguments(model_dir, tmp_path / "short", tmp_path / "out", "--do_predict"))
     with pytest.raises(ValueError, match="no tokenizer"):
         main(["--output_dir", str(tmp_path / "out"), "--do_eval"])

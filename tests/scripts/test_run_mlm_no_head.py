@@ -1,4 +1,4 @@
-"""run_mlm distils an encoder without a head, with or without a pooler; what such a one cannot do."""
+"""run_mlm with --no_head: encoders with and without a pooler, and refusals."""
 
 import logging
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_an_encoder_becomes_sparse_and_a_task_is_learned_from_it(
     ]
     with caplog.at_level(logging.INFO, "hf_sparse.scripts"):
         script("run_mlm").main(arguments(encoder, text, output, *RECIPE, *others))
-    assert "The pooler is kept as it is: no inner state passes through it." in caplog.messages
+    assert "The pooler is kept as it is: hidden states do not pass through it." in caplog.messages
     found, dense, log = BertModel.from_pretrained(output), BertModel.from_pretrained(encoder), results(output)
     assert measure_sparsity(found).overall == pytest.approx(0.5, abs=1e-3)
     assert torch.equal(found.pooler.dense.weight, dense.pooler.dense.weight)
@@ -100,7 +100,7 @@ def test_an_encoder_saved_without_a_pooler_gets_none(
     with caplog.at_level(logging.INFO, "hf_sparse.scripts"):
         argv = arguments(tmp_path / "encoder", text, tmp_path / "out", *RECIPE, "--max_steps", "4")
         script("run_mlm").main(argv)
-    assert "There is no pooler to keep: the model was saved without one." in caplog.messages
+    assert "No pooler is kept: the model was saved without one." in caplog.messages
     _, loading = type(model).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not loading["unexpected_keys"]
 
@@ -176,7 +176,7 @@ def test_what_an_encoder_alone_cannot_do_is_refused(
         main([*argv, "sparsity.include=[pooler]"])
     for option in ("--next_sentence True", "--mlm_probability 0.4", "--eval_strategy steps"):
         with pytest.raises(
-            ValueError, match=f"{option.split()[0]} .*is about a loss that --no_head does without"
+            ValueError, match=f"{option.split()[0]} .*is about a loss that --no_head does not use"
         ):
             main([*argv, "--do_eval", *option.split()])
     with pytest.raises(ValueError, match="no loss to evaluate, only a distance .* evaluate-distance"):

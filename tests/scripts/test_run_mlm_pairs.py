@@ -1,4 +1,4 @@
-"""What run_mlm learns from pairs of segments, with one head or two, pruned and taught or not."""
+"""run_mlm on pairs of segments: one head or two, with and without pruning and teacher."""
 
 import math
 from collections import Counter
@@ -250,9 +250,7 @@ def test_bad_input_is_refused(script: Script, model_dir: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"--single_share is a share in \[0, 1\), got 1.0"):
         main([*argv, "--single_share", "1"])
     without = [argument for argument in argv if argument != "--sentence_pairs"]
-    with pytest.raises(
-        ValueError, match="--single_share 0.5 is about pairs of segments; add --sentence_pairs"
-    ):
+    with pytest.raises(ValueError, match="--single_share 0.5 needs pairs of segments; add --sentence_pairs"):
         main([*without, "--single_share", "0.5"])
-    with pytest.raises(ValueError, match="--next_sentence is about pairs of segments; add --sentence_pairs"):
+    with pytest.raises(ValueError, match="--next_sentence needs pairs of segments; add --sentence_pairs"):
         main([*without, "--next_sentence"])

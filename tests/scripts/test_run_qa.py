@@ -1,4 +1,4 @@
-"""What run_qa trains, scores, writes; from which data, after which interruption."""
+"""run_qa: training, scores, files, data, resuming."""
 
 import json
 import random

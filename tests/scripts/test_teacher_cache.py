@@ -1,4 +1,4 @@
-"""Scripts look for a teacher where they are told that downloads are kept."""
+"""Scripts load the teacher from --cache_dir."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -30,7 +30,9 @@ def test_the_revision_asked_for_is_rescued(server: Server, pushers: Clients, tmp
     earlier = repository.write(files(tmp_path / "sparse", sparse=True)).sha
     repository.write(files(tmp_path / "dense", sparse=False))
     assert "is neither sparse nor in a layout of the past" in pushers.run(rescuing()).stderr
-    command = f"from hf_sparse.cli.main import app; app(['rescue', {REPO!r}, 'out', '--revision', {{!r}}])"
+    command = (
+        f"from hf_sparse.cli.main import app; app(['rescue', {REPO!r}, 'out', '--model-revision', {{!r}}])"
+    )
     assert "Zeros: 90.0% of 12 weights" in pushers.output(command.format(earlier))
 
 
