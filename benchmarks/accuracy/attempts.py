@@ -1,4 +1,4 @@
-"""One process that trains a stage: started at a low priority, watched, its cost written down as it grows."""
+"""Processes that train a stage: started at a low priority, watched, with their costs written down."""
 
 import ctypes
 import json
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Attempt:
-    """A process of a stage: when it began, what it has cost so far, which it is while it runs."""
+    """A process of a stage: its start, its cost so far, and its id while it runs."""
 
     started: str
     seconds: float = 0.0
@@ -35,7 +35,7 @@ class Attempt:
     born: float | None = None
 
     def observe(self, process: psutil.Process) -> None:
-        """Note what the process has cost; one that has ended counts until it is waited for."""
+        """Note the cost of the process; one that has ended still counts until it is waited for."""
         times = process.cpu_times()
         used = times.user + times.system + times.children_user + times.children_system
         self.cpu_seconds = round(used, 1)
@@ -43,7 +43,7 @@ class Attempt:
 
 
 class Attempts:
-    """All processes that a stage has taken, in a file beside its directory: it may be killed many times."""
+    """All processes of a stage, in a file beside its directory, since a stage may be killed many times."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.all = path, []
@@ -57,7 +57,7 @@ class Attempts:
 
     @property
     def cost(self) -> dict[str, float]:
-        """Wall and processor time of all of them, in seconds, lost work included."""
+        """Wall and processor time of all processes in seconds, lost work included."""
         return {
             "seconds": round(sum(each.seconds for each in self.all), 1),
             "cpu_seconds": round(sum(each.cpu_seconds for each in self.all), 1),
@@ -68,7 +68,7 @@ class Attempts:
         for attempt in self.all:
             with suppress(psutil.NoSuchProcess):
                 process = None if attempt.pid is None else psutil.Process(attempt.pid)
-                # Another process may have its number by now; a clock that was set moves the time a little.
+                # Another process may have this id by now; setting the clock moves the start time a little.
                 if process is not None and abs(process.create_time() - attempt.born) < 5:
                     attempt.observe(process)
                     process.kill()
@@ -96,9 +96,9 @@ class Process:
         self._write()
 
     def poll(self) -> int | None:
-        """Note what it has cost; return its exit code once it has ended, None before."""
+        """Note the cost so far; return the exit code, None while the process runs."""
         if self.process.returncode is None:
-            # Before it is asked whether it has ended, since nothing is left of it afterwards.
+            # The cost is read before polling, which discards the ended process.
             self.attempt.observe(self.watched)
         code = self.process.poll()
         if code is not None:
@@ -108,7 +108,7 @@ class Process:
         return code
 
     def end(self) -> None:
-        """Ask it to stop; it goes on from its last checkpoint another time."""
+        """Ask the process to stop; the next attempt continues from the last checkpoint."""
         self.process.terminate()
         deadline = time.monotonic() + 30
         while self.poll() is None:
@@ -124,7 +124,7 @@ class Process:
 def launch(
     command: Sequence[str], threads: int, nice: int, work: Path, **streams: Any
 ) -> subprocess.Popen[str]:
-    """Start Python at a low priority; it ends with the process that started it, whatever ends that one."""
+    """Start Python at a low priority; it ends when the process that started it ends, for any reason."""
     settings = {
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": str(ROOT),
@@ -137,7 +137,7 @@ def launch(
         env=os.environ | settings,
         cwd=ROOT,
         text=True,
-        # A session of its own: the kernel shares the cores out by session before it looks at nice.
+        # The kernel divides the cores among sessions before it regards nice, hence a session of its own.
         start_new_session=True,
         preexec_fn=_end_with_parent,
         **streams,

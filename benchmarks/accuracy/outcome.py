@@ -1,4 +1,4 @@
-"""What a finished stage is worth: its results as one JSON file, with command, cost, scores, distances."""
+"""The results of a finished stage as one JSON file, with command, cost, scores and distances."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 
 def is_trained(output: Path) -> bool:
-    """Say whether a directory holds all that a stage leaves: a model, its record, its scores, whole.
+    """Return whether a directory holds all that a stage leaves: a model, its record, its scores, whole.
 
     The process that trained may have been killed at any moment, and its files copied in part.
     """
@@ -52,7 +52,7 @@ def finish(stage: Stage, places: Places, results: Path, attempts: Attempts, run:
 
 
 def measure(stage: Stage, places: Places, attempts: Attempts, run: Run) -> dict[str, Any]:
-    """Return the content of a results file: what was run, what it came to, how it went."""
+    """Return the content of a results file: command, results, course of the run."""
     output = places.output(stage.name)
     found = json.loads((output / "all_results.json").read_text())
     state = json.loads((output / "trainer_state.json").read_text())
@@ -107,14 +107,14 @@ def standard_errors(found: Mapping[str, float]) -> dict[str, float]:
 
 
 def point(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return of a log line what a curve needs: step, tokens, losses, the error of each layer."""
+    """Return the values of a log line that a curve needs: step, tokens, losses, the error of each layer."""
     kept = {"step": line["step"], "tokens": line.get("num_input_tokens_seen")}
     terms = (name for name in line if name in _CURVES or name.startswith("loss_"))
     return kept | {name: round(float(line[name]), 5) for name in terms}
 
 
 def name_of(encoder: str) -> str:
-    """Name the encoder for readers elsewhere: as on the Hub, or by its weights, since a path says nothing."""
+    """Return a name of the encoder that holds elsewhere: that on the Hub, or the hash of its weights."""
     directory = Path(encoder)
     weights = directory / "model.safetensors"
     if not weights.is_file():
@@ -124,7 +124,7 @@ def name_of(encoder: str) -> str:
 
 
 def measure_distances(stage: Stage, places: Places, run: Run) -> dict[str, float]:
-    """Ask `hf-sparse evaluate-distance` how far each layer is from the encoder's."""
+    """Return the distance of each layer from the encoder's, by `hf-sparse evaluate-distance`."""
     given = stage.distance
     command = ["-c", "from hf_sparse.cli.main import main; main()", "evaluate-distance"]
     command += [str(places.output(stage.name)), places.model(ENCODER), places.data(given["data"]), "--json"]

@@ -46,7 +46,7 @@ def main() -> None:
     stages = read_plan(options.plan)
     named = [*(options.only or ()), *filter(None, (options.needs, options.made))]
     if unknown := set(named) - stages.keys():
-        raise SystemExit(f"the plan has no stage {sorted(unknown)[0]}; it has {', '.join(stages)}")
+        raise SystemExit(f"stage {sorted(unknown)[0]} is not in the plan, which has {', '.join(stages)}")
     if options.list:
         Console(width=None if sys.stdout.isatty() else 140).print(overview(stages, places, options.results))
         return
@@ -143,7 +143,7 @@ def run(stages: dict[str, Stage], places: Places, options: argparse.Namespace) -
 
 
 def is_done(name: str, places: Places) -> bool:
-    """Say whether only results are left to be written, as when a runner was killed after a stage ended."""
+    """Return whether only results are left to be written, as when a runner was killed after a stage ended."""
     return places.stands(name) or is_trained(places.output(name))
 
 
@@ -186,7 +186,7 @@ def settle(stage: Stage, places: Places, options: argparse.Namespace) -> bool:
 
 
 def overview(stages: dict[str, Stage], places: Places, results: Path) -> Table:
-    """Return the plan as a table: what is measured, what is still to be run, whose model lies here."""
+    """Return the plan as a table: stages with results, stages to run, stages whose models lie here."""
     table = Table(title="Accuracy study")
     for name in ("stage", "from", "tokens", "cpu min", "score", "here"):
         table.add_column(name, no_wrap=True)

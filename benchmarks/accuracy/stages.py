@@ -1,4 +1,4 @@
-"""The plan of the accuracy study: stages as data, what each starts from, the command that makes it."""
+"""The plan of the accuracy study: stages as data, with the stages they start from and their commands."""
 
 import json
 import re
@@ -12,9 +12,9 @@ import yaml
 ENCODER = "ENCODER"
 _KEYS = {"script", "start", "teacher", "data", "recipe", "override", "seed", "arguments", "group", "distance"}
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-# What else lies in the work directory.
+# Other contents of the work directory.
 _TAKEN = {ENCODER, "datasets", "lock"}
-# The same for every stage; a checkpoint is worth as much as the minutes that a kill may cost.
+# The same for every stage; checkpoints are so frequent that a kill costs a few minutes.
 _COMMON = {
     "do_train": True,
     "do_eval": True,
@@ -72,7 +72,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie on this machine."""
+    """The places of data, encoder and models on this machine."""
 
     encoder: str
     data_directory: Path
@@ -95,7 +95,7 @@ class Places:
         return self.output(name) / "stage.json"
 
     def stands(self, name: str) -> bool:
-        """Say whether a stage has left a finished model here."""
+        """Return whether a stage has left a finished model here."""
         return name == ENCODER or self.ending(name).is_file()
 
     def files(self, name: str) -> list[str]:
@@ -107,7 +107,7 @@ class Places:
             raise ValueError(f"stage {name} is not finished in {self.work}; run it first, with --only {name}")
         last = self.ending(name)
         made = [path for path in sorted(self.output(name).iterdir()) if path.is_file() and path != last]
-        # It holds a pickle of the machine's own settings, which no stage reads.
+        # The file holds a pickle of the machine's settings, and stages do not read it.
         made = [path for path in made if path.name != "training_args.bin"]
         return [str(path.relative_to(self.work)) for path in (*made, last)]
 

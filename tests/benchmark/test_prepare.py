@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import bert
 
-from hf_sparse.benchmark.backends import prepare
+from hf_sparse.benchmark.backends import BACKENDS, REFERENCE, prepare
 from hf_sparse.benchmark.inputs import Job
 from hf_sparse.benchmark.latency import Backend, Prepared
 
@@ -71,3 +71,9 @@ def test_what_cannot_be_made_or_called_is_named_with_its_reason(job: Job) -> Non
 def test_faults_of_this_program_are_not_hidden(job: Job) -> None:
     with pytest.raises(TypeError):
         prepare(job, [Scripted("one", failing(TypeError("a fault")), (ValueError,))])
+
+
+def test_every_backend_has_a_name_of_its_own() -> None:
+    names = [backend.name for backend in BACKENDS]
+    assert len(set(names)) == len(names) and REFERENCE in names
+    assert [backend.name for backend in BACKENDS if backend.own] == ["hf_sparse fuse", "hf_sparse optimize"]

@@ -172,7 +172,7 @@ def test_a_model_that_lost_zeros(runs: Runs) -> None:
 
 
 def test_directories_without_a_model(runs: Runs) -> None:
-    with pytest.raises(ValueError, match="holds no model"):
+    with pytest.raises(ValueError, match="lacks a model"):
         write_card(runs.home, runs.staged, REPO)
     shutil.rmtree(runs.staged)
     runs.staged.mkdir()

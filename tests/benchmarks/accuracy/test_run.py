@@ -161,7 +161,7 @@ def copy(files: list[str], here: Places, there: Places) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--only", "none"), "the plan has no stage none; it has one"),
+        (("--only", "none"), "stage none is not in the plan, which has one"),
         (("--made", "one"), "stage one is not finished in .*; run it first, with --only one"),
         (("--jobs", "0"), "2"),
     ],
