@@ -1,7 +1,7 @@
 """What patterns buy at each sparsity in the CPU runtime: a layer of BERT-base, as `plan --speed` shows."""
 
 from hf_sparse.benchmark.latency import limited
-from hf_sparse.runtime.gains import SPARSITIES, measure_speedup
+from hf_sparse.runtime.gains import SPARSITIES, measure_gains
 from hf_sparse.runtime.library import load_kernels
 from measuring import write_results
 
@@ -11,7 +11,7 @@ def main() -> None:
     if kernels is None:
         raise RuntimeError("there is no C++ compiler, so there is nothing to measure")
     with limited(1):
-        gains = measure_speedup(kernels)
+        gains = measure_gains(kernels)
     rows = [
         {"pattern": name, **{f"{share:.0%} zeros": round(times[share], 2) for share in SPARSITIES}}
         for name, times in gains.times.items()

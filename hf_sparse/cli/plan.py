@@ -16,7 +16,7 @@ from hf_sparse.cli.waiting import working
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_sparse.runtime.gains import Speedup
+    from hf_sparse.runtime.gains import Gains
 
 
 def plan(
@@ -101,10 +101,10 @@ def plan(
             print_gains(_about(gains), gains.times, [str(pattern)], Console())
 
 
-def _gains(student: "PreTrainedModel | None", tokens: int) -> "Speedup":
+def _gains(student: "PreTrainedModel | None", tokens: int) -> "Gains":
     from math import prod
 
-    from hf_sparse.runtime.gains import measure_speedup
+    from hf_sparse.runtime.gains import measure_gains
     from hf_sparse.runtime.library import load_kernels
     from hf_sparse.targets import find_targets
 
@@ -114,10 +114,10 @@ def _gains(student: "PreTrainedModel | None", tokens: int) -> "Speedup":
     shapes = {} if student is None else find_targets(student).shapes
     with working("Measuring"):
         # Without a model, the largest layer of BERT-base.
-        return measure_speedup(kernels, max(shapes.values(), key=prod, default=(3072, 768)), tokens)
+        return measure_gains(kernels, max(shapes.values(), key=prod, default=(3072, 768)), tokens)
 
 
-def _about(gains: "Speedup") -> str:
+def _about(gains: "Gains") -> str:
     rows, columns = gains.shape
     return (
         f"One layer of {rows} x {columns} in the CPU runtime ({gains.path}), {gains.tokens} tokens:\n"

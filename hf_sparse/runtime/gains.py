@@ -1,13 +1,13 @@
-"""Measure how much faster one layer is on this machine, by the pattern and the share of its zeros."""
+"""What patterns buy on this machine: one layer's time at several sparsities, measured."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 
-from hf_sparse.runtime.choosing import least_seconds, pack_layer
+from hf_sparse.runtime.choosing import PackedLayer, pack_layer
 from hf_sparse.runtime.integers import FIXED, IntegerLayer
 from hf_sparse.runtime.library import Kernels
 from hf_sparse.runtime.linear import RuntimeLinear
@@ -19,11 +19,10 @@ _ROUNDS, _STEP, _ZERO = 9, 0.02, 128
 
 
 @dataclass(frozen=True)
-class Speedup:
-    """How many times faster than the dense layer in 8 bits a sparse one is: `times`, by pattern and sparsity.
+class Gains:
+    """How often faster than the dense layer in 8 bits a sparse one is, by pattern and sparsity.
 
-    `dense` and `floats` are seconds of the dense layer, of `shape` (out, in), in 8 bits and in float32
-    PyTorch, for `tokens` tokens.
+    `dense` and `floats` are seconds of that layer, (out, in), in 8 bits and as PyTorch's of float32.
     """
 
     path: str
@@ -34,11 +33,11 @@ class Speedup:
     times: Mapping[str, Mapping[float, float]]
 
 
-def measure_speedup(kernels: Kernels, shape: tuple[int, int] = (3072, 768), tokens: int = 128) -> Speedup:
-    """Time a layer with random zeros in every pattern, on `torch.get_num_threads()` threads.
+def measure_gains(kernels: Kernels, shape: tuple[int, int] = (3072, 768), tokens: int = 128) -> Gains:
+    """Time a layer with random zeros in every pattern, on the threads that PyTorch has.
 
-    Each time is the shortest of several, taken in turns. Trained masks are less even than random ones; rows
-    of different length cost a few per cent.
+    Each time is the least of several, taken in turns. Masks that were trained are less even than random ones;
+    rows of different length cost a few per cent.
     """
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(1, 128, shape, generator=generator, dtype=torch.int8)
@@ -50,16 +49,19 @@ def measure_speedup(kernels: Kernels, shape: tuple[int, int] = (3072, 768), toke
             layers[name, sparsity] = _layer(kernels, codes * mask)
     layers["floats", 0.0] = nn.Linear(shape[1], shape[0])
     inputs = torch.randn(tokens, shape[1], generator=generator)
-    calls: dict[tuple[str, float], Callable[[], object]] = {
-        key: partial(layer, inputs) for key, layer in layers.items()
-    }
+    least = dict.fromkeys(layers, float("inf"))
     with torch.inference_mode():
-        least = least_seconds(calls, _ROUNDS)
+        for _ in range(_ROUNDS):
+            for key, layer in layers.items():
+                begin = time.perf_counter()
+                layer(inputs)
+                least[key] = min(least[key], time.perf_counter() - begin)
     dense = least["dense", 0.0]
     times = {name: {at: dense / least[name, at] for at in SPARSITIES} for name in PATTERNS}
-    return Speedup(kernels.path, shape, tokens, dense, least["floats", 0.0], times)
+    return Gains(kernels.path, shape, tokens, dense, least["floats", 0.0], times)
 
 
 def _layer(kernels: Kernels, codes: torch.Tensor) -> RuntimeLinear:
     steps = torch.full((len(codes),), _STEP)
-    return RuntimeLinear(kernels, pack_layer(kernels, IntegerLayer(codes, steps, None, FIXED, _STEP, _ZERO)))
+    packed: PackedLayer = pack_layer(kernels, IntegerLayer(codes, steps, None, FIXED, _STEP, _ZERO))
+    return RuntimeLinear(kernels, packed)

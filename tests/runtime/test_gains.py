@@ -1,8 +1,8 @@
-"""The speed-up of each pattern, measured on one small layer."""
+"""What patterns buy, measured on one small layer."""
 
 import pytest
 
-from hf_sparse.runtime.gains import PATTERNS, SPARSITIES, measure_speedup
+from hf_sparse.runtime.gains import PATTERNS, SPARSITIES, measure_gains
 from hf_sparse.runtime.library import load_kernels
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ 
 
 def test_every_pattern_is_measured_at_every_sparsity() -> None:
     kernels = load_kernels()
-    gains = measure_speedup(kernels, (64, 48), 20)
+    gains = measure_gains(kernels, (64, 48), 20)
     assert gains.path == kernels.path and gains.shape == (64, 48) and gains.tokens == 20
     assert gains.dense > 0 and gains.floats > 0
     assert gains.times.keys() == PATTERNS.keys()
@@ -19,4 +19,4 @@ def test_every_pattern_is_measured_at_every_sparsity() -> None:
 
 
 def test_shapes_that_no_block_divides_are_measured() -> None:
-    assert measure_speedup(load_kernels(), (13, 7), 3).times["4x4"][0.9] > 0
+    assert measure_gains(load_kernels(), (13, 7), 3).times["4x4"][0.9] > 0
