@@ -25,7 +25,7 @@ QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
     Conv1D: FakeQuantConv1D,
     nn.Embedding: FakeQuantEmbedding,
 }
-FakeQuantized = FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding
+FakeQuantLayer = FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding
 # The attributes of a fake-quantized module: how it is quantized, and the range of its input.
 _PART, _LOW, _HIGH = "quantization", "input_low", "input_high"
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.quantization.activations import parameters
-from hf_sparse.quantization.convert import FakeQuantized
+from hf_sparse.quantization.convert import FakeQuantLayer
 from hf_sparse.quantization.embeddings import FakeQuantEmbedding
 from hf_sparse.quantization.weights import WeightScheme
 
@@ -41,7 +41,7 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
 
     Raises `ValueError` naming a layer whose input was never observed, or whose weight or range is not finite.
     """
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantized)}
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantLayer)}
     unseen = [name for name, module in modules.items() if not module.quantization.observed]
     if unseen:
         raise ValueError(
@@ -66,7 +66,7 @@ def require_finite_tensors(named: Iterable[tuple[str, Tensor]]) -> None:
         )
 
 
-def _layer(name: str, module: FakeQuantized) -> QuantizedLayer:
+def _layer(name: str, module: FakeQuantLayer) -> QuantizedLayer:
     part, transposed = module.quantization, isinstance(module, Conv1D)
     embedding = isinstance(module, FakeQuantEmbedding)
     weight = (module.weight.t() if transposed else module.weight).detach()
