@@ -33,8 +33,8 @@ def export(
             from hf_sparse.checkpoint.carrying import carried
             from hf_sparse.checkpoint.loading import load_tokenizer
             from hf_sparse.export.directory import export_directory, exported_bytes, require_own
+            from hf_sparse.report.tables import size
             from hf_sparse.training.loading import load_to_publish
-            from hf_sparse.units import size
 
             others = carried(model)
             require_own(out, to, others)

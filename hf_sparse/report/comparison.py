@@ -14,7 +14,6 @@ from hf_sparse.report.measured import OWN, Conditions, MeasuredRun, Yardstick, m
 from hf_sparse.report.run import Run
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.training.record import public_name
-from hf_sparse.units import megabytes, milliseconds
 
 # What is compared of a record besides recipe and arguments, under the names that are shown.
 _FACTS = {
@@ -214,3 +213,14 @@ def _difference_table(comparison: Comparison) -> Table:
 def score_text(score: float) -> str:
     """Write a score with four digits that count, so that those of one kind line up."""
     return f"{score:.4f}" if abs(score) < 10 else f"{score:,.2f}"
+
+
+def milliseconds(taken: float) -> str:
+    """Write milliseconds with three digits that count."""
+    return f"{taken:,.0f}" if taken >= 100 else f"{taken:.3g}"
+
+
+def megabytes(count: int) -> str:
+    """Write bytes as decimal megabytes."""
+    decimals = 3 if count < 1e6 else 2 if count < 1e7 else 1
+    return f"{count / 1e6:,.{decimals}f}"

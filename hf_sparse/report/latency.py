@@ -14,7 +14,6 @@ from rich.table import Table
 from hf_sparse.environment import hardware, versions
 from hf_sparse.report.pictures import DENSE, GREY, LITERAL, ZEROS, hide_frame, new_figure, printable
 from hf_sparse.report.tables import narrow_table
-from hf_sparse.units import counted, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -222,18 +221,18 @@ def _table(report: LatencyReport) -> Table:
             escape(row.name),
             _milliseconds(row.median),
             _milliseconds(row.late),
-            short(report.batch / row.median),
-            short(row.weight_bytes / 1e6),
+            _short(report.batch / row.median),
+            _short(row.weight_bytes / 1e6),
             "-" if row.name == report.reference else f"{row.difference:.1e}",
-            f"{short(row.median / report.best.median)}x" if report.best else "-",
+            f"{_short(row.median / report.best.median)}x" if report.best else "-",
             style="bold" if row.ours else None,
         )
     return table
 
 
 def _inputs(report: LatencyReport) -> str:
-    threads = counted(report.threads, "thread")
-    tokens = counted(report.length, "token")
+    threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
+    tokens = "1 token" if report.length == 1 else f"{report.length} tokens"
     return f"batches of {report.batch} x {tokens}, {threads}"
 
 
@@ -241,7 +240,7 @@ def _hardware(report: LatencyReport) -> str:
     kernels = report.machine["kernels"]
     cores = report.machine["cores"]
     return (
-        f"{report.machine['processor']}, {counted(cores, 'core')}, "
+        f"{report.machine['processor']}, {cores} {'core' if cores == 1 else 'cores'}, "
         f"{f'kernels for {kernels}' if kernels else 'no kernels of this runtime'}"
     )
 
@@ -253,4 +252,8 @@ def _software(report: LatencyReport) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3f}" if seconds < 1e-3 else short(1000 * seconds)
+    return f"{1000 * seconds:.3f}" if seconds < 1e-3 else _short(1000 * seconds)
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.1f}" if number >= 100 else f"{number:.2f}"

@@ -19,7 +19,7 @@ from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
 from hf_sparse.training.loading import load_trained
 from hf_sparse.training.record import fact_text, read_record
-from hf_sparse.units import DENSE_BELOW, counted
+from hf_sparse.units import DENSE_BELOW
 
 OWN = "model"
 # What an evaluation of answers says of a part of the questions, and what counts less than F1.
@@ -38,8 +38,8 @@ class Conditions:
     length: int
 
     def __str__(self) -> str:
-        threads = counted(self.threads, "thread")
-        tokens = counted(self.length, "token")
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        tokens = "1 token" if self.length == 1 else f"{self.length} tokens"
         kernels = f", kernels for {self.kernels}" if self.kernels else ""
         return f"batches of {self.batch} x {tokens}, {threads}, {self.processor}{kernels}"
 

@@ -7,10 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hf_sparse.report.tables import narrow_table
+from hf_sparse.report.tables import narrow_table, size
 from hf_sparse.training.plan import Plan
 from hf_sparse.training.rehearsal import Rehearsal
-from hf_sparse.units import size
 
 _ROWS = 20
 

@@ -7,8 +7,6 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from hf_sparse.units import percent, size
-
 
 @dataclass(frozen=True)
 class ModelRow:
@@ -53,7 +51,12 @@ def model_table(groups: Sequence[tuple[str, Sequence[ModelRow]]], caption: str =
 
 
 def _cells(row: ModelRow) -> list[str]:
-    return [percent(row.accuracy), percent(row.sparsity), size(row.bytes), duration(row.seconds)]
+    return [f"{row.accuracy:.1%}", f"{row.sparsity:.1%}", size(row.bytes), duration(row.seconds)]
+
+
+def size(count: float) -> str:
+    """Write a number of bytes in decimal megabytes, or kilobytes if few, as a file manager shows it."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def duration(seconds: float) -> str:

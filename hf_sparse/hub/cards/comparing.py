@@ -12,10 +12,11 @@ from hf_sparse.report.run import EVALUATION, Run, is_outdated, origin_of, read_m
 from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.record import read_record
-from hf_sparse.units import DENSE_BELOW
 
 logger = logging.getLogger(__name__)
 
+# With fewer zeros a model is dense.
+_DENSE = 0.01
 _TASK = ("task", "dataset", "config", "split")
 
 
@@ -52,7 +53,7 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
         _require_same_data(run, read_run(path))
     else:
         found = _dense_from_file(path / EVALUATION if path.is_dir() else path)
-    if (found.zeros or 0) >= DENSE_BELOW:
+    if (found.zeros or 0) >= _DENSE:
         raise ValueError(
             f"{path} is not dense, {found.zeros:.1%} of its weights are zeros; name another model"
         )

@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from hf_sparse.checkpoint.sizes import Sizes
-from hf_sparse.units import DENSE_BELOW
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class Facts:
     @property
     def sparse(self) -> bool:
         """Whether weights were removed: more than the zeros that any model has."""
-        return self.zeros.share >= DENSE_BELOW
+        return self.zeros.share >= _SPARSE
 
     @property
     def small_by_design(self) -> bool:
@@ -196,6 +195,7 @@ class Facts:
         return json.dumps(_FACTS.dump_python(self, mode="json"), indent=1, allow_nan=False) + "\n"
 
 
+_SPARSE = 0.01
 _FACTS = TypeAdapter(Facts)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hf_sparse.hub.cards.escaping import argument, literal
 from hf_sparse.hub.cards.facts import Facts
-from hf_sparse.units import size
+from hf_sparse.report.tables import size
 
 # What `pipeline` of transformers is given in each task that it has and text alone is enough for.
 _TEXTS = {

@@ -5,7 +5,6 @@ from hf_sparse.hub.cards.facts import Facts, Files, Latency
 from hf_sparse.hub.cards.metadata import on_the_hub
 from hf_sparse.hub.cards.tables import dense_title, layers
 from hf_sparse.report.scores import chance, compared, lower_is_better, title, written
-from hf_sparse.units import counted, percent
 
 _KINDS = {
     "text-classification": "text classifier",
@@ -153,7 +152,7 @@ def _packed(facts: Facts) -> Files | None:
 
 def machine(latency: Latency) -> str:
     """Say on what latencies were measured and of what."""
-    cores = counted(latency.cores, "core")
+    cores = "1 core" if latency.cores == 1 else f"{latency.cores} cores"
     kernels = f", hf_sparse's kernels for {plain(latency.kernels)}" if latency.kernels else ""
     timed = [row.name.lower().replace(" ", "") for row in latency.rows]
     others = [name for name in ("onnxruntime", "openvino") if any(row.startswith(name) for row in timed)]
@@ -235,7 +234,7 @@ def licence(facts: Facts) -> str:
 
 
 def _percent(share: float) -> str:
-    return percent(share, " ")
+    return f"{100 * share:.1f} %"
 
 
 def _threads(latency: Latency) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hf_sparse.hub.cards.escaping import plain
 from hf_sparse.hub.cards.facts import Facts, Latency
 from hf_sparse.report.scores import change, title, written
-from hf_sparse.units import DENSE_BELOW, percent, short, size
+from hf_sparse.report.tables import size
 
 Rows = list[Sequence[str]]
 
@@ -40,8 +40,8 @@ def summary(facts: Facts) -> Rows:
         )
     if facts.sparse:
         known = dense is not None and dense.zeros is not None
-        before = percent(dense.zeros, " ") if known else ""
-        share = percent(facts.zeros.share, " ")
+        before = f"{dense.zeros:.1%}".replace("%", " %") if known else ""
+        share = f"{facts.zeros.share:.1%}".replace("%", " %")
         rows.append((f"zeros in the {layers(facts)}", before, f"**{share}**", ""))
     smaller = small.sizes is not None and small.sizes.ratio >= _SMALLER
     compared = f"{small.sizes.ratio:.1f} times smaller than float32" if smaller else ""
@@ -82,9 +82,9 @@ def latencies(latency: Latency) -> Rows:
         differs = row.largest_difference
         cells = [
             plain(row.name),
-            f"{short(row.median_ms)} ms",
-            f"{short(row.p95_ms)} ms",
-            f"{short(row.sequences_per_second)}",
+            f"{_short(row.median_ms)} ms",
+            f"{_short(row.p95_ms)} ms",
+            f"{_short(row.sequences_per_second)}",
             size(row.weight_bytes),
             "" if differs is None or row.name == latency.reference else f"{differs:.1e}",
         ]
@@ -96,7 +96,7 @@ def dense_title(facts: Facts) -> str:
     """Return what the model is called that this one is compared with."""
     dense = facts.dense
     kind = "teacher" if dense.teacher else "model"
-    return f"dense {kind}" if (dense.zeros or 0) < DENSE_BELOW else kind
+    return f"dense {kind}" if (dense.zeros or 0) < _DENSE else kind
 
 
 def layers(facts: Facts) -> str:
@@ -104,9 +104,13 @@ def layers(facts: Facts) -> str:
     return "decoder" if facts.task == "text-generation" else "encoder"
 
 
-# By less than this no file is smaller.
-_SMALLER = 1.05
+# With more zeros than this no model is dense; by less than this no file is smaller.
+_DENSE, _SMALLER = 0.01, 1.05
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio < float("inf") else ""
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.1f}" if number >= 100 else f"{number:.2f}"

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_sparse.report.comparison import Comparison, notes_of, score_text
+from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, notes_of, score_text
 from hf_sparse.report.measured import OWN, MeasuredRun
 from hf_sparse.report.page.cells import HeatMap, heat_maps
 from hf_sparse.report.page.sentences import percent, result_of
 from hf_sparse.report.tables import duration
 from hf_sparse.training.record import fact_text, public_name
-from hf_sparse.units import megabytes, milliseconds
 
 # Of a run's scores on its card: the one that is compared, then others.
 _MOST_SCORES = 4

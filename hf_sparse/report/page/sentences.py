@@ -1,15 +1,13 @@
 """What came out of runs, in a sentence or two."""
 
-from hf_sparse import units
-from hf_sparse.report.comparison import Comparison, score_text
+from hf_sparse.report.comparison import Comparison, megabytes, milliseconds, score_text
 from hf_sparse.report.measured import OWN, MeasuredRun
 from hf_sparse.report.scores import lower_is_better
-from hf_sparse.units import megabytes, milliseconds
 
 
 def percent(share: float) -> str:
-    """Write a share in per cent, with a space that does not break."""
-    return units.percent(share, "\u00a0")
+    """Write a share in per cent, on one line."""
+    return f"{100 * share:.1f}\u00a0%"
 
 
 def capital(text: str) -> str:
