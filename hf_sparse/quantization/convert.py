@@ -27,7 +27,6 @@ QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Embedding: FakeQuantEmbedding,
 }
 FakeQuantLayer = FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding
-_LOW, _HIGH = "input_low", "input_high"
 # The attributes of a fake-quantized module: how it is quantized, and the range of its input.
 _PART, _LOW, _HIGH = "quantization", "input_low", "input_high"
 

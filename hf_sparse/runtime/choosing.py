@@ -1,8 +1,7 @@
 """Choose the form in which a weight computes fastest on this machine, from measured times."""
 
 import time
-from collections.abc import Callable, Hashable, Mapping
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from hf_sparse.runtime.library import Grid, Kernels, pointer
 from hf_sparse.runtime.packing import (
     ROWS,
     Form,
-    PackedLayer,
     PackedWeight,
     count_entries,
     forms,
@@ -27,7 +25,14 @@ _SAMPLE = 16
 # A form with larger blocks is taken if it was measured at most this much slower than the best one.
 _NOISE = 1.05
 
-Key = TypeVar("Key", bound=Hashable)
+
+@dataclass(frozen=True, eq=False)
+class PackedLayer:
+    """A packed weight, the grid of its input as `Grid` takes it, and the share of its zeros."""
+
+    weight: PackedWeight
+    grid: tuple[float, float, int]
+    sparsity: float
 
 
 def pack_layer(kernels: Kernels, layer: IntegerLayer) -> PackedLayer:
@@ -69,32 +74,23 @@ def measured_rates(kernels: Kernels) -> dict[Form, float]:
         for form in forms(kernels.group)
         for full in (1, 0)
     }
-    least = least_seconds({key: _product(kernels, packed) for key, packed in weights.items()}, _REPEATS)
+    # The shortest of several times, taken in turns, since other work on the machine only adds time.
+    least = dict.fromkeys(weights, float("inf"))
+    for _ in range(_REPEATS):
+        for key, packed in weights.items():
+            least[key] = min(least[key], _seconds(kernels, packed))
     return {
         form: max(least[form, 1] - least[form, 0], 1e-9) / weights[form, 1].entries / _TOKENS * 1e9
         for form in forms(kernels.group)
     }
 
 
-def least_seconds(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
-    """Return the shortest time of each call in some rounds of all: other work on a machine only adds time."""
-    least = dict.fromkeys(calls, float("inf"))
-    for _ in range(rounds):
-        for key, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            least[key] = min(least[key], time.perf_counter() - begin)
-    return least
-
-
-def _product(kernels: Kernels, packed: PackedWeight) -> Callable[[], object]:
+def _seconds(kernels: Kernels, packed: PackedWeight) -> float:
     inputs = torch.zeros(_TOKENS, packed.columns, device="cpu")
     outputs = torch.empty(_TOKENS, packed.rows, device="cpu")
     matrix, grid = packed.matrix(), Grid(_STEP, 0.0, 0)
-
-    def call() -> object:
-        return kernels.library.hf_sparse_linear(
-            pointer(matrix), pointer(grid), inputs.data_ptr(), _TOKENS, outputs.data_ptr(), 1
-        )
-
-    return call
+    begin = time.perf_counter()
+    kernels.library.hf_sparse_linear(
+        pointer(matrix), pointer(grid), inputs.data_ptr(), _TOKENS, outputs.data_ptr(), 1
+    )
+    return time.perf_counter() - begin

@@ -8,13 +8,12 @@ from transformers import PreTrainedModel
 
 from hf_sparse.architectures import ENCODERS, EncoderNames
 from hf_sparse.quantization.layers import require_finite_tensors
-from hf_sparse.runtime.choosing import pack_layer
+from hf_sparse.runtime.choosing import PackedLayer, pack_layer
 from hf_sparse.runtime.engine import FusedEncoder, FusedLayer, norm_vectors
 from hf_sparse.runtime.integers import as_integers, quantized_linears
 from hf_sparse.runtime.library import ACTIVATIONS, Kernels, load_kernels
 from hf_sparse.runtime.linear import forbid_saving
 from hf_sparse.runtime.optimizing import replace, require_cpu
-from hf_sparse.runtime.packing import PackedLayer
 from hf_sparse.suitable import require_merged
 
 

@@ -22,12 +22,11 @@ from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.quantization.activations import parameters
 from hf_sparse.quantization.layers import QuantizedLayer, require_finite_tensors
 from hf_sparse.quantization.weights import WeightScheme
-from hf_sparse.runtime.choosing import measured_rates, pack_layer
+from hf_sparse.runtime.choosing import PackedLayer, measured_rates, pack_layer
 from hf_sparse.runtime.fusing import encoder_layers, encoder_names, fuse, install
 from hf_sparse.runtime.integers import IntegerLayer, from_codes, integer_layer
 from hf_sparse.runtime.library import Kernels, load_kernels
 from hf_sparse.runtime.optimizing import optimize
-from hf_sparse.runtime.packing import PackedLayer
 from hf_sparse.sparsity.numpy_ops import parallel_map
 
 logger = logging.getLogger(__name__)

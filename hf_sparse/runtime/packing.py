@@ -79,15 +79,6 @@ class PackedWeight:
         return self.starts, self.indices, self.words, self.multipliers, self.biases, self.row_sums
 
 
-@dataclass(frozen=True, eq=False)
-class PackedLayer:
-    """A packed weight, the grid of its input as `Grid` takes it, and the share of its zeros."""
-
-    weight: PackedWeight
-    grid: tuple[float, float, int]
-    sparsity: float
-
-
 def count_entries(kernels: Kernels, codes: Tensor, form: Form) -> tuple[int, Tensor]:
     """Return the number of entries of int8 codes (out, in) in a form, and where those of each row begin."""
     rows, columns = codes.shape

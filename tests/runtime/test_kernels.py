@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_sparse.runtime import reference
-from hf_sparse.runtime.choosing import best_form, measured_rates
+from hf_sparse.runtime.choosing import PackedLayer, best_form, measured_rates
 from hf_sparse.runtime.integers import FIXED, RANGE, SYMMETRIC, IntegerLayer
 from hf_sparse.runtime.library import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
-from hf_sparse.runtime.packing import Form, PackedLayer, count_entries, forms, pack
+from hf_sparse.runtime.packing import Form, count_entries, forms, pack
 from hf_sparse.runtime.processor import available_paths
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
