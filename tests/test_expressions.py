@@ -1,4 +1,4 @@
-"""Regular expressions that choose weights: found as Python finds them, and given up before they hang."""
+"""Regular expressions that choose weights: matched like those of Python, with a limit on their time."""
 
 import re
 

@@ -212,6 +212,11 @@ class SparsityRecipe(Part):
                     f"{self.allocation} has nothing to allocate; set sparsity.allocation=uniform"
                 )
         for part, methods in method_settings().items():
+            if part in type(self).model_fields:
+                raise ValueError(
+                    f"method {part} has settings, and sparsity.{part} is something else; add it to METHODS "
+                    "under another name"
+                )
             if getattr(self, part) is not None and self.method not in methods:
                 raise ValueError(
                     f"{part} says nothing about method {self.method}; leave it out, or set method: "

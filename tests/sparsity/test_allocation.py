@@ -1,4 +1,4 @@
-"""How much of the sparsity each weight bears."""
+"""Budgets: how many blocks each weight loses at a sparsity of the whole."""
 
 import pytest
 

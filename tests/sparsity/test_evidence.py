@@ -1,4 +1,4 @@
-"""What zeros alone tell of a model: pruned, or zero by chance."""
+"""Which weights count as pruned by their zeros alone, and which are zero by chance."""
 
 from collections.abc import Callable
 

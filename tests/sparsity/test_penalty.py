@@ -1,4 +1,4 @@
-"""The reweighted group Lasso: its value, its gradient, what it keeps still, how its strength follows."""
+"""The reweighted group Lasso: value, gradient, groups that are spared, the adjustment of its strength."""
 
 from math import isfinite
 from typing import Any

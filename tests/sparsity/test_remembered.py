@@ -1,4 +1,4 @@
-"""Removed weights that live on aside, beside the published algorithm written out."""
+"""Revival: values of removed weights, compared with the published algorithm written out."""
 
 import pytest
 import torch

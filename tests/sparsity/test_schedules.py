@@ -1,4 +1,4 @@
-"""How much is removed by when."""
+"""Schedules: the sparsity after each step."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Recomputing masks: exact counts, nested masks, whole blocks."""
+"""Mask updates: exact counts, nested masks, whole blocks."""
 
 from math import ceil
 

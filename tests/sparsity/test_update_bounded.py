@@ -1,4 +1,4 @@
-"""Recomputing masks where something limits what may go: floors, N:M groups, overrides; choosing anew."""
+"""Mask updates with limits: floors, N:M groups, overrides; masks that are chosen anew."""
 
 import pytest
 import torch

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_sparse.fields import Factor, Part, Point, one_of
 from hf_sparse.sparsity.groups import add_gradient, measure_groups, shorten_groups
-from hf_sparse.sparsity.methods.method import Method, PruningRun, settings_as
+from hf_sparse.sparsity.methods.method import FORMER, Method, PruningRun, settings_as
 from hf_sparse.sparsity.methods.penalty import PenalizedRun, Penalty, Strength
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Array, Block
@@ -249,3 +249,4 @@ def _require_whole_groups(name: str, patterns: Sequence[Pattern]) -> None:
 group_lasso = Method(
     score=squared, settings=GroupLassoRecipe, start=GroupLassoRun, check=_require_whole_groups
 )
+FORMER[False, True] = group_lasso

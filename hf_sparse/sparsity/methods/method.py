@@ -1,5 +1,6 @@
 """What a pruning method answers: which weights matter, and what it does during a run."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -138,6 +139,10 @@ def _fits_all(name: str, patterns: Sequence[Pattern]) -> None:
     """Accept every pattern."""
 
 
+FORMER: dict[tuple[bool, bool], "Method"] = {}
+"""The methods that the former flags `learned` and `penalized` stand for; their own files enter them."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A rule that says which weights matter; the lowest scores are removed first.
@@ -153,6 +158,8 @@ class Method:
         learn: makes scores to be learned beside the weights, from the targets, the blocks of each by its
             name, and the settings. Removed weights may return under it.
         check: raises `ValueError` for patterns that the method cannot prune in; takes its name and them.
+        learned: whether scores are learned, so that removed weights may return. Follows from `learn`.
+        penalized: the former name of `needs_training`.
     """
 
     score: Score | None = None
@@ -160,21 +167,27 @@ class Method:
     start: Callable[[PruningRun], MethodRun] = MethodRun
     learn: Callable[[Targets, Mapping[str, Block], Part | None], LearnedScores] | None = None
     check: Callable[[str, Sequence[Pattern]], None] = field(default=_fits_all)
+    learned: bool = False
+    penalized: bool = False
 
-    @property
-    def learned(self) -> bool:
-        """Whether scores are learned, so that removed weights may return."""
-        return self.learn is not None
+    def __post_init__(self) -> None:
+        former = FORMER.get((self.learned, self.penalized))
+        if former is not None and not self.needs_training:
+            warnings.warn(
+                "Method(learned=..., penalized=...) is given by start and learn now, as those of "
+                "hf_sparse.sparsity.methods.movement and .group_lasso; the flags will be removed",
+                FutureWarning,
+                stacklevel=3,
+            )
+            for name in ("settings", "start", "learn", "check"):
+                object.__setattr__(self, name, getattr(former, name))
+        object.__setattr__(self, "learned", self.learn is not None)
+        object.__setattr__(self, "penalized", self.needs_training)
 
     @property
     def needs_training(self) -> bool:
         """Whether steps of training prepare what is removed: they learn scores, or make weights small."""
-        return self.learned or self.start is not MethodRun
-
-    @property
-    def penalized(self) -> bool:
-        """The former name of `needs_training`."""
-        return self.needs_training
+        return self.learn is not None or self.start is not MethodRun
 
     @property
     def scheduled(self) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hf_sparse.fields import Factor, Part, Point
 from hf_sparse.sparsity.allocation import Budget
-from hf_sparse.sparsity.methods.method import Method, MethodRun, PruningRun, settings_as
+from hf_sparse.sparsity.methods.method import FORMER, Method, MethodRun, PruningRun, settings_as
 from hf_sparse.sparsity.methods.penalty import PenalizedRun, Penalty
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.targets import Target, Targets
@@ -224,3 +224,4 @@ def _zeros(target: Target, block: Block) -> Tensor:
 
 movement = Method(settings=MovementRecipe, start=MovementRun, learn=MovementScores)
 soft_movement = Method(settings=MovementRecipe, start=SoftMovementRun, learn=MovementScores)
+FORMER[True, False], FORMER[True, True] = movement, soft_movement
