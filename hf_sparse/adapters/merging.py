@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
+from hf_sparse.modules import adapter_owner
 from hf_sparse.quantization.convert import QUANTIZED
 from hf_sparse.targets import every_weight
-from hf_sparse.training.locking import standing
+from hf_sparse.training.resolve import standing
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def merge_adapter(
 
 
 def _check_mergeable(model: nn.Module) -> None:
-    if getattr(model, "_hf_peft_config_loaded", False):
+    if adapter_owner(model) == "transformers":
         raise ValueError(
             "adapters of model.add_adapter cannot be merged in place; save them by "
             "model.save_pretrained(folder) and merge PeftModel.from_pretrained(base, folder)"

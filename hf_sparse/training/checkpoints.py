@@ -21,7 +21,6 @@ from transformers.trainer_utils import (
 )
 
 from hf_sparse.training.claims import claimed
-from hf_sparse.training.continuing import check_checkpoint
 from hf_sparse.training.files import (
     STAGING,
     discard_directory,
@@ -34,6 +33,7 @@ from hf_sparse.training.files import (
 from hf_sparse.training.manifest import write_manifest
 from hf_sparse.training.passes import ResumablePasses
 from hf_sparse.training.pushing import copy_beside_weights, copy_clean
+from hf_sparse.training.resume import check_checkpoint
 
 if TYPE_CHECKING:
     import optuna

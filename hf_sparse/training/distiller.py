@@ -109,7 +109,7 @@ class Distiller:
         self._totals = self._over_processes(sum(counts[1:], start=counts[0]))
         self._steps += 1
 
-    def end_step(self) -> None:
+    def average_gradients(self) -> None:
         """Average the gradients of what is learned beside the student over processes, as DDP does its own."""
         if self.accelerator.num_processes > 1:
             for parameter in self.parameters():

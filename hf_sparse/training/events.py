@@ -1,45 +1,27 @@
-"""Events of Trainer for which it has a callback and no method to override."""
+"""Events of Trainer that have a callback but no method to override."""
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from torch.optim import Optimizer
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-from hf_sparse.training.announcing import announce
-
 if TYPE_CHECKING:
-    from hf_sparse.training.distiller import Distiller
-    from hf_sparse.training.quantizer import Quantizer
-    from hf_sparse.training.sparsifier import Sparsifier
-
-
-class Listener(Protocol):
-    """A Trainer that is told of its own events, and what it is to do."""
-
-    sparsifier: "Sparsifier | None"
-    quantizer: "Quantizer | None"
-    distiller: "Distiller | None"
-
-    def begin_sparsity(self, optimizer: Optimizer) -> None: ...
-    def begin_pass(self) -> None: ...
-    def before_optimizer_step(self) -> None: ...
-    def after_optimizer_step(self, step: int, optimizer: Optimizer) -> None: ...
-    def end_step(self, step: int, optimizer: Optimizer) -> None: ...
-    def end_sparsity(self) -> None: ...
-    def begin_push(self) -> None: ...
+    from transformers import Trainer as _Base
+else:
+    _Base = object
 
 
 class ListenedEvents(CallbackHandler):
-    """The callbacks of a Trainer, after which it hears of each event itself.
+    """The callbacks of a Trainer; after them it calls `hear` with the name of the event.
 
-    A callback would do the same, but would stand in the list of callbacks, which people compare, save and
+    A callback would do the same, but it would stand in the list of callbacks, which people compare, save and
     clear.
     """
 
-    def __init__(self, handler: CallbackHandler, listener: Listener) -> None:
+    def __init__(self, handler: CallbackHandler, hear: Callable[[str], None]) -> None:
         vars(self).update(vars(handler))
-        self._listener = listener
+        self._hear = hear
 
     def call_event(
         self,
@@ -49,36 +31,23 @@ class ListenedEvents(CallbackHandler):
         control: TrainerControl,
         **kwargs: Any,
     ) -> TrainerControl:
-        """Call every callback, then the Trainer."""
+        """Call every callback, then `hear`."""
         control = super().call_event(event, args, state, control, **kwargs)
-        listener = self._listener
-        match event:
-            case "on_train_begin":
-                listener.begin_sparsity(self.optimizer)
-                announce(listener.sparsifier, listener.quantizer, listener.distiller)
-            case "on_epoch_begin":
-                listener.begin_pass()
-            case "on_pre_optimizer_step":
-                listener.before_optimizer_step()
-            case "on_optimizer_step":
-                listener.after_optimizer_step(state.global_step, self.optimizer)
-            case "on_step_end":
-                listener.end_step(state.global_step, self.optimizer)
-            case "on_train_end":
-                listener.end_sparsity()
-            case "on_push_begin":
-                listener.begin_push()
+        self._hear(event)
         return control
 
 
-class HeardEvents:
-    """Lets a Trainer hear its events, whichever handler of callbacks it is given and when."""
+class HeardEvents(_Base):
+    """Calls `_hear` of a Trainer after each of its events, whichever callback handler is set, and when."""
 
     @property
     def callback_handler(self) -> CallbackHandler:
-        """What calls the callbacks: the handler that was set last, and after them the Trainer."""
+        """The handler that was set last, wrapped so that the Trainer hears each event after the callbacks."""
         return self._events
 
     @callback_handler.setter
     def callback_handler(self, handler: CallbackHandler) -> None:
-        self._events = ListenedEvents(handler, self)
+        self._events = ListenedEvents(handler, self._hear)
+
+    def _hear(self, event: str) -> None:
+        """Do what follows the callbacks of an event."""

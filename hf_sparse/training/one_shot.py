@@ -20,7 +20,7 @@ from hf_sparse.sparsity.patterns.n_of_m import NOfM
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.suitable import require_lasting
 from hf_sparse.targets import Target, find_targets
-from hf_sparse.training.locking import lock_standing, standing
+from hf_sparse.training.resolve import lock_standing, standing
 
 
 def prune_with_data(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_sparse.recipe import Recipe
+from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.estimate import Batch, memory, sidecar, step_cost
 from hf_sparse.training.mixin import SparseTrainingMixin
@@ -45,9 +46,9 @@ class Rehearsal:
 class _Rehearsed(SparseTrainingMixin, Trainer):
     """A trainer that never trains; a model that was saved without a head may get one where it is trained."""
 
-    def _check_learnable(self) -> None:
+    def _check_learnable(self, recipe: DistillationRecipe) -> None:
         try:
-            super()._check_learnable()
+            super()._check_learnable(recipe)
         except ValueError as error:
             logger.warning("As it was saved, the model is refused: %s.", error)
 

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 
 from hf_sparse.settings.sparsity import SparsityRecipe
@@ -39,15 +39,18 @@ def rewound_step(step: int, schedule: Schedule) -> int:
 
 
 def rewind_by(
-    recipe: SparsityRecipe, scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments
+    recipe: SparsityRecipe, scheduler: LRScheduler, total_steps: int, args: TrainingArguments
 ) -> None:
-    """Rewind as a recipe says; see `rewind`."""
+    """Rewind a scheduler as a recipe says, in a run of `total_steps` steps; see `rewind`."""
+    if recipe.schedule is None:
+        return
+    schedule = recipe.schedule.resolve(total_steps)
     last_update = schedule.update_end if recipe.revives else schedule.ramp_end
     rewind(scheduler, schedule, args, recipe.lr_rewind == "cyclic", last_update)
 
 
 def rewind(
-    scheduler: LambdaLR,
+    scheduler: LRScheduler,
     schedule: Schedule,
     args: TrainingArguments,
     cyclic: bool = False,

@@ -16,9 +16,8 @@ from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.remembered import RememberedWeights
 from hf_sparse.sparsity.update import Scores, choose, grow
-from hf_sparse.training.laying_out import check_start, chosen_targets, lay_out
-from hf_sparse.training.locking import lock_standing, standing
 from hf_sparse.training.regularizer import Regularizer, make_regularizer
+from hf_sparse.training.resolve import check_start, chosen_targets, lay_out, lock_standing, standing
 from hf_sparse.training.state import SavedState
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from tiny import arguments, bert, pruning, sentences
 from transformers import Trainer
 
 from hf_sparse import Recipe, SparseTrainer
-from hf_sparse.training.continuing import check_settings
 from hf_sparse.training.record import RECORD, changed_settings, read_record
+from hf_sparse.training.resume import check_settings
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 

@@ -163,4 +163,4 @@ def test_several_gpus_in_one_process_are_refused(tmp_path: Path, monkeypatch: py
     run = trainer(tmp_path, WEIGHTS)
     monkeypatch.setattr(type(run.args), "n_gpu", 2)
     with pytest.raises(ValueError, match=r"hidden, attention, relations on 2 GPUs in one process"):
-        run._make_distiller(make("bert", 1))
+        run._take_up(run.given_recipe)

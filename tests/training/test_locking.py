@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification, Trainer
 
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity, prune
 from hf_sparse.settings.sparsity import SparsityRecipe
-from hf_sparse.training.locking import settle
+from hf_sparse.training.resolve import settle
 
 LOCK = SparsityRecipe(method="lock")
 

@@ -62,7 +62,9 @@ def test_scores_have_a_group_of_their_own_without_decay(tmp_path) -> None:
     run = trainer(tmp_path, "movement", weight_decay=0.1)
     run.train()
     group = run.optimizer.param_groups[-1]
-    assert {id(score) for score in run.scores.parameters()} == {id(score) for score in group["params"]}
+    assert {id(score) for score in run.sparsifier.scores.parameters()} == {
+        id(score) for score in group["params"]
+    }
     assert (group["initial_lr"], group["weight_decay"]) == (1e-2, 0.0)
     assert not any("score" in name for name in run.model.state_dict())
 
@@ -113,7 +115,7 @@ def test_training_again_does_not_learn_scores_twice(tmp_path) -> None:
         run.model.load_state_dict(dense)
         run.train()
         assert len(run.optimizer.param_groups) == 3
-        assert {id(score) for score in run.scores.parameters()} == {
+        assert {id(score) for score in run.sparsifier.scores.parameters()} == {
             id(score) for score in run.optimizer.param_groups[-1]["params"]
         }
 

@@ -11,7 +11,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from runs import lasso
 from transformers import TrainerCallback
 
-from hf_sparse.training.scaling import loss_scale, was_skipped
+from hf_sparse.training.optimizer import loss_scale, was_skipped
 
 
 @pytest.mark.parametrize("fused", [False, True])
