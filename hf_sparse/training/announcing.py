@@ -28,8 +28,9 @@ class _AsTransformers(logging.Handler):
         inherited = _OURS.propagate and _OURS.parent is not None and _OURS.parent.hasHandlers()
         if inherited or any(handler is not self for handler in _OURS.handlers):
             return
-        for handler in _HOST.handlers or [logging.lastResort]:
-            if handler is not None and record.levelno >= handler.level:
+        last = [] if logging.lastResort is None else [logging.lastResort]
+        for handler in _HOST.handlers or last:
+            if record.levelno >= handler.level:
                 handler.handle(record)
 
 

@@ -18,6 +18,7 @@ from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.targets import find_targets
 from hf_sparse.training.distiller import Distiller
+from hf_sparse.training.host import Host
 from hf_sparse.training.optimizer import join
 from hf_sparse.training.part import ComputeLoss, Run, RunPart
 from hf_sparse.training.resolve import is_sparse
@@ -38,7 +39,7 @@ class DistillationPart(RunPart):
 
     computes_loss = True
 
-    def __init__(self, recipe: DistillationRecipe, teacher: nn.Module, trainer: Trainer) -> None:
+    def __init__(self, recipe: DistillationRecipe, teacher: nn.Module, trainer: Host) -> None:
         check_own_tokenizer(trainer.processing_class, teacher)
         self.distiller = Distiller(recipe, teacher, trainer.model, trainer.accelerator)
         if self.distiller.features and trainer.args.n_gpu > 1:
@@ -58,11 +59,11 @@ class DistillationPart(RunPart):
         """Return the columns that the teacher's forward pass takes."""
         return self.distiller.teacher_takes.names
 
-    def model_inputs(self, trainer: Trainer, inputs: dict[str, Any]) -> dict[str, Any]:
+    def model_inputs(self, trainer: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return a batch without what only the teacher reads: what Trainer would give the student."""
         trainer._set_signature_columns_if_needed()
         student, teacher = self.distiller.student_takes, self.distiller.teacher_takes
-        own = student.names | {*(trainer._signature_columns or ())}
+        own = student.names | {*trainer._signature_columns}
         if student.others and not trainer.args.remove_unused_columns:
             return dict(inputs)
         return {name: value for name, value in inputs.items() if name in own or name not in teacher.names}
@@ -102,13 +103,13 @@ class DistillationPart(RunPart):
         """Forget the counts of the last step: later losses have their own."""
         self.distiller.forget()
 
-    def wrap_loss(self, trainer: Trainer, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, trainer: Host, compute: ComputeLoss) -> ComputeLoss:
         """Return a `compute_loss` that adds the teacher's losses to what `compute` returns."""
         return partial(self._loss, trainer, compute)
 
     def _loss(
         self,
-        trainer: Trainer,
+        trainer: Host,
         compute: ComputeLoss,
         model: nn.Module,
         inputs: dict[str, Any],
@@ -131,7 +132,7 @@ class DistillationPart(RunPart):
         return (loss, outputs) if return_outputs else loss
 
     def _mean_loss(
-        self, trainer: Trainer, compute: ComputeLoss, model: nn.Module, inputs: dict[str, Any]
+        self, trainer: Host, compute: ComputeLoss, model: nn.Module, inputs: dict[str, Any]
     ) -> tuple[Tensor, Any]:
         """Return the task's mean loss over one micro-batch, with the outputs of the model.
 
@@ -154,7 +155,7 @@ class DistillationPart(RunPart):
 
 
 def find_teacher(
-    recipe: DistillationRecipe | None, given: nn.Module | None, trainer: Trainer
+    recipe: DistillationRecipe | None, given: nn.Module | None, trainer: Host
 ) -> nn.Module | None:
     """Return the teacher of a run: the one that was given, or one made of the trainer's model.
 
@@ -184,7 +185,7 @@ def require_loss(model: nn.Module, elsewhere: bool) -> None:
         )
 
 
-def _own_teacher(kind: str, given: nn.Module | None, trainer: Trainer) -> nn.Module:
+def _own_teacher(kind: str, given: nn.Module | None, trainer: Host) -> nn.Module:
     if given is not None:
         raise ValueError(
             f"a teacher was given but the recipe says teacher: {kind}, {_OWN[kind]}; leave the teacher "
@@ -206,7 +207,7 @@ def _own_teacher(kind: str, given: nn.Module | None, trainer: Trainer) -> nn.Mod
     return copy.deepcopy(trainer.model)
 
 
-def _check_learned_parameters(trainer: Trainer) -> None:
+def _check_learned_parameters(trainer: Host) -> None:
     """Raise `ValueError` where projections cannot join the optimizer, or would be lost."""
     way_out = "take a teacher of the student's hidden size, or leave hidden out of distillation"
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -225,7 +226,7 @@ def _check_learned_parameters(trainer: Trainer) -> None:
         )
 
 
-def _divided_by(trainer: Trainer) -> int:
+def _divided_by(trainer: Host) -> int:
     """Return the number of micro-batches that Trainer divides a loss by, 1 where it leaves that to others.
 
     It leaves it to a loss function of the user, and to a Trainer that declares its loss scaled.

@@ -1,15 +1,12 @@
 """Events of Trainer that have a callback but no method to override."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-if TYPE_CHECKING:
-    from transformers import Trainer as _Base
-else:
-    _Base = object
+from hf_sparse.training.host import Host
 
 
 class ListenedEvents(CallbackHandler):
@@ -37,7 +34,7 @@ class ListenedEvents(CallbackHandler):
         return control
 
 
-class HeardEvents(_Base):
+class HeardEvents(Host):
     """Calls `_hear` of a Trainer after each of its events, whichever callback handler is set, and when."""
 
     @property

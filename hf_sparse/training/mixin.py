@@ -69,12 +69,12 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         if training_args is not None and training_args.should_save:
             require_writable(training_args.output_dir)
         super().__init__(*args, **kwargs)
-        self.given_recipe, self.given_teacher = recipe or Recipe(), teacher
+        self.given_recipe, self.given_teacher = (given := recipe or Recipe()), teacher
         self.allow_schedule_change = allow_schedule_change
         self.facts: dict[str, str] = {}
         self._resumed: SavedState | None = None
         self._reading = ExitStack()
-        self._take_up(self.given_recipe)
+        self._take_up(given)
 
     @property
     def sparsifier(self) -> Sparsifier | None:
@@ -136,8 +136,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def get_train_dataloader(self) -> DataLoader:
         """Load batches for training, with the columns that parts read beside those of the model."""
-        columns = frozenset[str]().union(*(part.columns() for part in self.parts))
-        if not columns:
+        if not (columns := {name for part in self.parts for name in part.columns()}):
             return super().get_train_dataloader()
         self._set_signature_columns_if_needed()
         own = self._signature_columns
@@ -155,18 +154,13 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         return batches, num_items
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        *args: Any,
-        **kwargs: Any,
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """Return the task's loss, in training with the teacher's added."""
         compute = super().compute_loss
         for part in self.parts if model.training else ():
             compute = part.wrap_loss(self, compute)
-        return compute(model, inputs, return_outputs, *args, **kwargs)
+        return compute(model, inputs, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run a micro-batch forward and backward, and let the parts change gradients and loss."""
@@ -193,8 +187,8 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> tuple[Tensor | None, Any, Any]:
-        """Evaluate a batch as Trainer does, without the columns that only a part reads."""
+    ) -> tuple[Any, Any, Any]:
+        """Evaluate a batch without the columns that only a part reads."""
         for part in self.parts:
             inputs = part.model_inputs(self, inputs)
         return super().prediction_step(model, inputs, *args, **kwargs)
@@ -227,11 +221,12 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             if self.recipe != Recipe():
                 write_state(directory, saved_state(self._run, self._running))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
         # Some Trainers take no model here.
-        with loading((*model, self.model)[0], resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, *model)
+        given = () if model is None else (model,)
+        with loading(model or self.model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, *given)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Compare only models of final sparsity; before that, let `save_strategy="best"` save every one."""
@@ -268,7 +263,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         if self.resumed_from is not None:
             check_settings(self.resumed_from, self)
         if self.is_world_process_zero():
-            report_recipe(self.callback_handler.callbacks, self.given_recipe, self.recipe)
+            report_recipe(self.callback_handler.callbacks, self.given_recipe or Recipe(), self.recipe)
         # Open still after a run that ended in an error. load_best_model_at_end reads a checkpoint, too.
         self._reading.close()
         reading = self.model.register_load_state_dict_pre_hook(read_converted)
@@ -285,7 +280,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def _check_loss(self) -> None:
         own = (SparseTrainingMixin.compute_loss, Trainer.compute_loss)
-        overridden = (type(self).compute_loss, super().compute_loss.__func__) != own
+        overridden = (type(self).compute_loss, getattr(super().compute_loss, "__func__", None)) != own
         taught = any(part.computes_loss for part in self.parts)
         given = taught or overridden or self.compute_loss_func is not None
         require_loss(self.model, given or self.recipe == Recipe())

@@ -8,9 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from hf_sparse.recipe import Recipe
+from hf_sparse.training.host import Host
 from hf_sparse.training.state import SavedState
 
 # `Trainer.compute_loss`: model, inputs, return_outputs and more; returns the loss, or (loss, outputs).
@@ -26,7 +27,7 @@ class Run:
 
     recipe: Recipe
     model: nn.Module
-    optimizer: torch.optim.Optimizer | None
+    optimizer: torch.optim.Optimizer
     step: int
     total_steps: int
     accelerator: Accelerator | None = None
@@ -85,7 +86,7 @@ class RunPart:
     computes_loss: ClassVar[bool] = False
     """Whether `wrap_loss` returns a mean over the micro-batch, for Trainer to divide by their number."""
 
-    def check(self, trainer: Trainer) -> None:
+    def check(self, trainer: Host) -> None:
         """Raise `ValueError` if model and training arguments do not fit this part."""
 
     def attach(self, model: nn.Module) -> None:
@@ -103,7 +104,7 @@ class RunPart:
         """Return the columns of training data that this part reads beside those of the model."""
         return frozenset()
 
-    def model_inputs(self, trainer: Trainer, inputs: dict[str, Any]) -> dict[str, Any]:
+    def model_inputs(self, trainer: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return a batch without the columns that only this part reads."""
         return inputs
 
@@ -113,7 +114,7 @@ class RunPart:
     def before_forward(self, run: Run, training: bool) -> None:
         """Prepare the weights for a micro-batch in training, or for an evaluation."""
 
-    def wrap_loss(self, trainer: Trainer, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, trainer: Host, compute: ComputeLoss) -> ComputeLoss:
         """Return the `compute_loss` that training uses in place of `compute`."""
         return compute
 
@@ -133,7 +134,7 @@ def saved_state(run: Run, parts: Iterable[RunPart]) -> SavedState:
     return SavedState(run.recipe, run.step, run.total_steps, masks, sections)
 
 
-def require_one_process_per_device(trainer: Trainer) -> None:
+def require_one_process_per_device(trainer: Host) -> None:
     """Raise `ValueError` for ways to train that change or share out weights while a part writes to them."""
     if trainer.args.auto_find_batch_size:
         raise ValueError(AUTO_BATCH_SIZE)

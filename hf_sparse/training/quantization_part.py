@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
-from transformers import Trainer
 
 from hf_sparse.settings.quantization import QuantizationRecipe
+from hf_sparse.training.host import Host
 from hf_sparse.training.part import Run, RunPart, require_one_process_per_device
 from hf_sparse.training.quantizer import Quantizer
 from hf_sparse.training.state import SavedState
@@ -20,7 +20,7 @@ class QuantizationPart(RunPart):
     def __init__(self, recipe: QuantizationRecipe, model: nn.Module) -> None:
         self.quantizer = Quantizer(recipe, model)
 
-    def check(self, trainer: Trainer) -> None:
+    def check(self, trainer: Host) -> None:
         """Raise `ValueError` if the training arguments do not fit the recipe."""
         require_one_process_per_device(trainer)
         if trainer.args.max_steps > 0:

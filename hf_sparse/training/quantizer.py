@@ -1,4 +1,4 @@
-"""The quantization of one model during one training run."""
+"""Layers of one model that compute with rounded weights and inputs during one training run."""
 
 import logging
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class Quantizer:
-    """Simulates few bits in the layers of a model from one step on, and freezes their ranges at another.
+    """Rounds the weights and inputs of layers from one step on, and freezes the ranges at another.
 
-    Attached before the optimizer is made, it changes no parameter. Until training begins the model computes
-    as before. Raises `ValueError` for layers that cannot be quantized.
+    It is attached before the optimizer is made and changes no parameter. Until training begins the model
+    computes as before. Raises `ValueError` for layers that cannot be quantized.
     """
 
     def __init__(self, recipe: QuantizationRecipe, model: nn.Module) -> None:
@@ -39,16 +39,17 @@ class Quantizer:
         targets = find_targets(model, self.recipe.include, self.recipe.exclude)
         require_lasting(model, targets, "quantization")
         require_called(model, targets)
-        tables = find_embeddings(model) if self.recipe.embeddings else ()
+        embeddings = self.recipe.embeddings
+        tables = find_embeddings(model) if embeddings else ()
         scheme = read_weight_scheme(self.recipe.weights)
         self.layers = attach(targets, scheme, self.recipe.activations, self.recipe.observer, self.phase)
-        if tables:
-            scheme = read_weight_scheme(self.recipe.embeddings)
+        if embeddings and tables:
+            scheme = read_weight_scheme(embeddings)
             self.layers |= attach(tables, scheme, "none", self.recipe.observer, self.phase)
         self._modules = {target.name.removesuffix(".weight"): target.module for target in (*targets, *tables)}
 
     def begin(self, model: nn.Module, step: int, total_steps: int) -> None:
-        """Prepare for a run; raise `RuntimeError` if it trains another model than the one attached to."""
+        """Prepare for a run of `model`; raise `RuntimeError` if another model was quantized."""
         inside = {id(module) for module in model.modules()}
         foreign = [name for name, module in self._modules.items() if id(module) not in inside]
         if foreign:
@@ -66,7 +67,7 @@ class Quantizer:
             return
         self._unchecked = False
         called = torch.tensor([float(layer.called) for layer in self.layers.values()])
-        # DDP gives a layer that one process passed over the gradient of those that did not.
+        # DDP averages gradients, so a layer has one if any process called it.
         called = accelerator.reduce(called.to(accelerator.device), "sum").tolist()
         require_seen(
             name
@@ -80,7 +81,7 @@ class Quantizer:
         self.phase.observing = step < self._freeze
 
     def end(self) -> None:
-        """Leave the model rounding, with ranges that nothing moves; name layers that no data has reached."""
+        """Freeze the ranges, and warn of layers whose input was never observed."""
         self.phase.observing = False
         unseen = [name for name, layer in self.layers.items() if not layer.observed]
         if unseen and self.phase.active:
@@ -93,16 +94,14 @@ class Quantizer:
             )
 
     def state(self) -> dict[str, Tensor]:
-        """Return the observed range of each layer's input, (2,) float32, as far as finite ones were seen."""
+        """Return the range of each layer's input, (2,) float32, if one was observed and is finite."""
         ranges = {
-            name: torch.stack([self._modules[name].input_low, self._modules[name].input_high]).cpu()
-            for name, layer in self.layers.items()
-            if layer.seen
+            name: torch.stack(self._range(name)).cpu() for name, layer in self.layers.items() if layer.seen
         }
         return {name: ends for name, ends in ranges.items() if ends.isfinite().all()}
 
     def load_state(self, ranges: Mapping[str, Tensor]) -> None:
-        """Take over ranges from `state`; raise `ValueError` if they are of other layers."""
+        """Set ranges as `state` returned them; raise `ValueError` if they belong to other layers."""
         if foreign := sorted(set(ranges) - set(self.layers)):
             raise ValueError(
                 f"the checkpoint has ranges for {len(foreign)} layers that are not quantized here, such as "
@@ -111,5 +110,10 @@ class Quantizer:
         for name, layer in self.layers.items():
             layer.seen = name in ranges
             low, high = ranges.get(name, (torch.tensor(torch.inf), torch.tensor(-torch.inf)))
-            self._modules[name].input_low.copy_(low)
-            self._modules[name].input_high.copy_(high)
+            for buffer, end in zip(self._range(name), (low, high), strict=True):
+                buffer.copy_(end)
+
+    def _range(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the buffers that hold the range of a layer's input."""
+        module = self._modules[name]
+        return module.get_buffer("input_low"), module.get_buffer("input_high")

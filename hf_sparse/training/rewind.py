@@ -134,10 +134,12 @@ def _lambdas(
     groups = [{"params": [torch.nn.Parameter(torch.zeros(()))]} for _ in optimizer.param_groups]
     # Some schedules read the peak rate from the optimizer's defaults.
     stand_in = torch.optim.SGD(groups, lr=optimizer.defaults["lr"])
+    # Text on the command line, which TrainingArguments has turned into a dict.
+    settings = args.lr_scheduler_kwargs
     return get_scheduler(
         args.lr_scheduler_type,
         optimizer=stand_in,
         num_warmup_steps=warmup,
         num_training_steps=horizon,
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        scheduler_specific_kwargs=settings if isinstance(settings, dict) else None,
     ).lr_lambdas

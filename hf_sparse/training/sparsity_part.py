@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from hf_sparse.settings.methods import MovementRecipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.movement import MovementScores
 from hf_sparse.targets import Targets
+from hf_sparse.training.host import Host
 from hf_sparse.training.optimizer import join, leave, loss_scale, was_skipped
 from hf_sparse.training.part import Run, RunPart, require_one_process_per_device
 from hf_sparse.training.resolve import check_targets, make_scores
@@ -33,7 +34,7 @@ class SparsityPart(RunPart):
         self._scores: MovementScores | None = None
         self._scale = 1.0
 
-    def check(self, trainer: Trainer) -> None:
+    def check(self, trainer: Host) -> None:
         """Raise `ValueError` if model and training arguments do not fit the recipe."""
         require_one_process_per_device(trainer)
         check_targets(self.recipe, trainer.model)

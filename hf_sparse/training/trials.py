@@ -1,23 +1,19 @@
 """Hyperparameter searches whose trials may set values of the recipe."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers.trainer_utils import BestRun
 
 from hf_sparse.recipe import Recipe
+from hf_sparse.training.host import Host
 from hf_sparse.training.part import RunPart
-
-if TYPE_CHECKING:
-    from transformers import Trainer as _Base
-else:
-    _Base = object
 
 Space = Callable[[Any], dict[str, Any]]
 
 
-class TrialsMixin(_Base):
+class TrialsMixin(Host):
     """Lets trials of `hyperparameter_search` set keys of the recipe, such as `sparsity.schedule.final`.
 
     `given_recipe` is the recipe that the Trainer was made with, from which every run starts.
