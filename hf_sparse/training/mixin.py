@@ -20,9 +20,9 @@ from hf_sparse.training.announcing import announce, report_recipe
 from hf_sparse.training.checkpoints import AtomicCheckpoints
 from hf_sparse.training.distillation_part import DistillationPart, find_teacher, require_loss
 from hf_sparse.training.distiller import Distiller
-from hf_sparse.training.events import HeardEvents
 from hf_sparse.training.files import require_writable
 from hf_sparse.training.finite import require_finite_weights
+from hf_sparse.training.host import HeardEvents
 from hf_sparse.training.part import Run, RunPart, saved_state
 from hf_sparse.training.quantization_part import QuantizationPart
 from hf_sparse.training.quantizer import Quantizer
