@@ -12,8 +12,8 @@ class PreTrainingTrainer(SparseTrainer):
     """A SparseTrainer for models such as BertForPreTraining, also on texts that are not pairs.
 
     The loss of such a model is the sum of two means: over masked tokens, and over pairs, whose
-    `next_sentence_label` is not -100. If a batch has no masked tokens or no pairs, the model's own sum is
-    NaN; here that head then adds nothing, in training and in evaluation.
+    `next_sentence_label` is not -100. If a batch lacks masked tokens, or pairs, the model's own sum is NaN;
+    here that head then adds nothing, in training and in evaluation.
 
     Args:
         *args: Those of `SparseTrainer`.
@@ -41,7 +41,7 @@ class PreTrainingTrainer(SparseTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Return the loss as `SparseTrainer` does, without the head that has no label in this batch."""
+        """Return the loss as `SparseTrainer` does, without a head whose labels this batch lacks."""
         loss, outputs = super().compute_loss(model, inputs, True, *args, **kwargs)
         distilled = self.distiller is not None and model.training
         if not distilled and loss.isnan():

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import transformers
 from huggingface_hub import CommitInfo
@@ -14,17 +14,13 @@ from transformers.utils import PushInProgress
 from hf_sparse.hub.card import CARD, write_card
 from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.pushing import Pushed, push, push_in_background
+from hf_sparse.training.host import Host
 from hf_sparse.training.pushing import ignore_private
-
-if TYPE_CHECKING:
-    from transformers import Trainer as _Base
-else:
-    _Base = object
 
 logger = logging.getLogger(__name__)
 
 
-class PushMixin(_Base):
+class PushMixin(Host):
     """Lets a Trainer push its model, and write its card, as `hf_sparse.hub.push` does."""
 
     facts: dict[str, str]

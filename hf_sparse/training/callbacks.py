@@ -31,7 +31,7 @@ class SparsityCallback(TrainerCallback):
 
     Args:
         recipe: What to prune, how and when; it has sparsity and nothing else.
-        resume_from_checkpoint: The checkpoint that `trainer.train` is told to resume from; by default the one
+        resume_from_checkpoint: The checkpoint that is also passed to `trainer.train`; by default the one
             of the resumed step in `output_dir`.
         allow_schedule_change: Let a resumed run have another schedule or length.
 
@@ -161,7 +161,7 @@ def _within_reach(recipe: Recipe) -> SparsityRecipe:
     method = METHODS[sparsity.method]
     if method.penalized or method.learned:
         raise ValueError(
-            f"a callback can neither change the loss nor add what is learned to an optimizer, as method "
+            f"a callback can neither change the loss nor add learned scores to an optimizer, as method "
             f"{sparsity.method} does; use SparseTrainer or SparseTrainerMixin, or method magnitude"
         )
     if sparsity.lr_rewind:

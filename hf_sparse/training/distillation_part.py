@@ -24,7 +24,7 @@ from hf_sparse.training.part import ComputeLoss, Run, RunPart
 from hf_sparse.training.resolve import is_sparse
 from hf_sparse.training.state import SavedState
 
-# The section of the sidecar that holds what is learned beside the student.
+# The section of the sidecar that holds the parameters of feature terms.
 _LEARNED = "distillation"
 
 # Teachers that are made of the student.
@@ -52,7 +52,7 @@ class DistillationPart(RunPart):
             _check_learned_parameters(trainer)
 
     def join_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Add what is learned beside the student, at the base learning rate."""
+        """Add the parameters of feature terms, at the base learning rate."""
         join(optimizer, self.distiller.parameters())
 
     def columns(self) -> frozenset[str]:
@@ -86,7 +86,7 @@ class DistillationPart(RunPart):
         self.distiller.begin_step(run.model, batches)
 
     def after_backward(self, run: Run, last: bool) -> float:
-        """Average gradients that DDP does not average: those of what is learned beside the student."""
+        """Average the gradients of feature terms over processes: DDP averages only those of the model."""
         if last:
             self.distiller.average_gradients()
         return 0.0
@@ -96,7 +96,7 @@ class DistillationPart(RunPart):
         return self.distiller.drain_logs()
 
     def state(self) -> dict[str, Mapping[str, Tensor]]:
-        """Return what is learned beside the student."""
+        """Return the parameters of feature terms."""
         return {_LEARNED: self.distiller.state()}
 
     def end(self, run: Run, best: SavedState | None) -> None:

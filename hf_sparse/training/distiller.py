@@ -88,8 +88,8 @@ class Distiller:
             self.features.load_state_dict(dict(state))
         except RuntimeError as error:
             raise ValueError(
-                f"what the checkpoint has learned beside the student does not fit this recipe and teacher "
-                f"({error}); resume with those of the run that wrote it"
+                "the projections and other learned tensors of the checkpoint do not fit this recipe "
+                f"and teacher ({error}); resume with those of the run that wrote it"
             ) from error
 
     def begin_step(self, student: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:

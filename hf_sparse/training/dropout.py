@@ -34,7 +34,7 @@ def set_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
         and not name.endswith(_OTHERS)
     ]
     if not names:
-        raise ValueError(f"{type(own).__name__} has no dropout to set; leave --dropout out")
+        raise ValueError(f"{type(own).__name__} lacks a dropout setting; leave --dropout out")
     for name in names:
         setattr(own, name, float(rate))
     return names

@@ -13,7 +13,7 @@ _WAY_OUT = (
 def require_finite_weights(model: nn.Module) -> None:
     """Raise `RuntimeError` if a weight of a model in training is infinite or NaN."""
     if (name := not_finite(model)) is not None:
-        raise RuntimeError(f"{name} holds weights that are no finite numbers: {_WAY_OUT}")
+        raise RuntimeError(f"{name} holds NaN or infinite weights: {_WAY_OUT}")
 
 
 def not_finite(model: nn.Module) -> str | None:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
         model: nn.Module
         optimizer: torch.optim.Optimizer
-        # transformers' first assignment is None, so a checker infers None for good.
+        # transformers first assigns None to these, so a checker infers None for good.
         _signature_columns: list[str]  # type: ignore[assignment]
+        push_in_progress: Any
 else:
-    # A mixin has no base of its own: the user's Trainer comes after it.
+    # Mixins do not inherit from Trainer: the user's Trainer comes after them in the bases.
     Host = object
 
 

@@ -118,7 +118,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         return Run(self.recipe, self.model, self.optimizer, step, total, self.accelerator)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Create the optimizer; what is learned beside the model joins it."""
+        """Create the optimizer; the parameters of parts join it, such as projections and learned scores."""
         optimizer = super().create_optimizer(*args, **kwargs)
         for part in self.parts:
             part.join_optimizer(optimizer, self.model)
@@ -168,7 +168,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             part.before_forward(self._run, training=True)
         accepted = self.model_accepts_loss_kwargs
         if any(part.computes_loss for part in self.parts):
-            # Encoders take the count of items and ignore it; then nobody divides by the accumulation steps.
+            # Encoders take the count of items and ignore it, so Trainer has to divide by the steps.
             self.model_accepts_loss_kwargs = False
         try:
             loss = super().training_step(*args, **kwargs)
@@ -255,7 +255,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
                 self.begin_push()
 
     def _begin_training(self) -> None:
-        """Check what is resumed, then let the parts begin with the model that is about to be trained."""
+        """Check a resumed run against its checkpoint, then begin all parts."""
         self._check_loss()
         saved, self._resumed = self._resumed, None
         if saved is not None:

@@ -41,7 +41,7 @@ class MaskedTokens(Dataset):
         fixed: Keep the masks of epoch 0, so that evaluations are comparable.
 
     Raises:
-        ValueError: `probability` or `seed` is out of range, or the tokenizer has no mask token.
+        ValueError: `probability` or `seed` is out of range, or the tokenizer lacks a mask token.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class MaskedTokens(Dataset):
 class EpochCallback(TrainerCallback):
     """Calls `set_epoch` of the training set when an epoch begins.
 
-    accelerate calls it only if the sampler has no such method: neither in a resumed epoch nor with several
+    accelerate calls it only if the sampler lacks such a method: neither in a resumed epoch nor with several
     processes. Without this callback the masks would then be those of the first epoch.
     """
 

@@ -22,7 +22,7 @@ ComputeLoss = Callable[..., Any]
 class Run:
     """A training run at one moment, after `step` of `total_steps` optimizer steps.
 
-    A callback has no `accelerator`.
+    `accelerator` is None in a callback.
     """
 
     recipe: Recipe
@@ -53,7 +53,7 @@ class RunPart:
         return iter(())
 
     def after_backward(self, run: Run, last: bool) -> float:
-        """Change the gradients of a micro-batch; return what is added to the loss that the step reports.
+        """Change the gradients of a micro-batch; return a number to add to the reported loss.
 
         `last`: gradients of all micro-batches and processes are accumulated, and not yet clipped.
         """
@@ -66,7 +66,7 @@ class RunPart:
         """Correct the weights after the optimizer's step; `run.step` does not count it yet."""
 
     def step_end(self, run: Run) -> None:
-        """Do what is due after `run.step` optimizer steps."""
+        """Follow the schedules of this part to `run.step` optimizer steps."""
 
     def verify(self, run: Run) -> None:
         """Raise `RuntimeError` if the model is not as this part has to leave it."""
@@ -119,7 +119,7 @@ class RunPart:
         return compute
 
     def logs(self) -> dict[str, float]:
-        """Return what is logged beside the next training loss."""
+        """Return values by name, to log beside the next training loss."""
         return {}
 
     def reached(self, step: int) -> bool:

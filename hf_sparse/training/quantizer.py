@@ -54,7 +54,7 @@ class Quantizer:
         foreign = [name for name, module in self._modules.items() if id(module) not in inside]
         if foreign:
             raise RuntimeError(
-                f"the model was replaced after it was quantized ({foreign[0]} is no part of it); give the "
+                f"the model was replaced after it was quantized ({foreign[0]} is not in it); give the "
                 "trainer the model to train, or model_init"
             )
         self._begin, self._freeze = self.recipe.resolve(total_steps)

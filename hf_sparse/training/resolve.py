@@ -71,7 +71,7 @@ def chosen_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
         require_lasting(model, targets, "sparsity")
     else:
         require_own_weights(targets, "sparsity")
-    # Asked last: to let a weight train is no advice where an adapter froze it.
+    # Checked last: where an adapter froze the weights, the errors above give better advice.
     frozen = [target.name for target in targets if not target.parameter.requires_grad]
     if frozen and (method.learned or method.penalized):
         raise ValueError(
@@ -88,8 +88,8 @@ def check_targets(recipe: SparsityRecipe, model: nn.Module) -> Targets:
     frozen = [target.name for target in targets if not target.weight.requires_grad]
     if frozen and METHODS[recipe.method].scheduled:
         logger.warning(
-            "%d of %d weights to prune are frozen, such as %s: what is left of them cannot make up for what "
-            "they lose; leave them out by exclude, or let them train.",
+            "%d of %d weights to prune are frozen, such as %s: their remaining entries cannot make up "
+            "for the loss; leave them out by exclude, or let them train.",
             len(frozen),
             len(targets),
             frozen[0],

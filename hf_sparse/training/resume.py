@@ -31,7 +31,7 @@ _WAY_OUT = (
     "resume with the recipe and length of the run that wrote the checkpoint, or pass allow_schedule_change"
 )
 
-# The optimizer's state restores these, whatever the arguments say.
+# The optimizer's state restores these and overrules the arguments.
 _RESTORED = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 # Settings that define what the saved masks and ranges mean.
@@ -81,8 +81,8 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
         )
     if not (checkpoint / TRAINER_STATE_NAME).is_file():
         raise ValueError(
-            f"Can't find a valid checkpoint at {checkpoint}: it has no {TRAINER_STATE_NAME}, as a model "
-            "has none; resume from a checkpoint-N, or start a new run from that model"
+            f"Can't find a valid checkpoint at {checkpoint}: it lacks {TRAINER_STATE_NAME}, like a saved "
+            "model; resume from a checkpoint-N, or start a new run from that model"
         )
     try:
         check_manifest(checkpoint)
@@ -93,9 +93,9 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if not sharded and (parts := _missing(checkpoint, trainer.args)):
         logger.warning(
-            "%s has no %s: what follows is not what an uninterrupted run would have done.",
+            "%s lacks %s: the run will differ from an uninterrupted one.",
             checkpoint,
-            ", no ".join(parts),
+            ", ".join(parts),
         )
 
 
@@ -125,10 +125,10 @@ def check_settings(checkpoint: Path, trainer: Any) -> None:
 
 
 def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change: bool) -> SavedState | None:
-    """Return the sidecar of a checkpoint; None if the recipe is empty and there is no sidecar.
+    """Return the sidecar of a checkpoint; None if the recipe is empty and the sidecar missing.
 
     Raises `ValueError` if the checkpoint was written under another recipe or holds other weights than it was
-    saved with, `FileNotFoundError` if it has no sidecar.
+    saved with, `FileNotFoundError` if it lacks its sidecar.
     """
     checkpoint = Path(checkpoint)
     if recipe == Recipe() and not (checkpoint / SIDECAR).is_file():

@@ -70,7 +70,7 @@ class SparsityPart(RunPart):
         rewind_by(self.recipe, scheduler, total_steps, args)
 
     def begin(self, run: Run, saved: SavedState | None) -> None:
-        """Make the masks of the run, with those of its checkpoint, and remove what is due by now."""
+        """Make the masks of the run, or load them from its checkpoint; remove what is due at this step."""
         self.recipe = run.recipe.sparsity or self.recipe
         saved = saved if run.step else None
         self.sparsifier = Sparsifier(self.recipe, run.model, run.total_steps, saved, self._scores)
@@ -162,7 +162,7 @@ class SparsityPart(RunPart):
     @property
     def _begun(self) -> Sparsifier:
         if self.sparsifier is None:
-            raise RuntimeError("training has not begun, so there are no masks; call train first")
+            raise RuntimeError("masks exist only after training has begun; call train first")
         return self.sparsifier
 
 

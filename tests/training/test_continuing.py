@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one, whole, and of a run with the same settings."""
+"""Resuming refuses damaged or incomplete checkpoints, and other training arguments."""
 
 import logging
 import shutil
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(run: Path, tmp_path: Path) -> Path:
-    """The checkpoint of step 4, to damage."""
+    """Return the checkpoint of step 4, for a test to damage."""
     shutil.copytree(checkpoint(run, 4), checkpoint(tmp_path, 4))
     return checkpoint(tmp_path, 4)
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_without_a_manifest_resumes_and_its_gaps_are_named(
         (copied / name).unlink()
     with caplog.at_level(logging.WARNING):
         trainer(tmp_path / "again").train(resume_from_checkpoint=str(copied))
-    assert "checkpoint-4 has no optimizer.pt, no rng_state.pth: what follows is not what" in caplog.text
+    assert "checkpoint-4 lacks optimizer.pt, rng_state.pth: the run will differ from" in caplog.text
 
 
 def test_a_checkpoint_of_a_plain_trainer_resumes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_a_plain_trainer_resumes(tmp_path: Path, caplog: pytest.
     [
         ("chekpoint-4", "there is no such directory; .*such as checkpoint-6 beside it"),
         ("nowhere/checkpoint-4", "there is no such directory; name one that is there$"),
-        ("", "it has no trainer_state.json, as a model has none; resume from a checkpoint-N"),
+        ("", "it lacks trainer_state.json, like a saved model; resume from a checkpoint-N"),
     ],
 )
 @pytest.mark.parametrize("recipe", [pruning(), Recipe()], ids=["pruned", "empty"])

@@ -1,4 +1,4 @@
-"""Feature terms inside a training run: what is asked of the models, compared, logged, left behind."""
+"""Feature terms inside a training run: options of forward passes, losses, logs, hooks removed afterwards."""
 
 import copy
 import pickle

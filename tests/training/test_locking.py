@@ -1,4 +1,4 @@
-"""Which zeros of a model stay: recorded ones, else those that were pruned, and none by chance."""
+"""Which zeros of a model are locked: recorded ones, else those in a pruning pattern; never chance zeros."""
 
 import logging
 from pathlib import Path
@@ -25,7 +25,7 @@ def zeros_anywhere(model: nn.Module, share: float) -> nn.Module:
 
 
 def gated(model: BertForSequenceClassification) -> BertForSequenceClassification:
-    """Add layers that begin at zero."""
+    """Add layers initialized to zero."""
     for layer in model.bert.encoder.layer:
         layer.attention.output.dense = nn.Sequential(layer.attention.output.dense, gate := nn.Linear(32, 32))
         nn.init.zeros_(gate.weight)

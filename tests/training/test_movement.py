@@ -83,7 +83,7 @@ def test_soft_movement_approaches_its_target_and_logs_it(tmp_path) -> None:
 
 def test_what_cannot_learn_scores_refuses() -> None:
     recipe = pruning("sparsity.method=movement", "sparsity.lr_rewind=false")
-    with pytest.raises(ValueError, match="nor add what is learned to an optimizer, as method movement does"):
+    with pytest.raises(ValueError, match="nor add learned scores to an optimizer, as method movement does"):
         SparsityCallback(recipe)
     with pytest.raises(ValueError, match="method movement prepares in training what it removes"):
         prune(bert(), 0.5, method="movement")

@@ -1,4 +1,4 @@
-"""Whether an optimizer's step was taken, under a scaler of the loss."""
+"""An optimizer's step that a loss scaler skips is recognized."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +39,7 @@ def test_without_a_scaler_the_scale_is_one() -> None:
 
 
 class Overflow(TrainerCallback):
-    """Lets the gradients of the first two steps overflow; keeps what the weights weigh after each step."""
+    """Lets the gradients of the first two steps overflow; keeps the squared norm of the weights."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
