@@ -37,8 +37,8 @@ def named_modules(model: nn.Module) -> Iterator[NamedModule]:
 
 def saved_model(model: nn.Module) -> nn.Module:
     """Return the part of a model that its weights are saved as: what peft and sentence-transformers wrap."""
-    if _is_of(model, "peft") and hasattr(model, "get_base_model"):
-        return saved_model(model.get_base_model())
+    if _is_of(model, "peft") and (base_model := getattr(model, "get_base_model", None)) is not None:
+        return saved_model(base_model())
     if _is_of(model, "sentence_transformers"):
         towers = list(pretrained_parts(model))
         return towers[0] if len(towers) == 1 else model

@@ -88,8 +88,8 @@ class Distiller:
             self.features.load_state_dict(dict(state))
         except RuntimeError as error:
             raise ValueError(
-                "the projections and other learned tensors of the checkpoint do not fit this recipe "
-                f"and teacher ({error}); resume with those of the run that wrote it"
+                f"the learned state of the checkpoint does not fit this recipe and teacher ({error}); resume "
+                "with those of the run that wrote it"
             ) from error
 
     def begin_step(self, student: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:

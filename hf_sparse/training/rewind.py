@@ -39,12 +39,9 @@ def rewound_step(step: int, schedule: Schedule) -> int:
 
 
 def rewind_by(
-    recipe: SparsityRecipe, scheduler: LRScheduler, total_steps: int, args: TrainingArguments
+    recipe: SparsityRecipe, scheduler: LRScheduler, schedule: Schedule, args: TrainingArguments
 ) -> None:
-    """Rewind a scheduler as a recipe says, in a run of `total_steps` steps; see `rewind`."""
-    if recipe.schedule is None:
-        return
-    schedule = recipe.schedule.resolve(total_steps)
+    """Rewind a scheduler as a recipe says; see `rewind`."""
     last_update = schedule.update_end if recipe.revives else schedule.ramp_end
     rewind(scheduler, schedule, args, recipe.lr_rewind == "cyclic", last_update)
 

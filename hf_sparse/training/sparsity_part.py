@@ -60,14 +60,14 @@ class SparsityPart(RunPart):
         self, scheduler: LRScheduler, given: bool, total_steps: int, args: TrainingArguments
     ) -> None:
         """Rewind the learning rate at mask updates, where the recipe says so."""
-        if not self.recipe.lr_rewind:
+        if self.recipe.schedule is None or not self.recipe.lr_rewind:
             return
         if given:
             raise ValueError(
                 "lr_rewind builds the learning-rate scheduler from the training arguments; optimizers= has "
                 "one; pass the optimizer alone, or set sparsity.lr_rewind=false"
             )
-        rewind_by(self.recipe, scheduler, total_steps, args)
+        rewind_by(self.recipe, scheduler, self.recipe.schedule.resolve(total_steps), args)
 
     def begin(self, run: Run, saved: SavedState | None) -> None:
         """Make the masks of the run, or load them from its checkpoint; remove what is due at this step."""
