@@ -261,7 +261,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         if saved is not None:
             self.recipe = adopt(self.recipe, saved)
         if self.resumed_from is not None:
-            check_settings(self.resumed_from, self)
+            check_settings(self.resumed_from, self, self.recipe, self.allow_schedule_change)
         if self.is_world_process_zero():
             report_recipe(self.callback_handler.callbacks, self.given_recipe or Recipe(), self.recipe)
         # Open still after a run that ended in an error. load_best_model_at_end reads a checkpoint, too.

@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.modules import adapter_owner
 from hf_sparse.recipe import Recipe
+from hf_sparse.training.host import Host
 from hf_sparse.training.manifest import check_manifest
 from hf_sparse.training.record import changed_settings, read_record
 from hf_sparse.training.state import NORMALIZED, SIDECAR, SavedState, check_weights, read_state
@@ -59,11 +60,9 @@ class Resumable(Protocol):
     """A Trainer with a recipe, about to resume."""
 
     recipe: Recipe
-    allow_schedule_change: bool
     args: TrainingArguments
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
-    train_dataset: Any
 
 
 def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
@@ -99,15 +98,15 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
         )
 
 
-def check_settings(checkpoint: Path, trainer: Any) -> None:
-    """Raise `ValueError` if a `Resumable` goes on with other training arguments, unless that is allowed.
+def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedule_change: bool) -> None:
+    """Raise `ValueError` if a run is resumed with other training arguments, unless that is allowed.
 
-    Where it is allowed, or the recipe is empty, log a warning; likewise if the run record cannot be read.
+    If it is allowed, or the recipe is empty, log a warning; likewise if the run record cannot be read.
     """
     try:
         record = read_record(checkpoint)
     except ValueError as error:
-        if trainer.recipe != Recipe():
+        if recipe != Recipe():
             raise
         logger.warning("%s", error)
         return
@@ -116,7 +115,7 @@ def check_settings(checkpoint: Path, trainer: Any) -> None:
     said = "; ".join(f"{name} was {before}, is {now}" for name, (before, now) in changed.items())
     kept = [name for name in _RESTORED if name in changed]
     restored = f" The optimizer of the checkpoint keeps its own {', '.join(kept)}." if kept else ""
-    if trainer.recipe != Recipe() and not trainer.allow_schedule_change:
+    if recipe != Recipe() and not allow_schedule_change:
         raise ValueError(
             f"{checkpoint} was written with other training arguments ({said}), so the run would go on as "
             f"another one; resume with its own, or pass allow_schedule_change.{restored}"

@@ -17,6 +17,11 @@ from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.training.record import RECORD, changed_settings, read_record
 from hf_sparse.training.resume import check_settings
 
+
+def check(folder: Path, resumed: SparseTrainer) -> None:
+    check_settings(folder, resumed, resumed.recipe, resumed.allow_schedule_change)
+
+
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 
 
@@ -165,12 +170,12 @@ def test_changed_training_arguments_are_named(
 ) -> None:
     changed = trainer(tmp_path, **changes)
     with pytest.raises(ValueError, match=f"other training arguments .*{said}") as caught:
-        check_settings(checkpoint(run, 4), changed)
+        check(checkpoint(run, 4), changed)
     assert "resume with its own, or pass allow_schedule_change" in str(caught.value)
     for changed in (trainer(tmp_path, allow=True, **changes), trainer(tmp_path, Recipe(), **changes)):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            check_settings(checkpoint(run, 4), changed)
+            check(checkpoint(run, 4), changed)
         assert "was written with other training arguments" in caplog.text
 
 
@@ -192,7 +197,7 @@ def test_what_an_older_record_does_not_know_is_no_change(copied: Path, tmp_path:
     del record["arguments"]["data_seed"], record["train_samples"]
     assert changed_settings(record, trainer(tmp_path, data_seed=7, rows=40)) == {}
     (copied / RECORD).unlink()
-    check_settings(copied, trainer(tmp_path, seed=1))
+    check(copied, trainer(tmp_path, seed=1))
 
 
 def test_a_record_that_is_none_is_refused_and_with_an_empty_recipe_named(
@@ -200,6 +205,6 @@ def test_a_record_that_is_none_is_refused_and_with_an_empty_recipe_named(
 ) -> None:
     (copied / RECORD).write_text("none")
     with pytest.raises(ValueError, match="is no record of a run"):
-        check_settings(copied, trainer(tmp_path))
-    check_settings(copied, trainer(tmp_path, Recipe()))
+        check(copied, trainer(tmp_path))
+    check(copied, trainer(tmp_path, Recipe()))
     assert "is no record of a run" in caplog.text
