@@ -225,7 +225,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
         # Some Trainers take no model here.
         given = () if model is None else (model,)
-        with loading(model or self.model, resume_from_checkpoint):
+        with loading((*given, self.model)[0], resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *given)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
