@@ -12,7 +12,7 @@ _HOMES = {
     "SparseLoraConfig": "hf_sparse.adapters.lora",
     "SparseSeq2SeqTrainer": "hf_sparse.trainers.trainer",
     "SparseTrainer": "hf_sparse.trainers.trainer",
-    "SparseTrainerMixin": "hf_sparse.trainers.publishing",
+    "SparseTrainerMixin": "hf_sparse.trainers.trainer",
     "SparsityCallback": "hf_sparse.training.callbacks",
     "find_targets": "hf_sparse.targets",
     "load_model": "hf_sparse.checkpoint.loading",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -36,8 +37,8 @@ def named_modules(model: nn.Module) -> Iterator[NamedModule]:
 
 def saved_model(model: nn.Module) -> nn.Module:
     """Return the part of a model that its weights are saved as: what peft and sentence-transformers wrap."""
-    if _is_of(model, "peft") and hasattr(model, "get_base_model"):
-        return saved_model(model.get_base_model())
+    if _is_of(model, "peft") and (base_model := getattr(model, "get_base_model", None)) is not None:
+        return saved_model(base_model())
     if _is_of(model, "sentence_transformers"):
         towers = list(pretrained_parts(model))
         return towers[0] if len(towers) == 1 else model
@@ -54,8 +55,19 @@ def pretrained_parts(model: nn.Module) -> Iterator[PreTrainedModel]:
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Say whether peft has put an adapter into a model, so that the adapter is what is saved of it."""
-    return any(_is_of(module, "peft") or hasattr(module, "adapter_layer_names") for module in model.modules())
+    """Return whether a model carries an adapter, so that saving it saves the adapter alone."""
+    return adapter_owner(model) is not None
+
+
+def adapter_owner(model: nn.Module) -> Literal["peft", "transformers"] | None:
+    """Return which library put an adapter on a model, None without an adapter.
+
+    `transformers` is `model.add_adapter`, whose layers are also peft's; `peft` anything else of peft.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        return "transformers"
+    adapted = any(_is_of(part, "peft") or hasattr(part, "adapter_layer_names") for part in model.modules())
+    return "peft" if adapted else None
 
 
 def base_prefix(model: nn.Module) -> str:

@@ -7,7 +7,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny import bert, llama
 from torch import nn
 
-from hf_sparse.modules import base_prefix, has_adapter, saved_model
+from hf_sparse.modules import adapter_owner, base_prefix, has_adapter, saved_model
 from hf_sparse.targets import find_targets
 
 ADAPTER = "part of an adapter"
@@ -75,6 +75,14 @@ def test_names_in_a_recipe_are_those_without_the_adapter() -> None:
 def test_merged_and_unloaded_a_model_carries_no_adapter() -> None:
     assert not has_adapter(get_peft_model(bert(), KINDS["every linear"]).merge_and_unload())
     assert not has_adapter(bert())
+
+
+def test_the_owner_of_an_adapter_is_the_library_that_put_it_on() -> None:
+    added = bert()
+    added.add_adapter(KINDS["lora"])
+    assert (adapter_owner(added), adapter_owner(bert())) == ("transformers", None)
+    assert adapter_owner(get_peft_model(bert(), KINDS["lora"])) == "peft"
+    assert adapter_owner(get_peft_model(bert(), KINDS["lora"]).base_model.model) == "peft"
 
 
 class Adapted(nn.Module):

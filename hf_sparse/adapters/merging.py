@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros
+from hf_sparse.modules import adapter_owner
 from hf_sparse.quantization.embeddings import FakeQuantEmbedding
 from hf_sparse.quantization.linear import FakeQuantConv1D, FakeQuantLinear
 from hf_sparse.targets import every_weight
-from hf_sparse.training.locking import standing
+from hf_sparse.training.resolve import standing
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -95,8 +96,8 @@ def merge_adapter(
     return merged
 
 
-def _check_mergeable(model: "PeftModel") -> None:
-    if getattr(model, "_hf_peft_config_loaded", False):
+def _check_mergeable(model: nn.Module) -> None:
+    if adapter_owner(model) == "transformers":
         raise ValueError(
             "adapters of model.add_adapter cannot be merged in place; save them by "
             "model.save_pretrained(folder) and merge PeftModel.from_pretrained(base, folder)"

@@ -72,10 +72,10 @@ def prune(
             from hf_sparse.sparsity.measure import measure_sparsity
             from hf_sparse.targets import find_targets
             from hf_sparse.training import one_shot
-            from hf_sparse.training.locking import is_sparse
             from hf_sparse.training.one_shot import DATA_METHODS
             from hf_sparse.training.post_training import load_for_texts
             from hf_sparse.training.prune import prune as prune_weights
+            from hf_sparse.training.resolve import is_sparse
 
             one_shot.require_new(output_dir)
             others = carried(model, tokenizer=tokenizer_name is None)

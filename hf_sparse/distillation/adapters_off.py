@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_sparse.modules import adapter_owner
+
 
 class BaseAsTeacher(nn.Module):
     """Computes what a model with adapters would without them; it has no weights of its own.
@@ -84,8 +86,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _has_adapters(model: nn.Module) -> bool:
-    """Say whether a model has adapters in its layers; a prompt, which lengthens the outputs, is none."""
-    if getattr(model, "_hf_peft_config_loaded", False):
+    """Return whether a model has adapters in its layers; a prompt, which lengthens the outputs, is none."""
+    if adapter_owner(model) == "transformers":
         return True
     configs = getattr(model, "peft_config", None) if hasattr(model, "disable_adapter") else None
     return bool(configs) and not any(config.is_prompt_learning for config in configs.values())

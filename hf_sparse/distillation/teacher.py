@@ -42,8 +42,10 @@ _SHOWN = 5
 class LearnedTerms(Protocol):
     """The weights of the terms that need a head."""
 
-    task: float
-    logits: float
+    @property
+    def task(self) -> float: ...
+    @property
+    def logits(self) -> float: ...
 
 
 def freeze(teacher: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_sparse.planning.estimate import Batch, memory, sidecar, step_cost
 from hf_sparse.recipe import Recipe
+from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.mixin import SparseTrainingMixin
 from hf_sparse.training.sparsifier import Sparsifier
@@ -46,9 +47,9 @@ class DryRun:
 class _NeverTrained(SparseTrainingMixin, Trainer):
     """A trainer that never trains. It accepts a model without a head, since the script may add one."""
 
-    def _check_learnable(self) -> None:
+    def _check_learnable(self, recipe: DistillationRecipe) -> None:
         try:
-            super()._check_learnable()
+            super()._check_learnable(recipe)
         except ValueError as error:
             logger.warning("As it was saved, the model is refused: %s.", error)
 

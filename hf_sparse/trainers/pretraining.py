@@ -1,4 +1,4 @@
-"""Training of a model with two heads: one for masked tokens, one for pairs of sentences."""
+"""A Trainer for models with two heads: one for masked tokens, one for pairs of sentences."""
 
 from typing import Any
 
@@ -9,11 +9,18 @@ from hf_sparse.trainers.trainer import SparseTrainer
 
 
 class PreTrainingTrainer(SparseTrainer):
-    """A SparseTrainer for models such as BertForPreTraining, some of whose texts may be no pairs.
+    """A SparseTrainer for models such as BertForPreTraining, also on texts that are not pairs.
 
-    The loss of such a model is the sum of two means: over masked tokens, and over pairs, those whose
-    `next_sentence_label` is not -100. Where a batch has none of either, the model's own sum is not a number;
+    The loss of such a model is the sum of two means: over masked tokens, and over pairs, whose
+    `next_sentence_label` is not -100. If a batch lacks masked tokens, or pairs, the model's own sum is NaN;
     here that head then adds nothing, in training and in evaluation.
+
+    Args:
+        *args: Those of `SparseTrainer`.
+        **kwargs: Those of `SparseTrainer`.
+
+    Raises:
+        ValueError: `label_smoothing_factor` is set, which transformers applies to one head only.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -23,7 +30,7 @@ class PreTrainingTrainer(SparseTrainer):
                 f"label_smoothing_factor is {self.args.label_smoothing_factor}, and transformers smooths the "
                 "labels of one head, where this model has two; set it to 0"
             )
-        # These models take num_items_in_batch and ignore it; their means are for Trainer to average.
+        # These models take num_items_in_batch and ignore it, so Trainer has to average their means.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(
@@ -34,7 +41,7 @@ class PreTrainingTrainer(SparseTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Return the loss as `SparseTrainer` does, without the head that has no label in this batch."""
+        """Return the loss as `SparseTrainer` does, without a head whose labels this batch lacks."""
         loss, outputs = super().compute_loss(model, inputs, True, *args, **kwargs)
         distilled = self.distiller is not None and model.training
         if not distilled and loss.isnan():

@@ -14,18 +14,16 @@ from transformers.utils import PushInProgress
 from hf_sparse.hub.card import CARD, write_card
 from hf_sparse.hub.cards.rendering import is_generated
 from hf_sparse.hub.pushing import Pushed, push, push_in_background
-from hf_sparse.training.mixin import SparseTrainingMixin
+from hf_sparse.training.host import Host
 from hf_sparse.training.pushing import ignore_private
 
 logger = logging.getLogger(__name__)
 
 
-class SparseTrainerMixin(SparseTrainingMixin):
-    """Prunes, distils, quantizes by a recipe in any Trainer: `class Mine(SparseTrainerMixin, Theirs)`.
+class PushMixin(Host):
+    """Lets a Trainer push its model, and write its card, as `hf_sparse.hub.push` does."""
 
-    `SparseTrainingMixin` has its arguments.
-    """
-
+    facts: dict[str, str]
     _why_no_card: str | None = None
 
     def push_to_hub(

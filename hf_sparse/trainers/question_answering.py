@@ -1,4 +1,4 @@
-"""Evaluation of a model that answers questions, by the text of its answers."""
+"""A Trainer that evaluates question answering by the text of the answers."""
 
 from typing import Any
 
@@ -15,10 +15,18 @@ from hf_sparse.trainers.trainer import SparseTrainer
 class QuestionAnsweringTrainer(SparseTrainer):
     """A SparseTrainer whose evaluation sets are `QuestionSet`s: it finds the answers and scores their text.
 
-    `finder`: how answers are chosen. `evaluate` reports the scores of `Squad` or, with the finder's
-    `version_2_with_negative`, those of `SquadV2`, but no loss. `predict` gives a list of `Answer`s as its
-    `predictions`, with scores where the true answers are known. Every process finds all answers. Raises
-    `ValueError` for training arguments that would keep answers from being found, or a best model.
+    `evaluate` reports the scores of `Squad` or, with the finder's `version_2_with_negative`, those of
+    `SquadV2`, but no loss. `predict` returns a list of `Answer`s as its `predictions`, with scores where the
+    true answers are known. Every process finds all answers.
+
+    Args:
+        *args: Those of `SparseTrainer`.
+        finder: How answers are chosen; by default an `AnswerFinder()`.
+        **kwargs: Those of `SparseTrainer`.
+
+    Raises:
+        ValueError: The training arguments reorder or split the windows of evaluation sets, or choose the best
+            model by a loss.
     """
 
     def __init__(self, *args: Any, finder: AnswerFinder | None = None, **kwargs: Any) -> None:
@@ -34,30 +42,31 @@ class QuestionAnsweringTrainer(SparseTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Run the model over a set of windows; return answers in place of logits, with their scores."""
+        """Run the model over the windows of a `QuestionSet`; return answers, not logits, and scores."""
         questions = dataloader.dataset
         if not isinstance(questions, QuestionSet):
             raise TypeError(
                 f"answers are found in a QuestionSet, got a {type(questions).__name__}; make one of it"
             )
-        # Without a function for metrics, Trainer asks for the loss alone; here there is none, but logits.
+        # False: without compute_metrics, Trainer would compute the loss alone.
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         answers = self.finder.find(questions, *output.predictions[:2])
         scores = self._score(questions, answers).items()
-        metrics = output.metrics | {f"{metric_key_prefix}_{name}": score for name, score in scores}
-        return output._replace(predictions=answers, metrics=metrics)
+        metrics = (output.metrics or {}) | {f"{metric_key_prefix}_{name}": score for name, score in scores}
+        # Trainer passes predictions on as they are; its annotation names arrays only.
+        return output._replace(predictions=answers, metrics=metrics)  # type: ignore[arg-type]
 
     def _score(self, questions: QuestionSet, answers: list[Answer]) -> dict[str, float]:
         if questions.answers is None:
             return {}
-        references = []
+        references: list[dict[str, Any]] = []
         for name, given in zip(questions.ids, questions.answers, strict=True):
             texts, starts = [text for text, _ in given], [start for _, start in given]
             references.append({"id": name, "answers": {"text": texts, "answer_start": starts}})
         if not self.finder.version_2_with_negative:
-            predictions = [{"id": answer.id, "prediction_text": answer.text} for answer in answers]
-            return Squad().compute(predictions=predictions, references=references)
-        # Of all questions the best text, so that the best threshold can be found.
+            texts_of = [{"id": answer.id, "prediction_text": answer.text} for answer in answers]
+            return Squad().compute(predictions=texts_of, references=references)
+        # The best text of every question, even where no answer is more likely: SquadV2 searches thresholds.
         predictions = [
             {"id": answer.id, "prediction_text": answer.best_text, "no_answer_probability": answer.null_odds}
             for answer in answers

@@ -1,31 +1,35 @@
-"""What a run is about to do, in lines of the level INFO that are seen where those of transformers are."""
+"""What a run is about to do: as INFO lines in the log, and as settings in experiment trackers."""
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import (
+    TensorBoardCallback,
+    TrackioCallback,
+    WandbCallback,
+)
 from transformers.utils import logging as transformers_logging
 
-if TYPE_CHECKING:
-    from hf_sparse.training.distiller import Distiller
-    from hf_sparse.training.quantizer import Quantizer
-    from hf_sparse.training.sparsifier import Sparsifier
+from hf_sparse.recipe import Recipe, preset_names
+from hf_sparse.training.part import RunPart
 
 logger = logging.getLogger(__name__)
 
-_OURS, _THEIRS = logging.getLogger("hf_sparse"), logging.getLogger("transformers")
+KEY = "hf_sparse"
+_OURS, _HOST = logging.getLogger("hf_sparse"), logging.getLogger("transformers")
 
 
 class _AsTransformers(logging.Handler):
     """Shows a record as transformers shows its own, unless the script has set up logging itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Then the record gets there by itself.
-        inherited = _OURS.propagate and _OURS.parent.hasHandlers()
+        # Logging that the script set up gets the record without this handler.
+        inherited = _OURS.propagate and _OURS.parent is not None and _OURS.parent.hasHandlers()
         if inherited or any(handler is not self for handler in _OURS.handlers):
             return
-        for handler in _THEIRS.handlers or [logging.lastResort]:
+        last = [] if logging.lastResort is None else [logging.lastResort]
+        for handler in _HOST.handlers or last:
             if record.levelno >= handler.level:
                 handler.handle(record)
 
@@ -35,9 +39,9 @@ _level = logging.NOTSET
 
 
 def follow_transformers() -> None:
-    """Show INFO lines of hf_sparse where the verbosity of transformers is at least that, as Trainer sets it.
+    """Show INFO lines of hf_sparse if the verbosity of transformers shows INFO, as Trainer sets it.
 
-    A level that somebody gave the logger `hf_sparse` stays, and warnings are never hidden.
+    A level that the script gave the logger `hf_sparse` stays, and warnings are always shown.
     """
     global _level
     if _handler not in _OURS.handlers:
@@ -49,34 +53,40 @@ def follow_transformers() -> None:
     _OURS.setLevel(_level)
 
 
-def announce(
-    sparsifier: "Sparsifier | None",
-    quantizer: "Quantizer | None" = None,
-    distiller: "Distiller | None" = None,
-) -> None:
-    """Log which weights a run prunes and quantizes, and from what it learns, as far as it does."""
+def announce(parts: Iterable[RunPart]) -> None:
+    """Log what each part of a run is about to do."""
     follow_transformers()
-    for line in (*_pruned(sparsifier), *_rounded(quantizer)):
-        logger.info(line)
-    if distiller is not None:
-        logger.info("Learning from a teacher, %s", type(distiller.teacher).__name__)
+    for part in parts:
+        for line in part.describe():
+            logger.info(line)
 
 
-def _pruned(sparsifier: "Sparsifier | None") -> Iterator[str]:
-    if sparsifier is None:
+def report_recipe(callbacks: Iterable[TrainerCallback], given: Recipe, recipe: Recipe) -> None:
+    """Add a recipe to the configurations of W&B and trackio, and to the texts of TensorBoard.
+
+    The key `hf_sparse` holds all settings, defaults included, and under `recipe` the name of the preset that
+    was `given`, else `custom`. `callbacks` are those of a Trainer, after their `on_train_begin`. An empty
+    recipe is left out.
+    """
+    if recipe == Recipe():
         return
-    recipe, targets = sparsifier.recipe, sparsifier.masks.targets
-    if sparsifier.schedule is None:
-        what = f"Locking {sparsifier.masks.sparsity:.1%} zeros"
-    else:
-        what = f"Pruning to {sparsifier.schedule.final:.1%} by {recipe.method}, {recipe.pattern}"
-    names, entries = targets.names, sum(rows * columns for rows, columns in targets.shapes.values())
-    yield f"{what}, in {len(names)} weights of {entries:,} entries, {names[0]} to {names[-1]}"
-    for reason, count in Counter(entry.reason for entry in targets.left_out).items():
-        yield f"Left out of that: {count} Linears, {reason}"
+    settings = {"recipe": preset_of(given) or "custom", **recipe.model_dump(mode="json", exclude_none=True)}
+    for callback in callbacks:
+        if isinstance(callback, WandbCallback):
+            import wandb
+
+            if wandb.run is not None:
+                wandb.config.update({KEY: settings}, allow_val_change=True)
+        elif isinstance(callback, TrackioCallback):
+            import trackio
+
+            trackio.config.update({KEY: settings}, allow_val_change=True)
+        elif isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            # As Markdown, where four spaces make a block of code.
+            lines = [f"recipe: {settings['recipe']}", *recipe.to_yaml().splitlines()]
+            callback.tb_writer.add_text(KEY, "\n".join(f"    {line}" for line in lines))
 
 
-def _rounded(quantizer: "Quantizer | None") -> Iterator[str]:
-    if quantizer is not None:
-        recipe, count = quantizer.recipe, len(quantizer.layers)
-        yield f"Rounding {count} layers: weights {recipe.weights}, inputs {recipe.activations}"
+def preset_of(recipe: Recipe) -> str | None:
+    """Return the name of the preset that equals a recipe, None if no preset does."""
+    return next((name for name in preset_names() if Recipe.preset(name) == recipe), None)

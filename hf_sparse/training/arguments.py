@@ -8,7 +8,17 @@ from hf_sparse.recipe import Recipe, preset_names
 
 @dataclass
 class SparseArguments:
-    """Recipe and teacher of a run."""
+    """Recipe and teacher of a run, as fields for `HfArgumentParser((TrainingArguments, SparseArguments))`.
+
+    Attributes:
+        recipe: Name of a preset, or path of a recipe in YAML. None, with no other field, prunes nothing.
+        recipe_override: Assignments of dotted keys, such as `sparsity.schedule.final=0.85`.
+        sparsity: Final share of zeros, in [0, 1); without a recipe it means the preset `gmp_finetune`.
+        pattern: `unstructured`, or the rows x columns of blocks, such as `4x1`.
+        quantize: Scheme of weights: `int8`, `int4`, or a full name such as `int4_group_32`.
+        teacher_name_or_path: Model to distil from.
+        allow_schedule_change: See `SparseTrainerMixin`.
+    """
 
     recipe: str | None = field(
         default=None,
@@ -52,7 +62,11 @@ class SparseArguments:
     )
 
     def build_recipe(self) -> Recipe:
-        """Return the recipe these arguments mean; raise `ValueError` where they contradict each other."""
+        """Return the recipe that these arguments describe.
+
+        Raises:
+            ValueError: They contradict each other, or the recipe is neither a preset nor a valid file.
+        """
         if self.recipe is None and self.sparsity is None:
             self._check_changes()
         assignments = list(self.recipe_override)

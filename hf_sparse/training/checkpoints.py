@@ -36,10 +36,10 @@ from hf_sparse.atomic.files import hash_files
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.sidecar import SIDECAR, weight_hashes
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.continuing import check_checkpoint
 from hf_sparse.training.manifest import write_manifest
 from hf_sparse.training.passes import ResumablePasses
 from hf_sparse.training.pushing import copy_beside_weights, copy_clean
+from hf_sparse.training.resume import check_checkpoint
 
 if TYPE_CHECKING:
     import optuna

@@ -1,26 +1,26 @@
-"""The dropout of a model, by its configuration."""
+"""Set the dropout of a model in its configuration."""
 
 from transformers import PreTrainedConfig
 
-# These drop whole layers, or paths of a residual block, at rates of their own.
+# Rates at which whole layers, or the paths of residual blocks, are dropped.
 _OTHERS = ("layerdrop", "drop_path", "layer_dropout")
 
 
 def set_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
     """Set every dropout probability of a configuration, before a model is made of it.
 
-    Models read theirs when they are made, and some while they run, so the configuration that is saved with
-    the model holds the new ones too.
+    Models read their rates when they are made, some also in every forward pass, so the configuration that is
+    saved with the model keeps the new ones.
 
     Args:
         config: Changed in place.
         rate: The share of values that are dropped in training, in [0, 1).
 
     Returns:
-        The names of the settings that were changed to it.
+        The names of the settings that now hold it.
 
     Raises:
-        ValueError: The rate is out of range, or the configuration has no such setting.
+        ValueError: The rate is out of range, or the configuration lacks a dropout setting.
     """
     if not 0 <= rate < 1:
         raise ValueError(f"a dropout rate is in [0, 1), got {rate}; 0 switches dropout off")
@@ -34,7 +34,7 @@ def set_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
         and not name.endswith(_OTHERS)
     ]
     if not names:
-        raise ValueError(f"{type(own).__name__} has no dropout to set; leave --dropout out")
+        raise ValueError(f"{type(own).__name__} lacks a dropout setting; leave --dropout out")
     for name in names:
         setattr(own, name, float(rate))
     return names

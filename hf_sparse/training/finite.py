@@ -1,4 +1,4 @@
-"""Weights that are numbers: a model whose weights are not has nothing to save, and nothing to go on with."""
+"""Whether all weights are finite numbers: after training has diverged they are not."""
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,16 @@ _WAY_OUT = (
 )
 
 
-def require_finite(model: nn.Module) -> None:
-    """Raise `RuntimeError` if a weight of a model in training is infinite or no number."""
+def require_finite_weights(model: nn.Module) -> None:
+    """Raise `RuntimeError` if a weight of a model in training is infinite or NaN."""
     if (name := not_finite(model)) is not None:
-        raise RuntimeError(f"{name} holds weights that are no finite numbers: {_WAY_OUT}")
+        raise RuntimeError(f"{name} holds NaN or infinite weights: {_WAY_OUT}")
 
 
 def not_finite(model: nn.Module) -> str | None:
-    """Return the first parameter of a model that is not all finite numbers, None if all are."""
+    """Return the name of the first parameter with an infinite or NaN entry, None if all are finite."""
     held = {name: value.detach() for name, value in model.named_parameters() if _may_be_infinite(value)}
-    # One answer for all: to ask for each would wait for the device as often. Sharded ones do not mix.
+    # One norm over all: a norm of each would wait for the device as often. Sharded tensors cannot join it.
     plain = [value for value in held.values() if type(value) is Tensor]
     if plain and get_total_norm(plain, torch.inf, foreach=False).isfinite():
         held = {name: value for name, value in held.items() if type(value) is not Tensor}
@@ -27,13 +27,13 @@ def not_finite(model: nn.Module) -> str | None:
 
 
 def _is_finite(values: Tensor) -> bool:
-    # In one pass and without a copy, unlike isfinite.
+    # One pass without a temporary, unlike isfinite.
     return bool(torch.linalg.vector_norm(values, torch.inf).isfinite())
 
 
 def _may_be_infinite(values: Tensor) -> bool:
-    # Those of other kinds that do not train, such as a base that others have quantized, cannot diverge.
+    # Frozen tensors of other classes, such as a base quantized by other software, cannot diverge.
     if type(values) not in (Tensor, nn.Parameter) and not values.requires_grad:
         return False
-    # Numbers of one byte have other rules, and what is on no device has none.
+    # One-byte floats lack infinities, and a tensor on the meta device holds no values.
     return bool(values.is_floating_point() and values.itemsize > 1 and not values.is_meta and values.numel())

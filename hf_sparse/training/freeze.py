@@ -1,4 +1,4 @@
-"""Weights that a run leaves as they are."""
+"""Freeze parameters by regular expressions for their names."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from hf_sparse.expressions import Expression
 
 
 def freeze(model: nn.Module, expressions: Sequence[str]) -> int:
-    """Stop the training of all parameters whose name any of these regular expressions is found in.
+    """Freeze all parameters whose name matches one of these regular expressions, anywhere in the name.
 
     Args:
-        model: Its parameters are changed in place, before an optimizer is made of them.
+        model: The model, before its optimizer is made; changed in place.
         expressions: For example `embeddings`, or `layer\\.[01]\\.`.
 
     Returns:
         The number of weights that are frozen now.
 
     Raises:
-        ValueError: An expression is none, is found in no name, or nothing would be left to train.
+        ValueError: An expression is invalid or matches no name, or no parameter would be left to train.
     """
     named = dict(model.named_parameters())
     for expression in expressions:

@@ -1,52 +1,54 @@
-"""What a recipe adds to a Trainer."""
+"""What a recipe adds to a Trainer: the events of a training run, passed on to its parts."""
 
-import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.hooks import RemovableHandle
+from torch.utils.data import DataLoader
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_sparse.atomic.directories import require_writable
 from hf_sparse.checkpoint.contract import lost_zeros
 from hf_sparse.checkpoint.run_record import record_of, write_record
 from hf_sparse.checkpoint.sidecar import SavedState, write_state
+from hf_sparse.distillation.teacher import check_learnable
 from hf_sparse.recipe import Recipe
-from hf_sparse.sparsity.methods.method import LearnedScores
-from hf_sparse.training.adapters import same_adapters, warn_of_filling
+from hf_sparse.settings.distillation import DistillationRecipe
+from hf_sparse.training.announcing import announce, report_recipe
 from hf_sparse.training.checkpoints import AtomicCheckpoints
-from hf_sparse.training.compatible import check_arguments
-from hf_sparse.training.continuing import check_settings
-from hf_sparse.training.conversion import read_converted
-from hf_sparse.training.events import HeardEvents
-from hf_sparse.training.finite import require_finite
-from hf_sparse.training.laying_out import make_scores
-from hf_sparse.training.locking import explain_lost, settle
+from hf_sparse.training.distillation_part import DistillationPart, find_teacher, require_loss
+from hf_sparse.training.distiller import Distiller
+from hf_sparse.training.finite import require_finite_weights
+from hf_sparse.training.host import HeardEvents
+from hf_sparse.training.part import Run, RunPart, saved_state
+from hf_sparse.training.quantization_part import QuantizationPart
 from hf_sparse.training.quantizer import Quantizer
-from hf_sparse.training.reporting import report_recipe
-from hf_sparse.training.resume import check_length, check_step, read_resumable
-from hf_sparse.training.rewind import rewind_by
-from hf_sparse.training.scaling import loss_scale, was_skipped
+from hf_sparse.training.resolve import explain_lost, settle
+from hf_sparse.training.resume import (
+    adopt,
+    check_moment,
+    check_settings,
+    loading,
+    read_converted,
+    read_resumable,
+)
 from hf_sparse.training.sparsifier import Sparsifier
-from hf_sparse.training.teaching import DistillationMixin, join, leave
+from hf_sparse.training.sparsity_part import SparsityPart
 from hf_sparse.training.trials import TrialsMixin
 
-logger = logging.getLogger(__name__)
 
+class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
+    """`SparseTrainerMixin` without pushing to the Hub."""
 
-class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicCheckpoints):
-    """Prunes, distils, quantizes by a recipe in any Trainer; `SparseTrainerMixin` adds publishing to it.
-
-    `recipe`: what to do; none, or an empty one, trains exactly like the Trainer below, except that the zeros
-    of a model that is sparse already are kept. `teacher`: the model to distil from, on the same inputs; it is
-    frozen, and neither saved nor optimized. `allow_schedule_change`: let a resumed run have another schedule,
-    length or other arguments. What only the caller knows of a run, such as its `dataset`, goes into `facts`.
-
-    Raises `ValueError` where recipe, model, teacher and training arguments do not go together.
-    """
+    parts: Sequence[RunPart] = ()
+    """What the recipe asks for, sparsity last: it clears gradients that other parts may have changed."""
+    _running: Sequence[RunPart] = ()
+    """The same once training has begun, for events that need what `begin` prepares."""
 
     def __init__(
         self,
@@ -67,92 +69,153 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicChe
         if training_args is not None and training_args.should_save:
             require_writable(training_args.output_dir)
         super().__init__(*args, **kwargs)
-        self.given_recipe, self.given_teacher = recipe or Recipe(), teacher
+        self.given_recipe, self.given_teacher = (given := recipe or Recipe()), teacher
         self.allow_schedule_change = allow_schedule_change
         self.facts: dict[str, str] = {}
-        self.scores: LearnedScores | None = None
         self._resumed: SavedState | None = None
-        self._reading: RemovableHandle | None = None
-        self.take_up(self.given_recipe)
+        self._reading = ExitStack()
+        self._take_up(given)
 
-    def take_up(self, recipe: Recipe) -> None:
-        """Prepare the model for a run under a recipe; raise as `__init__` does."""
+    @property
+    def sparsifier(self) -> Sparsifier | None:
+        """Masks and schedule of this run; None before training begins, or without sparsity."""
+        return next((part.sparsifier for part in self.parts if isinstance(part, SparsityPart)), None)
+
+    @property
+    def distiller(self) -> Distiller | None:
+        """Teacher and loss terms of this run; None without distillation."""
+        return next((part.distiller for part in self.parts if isinstance(part, DistillationPart)), None)
+
+    @property
+    def quantizer(self) -> Quantizer | None:
+        """Quantized layers of this run; None without quantization."""
+        return next((part.quantizer for part in self.parts if isinstance(part, QuantizationPart)), None)
+
+    def _take_up(self, recipe: Recipe) -> None:
+        """Make the parts of a run under a recipe; raise as `__init__` does."""
         self._in_force = recipe
-        self.recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
-        self.sparsifier: Sparsifier | None = None
-        self.distiller = self._make_distiller(self.given_teacher)
-        self.quantizer = self.recipe.quantization and Quantizer(self.recipe.quantization, self.model)
-        check_arguments(self)
+        self.recipe = recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
+        self._running = ()
+        parts: list[RunPart] = []
+        teacher = find_teacher(recipe.distillation, self.given_teacher, self)
+        if recipe.distillation is not None and teacher is not None:
+            self._check_learnable(recipe.distillation)
+            parts.append(DistillationPart(recipe.distillation, teacher, self))
+        if recipe.quantization is not None:
+            parts.append(QuantizationPart(recipe.quantization, self.model))
+        if recipe.sparsity is not None:
+            parts.append(SparsityPart(recipe.sparsity))
+        for part in parts:
+            part.check(self)
+        self.parts = parts
+
+    def _check_learnable(self, recipe: DistillationRecipe) -> None:
+        check_learnable(self.model, recipe)
+
+    @property
+    def _run(self) -> Run:
+        step, total = self.state.global_step, self.state.max_steps
+        return Run(self.recipe, self.model, self.optimizer, step, total, self.accelerator)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Create the optimizer; scores that a method learns join it, at their own rate, without decay."""
+        """Create the optimizer; the parameters of parts join it, such as projections and learned scores."""
         optimizer = super().create_optimizer(*args, **kwargs)
-        sparsity = self.recipe.sparsity
-        leave(optimizer, self.scores.parameters() if self.scores else ())
-        self.scores = None if sparsity is None else make_scores(sparsity, self.model)
-        if self.scores is not None:
-            join(optimizer, self.scores.parameters(), lr=self.scores.learning_rate)
+        for part in self.parts:
+            part.join_optimizer(optimizer, self.model)
         return optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LRScheduler:
         """Create the learning-rate scheduler, rewound at mask updates where the recipe says so."""
-        sparsity = self.recipe.sparsity
-        if sparsity is None or not sparsity.lr_rewind:
-            return super().create_scheduler(num_training_steps, optimizer)
-        if self.lr_scheduler is not None:
-            raise ValueError(
-                "lr_rewind builds the learning-rate scheduler from the training arguments; optimizers= has "
-                "one; pass the optimizer alone, or set sparsity.lr_rewind=false"
-            )
+        given = self.lr_scheduler is not None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        rewind_by(sparsity, scheduler, sparsity.schedule.resolve(num_training_steps), self.args)
+        for part in self.parts:
+            part.adapt_scheduler(scheduler, given, num_training_steps, self.args)
         return scheduler
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Load batches for training, with the columns that parts read beside those of the model."""
+        if not (columns := {name for part in self.parts for name in part.columns()}):
+            return super().get_train_dataloader()
+        self._set_signature_columns_if_needed()
+        own = self._signature_columns
+        self._signature_columns = [*own, *sorted(columns - set(own))]
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self._signature_columns = own
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+        """Collect the micro-batches of one optimizer step, and show them to the parts."""
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        for part in self.parts:
+            part.before_batch(self._run, batches)
+        return batches, num_items
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Return the task's loss, in training with the teacher's added."""
+        compute = super().compute_loss
+        for part in self.parts if model.training else ():
+            compute = part.wrap_loss(self, compute)
+        return compute(model, inputs, *args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run a step; after the last micro-batch, add the penalty, clear gradients of removed weights."""
-        if self.sparsifier is not None:
-            self.sparsifier.switch(self.optimizer, "train")
-        loss = super().training_step(*args, **kwargs)
-        if self.quantizer is not None:
-            self.quantizer.check_called(self.accelerator)
+        """Run a micro-batch forward and backward, and let the parts change gradients and loss."""
+        for part in self._running:
+            part.before_forward(self._run, training=True)
+        accepted = self.model_accepts_loss_kwargs
+        if any(part.computes_loss for part in self.parts):
+            # Encoders take the count of items and ignore it, so Trainer has to divide by the steps.
+            self.model_accepts_loss_kwargs = False
+        try:
+            loss = super().training_step(*args, **kwargs)
+        finally:
+            self.model_accepts_loss_kwargs = accepted
         # Here and not in a callback: callbacks see gradients after clipping, when the norm has been taken.
-        if self.sparsifier is not None and self.accelerator.sync_gradients:
-            scale = loss_scale(self.accelerator)
-            loss = loss + self.sparsifier.regularize(self.state.global_step, scale)
-            self.sparsifier.masks.apply_to_gradients()
-        return loss
+        run, last = self._run, self.accelerator.sync_gradients
+        added = [part.after_backward(run, last) for part in self._running]
+        return loss + sum(added) if any(added) else loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate, with removed weights at zero under optimizers that show other weights in evaluation."""
-        if self.sparsifier is not None:
-            self.sparsifier.switch(self.optimizer, "eval")
+        for part in self._running:
+            part.before_forward(self._run, training=False)
         return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any, Any]:
+        """Evaluate a batch without the columns that only a part reads."""
+        for part in self.parts:
+            inputs = part.model_inputs(self, inputs)
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the sparsity and each loss term beside every training loss."""
         training = "loss" in logs
-        if training and self.sparsifier is not None:
-            logs |= self.sparsifier.logs()
+        for part in self._running if training else ():
+            logs.update(part.logs())
         super().log(logs, *args, **kwargs)
-        # After the line that shows where it went wrong.
+        # Only now: the line shows where training diverged.
         if training and self.recipe != Recipe():
-            require_finite(self.model)
+            require_finite_weights(self.model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model with its sidecar; raise `RuntimeError` if weights are not zero or finite as due."""
         if self.recipe != Recipe():
-            require_finite(self.model)
-        if self.sparsifier is not None:
-            self.sparsifier.verify(self.state.global_step)
-            self.sparsifier.record(self.model)
-        elif lost := lost_zeros(self.model):
+            require_finite_weights(self.model)
+        if self.sparsifier is None and (lost := lost_zeros(self.model)):
             raise RuntimeError(explain_lost(lost))
+        for part in self._running:
+            part.verify(self._run)
+            part.record(self._run)
         super().save_model(output_dir, _internal_call)
 
     def write_beside_weights(self, directory: Path) -> None:
-        """Write record and sidecar beside a model that has just been saved."""
+        """Write run record and sidecar beside a model that has just been saved."""
         if self.state.max_steps > 0:
             record = record_of(
                 self,
@@ -164,121 +227,78 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, DistillationMixin, AtomicChe
             )
             write_record(directory, record)
             if self.recipe != Recipe():
-                write_state(directory, self._state_to_save())
+                write_state(directory, saved_state(self._run, self._running))
 
-    def _state_to_save(self) -> SavedState:
-        masks, extras = ({}, {}) if self.sparsifier is None else self.sparsifier.state()
-        if self.distiller is not None:
-            extras = extras | {"distillation": self.distiller.state()}
-        if self.quantizer is not None:
-            extras = extras | {_RANGES: self.quantizer.state()}
-        return SavedState(self.recipe, self.state.global_step, self.state.max_steps, masks, extras)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
-        self._adopt(self._resumed)
-        reading = (*model, self.model)[0].register_load_state_dict_pre_hook(read_converted)
-        try:
-            # Some Trainers know of one model alone.
-            with same_adapters((*model, self.model)[0], resume_from_checkpoint):
-                super()._load_from_checkpoint(resume_from_checkpoint, *model)
-        finally:
-            reading.remove()
+        # Some Trainers take no model here.
+        given = () if model is None else (model,)
+        with loading((*given, self.model)[0], resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, *given)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Compare only models of final sparsity; before that, let `save_strategy="best"` save every one."""
-        if self.sparsifier is not None and not self.sparsifier.reached(self.state.global_step):
+        if not all(part.reached(self.state.global_step) for part in self._running):
             return self.args.save_strategy == SaveStrategy.BEST
         return super()._determine_best_metric(metrics, trial)
 
-    def begin_sparsity(self, optimizer: torch.optim.Optimizer) -> None:
-        """Attach to the model that is about to be trained, a new one or one from a checkpoint."""
+    def _hear(self, event: str) -> None:
+        match event:
+            case "on_train_begin":
+                self._begin_training()
+            case "on_epoch_begin":
+                self.begin_pass()
+            case "on_pre_optimizer_step":
+                for part in self._running:
+                    part.before_step(self._run)
+            case "on_optimizer_step":
+                for part in self._running:
+                    part.after_step(self._run)
+            case "on_step_end":
+                for part in self._running:
+                    part.step_end(self._run)
+            case "on_train_end":
+                self._end_training()
+            case "on_push_begin":
+                self.begin_push()
+
+    def _begin_training(self) -> None:
+        """Check a resumed run against its checkpoint, then begin all parts."""
         self._check_loss()
-        if self.resumed_from is not None:
-            check_settings(self.resumed_from, self)
-        if self.is_world_process_zero():
-            report_recipe(self.callback_handler.callbacks, self.given_recipe, self.recipe)
-        if self._reading is not None:
-            # Of a run that ended in an error.
-            self._reading.remove()
-        # load_best_model_at_end reads a checkpoint too.
-        self._reading = self.model.register_load_state_dict_pre_hook(read_converted)
-        if self.distiller is not None:
-            self.distiller.begin_training(self.accelerator)
         saved, self._resumed = self._resumed, None
-        if saved is not None and self.distiller is not None:
-            self.distiller.load_state(saved.extras.get("distillation", {}))
-        if self.quantizer is not None:
-            self.quantizer.load_state({} if saved is None else saved.extras.get(_RANGES, {}))
-            self.quantizer.begin(self.model, self.state.global_step, self.state.max_steps)
+        if saved is not None:
+            self.recipe = adopt(self.recipe, saved)
+        if self.resumed_from is not None:
+            check_settings(self.resumed_from, self, self.recipe, self.allow_schedule_change)
+        if self.is_world_process_zero():
+            report_recipe(self.callback_handler.callbacks, self.given_recipe or Recipe(), self.recipe)
+        # Open still after a run that ended in an error. load_best_model_at_end reads a checkpoint, too.
+        self._reading.close()
+        reading = self.model.register_load_state_dict_pre_hook(read_converted)
+        self._reading.callback(reading.remove)
         if saved is not None and self.state.global_step:
-            check_length(saved, self.state.max_steps, self.allow_schedule_change)
-            check_step(saved, self.state.global_step)
+            check_moment(saved, self.state.global_step, self.state.max_steps, self.allow_schedule_change)
             if (saved.recipe, saved.total_steps) != (self.recipe, self.state.max_steps):
                 # A best model of the old schedule may be less sparse than the new one asks for.
                 self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
-        if self.recipe.sparsity is None:
-            return
-        if self.state.global_step == 0:
-            saved = None
-        self.sparsifier = Sparsifier(
-            self.recipe.sparsity, self.model, self.state.max_steps, saved, self.scores
-        )
-        warn_of_filling(self.model, self.sparsifier.masks.targets)
-        if saved is None:
-            self.sparsifier.update(0, optimizer)
-        else:
-            self.sparsifier.catch_up(self.state.global_step, optimizer)
+        for part in self.parts:
+            part.begin(self._run, saved)
+        self._running = self.parts
+        announce(self.parts)
 
-    def before_optimizer_step(self) -> None:
-        """Give the optimizer the weights it is to move, as its step begins."""
-        if self.sparsifier is not None:
-            self._scale = loss_scale(self.accelerator)
-            self.sparsifier.before_optimizer_step()
+    def _check_loss(self) -> None:
+        own = (SparseTrainingMixin.compute_loss, Trainer.compute_loss)
+        overridden = (type(self).compute_loss, getattr(super().compute_loss, "__func__", None)) != own
+        taught = any(part.computes_loss for part in self.parts)
+        given = taught or overridden or self.compute_loss_func is not None
+        require_loss(self.model, given or self.recipe == Recipe())
 
-    def after_optimizer_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Keep removed weights at zero after an optimizer's step, the one after `step` others."""
-        if self.sparsifier is not None:
-            if not was_skipped(self.accelerator, self._scale):
-                self.sparsifier.shrink(step)
-            self.sparsifier.after_optimizer_step(optimizer)
-
-    def end_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Do what schedules say is due after `step` steps."""
-        if self.sparsifier is not None:
-            self.sparsifier.update(step, optimizer)
-        if self.quantizer is not None:
-            self.quantizer.update(step)
-
-    def end_sparsity(self) -> None:
-        """Check the outcome; after `load_best_model_at_end`, take the masks of the model that was loaded."""
-        self._reading.remove()
+    def _end_training(self) -> None:
+        """Let the parts end; after `load_best_model_at_end` with the sidecar of the model that was loaded."""
+        self._reading.close()
         # Some Trainers read their best model as they do a checkpoint that they resume from.
         self._resumed = None
-        if self.distiller is not None:
-            self.distiller.forget()
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         loaded = None if best is None else read_resumable(best, self.recipe, self.allow_schedule_change)
-        if self.quantizer is not None:
-            if loaded is not None:
-                self.quantizer.load_state(loaded.extras.get(_RANGES, {}))
-            self.quantizer.end()
-        if self.sparsifier is None:
-            return
-        if loaded is not None:
-            self.sparsifier.masks.unpack(loaded.masks)
-            # It is of the last step.
-            self.sparsifier.remembered = None
-        if not self.sparsifier.reached(self.state.global_step):
-            logger.warning(
-                "Training stopped at step %d, before the ramp's end: sparsity is %.4f, not the recipe's "
-                "%.4f.",
-                self.state.global_step,
-                self.sparsifier.masks.sparsity,
-                self.recipe.sparsity.schedule.final,
-            )
-        self.sparsifier.verify(self.state.global_step)
-
-
-# The part of the sidecar that holds the ranges of quantized layers' inputs.
-_RANGES = "ranges"
+        for part in self._running:
+            part.end(self._run, loaded)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -25,13 +25,23 @@ class Rows(Protocol):
 
 
 class MaskedTokens(Dataset):
-    """Choose tokens to predict afresh in every epoch, the same ones again in a resumed run.
+    """Examples with masked tokens to predict: other ones in every epoch, the same ones in a resumed run.
 
-    Each row of `examples` has `input_ids` and may have `attention_mask`, `token_type_ids` and
-    `special_tokens_mask` (else the tokenizer's special tokens are special). Items are int64 arrays,
-    `labels` -100 except at chosen tokens, and a `next_sentence_label` is passed on as it is. Special tokens
-    or padding are never chosen. With `fixed` the masks stay those of epoch 0, so that evaluations are
-    comparable. A training set needs an `EpochCallback` in its trainer.
+    80 % of the chosen tokens become the mask token, 10 % a random token, 10 % stay (Devlin et al. 2018,
+    arXiv:1810.04805, section 3.1). Special tokens and padding are never chosen. Items hold int64 arrays
+    (tokens,); `labels` are -100 except at chosen tokens, and a `next_sentence_label` stays as it is. A
+    training set needs an `EpochCallback` in its trainer.
+
+    Args:
+        examples: Rows with `input_ids`; they may have `attention_mask`, `token_type_ids` and
+            `special_tokens_mask`, without which the tokenizer's special tokens count as special.
+        tokenizer: The tokenizer that the rows were made with.
+        probability: The share of tokens to predict, in (0, 1).
+        seed: The seed of the choice, at least 0.
+        fixed: Keep the masks of epoch 0, so that evaluations are comparable.
+
+    Raises:
+        ValueError: `probability` or `seed` is out of range, or the tokenizer lacks a mask token.
     """
 
     def __init__(
@@ -59,7 +69,7 @@ class MaskedTokens(Dataset):
         self._vocabulary = len(tokenizer)
         self._special = np.isin(np.arange(self._vocabulary), tokenizer.all_special_ids)
         self._inputs = [*tokenizer.model_input_names, "next_sentence_label"]
-        # In shared memory, where persistent workers of a data loader see it change.
+        # Shared memory: persistent workers of a data loader see the change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     @property
@@ -67,7 +77,7 @@ class MaskedTokens(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the masks of an epoch, counted from 0; without effect on a fixed set."""
+        """Choose the masks of an epoch, counted from 0; a fixed set keeps its masks."""
         if not self.fixed:
             self._epoch.fill_(epoch)
 
@@ -79,7 +89,7 @@ class MaskedTokens(Dataset):
         return self._masked(self.examples[index], index)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
-        """Read the examples of a batch at once, which a `datasets.Dataset` does three times as fast."""
+        """Return the examples of a batch, read at once: with `datasets.Dataset` three times as fast."""
         if not hasattr(self.examples, "__getitems__"):
             return [self[index] for index in indices]
         indices = [range(len(self))[index] for index in indices]
@@ -110,30 +120,33 @@ class MaskedTokens(Dataset):
 
 
 class EpochCallback(TrainerCallback):
-    """Tell the training set which epoch begins.
+    """Calls `set_epoch` of the training set when an epoch begins.
 
-    accelerate calls a data set's `set_epoch` only where the sampler has none: neither in a resumed epoch nor
-    with several processes. Without this callback the masks would then be those of the first epoch.
+    accelerate calls it only if the sampler lacks such a method: neither in a resumed epoch nor with several
+    processes. Without this callback the masks would then be those of the first epoch.
     """
 
     def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: DataLoader,
-        **kwargs: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if hasattr(train_dataloader.dataset, "set_epoch"):
-            train_dataloader.dataset.set_epoch(int(state.epoch or 0))
+        examples = kwargs["train_dataloader"].dataset
+        if hasattr(examples, "set_epoch"):
+            examples.set_epoch(int(state.epoch or 0))
 
 
 def group_texts(
     tokenized: Mapping[str, Sequence[Sequence[int]]], block_length: int
 ) -> dict[str, list[list[int]]]:
-    """Concatenate the token lists of every column, then cut them into blocks of `block_length` tokens.
+    """Return the token lists of every column, concatenated and cut into blocks of equal length.
 
-    What is left after the last whole block is dropped. Meant for `Dataset.map(..., batched=True)`.
+    It serves in `Dataset.map(..., batched=True)`.
+
+    Args:
+        tokenized: The token lists of each column, by its name.
+        block_length: Tokens a block, at least 1. Tokens after the last whole block are dropped.
+
+    Raises:
+        ValueError: `block_length` is below 1.
     """
     if block_length < 1:
         raise ValueError(f"a block has at least 1 token, got block_length {block_length}")

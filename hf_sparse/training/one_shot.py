@@ -20,7 +20,7 @@ from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.suitable import require_lasting
 from hf_sparse.targets import Target, find_targets
-from hf_sparse.training.locking import lock_standing, standing
+from hf_sparse.training.resolve import lock_standing, standing
 
 DATA_METHODS: dict[str, type[InputStatistics]] = {"wanda": Wanda, "sparse_gpt": SparseGpt}
 

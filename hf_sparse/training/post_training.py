@@ -70,7 +70,7 @@ def quantize_trained(
     """
     if (name := not_finite(model)) is not None:
         raise ValueError(
-            f"{name} holds weights that are no finite numbers, which cannot be rounded; take the model from "
+            f"{name} holds NaN or infinite weights, which cannot be rounded; take the model from "
             "before its training diverged"
         )
     recipe = recipe or calibration_recipe()

@@ -1,4 +1,4 @@
-"""The quantization of one model during one training run."""
+"""Layers of one model that compute with rounded weights and inputs during one training run."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ from hf_sparse.settings.quantization import QuantizationRecipe
 
 
 class Quantizer:
-    """Simulates few bits in the layers of a model from one step on, and freezes their ranges at another.
+    """Rounds the weights and inputs of layers from one step on, and freezes the ranges at another.
 
-    Attached before the optimizer is made, it changes no parameter. Until training begins the model computes
-    as before. Raises `ValueError` for layers that cannot be quantized.
+    It is attached before the optimizer is made and changes no parameter. Until training begins the model
+    computes as before. Raises `ValueError` for layers that cannot be quantized.
     """
 
     def __init__(self, recipe: QuantizationRecipe, model: nn.Module) -> None:
@@ -35,12 +35,12 @@ class Quantizer:
         return self._attached.layers
 
     def begin(self, model: nn.Module, step: int, total_steps: int) -> None:
-        """Prepare for a run; raise `RuntimeError` if it trains another model than the one attached to."""
+        """Prepare for a run of `model`; raise `RuntimeError` if another model was quantized."""
         inside = {id(module) for module in model.modules()}
         foreign = [name for name, module in self._attached.modules.items() if id(module) not in inside]
         if foreign:
             raise RuntimeError(
-                f"the model was replaced after it was quantized ({foreign[0]} is no part of it); give the "
+                f"the model was replaced after it was quantized ({foreign[0]} is not in it); give the "
                 "trainer the model to train, or model_init"
             )
         self._begin, self._freeze = self.recipe.resolve(total_steps)
@@ -53,7 +53,7 @@ class Quantizer:
             return
         self._unchecked = False
         called = torch.tensor([float(layer.called) for layer in self.layers.values()])
-        # DDP gives a layer that one process passed over the gradient of those that did not.
+        # DDP averages gradients, so a layer has one if any process called it.
         called = accelerator.reduce(called.to(accelerator.device), "sum").tolist()
         require_seen(
             name
@@ -67,7 +67,7 @@ class Quantizer:
         self.phase.observing = step < self._freeze
 
     def end(self) -> None:
-        """Leave the model rounding, with ranges that nothing moves; name layers that no data has reached."""
+        """Freeze the ranges, and warn of layers whose input was never observed."""
         self.phase.observing = False
         if self.phase.active:
             self._attached.warn_of_unseen()
@@ -77,7 +77,7 @@ class Quantizer:
         return self._attached.ranges()
 
     def load_state(self, ranges: Mapping[str, Tensor]) -> None:
-        """Take over ranges from `state`; raise `ValueError` if they are of other layers."""
+        """Set ranges as `state` returned them; raise `ValueError` if they belong to other layers."""
         if foreign := sorted(set(ranges) - set(self.layers)):
             raise ValueError(
                 f"the checkpoint has ranges for {len(foreign)} layers that are not quantized here, such as "

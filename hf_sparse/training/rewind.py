@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 
 from hf_sparse.settings.sparsity import SparsityRecipe
@@ -17,7 +17,7 @@ FOLLOW_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 
 
 def check_rewindable(scheduler_type: str) -> None:
-    """Raise `ValueError` for learning-rate schedules that follow a metric instead of the step."""
+    """Raise `ValueError` for a learning-rate schedule that follows a metric instead of the step."""
     if scheduler_type in FOLLOW_A_METRIC:
         raise ValueError(
             "lr_rewind needs a learning rate that is a function of the step, and "
@@ -27,9 +27,9 @@ def check_rewindable(scheduler_type: str) -> None:
 
 
 def rewound_step(step: int, schedule: Schedule) -> int:
-    """Return the step of a run without the ramp whose learning rate belongs to this step.
+    """Return the step at which a run without a pruning ramp has the learning rate of this step.
 
-    Within the ramp the count starts anew at every mask update; the ramp's steps are left out of the decay.
+    Within the ramp the count restarts at every mask update; the ramp's steps do not count for the decay.
     """
     if step < schedule.begin:
         return step
@@ -39,30 +39,40 @@ def rewound_step(step: int, schedule: Schedule) -> int:
 
 
 def rewind_by(
-    recipe: SparsityRecipe, scheduler: LambdaLR, schedule: Schedule, args: TrainingArguments
+    recipe: SparsityRecipe, scheduler: LRScheduler, schedule: Schedule, args: TrainingArguments
 ) -> None:
-    """Rewind as a recipe says; see `rewind`."""
+    """Rewind a scheduler as a recipe says; see `rewind`."""
     last_update = schedule.update_end if recipe.revives else schedule.ramp_end
     rewind(scheduler, schedule, args, recipe.lr_rewind == "cyclic", last_update)
 
 
 def rewind(
-    scheduler: LambdaLR,
+    scheduler: LRScheduler,
     schedule: Schedule,
     args: TrainingArguments,
     cyclic: bool = False,
     last_update: int | None = None,
 ) -> None:
-    """Let a learning-rate scheduler that has not stepped yet rewind at the mask updates of a ramp, in place.
+    """Make a learning-rate scheduler rewind at the mask updates of a ramp; it must not have stepped yet.
 
-    With `cyclic` the rate falls from its peak to a tenth of it between one update and the next, the last
-    being at `last_update` or the ramp's end, and once more before the ramp and after it (Kurtic et al. 2022,
-    arXiv:2203.07259, appendix A). Otherwise:
+    With `cyclic` the rate falls linearly from its peak to a tenth of it, once before the ramp, once between
+    one mask update and the next, and once after the last of them (Kurtic et al. 2022, arXiv:2203.07259,
+    appendix A).
 
-    The decay spans the T - (p1 - p0) steps outside the ramp [p0, p1). The linear schedule is the authors'
-    own, which starts its decay W steps early after a rewind, W being the warm-up: up to T' / (T' - W) times
-    the peak rate. Other schedules never go back into their warm-up. Raises `ValueError` if the scheduler is
-    not a `LambdaLR`.
+    Otherwise the decay spans the T' = T - (p1 - p0) steps outside the ramp [p0, p1) of a run of T steps
+    (Zafrir et al. 2021, arXiv:2111.05754). The linear schedule is that of the authors' code: after a rewind
+    its decay starts W steps early, W being the warm-up, at up to T' / (T' - W) times the peak rate. Other
+    schedules never go back into their warm-up.
+
+    Args:
+        scheduler: Changed in place.
+        schedule: The mask updates.
+        args: The training arguments that the scheduler was made from.
+        cyclic: See above.
+        last_update: The step of the last update; None for the ramp's end.
+
+    Raises:
+        ValueError: The scheduler is not a `LambdaLR`, or the warm-up leaves no step for the decay.
     """
     if not isinstance(scheduler, LambdaLR):
         raise ValueError(
@@ -127,14 +137,16 @@ def _rewound(original: Callable[[int], float], warmup: int, schedule: Schedule) 
 def _lambdas(
     optimizer: torch.optim.Optimizer, warmup: int, horizon: int, args: TrainingArguments
 ) -> list[Callable[[int], float]]:
-    """Build the schedule the arguments name for another horizon, on a stand-in for the optimizer."""
+    """Return the multipliers of the schedule in the arguments for `horizon` steps, one per group."""
     groups = [{"params": [torch.nn.Parameter(torch.zeros(()))]} for _ in optimizer.param_groups]
-    # Some schedules read the peak rate from the optimizer's defaults.
+    # Not the optimizer itself: a scheduler sets its rates. Some read the peak rate from its defaults.
     stand_in = torch.optim.SGD(groups, lr=optimizer.defaults["lr"])
+    # Text on the command line, which TrainingArguments has turned into a dict.
+    settings = args.lr_scheduler_kwargs
     return get_scheduler(
         args.lr_scheduler_type,
         optimizer=stand_in,
         num_warmup_steps=warmup,
         num_training_steps=horizon,
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        scheduler_specific_kwargs=settings if isinstance(settings, dict) else None,
     ).lr_lambdas

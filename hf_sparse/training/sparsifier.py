@@ -17,8 +17,7 @@ from hf_sparse.sparsity.methods.method import LearnedScores, MethodRun, PruningR
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.remembered import RememberedWeights
 from hf_sparse.sparsity.update import choose, grow
-from hf_sparse.training.laying_out import check_start, chosen_targets, lay_out
-from hf_sparse.training.locking import lock_standing, standing
+from hf_sparse.training.resolve import check_start, chosen_targets, lay_out, lock_standing, standing
 
 logger = logging.getLogger(__name__)
 

@@ -1,22 +1,26 @@
-"""Searches for hyper-parameters: what a trial says of the recipe holds for its run."""
+"""Hyperparameter searches whose trials may set values of the recipe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from transformers.trainer_utils import BestRun
 
 from hf_sparse.recipe import Recipe
+from hf_sparse.training.host import Host
+from hf_sparse.training.part import RunPart
 
 Space = Callable[[Any], dict[str, Any]]
 
 
-class TrialsMixin:
+class TrialsMixin(Host):
     """Lets trials of `hyperparameter_search` set keys of the recipe, such as `sparsity.schedule.final`.
 
-    `given_recipe` is what the Trainer was made with, from which every run starts.
+    `given_recipe` is the recipe that the Trainer was made with, from which every run starts.
     """
 
+    recipe: Recipe
+    parts: Sequence[RunPart] = ()
     given_recipe: Recipe | None = None
     _in_force: Recipe | None = None
     _space: Space | None = None
@@ -24,12 +28,12 @@ class TrialsMixin:
     def hyperparameter_search(
         self, hp_space: Space | None = None, *args: Any, **kwargs: Any
     ) -> BestRun | list[BestRun]:
-        """Search as `Trainer` does; in what `hp_space` returns, keys of the recipe are dotted.
+        """Search as `Trainer` does; in what `hp_space` returns, dotted keys set values of the recipe.
 
         Each trial trains a new model under the recipe with its values. A value that the recipe cannot take
         ends the search with a `ValueError` before that trial's first step. Afterwards the recipe is the one
-        the Trainer was made with, unless the backend leaves it the model of the last trial. The values of the
-        best run hold for the next one where they are set on `args`, dotted ones too, as is usual:
+        the Trainer was made with, unless the backend leaves it the model of the last trial. The next run uses
+        the values of the best run if they are set on `args`, dotted ones too, as is usual:
         `for name, value in best.hyperparameters.items(): setattr(trainer.args, name, value)`.
         """
         self._space = hp_space
@@ -37,37 +41,41 @@ class TrialsMixin:
             return super().hyperparameter_search(hp_space and self._without_recipe, *args, **kwargs)
         finally:
             self._space = None
-            if self.model is None:
-                # What was prepared for the last trial is prepared anew for another run.
+            if self.model is None and self.given_recipe is not None:
+                # The next run prepares its model under this recipe.
                 self.recipe, self._in_force = self.given_recipe, None
 
     def _without_recipe(self, trial: Any) -> dict[str, Any]:
-        """Return what is for Trainer, which knows training arguments alone; for a whole sweep, all of it."""
-        found = self._space(trial)
+        """Return the values of a trial that are training arguments; of a whole sweep, all values."""
+        found = {} if self._space is None else self._space(trial)
         return found if trial is None else {key: found[key] for key in found if not _is_of_recipe(key)}
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        """Make the model of a run, quantized before an optimizer sees it, under the recipe of its trial."""
+        """Make the model of a run under the recipe of its trial, quantized before an optimizer is made."""
         model = super().call_model_init(trial)
-        # Trainer makes its first model in its own __init__, before there is a recipe.
+        # Trainer makes its first model in its own __init__, before the recipe is set.
         if self.given_recipe is None:
             return model
-        recipe = self._recipe_of(trial)
+        recipe = self._recipe_of(self.given_recipe, trial)
         if recipe != self._in_force:
-            # Trainer sets it as soon as it is returned.
+            # Trainer sets this attribute after this method returns, too late for _take_up.
             self.model = model
-            self.take_up(recipe)
-        elif self.quantizer is not None:
-            self.quantizer.attach(model)
+            self._take_up(recipe)
+        else:
+            for part in self.parts:
+                part.attach(model)
         return model
 
-    def _recipe_of(self, trial: Any) -> Recipe:
+    def _take_up(self, recipe: Recipe) -> None:
+        """Make the parts of a run under a recipe."""
+
+    def _recipe_of(self, given: Recipe, trial: Any) -> Recipe:
         found = trial if isinstance(trial, Mapping) else self._space(trial) if trial and self._space else {}
-        # No field has a dot in its name: what has was set from the best run, as its training arguments were.
+        # No training argument has a dot in its name: a dotted one was set from the best run.
         chosen = {key: value for key, value in vars(self.args).items() if "." in key}
         values = {key: value for key, value in {**chosen, **found}.items() if _is_of_recipe(key)}
         try:
-            return self.given_recipe.replace(values)
+            return given.replace(values)
         except ValueError as error:
             raise ValueError(
                 f"the recipe cannot take what a trial sets ({_said(values)}): {error}; change hp_space"

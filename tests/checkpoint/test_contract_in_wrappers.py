@@ -17,16 +17,15 @@ from tiny import SIZES, arguments, bert, pruning, sentences
 from torch import nn
 from transformers import AutoModel, BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
-from hf_sparse import SparseTrainer, SparsityCallback, find_targets, prune
+from hf_sparse import SparseTrainer, SparseTrainerMixin, SparsityCallback, find_targets, prune
 from hf_sparse.checkpoint.contract import describe_lost, lost_zeros, read_contract, recorded_modules
 from hf_sparse.cli.errors import WANTING
-from hf_sparse.training.mixin import SparseTrainingMixin
 from tests.cli.commands import run
 
 QUERY = "encoder.layer.0.attention.self.query"
 
 
-class SparseSentenceTransformerTrainer(SparseTrainingMixin, SentenceTransformerTrainer):
+class SparseSentenceTransformerTrainer(SparseTrainerMixin, SentenceTransformerTrainer):
     pass
 
 

@@ -47,7 +47,7 @@ def llama(seed: int = 0, kind: type = LlamaForCausalLM) -> LlamaForCausalLM | Ll
 
 
 def words() -> PreTrainedTokenizerFast:
-    """A word a token, for decoders."""
+    """A tokenizer with one token per word, for decoders."""
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
@@ -55,7 +55,7 @@ def words() -> PreTrainedTokenizerFast:
 
 
 def saved_bert(folder: Path, kind: type = BertModel, seed: int = 0, **config: Any) -> str:
-    """Write an encoder, wide enough in its weights that pooling and rounding show, with its tokenizer."""
+    """Write an encoder with its tokenizer; weights are large enough that pooling and rounding show."""
     torch.manual_seed(seed)
     sizes = SIZES | {"num_hidden_layers": 1, "initializer_range": 0.2}
     kind(BertConfig(**sizes, **config)).save_pretrained(folder)
@@ -76,7 +76,7 @@ def texts(count: int = 24) -> Dataset:
 
 
 def pairs(count: int = 24) -> Dataset:
-    """Two texts and how alike they are."""
+    """Pairs of texts and their similarity."""
     return Dataset.from_dict(
         {
             "sentence1": [text(number) for number in range(count)],

@@ -1,4 +1,4 @@
-"""A card that cannot be written is no reason to end a run, and is one to say so when it is asked for."""
+"""A card that cannot be written is a warning during a run, and an error when it is requested afterwards."""
 
 from pathlib import Path
 from typing import Any

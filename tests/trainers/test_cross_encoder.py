@@ -14,7 +14,7 @@ from tests.trainers import small
 
 
 class SparseCrossEncoderTrainer(SparseTrainerMixin, CrossEncoderTrainer):
-    """What the guide says to write."""
+    """The class that the guide shows."""
 
 
 def trainer_of(

@@ -1,4 +1,4 @@
-"""A trainer of two heads learns from texts that are no pairs, alone and from a teacher."""
+"""PreTrainingTrainer learns from texts that are not pairs, alone and from a teacher."""
 
 import math
 from pathlib import Path
@@ -104,6 +104,6 @@ def test_a_teacher_that_is_not_a_number_stays_visible(
     recipe = Recipe.from_dict({"distillation": {"temperature": 2.0, "task": 0.5, "logits": 0.5}})
     changes = {"recipe": recipe, "teacher": teacher, "logging_nan_inf_filter": False}
     monkeypatch.setattr(Trainer, "log", lambda trainer, logs, *_: seen.append(logs))
-    with pytest.raises(RuntimeError, match="holds weights that are no finite numbers"):
+    with pytest.raises(RuntimeError, match="holds NaN or infinite weights"):
         trained(tmp_path, rows(0, 1, -100, -100), **changes)
     assert math.isnan(seen[0]["loss"])

@@ -1,4 +1,4 @@
-"""How a trainer of answers evaluates, predicts, chooses the best model, refuses."""
+"""How QuestionAnsweringTrainer evaluates, predicts, chooses the best model, and what it refuses."""
 
 from pathlib import Path
 from typing import Any

@@ -25,7 +25,7 @@ EIGHT_BITS = small.RECIPE.override(["quantization.weights=int8_per_channel"])
 
 
 class SparseSentenceTransformerTrainer(SparseTrainerMixin, SentenceTransformerTrainer):
-    """What the guide says to write."""
+    """The class that the guide shows."""
 
 
 def embedder(folder: Path, seed: int = 0) -> SentenceTransformer:

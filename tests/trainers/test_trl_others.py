@@ -16,7 +16,7 @@ from tests.trainers import small
 
 
 class SparseDPOTrainer(SparseTrainerMixin, DPOTrainer):
-    """Learns preferences."""
+    """Learns from preferences."""
 
 
 class SparseRewardTrainer(SparseTrainerMixin, RewardTrainer):
@@ -24,7 +24,7 @@ class SparseRewardTrainer(SparseTrainerMixin, RewardTrainer):
 
 
 class SparseGRPOTrainer(SparseTrainerMixin, GRPOTrainer):
-    """Learns from rewards of what it writes."""
+    """Learns from rewards of its own texts."""
 
 
 PREFERENCES = Dataset.from_dict(

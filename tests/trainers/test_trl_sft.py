@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with the mixin: prunes, resumes, distils, quantizes, and what it writes can be loaded."""
+"""TRL's SFTTrainer with the mixin: prunes, resumes, distils, quantizes; its checkpoints load."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.trainers import small
 
 
 class SparseSFTTrainer(SparseTrainerMixin, SFTTrainer):
-    """What the guide says to write."""
+    """The class that the guide shows."""
 
 
 def trainer_of(folder: Path, recipe: Recipe = small.RECIPE, **parts: Any) -> SparseSFTTrainer:

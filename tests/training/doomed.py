@@ -29,7 +29,7 @@ class Moment:
         return f"{'after' if self.after else 'before'} call {self.call} of {self.name}"
 
     def arm(self) -> None:
-        """Let this process die at that moment, as a power cut would have it."""
+        """Let this process die at that moment, as in a power cut."""
         owner = resolve_name(self.owner)
         original: Callable[..., Any] = getattr(owner, self.name)
         calls = itertools.count(1)
@@ -47,7 +47,7 @@ class Moment:
 
 
 def cheap_processes() -> ForkServerContext:
-    """Return a maker of processes in which everything is imported already when they start."""
+    """Return a context whose processes start with everything imported."""
     paths = [*map(str, _FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     context = multiprocessing.get_context("forkserver")
@@ -58,14 +58,14 @@ def cheap_processes() -> ForkServerContext:
 def train(
     folder: Path, resume: str | bool | None, changes: dict[str, Any], moment: Moment | None = None
 ) -> None:
-    """Train in this process, as far as the moment lets it."""
+    """Train in this process until the moment kills it."""
     if moment is not None:
         moment.arm()
     prune(folder, **changes).train(resume_from_checkpoint=resume)
 
 
 def train_until(moment: Moment, folder: Path, resume: str | bool | None = None, **changes: Any) -> None:
-    """Train in a process of its own that dies; raise `RuntimeError` if it does not."""
+    """Train in another process until it dies; raise `RuntimeError` if it does not die."""
     process = cheap_processes().Process(target=train, args=(folder, resume, changes, moment))
     process.start()
     process.join()

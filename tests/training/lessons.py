@@ -1,4 +1,4 @@
-"""One student, teacher, data set, independent loss for every kind of head."""
+"""For every kind of head a student, a teacher, data, and the loss computed independently."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What each of two processes does that train together."""
+"""The job of each of two processes that train together."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ FEATURES = TEACHING.override(["distillation.hidden=0.5", "distillation.relations
 
 
 def lesson(name: str, folder: Path, batch: int, features: bool = False) -> dict[str, Any]:
-    """Teach one step over 16 rows, in two micro-batches of `batch` rows a process; return what came of it."""
+    """Distil one step over 16 rows, in two micro-batches of `batch` rows a process; return the outcome."""
     gradients = Gradients()
     trainer = SparseTrainer(
         LESSONS[name].make(0),
@@ -54,7 +54,7 @@ def lesson(name: str, folder: Path, batch: int, features: bool = False) -> dict[
 
 
 def pruning_run(folder: Path, resume: Path | None = None) -> dict[str, Any]:
-    """Prune, with distillation, dropout, shuffling; return all that matters."""
+    """Prune with distillation, dropout and shuffling; return the outcome."""
     trainer = SparseTrainer(
         bert(),
         arguments(
@@ -74,7 +74,7 @@ def pruning_run(folder: Path, resume: Path | None = None) -> dict[str, Any]:
 
 
 def pushing_run(folder: Path) -> int:
-    """Push every checkpoint to a Hub that takes everything; return how many uploads this process began."""
+    """Push every checkpoint to a stand-in for the Hub; return the number of uploads this process began."""
     uploads: list[Future] = []
 
     def upload(**_: Any) -> Future:

@@ -1,4 +1,4 @@
-"""Training runs that can be cut off, with all that must be equal afterwards."""
+"""Training runs that can be interrupted, and everything that must be equal afterwards."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -84,7 +84,7 @@ def lasso(folder: Path | str, **changes: Any) -> SparseTrainer:
 
 
 def lasso_by_gradient(folder: Path | str, **changes: Any) -> SparseTrainer:
-    """The same by a term of the loss."""
+    """The same with the penalty as a term of the loss."""
     assignments = ["sparsity.schedule.begin=7", _LASSO, "sparsity.group_lasso.step=gradient"]
     recipe = Recipe.preset("group_lasso_block").override(assignments)
     return _trainer(folder, changes, model=bert(), recipe=recipe)
@@ -141,7 +141,7 @@ def unlisted(folder: Path) -> Path:
 
 
 def outcome(trainer: SparseTrainer) -> dict[str, Any]:
-    """Return every tensor, number of a finished run that an interruption must not change."""
+    """Return all tensors and numbers of a finished run that an interruption must not change."""
     masks = trainer.sparsifier.masks
     state = trainer.optimizer.state_dict()
     lines = [
@@ -160,7 +160,7 @@ def outcome(trainer: SparseTrainer) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    """Yield where two outcomes differ by as much as a bit."""
+    """Yield the places where two outcomes differ by one bit or more."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one.keys() | other.keys():
             yield from differences(one.get(key), other.get(key), f"{path}/{key}")

@@ -1,4 +1,4 @@
-"""What a run says it will do, and where that is seen: where transformers' own lines are."""
+"""The lines that announce a run, shown wherever transformers shows its own."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ PRUNED = "Pruning to 90.0% by magnitude, unstructured, in 12 weights of"
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[StringIO]:
-    """What transformers shows, in a script that has set up no logging of its own."""
+    """Return what transformers shows in a script that leaves logging alone."""
     stream = StringIO()
     theirs = logging.getLogger("transformers")
     monkeypatch.setattr(theirs, "handlers", [logging.StreamHandler(stream)])

@@ -1,4 +1,4 @@
-"""Command-line arguments and the recipe they mean."""
+"""Command-line arguments and the recipe they describe."""
 
 from pathlib import Path
 

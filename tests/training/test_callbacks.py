@@ -1,4 +1,4 @@
-"""Sparsity for a Trainer that stays the user's own."""
+"""SparsityCallback in a plain Trainer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Compiled students learn what the others learn, whatever was compiled in the process before."""
+"""Compiled students learn like others, after anything was compiled in the process."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def test_relations_are_seen_whatever_was_compiled_before(tmp_path: Path) -> None
 
 def test_a_compiled_teacher_is_seen_although_it_is_called_in_between(tmp_path: Path) -> None:
     class Ask(TrainerCallback):
-        """Asks the teacher, which nobody watches before a step, for its answers."""
+        """Calls the teacher outside a step, when no term watches it."""
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             with torch.no_grad():

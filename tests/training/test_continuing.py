@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one, whole, and of a run with the same settings."""
+"""Resuming refuses damaged or incomplete checkpoints, and other training arguments."""
 
 import logging
 import shutil
@@ -15,7 +15,12 @@ from transformers import Trainer
 
 from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.checkpoint.run_record import RECORD, changed_settings, read_record
-from hf_sparse.training.continuing import check_settings
+from hf_sparse.training.resume import check_settings
+
+
+def check(folder: Path, resumed: SparseTrainer) -> None:
+    check_settings(folder, resumed, resumed.recipe, resumed.allow_schedule_change)
+
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 
@@ -41,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(run: Path, tmp_path: Path) -> Path:
-    """The checkpoint of step 4, to damage."""
+    """Return the checkpoint of step 4, for a test to damage."""
     shutil.copytree(checkpoint(run, 4), checkpoint(tmp_path, 4))
     return checkpoint(tmp_path, 4)
 
@@ -113,7 +118,7 @@ def test_a_checkpoint_without_a_manifest_resumes_and_its_gaps_are_named(
         (copied / name).unlink()
     with caplog.at_level(logging.WARNING):
         trainer(tmp_path / "again").train(resume_from_checkpoint=str(copied))
-    assert "checkpoint-4 has no optimizer.pt, no rng_state.pth: what follows is not what" in caplog.text
+    assert "checkpoint-4 lacks optimizer.pt, rng_state.pth: the run will differ from" in caplog.text
 
 
 def test_a_checkpoint_of_a_plain_trainer_resumes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -133,7 +138,7 @@ def test_a_checkpoint_of_a_plain_trainer_resumes(tmp_path: Path, caplog: pytest.
     [
         ("chekpoint-4", "there is no such directory; .*such as checkpoint-6 beside it"),
         ("nowhere/checkpoint-4", "there is no such directory; name one that is there$"),
-        ("", "it has no trainer_state.json, as a model has none; resume from a checkpoint-N"),
+        ("", "it lacks trainer_state.json, like a saved model; resume from a checkpoint-N"),
     ],
 )
 @pytest.mark.parametrize("recipe", [pruning(), Recipe()], ids=["pruned", "empty"])
@@ -165,12 +170,12 @@ def test_changed_training_arguments_are_named(
 ) -> None:
     changed = trainer(tmp_path, **changes)
     with pytest.raises(ValueError, match=f"other training arguments .*{said}") as caught:
-        check_settings(checkpoint(run, 4), changed)
+        check(checkpoint(run, 4), changed)
     assert "resume with its own, or pass allow_schedule_change" in str(caught.value)
     for changed in (trainer(tmp_path, allow=True, **changes), trainer(tmp_path, Recipe(), **changes)):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            check_settings(checkpoint(run, 4), changed)
+            check(checkpoint(run, 4), changed)
         assert "was written with other training arguments" in caplog.text
 
 
@@ -192,7 +197,7 @@ def test_what_an_older_record_does_not_know_is_no_change(copied: Path, tmp_path:
     del record["arguments"]["data_seed"], record["train_samples"]
     assert changed_settings(record, trainer(tmp_path, data_seed=7, rows=40)) == {}
     (copied / RECORD).unlink()
-    check_settings(copied, trainer(tmp_path, seed=1))
+    check(copied, trainer(tmp_path, seed=1))
 
 
 def test_a_record_that_is_none_is_refused_and_with_an_empty_recipe_named(
@@ -200,6 +205,6 @@ def test_a_record_that_is_none_is_refused_and_with_an_empty_recipe_named(
 ) -> None:
     (copied / RECORD).write_text("none")
     with pytest.raises(ValueError, match="is not a valid record of a run"):
-        check_settings(copied, trainer(tmp_path))
-    check_settings(copied, trainer(tmp_path, Recipe()))
+        check(copied, trainer(tmp_path))
+    check(copied, trainer(tmp_path, Recipe()))
     assert "is not a valid record of a run" in caplog.text

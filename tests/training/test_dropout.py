@@ -41,5 +41,5 @@ def test_layers_are_dropped_at_their_own_rate() -> None:
 def test_wrong_rates_and_models_without_dropout_are_refused() -> None:
     with pytest.raises(ValueError, match=r"a dropout rate is in \[0, 1\), got 1; 0 switches dropout off"):
         set_dropout(BertConfig(), 1)
-    with pytest.raises(ValueError, match="PreTrainedConfig has no dropout to set; leave --dropout out"):
+    with pytest.raises(ValueError, match="PreTrainedConfig lacks a dropout setting; leave --dropout out"):
         set_dropout(PreTrainedConfig(), 0)

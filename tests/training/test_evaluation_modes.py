@@ -1,4 +1,4 @@
-"""Optimizers that show other weights in evaluation: zeros are zeros there, and in what is saved."""
+"""Optimizers with an evaluation mode: removed weights are zero in it, and in checkpoints."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether a Trainer hears its own events, whatever handler of callbacks it has."""
+"""A Trainer hears its own events under any callback handler."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hf_sparse import SparseTrainer, find_targets
 
 
 class Counting(DefaultFlowCallback):
-    """The callback that every Trainer needs, which also counts steps."""
+    """The default flow callback, which also counts steps."""
 
     steps = 0
 

@@ -1,4 +1,4 @@
-"""Feature terms inside a training run: what is asked of the models, compared, logged, left behind."""
+"""Feature terms inside a training run: options of forward passes, losses, logs, hooks removed afterwards."""
 
 import copy
 import pickle
@@ -163,4 +163,4 @@ def test_several_gpus_in_one_process_are_refused(tmp_path: Path, monkeypatch: py
     run = trainer(tmp_path, WEIGHTS)
     monkeypatch.setattr(type(run.args), "n_gpu", 2)
     with pytest.raises(ValueError, match=r"hidden, attention, relations on 2 GPUs in one process"):
-        run._make_distiller(make("bert", 1))
+        run._take_up(run.given_recipe)

@@ -1,4 +1,4 @@
-"""Weights that are no numbers: found while training goes on, never saved, never rounded."""
+"""Weights that are NaN or infinite are found in training, and never saved or rounded."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ MAKERS = {"pruned": prune, "distilled": distil, "quantized": quantize}
 
 
 class Spoil(TrainerCallback):
-    """Writes a value into a weight after a step, as a step that diverges does."""
+    """Writes a value into a weight after a step, as diverged training does."""
 
     def __init__(self, value: float, step: int) -> None:
         self.value, self.step = value, step
@@ -35,7 +35,7 @@ def test_a_run_that_has_diverged_ends_where_its_loss_is_logged(
 ) -> None:
     trainer = MAKERS[made](tmp_path)
     trainer.add_callback(Spoil(value, step=3))
-    with pytest.raises(RuntimeError, match="classifier.bias holds weights that are no finite numbers"):
+    with pytest.raises(RuntimeError, match="classifier.bias holds NaN or infinite weights"):
         trainer.train()
     assert 3 <= trainer.state.global_step < trainer.state.max_steps
 
@@ -56,7 +56,7 @@ def test_under_the_callback_they_are_not_saved_either(changes: dict[str, Any], t
     trainer = Trainer(
         bert(), arguments(tmp_path, **changes), train_dataset=sentences(16), callbacks=callbacks
     )
-    with pytest.raises(RuntimeError, match="holds weights that are no finite numbers"):
+    with pytest.raises(RuntimeError, match="holds NaN or infinite weights"):
         trainer.train()
     assert not {"checkpoint-9", "checkpoint-12"} & {path.name for path in tmp_path.iterdir()}
 
@@ -103,7 +103,7 @@ def test_parts_of_several_types_are_looked_at_together() -> None:
 def test_what_such_a_run_left_on_the_model_is_gone_after_the_next(tmp_path: Path) -> None:
     trainer = prune(tmp_path)
     trainer.add_callback(Spoil(torch.nan, step=3))
-    with pytest.raises(RuntimeError, match="no finite numbers"):
+    with pytest.raises(RuntimeError, match="NaN or infinite weights"):
         trainer.train()
     trainer.remove_callback(Spoil)
     trainer.model.load_state_dict(bert().state_dict())
@@ -112,7 +112,7 @@ def test_what_such_a_run_left_on_the_model_is_gone_after_the_next(tmp_path: Path
 
 
 class Opaque(torch.Tensor):
-    """A tensor of another kind, of which no norm can be taken."""
+    """A tensor subclass that does not support norms."""
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:

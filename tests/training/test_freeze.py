@@ -1,4 +1,4 @@
-"""What is frozen stays as it is, what cannot be is refused."""
+"""Frozen weights stay unchanged; wrong expressions are refused."""
 
 import pytest
 from tiny import bert

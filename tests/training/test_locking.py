@@ -1,4 +1,4 @@
-"""Which zeros of a model stay: recorded ones, else those that were pruned, and none by chance."""
+"""Which zeros of a model are locked: recorded ones, else those in a pruning pattern; never chance zeros."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification, Trainer
 
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity, prune
 from hf_sparse.settings.sparsity import SparsityRecipe
-from hf_sparse.training.locking import settle
+from hf_sparse.training.resolve import settle
 
 LOCK = SparsityRecipe(method="lock")
 
@@ -25,7 +25,7 @@ def zeros_anywhere(model: nn.Module, share: float) -> nn.Module:
 
 
 def gated(model: BertForSequenceClassification) -> BertForSequenceClassification:
-    """Add layers that begin at zero."""
+    """Add layers initialized to zero."""
     for layer in model.bert.encoder.layer:
         layer.attention.output.dense = nn.Sequential(layer.attention.output.dense, gate := nn.Linear(32, 32))
         nn.init.zeros_(gate.weight)

@@ -1,4 +1,4 @@
-"""Whoever divides the loss, and by what: the gradient is that of the whole batch, once."""
+"""Under every rule for dividing the loss, the gradient is that of the whole batch."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ CLASSES = LESSONS["classification"]
 
 
 class Scaling(Trainer):
-    """A Trainer whose loss divides by the count that Trainer gives, and says so."""
+    """A Trainer whose loss divides by the count that it is given, and declares it."""
 
     loss_is_scaled_for_ga = True
 
@@ -34,7 +34,7 @@ class Scaling(Trainer):
 
 
 class Averaging(Scaling):
-    """One whose loss is the mean over a micro-batch, which Trainer is to divide."""
+    """A Trainer whose loss is the mean over a micro-batch, for Trainer to divide."""
 
     loss_is_scaled_for_ga = False
 
@@ -128,7 +128,7 @@ def test_evaluation_gives_a_loss_function_what_trainer_does(tmp_path: Path) -> N
 
 
 class Mine(LlamaForCausalLM):
-    """A causal model whose name does not say so."""
+    """A causal model without CausalLM in its name."""
 
 
 def derived(seed: int) -> PreTrainedModel:
@@ -146,7 +146,7 @@ def adapted(seed: int) -> nn.Module:
 
 @pytest.mark.parametrize("make", [derived, adapted])
 def test_labels_are_counted_as_a_causal_model_of_any_name_counts_them(make: Any, tmp_path: Path) -> None:
-    """Of these rows every first label is valid and no loss is taken of it."""
+    """The first label of these rows is valid, but shifted out of the loss."""
     lesson = LESSONS["causal"]
 
     def step(cut: tuple[int, int]) -> SparseTrainer:

@@ -62,7 +62,9 @@ def test_scores_have_a_group_of_their_own_without_decay(tmp_path) -> None:
     run = trainer(tmp_path, "movement", weight_decay=0.1)
     run.train()
     group = run.optimizer.param_groups[-1]
-    assert {id(score) for score in run.scores.parameters()} == {id(score) for score in group["params"]}
+    assert {id(score) for score in run.sparsifier.scores.parameters()} == {
+        id(score) for score in group["params"]
+    }
     assert (group["initial_lr"], group["weight_decay"]) == (1e-2, 0.0)
     assert not any("score" in name for name in run.model.state_dict())
 
@@ -81,7 +83,7 @@ def test_soft_movement_approaches_its_target_and_logs_it(tmp_path) -> None:
 
 def test_what_cannot_learn_scores_refuses() -> None:
     recipe = pruning("sparsity.method=movement", "sparsity.lr_rewind=false")
-    with pytest.raises(ValueError, match="nor add what is learned to an optimizer, as method movement does"):
+    with pytest.raises(ValueError, match="nor add learned scores to an optimizer, as method movement does"):
         SparsityCallback(recipe)
     with pytest.raises(ValueError, match="method movement prepares in training what it removes"):
         prune(bert(), 0.5, method="movement")
@@ -113,7 +115,7 @@ def test_training_again_does_not_learn_scores_twice(tmp_path) -> None:
         run.model.load_state_dict(dense)
         run.train()
         assert len(run.optimizer.param_groups) == 3
-        assert {id(score) for score in run.scores.parameters()} == {
+        assert {id(score) for score in run.sparsifier.scores.parameters()} == {
             id(score) for score in run.optimizer.param_groups[-1]["params"]
         }
 

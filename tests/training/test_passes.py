@@ -20,7 +20,7 @@ STEPS = 17
 
 
 class Stream(IterableDataset):
-    """Rows without a length, from the beginning in each pass."""
+    """A stream of rows without a length; each pass starts at the first row."""
 
     passes = 0
 

@@ -1,4 +1,4 @@
-"""Trackers of experiments are told the recipe: its name and all its settings."""
+"""Experiment trackers show the name and all settings of the recipe."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Learning-rate rewinding: the published figures, and the same idea for other schedules."""
+"""Learning-rate rewinding: published values, and the same rule for other schedules."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def optimizer(*rates: float) -> torch.optim.Optimizer:
 
 
 def stock(args: TrainingArguments, total: int, on: torch.optim.Optimizer | None = None) -> LambdaLR:
-    """Return the scheduler that Trainer makes of the arguments."""
+    """Return the scheduler that Trainer makes from the arguments."""
     return get_scheduler(
         args.lr_scheduler_type,
         optimizer=on or optimizer(),

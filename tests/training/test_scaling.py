@@ -1,4 +1,4 @@
-"""Whether an optimizer's step was taken, under a scaler of the loss."""
+"""An optimizer's step that a loss scaler skips is recognized."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from runs import lasso
 from transformers import TrainerCallback
 
-from hf_sparse.training.scaling import loss_scale, was_skipped
+from hf_sparse.training.optimizer import loss_scale, was_skipped
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -39,7 +39,7 @@ def test_without_a_scaler_the_scale_is_one() -> None:
 
 
 class Overflow(TrainerCallback):
-    """Lets the gradients of the first two steps overflow; keeps what the weights weigh after each step."""
+    """Lets the gradients of the first two steps overflow; keeps the squared norm of the weights."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []

@@ -12,7 +12,7 @@ from transformers import Adafactor
 
 from hf_sparse.settings.sparsity import SparsityRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.training.laying_out import check_targets
+from hf_sparse.training.resolve import check_targets
 from hf_sparse.training.sparsifier import Sparsifier
 
 FIRST, SECOND = "layers.0.weight", "layers.1.weight"

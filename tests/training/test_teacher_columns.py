@@ -1,4 +1,4 @@
-"""Student and teacher read the same rows, each the columns that it takes."""
+"""Student and teacher each get the columns of a row that their forward pass takes."""
 
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(tmp_path: Path) ->
 
 
 def test_a_student_that_takes_nothing_else_is_given_nothing_else(tmp_path: Path) -> None:
-    """Trainer would have passed every column on, and the student fails at the first it does not take."""
+    """Trainer would pass every column, and the student fails at the first it does not take."""
 
     class Narrow(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Teachers and students that are no models of transformers, or answer in tuples."""
+"""Teachers and students outside transformers, or with tuples as outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ CUTS = [(8, 1), (2, 4)]
 
 
 class Own(nn.Module):
-    """A module around a model, which answers as `form` has it."""
+    """A module around a model, whose outputs have the given form."""
 
     def __init__(self, model: nn.Module, form: Any) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def test_a_sentence_transformer_is_refused_with_the_way_out(tmp_path: Path) -> N
     from sentence_transformers import SentenceTransformer
 
     class Encoder(nn.Module):
-        """Stands for the first module of one, which would have to be read from a directory."""
+        """Stands for the first module of a SentenceTransformer, which is loaded from a directory."""
 
         def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
             raise AssertionError("it is not to be called")

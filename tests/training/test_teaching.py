@@ -1,4 +1,4 @@
-"""What a teacher may do to a run: lend its outputs, leave nothing behind."""
+"""A teacher adds its loss to a run, and leaves nothing in model, checkpoint or memory."""
 
 import gc
 from pathlib import Path

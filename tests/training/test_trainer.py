@@ -1,4 +1,4 @@
-"""What SparseTrainer promises of a whole run."""
+"""A whole run of SparseTrainer: zeros, sidecars, equality with Trainer under an empty recipe."""
 
 import logging
 from pathlib import Path

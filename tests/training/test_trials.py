@@ -1,4 +1,4 @@
-"""A search for hyper-parameters reaches the recipe: each trial is run by the values it was given."""
+"""Each trial of a hyperparameter search follows the recipe values it was given."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ BASE = pruning("sparsity.schedule.final=0.8")
 
 
 class Watching(TrainerCallback):
-    """Keeps what a trial trained under, and what it came to."""
+    """Keeps the recipe and the outcome of a trial."""
 
     def __init__(self, look: Any) -> None:
         self.look, self.seen = look, []
@@ -41,7 +41,7 @@ def trainer_of(folder: Path, look: Any = None, recipe: Recipe = BASE, **parts: A
 
 
 def search(trainer: SparseTrainer, **values: list[Any]) -> list[Any]:
-    """Try all values of each key, written with two underlines for a dot; return what each trial saw."""
+    """Try all values of each key, written with two underscores for a dot; return what each trial saw."""
     import optuna
 
     space = {key.replace("__", "."): choices for key, choices in values.items()}

@@ -105,7 +105,7 @@ def same_weights(one: PreTrainedModel, other: PreTrainedModel) -> bool:
 
 
 def expected_zeros(model: torch.nn.Module, sparsity: float) -> int:
-    """What uniform allocation removes in all."""
+    """Return the number of weights that uniform allocation removes."""
     return sum(int(sparsity * rows * columns) for rows, columns in find_targets(model).shapes.values())
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for trackers of experiments, of which these tests need no more than what Trainer calls."""
+"""Stand-ins for experiment trackers, with what Trainer calls of them."""
 
 import sys
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Run:
         self.summary: dict[str, Any] = {}
 
     def _label(self, **_: str) -> None:
-        """Be called."""
+        """Accept any call."""
 
 
 def wandb(monkeypatch: pytest.MonkeyPatch, trials: tuple[dict[str, Any], ...] = ()) -> ModuleType:
