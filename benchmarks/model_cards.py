@@ -4,8 +4,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from hf_sparse.hub.card import describe
+from hf_sparse.hub.cards.options import CardOptions
 from hf_sparse.hub.cards.rendering import render
+from hf_sparse.hub.cards.write import describe
 from hf_sparse.hub.staging import staged
 from hf_sparse.storage import write_atomically
 
@@ -13,11 +14,12 @@ CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 DEMO = "bert-tiny-python-docs-sparse90-int8"
 
 
-def write(directory: Path, repo: str, licence: str | None, language: str | None) -> Path:
+def write(directory: Path, repo_id: str, license: str | None, language: str | None) -> Path:
     """Write card, facts and pictures of a run's model; what was there of an earlier one is replaced."""
-    home = CARDS / repo.rpartition("/")[2]
-    with staged(directory, repo, packed=True) as made:
-        facts = describe(directory, made.folder, repo, licence=licence, language=language)
+    home = CARDS / repo_id.rpartition("/")[2]
+    card = CardOptions(license=license, language=language)
+    with staged(directory, repo_id, packed=True, card=card) as made:
+        facts = describe(directory, made.folder, repo_id, card=card)
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(made.folder / "pictures", home / "pictures")
     write_atomically(home / "facts.json", facts.to_json().encode())

@@ -1,5 +1,6 @@
 """Old names that keep working: each use gives a `FutureWarning` that names the new one."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -38,12 +39,14 @@ def renamed_keywords(**new_names: str) -> Callable[[Callable[_P, _R]], Callable[
     return decorate
 
 
-def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
-    """Warn that an old name was used and name the new one.
+def warn_renamed(old: str, new: str) -> None:
+    """Warn that an old name was used and name the new one, at the line outside of hf_sparse that used it.
 
     Args:
         old: The old name, as the caller wrote it.
         new: What to write instead.
-        stacklevel: As in `warnings.warn`; 3 points at the caller of the function that calls this one.
     """
-    warnings.warn(f"{old} is an old name; write {new}", FutureWarning, stacklevel=stacklevel)
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "hf_sparse":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"{old} is an old name; write {new}", FutureWarning, stacklevel=level)

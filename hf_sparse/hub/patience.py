@@ -19,7 +19,7 @@ _LONGEST_WAIT = 60
 _AGAIN = "run the same command again, what has arrived is not sent twice"
 
 
-def patiently(request: Callable[[], Answer], repo: str) -> Answer:
+def with_retries(request: Callable[[], Answer], repo: str) -> Answer:
     """Make a request that may be made more than once, again after a while where the Hub is not well.
 
     Raises `PermissionError`, `ConnectionError`, `RuntimeError` or `ValueError` for what the Hub refuses.

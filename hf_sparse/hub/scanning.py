@@ -2,12 +2,13 @@
 
 import os
 import re
+import struct
 import tempfile
+import zlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PureWindowsPath
 
-from hf_sparse.hub.png import PNG, texts_of_png
 from hf_sparse.training.secrets import find_secret, pieces_of, secrets_in_use
 
 _REFUSED = {
@@ -38,6 +39,10 @@ _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][\w.@+-]+(?:[\\/][\w.@+-]+)+")
 _ESCAPED = re.compile(r"\\(?:([\\/])|u([0-9a-fA-F]{4}))")
 # Their texts are words of a language, programming languages among them.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+# Of all texts of a picture together. Those of drawings are a line, of photographs some kilobytes.
+_LONGEST_TEXT = 1 << 24
 _HEADER = 8
 # As safetensors itself limits it.
 _LONGEST_HEADER = 100_000_000
@@ -131,3 +136,49 @@ def _paths_here(text: str) -> Iterator[str]:
         path = kind(candidate.rstrip(".,"))
         if any(os.path.exists(known) for known in (path, *path.parents) if len(known.parts) > 2):
             yield candidate
+
+
+def texts_of_png(path: Path) -> Iterator[bytes]:
+    """Yield the text chunks of a PNG, with the keyword and what was compressed in full.
+
+    Raises `ValueError` for what cannot be read and for more text than a picture has.
+    """
+    left, size = _LONGEST_TEXT, path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(len(PNG))
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if length > size - file.tell():
+                raise ValueError("a picture that is cut off")
+            if kind == b"IEND":
+                return
+            if kind not in _TEXT_CHUNKS:
+                file.seek(length + 4, 1)
+                continue
+            if length > left:
+                raise ValueError("more text in a picture than can be searched")
+            text = _text_of_chunk(kind, file.read(length), left)
+            file.seek(4, 1)
+            left -= len(text)
+            yield text
+
+
+def _text_of_chunk(kind: bytes, chunk: bytes, most: int) -> bytes:
+    keyword, _, rest = chunk.partition(b"\0")
+    if kind in (b"zTXt", b"iCCP"):
+        return keyword + b"\n" + _inflated(rest[1:], most)
+    if kind == b"iTXt" and rest[:1] == b"\1":
+        language, translated, text = (rest[2:].split(b"\0", 2) + [b"", b""])[:3]
+        return b"\n".join((keyword, language, translated, _inflated(text, most)))
+    return chunk.replace(b"\0", b"\n")
+
+
+def _inflated(data: bytes, most: int) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        text = stream.decompress(data, most)
+    except zlib.error as error:
+        raise ValueError(f"a text in a picture that cannot be read ({error})") from error
+    if stream.unconsumed_tail:
+        raise ValueError("more text in a picture than can be searched")
+    return text

@@ -6,33 +6,36 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from huggingface_hub import constants, get_token
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_sparse.checkpoint.carrying import carry, module_files
 from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
+from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.directories import companions
 from hf_sparse.checkpoint.loading import rounded_as
 from hf_sparse.checkpoint.publishing import publish
-from hf_sparse.hub.belonging import pictures_in, require_own_files, weights_in
-from hf_sparse.hub.card import CARD, PICTURES, write_card
-from hf_sparse.hub.cards.rendering import is_generated
+from hf_sparse.hub.cards.options import CardOptions
+from hf_sparse.hub.cards.rendering import CARD, PICTURES, is_generated
 from hf_sparse.hub.cards.weights import PACKED_FOLDER
+from hf_sparse.hub.cards.write import write_card
 from hf_sparse.hub.scanning import require_public
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.reading import parse_json
-from hf_sparse.storage import write_atomically
+from hf_sparse.storage import leaves, write_atomically
 from hf_sparse.training.loading import load_to_publish
-from hf_sparse.training.record import copy_public_record, is_local
+from hf_sparse.training.record import RECORD, copy_public_record, is_local
 from hf_sparse.training.state import SIDECAR, read_state
 
 RECIPE = "recipe.yaml"
 WRITTEN = "was written or changed by somebody, so it is kept"
 _NAMES = ("_name_or_path", "name_or_path")
+# What cards show; other files in the folder of pictures may be large or compressed.
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,13 @@ class Staged:
 @contextmanager
 def staged(
     directory: str | Path,
-    repo: str,
+    repo_id: str,
     *,
     model: PreTrainedModel | None = None,
     packed: bool = False,
     token: str | None = None,
     revision: str | None = None,
-    **card: Any,
+    card: CardOptions | None = None,
 ) -> Iterator[Staged]:
     """Give a temporary directory with all that is published of a model, made for stock transformers to load.
 
@@ -77,7 +80,7 @@ def staged(
         raise ValueError(
             f"{directory} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
         )
-    require_own_files(directory, PICTURES)
+    _require_own_files(directory, PICTURES)
     with tempfile.TemporaryDirectory(prefix="hf_sparse_push_") as home:
         # Not yet there, as those who write it want it.
         folder = Path(home) / "model"
@@ -92,7 +95,7 @@ def staged(
         for path in folder.rglob("*.json"):
             _forget_names(path)
         branch = None if revision == constants.DEFAULT_REVISION else revision
-        write_card(directory, folder, repo, model=model, revision=branch, **card)
+        write_card(directory, folder, repo_id, model=model, revision=branch, card=card)
         written = _keep_written(directory, folder)
         require_public(folder, directory, token or get_token())
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -108,7 +111,7 @@ def _keep_written(directory: Path, folder: Path) -> tuple[str, ...]:
         return ()
     shutil.copyfile(card, folder / CARD)
     shutil.rmtree(folder / PICTURES, ignore_errors=True)
-    for picture in pictures_in(directory / PICTURES):
+    for picture in _pictures_in(directory / PICTURES):
         if f"{PICTURES}/{picture.name}" in text:
             (folder / PICTURES).mkdir(exist_ok=True)
             shutil.copyfile(picture, folder / PICTURES / picture.name)
@@ -126,7 +129,7 @@ def _write_model(
                 "of, or leave packed out"
             )
         folder.mkdir()
-        for path in [*weights_in(directory), directory / CONFIG_NAME]:
+        for path in [*_weights_in(directory), directory / CONFIG_NAME]:
             shutil.copyfile(path, folder / path.name)
         return ()
     model = model or load_to_publish(str(directory))
@@ -187,3 +190,53 @@ def _without_local_names(content: Any) -> bool:
 
 def _is_here(name: str) -> bool:
     return is_local(name) or Path(name).exists()
+
+
+def _require_own_files(directory: Path, pictures: str) -> None:
+    """Raise `ValueError` if anything that is published of a directory lies outside of it.
+
+    `pictures` is the folder with those of its card.
+    """
+    single = [directory / name for name in (SAFE_WEIGHTS_NAME, PACKED, SIDECAR, RECORD)]
+    for path in [*companions(directory), *single, *_shards(directory), *_pictures_in(directory / pictures)]:
+        if leaves(path, directory):
+            raise ValueError(
+                f"{path} is a link to {path.resolve()}, outside of the directory, and would be published "
+                "with it; put a copy in its place, or delete it"
+            )
+
+
+def _weights_in(directory: Path) -> list[Path]:
+    """Return the files of weights that transformers loads, and their index if there are several.
+
+    Raises `ValueError` for an index that is damaged or names what lies elsewhere.
+    """
+    single = directory / SAFE_WEIGHTS_NAME
+    return [single] if single.is_file() else [directory / SAFE_WEIGHTS_INDEX_NAME, *_shards(directory)]
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures in a folder, none where there is no folder."""
+    return sorted(path for path in folder.glob("*") if path.is_file() and path.suffix.lower() in _PICTURES)
+
+
+def _shards(directory: Path) -> list[Path]:
+    """Return the files that an index names, none where there is no index."""
+    index = directory / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        return []
+    try:
+        names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{index} does not say which files hold the weights ({type(error).__name__}: {error}); save the "
+            "model again"
+        ) from error
+    for name in names:
+        if not isinstance(name, str) or not _is_plain(name):
+            raise ValueError(f"{index} names {name!r}, which is no file beside it; save the model again")
+    return [directory / name for name in names]
+
+
+def _is_plain(name: str) -> bool:
+    return {PurePosixPath(name).name, PureWindowsPath(name).name} == {name} and name not in ("", "..")

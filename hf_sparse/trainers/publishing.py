@@ -11,9 +11,10 @@ from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 from transformers.utils import PushInProgress
 
-from hf_sparse.hub.card import CARD, write_card
-from hf_sparse.hub.cards.rendering import is_generated
-from hf_sparse.hub.pushing import Pushed, push, push_in_background
+from hf_sparse.hub.cards.options import CardOptions
+from hf_sparse.hub.cards.rendering import CARD, is_generated
+from hf_sparse.hub.cards.write import write_card
+from hf_sparse.hub.pushing import Pushed, push
 from hf_sparse.training.mixin import SparseTrainingMixin
 from hf_sparse.training.pushing import ignore_private
 
@@ -56,17 +57,20 @@ class SparseTrainerMixin(SparseTrainingMixin):
             return None
         if (pending := getattr(self, "push_in_progress", None)) is not None:
             pending.wait_until_done()
-        where = {
-            "token": token or self.args.hub_token,
-            "private": self.args.hub_private_repo if private is None else private,
-            "revision": revision or self.args.hub_revision,
-        }
-        options = where | {"message": commit_message, "model": self._unknown(model)} | card
-        if blocking:
-            return push(self.args.output_dir, self._repository(), **options)
-        job = push_in_background(self.args.output_dir, self._repository(), **options)
-        self.push_in_progress = PushInProgress([job])
-        return job
+        result = push(
+            self.args.output_dir,
+            self._repository(),
+            model=self._unknown(model),
+            token=token or self.args.hub_token,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+            card=card,
+            run_as_future=not blocking,
+        )
+        if isinstance(result, Future):
+            self.push_in_progress = PushInProgress([result])
+        return result
 
     def create_model_card(self, **kwargs: Any) -> None:
         """Write a card of what was measured into the output directory; raises as `write_card` does.
@@ -101,9 +105,8 @@ class SparseTrainerMixin(SparseTrainingMixin):
             if card.is_file() and not is_generated(card.read_text(encoding="utf-8")):
                 logger.warning("%s was written or changed by somebody, so no card takes its place.", card)
                 return
-            write_card(
-                home, home, self._repository(), model=self._unknown(model), **self._card_options(kwargs)
-            )
+            options = self._card_options(kwargs)
+            write_card(home, home, self._repository(), model=self._unknown(model), card=options)
 
     def _repository(self) -> str:
         return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).resolve().name
@@ -112,8 +115,8 @@ class SparseTrainerMixin(SparseTrainingMixin):
         """Return a model that cannot be loaded again by the name of its class."""
         return None if hasattr(transformers, type(model).__name__) else model
 
-    def _card_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep what `facts` hold of it; return the rest as `write_card` calls it."""
+    def _card_options(self, given: Mapping[str, Any]) -> CardOptions:
+        """Take the facts of the run out of the keywords of `create_model_card`; return the card's options."""
         facts = {
             "task": given.get("tasks"),
             "dataset": given.get("dataset_tags") or given.get("dataset") or given.get("dataset_name"),
@@ -122,10 +125,10 @@ class SparseTrainerMixin(SparseTrainingMixin):
         for name, value in facts.items():
             if value:
                 self.facts[name] = value if isinstance(value, str) else value[0]
-        return {
-            "base_model": given.get("finetuned_from"),
-            "licence": given.get("license"),
-            "language": given.get("language"),
-            # Of an earlier run in the same directory. Training must not end in an error.
-            "outdated": "leave out",
-        }
+        return CardOptions(
+            base_model=given.get("finetuned_from"),
+            license=given.get("license"),
+            language=given.get("language"),
+            # Results of an earlier run in the same directory must not end the training in an error.
+            outdated="leave out",
+        )

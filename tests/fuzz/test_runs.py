@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hf_sparse.hub.cards.collecting import _latency, _stage
-from hf_sparse.hub.cards.comparing import _dense_from_file, scores_of
+from hf_sparse.hub.cards.measurements import _dense_from_file, scores_of
 from hf_sparse.hub.cards.weights import format_of
+from hf_sparse.hub.cards.write import _latency, _stage
 from hf_sparse.report.comparison import Comparison, comparison_as_dict, print_differences, print_runs
 from hf_sparse.report.history import is_worth_printing, print_history, read_log
 from hf_sparse.report.measured import MeasuredRun, lines_of, names_of, teachers_of

@@ -19,14 +19,14 @@ from transformers import (
 from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.publishing import publish
-from hf_sparse.hub import write_card
+from hf_sparse.hub import CardOptions, write_card
 from hf_sparse.training.loading import load_trained
 from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
 
 
 def train(folder: Path, model: PreTrainedModel, recipe: Recipe, rows: list, **settings: object) -> Path:
@@ -102,7 +102,7 @@ def test_a_model_that_was_only_rounded_is_a_quantized_one_to_the_hub(tmp_path: P
     batches = [{name: row[name][None] for name in ("input_ids", "attention_mask")} for row in sentences(4)]
     quantize_trained(model, batches, recipe)
     save_quantized(model, tmp_path / "int8", recipe)
-    text = card(tmp_path / "int8", base_model="somebody/base")
+    text = card(tmp_path / "int8", card=CardOptions(base_model="somebody/base"))
     data = ModelCard(text).data
     assert (data.base_model, data.base_model_relation) == ("somebody/base", "quantized")
     assert data.tags == ["hf_sparse", "int8"] and "Nothing was removed from the 16,384 weights" in text
@@ -114,7 +114,7 @@ def test_answers_to_questions_are_scored_in_per_cent(tmp_path: Path) -> None:
         BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path / name)
         results = {"eval_exact_match": exact, "eval_f1": 88.0, "eval_best_exact": 99.0, "eval_samples": 100}
         (tmp_path / name / "eval_results.json").write_text(json.dumps(results))
-    text = card(tmp_path / "ours", dense=tmp_path / "dense")
+    text = card(tmp_path / "ours", card=CardOptions(dense=tmp_path / "dense"))
     assert "| exact match | 82.50 % | **81.25 %** | -1.25 points (-1.5 %) |" in text
     assert "| F1 | 88.00 % | **88.00 %** | +0.00 points (+0.0 %) |" in text and "99.00" not in text
     assert "AutoModelForQuestionAnswering.from_pretrained(repo)" in text and "pipeline(" not in text

@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from hf_sparse.hub import write_card
+from hf_sparse.hub import CardOptions, write_card
 from hf_sparse.training.state import read_state, write_state
 from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
 
@@ -21,14 +22,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture
 def runs(finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    monkeypatch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
     return copy(finished, tmp_path / "home")
 
 
-def refuse(runs: Runs, sentence: str, **options: object) -> None:
+def refuse(runs: Runs, sentence: str, **options: Any) -> None:
     before = sorted(runs.staged.rglob("*"))
     with pytest.raises(ValueError, match=sentence):
-        write_card(runs.run, runs.staged, REPO, **options)
+        write_card(runs.run, runs.staged, REPO, card=CardOptions(**options))
     assert sorted(runs.staged.rglob("*")) == before
 
 
@@ -64,7 +65,7 @@ def test_outdated_numbers_are_left_out_where_that_is_asked_for(
     shutil.copyfile(runs.run / "latency.json", runs.run / "latency_new.json")
     make_older(runs.run / "eval_results.json")
     change(runs.run / "latency.json", architecture="BertForMaskedLM")
-    text = write_card(runs.run, runs.staged, REPO, outdated="leave out").read_text()
+    text = write_card(runs.run, runs.staged, REPO, card=CardOptions(outdated="leave out")).read_text()
     assert "How good it is was not measured" in text and "dense teacher" not in text
     assert "`latency_new.json`:" in text and "`latency.json`:" not in text
     assert [record.message.split(": ")[0] for record in caplog.records] == ["Left out of the card"] * 2

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from hf_sparse.checkpoint.sizes import Sizes
 
@@ -58,6 +58,11 @@ class Dense:
     teacher: bool
     scores: Scores
     zeros: float | None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether so few weights are zero that pruning did not make them, or nobody knows how many are."""
+        return (self.zeros or 0) < _SPARSE
 
 
 @dataclass(frozen=True)
@@ -142,13 +147,13 @@ class Stage:
 class Facts:
     """All that a card is made of. None, or empty, is what is not known; the card is silent about it.
 
-    `repo` is the repository's name, `revision` the branch or tag in it that is no default, `stock` whether
+    `repo_id` is the repository's name, `revision` the branch or tag in it that is no default, `stock` whether
     transformers has the class `architecture`, `labels` the classes of a classifier where they have names,
     `stages` the runs in their order with this model's own as the last, `pictures` the names of those beside
     the card.
     """
 
-    repo: str
+    repo_id: Annotated[str, Field(validation_alias=AliasChoices("repo_id", "repo"))]
     revision: str | None
     architecture: str
     stock: bool
@@ -158,7 +163,7 @@ class Facts:
     config: str | None
     split: str | None
     base_model: str | None
-    licence: str | None
+    license: Annotated[str | None, Field(validation_alias=AliasChoices("license", "licence"))]
     language: tuple[str, ...]
     tokenizer: bool
     labels: tuple[str, ...]
@@ -173,7 +178,7 @@ class Facts:
 
     @property
     def name(self) -> str:
-        return self.repo.rpartition("/")[2]
+        return self.repo_id.rpartition("/")[2]
 
     @property
     def small(self) -> Files:

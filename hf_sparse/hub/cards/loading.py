@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from hf_sparse.hub.cards.escaping import argument, literal
+from hf_sparse.hub.cards.escaping import argument, fenced, literal
 from hf_sparse.hub.cards.facts import Facts
+from hf_sparse.hub.cards.tables import paragraphs
 from hf_sparse.report.tables import size
 
 # What `pipeline` of transformers is given in each task that it has and text alone is enough for.
@@ -32,6 +33,19 @@ class Way:
     rare: bool = False
 
 
+def loading(facts: Facts) -> str:
+    """Return the code of every way, the rarer ones in a part that readers unfold."""
+    ways = ways_to_load(facts)
+    usual = [_shown(way) for way in ways if not way.rare]
+    rare = [_shown(way) for way in ways if way.rare]
+    folded = ["<details>\n<summary>Other ways</summary>", *rare, "</details>"] if rare else []
+    return paragraphs(*usual, *folded)
+
+
+def _shown(way: Way) -> str:
+    return f"{way.purpose}:\n\n{fenced(way.code, way.language)}"
+
+
 def ways_to_load(facts: Facts) -> list[Way]:
     """Return the ways in the order that most people want them."""
     if not facts.stock:
@@ -54,7 +68,7 @@ def _skips_zeros(facts: Facts) -> bool:
 
 
 def _with_its_class(facts: Facts) -> str:
-    return f"model = {_class(facts)}.from_pretrained({literal(facts.repo)}{_options(facts)})"
+    return f"model = {_class(facts)}.from_pretrained({literal(facts.repo_id)}{_options(facts)})"
 
 
 def _class(facts: Facts) -> str:
@@ -70,7 +84,7 @@ def _stock(facts: Facts, form: str) -> Way:
     lines = [
         "from transformers import pipeline",
         "",
-        f"repo = {literal(facts.repo)}",
+        f"repo = {literal(facts.repo_id)}",
         f'run = pipeline("{facts.task}", model=repo{_options(facts)})',
         f"print(run({_TEXTS[facts.task]}))",
     ]
@@ -88,7 +102,7 @@ def _fast(facts: Facts, folder: str, packed: bool) -> Way:
         "from hf_sparse.runtime import load",
         *(["from transformers import AutoTokenizer"] if facts.tokenizer else []),
         "",
-        f"repo = {literal(facts.repo)}",
+        f"repo = {literal(facts.repo_id)}",
         f"model = load({place})",
     ]
     if facts.tokenizer:
@@ -128,7 +142,7 @@ def _onnx(facts: Facts, folder: str) -> Way:
     place = f"{facts.name}/{folder}" if folder else facts.name
     revision = f" --revision {argument(facts.revision)}" if facts.revision else ""
     code = (
-        f"hf download {argument(facts.repo)}{revision} --local-dir {argument(facts.name)}\n"
+        f"hf download {argument(facts.repo_id)}{revision} --local-dir {argument(facts.name)}\n"
         f"hf-sparse export {argument(place)} onnx --to onnx"
     )
     return Way("As ONNX, for ONNX Runtime and others", "bash", code, rare=True)
@@ -141,7 +155,7 @@ def _from_pretrained(facts: Facts, folder: str) -> str:
     lines = [
         f"from transformers import {', '.join(names)}",
         "",
-        f"repo = {literal(facts.repo)}",
+        f"repo = {literal(facts.repo_id)}",
         f"model = {kind}.from_pretrained(repo{_options(facts, folder)})",
     ]
     if facts.tokenizer:

@@ -19,7 +19,7 @@ def metadata_of(facts: Facts) -> ModelCardData:
     relation = "quantized" if facts.quantization and not trained else "finetune"
     return ModelCardData(
         language=_one_or_all(facts.language),
-        license=_line(facts.licence),
+        license=_line(facts.license),
         library_name="transformers",
         pipeline_tag=_line(facts.task),
         base_model=_line(facts.base_model),

@@ -1,16 +1,40 @@
-"""The runs that led to a model, with all that is needed to do them again."""
+"""The section "How it was made": the runs that led to a model, with all that repeats them."""
 
 from collections.abc import Callable
 
-from hf_sparse.hub.cards.escaping import code, hub_link, plain
-from hf_sparse.hub.cards.facts import Facts, Stage
-from hf_sparse.hub.cards.tables import Rows
+import yaml
 
-# Settings that say nothing at these values.
+from hf_sparse.hub.cards.escaping import code, fenced, hub_link, plain
+from hf_sparse.hub.cards.facts import Facts, Stage
+from hf_sparse.hub.cards.tables import Rows, markdown, paragraphs, picture
+
+# Values at which a setting changes nothing.
 _OFF = (None, False, 0, 0.0)
 
 
-def made(facts: Facts) -> str:
+def runs(facts: Facts) -> str:
+    """Return the runs in one sentence, and folded below it their settings, recipes and environment."""
+    if not facts.stages:
+        return ""
+    return paragraphs(
+        _made(facts),
+        "<details>\n<summary>How to do it again: settings, recipes, hardware, versions</summary>",
+        markdown(_table(facts)),
+        _shared_settings(facts),
+        *_environments(facts),
+        "The recipes, for `SparseTrainer(..., recipe=Recipe.from_yaml(file))` or the scripts' "
+        "`--recipe file`:",
+        *[block for stage in facts.stages if stage.recipe for block in (code(stage.name), _recipe(stage))],
+        picture(facts, "training.png", "Loss, zeros and learning rate of the last run, by step"),
+        "</details>",
+    )
+
+
+def _recipe(stage: Stage) -> str:
+    return fenced(yaml.safe_dump(dict(stage.recipe), sort_keys=False).rstrip(), "yaml")
+
+
+def _made(facts: Facts) -> str:
     """Say from what the model came and through which runs."""
     first = facts.stages[0]
     if facts.base_model is not None:
@@ -24,7 +48,7 @@ def made(facts: Facts) -> str:
     return f"From {start} by {runs} of hf_sparse{took}: {chain}."
 
 
-def table(facts: Facts) -> Rows:
+def _table(facts: Facts) -> Rows:
     """Put the runs side by side: what they started from, learnt from, read; the settings that differ."""
     stages = facts.stages
     rows: Rows = [("", *(code(stage.name) for stage in stages))]
@@ -44,7 +68,7 @@ def table(facts: Facts) -> Rows:
     return rows
 
 
-def shared_settings(facts: Facts) -> str:
+def _shared_settings(facts: Facts) -> str:
     """Name the settings that all runs have in common."""
     last = facts.stages[-1]
     common = _common(facts)
@@ -52,12 +76,15 @@ def shared_settings(facts: Facts) -> str:
     return f"{'Settings' if len(facts.stages) == 1 else 'Settings of all'}: {said}." if said else ""
 
 
-def same_environment(facts: Facts) -> bool:
-    """Say whether all runs were made on one machine with the same software."""
-    return len({(str(stage.hardware), str(stage.versions)) for stage in facts.stages}) == 1
+def _environments(facts: Facts) -> list[str]:
+    """Return hardware and versions, once if all runs have them in common, else for each run."""
+    stages = facts.stages
+    if len({(str(stage.hardware), str(stage.versions)) for stage in stages}) == 1:
+        return [_environment(stages[-1])]
+    return [f"{code(stage.name)}: {_environment(stage)}" for stage in stages]
 
 
-def environment(stage: Stage) -> str:
+def _environment(stage: Stage) -> str:
     """Name hardware and versions."""
     hardware = stage.hardware
     parts = [plain(hardware[name]) for name in ("accelerator", "processor", "system") if name in hardware]

@@ -1,13 +1,17 @@
-"""What a model scored, and beside which dense model that may be put."""
+"""Which measured numbers a card may show: those of its model, and those of a comparable dense model."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.hub.cards.facts import Dense, Scores
-from hf_sparse.hub.cards.freshness import why_not_its_scores
-from hf_sparse.hub.cards.weights import load_to_measure
+from hf_sparse.hub.cards.options import Outdated
+from hf_sparse.hub.cards.weights import format_of, load_to_measure, targets_of
 from hf_sparse.report.run import EVALUATION, Run, is_outdated, origin_of, read_measured, read_run, scores_in
 from hf_sparse.report.scores import worth_showing
 from hf_sparse.sparsity.measure import measure_sparsity
@@ -15,9 +19,73 @@ from hf_sparse.training.record import read_record
 
 logger = logging.getLogger(__name__)
 
-# With fewer zeros a model is dense.
-_DENSE = 0.01
+# By how much a share of zeros may differ from a file that may have rounded it.
+_TOLERANCE = 1e-4
+_OLDER = "is older than the end of the training, so it is of an earlier model"
 _TASK = ("task", "dataset", "config", "split")
+
+
+def only_current(run: Run, model: PreTrainedModel, architecture: str, outdated: Outdated) -> Run:
+    """Return a run with the scores and latencies that are of its model.
+
+    For others `outdated` says what is done: `refuse` raises `ValueError`, `leave out` warns.
+    """
+    if (reason := why_not_its_scores(run, model)) is not None:
+        _object(reason, outdated)
+        run = replace(run, scores={}, samples=None, scores_file=None)
+    timed = []
+    for file, found in zip(run.latency_files, run.latencies, strict=True):
+        reason = _why_not_its_latency(run, file, found, architecture)
+        if reason is None:
+            timed.append((file, found))
+        else:
+            _object(reason, outdated)
+    files, latencies = tuple(file for file, _ in timed), tuple(found for _, found in timed)
+    return replace(run, latency_files=files, latencies=latencies)
+
+
+def _object(reason: str, outdated: Outdated) -> None:
+    if outdated == "refuse":
+        raise ValueError(reason)
+    logger.warning("Left out of the card: %s", reason)
+
+
+def why_not_its_scores(run: Run, model: PreTrainedModel) -> str | None:
+    """Return why the scores of a run are not those of its model, None if nothing speaks against it."""
+    if run.scores_file is None:
+        return None
+    file = run.directory / run.scores_file
+    if run.scores_file == EVALUATION and is_outdated(file, run.record):
+        return f"{file} {_OLDER}; evaluate again, or delete it"
+    if (said := _said_sparsity(run)) is None:
+        return None
+    found = measure_sparsity(model, targets_of(run, model)).overall
+    # Weights that are rounded on disk have more zeros than those they were made of.
+    rounded = format_of(run.directory) is not None
+    if found < said - _TOLERANCE or (found > said + _TOLERANCE and not rounded):
+        return (
+            f"{file} is of a model with {said:.2%} zeros and this one has {found:.2%}, so its scores are not "
+            "this model's; evaluate again, or delete the file"
+        )
+    return None
+
+
+def _said_sparsity(run: Run) -> float | None:
+    """Return the share of zeros that the file with the scores says the model has."""
+    if run.scores_file == EVALUATION:
+        return read_measured(run.directory / EVALUATION).get("sparsity")
+    return next((line["sparsity"] for line in reversed(run.log) if "sparsity" in line), None)
+
+
+def _why_not_its_latency(run: Run, name: str, found: Mapping[str, Any], architecture: str) -> str | None:
+    file = run.directory / name
+    if is_outdated(file, run.record):
+        return f"{file} {_OLDER}; measure again, or delete it"
+    # Without one it is no file of latencies, which is said where it is read.
+    timed = found.get("architecture", architecture)
+    if timed != architecture:
+        return f"{file} is of a {timed} and the model is a {architecture}; measure again, or delete it"
+    return None
 
 
 def scores_of(run: Run) -> Scores | None:
@@ -53,7 +121,7 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
         _require_same_data(run, read_run(path))
     else:
         found = _dense_from_file(path / EVALUATION if path.is_dir() else path)
-    if (found.zeros or 0) >= _DENSE:
+    if not found.is_dense:
         raise ValueError(
             f"{path} is not dense, {found.zeros:.1%} of its weights are zeros; name another model"
         )
