@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from hf_sparse.checkpoint.comparing import (
@@ -38,12 +39,13 @@ from hf_sparse.targets import Target, find_targets
 _WEIGHT = ".weight"
 
 
-def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
+def save_packed(model: PreTrainedModel, directory: str | Path, tokenizer: Tokenizer | None = None) -> Sizes:
     """Write a model, quantized or not, with its configuration into a directory; return its sizes.
 
     Quantized weights are stored as codes and scales, all other tensors bit for bit, tied ones once. What was
-    written is read and compared before it takes its place. Raises `ValueError` for models that `load_packed`
-    could not restore, weights that are not finite, and layers that have seen no data.
+    written is read and compared before it takes its place. With `tokenizer`, its files are written too.
+    Raises `ValueError` for models that `load_packed` could not restore, weights that are not finite, and
+    layers that have seen no data.
     """
     require_merged(model)
     kind, directory = type(model), Path(directory)
@@ -87,6 +89,8 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         config.save_pretrained(beside)
         if model.can_generate():
             model.generation_config.save_pretrained(beside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(beside)
         write_packed(beside / PACKED, packed)
         opened = open_packed(beside)
         require_same(opened.pairs, {entry.name: entry for entry, _ in packed}, model)

@@ -26,12 +26,12 @@ from hf_sparse.hub.cards.write import write_card
 from hf_sparse.hub.scanning import require_public
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.reading import parse_json
+from hf_sparse.settings.saved import RECIPE_FILE
 from hf_sparse.storage import leaves, write_atomically
 from hf_sparse.training.loading import load_to_publish
 from hf_sparse.training.record import RECORD, copy_public_record, is_local
 from hf_sparse.training.state import SIDECAR, read_state
 
-RECIPE = "recipe.yaml"
 WRITTEN = "was written or changed by somebody, so it is kept"
 _NAMES = ("_name_or_path", "name_or_path")
 # What cards show; other files in the folder of pictures may be large or compressed.
@@ -90,7 +90,7 @@ def staged(
                 shutil.copyfile(path, folder / path.name)
         carry(module_files(directory), folder)
         if (directory / SIDECAR).is_file():
-            write_atomically(folder / RECIPE, read_state(directory).recipe.to_yaml().encode())
+            write_atomically(folder / RECIPE_FILE, read_state(directory).recipe.to_yaml().encode())
         copy_public_record(directory, folder)
         for path in folder.rglob("*.json"):
             _forget_names(path)

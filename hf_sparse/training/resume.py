@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_sparse.recipe import Recipe
-from hf_sparse.training.state import NORMALIZED, SIDECAR, SavedState, check_weights, read_state
+from hf_sparse.settings.saved import NORMALIZED
+from hf_sparse.training.state import SIDECAR, SavedState, check_weights, read_state
 
 _NEVER = "these never change within a run: resume with the checkpoint's own, or start a new run"
 _WAY_OUT = (

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,12 +15,11 @@ from torch import Tensor
 
 from hf_sparse.reading import parse_json, shortened
 from hf_sparse.recipe import Recipe
+from hf_sparse.settings.saved import as_of_format
 from hf_sparse.storage import hash_files, sha256, write_atomically
 
 SIDECAR = "hf_sparse_state.safetensors"
 FORMAT_VERSION = 4
-# From this version on, errors of hidden states are normalized unless the recipe says otherwise.
-NORMALIZED = 3
 # From this version on, the digest is of dtypes and shapes, too.
 _SHAPED = 4
 _MASKS, _RANGES, _WEIGHTS = "masks", "ranges", "weights"
@@ -99,7 +97,7 @@ def _understood(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> S
         if not _is_count(metadata.get(name, "")):
             raise ValueError(f"{name} is {shortened(metadata.get(name))}")
     values = parse_json(metadata.get("recipe", ""), own=True)
-    recipe = Recipe.from_dict(_as_meant_then(values, version) if isinstance(values, dict) else values)
+    recipe = Recipe.from_dict(as_of_format(values, version))
     parts: dict[str, dict[str, Tensor]] = {_MASKS: {}}
     for key, tensor in tensors.items():
         # Version 1 held nothing but masks, under the names of their weights.
@@ -161,15 +159,6 @@ def _is_range(tensor: Tensor) -> bool:
         return False
     low, high = tensor.tolist()
     return isfinite(low) and isfinite(high) and low <= high
-
-
-def _as_meant_then(recipe: dict[str, Any], version: int) -> dict[str, Any]:
-    """Write into a recipe what an older format left to a default that is another one now."""
-    distillation = recipe.get("distillation")
-    hidden = distillation.get("hidden") if isinstance(distillation, dict) else None
-    if version < NORMALIZED and isinstance(hidden, dict):
-        hidden.setdefault("normalize", False)
-    return recipe
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
