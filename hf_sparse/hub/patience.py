@@ -38,8 +38,8 @@ def with_retries(request: Callable[[], Answer], repo: str) -> Answer:
 
 def _cause(error: Exception) -> Exception:
     """Return the error of the request itself; that of an upload comes wrapped in another one."""
-    wrapped = not isinstance(error, HTTPError) and isinstance(error.__cause__, HTTPError)
-    return error.__cause__ if wrapped else error
+    cause = error.__cause__
+    return cause if isinstance(cause, HTTPError) and not isinstance(error, HTTPError) else error
 
 
 def _status(error: Exception) -> int | None:

@@ -26,28 +26,10 @@ from hf_sparse import __version__
 from hf_sparse.hub.cards.options import CardOptions, card_keywords
 from hf_sparse.hub.cards.rendering import CARD, PICTURES, is_generated
 from hf_sparse.hub.patience import with_retries
-from hf_sparse.hub.staging import WRITTEN, Staged, staged
+from hf_sparse.hub.staging import OWN_FILES, WRITTEN, Staged, staged
 from hf_sparse.renamed import renamed_keywords, warn_renamed
 
 MESSAGE = "Sparse model, pushed with hf_sparse"
-_FIVE_DIGITS = "[0-9]" * 5
-# Files of an earlier push that a later one deletes if it does not replace them; all others stay.
-OWN_FILES = (
-    "model.safetensors",
-    f"model-{_FIVE_DIGITS}-of-{_FIVE_DIGITS}.safetensors",
-    "model.safetensors.index.json",
-    "packed/packed.safetensors",
-    "packed/config.json",
-    "packed/generation_config.json",
-    "pictures/sparsity.png",
-    "pictures/training.png",
-    "pictures/latency.png",
-    "recipe.yaml",
-    "hf_sparse_run.json",
-    # From checkpoints that a Trainer pushed during the run; their ranges and masks are of other weights.
-    "hf_sparse_state.safetensors",
-    "training_args.bin",
-)
 
 
 @dataclass(frozen=True)
@@ -92,6 +74,23 @@ def push(
     dry_run: bool = ...,
     run_as_future: Literal[False] = ...,
 ) -> Pushed: ...
+
+
+@overload
+def push(
+    directory: str | Path,
+    repo_id: str,
+    *,
+    model: PreTrainedModel | None = ...,
+    packed: bool = ...,
+    private: bool | None = ...,
+    token: str | None = ...,
+    revision: str | None = ...,
+    commit_message: str | None = ...,
+    card: CardOptions | None = ...,
+    dry_run: bool = ...,
+    run_as_future: Literal[True],
+) -> "Future[Pushed]": ...
 
 
 @overload

@@ -32,6 +32,24 @@ from hf_sparse.training.loading import load_to_publish
 from hf_sparse.training.record import RECORD, copy_public_record, is_local
 from hf_sparse.training.state import SIDECAR, read_state
 
+_FIVE_DIGITS = "[0-9]" * 5
+# Files of an earlier push that a later one deletes if it does not replace them; all others stay.
+OWN_FILES = (
+    "model.safetensors",
+    f"model-{_FIVE_DIGITS}-of-{_FIVE_DIGITS}.safetensors",
+    "model.safetensors.index.json",
+    "packed/packed.safetensors",
+    "packed/config.json",
+    "packed/generation_config.json",
+    "pictures/sparsity.png",
+    "pictures/training.png",
+    "pictures/latency.png",
+    "recipe.yaml",
+    "hf_sparse_run.json",
+    # From checkpoints that a Trainer pushed during the run; their ranges and masks are of other weights.
+    "hf_sparse_state.safetensors",
+    "training_args.bin",
+)
 WRITTEN = "was written or changed by somebody, so it is kept"
 _NAMES = ("_name_or_path", "name_or_path")
 # What cards show; other files in the folder of pictures may be large or compressed.

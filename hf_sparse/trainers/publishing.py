@@ -69,7 +69,7 @@ class SparseTrainerMixin(SparseTrainingMixin):
             run_as_future=not blocking,
         )
         if isinstance(result, Future):
-            self.push_in_progress = PushInProgress([result])
+            self.push_in_progress = PushInProgress([result])  # type: ignore[arg-type]  # takes a list
         return result
 
     def create_model_card(self, **kwargs: Any) -> None:

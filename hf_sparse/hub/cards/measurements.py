@@ -91,7 +91,9 @@ def _why_not_its_latency(run: Run, name: str, found: Mapping[str, Any], architec
 def scores_of(run: Run) -> Scores | None:
     """Return what a run scored, None where no file says so."""
     values = worth_showing(run.scores)
-    return Scores(values, run.scores_file, run.samples) if values else None
+    if not values or run.scores_file is None:
+        return None
+    return Scores(values, run.scores_file, run.samples)
 
 
 def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
@@ -111,7 +113,8 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
             f"of the dense model, or its {EVALUATION}"
         )
     path = Path(dense)
-    if scores_of(run) is None:
+    own = scores_of(run)
+    if own is None:
         raise ValueError(
             f"{run.directory} has no scores to compare with those of {path}; evaluate the model, and keep "
             'what comes of it: trainer.save_metrics("eval", metrics)'
@@ -125,9 +128,9 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
         raise ValueError(
             f"{path} is not dense, {found.zeros:.1%} of its weights are zeros; name another model"
         )
-    if not found.scores.values.keys() & scores_of(run).values.keys():
+    if not found.scores.values.keys() & own.values.keys():
         raise ValueError(
-            f"{path} was not scored by any of {', '.join(scores_of(run).values)}, as this model was; "
+            f"{path} was not scored by any of {', '.join(own.values)}, as this model was; "
             "evaluate both in the same way"
         )
     _require_same_samples(run, found)

@@ -42,8 +42,9 @@ def _made(facts: Facts) -> str:
     else:
         start = code(first.base_model) if first.base_model else "a new model with random weights"
     chain = " → ".join(code(stage.name) for stage in facts.stages)
-    times = [stage.seconds for stage in facts.stages]
-    took = "" if None in times else f", {_duration(sum(times))} of training in all"
+    times = [stage.seconds for stage in facts.stages if stage.seconds is not None]
+    whole = len(times) == len(facts.stages)
+    took = f", {_duration(sum(times))} of training in all" if whole else ""
     runs = "one run" if len(facts.stages) == 1 else f"{len(facts.stages)} runs"
     return f"From {start} by {runs} of hf_sparse{took}: {chain}."
 

@@ -46,7 +46,7 @@ def format_of(directory: str | Path) -> str | None:
     """Return the format in which the weights in a directory are rounded, None if they are not."""
     # As text: of a class that is not known to transformers there may be no configuration to load.
     held = saved_quantization(Path(directory) / CONFIG_NAME)
-    return held and method_of(held)
+    return method_of(held) if held else None
 
 
 def targets_of(run: Run, model: PreTrainedModel) -> Targets:
@@ -65,15 +65,17 @@ def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
     weights, contract = inspect_weights(targets_of(run, model)), read_contract(model)
     count = sum(weight.size for weight in weights)
     found = Counter(weight.pattern for weight in weights if weight.pattern).most_common(1)
-    rounded = sizes is not None and quantized_layers(model) and sizes.encoder_weights == count
+    rounded = None
+    if sizes is not None and quantized_layers(model) and sizes.encoder_weights == count:
+        rounded = 1 - sizes.encoder_nonzero / count
     return Zeros(
         weights=count,
         matrices=len(weights),
         zeros=sum(weight.zeros for weight in weights),
-        rounded=1 - sizes.encoder_nonzero / count if rounded else None,
+        rounded=rounded,
         pattern=contract.pattern if contract else found[0][0] if found else None,
-        asked=contract and contract.target,
-        achieved=contract and contract.achieved,
+        asked=contract.target if contract else None,
+        achieved=contract.achieved if contract else None,
     )
 
 
@@ -83,7 +85,7 @@ def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | N
     Of a compressed one its configuration says it.
     """
     if format_of(directory) == COMPRESSED:
-        return _compressed(saved_quantization(directory / CONFIG_NAME))
+        return _compressed(saved_quantization(directory / CONFIG_NAME) or {})
     layers = quantized_layers(model).values()
     products = [layer for layer in layers if not layer.embedding]
     if not products:
@@ -104,13 +106,13 @@ def files_of(model: PreTrainedModel | None, directory: Path, staged: Path) -> tu
     """
     inner = staged / PACKED_FOLDER
     places = [staged, *([inner] if inner.is_dir() and packed_file(str(inner)) else [])]
-    whole = model is not None and format_of(directory) in (None, PACKED)
+    whole = model if format_of(directory) in (None, PACKED) else None
     return tuple(
         Files(
             form=_FORMS[format_of(place)],
             folder="" if place is staged else PACKED_FOLDER,
             bytes=weight_bytes(str(place)),
-            sizes=measure_sizes(model, place) if whole else None,
+            sizes=None if whole is None else measure_sizes(whole, place),
         )
         for place in places
     )
