@@ -1,4 +1,4 @@
-"""What a Trainer publishes: a small model that everybody can load, with a card of what was measured."""
+"""Trainers that push a model which everybody can load, with a card of what was measured."""
 
 import logging
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class SparseTrainerMixin(SparseTrainingMixin):
 
     _why_no_card: str | None = None
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # Trainer returns futures too, unlike its annotation
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
@@ -38,15 +38,29 @@ class SparseTrainerMixin(SparseTrainingMixin):
         private: bool | None = None,
         **kwargs: Any,
     ) -> "Pushed | Future[Pushed] | CommitInfo | Future[CommitInfo] | None":
-        """Push the model as `hf_sparse.hub.push` does, in one commit; return what was pushed, or its future.
+        """Push the model as `hf_sparse.hub.push` does, in one commit.
 
-        `kwargs` are those of `create_model_card`. Scores of an earlier model are left out with a warning.
-        What is no model of transformers, such as an adapter, is pushed as `Trainer` does. Raises as `push`.
+        Scores of an earlier model are left out of the card with a warning. Anything but a model of
+        transformers, such as an adapter, is pushed as `Trainer` does.
+
+        Args:
+            commit_message: Title of the commit.
+            blocking: Wait until everything is sent; otherwise return a future.
+            token: Access token; by default `hub_token` of the training arguments.
+            revision: Branch to push to; by default `hub_revision` of the training arguments.
+            private: Make a new repository private; by default `hub_private_repo` of the training arguments.
+            kwargs: As `create_model_card` takes them.
+
+        Returns:
+            What was pushed or a future of it, None on other processes than the first.
+
+        Raises:
+            ValueError, PermissionError, ConnectionError, RuntimeError: As `hf_sparse.hub.push`.
         """
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, PreTrainedModel):
-            ignore_private(Path(self.args.output_dir))
-            # Which transformers before 5.23 does not know.
+            ignore_private(self._home())
+            # transformers before 5.23 lacks this parameter.
             more = kwargs if private is None else kwargs | {"private": private}
             return super().push_to_hub(commit_message, blocking, token, revision, **more)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -58,7 +72,7 @@ class SparseTrainerMixin(SparseTrainingMixin):
         if (pending := getattr(self, "push_in_progress", None)) is not None:
             pending.wait_until_done()
         result = push(
-            self.args.output_dir,
+            self._home(),
             self._repository(),
             model=self._unknown(model),
             token=token or self.args.hub_token,
@@ -72,15 +86,20 @@ class SparseTrainerMixin(SparseTrainingMixin):
             self.push_in_progress = PushInProgress([result])  # type: ignore[arg-type]  # takes a list
         return result
 
-    def create_model_card(self, **kwargs: Any) -> None:
-        """Write a card of what was measured into the output directory; raises as `write_card` does.
+    # Trainers of other libraries have other parameters, so this takes keywords only.
+    def create_model_card(self, **kwargs: Any) -> None:  # type: ignore[override]  # see above
+        """Write a card of what was measured into the output directory.
 
-        Of what `Trainer` takes there, `tasks`, `dataset`, `dataset_tags` and `dataset_args` go to `facts`,
-        `finetuned_from`, `license` and `language` to the card; tags are found, and the name is the
-        directory's. A README.md that somebody wrote or changed stays.
+        A README.md that somebody wrote or changed stays. Some Trainers call this at every checkpoint, and an
+        error must not end a run: during training it is logged once as a warning.
 
-        Some Trainers call this at every checkpoint. While one trains nothing is raised: whatever keeps a card
-        from being written is no reason to end a run, so a warning says it, once.
+        Args:
+            kwargs: As `Trainer.create_model_card` takes them. `tasks`, `dataset`, `dataset_tags` and
+                `dataset_args` are added to `facts`; `finetuned_from`, `license` and `language` go on the
+                card; tags and model name are found, not taken from here.
+
+        Raises:
+            ValueError: As `hf_sparse.hub.write_card`, outside of training.
         """
         try:
             self._write_model_card(**kwargs)
@@ -90,7 +109,7 @@ class SparseTrainerMixin(SparseTrainingMixin):
             if (reason := f"{error}") != self._why_no_card:
                 self._why_no_card = reason
                 logger.warning(
-                    "No card is written for now: %s. Training goes on; once the model is saved there, "
+                    "No card is written for now: %s. Training goes on; once the model is saved, "
                     "trainer.create_model_card() writes one.",
                     reason or type(error).__name__,
                 )
@@ -100,7 +119,7 @@ class SparseTrainerMixin(SparseTrainingMixin):
         if not isinstance(model, PreTrainedModel):
             super().create_model_card(**kwargs)
         elif self.is_world_process_zero():
-            home = Path(self.args.output_dir)
+            home = self._home()
             card = home / CARD
             if card.is_file() and not is_generated(card.read_text(encoding="utf-8")):
                 logger.warning("%s was written or changed by somebody, so no card takes its place.", card)
@@ -109,10 +128,13 @@ class SparseTrainerMixin(SparseTrainingMixin):
             write_card(home, home, self._repository(), model=self._unknown(model), card=options)
 
     def _repository(self) -> str:
-        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        return self.hub_model_id or self.args.hub_model_id or self._home().resolve().name
+
+    def _home(self) -> Path:
+        return Path(self.args.output_dir or ".")
 
     def _unknown(self, model: PreTrainedModel) -> PreTrainedModel | None:
-        """Return a model that cannot be loaded again by the name of its class."""
+        """Return the model if transformers lacks its class, so that it cannot be loaded, else None."""
         return None if hasattr(transformers, type(model).__name__) else model
 
     def _card_options(self, given: Mapping[str, Any]) -> CardOptions:

@@ -1,4 +1,4 @@
-"""How a published model is loaded, as code that runs: only the ways that its files offer."""
+"""The section "How to load it": code that runs, for every way that the files allow."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from hf_sparse.hub.cards.facts import Facts
 from hf_sparse.hub.cards.tables import paragraphs
 from hf_sparse.report.tables import size
 
-# What `pipeline` of transformers is given in each task that it has and text alone is enough for.
+# The input of `pipeline` for each task of transformers that needs nothing but a text.
 _TEXTS = {
     "text-classification": '"A text to classify."',
     "token-classification": '"A text with words to classify."',
@@ -22,9 +22,9 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way to load a model: when one would want it, the language of its code, the code.
+    """One way to load a model: its purpose, the language of its code, and the code.
 
-    One that is `rare` need not be seen at once.
+    The card folds the `rare` ones.
     """
 
     purpose: str
@@ -47,7 +47,7 @@ def _shown(way: Way) -> str:
 
 
 def ways_to_load(facts: Facts) -> list[Way]:
-    """Return the ways in the order that most people want them."""
+    """Return the ways to load a model, the most common first."""
     if not facts.stock:
         return [Way("With the code that defines its class", "python", _with_its_class(facts))]
     root, packed = facts.files[0], [files for files in facts.files if files.form == "packed"]
@@ -62,7 +62,7 @@ def ways_to_load(facts: Facts) -> list[Way]:
 
 
 def _skips_zeros(facts: Facts) -> bool:
-    """Say whether the runtime of hf_sparse has layers to compute: of groups of inputs it knows no scales."""
+    """Return whether the runtime of hf_sparse speeds the model up; it has no scales by group of inputs."""
     held = facts.quantization
     return facts.sparse if held is None else "group" not in held.weights
 
@@ -94,7 +94,7 @@ def _stock(facts: Facts, form: str) -> Way:
 def _fast(facts: Facts, folder: str, packed: bool) -> Way:
     rounded = "" if facts.quantization else ", whose runtime rounds the layers to 8 bits"
     purpose = f"Fast on a CPU, with hf_sparse installed{_size(facts, 'packed') if packed else rounded}"
-    # Of files that are not packed `load` takes no revision.
+    # `load` accepts a revision for packed files only.
     downloaded = facts.revision is not None and not packed
     place = f"snapshot_download(repo{_options(facts)})" if downloaded else f"repo{_options(facts, folder)}"
     lines = [
@@ -111,13 +111,13 @@ def _fast(facts: Facts, folder: str, packed: bool) -> Way:
 
 
 def _size(facts: Facts, form: str) -> str:
-    """Name the file of a form by its size, where there is more than one."""
+    """Return the size of the file of a form in words, nothing if there is one file only."""
     taken = next(files.bytes for files in facts.files if files.form == form)
     return f", from the file of {size(taken)}" if len(facts.files) > 1 else ""
 
 
 def _answer(facts: Facts) -> list[str]:
-    """Return the code that gives a model a text and shows what comes out, none for classes nobody knows."""
+    """Return code that gives the model a text and prints its output; none for an unknown class."""
     if facts.architecture.endswith("ForQuestionAnswering"):
         return [
             'inputs = tokenizer("Who wrote it?", "Ada wrote it.", return_tensors="pt")',
@@ -164,6 +164,6 @@ def _from_pretrained(facts: Facts, folder: str) -> str:
 
 
 def _options(facts: Facts, folder: str = "") -> str:
-    """Return what says where in a repository, and at which revision of it, the files lie."""
+    """Return the keyword arguments for the folder and the revision of the files."""
     found = {"subfolder": folder, "revision": facts.revision}
     return "".join(f", {name}={literal(value)}" for name, value in found.items() if value)

@@ -26,12 +26,12 @@ _TASK = ("task", "dataset", "config", "split")
 
 
 def only_current(run: Run, model: PreTrainedModel, architecture: str, outdated: Outdated) -> Run:
-    """Return a run with the scores and latencies that are of its model.
+    """Return a run with only the scores and latencies that are of its model.
 
-    For others `outdated` says what is done: `refuse` raises `ValueError`, `leave out` warns.
+    For others `outdated="refuse"` raises `ValueError`, and `"leave out"` warns.
     """
     if (reason := why_not_its_scores(run, model)) is not None:
-        _object(reason, outdated)
+        _refuse_or_warn(reason, outdated)
         run = replace(run, scores={}, samples=None, scores_file=None)
     timed = []
     for file, found in zip(run.latency_files, run.latencies, strict=True):
@@ -39,19 +39,19 @@ def only_current(run: Run, model: PreTrainedModel, architecture: str, outdated: 
         if reason is None:
             timed.append((file, found))
         else:
-            _object(reason, outdated)
+            _refuse_or_warn(reason, outdated)
     files, latencies = tuple(file for file, _ in timed), tuple(found for _, found in timed)
     return replace(run, latency_files=files, latencies=latencies)
 
 
-def _object(reason: str, outdated: Outdated) -> None:
+def _refuse_or_warn(reason: str, outdated: Outdated) -> None:
     if outdated == "refuse":
         raise ValueError(reason)
     logger.warning("Left out of the card: %s", reason)
 
 
 def why_not_its_scores(run: Run, model: PreTrainedModel) -> str | None:
-    """Return why the scores of a run are not those of its model, None if nothing speaks against it."""
+    """Return why the scores of a run are not those of its model, None if they may be."""
     if run.scores_file is None:
         return None
     file = run.directory / run.scores_file
@@ -60,7 +60,7 @@ def why_not_its_scores(run: Run, model: PreTrainedModel) -> str | None:
     if (said := _said_sparsity(run)) is None:
         return None
     found = measure_sparsity(model, targets_of(run, model)).overall
-    # Weights that are rounded on disk have more zeros than those they were made of.
+    # Rounding to a few bits makes more zeros.
     rounded = format_of(run.directory) is not None
     if found < said - _TOLERANCE or (found > said + _TOLERANCE and not rounded):
         return (
@@ -71,7 +71,7 @@ def why_not_its_scores(run: Run, model: PreTrainedModel) -> str | None:
 
 
 def _said_sparsity(run: Run) -> float | None:
-    """Return the share of zeros that the file with the scores says the model has."""
+    """Return the share of zeros that the file with the scores names, None if it names none."""
     if run.scores_file == EVALUATION:
         return read_measured(run.directory / EVALUATION).get("sparsity")
     return next((line["sparsity"] for line in reversed(run.log) if "sparsity" in line), None)
@@ -81,7 +81,7 @@ def _why_not_its_latency(run: Run, name: str, found: Mapping[str, Any], architec
     file = run.directory / name
     if is_outdated(file, run.record):
         return f"{file} {_OLDER}; measure again, or delete it"
-    # Without one it is no file of latencies, which is said where it is read.
+    # A file without an architecture is refused when its latencies are read.
     timed = found.get("architecture", architecture)
     if timed != architecture:
         return f"{file} is of a {timed} and the model is a {architecture}; measure again, or delete it"
@@ -89,7 +89,7 @@ def _why_not_its_latency(run: Run, name: str, found: Mapping[str, Any], architec
 
 
 def scores_of(run: Run) -> Scores | None:
-    """Return what a run scored, None where no file says so."""
+    """Return the scores of a run, None if no file holds any."""
     values = worth_showing(run.scores)
     if not values or run.scores_file is None:
         return None
@@ -97,12 +97,12 @@ def scores_of(run: Run) -> Scores | None:
 
 
 def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
-    """Return the dense model to compare a run's with: one that is named, or the teacher that lies here.
+    """Return the dense model to compare the model of a run with, None if there is none.
 
-    `dense` is the directory of a run, or a results file as `Trainer.save_metrics` writes it. Raises
-    `ValueError` for anything else, for a model that is not dense, for scores of an earlier model in its
-    place, and for those that were not made on as many examples of the same data. A teacher that nobody named
-    is left out instead.
+    `dense` is the directory of a run, or a results file as `Trainer.save_metrics` writes it; by default the
+    teacher, if its directory is on this machine. Raises `ValueError` for anything else, for a model that is
+    not dense, for scores of an earlier model in the same place, and for scores on other data or on another
+    number of examples. A teacher that nobody named is left out in these cases.
     """
     teacher = origin_of(run, "teacher")
     if dense is None:
@@ -138,10 +138,10 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
 
 
 def _compared_with_teacher(run: Run, teacher: Run) -> Dense | None:
-    ours, theirs = scores_of(run), scores_of(teacher)
-    if ours is None or theirs is None or not ours.values.keys() & theirs.values.keys():
+    student, other = scores_of(run), scores_of(teacher)
+    if student is None or other is None or not student.values.keys() & other.values.keys():
         return None
-    if _differing(run, teacher) is not None or None in (ours.samples, theirs.samples):
+    if _differing(run, teacher) is not None or None in (student.samples, other.samples):
         return None
     try:
         found = _dense(teacher, teacher)
@@ -186,29 +186,31 @@ def _dense_from_file(path: Path) -> Dense:
 
 def _require_same_samples(run: Run, dense: Dense) -> None:
     if run.samples is None or run.samples != dense.scores.samples:
-        ours, theirs = (
+        own, other = (
             "an unknown number of" if count is None else f"{count:,}"
             for count in (run.samples, dense.scores.samples)
         )
         raise ValueError(
-            f"{dense.name} was scored on {theirs} examples and this model on {ours}, so their scores do not "
+            f"{dense.name} was scored on {other} examples and this model on {own}, so their scores do not "
             f"compare; evaluate both on the same ones, with eval_samples in {EVALUATION}"
         )
 
 
 def _require_same_data(run: Run, dense: Run) -> None:
     if (name := _differing(run, dense)) is not None:
-        ours, theirs = _data(run)[name], _data(dense)[name]
+        own, other = _data(run)[name], _data(dense)[name]
         raise ValueError(
-            f"{dense.directory} was scored with {name} {theirs!r} and this model with {ours!r}, so their "
+            f"{dense.directory} was scored with {name} {other!r} and this model with {own!r}, so their "
             "scores do not compare; name a model of the same task"
         )
 
 
 def _differing(run: Run, other: Run) -> str | None:
-    """Return in what the data of two runs differ, None if both say the same or one says nothing."""
-    ours, theirs = _data(run), _data(other)
-    return next((name for name in _TASK if name in ours and ours[name] != theirs.get(name, ours[name])), None)
+    """Return the first fact on which the data of two runs differ; a missing fact differs from nothing."""
+    first, second = _data(run), _data(other)
+    return next(
+        (name for name in _TASK if name in first and first[name] != second.get(name, first[name])), None
+    )
 
 
 def _data(run: Run) -> dict[str, str]:

@@ -35,7 +35,7 @@ def _recipe(stage: Stage) -> str:
 
 
 def _made(facts: Facts) -> str:
-    """Say from what the model came and through which runs."""
+    """Return what the model started from and the runs that followed, in one sentence."""
     first = facts.stages[0]
     if facts.base_model is not None:
         start = hub_link(facts.base_model)
@@ -50,7 +50,7 @@ def _made(facts: Facts) -> str:
 
 
 def _table(facts: Facts) -> Rows:
-    """Put the runs side by side: what they started from, learnt from, read; the settings that differ."""
+    """Return the runs side by side: models they started and learned from, data, settings that differ."""
     stages = facts.stages
     rows: Rows = [("", *(code(stage.name) for stage in stages))]
     parts: dict[str, Callable[[Stage], str]] = {
@@ -70,7 +70,7 @@ def _table(facts: Facts) -> Rows:
 
 
 def _shared_settings(facts: Facts) -> str:
-    """Name the settings that all runs have in common."""
+    """Return the settings that all runs have in common, in one sentence."""
     last = facts.stages[-1]
     common = _common(facts)
     said = ", ".join(f"{plain(name)} {_value(last, name)}" for name in last.arguments if name in common)
@@ -86,7 +86,7 @@ def _environments(facts: Facts) -> list[str]:
 
 
 def _environment(stage: Stage) -> str:
-    """Name hardware and versions."""
+    """Return hardware and versions of a run, in one sentence."""
     hardware = stage.hardware
     parts = [plain(hardware[name]) for name in ("accelerator", "processor", "system") if name in hardware]
     if (count := hardware.get("torch_threads")) is not None:
@@ -96,7 +96,7 @@ def _environment(stage: Stage) -> str:
 
 
 def _settings(facts: Facts) -> set[str]:
-    """Return the names of settings that some run has a value of."""
+    """Return the names of the settings that any run has a value for."""
     return {name for stage in facts.stages for name in stage.arguments if _value(stage, name)}
 
 
@@ -111,7 +111,7 @@ def _common(facts: Facts) -> set[str]:
 
 def _value(stage: Stage, name: str) -> str:
     value = stage.arguments.get(name)
-    # Of the seeds 0 is one like any other.
+    # 0 is a seed like any other.
     if value in _OFF and name != "seed":
         return ""
     return f"{value:g}" if isinstance(value, float) else plain(value)

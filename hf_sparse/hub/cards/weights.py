@@ -1,4 +1,4 @@
-"""What the weights of a model are: their zeros, their bits, the files they lie in."""
+"""Measure the weights of a model: their zeros, their bits, their files."""
 
 import warnings
 from collections import Counter
@@ -25,7 +25,7 @@ from hf_sparse.training.loading import load_trained
 
 PACKED_FOLDER = "packed"
 _FORMS = {None: "plain", COMPRESSED: "compressed-tensors", PACKED: "packed"}
-# Schemes of inputs by strategy, symmetric or not, dynamic or not.
+# Schemes of inputs in compressed-tensors by (strategy, symmetric, dynamic).
 _INPUTS = {
     ("tensor", False, False): "uint8_per_tensor",
     ("token", True, True): "int8_per_token",
@@ -33,30 +33,30 @@ _INPUTS = {
 
 
 def load_to_measure(directory: str | Path) -> PreTrainedModel:
-    """Load a model as `load_trained` does, one that other software rounded as the floats it stands for."""
+    """Load a model as `load_trained` does; a model of compressed-tensors as floats."""
     if format_of(directory) != COMPRESSED:
         return load_trained(str(directory))
     with warnings.catch_warnings():
-        # It warns that this way of loading is not that of the configuration.
+        # It warns that run_compressed differs from the configuration.
         warnings.simplefilter("ignore", UserWarning)
         return load_saved(str(directory), quantization_config=CompressedTensorsConfig(run_compressed=False))
 
 
 def format_of(directory: str | Path) -> str | None:
-    """Return the format in which the weights in a directory are rounded, None if they are not."""
-    # As text: of a class that is not known to transformers there may be no configuration to load.
+    """Return the `quant_method` of the weights in a directory, None if they are not rounded."""
+    # Read as JSON, since transformers cannot load the configuration of an unknown class.
     held = saved_quantization(Path(directory) / CONFIG_NAME)
     return method_of(held) if held else None
 
 
 def targets_of(run: Run, model: PreTrainedModel) -> Targets:
-    """Return the weights that a run's recipe means, by default those that any recipe would."""
+    """Return the weights that the recipe of a run selects, by default those that any recipe would."""
     chosen = run.recipe.sparsity
     return find_targets(model, *([chosen.include, chosen.exclude] if chosen else []))
 
 
 def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
-    """Count the zeros of the weights that the run's recipe means.
+    """Count the zeros of the weights that the recipe of a run selects.
 
     Raises `ValueError` for a model with fewer zeros than its configuration records.
     """
@@ -80,9 +80,9 @@ def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
 
 
 def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | None:
-    """Return how a model is rounded, None if it is not or in no way that has a name here.
+    """Return the schemes of a quantized model, None for others and for schemes that hf_sparse lacks.
 
-    Of a compressed one its configuration says it.
+    For compressed-tensors they are those of the configuration.
     """
     if format_of(directory) == COMPRESSED:
         return _compressed(saved_quantization(directory / CONFIG_NAME) or {})
@@ -99,10 +99,11 @@ def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | N
 
 
 def files_of(model: PreTrainedModel | None, directory: Path, staged: Path) -> tuple[Files, ...]:
-    """Measure the weight files of a directory that is published, the packed ones in their folder too.
+    """Measure the weight files of a staged directory, with those of the folder `packed/` in it.
 
-    `model` is what they were made of, loaded from `directory`; without one, and if other software had rounded
-    it already, only the files are measured. Raises `FileNotFoundError` if there are no weights.
+    `model` is the model they were made from, loaded from `directory`. Without it, or if the weights in
+    `directory` were rounded by other software, only the files are measured. Raises `FileNotFoundError` if
+    there are no weights.
     """
     inner = staged / PACKED_FOLDER
     places = [staged, *([inner] if inner.is_dir() and packed_file(str(inner)) else [])]
@@ -123,7 +124,7 @@ def _all(layers: list[QuantizedLayer]) -> str:
 
 
 def _compressed(held: Mapping[str, Any]) -> Quantization | None:
-    """Return what a configuration of compressed-tensors says, None for what no scheme here is like."""
+    """Return the schemes in a configuration of compressed-tensors, None for schemes hf_sparse lacks."""
     groups = held.get("config_groups") or {}
     if not isinstance(groups, Mapping) or len(groups) != 1:
         return None

@@ -245,10 +245,9 @@ def _latency(path: Path, found: Mapping[str, Any]) -> Latency:
 def draw_pictures(
     folder: Path, run: Run, weights: tuple[WeightInspection, ...], name: str
 ) -> tuple[str, ...]:
-    """Draw what there is data for into a folder; return the names of the files.
+    """Draw the pictures that there is data for into a folder; return their file names.
 
-    Earlier ones of these names are replaced or, if there is nothing to draw any more, deleted. Without
-    matplotlib none is drawn, and a warning says so.
+    Earlier pictures of these names are deleted. Without matplotlib none is drawn, with a warning.
     """
     for picture in DRAWN:
         (folder / picture).unlink(missing_ok=True)
@@ -273,7 +272,7 @@ def _figures(
 
 
 def _report(found: Mapping[str, Any], name: str) -> LatencyReport:
-    """Make a report of what `latency_as_dict` made of one."""
+    """Return the report that `latency_as_dict` made a dict of."""
     rows = [
         LatencyRow(
             row["name"],
