@@ -1,4 +1,4 @@
-"""What is published of a trained model: a directory made for it, and nothing beside that."""
+"""Stage a push: copy what belongs to a trained model, and nothing else, into a temporary directory."""
 
 import json
 import shutil
@@ -58,9 +58,10 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 
 @dataclass(frozen=True)
 class Staged:
-    """A directory to publish: `files` are paths in it with their sizes in bytes, `notes` what to know.
+    """A directory that is ready to push.
 
-    Its card is `generated` unless somebody wrote or changed it.
+    `files` are the paths in `folder` with their sizes in bytes, `notes` are remarks for the user. The card is
+    `generated` unless somebody wrote or changed it.
     """
 
     folder: Path
@@ -80,18 +81,17 @@ def staged(
     revision: str | None = None,
     card: CardOptions | None = None,
 ) -> Iterator[Staged]:
-    """Give a temporary directory with all that is published of a model, made for stock transformers to load.
+    """Give a temporary directory with everything that a push sends, for stock transformers to load.
 
-    Quantized layers lie there as compressed-tensors has them, or as rounded floats where that cannot hold
-    them; a model that is compressed already is taken as it is. With it its tokenizer, its recipe, the record
-    of its run without local names, a card with pictures and, with `packed`, the packed file in a folder of
-    its own. A README.md in the directory that somebody wrote or changed is taken in place of the card.
+    Quantized layers are written in the format of compressed-tensors, or as rounded floats if it cannot hold
+    them; a model that is compressed already is copied. With the model go its tokenizer, its recipe, the
+    record of its run without local paths, a card with pictures and, with `packed`, the packed file in a
+    folder of its own. A README.md in the directory that somebody wrote or changed replaces the card.
 
-    `model` is the one in the directory if it is loaded already; it may be of a class that transformers does
-    not have. `revision` is the branch it is for; `card` are options of `write_card`; `token` is the one in
-    use, if it is no usual one. Raises `ValueError` for a directory without a model or with a part of one, for
-    what cannot be packed, for a link that leaves the directory, and for anything secret or local among the
-    files.
+    `model` is the model in the directory if it is in memory already; transformers need not have its class.
+    `revision` is the branch to push to, `token` the access token if it is not the usual one. Raises
+    `ValueError` for a directory without a complete model, for a model that cannot be packed, for a link out
+    of the directory, and for a file with a secret or a path of this machine.
     """
     directory = Path(directory)
     if not (directory / CONFIG_NAME).is_file():
@@ -100,7 +100,7 @@ def staged(
         )
     _require_own_files(directory, PICTURES)
     with tempfile.TemporaryDirectory(prefix="hf_sparse_push_") as home:
-        # Not yet there, as those who write it want it.
+        # Its writers want a directory that does not exist.
         folder = Path(home) / "model"
         notes = _write_model(directory, folder, packed, model)
         for path in companions(directory):
@@ -122,7 +122,7 @@ def staged(
 
 
 def _keep_written(directory: Path, folder: Path) -> tuple[str, ...]:
-    """Take over a card that was not made, with the pictures it shows; return what to know of that."""
+    """Copy a card that somebody wrote or changed, with the pictures it shows; return notes on it."""
     card = directory / CARD
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
     if text is None or is_generated(text):
@@ -139,7 +139,7 @@ def _keep_written(directory: Path, folder: Path) -> tuple[str, ...]:
 def _write_model(
     directory: Path, folder: Path, packed: bool, model: PreTrainedModel | None
 ) -> tuple[str, ...]:
-    """Write configuration and weights; return what to know of them."""
+    """Write configuration and weights; return notes on them."""
     if model is None and rounded_as(str(directory)) == METHOD:
         if packed:
             raise ValueError(
@@ -176,13 +176,11 @@ def _write_weights(model: PreTrainedModel, folder: Path) -> tuple[str, ...]:
             state[f"{name}.weight"] = weight.to(state[f"{name}.weight"].dtype).contiguous()
         model.save_pretrained(folder, state_dict=state)
         reason = str(error).split(";")[0]
-        return (
-            f"Published as floats that are rounded already, since {METHOD} cannot hold the model: {reason}",
-        )
+        return (f"The weights are pushed as rounded floats, since {METHOD} cannot hold the model: {reason}",)
 
 
 def _forget_names(path: Path) -> None:
-    """Take out of a JSON file which directory a model was loaded from."""
+    """Delete from a JSON file the name of the directory that a model was loaded from."""
     try:
         content = parse_json(path.read_bytes())
     except ValueError as error:
@@ -193,7 +191,7 @@ def _forget_names(path: Path) -> None:
 
 
 def _without_local_names(content: Any) -> bool:
-    """Delete such names at any depth, in place; return whether there were any."""
+    """Delete names of local directories at any depth, in place; return whether there were any."""
     inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
     found = [_without_local_names(value) for value in inner if isinstance(value, dict | list)]
     local = [
@@ -211,35 +209,35 @@ def _is_here(name: str) -> bool:
 
 
 def _require_own_files(directory: Path, pictures: str) -> None:
-    """Raise `ValueError` if anything that is published of a directory lies outside of it.
+    """Raise `ValueError` if a file that a push would send from a directory is a link out of it.
 
-    `pictures` is the folder with those of its card.
+    `pictures` is the folder with the pictures of the card.
     """
     single = [directory / name for name in (SAFE_WEIGHTS_NAME, PACKED, SIDECAR, RECORD)]
     for path in [*companions(directory), *single, *_shards(directory), *_pictures_in(directory / pictures)]:
         if leaves(path, directory):
             raise ValueError(
-                f"{path} is a link to {path.resolve()}, outside of the directory, and would be published "
+                f"{path} is a link to {path.resolve()}, outside of the directory, and would be pushed "
                 "with it; put a copy in its place, or delete it"
             )
 
 
 def _weights_in(directory: Path) -> list[Path]:
-    """Return the files of weights that transformers loads, and their index if there are several.
+    """Return the weight files that transformers loads, with their index if there are several.
 
-    Raises `ValueError` for an index that is damaged or names what lies elsewhere.
+    Raises `ValueError` for an index that is damaged or names files in other directories.
     """
     single = directory / SAFE_WEIGHTS_NAME
     return [single] if single.is_file() else [directory / SAFE_WEIGHTS_INDEX_NAME, *_shards(directory)]
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures in a folder, none where there is no folder."""
+    """Return the pictures in a folder, nothing if the folder does not exist."""
     return sorted(path for path in folder.glob("*") if path.is_file() and path.suffix.lower() in _PICTURES)
 
 
 def _shards(directory: Path) -> list[Path]:
-    """Return the files that an index names, none where there is no index."""
+    """Return the weight files that the index of a directory names, nothing if there is no index."""
     index = directory / SAFE_WEIGHTS_INDEX_NAME
     if not index.is_file():
         return []

@@ -63,8 +63,10 @@ def test_a_decoder_whose_layers_no_other_format_can_hold(tmp_path: Path) -> None
 
 def test_a_loss_is_shown_where_there_is_no_other_score(tmp_path: Path) -> None:
     text = card(train(tmp_path, bert(), pruning(), sentences()))
-    assert "Its loss is **0." in text and "Lower is better of loss." in text
-    assert "from `trainer_state.json` of the run" in text and "how many examples was not recorded" in text
+    assert "Its loss is **0." in text and "Lower is better for loss." in text
+    assert (
+        "from `trainer_state.json` of the run" in text and "the number of examples was not recorded" in text
+    )
 
 
 def test_the_last_score_of_a_log_is_not_that_of_an_earlier_best_model(tmp_path: Path) -> None:
@@ -145,4 +147,4 @@ def test_what_no_scheme_here_is_like_is_said_in_the_configuration(tmp_path: Path
     (tmp_path / "there" / "config.json").write_text(json.dumps(config))
     text = card(tmp_path / "there")
     assert "bits**" not in text and ModelCard(text).data.tags == ["hf_sparse", "sparse", "unstructured"]
-    assert "How weights are rounded is said in `quantization_config` of `config.json`." in text
+    assert "`quantization_config` in `config.json` describes how weights are rounded." in text

@@ -66,7 +66,7 @@ def test_outdated_numbers_are_left_out_where_that_is_asked_for(
     make_older(runs.run / "eval_results.json")
     change(runs.run / "latency.json", architecture="BertForMaskedLM")
     text = write_card(runs.run, runs.staged, REPO, card=CardOptions(outdated="leave out")).read_text()
-    assert "How good it is was not measured" in text and "dense teacher" not in text
+    assert "Its quality was not measured" in text and "dense teacher" not in text
     assert "`latency_new.json`:" in text and "`latency.json`:" not in text
     assert [record.message.split(": ")[0] for record in caplog.records] == ["Left out of the card"] * 2
     assert "eval_results.json is older" in caplog.text and "is of a BertForMaskedLM" in caplog.text

@@ -162,7 +162,7 @@ def test_no_hub_can_be_reached(server: Server, pushers: Clients, model: Path) ->
     elsewhere = "import huggingface_hub.constants as c; c.ENDPOINT = 'http://127.0.0.1:9'\n"
     said = refused(pushers, elsewhere + pushing(model))
     assert said.startswith("ConnectionError: http://127.0.0.1:9 cannot be reached (")
-    assert said.endswith("); run the same command again, what has arrived is not sent twice")
+    assert said.endswith("); run the same command again; files that have arrived are not sent twice")
 
 
 def test_offline_means_offline(server: Server, pushers: Clients, model: Path) -> None:

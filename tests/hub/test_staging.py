@@ -116,7 +116,7 @@ def test_what_compressed_tensors_cannot_hold_is_rounded_floats(tmp_path: Path) -
     with staged(tmp_path / "model", REPO) as ready:
         read = load_saved(str(ready.folder))
         (note,) = ready.notes
-    assert note.startswith("Published as floats that are rounded already, since compressed-tensors")
+    assert note.startswith("The weights are pushed as rounded floats, since compressed-tensors")
     assert "is a Conv1D" in note
     assert any(isinstance(module, Conv1D) for module in read.modules())
     for name, layer in layers.items():
@@ -184,7 +184,7 @@ def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path: Path) -> None:
 def test_a_secret_among_what_is_taken_stops_it(tmp_path: Path) -> None:
     directory = saved(tmp_path / "model")
     (directory / "chat_template.jinja").write_text(f"see {tmp_path / 'model'}")
-    with pytest.raises(ValueError, match="^chat_template.jinja would be published and holds '/.*/model', a"):
+    with pytest.raises(ValueError, match="^chat_template.jinja would be pushed and holds '/.*/model', a"):
         staged(directory, REPO).__enter__()
 
 

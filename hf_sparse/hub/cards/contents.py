@@ -36,7 +36,7 @@ def _weights(facts: Facts) -> str:
     if facts.quantization is not None:
         said.append(_schemes(facts, facts.quantization))
     elif facts.files[0].form == "compressed-tensors":
-        said.append("How weights are rounded is said in `quantization_config` of `config.json`.")
+        said.append("`quantization_config` in `config.json` describes how weights are rounded.")
     return " ".join(said)
 
 
@@ -73,16 +73,13 @@ def _table(facts: Facts) -> Rows:
 
 def _about_sizes(facts: Facts) -> str:
     """Return what the two ways of counting in the table mean."""
-    said = "Sizes are those of the files, scales and positions included, against 4 bytes a number."
+    said = "Sizes are of the files, with scales and positions, compared with 4 bytes per number."
     forms = {files.form for files in facts.files}
     if facts.sparse and forms - {"packed"}:
         said += (
-            " Only packed files leave zeros out." if "packed" in forms else " Zeros take room in these files."
+            " Only packed files omit zeros." if "packed" in forms else " Zeros take up room in these files."
         )
-    return (
-        f"{said} Papers count the bits of the weights that are not zero and nothing else, hence the last "
-        "column."
-    )
+    return f"{said} The last column counts as papers do: the bits of the non-zero weights alone."
 
 
 def _times(ratio: float) -> str:

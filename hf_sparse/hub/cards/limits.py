@@ -15,42 +15,38 @@ def _limits(facts: Facts) -> list[str]:
     if facts.scores is not None:
         found.append(_certainty(facts, facts.scores))
     if len(facts.language) == 1:
-        found.append(f"It was trained and measured on {code(facts.language[0])} alone.")
+        found.append(f"It was trained and measured on {code(facts.language[0])} only.")
     if facts.sparse:
         found.append(
-            "Zeros make it fast only in hf_sparse's runtime. PyTorch and ONNX Runtime compute with them as "
-            "with any number: there it is no faster than a dense model of the same bits."
+            "Only hf_sparse's runtime skips zeros. In PyTorch and ONNX Runtime the model is no faster than a "
+            "dense one with as many bits."
         )
     held = facts.quantization
     if held is not None and held.activations == "uint8_per_tensor":
         found.append(
-            "Inputs of its layers are rounded to 8 bits over ranges that were fixed in training; what lies "
-            "outside, as texts of another kind may give, is clipped."
+            "Inputs of its layers are rounded to 8 bits within ranges that were fixed in training; values "
+            "outside, which other kinds of text may give, are clipped."
         )
     if held is not None and facts.scores is not None:
         found.append("Scores were measured in PyTorch, which simulates the rounding.")
     if facts.latencies:
-        found.append("Latencies hold for the processor, the sizes and the versions named, and for no others.")
+        found.append("Latencies hold only for the processor, the input sizes and the versions named above.")
     elif facts.sparse or held is not None:
-        found.append("How fast it is was not measured. `hf-sparse benchmark` does that on your machine.")
+        found.append("Its speed was not measured; `hf-sparse benchmark` measures it on your machine.")
     if facts.scores is None:
-        found.append("How good it is was not measured.")
+        found.append("Its quality was not measured.")
     return found
 
 
 def _certainty(facts: Facts, scores: Scores) -> str:
     seed = facts.stages[-1].arguments.get("seed") if facts.stages else None
-    runs = "Scores are of one run" + ("" if seed is None else f", seed {plain(seed)}")
+    runs = "Scores are of one run" + ("" if seed is None else f" (seed {plain(seed)})")
     if scores.samples is None:
-        return f"{runs}; on how many examples was not recorded."
+        return f"{runs}; the number of examples was not recorded."
     name, value = next(iter(scores.values.items()))
     error = chance(name, value, scores.samples, facts.task)
-    luck = (
-        f": by chance alone other examples would move the {plain(title(name))} by about {error}"
-        if error
-        else ""
-    )
-    return f"{runs}, on {scores.samples:,} examples{luck}."
+    standard = f"; the standard error of the {plain(title(name))} is {error}" if error else ""
+    return f"{runs} on {scores.samples:,} examples{standard}."
 
 
 def license_terms(facts: Facts) -> str:
@@ -59,5 +55,5 @@ def license_terms(facts: Facts) -> str:
         return f"{plain(facts.license)}."
     if facts.base_model is not None:
         where = hub_link(facts.base_model)
-        return f"None was stated with this model; follow the licence of its base model, {where}."
-    return "None was stated with this model; ask who published it."
+        return f"No licence was stated; follow the licence of its base model, {where}."
+    return "No licence was stated; ask the author of the model."

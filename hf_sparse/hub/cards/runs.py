@@ -18,12 +18,12 @@ def runs(facts: Facts) -> str:
         return ""
     return paragraphs(
         _made(facts),
-        "<details>\n<summary>How to do it again: settings, recipes, hardware, versions</summary>",
+        "<details>\n<summary>How to reproduce it: settings, recipes, hardware, versions</summary>",
         markdown(_table(facts)),
         _shared_settings(facts),
         *_environments(facts),
-        "The recipes, for `SparseTrainer(..., recipe=Recipe.from_yaml(file))` or the scripts' "
-        "`--recipe file`:",
+        "The recipes, for `SparseTrainer(..., recipe=Recipe.from_yaml(file))` or `--recipe file` "
+        "of the scripts:",
         *[block for stage in facts.stages if stage.recipe for block in (code(stage.name), _recipe(stage))],
         picture(facts, "training.png", "Loss, zeros and learning rate of the last run, by step"),
         "</details>",
@@ -46,7 +46,7 @@ def _made(facts: Facts) -> str:
     whole = len(times) == len(facts.stages)
     took = f", {_duration(sum(times))} of training in all" if whole else ""
     runs = "one run" if len(facts.stages) == 1 else f"{len(facts.stages)} runs"
-    return f"From {start} by {runs} of hf_sparse{took}: {chain}."
+    return f"Made from {start} in {runs} of hf_sparse{took}: {chain}."
 
 
 def _table(facts: Facts) -> Rows:
@@ -74,7 +74,7 @@ def _shared_settings(facts: Facts) -> str:
     last = facts.stages[-1]
     common = _common(facts)
     said = ", ".join(f"{plain(name)} {_value(last, name)}" for name in last.arguments if name in common)
-    return f"{'Settings' if len(facts.stages) == 1 else 'Settings of all'}: {said}." if said else ""
+    return f"{'Settings' if len(facts.stages) == 1 else 'Settings of all runs'}: {said}." if said else ""
 
 
 def _environments(facts: Facts) -> list[str]:

@@ -50,7 +50,7 @@ def _machine(latency: Latency) -> str:
 
 def _table(latency: Latency) -> Rows:
     """Return a row for each runtime, the fastest first."""
-    rows: Rows = [("", "median", "95th percentile", "texts a second", "memory of weights", "differs by")]
+    rows: Rows = [("", "median", "95th percentile", "texts per second", "weight memory", "difference")]
     for row in sorted(latency.rows, key=lambda row: row.median_ms):
         differs = row.largest_difference
         cells = [
@@ -70,7 +70,7 @@ def _notes(latency: Latency) -> str:
     notes = [f"{plain(row.name)}: {plain(row.note)}" for row in latency.rows if row.note]
     notes += [f"Not measured: {plain(name)}: {plain(reason)}." for name, reason in latency.missing.items()]
     reference = plain(latency.reference)
-    differ = f"In the last column is the largest difference of any output from that of {reference}."
+    differ = f"The last column is the largest difference of any output from that of {reference}."
     said = "" if latency.gain else f"{plain(latency.verdict)} "
     return " ".join([f"{said}{differ}", *notes])
 

@@ -10,8 +10,8 @@ from hf_sparse.report.tables import size
 
 _KINDS = {
     "text-classification": "text classifier",
-    "token-classification": "classifier of words",
-    "question-answering": "model that finds answers in a text",
+    "token-classification": "token classifier",
+    "question-answering": "question-answering model",
     "fill-mask": "masked language model",
     "text-generation": "language model",
 }
@@ -62,7 +62,7 @@ def _measured(facts: Facts) -> list[str]:
     ratio = _ratio(facts)
     if ratio is not None:
         form = f" ({facts.small.form})" if len(facts.files) > 1 else ""
-        found.append(f"Its weight file{form} is **{ratio:.1f} times smaller** than as float32.")
+        found.append(f"Its weight file{form} is **{ratio:.1f} times smaller** than in float32.")
     if facts.latencies and (speed := times_as_fast(facts.latencies[0])):
         found.append(speed)
     return found
@@ -108,7 +108,7 @@ def _source(facts: Facts, scores: Scores) -> str:
     joined = " of ".join(part for part in (count, _data(facts)) if part)
     on = f"on {joined}, " if joined else ""
     lower = [plain(title(name)) for name in scores.values if lower_is_better(name)]
-    better = f" Lower is better of {', '.join(lower)}." if lower else ""
+    better = f" Lower is better for {', '.join(lower)}." if lower else ""
     return f"Scores are {on}from {' and '.join(where)}.{better}"
 
 
@@ -121,4 +121,4 @@ def _data(facts: Facts) -> str:
 
 
 def _labels(facts: Facts) -> str:
-    return f"It tells {len(facts.labels)} classes apart: {', '.join(map(plain, facts.labels))}."
+    return f"Its {len(facts.labels)} classes are {', '.join(map(plain, facts.labels))}."
