@@ -1,4 +1,4 @@
-"""The card of a tiny model that was trained, evaluated, timed: what it says, and what it is silent about."""
+"""The card of a tiny model that was trained, evaluated and timed: what it says and what it leaves out."""
 
 import json
 import re

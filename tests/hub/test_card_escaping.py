@@ -72,7 +72,7 @@ def changed(value: Any, text: Callable[[str], str], name: str = "") -> Any:
 
 
 def structure(tokens: list[Token]) -> list[str]:
-    """List all that a text is made of but its words; what is shown as code within a line is one of those."""
+    """List the tokens of a text without its words; code within a line counts as a word."""
     found = []
     for token in tokens:
         if token.children is not None:

@@ -1,4 +1,4 @@
-"""What no card is written of: results of other models, other examples, no files at all."""
+"""No card is written of results of other models, of other examples, or without files."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def refuse(runs: Runs, sentence: str, **options: Any) -> None:
 
 
 def make_older(file: Path) -> None:
-    """Let a file be written an hour before it was."""
+    """Set the time of a file back by an hour."""
     before = file.stat().st_mtime - 3600
     os.utime(file, (before, before))
 

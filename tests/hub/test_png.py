@@ -1,4 +1,4 @@
-"""What a picture says beside what it shows."""
+"""The texts in a PNG are found."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""What is on the Hub after a push: one commit with all of a model and nothing else."""
+"""After a push the Hub has one commit with all of a model and nothing else."""
 
 import json
 from concurrent.futures import Future

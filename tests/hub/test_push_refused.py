@@ -1,4 +1,4 @@
-"""What stands in the way of a push, in one sentence with the way out, and what waiting helps with."""
+"""Errors of a push: one sentence with the way out each; temporary ones are retried."""
 
 from pathlib import Path
 

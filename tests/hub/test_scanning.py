@@ -1,4 +1,4 @@
-"""What keeps a push from publishing something secret or local."""
+"""A push refuses files with secrets or paths of this machine."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What is made of a directory for the Hub, before anything is sent."""
+"""What a push makes of a directory before it sends anything."""
 
 import json
 import shutil

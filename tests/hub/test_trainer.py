@@ -1,4 +1,4 @@
-"""Trainers that push to the Hub: what lies there, and that it can be used by others."""
+"""Trainers that push to the Hub: what they send, and that others can use it."""
 
 import json
 import os

@@ -32,7 +32,7 @@ def compress(weight: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def two_of_four(weight: torch.Tensor) -> torch.Tensor:
-    """Say which two of every four are the largest."""
+    """Return a mask of the largest two of every four values."""
     largest = weight.reshape(-1, 4).abs().topk(2, dim=1).indices
     return torch.zeros(weight.numel() // 4, 4).bool().scatter(1, largest, True).reshape(weight.shape)
 
