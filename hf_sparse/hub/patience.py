@@ -66,7 +66,7 @@ def _explained(error: Exception, repo: str, asked: int) -> Exception:
         what = "cannot be reached" if isinstance(error, HTTPError) else "does not answer as a Hub does"
         return ConnectionError(f"{constants.ENDPOINT} {what} ({error}); {_AGAIN}")
     if status == 401:
-        return PermissionError("the Hub does not know the token; run `hf auth login`, or set HF_TOKEN")
+        return PermissionError("the Hub does not accept the token; run `hf auth login`, or set HF_TOKEN")
     if status == 403:
         return PermissionError(
             f"the token may not write to {repo}; take one that may ({constants.ENDPOINT}/settings/tokens) or "
@@ -80,7 +80,7 @@ def _explained(error: Exception, repo: str, asked: int) -> Exception:
         when = f"in {asked} seconds" if asked else "in some minutes"
         return ConnectionError(f"the Hub takes no more requests for now; run the same command again {when}")
     if status >= 500:
-        return ConnectionError(f"the Hub is not well ({status} {said}); {_AGAIN}")
+        return ConnectionError(f"the Hub fails ({status} {said}); {_AGAIN}")
     if status == 404:
         return ValueError(f"there is no {repo} on the Hub that the token may see; check name and token")
     return ValueError(f"the Hub refuses {repo}: {said or error}")

@@ -1,4 +1,4 @@
-"""A trained model on the Hub: what stock transformers loads, with its card, in one commit."""
+"""Push a trained model to the Hub, with its card, in one commit."""
 
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -197,8 +197,8 @@ def whole_name(repo_id: str, token: str | None = None, dry_run: bool = False) ->
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(
-            f"{repo_id!r} is no name for a model on the Hub; write OWNER/NAME, in letters, digits, '-', '_' "
-            "and '.'"
+            f"{repo_id!r} is not a name for a model on the Hub; write OWNER/NAME, in letters, digits, '-', "
+            "'_' and '.'"
         ) from error
     if dry_run:
         return repo_id
@@ -244,7 +244,7 @@ def _api(token: str | None) -> HfApi:
 def _commit(
     api: HfApi, ready: Staged, url: RepoUrl, private: bool | None, revision: str | None, message: str
 ) -> Pushed:
-    """Commit what differs."""
+    """Commit the files of a staged directory that differ from those on the Hub."""
     repo = url.repo_id
     head = api.model_info(repo, revision=revision)
     if private and not head.private:
@@ -260,7 +260,7 @@ def _commit(
         gone = [path for path in gone if not _of_card(path)]
         notes += (f"{CARD} of {repo} {WRITTEN}; delete it there for a card of what was measured",)
     additions = [CommitOperationAdd(path, ready.folder / path) for path, _ in files]
-    # A .gitignore there would leave out files, and the model would not be whole. An empty one is none.
+    # A .gitignore on the Hub would leave out files of the model. An empty text counts as not given.
     rules = "# nothing is left out\n"
     api.preupload_lfs_files(repo, additions, revision=revision, gitignore_content=rules, free_memory=False)
     commit = api.create_commit(
@@ -268,14 +268,14 @@ def _commit(
         [*(CommitOperationDelete(path) for path in gone), *additions],
         commit_message=message,
         revision=revision,
-        # Of what was looked at above.
+        # The commit that was looked at above.
         parent_commit=head.sha,
     )
     return Pushed(repo, str(url), commit.oid, files, commit.oid != head.sha, notes)
 
 
 def _read_card(api: HfApi, head: ModelInfo) -> str:
-    """Return the card that lies on the Hub."""
+    """Return the card on the Hub."""
     address = hf_hub_url(head.id, CARD, revision=head.sha, endpoint=api.endpoint)
     answer = get_session().get(address, headers=build_hf_headers(token=api.token))
     hf_raise_for_status(answer)

@@ -184,7 +184,9 @@ def _forget_names(path: Path) -> None:
     try:
         content = parse_json(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path.name} is no JSON ({error}); restore it, or save the model again") from error
+        raise ValueError(
+            f"{path.name} is not valid JSON ({error}); restore it, or save the model again"
+        ) from error
     if _without_local_names(content):
         text = json.dumps(content, indent=2, ensure_ascii=False)
         write_atomically(path, f"{text}\n".encode())
@@ -250,7 +252,7 @@ def _shards(directory: Path) -> list[Path]:
         ) from error
     for name in names:
         if not isinstance(name, str) or not _is_plain(name):
-            raise ValueError(f"{index} names {name!r}, which is no file beside it; save the model again")
+            raise ValueError(f"{index} names {name!r}, which is not a file beside it; save the model again")
     return [directory / name for name in names]
 
 

@@ -117,7 +117,7 @@ def test_facts_go_through_json_and_give_the_same_card(card: str, finished: Runs)
 
 
 def test_facts_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="these are no facts of a card"):
+    with pytest.raises(ValueError, match="these are not the facts of a card"):
         facts_from_json('{"repo": "a/b"}')
 
 

@@ -124,8 +124,8 @@ def test_scores_by_other_metrics(runs: Runs) -> None:
 
 
 def test_numbers_and_places_that_are_no_files(runs: Runs) -> None:
-    refuse(runs, "0.93 is no directory and no file, and numbers are only taken from files", dense=0.93)
-    refuse(runs, "nowhere is no directory and no file", dense=runs.home / "nowhere")
+    refuse(runs, "0.93 is neither a directory nor a file, and numbers are only read from files", dense=0.93)
+    refuse(runs, "nowhere is neither a directory nor a file", dense=runs.home / "nowhere")
 
 
 def test_a_dense_model_that_is_sparse(runs: Runs) -> None:

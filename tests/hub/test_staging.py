@@ -177,7 +177,7 @@ def test_only_what_belongs_to_a_model_is_taken(tmp_path: Path) -> None:
 def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path: Path) -> None:
     directory = saved(tmp_path / "model")
     (directory / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match="^tokenizer_config.json is no JSON "):
+    with pytest.raises(ValueError, match="^tokenizer_config.json is not valid JSON "):
         staged(directory, REPO).__enter__()
 
 

@@ -213,4 +213,4 @@ def facts_from_json(text: str) -> Facts:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         why = f"{'.'.join(map(str, first['loc']))[:120]}: {first['msg']}"
-        raise ValueError(f"these are no facts of a card ({why}); write the card again") from error
+        raise ValueError(f"these are not the facts of a card ({why}); write the card again") from error

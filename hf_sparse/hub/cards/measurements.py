@@ -109,8 +109,8 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
         return None if teacher is None else _compared_with_teacher(run, teacher)
     if not isinstance(dense, str | Path) or not Path(dense).exists():
         raise ValueError(
-            f"{dense} is no directory and no file, and numbers are only taken from files; name the directory "
-            f"of the dense model, or its {EVALUATION}"
+            f"{dense} is neither a directory nor a file, and numbers are only read from files; name the "
+            f"directory of the dense model, or its {EVALUATION}"
         )
     path = Path(dense)
     own = scores_of(run)

@@ -103,7 +103,7 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
         or bits.shape != (*lengths[:-1], -(-lengths[-1] // 8))
     ):
         raise ValueError(
-            f"{owner}.bitmask is {bits.dtype} of shape {tuple(bits.shape)}, which is no bitmask of a tensor "
+            f"{owner}.bitmask is {bits.dtype} of shape {tuple(bits.shape)}, which does not fit a tensor "
             f"of shape {lengths}; get the file anew"
         )
     flags = np.unpackbits(bits.numpy(), axis=-1, bitorder="little")
@@ -141,7 +141,7 @@ def _dequantize(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
         zero_point = plain.pop(f"{weight}_zero_point", None)
         if zero_point is not None and zero_point.any():
             raise ValueError(
-                f"{weight}_zero_point is not zero, so zeros of {weight} are no zeros; decompress it with the "
+                f"{weight}_zero_point is not zero, so zeros of {weight} are not zero; decompress it with the "
                 "release of compressed-tensors that wrote it"
             )
         if codes is None or (scale.numel() != 1 and scale.shape != (len(codes), 1)):

@@ -202,14 +202,14 @@ def build(state: State) -> tuple[PreTrainedModel, tuple[str, ...]]:
     kind = getattr(transformers, str(named[0]), None)
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
         raise ValueError(
-            f"architectures in config.json names {named[0]}, which is no model of transformers; write the "
+            f"architectures in config.json names {named[0]}, which transformers does not have; write the "
             "class that it is, such as BertForQuestionAnswering"
         )
     if "quantization_config" in state.config:
         held = state.config["quantization_config"]
         method = held.get("quant_method") if isinstance(held, dict) else held
         raise ValueError(
-            f"the checkpoint is quantized by {method}, which is no layout of this command; load it with "
+            f"the checkpoint is quantized by {method}, which this command does not read; load it with "
             "from_pretrained, or take the model it was made of"
         )
     # With output_loading_info it returns a pair, which its annotation does not say.
@@ -229,7 +229,7 @@ def build(state: State) -> tuple[PreTrainedModel, tuple[str, ...]]:
     _refuse("the checkpoint has no {}, which would be random in " + spoken, report["missing_keys"])
     _refuse("{} has another shape than in " + spoken, [key for key, *_ in report["mismatched_keys"]])
     _refuse("{} is in no layout known and in no " + spoken[2:], set(report["unexpected_keys"]) - set(spare))
-    return model.eval(), (f"a pooler, which {kind.__name__} has none of, left out",) if spare else ()
+    return model.eval(), (f"a pooler left out, which {kind.__name__} lacks",) if spare else ()
 
 
 def _dtype(state: State) -> torch.dtype:

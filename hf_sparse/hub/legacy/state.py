@@ -141,7 +141,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} holds a {type(held).__name__}, no tensors by name; save a state_dict")
     for name, value in held.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{file} holds {name!r}, which is no tensor; save model.state_dict() alone")
+            raise ValueError(f"{file} holds {name!r}, which is not a tensor; save model.state_dict() alone")
     return held
 
 

@@ -87,8 +87,8 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, file: str, share: float) ->
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"state_dict": TENSORS}, "holds 'state_dict', which is no tensor"),
-        ({"weight": 1.0}, "holds 'weight', which is no tensor"),
+        ({"state_dict": TENSORS}, "holds 'state_dict', which is not a tensor"),
+        ({"weight": 1.0}, "holds 'weight', which is not a tensor"),
         ([torch.ones(1)], "holds a list, no tensors by name"),
     ],
 )
