@@ -6,19 +6,24 @@ from pathlib import Path
 
 from hf_sparse.atomic.directories import replacing_directory
 from hf_sparse.atomic.files import write_atomically
-from hf_sparse.hub.card import describe
+from hf_sparse.hub.cards.options import CardOptions
 from hf_sparse.hub.cards.rendering import render
+from hf_sparse.hub.cards.write import describe
 from hf_sparse.hub.staging import staged
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 DEMO = "bert-tiny-python-docs-sparse90-int8"
 
 
-def write(directory: Path, repo: str, licence: str | None, language: str | None) -> Path:
-    """Write card, facts and pictures of a run's model, replacing earlier ones."""
-    home = CARDS / repo.rpartition("/")[2]
-    with staged(directory, repo, packed=True) as made, replacing_directory(home, lambda _: True) as place:
-        facts = describe(directory, made.folder, repo, licence=licence, language=language)
+def write(directory: Path, repo_id: str, license: str | None, language: str | None) -> Path:
+    """Write card, facts and pictures of a run's model; what was there of an earlier one is replaced."""
+    home = CARDS / repo_id.rpartition("/")[2]
+    card = CardOptions(license=license, language=language)
+    with (
+        staged(directory, repo_id, packed=True, card=card) as made,
+        replacing_directory(home, lambda _: True) as place,
+    ):
+        facts = describe(directory, made.folder, repo_id, card=card)
         shutil.copytree(made.folder / "pictures", place / "pictures")
         write_atomically(place / "facts.json", facts.to_json().encode())
         write_atomically(place / "README.md", str(render(facts)).encode())

@@ -14,6 +14,7 @@ from hf_sparse.fields import Part
 from hf_sparse.reading import explain, parse_assignment, read_yaml_file
 from hf_sparse.settings.distillation import DistillationRecipe
 from hf_sparse.settings.quantization import QuantizationRecipe
+from hf_sparse.settings.saved import RECIPE_FILE, find_recipe, push_file, write_recipe
 from hf_sparse.settings.sparsity import SparsityRecipe
 
 
@@ -81,6 +82,81 @@ class Recipe(Part):
                 "file"
             )
         return cls.from_yaml(_PRESETS / f"{name}.yaml")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        subfolder: str = "",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> "Recipe":
+        """Return the recipe in a directory or a repository of the Hub, or the one a model was trained by.
+
+        Read from `recipe.yaml`, which `save_pretrained` and `push` write, else from the files that training
+        leaves beside every model: the sidecar `hf_sparse_state.safetensors`, then `hf_sparse_run.json`.
+
+        Args:
+            pretrained_name_or_path: Directory, or name of a repository on the Hub.
+            subfolder: Folder with the files within either, such as `checkpoint-500`.
+            revision: Branch, tag or commit on the Hub.
+            token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
+            cache_dir: Where downloads are kept, by default the cache of the Hub.
+            local_files_only: Download nothing, read what an earlier call downloaded.
+
+        Returns:
+            The checked recipe.
+
+        Raises:
+            OSError: If nothing there holds a recipe, or if the Hub or the repository cannot be reached.
+            ValueError: If the file that holds it is damaged, or if the name is not one of the Hub.
+        """
+        path, values = find_recipe(
+            str(pretrained_name_or_path), subfolder, revision, token, cache_dir, local_files_only
+        )
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+    ) -> Path:
+        """Write the recipe into a directory as `recipe.yaml`, for `from_pretrained`, and push it if asked to.
+
+        Args:
+            save_directory: Directory, made if it does not exist.
+            push_to_hub: Also commit the file to a model repository on the Hub, which is made if it does not
+                exist. Other files there stay.
+            repo_id: Name of that repository, by default the name of the directory.
+            commit_message: Title of the commit.
+            private: Make a new repository private.
+            token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
+            revision: Branch to commit to, made if it does not exist. By default `main`.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: If `repo_id` is not a name for the Hub.
+            OSError: If the file cannot be written, or if the Hub refuses it.
+        """
+        path = write_recipe(Path(save_directory), self.to_yaml())
+        if push_to_hub:
+            name = repo_id or path.parent.resolve().name
+            push_file(path, name, commit_message or f"Add {RECIPE_FILE}", private, token, revision)
+        return path
 
     def override(self, assignments: Iterable[str]) -> "Recipe":
         """Return a copy with assignments applied.

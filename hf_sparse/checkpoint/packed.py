@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from hf_sparse.atomic.directories import recover_directory
@@ -43,7 +44,7 @@ _DRAW = {"normal_", "uniform_"}
 _FILES = FileGroup("packed-", order=lambda name: (name == PACKED, name))
 
 
-def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
+def save_packed(model: PreTrainedModel, directory: str | Path, tokenizer: Tokenizer | None = None) -> Sizes:
     """Write a model, quantized or not, with its configuration into a directory.
 
     Quantized weights are stored as codes and scales, all other tensors bit for bit, tied tensors once. The
@@ -52,6 +53,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
     Args:
         model: A model of a class of transformers.
         directory: Where to write; other files there stay.
+        tokenizer: A tokenizer to write beside the model.
 
     Returns:
         The sizes of the model and its file, in bytes.
@@ -102,6 +104,8 @@ def save_packed(model: PreTrainedModel, directory: str | Path) -> Sizes:
         config.save_pretrained(beside)
         if model.can_generate():
             model.generation_config.save_pretrained(beside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(beside)
         write_packed(beside / PACKED, packed)
         opened = open_packed(beside)
         require_same(opened.pairs, {entry.name: entry for entry, _ in packed}, model)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,11 +16,10 @@ from torch import Tensor
 from hf_sparse.atomic.files import hash_files, sha256, write_atomically
 from hf_sparse.reading import parse_json, shortened
 from hf_sparse.recipe import Recipe
+from hf_sparse.settings.saved import as_of_format
 
 SIDECAR = "hf_sparse_state.safetensors"
 FORMAT_VERSION = 4
-# From this version on, errors of hidden states are normalized unless the recipe says otherwise.
-NORMALIZED = 3
 # From this version on, the digest is of dtypes and shapes, too.
 _SHAPED = 4
 # The section with the ranges of quantized layers' inputs.
@@ -101,7 +99,7 @@ def _understood(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> S
         if not _is_count(metadata.get(name, "")):
             raise ValueError(f"{name} is {shortened(metadata.get(name))}")
     values = parse_json(metadata.get("recipe", ""), own=True)
-    recipe = Recipe.from_dict(_with_old_defaults(values, version) if isinstance(values, dict) else values)
+    recipe = Recipe.from_dict(as_of_format(values, version))
     parts: dict[str, dict[str, Tensor]] = {_MASKS: {}}
     for key, tensor in tensors.items():
         # Version 1 held masks alone, under the names of their weights.
@@ -163,15 +161,6 @@ def _is_range(tensor: Tensor) -> bool:
         return False
     low, high = tensor.tolist()
     return isfinite(low) and isfinite(high) and low <= high
-
-
-def _with_old_defaults(recipe: dict[str, Any], version: int) -> dict[str, Any]:
-    """Write the defaults of an older version into a recipe where they have changed since."""
-    distillation = recipe.get("distillation")
-    hidden = distillation.get("hidden") if isinstance(distillation, dict) else None
-    if version < NORMALIZED and isinstance(hidden, dict):
-        hidden.setdefault("normalize", False)
-    return recipe
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

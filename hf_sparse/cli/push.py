@@ -65,25 +65,28 @@ def push(
         with working("Preparing"):
             from hf_sparse.checkpoint.loading import load_model
             from hf_sparse.checkpoint.variants import with_variant
+            from hf_sparse.hub.cards.options import CardOptions
             from hf_sparse.hub.pushing import not_pushed, upload, whole_name
             from hf_sparse.hub.staging import staged
 
             repo = whole_name(repo_id, dry_run=dry_run)
-            card = {"dense": dense, "base_model": base_model, "licence": license, "language": language}
+            card = CardOptions(license=license, language=language, base_model=base_model, dense=dense)
             model = None
             if variant is not None:
                 with with_variant(str(directory), variant) as view:
                     model = load_model(view, accept="own", require_class=True)
             ready = until_sent.enter_context(
-                staged(directory, repo, model=model, packed=packed, revision=revision, **card)
+                staged(directory, repo, model=model, packed=packed, revision=revision, card=card)
             )
         if dry_run:
             pushed = not_pushed(ready, repo)
         else:
-            pushed = upload(ready, repo, private=private or None, revision=revision, message=commit_message)
+            pushed = upload(
+                ready, repo, private=private or None, revision=revision, commit_message=commit_message
+            )
         if as_json:
             files = [{"path": path, "bytes": count} for path, count in pushed.files]
-            typer.echo(json.dumps(vars(pushed) | {"files": files}))
+            typer.echo(json.dumps({"repo": pushed.repo_id} | vars(pushed) | {"files": files}))
         else:
             _show(pushed, Console())
 

@@ -1,11 +1,12 @@
-"""Models from and for the Hub: `load_legacy`, `push`, `write_card`."""
+"""Models from and for the Hub: `load_legacy`, `push`, `write_card` with `CardOptions`."""
 
 from importlib import import_module
 
 _HOMES = {
+    "CardOptions": "hf_sparse.hub.cards.options",
     "load_legacy": "hf_sparse.hub.legacy.loading",
     "push": "hf_sparse.hub.pushing",
-    "write_card": "hf_sparse.hub.card",
+    "write_card": "hf_sparse.hub.cards.write",
 }
 __all__ = [*_HOMES]
 

@@ -1,4 +1,4 @@
-"""A trained model on the Hub: what stock transformers loads, with its card, in one commit."""
+"""Push a trained model to the Hub, with its card, in one commit."""
 
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -23,162 +23,218 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from transformers import PreTrainedModel
 
 from hf_sparse import __version__
-from hf_sparse.hub.card import CARD, PICTURES
-from hf_sparse.hub.cards.rendering import is_generated
-from hf_sparse.hub.patience import patiently
-from hf_sparse.hub.staging import WRITTEN, Staged, staged
+from hf_sparse.hub.cards.options import CardOptions, card_keywords
+from hf_sparse.hub.cards.rendering import CARD, PICTURES, is_generated
+from hf_sparse.hub.patience import with_retries
+from hf_sparse.hub.staging import OWN_FILES, WRITTEN, Staged, staged
+from hf_sparse.renamed import renamed_keywords, warn_renamed
 
 MESSAGE = "Sparse model, pushed with hf_sparse"
-_FIVE_DIGITS = "[0-9]" * 5
-# What a push may leave behind that a later one does not bring again; other files are not ours to delete.
-OURS = (
-    "model.safetensors",
-    f"model-{_FIVE_DIGITS}-of-{_FIVE_DIGITS}.safetensors",
-    "model.safetensors.index.json",
-    "packed/packed.safetensors",
-    "packed/config.json",
-    "packed/generation_config.json",
-    "pictures/sparsity.png",
-    "pictures/training.png",
-    "pictures/latency.png",
-    "recipe.yaml",
-    "hf_sparse_run.json",
-    # Of checkpoints that a Trainer has pushed in mid-run; ranges and masks are those of other weights.
-    "hf_sparse_state.safetensors",
-    "training_args.bin",
-)
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What lies on the Hub now: `files` are paths with their sizes in bytes.
+    """A model on the Hub after a push.
 
-    `commit` is the head of the branch, None where nothing was sent because of a dry run. `changed` says
-    whether it is a new one. `notes` are what to know of the files.
+    Args:
+        repo_id: Name of the repository with its owner.
+        url: Address of the repository.
+        commit: Hash of the head of the branch, None after a dry run.
+        files: Paths in the repository with their sizes in bytes.
+        changed: Whether the push made a new commit; False if the same files were there already.
+        notes: Remarks on the files, such as a card that somebody wrote and that was kept.
     """
 
-    repo: str
+    repo_id: str
     url: str
     commit: str | None
     files: tuple[tuple[str, int], ...]
     changed: bool
     notes: tuple[str, ...] = ()
 
+    @property
+    def repo(self) -> str:
+        """The old name of `repo_id`."""
+        warn_renamed("Pushed.repo", "Pushed.repo_id")
+        return self.repo_id
 
+
+@overload
 def push(
     directory: str | Path,
-    repo: str,
+    repo_id: str,
     *,
-    model: PreTrainedModel | None = None,
-    packed: bool = False,
-    private: bool | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-    message: str | None = None,
-    dry_run: bool = False,
-    **card: Any,
-) -> Pushed:
-    """Publish the model that a trainer saved in `directory` as `repo`, `owner/name` or the name of one's own.
-
-    What is sent is made for it, see `staged`: the weights in a form that stock transformers loads, with
-    `packed` the packed file in `packed/` too, tokenizer, recipe, record and card. `model` is the one in the
-    directory if it is loaded already. `card` has the options of `write_card`: `dense`, `base_model`,
-    `licence`, `language`. All of it is one commit on the branch `revision`, which is made where there is
-    none; files that an earlier push left and this one lacks are deleted, those of others stay. A README.md
-    that somebody wrote or changed is never replaced by a card, neither in the directory nor on the Hub. What
-    was interrupted is done again from the start, only that files which have arrived are not sent again; where
-    all is there already there is no commit.
-
-    `dry_run`: make the files, and ask nobody. Raises `ValueError` for what must not be published, and as
-    `upload` does.
-    """
-    repo = whole_name(repo, token, dry_run)
-    with staged(directory, repo, model=model, packed=packed, token=token, revision=revision, **card) as ready:
-        if dry_run:
-            return not_pushed(ready, repo)
-        return upload(ready, repo, private=private, token=token, revision=revision, message=message)
+    model: PreTrainedModel | None = ...,
+    packed: bool = ...,
+    private: bool | None = ...,
+    token: str | None = ...,
+    revision: str | None = ...,
+    commit_message: str | None = ...,
+    card: CardOptions | None = ...,
+    dry_run: bool = ...,
+    run_as_future: Literal[False] = ...,
+) -> Pushed: ...
 
 
-def push_in_background(
+@overload
+def push(
     directory: str | Path,
-    repo: str,
+    repo_id: str,
+    *,
+    model: PreTrainedModel | None = ...,
+    packed: bool = ...,
+    private: bool | None = ...,
+    token: str | None = ...,
+    revision: str | None = ...,
+    commit_message: str | None = ...,
+    card: CardOptions | None = ...,
+    dry_run: bool = ...,
+    run_as_future: Literal[True],
+) -> "Future[Pushed]": ...
+
+
+@overload
+def push(
+    directory: str | Path,
+    repo_id: str,
+    *,
+    model: PreTrainedModel | None = ...,
+    packed: bool = ...,
+    private: bool | None = ...,
+    token: str | None = ...,
+    revision: str | None = ...,
+    commit_message: str | None = ...,
+    card: CardOptions | None = ...,
+    dry_run: bool = ...,
+    run_as_future: bool,
+) -> "Pushed | Future[Pushed]": ...
+
+
+@card_keywords
+@renamed_keywords(repo="repo_id", message="commit_message")
+def push(
+    directory: str | Path,
+    repo_id: str,
     *,
     model: PreTrainedModel | None = None,
     packed: bool = False,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
-    message: str | None = None,
-    **card: Any,
-) -> Future[Pushed]:
-    """Publish as `push` does; return once all files are made, while they are sent by a thread.
+    commit_message: str | None = None,
+    card: CardOptions | None = None,
+    dry_run: bool = False,
+    run_as_future: bool = False,
+) -> "Pushed | Future[Pushed]":
+    """Push the model that a trainer saved in a directory to the Hub, with its card, in one commit.
 
-    Directory and model may change from then on. Raises as `staged` does; what is refused later comes with the
-    result.
+    What is sent is a copy in a temporary directory: weights that stock transformers loads, tokenizer, recipe,
+    record of the run, card. Files of an earlier push that this one lacks are deleted, all others stay. A
+    README.md that somebody wrote or changed is never replaced, neither in `directory` nor on the Hub. After
+    an interruption push again: files that have arrived are not sent twice, and without a difference no commit
+    is made.
+
+    Args:
+        directory: Directory of the trained model.
+        repo_id: Name on the Hub, `owner/name`, or `name` for a repository of your own.
+        model: The model in `directory`, if it is in memory already or transformers does not have its class.
+        packed: Also push the packed file, in the folder `packed/`.
+        private: Make a new repository private. Raises if the repository exists and is public.
+        token: Access token; by default the one of `hf auth login` or `HF_TOKEN`.
+        revision: Branch to push to, made if it does not exist. By default `main`.
+        commit_message: Title of the commit.
+        card: License, language and whatever else on the card is not measured.
+        dry_run: Make and check all files, but send nothing.
+        run_as_future: Return once all files are made, and send them in a background thread. The directory and
+            the model may change from then on.
+
+    Returns:
+        What was pushed; with `run_as_future` a future of it.
+
+    Raises:
+        ValueError: If the directory holds no complete model, if a file holds a secret or a path of this
+            machine, if results on the card are outdated, or if the Hub refuses the push.
+        PermissionError: If nobody is logged in, or if the token may not write to the repository.
+        ConnectionError: If the Hub cannot be reached, fails, or accepts no more requests, after retries.
+        RuntimeError: If somebody else changed the repository in the meantime.
     """
-    repo = whole_name(repo, token)
+    repo_id = whole_name(repo_id, token, dry_run)
     with ExitStack() as files:
         ready = files.enter_context(
-            staged(directory, repo, model=model, packed=packed, token=token, revision=revision, **card)
+            staged(directory, repo_id, model=model, packed=packed, token=token, revision=revision, card=card)
         )
         kept = files.pop_all()
 
     def send() -> Pushed:
         with kept:
-            return upload(ready, repo, private=private, token=token, revision=revision, message=message)
+            if dry_run:
+                return not_pushed(ready, repo_id)
+            return upload(
+                ready,
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+            )
 
-    return HfApi().run_as_future(send)
+    return HfApi().run_as_future(send) if run_as_future else send()
 
 
-def whole_name(repo: str, token: str | None = None, dry_run: bool = False) -> str:
-    """Return the name of a repository to push to with its owner, who is asked for where it is left out.
+def push_in_background(directory: str | Path, repo_id: str, **options: Any) -> "Future[Pushed]":
+    """Return `push(..., run_as_future=True)`, of which this is the old name."""
+    warn_renamed("push_in_background(...)", "push(..., run_as_future=True)")
+    return push(directory, repo_id, run_as_future=True, **options)
 
-    In a dry run nobody is asked. Raises `ValueError` for a name that the Hub does not take,
-    `PermissionError` if nobody is logged in, and as `patiently` does.
+
+def whole_name(repo_id: str, token: str | None = None, dry_run: bool = False) -> str:
+    """Return the name of a repository with its owner; ask the Hub for the owner if it is left out.
+
+    A dry run asks nobody. Raises `ValueError` for a name that the Hub does not accept, `PermissionError` if
+    nobody is logged in, and as `with_retries` does.
     """
     try:
-        validate_repo_id(repo)
+        validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(
-            f"{repo!r} is no name for a model on the Hub; write OWNER/NAME, in letters, digits, '-', '_' and "
-            "'.'"
+            f"{repo_id!r} is not a name for a model on the Hub; write OWNER/NAME, in letters, digits, '-', "
+            "'_' and '.'"
         ) from error
     if dry_run:
-        return repo
+        return repo_id
     if constants.HF_HUB_OFFLINE:
         raise ValueError("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it")
     if not (token or get_token()):
         raise PermissionError("nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
-    if "/" in repo:
-        return repo
-    return f"{patiently(lambda: _api(token).whoami(), repo)['name']}/{repo}"
+    if "/" in repo_id:
+        return repo_id
+    return f"{with_retries(lambda: _api(token).whoami(), repo_id)['name']}/{repo_id}"
 
 
-def not_pushed(ready: Staged, repo: str) -> Pushed:
-    """Say what would be pushed."""
-    return Pushed(repo, f"{constants.ENDPOINT}/{repo}", None, ready.files, False, ready.notes)
+def not_pushed(ready: Staged, repo_id: str) -> Pushed:
+    """Return the result of a dry run."""
+    return Pushed(repo_id, f"{constants.ENDPOINT}/{repo_id}", None, ready.files, False, ready.notes)
 
 
 def upload(
     ready: Staged,
-    repo: str,
+    repo_id: str,
     *,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
-    message: str | None = None,
+    commit_message: str | None = None,
 ) -> Pushed:
-    """Send a staged directory in one commit; a card on the Hub that somebody wrote or changed stays.
+    """Send a staged directory in one commit and return the result; raises as `push` does.
 
-    Raises `PermissionError` where the token may not write, `ConnectionError` where the Hub cannot be reached,
-    fails or wants no more requests, each after some attempts, `RuntimeError` if somebody else has changed the
-    repository meanwhile, and `ValueError` for whatever else the Hub refuses.
+    A card on the Hub that somebody wrote or changed stays.
     """
     api = _api(token)
-    url = patiently(lambda: api.create_repo(repo, private=private, exist_ok=True), repo)
-    if revision not in (None, constants.DEFAULT_REVISION):
-        patiently(lambda: api.create_branch(url.repo_id, branch=revision, exist_ok=True), url.repo_id)
-    return patiently(lambda: _commit(api, ready, url, private, revision, message or MESSAGE), url.repo_id)
+    url = with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id)
+    if revision is not None and revision != constants.DEFAULT_REVISION:
+        with_retries(lambda: api.create_branch(url.repo_id, branch=revision, exist_ok=True), url.repo_id)
+    message = commit_message or MESSAGE
+    return with_retries(lambda: _commit(api, ready, url, private, revision, message), url.repo_id)
 
 
 def _api(token: str | None) -> HfApi:
@@ -188,7 +244,7 @@ def _api(token: str | None) -> HfApi:
 def _commit(
     api: HfApi, ready: Staged, url: RepoUrl, private: bool | None, revision: str | None, message: str
 ) -> Pushed:
-    """Commit what differs."""
+    """Commit the files of a staged directory that differ from those on the Hub."""
     repo = url.repo_id
     head = api.model_info(repo, revision=revision)
     if private and not head.private:
@@ -197,14 +253,14 @@ def _commit(
             "another name"
         )
     files, notes = ready.files, ready.notes
-    there = [sibling.rfilename for sibling in head.siblings]
+    there = [sibling.rfilename for sibling in head.siblings or ()]
     gone = _left_over(there, (path for path, _ in files))
     if ready.generated and CARD in there and not is_generated(_read_card(api, head)):
         files = tuple((path, size) for path, size in files if not _of_card(path))
         gone = [path for path in gone if not _of_card(path)]
         notes += (f"{CARD} of {repo} {WRITTEN}; delete it there for a card of what was measured",)
     additions = [CommitOperationAdd(path, ready.folder / path) for path, _ in files]
-    # A .gitignore there would leave out files, and the model would not be whole. An empty one is none.
+    # A .gitignore on the Hub would leave out files of the model. An empty text counts as not given.
     rules = "# nothing is left out\n"
     api.preupload_lfs_files(repo, additions, revision=revision, gitignore_content=rules, free_memory=False)
     commit = api.create_commit(
@@ -212,14 +268,14 @@ def _commit(
         [*(CommitOperationDelete(path) for path in gone), *additions],
         commit_message=message,
         revision=revision,
-        # Of what was looked at above.
+        # The commit that was looked at above.
         parent_commit=head.sha,
     )
     return Pushed(repo, str(url), commit.oid, files, commit.oid != head.sha, notes)
 
 
 def _read_card(api: HfApi, head: ModelInfo) -> str:
-    """Return the card that lies on the Hub."""
+    """Return the card on the Hub."""
     address = hf_hub_url(head.id, CARD, revision=head.sha, endpoint=api.endpoint)
     answer = get_session().get(address, headers=build_hf_headers(token=api.token))
     hf_raise_for_status(answer)
@@ -232,5 +288,5 @@ def _of_card(path: str) -> bool:
 
 def _left_over(there: Iterable[str], wanted: Iterable[str]) -> list[str]:
     return sorted(
-        path for path in set(there).difference(wanted) if any(fnmatchcase(path, ours) for ours in OURS)
+        path for path in set(there).difference(wanted) if any(fnmatchcase(path, own) for own in OWN_FILES)
     )

@@ -1,4 +1,4 @@
-"""What is published of a trained model: a directory made for it, and nothing beside that."""
+"""Stage a push: copy what belongs to a trained model, and nothing else, into a temporary directory."""
 
 import json
 import shutil
@@ -11,34 +11,57 @@ from typing import Any
 
 from huggingface_hub import constants, get_token
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from hf_sparse.atomic.files import write_atomically
+from hf_sparse.atomic.files import leaves, write_atomically
 from hf_sparse.checkpoint.carrying import carry, module_files
 from hf_sparse.checkpoint.companions import companions
 from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
+from hf_sparse.checkpoint.container import PACKED
 from hf_sparse.checkpoint.loading import load_model, rounded_as
 from hf_sparse.checkpoint.publishing import publish
-from hf_sparse.checkpoint.run_record import copy_public_record, is_local
+from hf_sparse.checkpoint.run_record import RECORD, copy_public_record, is_local
+from hf_sparse.checkpoint.saved_files import shards_of
 from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
-from hf_sparse.hub.belonging import pictures_in, require_own_files, weights_in
-from hf_sparse.hub.card import CARD, PICTURES, write_card
-from hf_sparse.hub.cards.rendering import is_generated
+from hf_sparse.hub.cards.options import CardOptions
+from hf_sparse.hub.cards.rendering import CARD, PICTURES, is_generated
 from hf_sparse.hub.cards.weights import PACKED_FOLDER
+from hf_sparse.hub.cards.write import write_card
 from hf_sparse.hub.scanning import require_public
 from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.reading import parse_json
+from hf_sparse.settings.saved import RECIPE_FILE
 
-RECIPE = "recipe.yaml"
+_FIVE_DIGITS = "[0-9]" * 5
+# Files of an earlier push that a later one deletes if it does not replace them; all others stay.
+OWN_FILES = (
+    "model.safetensors",
+    f"model-{_FIVE_DIGITS}-of-{_FIVE_DIGITS}.safetensors",
+    "model.safetensors.index.json",
+    "packed/packed.safetensors",
+    "packed/config.json",
+    "packed/generation_config.json",
+    "pictures/sparsity.png",
+    "pictures/training.png",
+    "pictures/latency.png",
+    "recipe.yaml",
+    "hf_sparse_run.json",
+    # From checkpoints that a Trainer pushed during the run; their ranges and masks are of other weights.
+    "hf_sparse_state.safetensors",
+    "training_args.bin",
+)
 WRITTEN = "was written or changed by somebody, so it is kept"
 _NAMES = ("_name_or_path", "name_or_path")
+# What cards show; other files in the folder of pictures may be large or compressed.
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A directory to publish: `files` are paths in it with their sizes in bytes, `notes` what to know.
+    """A directory that is ready to push.
 
-    Its card is `generated` unless somebody wrote or changed it.
+    `files` are the paths in `folder` with their sizes in bytes, `notes` are remarks for the user. The card is
+    `generated` unless somebody wrote or changed it.
     """
 
     folder: Path
@@ -50,35 +73,34 @@ class Staged:
 @contextmanager
 def staged(
     directory: str | Path,
-    repo: str,
+    repo_id: str,
     *,
     model: PreTrainedModel | None = None,
     packed: bool = False,
     token: str | None = None,
     revision: str | None = None,
-    **card: Any,
+    card: CardOptions | None = None,
 ) -> Iterator[Staged]:
-    """Give a temporary directory with all that is published of a model, made for stock transformers to load.
+    """Give a temporary directory with everything that a push sends, for stock transformers to load.
 
-    Quantized layers lie there as compressed-tensors has them, or as rounded floats where that cannot hold
-    them; a model that is compressed already is taken as it is. With it its tokenizer, its recipe, the record
-    of its run without local names, a card with pictures and, with `packed`, the packed file in a folder of
-    its own. A README.md in the directory that somebody wrote or changed is taken in place of the card.
+    Quantized layers are written in the format of compressed-tensors, or as rounded floats if it cannot hold
+    them; a model that is compressed already is copied. With the model go its tokenizer, its recipe, the
+    record of its run without local paths, a card with pictures and, with `packed`, the packed file in a
+    folder of its own. A README.md in the directory that somebody wrote or changed replaces the card.
 
-    `model` is the one in the directory if it is loaded already; it may be of a class that transformers does
-    not have. `revision` is the branch it is for; `card` are options of `write_card`; `token` is the one in
-    use, if it is no usual one. Raises `ValueError` for a directory without a model or with a part of one, for
-    what cannot be packed, for a link that leaves the directory, and for anything secret or local among the
-    files.
+    `model` is the model in the directory if it is in memory already; transformers need not have its class.
+    `revision` is the branch to push to, `token` the access token if it is not the usual one. Raises
+    `ValueError` for a directory without a complete model, for a model that cannot be packed, for a link out
+    of the directory, and for a file with a secret or a path of this machine.
     """
     directory = Path(directory)
     if not (directory / CONFIG_NAME).is_file():
         raise ValueError(
             f"{directory} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
         )
-    require_own_files(directory, PICTURES)
+    _require_own_files(directory, PICTURES)
     with tempfile.TemporaryDirectory(prefix="hf_sparse_push_") as home:
-        # Not yet there, as those who write it want it.
+        # Its writers want a directory that does not exist.
         folder = Path(home) / "model"
         notes = _write_model(directory, folder, packed, model)
         for path in companions(directory):
@@ -86,12 +108,12 @@ def staged(
                 shutil.copyfile(path, folder / path.name)
         carry(module_files(directory), folder)
         if (directory / SIDECAR).is_file():
-            write_atomically(folder / RECIPE, read_state(directory).recipe.to_yaml().encode())
+            write_atomically(folder / RECIPE_FILE, read_state(directory).recipe.to_yaml().encode())
         copy_public_record(directory, folder)
         for path in folder.rglob("*.json"):
             _forget_names(path)
         branch = None if revision == constants.DEFAULT_REVISION else revision
-        write_card(directory, folder, repo, model=model, revision=branch, **card)
+        write_card(directory, folder, repo_id, model=model, revision=branch, card=card)
         written = _keep_written(directory, folder)
         require_public(folder, directory, token or get_token())
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -100,14 +122,14 @@ def staged(
 
 
 def _keep_written(directory: Path, folder: Path) -> tuple[str, ...]:
-    """Take over a card that was not made, with the pictures it shows; return what to know of that."""
+    """Copy a card that somebody wrote or changed, with the pictures it shows; return notes on it."""
     card = directory / CARD
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
     if text is None or is_generated(text):
         return ()
     shutil.copyfile(card, folder / CARD)
     shutil.rmtree(folder / PICTURES, ignore_errors=True)
-    for picture in pictures_in(directory / PICTURES):
+    for picture in _pictures_in(directory / PICTURES):
         if f"{PICTURES}/{picture.name}" in text:
             (folder / PICTURES).mkdir(exist_ok=True)
             shutil.copyfile(picture, folder / PICTURES / picture.name)
@@ -117,7 +139,7 @@ def _keep_written(directory: Path, folder: Path) -> tuple[str, ...]:
 def _write_model(
     directory: Path, folder: Path, packed: bool, model: PreTrainedModel | None
 ) -> tuple[str, ...]:
-    """Write configuration and weights; return what to know of them."""
+    """Write configuration and weights; return notes on them."""
     if model is None and rounded_as(str(directory)) == METHOD:
         if packed:
             raise ValueError(
@@ -125,7 +147,7 @@ def _write_model(
                 "of, or leave packed out"
             )
         folder.mkdir()
-        for path in [*weights_in(directory), directory / CONFIG_NAME]:
+        for path in [*_weights_in(directory), directory / CONFIG_NAME]:
             shutil.copyfile(path, folder / path.name)
         return ()
     model = model or load_model(directory, accept="own", require_class=True)
@@ -154,24 +176,24 @@ def _write_weights(model: PreTrainedModel, folder: Path) -> tuple[str, ...]:
             state[f"{name}.weight"] = weight.to(state[f"{name}.weight"].dtype).contiguous()
         model.save_pretrained(folder, state_dict=state)
         reason = str(error).split(";")[0]
-        return (
-            f"Published as floats that are rounded already, since {METHOD} cannot hold the model: {reason}",
-        )
+        return (f"The weights are pushed as rounded floats, since {METHOD} cannot hold the model: {reason}",)
 
 
 def _forget_names(path: Path) -> None:
-    """Take out of a JSON file which directory a model was loaded from."""
+    """Delete from a JSON file the name of the directory that a model was loaded from."""
     try:
         content = parse_json(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path.name} is no JSON ({error}); restore it, or save the model again") from error
+        raise ValueError(
+            f"{path.name} is not valid JSON ({error}); restore it, or save the model again"
+        ) from error
     if _without_local_names(content):
         text = json.dumps(content, indent=2, ensure_ascii=False)
         write_atomically(path, f"{text}\n".encode())
 
 
 def _without_local_names(content: Any) -> bool:
-    """Delete such names at any depth, in place; return whether there were any."""
+    """Delete names of local directories at any depth, in place; return whether there were any."""
     inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
     found = [_without_local_names(value) for value in inner if isinstance(value, dict | list)]
     local = [
@@ -186,3 +208,37 @@ def _without_local_names(content: Any) -> bool:
 
 def _is_here(name: str) -> bool:
     return is_local(name) or Path(name).exists()
+
+
+def _require_own_files(directory: Path, pictures: str) -> None:
+    """Raise `ValueError` if a file that a push would send from a directory is a link out of it.
+
+    `pictures` is the folder with the pictures of the card.
+    """
+    single = [directory / name for name in (SAFE_WEIGHTS_NAME, PACKED, SIDECAR, RECORD)]
+    for path in [*companions(directory), *single, *_shards(directory), *_pictures_in(directory / pictures)]:
+        if leaves(path, directory):
+            raise ValueError(
+                f"{path} is a link to {path.resolve()}, outside of the directory, and would be pushed "
+                "with it; put a copy in its place, or delete it"
+            )
+
+
+def _weights_in(directory: Path) -> list[Path]:
+    """Return the weight files that transformers loads, with their index if there are several.
+
+    Raises `ValueError` for an index that is damaged or names files in other directories.
+    """
+    single = directory / SAFE_WEIGHTS_NAME
+    return [single] if single.is_file() else [directory / SAFE_WEIGHTS_INDEX_NAME, *_shards(directory)]
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures in a folder, nothing if the folder does not exist."""
+    return sorted(path for path in folder.glob("*") if path.is_file() and path.suffix.lower() in _PICTURES)
+
+
+def _shards(directory: Path) -> list[Path]:
+    """Return the weight files that the index of a directory names, nothing if there is no index."""
+    index = directory / SAFE_WEIGHTS_INDEX_NAME
+    return [directory / name for name in shards_of(index)] if index.is_file() else []

@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_sparse.environment import hardware, versions
 from hf_sparse.reading import shortened
-from hf_sparse.units import short
+from hf_sparse.units import counted, short
 
 # A speed-up over the fastest other runtime below this is within the noise, and reported as no gain.
 GAIN = 1.05
@@ -32,8 +32,8 @@ class Conditions:
     @property
     def inputs(self) -> str:
         """Batch, length and threads in words."""
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        tokens = "1 token" if self.length == 1 else f"{self.length} tokens"
+        threads = counted(self.threads, "thread")
+        tokens = counted(self.length, "token")
         return f"batches of {self.batch} x {tokens}, {threads}"
 
     def __str__(self) -> str:

@@ -19,9 +19,10 @@ from transformers.trainer import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.checkpoint.run_record import changed_settings, read_record
-from hf_sparse.checkpoint.sidecar import NORMALIZED, SIDECAR, SavedState, check_weights, read_state
+from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, check_weights, read_state
 from hf_sparse.modules import adapter_owner
 from hf_sparse.recipe import Recipe
+from hf_sparse.settings.saved import NORMALIZED
 from hf_sparse.settings.sparsity import method_settings
 from hf_sparse.training.host import Host
 from hf_sparse.training.manifest import check_manifest

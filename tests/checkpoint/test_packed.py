@@ -12,6 +12,7 @@ from tiny import bert, llama, same_weights, sentences
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
@@ -35,6 +36,7 @@ from hf_sparse.quantization.layers import quantized_layers
 from hf_sparse.quantization.linear import FakeQuantLinear, Phase
 from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.targets import Target
+from tests.data.tiny_tokenizers import bert as tokenizer
 
 ENCODER = {
     "hidden_size": 32,
@@ -112,6 +114,11 @@ def test_a_sparse_model_comes_back_bit_for_bit(maker: str, tmp_path: Path) -> No
     assert sizes.file_bytes == (tmp_path / "packed.safetensors").stat().st_size < sizes.dense_bytes
     tied = [len({id(value) for value in made.parameters()}) for made in (model, loaded)]
     assert tied[0] == tied[1] and all(value.requires_grad for value in loaded.parameters())
+
+
+def test_a_tokenizer_is_written_beside_the_model(tmp_path: Path) -> None:
+    save_packed(bert().eval(), tmp_path, tokenizer=(given := tokenizer()))
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == given.get_vocab()
 
 
 @pytest.mark.parametrize("maker", QUANTIZABLE)

@@ -112,4 +112,4 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_the_hub_does_not_take_is_refused(model: Path) -> None:
     said = refused("push", model, "a/b/c", "--dry-run")
-    assert said.startswith("'a/b/c' is no name for a model on the Hub; write OWNER/NAME")
+    assert said.startswith("'a/b/c' is not a name for a model on the Hub; write OWNER/NAME")

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from hf_sparse.checkpoint.run_record import copy_public_record
-from hf_sparse.hub.cards.collecting import _stage
-from hf_sparse.hub.cards.comparing import _dense_from_file, scores_of
+from hf_sparse.hub.cards.measurements import _dense_from_file, scores_of
 from hf_sparse.hub.cards.weights import format_of
+from hf_sparse.hub.cards.write import _stage
 from hf_sparse.report.comparison import print_differences, print_runs
 from hf_sparse.report.history import is_worth_printing, print_history
 from hf_sparse.report.page.content import page_of

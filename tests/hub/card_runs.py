@@ -1,4 +1,4 @@
-"""A dense teacher and a pruned student in 8 bits, both evaluated, the student timed, made to publish."""
+"""Train a dense teacher and a pruned int8 student, with all files that a card is made of."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ NAMES = {0: "bad", 1: "good"}
 
 @dataclass(frozen=True)
 class Runs:
-    """Where two runs lie, and what is to be published of the second."""
+    """Directories of two runs, and of what is pushed of the second."""
 
     dense: Path
     run: Path
@@ -40,7 +40,7 @@ def make_runs(home: Path) -> Runs:
     recipe = pruning("quantization={}", "distillation={task: 0.0, logits: 1.0}")
     dense = BertForSequenceClassification.from_pretrained(home / "dense")
     student = BertForSequenceClassification.from_pretrained(home / "dense")
-    # So that the two do not score the same.
+    # Otherwise both would have the same score.
     torch.nn.init.zeros_(student.classifier.weight)
     train(home / "int8", student, recipe, dense, learning_rate=1e-9)
     (home / "int8" / "latency.json").write_text(json.dumps(timed().to_dict()))
@@ -71,22 +71,22 @@ def train(
 
 
 def stage(run: Path, folder: Path) -> Path:
-    """Write a run's model as it is published, in both formats."""
-    model = load_model(str(run))
+    """Write the model of a run as a push does, in both formats."""
+    model = load_model(run)
     publish(model, folder, "compressed-tensors", tokenizer())
     publish(model, folder / "packed", "packed", tokenizer())
     return folder
 
 
 def copy(runs: Runs, home: Path) -> Runs:
-    """Copy all of it to another place, to be changed there."""
+    """Copy all directories to another place, where a test may change them."""
     shutil.copytree(runs.home, home)
     change(home / "int8" / "hf_sparse_run.json", base_model=str(home / "dense"), teacher=str(home / "dense"))
     return Runs(home / "dense", home / "int8", home / "staged")
 
 
 def change(path: Path, **values: object) -> None:
-    """Change values of a JSON file; those that are None are taken out."""
+    """Change values of a JSON file; delete those that are None."""
     content = json.loads(path.read_text()) | values
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 

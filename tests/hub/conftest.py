@@ -1,4 +1,4 @@
-"""A Hub on this machine and programs that speak to it, where a test asks for them."""
+"""Fixtures: a Hub server on this machine, and programs that use it."""
 
 from collections.abc import Iterator
 
@@ -35,11 +35,11 @@ def server(standing_server: Server) -> Server:
 
 @pytest.fixture
 def clients(server: Server, standing_clients: Clients) -> Clients:
-    """Runs programs whose Hub is `server`, what they download being kept from test to test."""
+    """Runs programs whose Hub is `server`; they share their downloads over tests."""
     return standing_clients
 
 
 @pytest.fixture
 def pushers(server: Server, standing_pushers: Clients) -> Clients:
-    """The same where hf_sparse is imported."""
+    """As `clients`, with hf_sparse imported before the programs start."""
     return standing_pushers

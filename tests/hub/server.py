@@ -1,4 +1,4 @@
-"""A Hub on this machine: what huggingface_hub and transformers ask of huggingface.co, without xet."""
+"""A Hub server on this machine, with all that huggingface_hub and transformers request, without xet."""
 
 import json
 import re
@@ -22,7 +22,7 @@ TOKEN, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, and how it was answered; 0 if not at all."""
+    """A request with the status of its answer, 0 if there was none."""
 
     method: str
     path: str
@@ -69,17 +69,17 @@ class Server:
         message: str | bytes = "planned",
         **headers: str,
     ) -> None:
-        """Answer with an error, bytes as they are; names of headers have `_` for `-`."""
+        """Answer with an error; `message` in bytes is the whole body, `_` in names of headers is `-`."""
         named = {name.replace("_", "-").title(): value for name, value in headers.items()}
         content = message if isinstance(message, bytes) else {"error": message}
         self.faults.append(Failure(method, pattern, times, status, named, content))
 
     def cut(self, method: str, pattern: str, after_bytes: int = 0, times: int = 1) -> None:
-        """Lose the connection in the middle of a request."""
+        """Drop the connection in the middle of a request."""
         self.faults.append(Cut(method, pattern, times, after_bytes))
 
     def lose(self, method: str, pattern: str, after_bytes: int = 0, times: int = 1) -> None:
-        """Lose the connection in the middle of an answer."""
+        """Drop the connection in the middle of an answer."""
         self.faults.append(Loss(method, pattern, times, after_bytes))
 
     def block(self, method: str, pattern: str, after_bytes: int = 0) -> Block:
@@ -89,7 +89,7 @@ class Server:
         return block
 
     def wait_for(self, state: Callable[[], bool], seconds: float = 60) -> None:
-        """Wait until something is true of the server; raise `TimeoutError` if it never is."""
+        """Wait until a condition holds; raise `TimeoutError` if it does not in time."""
         end = time.monotonic() + seconds
         while not state():
             if time.monotonic() > end:
@@ -97,7 +97,7 @@ class Server:
             time.sleep(0.01)
 
     def asked(self, method: str, pattern: str) -> list[Request]:
-        """Return the requests of a method whose path a pattern is found in."""
+        """Return the requests of a method whose path matches a pattern somewhere."""
         return [known for known in self.requests if known.method == method and re.search(pattern, known.path)]
 
     def create(self, name: str, private: bool = False) -> Repository:
@@ -107,7 +107,7 @@ class Server:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection; each request is answered by the function of the first route that it fits."""
+    """A connection; the first route that matches a request answers it."""
 
     protocol_version = "HTTP/1.1"
     hub: Server
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(501, {"error": traceback.format_exc()})
 
     def read(self, count: int | None = None) -> bytes:
-        """Read so many bytes of the body, or all that is left; return all read so far."""
+        """Read `count` bytes of the body, or all; return everything read so far."""
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             while count is None or len(self.received) < count:
                 length = int(self.rfile.readline().split(b";")[0] or b"0", 16)
@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         return json.loads(self.read())
 
     def answer(self, status: int, content: object, headers: dict[str, str] | None = None) -> None:
-        """Answer with JSON, or with bytes as they are."""
+        """Answer with JSON, or with bytes unchanged."""
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
         self.status = status

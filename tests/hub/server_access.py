@@ -1,4 +1,4 @@
-"""Who may do what on a Hub server, and the refusals."""
+"""Access rights on the Hub server, and its refusals."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

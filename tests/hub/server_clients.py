@@ -1,4 +1,4 @@
-"""Processes that speak to a Hub server as a user's would, with the real clients.
+"""Processes that use the Hub server with the real client libraries.
 
 Importing those takes seconds, so one process does it and is forked for every program that a test runs.
 """
@@ -35,7 +35,7 @@ IMPATIENT = "import time; time.sleep = lambda seconds: None\n"
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended; negative where a signal ended it."""
+    """Exit code and output of a program; the code is negative if a signal ended it."""
 
     returncode: int
     stdout: str
@@ -59,7 +59,7 @@ class Running:
 
 
 class Clients:
-    """Runs programs whose Hub is a server, in which modules of ours are imported already."""
+    """Runs programs whose Hub is a server, with some modules imported before they start."""
 
     def __init__(self, url: str, modules: Sequence[str] = ()) -> None:
         self.url, self.modules = url, modules
@@ -107,7 +107,7 @@ class Clients:
         return json.loads(self._parent.stdout.readline())
 
     def start(self, program: str, token: str | None = TOKEN, **variables: str) -> Running:
-        """Start a program, logged in with a token."""
+        """Start a program that is logged in with a token."""
         self._count += 1
         folder = self.home / f"program-{self._count}"
         folder.mkdir()
@@ -128,7 +128,7 @@ class Clients:
 
 
 def _serve() -> None:
-    """Fork for the programs that are asked for; answer with their process, then with their exit code."""
+    """Fork for each program that is requested; answer with its process id, later with its exit code."""
     for name in (*_STOCK, *sys.argv[1:]):
         __import__(name)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""What can go wrong on a Hub server, as tests plan it."""
+"""Faults of the Hub server that tests plan."""
 
 import re
 import threading
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Exchange(Protocol):
-    """What a fault does things to: a request whose body is yet to come."""
+    """A request whose body has not been read, as faults see it."""
 
     def answer(self, status: int, content: object, headers: dict[str, str] | None = None) -> None: ...
     def read(self, count: int | None = None) -> bytes: ...
@@ -17,7 +17,7 @@ class Exchange(Protocol):
 
 @dataclass
 class Fault:
-    """Something that happens to requests of a method whose path a pattern is found in, so many times."""
+    """A fault of the next `times` requests of a method whose path matches a pattern."""
 
     method: str
     pattern: str
@@ -27,7 +27,7 @@ class Fault:
         return self.times > 0 and self.method in ("*", method) and bool(re.search(self.pattern, path))
 
     def happen(self, exchange: Exchange) -> bool:
-        """Do it; return whether nothing is left to do with the request."""
+        """Cause the fault; return whether the request is answered by that."""
         raise NotImplementedError
 
 
@@ -47,7 +47,7 @@ class Failure(Fault):
 
 @dataclass
 class Cut(Fault):
-    """A connection that is lost after so many bytes of a body."""
+    """A connection that drops after some bytes of the request's body."""
 
     after_bytes: int
 
@@ -59,7 +59,7 @@ class Cut(Fault):
 
 @dataclass
 class Loss(Fault):
-    """A connection that is lost when the request has been fulfilled, after so many bytes of the answer."""
+    """A connection that drops after the request was carried out, after some bytes of the answer."""
 
     after_bytes: int
 
@@ -70,7 +70,7 @@ class Loss(Fault):
 
 @dataclass
 class Block(Fault):
-    """A request that is held in the middle of its body until a test says what becomes of it."""
+    """A request that waits in the middle of its body until a test releases it."""
 
     after_bytes: int
     reached: threading.Event = field(default_factory=threading.Event)

@@ -1,4 +1,4 @@
-"""What a Hub server answers to those who read."""
+"""Answers of the Hub server to reading requests."""
 
 import re
 from urllib.parse import parse_qs

@@ -1,4 +1,4 @@
-"""What a Hub server keeps: repositories with their branches, commits and large files."""
+"""Repositories of the Hub server with their branches, commits and large files."""
 
 import hashlib
 import itertools
@@ -9,19 +9,19 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 ATTRIBUTES = b"*.bin filter=lfs diff=lfs merge=lfs -text\n*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
-# Whatever its size, git would store it whole.
+# Files above this size go to large file storage.
 _LARGE = 10_000_000
 _counter = itertools.count(1)
 
 
 def git_blob(content: bytes) -> str:
-    """Return what git calls a file of this content."""
+    """Return git's hash of a file with this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A file: its content, and whether git has nothing but a pointer to it."""
+    """A file; git holds only a pointer to a `large` one."""
 
     content: bytes
     large: bool
@@ -37,7 +37,7 @@ class Blob:
 
     @property
     def oid(self) -> str:
-        """What git knows it by."""
+        """Its hash in git."""
         return git_blob(self.pointer if self.large else self.content)
 
     @property
@@ -45,7 +45,7 @@ class Blob:
         return self.sha256 if self.large else self.oid
 
     def described(self, path: str) -> dict[str, object]:
-        """Return it as the tree of a repository lists it."""
+        """Return its entry in the tree of a repository."""
         entry: dict[str, object] = {
             "type": "file",
             "path": path,
@@ -63,7 +63,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of all files and how it came about."""
+    """A commit with all files of its tree."""
 
     sha: str
     title: str
@@ -72,7 +72,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A model on the Hub; it begins with a commit of its own, as there."""
+    """A model repository; like on the Hub it begins with one commit."""
 
     name: str
     private: bool = False
@@ -110,12 +110,12 @@ class Repository:
             return self.advance(branch, title, {**self.head(branch).files, **added})
 
     def contents(self, branch: str = "main") -> dict[str, bytes]:
-        """Return the files of a branch, without the one that every repository has."""
+        """Return the files of a branch without .gitattributes."""
         files = self.head(branch).files
         return {path: blob.content for path, blob in sorted(files.items()) if path != ".gitattributes"}
 
     def ignored(self, path: str, rules: str | None) -> bool:
-        """Say whether the .gitignore given, else that of the repository, leaves a file out."""
+        """Return whether the given .gitignore, by default that of the repository, excludes a file."""
         if not rules:
             held = self.head().files.get(".gitignore")
             rules = held.content.decode() if held else ""
@@ -125,5 +125,5 @@ class Repository:
 
 
 def is_large(path: str, sample: bytes, size: int = 0) -> bool:
-    """Say whether a file goes beside git: by its ending, its size, or since it is no text."""
+    """Return whether a file is stored outside of git, by its ending, its size, or its zero bytes."""
     return path.endswith((".bin", ".safetensors")) or size > _LARGE or b"\0" in sample

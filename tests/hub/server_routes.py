@@ -1,4 +1,4 @@
-"""Which function answers which request on a Hub server."""
+"""The functions that answer requests to the Hub server, by method and path."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a Hub server answers to those who write."""
+"""Answers of the Hub server to writing requests."""
 
 import base64
 import json
@@ -79,7 +79,7 @@ def batch(ask: Exchange, name: str) -> None:
 
 
 def upload(ask: Exchange, name: str, oid: str) -> None:
-    """Keep a large file; the address is secret enough, so no token is asked for."""
+    """Store a large file; its address is secret, so no token is needed."""
     content = ask.read()
     if Blob(content, True).sha256 != oid:
         raise Refused(400, "the content is not what its address says")

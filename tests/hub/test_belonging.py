@@ -1,4 +1,4 @@
-"""What of a directory is published: its own files, none that a link or an index fetches from elsewhere."""
+"""A push sends the files of a directory, and none that a link or an index names elsewhere."""
 
 import json
 import shutil

@@ -1,17 +1,19 @@
-"""The card of a tiny model that was trained, evaluated, timed: what it says, and what it is silent about."""
+"""The card of a tiny model that was trained, evaluated and timed: what it says and what it leaves out."""
 
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_sparse.hub import write_card
-from hf_sparse.hub.card import describe
-from hf_sparse.hub.cards.facts import facts_from_json
-from hf_sparse.hub.cards.rendering import is_generated, render
+from hf_sparse.hub import CardOptions, write_card
+from hf_sparse.hub.cards.facts import Facts, facts_from_json
+from hf_sparse.hub.cards.rendering import SECTIONS, is_generated, render
+from hf_sparse.hub.cards.write import describe
 from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
 
 
@@ -28,12 +30,12 @@ def card(finished: Runs) -> str:
 @pytest.fixture
 def runs(finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """A copy of the runs, to be changed; no pictures are drawn of it, which takes longer than all else."""
-    monkeypatch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
     return copy(finished, tmp_path / "home")
 
 
-def written(runs: Runs, **options: object) -> str:
-    return write_card(runs.run, runs.staged, REPO, **options).read_text()
+def written(runs: Runs, **options: Any) -> str:
+    return write_card(runs.run, runs.staged, REPO, card=CardOptions(**options)).read_text()
 
 
 def results(folder: Path) -> dict[str, float]:
@@ -53,7 +55,7 @@ def test_the_first_lines_say_what_it_is_with_the_numbers_that_were_measured(
     assert f"| accuracy | {100 * theirs:.2f} % | **{100 * ours:.2f} %** | {points} |" in first
     assert "on 40 examples of [nyu-mll/glue](https://huggingface.co/datasets/nyu-mll/glue) (sst2," in first
     assert "**2.5 times as fast** in hf_sparse's runtime as in PyTorch float32" in first
-    assert "2 classes apart: bad, good." in first
+    assert "Its 2 classes are bad, good." in first
 
 
 def test_sizes_are_those_of_the_files(card: str, finished: Runs) -> None:
@@ -95,7 +97,7 @@ def test_metadata_is_what_the_hub_reads(card: str, finished: Runs) -> None:
 
 def test_every_run_of_the_pipeline_can_be_done_again(card: str) -> None:
     made = card.split("## How it was made")[1]
-    assert "From [somebody/bert-tiny](https://huggingface.co/somebody/bert-tiny) by 2 runs" in made
+    assert "Made from [somebody/bert-tiny](https://huggingface.co/somebody/bert-tiny) in 2 runs" in made
     assert "|  | `dense` | `int8` |" in made and "| teacher |  | `dense` |" in made
     assert "| learning_rate | 0.003 | 1e-09 |" in made and "seed 42" in made and "with python 3" in made
     recipe = re.findall(r"```yaml\n(.*?)\n```", made, re.DOTALL)
@@ -115,7 +117,7 @@ def test_facts_go_through_json_and_give_the_same_card(card: str, finished: Runs)
 
 
 def test_facts_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="these are no facts of a card"):
+    with pytest.raises(ValueError, match="these are not the facts of a card"):
         facts_from_json('{"repo": "a/b"}')
 
 
@@ -135,7 +137,7 @@ def test_without_latencies_nothing_is_said_of_speed(runs: Runs) -> None:
     (runs.run / "latency.json").unlink()
     text = written(runs)
     assert "How fast it is\n" not in text and " ms" not in text and "as fast**" not in text
-    assert "How fast it is was not measured" in text
+    assert "Its speed was not measured" in text
 
 
 def test_without_a_dense_model_nothing_is_compared(runs: Runs) -> None:
@@ -151,7 +153,7 @@ def test_without_scores_there_is_no_metric(runs: Runs) -> None:
     text = written(runs)
     data = ModelCard(text).data
     assert data.eval_results is None and "model-index" not in text and data.metrics is None
-    assert "accuracy" not in text and "How good it is was not measured" in text
+    assert "accuracy" not in text and "Its quality was not measured" in text
 
 
 def test_without_a_data_set_there_is_no_model_index(runs: Runs) -> None:
@@ -176,7 +178,7 @@ def test_data_that_is_not_on_the_hub_is_no_data_set_of_the_hub(runs: Runs) -> No
 
 
 def test_what_is_given_goes_to_metadata_and_text(runs: Runs) -> None:
-    text = written(runs, base_model="other/base", licence="apache-2.0", language=["en", "de"])
+    text = written(runs, base_model="other/base", license="apache-2.0", language=["en", "de"])
     data = ModelCard(text).data
     assert (data.base_model, data.license, data.language) == ("other/base", "apache-2.0", ["en", "de"])
     assert "## Licence\n\napache-2.0." in text and "huggingface.co/other/base" in text
@@ -234,3 +236,22 @@ def test_a_card_is_known_as_generated_until_somebody_changes_it(card: str) -> No
     assert is_generated(card) and card.count("<!--") == 1
     assert not is_generated(card.replace("8 bits", "4 bits")) and not is_generated(f"{card}\nMine.\n")
     assert not is_generated("# tiny-int8\n") and not is_generated("")
+
+
+def test_the_old_keyword_of_the_license_works(runs: Runs) -> None:
+    with pytest.warns(FutureWarning, match=r"write card=CardOptions\(license=\.\.\.\)"):
+        text = write_card(runs.run, runs.staged, REPO, licence="mit").read_text()
+    assert ModelCard(text).data.license == "mit"
+
+
+def test_a_section_is_one_function_and_one_line(finished: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def carbon(facts: Facts) -> str:
+        seconds = sum(stage.seconds or 0 for stage in facts.stages)
+        return f"Training took {seconds:.0f} s." if facts.stages else ""
+
+    monkeypatch.setitem(SECTIONS, "Carbon", carbon)
+    facts = describe(finished.run, finished.staged, REPO)
+    text = str(render(facts))
+    assert re.search(r"## Licence\n\n.*\n\n## Carbon\n\nTraining took [0-9]+ s\.\n\n<!--", text)
+    assert is_generated(text)
+    assert "Carbon" not in str(render(replace(facts, stages=())))

@@ -54,7 +54,7 @@ texts = st.one_of(
 )
 WORDS = ("text", "text_special", "code_inline")
 # Parts that are looked up, compared or computed with, and so are never shown as they are given.
-KEPT = ("task", "form", "folder", "pictures", "repo", "activations")
+KEPT = ("task", "form", "folder", "pictures", "repo_id", "activations")
 
 
 def changed(value: Any, text: Callable[[str], str], name: str = "") -> Any:
@@ -72,7 +72,7 @@ def changed(value: Any, text: Callable[[str], str], name: str = "") -> Any:
 
 
 def structure(tokens: list[Token]) -> list[str]:
-    """List all that a text is made of but its words; what is shown as code within a line is one of those."""
+    """List the tokens of a text without its words; code within a line counts as a word."""
     found = []
     for token in tokens:
         if token.children is not None:
@@ -105,7 +105,7 @@ def test_no_text_changes_what_a_card_is_made_of(text: str) -> None:
 @given(texts)
 def test_metadata_say_what_was_given_in_one_line(text: str) -> None:
     facts = dataclasses.replace(
-        FACTS, licence=text, language=(text, "en"), dataset=f"{text}!", base_model=text
+        FACTS, license=text, language=(text, "en"), dataset=f"{text}!", base_model=text
     )
     card = str(render(facts))
     head = yaml.safe_load(card.removeprefix("---\n").split("\n---\n")[0])

@@ -20,13 +20,13 @@ from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.checkpoint.packed import save_packed
 from hf_sparse.checkpoint.publishing import publish
-from hf_sparse.hub import write_card
+from hf_sparse.hub import CardOptions, write_card
 from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
 
 
 def train(folder: Path, model: PreTrainedModel, recipe: Recipe, rows: list, **settings: object) -> Path:
@@ -63,8 +63,10 @@ def test_a_decoder_whose_layers_no_other_format_can_hold(tmp_path: Path) -> None
 
 def test_a_loss_is_shown_where_there_is_no_other_score(tmp_path: Path) -> None:
     text = card(train(tmp_path, bert(), pruning(), sentences()))
-    assert "Its loss is **0." in text and "Lower is better of loss." in text
-    assert "from `trainer_state.json` of the run" in text and "how many examples was not recorded" in text
+    assert "Its loss is **0." in text and "Lower is better for loss." in text
+    assert (
+        "from `trainer_state.json` of the run" in text and "the number of examples was not recorded" in text
+    )
 
 
 def test_the_last_score_of_a_log_is_not_that_of_an_earlier_best_model(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_a_model_that_was_only_rounded_is_a_quantized_one_to_the_hub(tmp_path: P
     batches = [{name: row[name][None] for name in ("input_ids", "attention_mask")} for row in sentences(4)]
     quantize_trained(model, batches, recipe)
     save_quantized(model, tmp_path / "int8", recipe)
-    text = card(tmp_path / "int8", base_model="somebody/base")
+    text = card(tmp_path / "int8", card=CardOptions(base_model="somebody/base"))
     data = ModelCard(text).data
     assert (data.base_model, data.base_model_relation) == ("somebody/base", "quantized")
     assert data.tags == ["hf_sparse", "int8"] and "Nothing was removed from the 16,384 weights" in text
@@ -114,7 +116,7 @@ def test_answers_to_questions_are_scored_in_per_cent(tmp_path: Path) -> None:
         BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path / name)
         results = {"eval_exact_match": exact, "eval_f1": 88.0, "eval_best_exact": 99.0, "eval_samples": 100}
         (tmp_path / name / "eval_results.json").write_text(json.dumps(results))
-    text = card(tmp_path / "ours", dense=tmp_path / "dense")
+    text = card(tmp_path / "ours", card=CardOptions(dense=tmp_path / "dense"))
     assert "| exact match | 82.50 % | **81.25 %** | -1.25 points (-1.5 %) |" in text
     assert "| F1 | 88.00 % | **88.00 %** | +0.00 points (+0.0 %) |" in text and "99.00" not in text
     assert "AutoModelForQuestionAnswering.from_pretrained(repo)" in text and "pipeline(" not in text
@@ -145,4 +147,4 @@ def test_what_no_scheme_here_is_like_is_said_in_the_configuration(tmp_path: Path
     (tmp_path / "there" / "config.json").write_text(json.dumps(config))
     text = card(tmp_path / "there")
     assert "bits**" not in text and ModelCard(text).data.tags == ["hf_sparse", "sparse", "unstructured"]
-    assert "How weights are rounded is said in `quantization_config` of `config.json`." in text
+    assert "`quantization_config` in `config.json` describes how weights are rounded." in text

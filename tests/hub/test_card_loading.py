@@ -18,8 +18,8 @@ from transformers import (
 from hf_sparse.checkpoint.loading import load_model
 from hf_sparse.cli.main import app
 from hf_sparse.hub import write_card
-from hf_sparse.hub.card import describe
 from hf_sparse.hub.cards.loading import ways_to_load
+from hf_sparse.hub.cards.write import describe
 from hf_sparse.quantization.layers import quantized_layers
 from tests.hub.card_runs import REPO, Runs, make_runs, tokenizer
 
@@ -27,7 +27,7 @@ from tests.hub.card_runs import REPO, Runs, make_runs, tokenizer
 @pytest.fixture(scope="module", autouse=True)
 def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
+        patch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
         yield
 
 

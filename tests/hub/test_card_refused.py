@@ -1,16 +1,17 @@
-"""What no card is written of: results of other models, other examples, no files at all."""
+"""No card is written of results of other models, of other examples, or without files."""
 
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification
 
 from hf_sparse.checkpoint.sidecar import read_state, write_state
-from hf_sparse.hub import write_card
+from hf_sparse.hub import CardOptions, write_card
 from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
 
 
@@ -21,19 +22,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture
 def runs(finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    monkeypatch.setattr("hf_sparse.hub.card.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
     return copy(finished, tmp_path / "home")
 
 
-def refuse(runs: Runs, sentence: str, **options: object) -> None:
+def refuse(runs: Runs, sentence: str, **options: Any) -> None:
     before = sorted(runs.staged.rglob("*"))
     with pytest.raises(ValueError, match=sentence):
-        write_card(runs.run, runs.staged, REPO, **options)
+        write_card(runs.run, runs.staged, REPO, card=CardOptions(**options))
     assert sorted(runs.staged.rglob("*")) == before
 
 
 def make_older(file: Path) -> None:
-    """Let a file be written an hour before it was."""
+    """Set the time of a file back by an hour."""
     before = file.stat().st_mtime - 3600
     os.utime(file, (before, before))
 
@@ -64,8 +65,8 @@ def test_outdated_numbers_are_left_out_where_that_is_asked_for(
     shutil.copyfile(runs.run / "latency.json", runs.run / "latency_new.json")
     make_older(runs.run / "eval_results.json")
     change(runs.run / "latency.json", architecture="BertForMaskedLM")
-    text = write_card(runs.run, runs.staged, REPO, outdated="leave out").read_text()
-    assert "How good it is was not measured" in text and "dense teacher" not in text
+    text = write_card(runs.run, runs.staged, REPO, card=CardOptions(outdated="leave out")).read_text()
+    assert "Its quality was not measured" in text and "dense teacher" not in text
     assert "`latency_new.json`:" in text and "`latency.json`:" not in text
     assert [record.message.split(": ")[0] for record in caplog.records] == ["Left out of the card"] * 2
     assert "eval_results.json is older" in caplog.text and "is of a BertForMaskedLM" in caplog.text
@@ -123,8 +124,8 @@ def test_scores_by_other_metrics(runs: Runs) -> None:
 
 
 def test_numbers_and_places_that_are_no_files(runs: Runs) -> None:
-    refuse(runs, "0.93 is no directory and no file, and numbers are only taken from files", dense=0.93)
-    refuse(runs, "nowhere is no directory and no file", dense=runs.home / "nowhere")
+    refuse(runs, "0.93 is neither a directory nor a file, and numbers are only read from files", dense=0.93)
+    refuse(runs, "nowhere is neither a directory nor a file", dense=runs.home / "nowhere")
 
 
 def test_a_dense_model_that_is_sparse(runs: Runs) -> None:

@@ -29,3 +29,10 @@ def test_the_pictures_beside_a_card_are_those_it_shows(folder: Path) -> None:
     assert {path.name for path in (folder / "pictures").iterdir()} == set(facts.pictures)
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"(pictures/{picture})" in text for picture in facts.pictures)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_facts_under_their_old_names_are_read(folder: Path) -> None:
+    text = (folder / "facts.json").read_text(encoding="utf-8")
+    old = text.replace('"repo_id":', '"repo":').replace('"license":', '"licence":')
+    assert old != text and facts_from_json(old) == facts_from_json(text)

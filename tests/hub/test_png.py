@@ -1,4 +1,4 @@
-"""What a picture says beside what it shows."""
+"""The texts in a PNG are found."""
 
 import struct
 import zlib
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.hub.png import PNG, texts_of_png
+from hf_sparse.hub.scanning import PNG, texts_of_png
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

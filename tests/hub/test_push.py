@@ -1,12 +1,15 @@
-"""What is on the Hub after a push: one commit with all of a model and nothing else."""
+"""After a push the Hub has one commit with all of a model and nothing else."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hf_sparse.hub import CardOptions, push
 from hf_sparse.hub.cards.rendering import is_generated
+from hf_sparse.hub.pushing import push_in_background
 from tests.hub.pushing import REPO, pushed, pushing, saved
 from tests.hub.server import Server
 from tests.hub.server_clients import Clients
@@ -20,14 +23,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_of_a_model_is_one_commit(server: Server, pushers: Clients, model: Path) -> None:
-    said = pushed(pushers.output(pushing(model, packed=True, message="Sparse at last")))
+    said = pushed(pushers.output(pushing(model, packed=True, commit_message="Sparse at last")))
     repository = server.repositories[REPO]
     files = repository.contents()
     assert files.keys() >= MODEL | {"packed/config.json", "packed/packed.safetensors"}
     assert repository.titles() == ["initial commit", "Sparse at last"]
     assert said["commit"] == repository.head().sha and said["changed"]
     assert said["files"] == [[path, len(content)] for path, content in files.items()]
-    assert (said["repo"], said["url"]) == (REPO, f"{server.url}/{REPO}")
+    assert (said["repo_id"], said["url"]) == (REPO, f"{server.url}/{REPO}")
     assert yaml.safe_load(files["recipe.yaml"])["quantization"]["observer"] == "min_max"
 
 
@@ -88,7 +91,7 @@ def test_a_new_one_can_be_private_and_of_an_organization(
 
 
 def test_a_name_alone_is_one_of_the_users_own(server: Server, pushers: Clients, model: Path) -> None:
-    assert pushed(pushers.output(pushing(model, "alone")))["repo"] == "somebody/alone"
+    assert pushed(pushers.output(pushing(model, "alone")))["repo_id"] == "somebody/alone"
     card = server.repositories["somebody/alone"].contents()["README.md"].decode()
     assert '"somebody/alone"' in card and '"alone"' not in card
 
@@ -143,10 +146,10 @@ def test_a_card_on_the_hub_that_somebody_changed_is_kept(
 
 BACKGROUND = """
 import json, os, shutil, tempfile
-from hf_sparse.hub.pushing import push_in_background
+from hf_sparse.hub import push
 os.mkdir("temporary"); tempfile.tempdir = os.path.abspath("temporary")
 shutil.copytree({model!r}, "model")
-future = push_in_background("model", {repo!r})
+future = push("model", {repo!r}, run_as_future=True)
 shutil.rmtree("model")
 print(len(os.listdir("temporary")))
 try:
@@ -174,3 +177,35 @@ def test_what_is_refused_in_the_background_comes_with_the_result(
 ) -> None:
     staged, said, left = pushers.output(BACKGROUND.format(model=str(model), repo="stranger/x")).splitlines()
     assert json.loads(said).startswith("the token may not write to stranger/x") and left == "[]"
+
+
+def test_a_dry_run_may_be_a_future_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
+    result = push(saved(tmp_path / "model"), REPO, dry_run=True, run_as_future=True)
+    assert isinstance(result, Future) and result.result().commit is None
+
+
+def test_the_old_names_of_a_push_work_and_name_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
+    with pytest.warns(FutureWarning) as seen:
+        options = {"repo": REPO, "message": "x", "licence": "mit", "language": "en", "dry_run": True}
+        result = push(saved(tmp_path / "model"), **options)
+        assert result.repo == REPO
+        assert push_in_background(tmp_path / "model", REPO, dry_run=True).result().repo_id == REPO
+    said = [str(warning.message).split(" is an old name; write ") for warning in seen]
+    assert sorted(said) == [
+        ["Pushed.repo", "Pushed.repo_id"],
+        ["push(language=...)", "card=CardOptions(language=...)"],
+        ["push(licence=...)", "card=CardOptions(license=...)"],
+        ["push(message=...)", "commit_message=..."],
+        ["push(repo=...)", "repo_id=..."],
+        ["push_in_background(...)", "push(..., run_as_future=True)"],
+    ]
+    assert {warning.filename for warning in seen} == {__file__}
+
+
+def test_card_options_and_their_old_keywords_do_not_go_together(tmp_path: Path) -> None:
+    with pytest.warns(FutureWarning), pytest.raises(TypeError, match="write all of them in CardOptions"):
+        push(tmp_path, REPO, card=CardOptions(license="mit"), licence="mit")

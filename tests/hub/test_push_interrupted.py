@@ -18,7 +18,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(model: Path, standing_server: Server, standing_pushers: Clients) -> dict[str, bytes]:
-    """What an uninterrupted push leaves."""
+    """The files after an uninterrupted push."""
     standing_server.reset()
     standing_pushers.output(pushing(model, packed=True))
     return standing_server.repositories[REPO].contents()

@@ -1,4 +1,4 @@
-"""What stands in the way of a push, in one sentence with the way out, and what waiting helps with."""
+"""Errors of a push: one sentence with the way out each; temporary ones are retried."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_nobody_is_logged_in(server: Server, pushers: Clients, model: Path) -> N
 @pytest.mark.parametrize("repo", [REPO, "alone"])
 def test_the_hub_does_not_know_the_token(repo: str, server: Server, pushers: Clients, model: Path) -> None:
     assert refused(pushers, pushing(model, repo), token="hf_unknown") == (
-        "PermissionError: the Hub does not know the token; run `hf auth login`, or set HF_TOKEN"
+        "PermissionError: the Hub does not accept the token; run `hf auth login`, or set HF_TOKEN"
     )
     assert server.repositories == {}
 
@@ -59,7 +59,7 @@ def test_a_name_the_hub_does_not_take_is_refused_before_any_work(
     name: str, server: Server, pushers: Clients, tmp_path: Path
 ) -> None:
     said = refused(pushers, pushing(tmp_path / "missing", name))
-    assert said.startswith(f"ValueError: {name!r} is no name for a model on the Hub; write OWNER/NAME")
+    assert said.startswith(f"ValueError: {name!r} is not a name for a model on the Hub; write OWNER/NAME")
     assert server.requests == []
 
 
@@ -133,8 +133,8 @@ def test_a_hub_that_stays_ill_is_left_alone(
 ) -> None:
     server.fail("POST", place, 503, times=100, message="maintenance")
     assert refused(pushers, pushing(model)) == (
-        "ConnectionError: the Hub is not well (503 maintenance); run the same command again, what has "
-        "arrived is not sent twice"
+        "ConnectionError: the Hub fails (503 maintenance); run the same command again; files that "
+        "have arrived are not sent twice"
     )
     assert len(server.asked("POST", place)) == 3
     assert not server.repositories or server.repositories[REPO].contents() == {}
@@ -144,9 +144,7 @@ def test_an_upload_that_fails_again_and_again_is_told_likewise(
     server: Server, pushers: Clients, model: Path
 ) -> None:
     server.fail("PUT", LFS, 500, times=100)
-    assert refused(pushers, pushing(model, packed=True)).startswith(
-        "ConnectionError: the Hub is not well (500"
-    )
+    assert refused(pushers, pushing(model, packed=True)).startswith("ConnectionError: the Hub fails (500")
     assert server.repositories[REPO].contents() == {}
 
 
@@ -162,7 +160,7 @@ def test_no_hub_can_be_reached(server: Server, pushers: Clients, model: Path) ->
     elsewhere = "import huggingface_hub.constants as c; c.ENDPOINT = 'http://127.0.0.1:9'\n"
     said = refused(pushers, elsewhere + pushing(model))
     assert said.startswith("ConnectionError: http://127.0.0.1:9 cannot be reached (")
-    assert said.endswith("); run the same command again, what has arrived is not sent twice")
+    assert said.endswith("); run the same command again; files that have arrived are not sent twice")
 
 
 def test_offline_means_offline(server: Server, pushers: Clients, model: Path) -> None:

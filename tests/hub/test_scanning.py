@@ -1,4 +1,4 @@
-"""What keeps a push from publishing something secret or local."""
+"""A push refuses files with secrets or paths of this machine."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ def test_what_a_model_consists_of_may_be_published(home: Path) -> None:
 def test_words_of_a_vocabulary_are_no_paths(home: Path) -> None:
     words = "/usr/bin/env\n/etc/passwd\n/tmp/\n/root\n"
     check(home, {"vocab.txt": words, "tokenizer.json": words})
-    with pytest.raises(ValueError, match=r"^vocab.txt would be published and holds '/"):
+    with pytest.raises(ValueError, match=r"^vocab.txt would be pushed and holds '/"):
         check(home, {"vocab.txt": f"{words}{home}/thesis\n"})
 
 
@@ -60,7 +60,7 @@ def test_a_token_is_refused_wherever_it_is(name: str, home: Path) -> None:
     if name.endswith(".safetensors"):
         save_file({"weight": torch.zeros(2)}, home / name, {"token": TOKEN})
         content = (home / name).read_bytes()
-    with pytest.raises(ValueError, match=f"^{name} would be published and holds a token of the Hub; "):
+    with pytest.raises(ValueError, match=f"^{name} would be pushed and holds a token of the Hub; "):
         check(home, {name: content})
 
 
@@ -81,7 +81,7 @@ def test_the_token_in_use_is_refused_whatever_it_looks_like(home: Path) -> None:
     ],
 )
 def test_what_a_trainer_needs_to_resume_is_refused_by_its_name(name: str, reason: str, home: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{name} would be published and holds {reason}; take that out of "):
+    with pytest.raises(ValueError, match=f"^{name} would be pushed and holds {reason}; take that out of "):
         check(home, {name: b""})
 
 
@@ -91,13 +91,13 @@ def test_a_pickle_is_refused_by_what_it_holds(kind: str, home: Path) -> None:
         torch.save({"a": 1}, home / "saved")
     else:
         (home / "saved").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ValueError, match="^innocent would be published and holds a pickle"):
+    with pytest.raises(ValueError, match="^innocent would be pushed and holds a pickle"):
         check(home, {"innocent": (home / "saved").read_bytes()})
 
 
 def test_paths_of_the_user_are_refused_whether_or_not_they_are_there(home: Path) -> None:
     for text in (f"{home}/gone/model", f"from {home}.", f'"{home}/run/x"', "see /not/here/temporary/run"):
-        with pytest.raises(ValueError, match="^notes.md would be published and holds '/.*', a path of this"):
+        with pytest.raises(ValueError, match="^notes.md would be pushed and holds '/.*', a path of this"):
             check(home, {"notes.md": text})
 
 
@@ -121,7 +121,7 @@ def test_paths_are_found_however_json_writes_them(tmp_path: Path, monkeypatch: p
         monkeypatch.setenv("HOME", str(home))
         home.mkdir()
         for text in (json.dumps({"from": f"{home}/gone"}), f"from {home}", str(home).replace("/", r"\/")):
-            with pytest.raises(ValueError, match="^notes.json would be published and holds '/.*', a path of"):
+            with pytest.raises(ValueError, match="^notes.json would be pushed and holds '/.*', a path of"):
                 check(home, {"notes.json": text})
 
 
@@ -146,14 +146,14 @@ def test_secrets_are_found_in_every_width_and_behind_what_is_no_text(home: Path)
         picture(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(TOKEN.encode()))),
         picture() + TOKEN.encode(),
     ):
-        with pytest.raises(ValueError, match=r"^pictures/x.png would be published and holds a token of the"):
+        with pytest.raises(ValueError, match=r"^pictures/x.png would be pushed and holds a token of the"):
             check(home, {"pictures/x.png": content})
 
 
 def test_a_secret_among_the_numbers_of_a_tensor_is_found(home: Path) -> None:
     hidden = torch.frombuffer(bytearray(b"\1\2\3" + TOKEN.encode() + b"\0"), dtype=torch.uint8)
     save_file({"state": hidden}, home / "model.safetensors")
-    with pytest.raises(ValueError, match=r"^model.safetensors would be published and holds a token of the H"):
+    with pytest.raises(ValueError, match=r"^model.safetensors would be pushed and holds a token of the H"):
         check(home, {"model.safetensors": (home / "model.safetensors").read_bytes()})
 
 
@@ -164,7 +164,7 @@ def test_paths_are_found_in_utf_16_and_in_the_texts_of_a_picture(home: Path) -> 
         secret.encode("utf-16-be"),
         picture(chunk(b"iTXt", b"Source\0\1\0\0\0" + zlib.compress(secret.encode()))),
     ):
-        with pytest.raises(ValueError, match=r"^x.png would be published and holds '/.*thesis', a path of"):
+        with pytest.raises(ValueError, match=r"^x.png would be pushed and holds '/.*thesis', a path of"):
             check(home, {"x.png": content})
 
 
@@ -172,7 +172,7 @@ def test_paths_are_found_in_utf_16_and_in_the_texts_of_a_picture(home: Path) -> 
     "content", [b"", b"no tensors at all", b"\xff" * 16, (640).to_bytes(8, "little") + b"{}", b"\x80\4"]
 )
 def test_tensors_that_are_none_are_refused(content: bytes, home: Path) -> None:
-    with pytest.raises(ValueError, match=r"^model.safetensors would be published and holds no tensors, as"):
+    with pytest.raises(ValueError, match=r"^model.safetensors would be pushed and holds no tensors, as"):
         check(home, {"model.safetensors": content})
 
 
@@ -184,7 +184,7 @@ def test_the_length_of_a_header_is_not_taken_for_a_pickle(version: int, home: Pa
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "LICENSE"])
 def test_an_archive_is_refused_by_what_it_holds(name: str, home: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{name} would be published and holds an archive, in which"):
+    with pytest.raises(ValueError, match=f"^{name} would be pushed and holds an archive, in which"):
         check(home, {name: gzip.compress(TOKEN.encode())})
 
 

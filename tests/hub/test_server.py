@@ -1,4 +1,4 @@
-"""The Hub of the tests, asked by the real clients: what it answers is what they expect of huggingface.co."""
+"""The Hub server of the tests answers the real clients as huggingface.co does."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is made of a directory for the Hub, before anything is sent."""
+"""What a push makes of a directory before it sends anything."""
 
 import json
 import shutil
@@ -115,7 +115,7 @@ def test_what_compressed_tensors_cannot_hold_is_rounded_floats(tmp_path: Path) -
     with staged(tmp_path / "model", REPO) as ready:
         read = load_model(ready.folder, restore=False, strict=False)
         (note,) = ready.notes
-    assert note.startswith("Published as floats that are rounded already, since compressed-tensors")
+    assert note.startswith("The weights are pushed as rounded floats, since compressed-tensors")
     assert "is a Conv1D" in note
     assert any(isinstance(module, Conv1D) for module in read.modules())
     for name, layer in layers.items():
@@ -176,14 +176,14 @@ def test_only_what_belongs_to_a_model_is_taken(tmp_path: Path) -> None:
 def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path: Path) -> None:
     directory = saved(tmp_path / "model")
     (directory / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match="^tokenizer_config.json is no JSON "):
+    with pytest.raises(ValueError, match="^tokenizer_config.json is not valid JSON "):
         staged(directory, REPO).__enter__()
 
 
 def test_a_secret_among_what_is_taken_stops_it(tmp_path: Path) -> None:
     directory = saved(tmp_path / "model")
     (directory / "chat_template.jinja").write_text(f"see {tmp_path / 'model'}")
-    with pytest.raises(ValueError, match="^chat_template.jinja would be published and holds '/.*/model', a"):
+    with pytest.raises(ValueError, match="^chat_template.jinja would be pushed and holds '/.*/model', a"):
         staged(directory, REPO).__enter__()
 
 

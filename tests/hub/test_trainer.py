@@ -1,4 +1,4 @@
-"""Trainers that push to the Hub: what lies there, and that it can be used by others."""
+"""Trainers that push to the Hub: what they send, and that others can use it."""
 
 import json
 import os
@@ -126,7 +126,7 @@ def test_what_was_measured_of_an_earlier_model_is_not_on_the_card(
     os.utime(folder / "eval_results.json", (0, 0))
     clients.output(training(folder, "quantize") + PUSH)
     card = published(server).contents()["README.md"].decode()
-    assert "43.21" not in card and "How good it is was not measured" in card
+    assert "43.21" not in card and "Its quality was not measured" in card
 
 
 OWN = """

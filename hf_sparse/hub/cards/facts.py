@@ -1,4 +1,4 @@
-"""What a card says, as values that were read or measured, each of which goes through JSON unchanged."""
+"""The facts that a card is made of, read or measured, with a lossless form in JSON."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Annotated, Any
 
-from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
 from hf_sparse.checkpoint.sizes import Sizes
 from hf_sparse.runs.latency import LatencyReport
@@ -15,10 +15,10 @@ from hf_sparse.units import DENSE_BELOW
 
 @dataclass(frozen=True)
 class Zeros:
-    """Zeros among the target weights; every share is one in [0, 1].
+    """Zeros among the target weights; shares are in [0, 1].
 
-    `rounded` is the share once weights are rounded to their bits, `pattern` the one that was recorded or else
-    found, `asked` and `achieved` what the configuration records.
+    `rounded` is the share of zeros after rounding to the bits of the weights, `pattern` the recorded pattern
+    or else the one found, `asked` and `achieved` the sparsity that the configuration records.
     """
 
     weights: int
@@ -36,7 +36,7 @@ class Zeros:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How layers are rounded: weights, their inputs, embeddings if they are."""
+    """The schemes by which weights, inputs and embeddings of layers are rounded."""
 
     weights: str
     activations: str
@@ -46,7 +46,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores by the names of their metrics, the file they come from, on how many examples they were made."""
+    """Scores by the names of their metrics, the file that holds them, and the number of examples."""
 
     values: Mapping[str, float]
     file: str
@@ -55,19 +55,27 @@ class Scores:
 
 @dataclass(frozen=True)
 class Dense:
-    """The model that this one is compared with, its `teacher` or not; `zeros` is a share, None if unknown."""
+    """The model that this one is compared with; `teacher` is True if it taught this one.
+
+    `zeros` is the share of its weights that are zero, None if unknown.
+    """
 
     name: str
     teacher: bool
     scores: Scores
     zeros: float | None
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether fewer than 1 % of its weights are zero; True if their share is unknown."""
+        return (self.zeros or 0) < DENSE_BELOW
+
 
 @dataclass(frozen=True)
 class Files:
-    """Weight files in the repository, in a folder of it or, with none, at its root.
+    """Weight files in a folder of the repository; an empty `folder` is its root.
 
-    `form` is `plain`, `compressed-tensors` or `packed`. `sizes` are None where only the files were measured.
+    `form` is `plain`, `compressed-tensors` or `packed`. `sizes` is None if only the files were measured.
     """
 
     form: str
@@ -114,7 +122,7 @@ Latency = Annotated[LatencyReport, PlainValidator(_latency_from_json), PlainSeri
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of those that led to the model, as its record has it, without paths.
+    """One of the runs that led to the model, from its record, without paths.
 
     `base_model` and `teacher` are names of other stages, of directories, or of models on the Hub.
     """
@@ -136,15 +144,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a card is made of. None, or empty, is what is not known; the card is silent about it.
+    """Everything that a card is made of; the card leaves out facts that are None or empty.
 
-    `repo` is the repository's name, `revision` the branch or tag in it that is no default, `stock` whether
-    transformers has the class `architecture`, `labels` the classes of a classifier where they have names,
-    `stages` the runs in their order with this model's own as the last, `pictures` the names of those beside
-    the card.
+    `repo_id` is the name of the repository, `revision` a branch or tag other than the default, `stock`
+    whether transformers has the class `architecture`, `labels` the named classes of a classifier, `stages`
+    the runs in order with that of this model last, `pictures` the file names of the pictures beside the card.
     """
 
-    repo: str
+    repo_id: Annotated[str, Field(validation_alias=AliasChoices("repo_id", "repo"))]
     revision: str | None
     architecture: str
     stock: bool
@@ -154,7 +161,7 @@ class Facts:
     config: str | None
     split: str | None
     base_model: str | None
-    licence: str | None
+    license: Annotated[str | None, Field(validation_alias=AliasChoices("license", "licence"))]
     language: tuple[str, ...]
     tokenizer: bool
     labels: tuple[str, ...]
@@ -169,7 +176,7 @@ class Facts:
 
     @property
     def name(self) -> str:
-        return self.repo.rpartition("/")[2]
+        return self.repo_id.rpartition("/")[2]
 
     @property
     def small(self) -> Files:
@@ -178,16 +185,16 @@ class Facts:
 
     @property
     def sparse(self) -> bool:
-        """Whether weights were removed: more than the zeros that any model has."""
+        """Whether weights were removed, judged by their share of zeros, since any model has a few."""
         return self.zeros.share >= DENSE_BELOW
 
     @property
     def small_by_design(self) -> bool:
-        """Whether anything was done that makes files small: weights removed, rounded, packed."""
+        """Whether weights were removed, rounded or packed, any of which makes files small."""
         return self.sparse or self.quantization is not None or len(self.files) > 1
 
     def to_json(self) -> str:
-        """Return all of it as JSON, from which `facts_from_json` makes the same."""
+        """Return the facts as JSON, for `facts_from_json`."""
         return json.dumps(_FACTS.dump_python(self, mode="json"), indent=1, allow_nan=False) + "\n"
 
 
@@ -195,10 +202,10 @@ _FACTS = TypeAdapter(Facts)
 
 
 def facts_from_json(text: str) -> Facts:
-    """Read what `Facts.to_json` wrote; raise `ValueError` for anything else."""
+    """Return the facts that `Facts.to_json` wrote; raise `ValueError` for anything else."""
     try:
         return _FACTS.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         why = f"{'.'.join(map(str, first['loc']))[:120]}: {first['msg']}"
-        raise ValueError(f"these are no facts of a card ({why}); write the card again") from error
+        raise ValueError(f"these are not the facts of a card ({why}); write the card again") from error

@@ -1,12 +1,13 @@
-"""How a published model is loaded, as code that runs: only the ways that its files offer."""
+"""The section "How to load it": code that runs, for every way that the files allow."""
 
 from dataclasses import dataclass
 
-from hf_sparse.hub.cards.escaping import argument, literal
+from hf_sparse.hub.cards.escaping import argument, fenced, literal
 from hf_sparse.hub.cards.facts import Facts
+from hf_sparse.hub.cards.tables import paragraphs
 from hf_sparse.units import size
 
-# What `pipeline` of transformers is given in each task that it has and text alone is enough for.
+# The input of `pipeline` for each task of transformers that needs nothing but a text.
 _TEXTS = {
     "text-classification": '"A text to classify."',
     "token-classification": '"A text with words to classify."',
@@ -21,9 +22,9 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way to load a model: when one would want it, the language of its code, the code.
+    """One way to load a model: its purpose, the language of its code, and the code.
 
-    One that is `rare` need not be seen at once.
+    The card folds the `rare` ones.
     """
 
     purpose: str
@@ -32,8 +33,21 @@ class Way:
     rare: bool = False
 
 
+def loading(facts: Facts) -> str:
+    """Return the code of every way, the rarer ones in a part that readers unfold."""
+    ways = ways_to_load(facts)
+    usual = [_shown(way) for way in ways if not way.rare]
+    rare = [_shown(way) for way in ways if way.rare]
+    folded = ["<details>\n<summary>Other ways</summary>", *rare, "</details>"] if rare else []
+    return paragraphs(*usual, *folded)
+
+
+def _shown(way: Way) -> str:
+    return f"{way.purpose}:\n\n{fenced(way.code, way.language)}"
+
+
 def ways_to_load(facts: Facts) -> list[Way]:
-    """Return the ways in the order that most people want them."""
+    """Return the ways to load a model, the most common first."""
     if not facts.stock:
         return [Way("With the code that defines its class", "python", _with_its_class(facts))]
     root, packed = facts.files[0], [files for files in facts.files if files.form == "packed"]
@@ -48,13 +62,13 @@ def ways_to_load(facts: Facts) -> list[Way]:
 
 
 def _skips_zeros(facts: Facts) -> bool:
-    """Say whether the runtime of hf_sparse has layers to compute: of groups of inputs it knows no scales."""
+    """Return whether the runtime of hf_sparse speeds the model up; it has no scales by group of inputs."""
     held = facts.quantization
     return facts.sparse if held is None else "group" not in held.weights
 
 
 def _with_its_class(facts: Facts) -> str:
-    return f"model = {_class(facts)}.from_pretrained({literal(facts.repo)}{_options(facts)})"
+    return f"model = {_class(facts)}.from_pretrained({literal(facts.repo_id)}{_options(facts)})"
 
 
 def _class(facts: Facts) -> str:
@@ -70,7 +84,7 @@ def _stock(facts: Facts, form: str) -> Way:
     lines = [
         "from transformers import pipeline",
         "",
-        f"repo = {literal(facts.repo)}",
+        f"repo = {literal(facts.repo_id)}",
         f'run = pipeline("{facts.task}", model=repo{_options(facts)})',
         f"print(run({_TEXTS[facts.task]}))",
     ]
@@ -80,7 +94,7 @@ def _stock(facts: Facts, form: str) -> Way:
 def _fast(facts: Facts, folder: str, packed: bool) -> Way:
     rounded = "" if facts.quantization else ", whose runtime rounds the layers to 8 bits"
     purpose = f"Fast on a CPU, with hf_sparse installed{_size(facts, 'packed') if packed else rounded}"
-    # Of files that are not packed `load` takes no revision.
+    # `load` accepts a revision for packed files only.
     downloaded = facts.revision is not None and not packed
     place = f"snapshot_download(repo{_options(facts)})" if downloaded else f"repo{_options(facts, folder)}"
     lines = [
@@ -88,7 +102,7 @@ def _fast(facts: Facts, folder: str, packed: bool) -> Way:
         "from hf_sparse.runtime import load",
         *(["from transformers import AutoTokenizer"] if facts.tokenizer else []),
         "",
-        f"repo = {literal(facts.repo)}",
+        f"repo = {literal(facts.repo_id)}",
         f"model = load({place})",
     ]
     if facts.tokenizer:
@@ -97,13 +111,13 @@ def _fast(facts: Facts, folder: str, packed: bool) -> Way:
 
 
 def _size(facts: Facts, form: str) -> str:
-    """Name the file of a form by its size, where there is more than one."""
+    """Return the size of the file of a form in words, nothing if there is one file only."""
     taken = next(files.bytes for files in facts.files if files.form == form)
     return f", from the file of {size(taken)}" if len(facts.files) > 1 else ""
 
 
 def _answer(facts: Facts) -> list[str]:
-    """Return the code that gives a model a text and shows what comes out, none for classes nobody knows."""
+    """Return code that gives the model a text and prints its output; none for an unknown class."""
     if facts.architecture.endswith("ForQuestionAnswering"):
         return [
             'inputs = tokenizer("Who wrote it?", "Ada wrote it.", return_tensors="pt")',
@@ -128,8 +142,8 @@ def _onnx(facts: Facts, folder: str) -> Way:
     place = f"{facts.name}/{folder}" if folder else facts.name
     revision = f" --revision {argument(facts.revision)}" if facts.revision else ""
     code = (
-        f"hf download {argument(facts.repo)}{revision} --local-dir {argument(facts.name)}\n"
-        f"hf-sparse export {argument(place)} onnx --format onnx"
+        f"hf download {argument(facts.repo_id)}{revision} --local-dir {argument(facts.name)}\n"
+        f"hf-sparse export {argument(place)} onnx --to onnx"
     )
     return Way("As ONNX, for ONNX Runtime and others", "bash", code, rare=True)
 
@@ -141,7 +155,7 @@ def _from_pretrained(facts: Facts, folder: str) -> str:
     lines = [
         f"from transformers import {', '.join(names)}",
         "",
-        f"repo = {literal(facts.repo)}",
+        f"repo = {literal(facts.repo_id)}",
         f"model = {kind}.from_pretrained(repo{_options(facts, folder)})",
     ]
     if facts.tokenizer:
@@ -150,6 +164,6 @@ def _from_pretrained(facts: Facts, folder: str) -> str:
 
 
 def _options(facts: Facts, folder: str = "") -> str:
-    """Return what says where in a repository, and at which revision of it, the files lie."""
+    """Return the keyword arguments for the folder and the revision of the files."""
     found = {"subfolder": folder, "revision": facts.revision}
     return "".join(f", {name}={literal(value)}" for name, value in found.items() if value)

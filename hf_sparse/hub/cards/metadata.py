@@ -1,4 +1,4 @@
-"""The facts of a card that programs read: what the Hub filters, lists and ranks models by."""
+"""The metadata of a card, by which the Hub filters, lists and ranks models."""
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -6,20 +6,20 @@ from hf_sparse.hub.cards.escaping import is_hub_name, one_line
 from hf_sparse.hub.cards.facts import Facts, Stage
 from hf_sparse.runs.score_text import title
 
-# What the Hub has as the type of a data set that is none of its own.
+# The Hub's type of a data set that is not on the Hub.
 _CUSTOM = "custom"
-# Endings of files of data, of which no data set of the Hub has the name.
+# Names with these endings are files, not data sets of the Hub.
 _FILES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".txt")
 
 
 def metadata_of(facts: Facts) -> ModelCardData:
-    """Return what stands at the head of the card."""
+    """Return the metadata at the head of the card."""
     results = _results(facts)
     trained = any(stage.step for stage in facts.stages)
     relation = "quantized" if facts.quantization and not trained else "finetune"
     return ModelCardData(
         language=_one_or_all(facts.language),
-        license=_line(facts.licence),
+        license=_line(facts.license),
         library_name="transformers",
         pipeline_tag=_line(facts.task),
         base_model=_line(facts.base_model),
@@ -33,7 +33,7 @@ def metadata_of(facts: Facts) -> ModelCardData:
 
 
 def on_the_hub(dataset: str | None) -> bool:
-    """Say whether a data set is named as on the Hub, owner/name; files and descriptions are not."""
+    """Return whether a data set has a name of the Hub, owner/name; files and descriptions do not."""
     if dataset is None or dataset.endswith(_FILES):
         return False
     return "/" in dataset and is_hub_name(dataset)
@@ -66,7 +66,7 @@ def _datasets(stage: Stage) -> list[str]:
 def _tags(facts: Facts) -> list[str]:
     tags = ["hf_sparse"]
     if facts.sparse:
-        # A colon would make a namespace of what stands before it.
+        # The Hub reads what comes before a colon as a namespace.
         pattern = one_line(facts.zeros.pattern or "").replace(":", "of")
         tags += ["sparse", *([pattern] if pattern else [])]
     methods = {(stage.recipe.get("sparsity") or {}).get("method", "lock") for stage in facts.stages}

@@ -1,58 +1,55 @@
-"""A card made of facts alone: the same facts give the same card, letter by letter."""
+"""The text of a card: its sections in their order, the same for the same facts letter by letter."""
 
 import hashlib
 import re
-from functools import cache
-from importlib.resources import files as resources
+from collections.abc import Callable
 
-import yaml
 from huggingface_hub import ModelCard
-from jinja2 import Environment, StrictUndefined, Template
 
-from hf_sparse.hub.cards import runs, sentences, tables
-from hf_sparse.hub.cards.escaping import code, fenced, plain
+from hf_sparse.hub.cards.contents import contents
 from hf_sparse.hub.cards.facts import Facts
-from hf_sparse.hub.cards.loading import ways_to_load
+from hf_sparse.hub.cards.limits import license_terms, limits
+from hf_sparse.hub.cards.loading import loading
 from hf_sparse.hub.cards.metadata import metadata_of
+from hf_sparse.hub.cards.runs import runs
+from hf_sparse.hub.cards.speed import speed
+from hf_sparse.hub.cards.summary import summary
+from hf_sparse.hub.cards.tables import paragraphs
+
+CARD, PICTURES = "README.md", "pictures"
+SECTIONS: dict[str, Callable[[Facts], str]] = {
+    "How to load it": loading,
+    "What is in it": contents,
+    "How fast it is": speed,
+    "Limits": limits,
+    "How it was made": runs,
+    "Licence": license_terms,
+}
+"""The sections below the summary, by heading; a section whose function returns "" is left out."""
 
 _MARK = "<!-- Written by hf_sparse; sha256 of the text above: {} -->"
 _MARKED = re.compile(rf"(.*\n){_MARK.format('([0-9a-f]{64})')}\s*", re.DOTALL)
 
 
 def render(facts: Facts) -> ModelCard:
-    """Write the card: metadata for the Hub, what the model is, how it is loaded, how it was made.
+    """Return the card: metadata for the Hub, a summary, and every section that the facts give a text for.
 
-    Its last line is a comment that `is_generated` knows it by.
+    The last line is a comment by which `is_generated` recognizes an unchanged card.
     """
-    text = _template().render(
-        facts=facts,
-        say=sentences,
-        tables=tables,
-        runs=runs,
-        ways=ways_to_load(facts),
-        plain=plain,
-        code=code,
-        fenced=fenced,
-        as_yaml=lambda recipe: yaml.safe_dump(dict(recipe), sort_keys=False).rstrip(),
-    )
-    # As the card itself writes its metadata, which may not be how they were given.
-    card = str(ModelCard(f"---\n{metadata_of(facts).to_yaml()}\n---\n\n{text.rstrip()}\n\n"))
+    blocks = [summary(facts)]
+    for heading, section in SECTIONS.items():
+        if text := section(facts):
+            blocks += [f"## {heading}", text]
+    # ModelCard may write metadata otherwise than they were given, so the hash is of what it wrote.
+    card = str(ModelCard(f"---\n{metadata_of(facts).to_yaml()}\n---\n\n{paragraphs(*blocks)}\n\n"))
     return ModelCard(f"{card}{_MARK.format(_digest(card))}\n")
 
 
 def is_generated(text: str) -> bool:
-    """Say whether a README.md is a card that `render` wrote and nobody has changed since."""
+    """Return whether a README.md is a card that `render` wrote and nobody has changed since."""
     found = _MARKED.fullmatch(text)
     return found is not None and _digest(found[1]) == found[2]
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def _template() -> Template:
-    # Markdown, in which nothing is escaped as in HTML.
-    surroundings = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    source = resources("hf_sparse.hub.cards") / "card.md.jinja"
-    return surroundings.from_string(source.read_text(encoding="utf-8"))

@@ -1,31 +1,56 @@
-"""The runs that led to a model, with all that is needed to do them again."""
+"""The section "How it was made": the runs that led to a model, with all that repeats them."""
 
 from collections.abc import Callable
 
-from hf_sparse.hub.cards.escaping import code, hub_link, plain
-from hf_sparse.hub.cards.facts import Facts, Stage
-from hf_sparse.hub.cards.tables import Rows
+import yaml
 
-# Settings that say nothing at these values.
+from hf_sparse.hub.cards.escaping import code, fenced, hub_link, plain
+from hf_sparse.hub.cards.facts import Facts, Stage
+from hf_sparse.hub.cards.tables import Rows, markdown, paragraphs, picture
+
+# Values at which a setting changes nothing.
 _OFF = (None, False, 0, 0.0)
 
 
-def made(facts: Facts) -> str:
-    """Say from what the model came and through which runs."""
+def runs(facts: Facts) -> str:
+    """Return the runs in one sentence, and folded below it their settings, recipes and environment."""
+    if not facts.stages:
+        return ""
+    return paragraphs(
+        _made(facts),
+        "<details>\n<summary>How to reproduce it: settings, recipes, hardware, versions</summary>",
+        markdown(_table(facts)),
+        _shared_settings(facts),
+        *_environments(facts),
+        "The recipes, for `SparseTrainer(..., recipe=Recipe.from_yaml(file))` or `--recipe file` "
+        "of the scripts:",
+        *[block for stage in facts.stages if stage.recipe for block in (code(stage.name), _recipe(stage))],
+        picture(facts, "training.png", "Loss, zeros and learning rate of the last run, by step"),
+        "</details>",
+    )
+
+
+def _recipe(stage: Stage) -> str:
+    return fenced(yaml.safe_dump(dict(stage.recipe), sort_keys=False).rstrip(), "yaml")
+
+
+def _made(facts: Facts) -> str:
+    """Return what the model started from and the runs that followed, in one sentence."""
     first = facts.stages[0]
     if facts.base_model is not None:
         start = hub_link(facts.base_model)
     else:
         start = code(first.base_model) if first.base_model else "a new model with random weights"
     chain = " → ".join(code(stage.name) for stage in facts.stages)
-    times = [stage.seconds for stage in facts.stages]
-    took = "" if None in times else f", {_duration(sum(times))} of training in all"
+    times = [stage.seconds for stage in facts.stages if stage.seconds is not None]
+    whole = len(times) == len(facts.stages)
+    took = f", {_duration(sum(times))} of training in all" if whole else ""
     runs = "one run" if len(facts.stages) == 1 else f"{len(facts.stages)} runs"
-    return f"From {start} by {runs} of hf_sparse{took}: {chain}."
+    return f"Made from {start} in {runs} of hf_sparse{took}: {chain}."
 
 
-def table(facts: Facts) -> Rows:
-    """Put the runs side by side: what they started from, learnt from, read; the settings that differ."""
+def _table(facts: Facts) -> Rows:
+    """Return the runs side by side: models they started and learned from, data, settings that differ."""
     stages = facts.stages
     rows: Rows = [("", *(code(stage.name) for stage in stages))]
     parts: dict[str, Callable[[Stage], str]] = {
@@ -44,21 +69,24 @@ def table(facts: Facts) -> Rows:
     return rows
 
 
-def shared_settings(facts: Facts) -> str:
-    """Name the settings that all runs have in common."""
+def _shared_settings(facts: Facts) -> str:
+    """Return the settings that all runs have in common, in one sentence."""
     last = facts.stages[-1]
     common = _common(facts)
     said = ", ".join(f"{plain(name)} {_value(last, name)}" for name in last.arguments if name in common)
-    return f"{'Settings' if len(facts.stages) == 1 else 'Settings of all'}: {said}." if said else ""
+    return f"{'Settings' if len(facts.stages) == 1 else 'Settings of all runs'}: {said}." if said else ""
 
 
-def same_environment(facts: Facts) -> bool:
-    """Say whether all runs were made on one machine with the same software."""
-    return len({(str(stage.hardware), str(stage.versions)) for stage in facts.stages}) == 1
+def _environments(facts: Facts) -> list[str]:
+    """Return hardware and versions, once if all runs have them in common, else for each run."""
+    stages = facts.stages
+    if len({(str(stage.hardware), str(stage.versions)) for stage in stages}) == 1:
+        return [_environment(stages[-1])]
+    return [f"{code(stage.name)}: {_environment(stage)}" for stage in stages]
 
 
-def environment(stage: Stage) -> str:
-    """Name hardware and versions."""
+def _environment(stage: Stage) -> str:
+    """Return hardware and versions of a run, in one sentence."""
     hardware = stage.hardware
     parts = [plain(hardware[name]) for name in ("accelerator", "processor", "system") if name in hardware]
     if (count := hardware.get("torch_threads")) is not None:
@@ -68,7 +96,7 @@ def environment(stage: Stage) -> str:
 
 
 def _settings(facts: Facts) -> set[str]:
-    """Return the names of settings that some run has a value of."""
+    """Return the names of the settings that any run has a value for."""
     return {name for stage in facts.stages for name in stage.arguments if _value(stage, name)}
 
 
@@ -83,7 +111,7 @@ def _common(facts: Facts) -> set[str]:
 
 def _value(stage: Stage, name: str) -> str:
     value = stage.arguments.get(name)
-    # Of the seeds 0 is one like any other.
+    # 0 is a seed like any other.
     if value in _OFF and name != "seed":
         return ""
     return f"{value:g}" if isinstance(value, float) else plain(value)

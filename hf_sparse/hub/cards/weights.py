@@ -1,4 +1,4 @@
-"""What the weights of a model are: their zeros, their bits, the files they lie in."""
+"""Measure the weights of a model: their zeros, their bits, their files."""
 
 import warnings
 from collections import Counter
@@ -24,7 +24,7 @@ from hf_sparse.targets import Targets, find_targets
 
 PACKED_FOLDER = "packed"
 _FORMS = {None: "plain", COMPRESSED: "compressed-tensors", PACKED: "packed"}
-# Schemes of inputs by strategy, symmetric or not, dynamic or not.
+# Schemes of inputs in compressed-tensors by (strategy, symmetric, dynamic).
 _INPUTS = {
     ("tensor", False, False): "uint8_per_tensor",
     ("token", True, True): "int8_per_token",
@@ -32,31 +32,35 @@ _INPUTS = {
 
 
 def load_to_measure(directory: str | Path) -> PreTrainedModel:
-    """Load a model as `load_model` does; weights of compressed-tensors become the floats they stand for."""
+    """Load a model as `load_model` does; a model of compressed-tensors as floats."""
     if format_of(directory) != COMPRESSED:
         return load_model(directory)
     with warnings.catch_warnings():
-        # It warns that this way of loading is not that of the configuration.
+        # It warns that run_compressed differs from the configuration.
         warnings.simplefilter("ignore", UserWarning)
-        plain = CompressedTensorsConfig(run_compressed=False)
-        return load_model(directory, restore=False, strict=False, quantization_config=plain)
+        return load_model(
+            directory,
+            restore=False,
+            strict=False,
+            quantization_config=CompressedTensorsConfig(run_compressed=False),
+        )
 
 
 def format_of(directory: str | Path) -> str | None:
-    """Return the format in which the weights in a directory are rounded, None if they are not."""
-    # As text: of a class that is not known to transformers there may be no configuration to load.
+    """Return the `quant_method` of the weights in a directory, None if they are not rounded."""
+    # Read as JSON, since transformers cannot load the configuration of an unknown class.
     held = saved_quantization(Path(directory) / CONFIG_NAME)
-    return held and method_of(held)
+    return method_of(held) if held else None
 
 
 def targets_of(run: Run, model: PreTrainedModel) -> Targets:
-    """Return the weights that a run's recipe means, by default those that any recipe would."""
+    """Return the weights that the recipe of a run selects, by default those that any recipe would."""
     chosen = run.recipe.sparsity
     return find_targets(model, *([chosen.include, chosen.exclude] if chosen else []))
 
 
 def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
-    """Count the zeros of the weights that the run's recipe means.
+    """Count the zeros of the weights that the recipe of a run selects.
 
     Raises `ValueError` for a model with fewer zeros than its configuration records.
     """
@@ -65,25 +69,27 @@ def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
     weights, contract = inspect_weights(targets_of(run, model)), read_contract(model)
     count = sum(weight.size for weight in weights)
     found = Counter(weight.pattern for weight in weights if weight.pattern).most_common(1)
-    rounded = sizes is not None and quantized_layers(model) and sizes.encoder_weights == count
+    rounded = None
+    if sizes is not None and quantized_layers(model) and sizes.encoder_weights == count:
+        rounded = 1 - sizes.encoder_nonzero / count
     return Zeros(
         weights=count,
         matrices=len(weights),
         zeros=sum(weight.zeros for weight in weights),
-        rounded=1 - sizes.encoder_nonzero / count if rounded else None,
+        rounded=rounded,
         pattern=contract.pattern if contract else found[0][0] if found else None,
-        asked=contract and contract.target,
-        achieved=contract and contract.achieved,
+        asked=contract.target if contract else None,
+        achieved=contract.achieved if contract else None,
     )
 
 
 def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | None:
-    """Return how a model is rounded, None if it is not or in no way that has a name here.
+    """Return the schemes of a quantized model, None for others and for schemes that hf_sparse lacks.
 
-    Of a compressed one its configuration says it.
+    For compressed-tensors they are those of the configuration.
     """
     if format_of(directory) == COMPRESSED:
-        return _compressed(saved_quantization(directory / CONFIG_NAME))
+        return _compressed(saved_quantization(directory / CONFIG_NAME) or {})
     layers = quantized_layers(model).values()
     products = [layer for layer in layers if not layer.embedding]
     if not products:
@@ -97,20 +103,21 @@ def quantization_of(model: PreTrainedModel, directory: Path) -> Quantization | N
 
 
 def files_of(model: PreTrainedModel | None, directory: Path, staged: Path) -> tuple[Files, ...]:
-    """Measure the weight files of a directory that is published, the packed ones in their folder too.
+    """Measure the weight files of a staged directory, with those of the folder `packed/` in it.
 
-    `model` is what they were made of, loaded from `directory`; without one, and if other software had rounded
-    it already, only the files are measured. Raises `FileNotFoundError` if there are no weights.
+    `model` is the model they were made from, loaded from `directory`. Without it, or if the weights in
+    `directory` were rounded by other software, only the files are measured. Raises `FileNotFoundError` if
+    there are no weights.
     """
     inner = staged / PACKED_FOLDER
     places = [staged, *([inner] if inner.is_dir() and packed_file(str(inner)) else [])]
-    whole = model is not None and format_of(directory) in (None, PACKED)
+    whole = model if format_of(directory) in (None, PACKED) else None
     return tuple(
         Files(
             form=_FORMS[format_of(place)],
             folder="" if place is staged else PACKED_FOLDER,
             bytes=weight_bytes(str(place)),
-            sizes=measure_sizes(model, place) if whole else None,
+            sizes=None if whole is None else measure_sizes(whole, place),
         )
         for place in places
     )
@@ -121,7 +128,7 @@ def _all(layers: list[QuantizedLayer]) -> str:
 
 
 def _compressed(held: Mapping[str, Any]) -> Quantization | None:
-    """Return what a configuration of compressed-tensors says, None for what no scheme here is like."""
+    """Return the schemes in a configuration of compressed-tensors, None for schemes hf_sparse lacks."""
     groups = held.get("config_groups") or {}
     if not isinstance(groups, Mapping) or len(groups) != 1:
         return None

@@ -1,11 +1,11 @@
-"""Compressed weights: their non-zero values beside one bit for every entry.
+"""Undo compressed weights: their non-zero values beside one bit for every entry.
 
 compressed-tensors before 0.15 (`compressors/sparse_compressors/sparse_bitmask.py` and `sparse_24_bitmask.py`)
 and SparseML with it wrote `weight.compressed` or `compressed` (values in the order of rows), `bitmask`
 (uint8, the first entry in the lowest bit, rows filled up to whole bytes), `shape`, and `row_offsets` (where
 each row's values begin), and said so in config.json under `quantization_config` or `compression_config`,
-`sparsity_config`. Its readers of today know none of it. Where a weight was quantized first, its values are
-codes beside `weight_scale`.
+`sparsity_config`. Today's releases do not read them. If a weight was quantized first, its values are codes
+beside `weight_scale`.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ from hf_sparse.hub.legacy.state import Conversion, Grid, Rounds, State, some
 
 _PARTS = ("compressed", "bitmask", "shape", "row_offsets")
 _CONFIGS = ("quantization_config", "compression_config", "sparsity_config")
-# What says how activations were rounded.
+# Tensors with the grids of activations.
 _RANGES = tuple(
     f".{of}_{what}" for of in ("input", "output") for what in ("scale", "zero_point", "global_scale")
 )
 
 
 def unpack_bitmasks(state: State) -> Conversion | None:
-    """Put the values of compressed weights into their places, and multiply codes by their scales."""
+    """Unpack compressed weights, and multiply codes by their scales; see the module."""
     owners = {key.rpartition(".")[0] for key in state.tensors if key.endswith((".compressed", ".bitmask"))}
     if not owners and not _names_sparsity(state.config):
         return None
@@ -65,7 +65,10 @@ def unpack_bitmasks(state: State) -> Conversion | None:
 
 @dataclass(frozen=True)
 class _Compressed:
-    """One tensor: values, (..., bytes) of bits, and where each row's values begin, None if not stored."""
+    """One tensor: its values in the order of rows, a bit for every entry, and where each row's values begin.
+
+    `bits` is uint8 of shape (..., ceil(columns / 8)); `offsets` is (rows,), None if it was not stored.
+    """
 
     values: Tensor
     bits: Tensor
@@ -80,7 +83,7 @@ class _Compressed:
 
 
 def _names_sparsity(config: Mapping[str, object]) -> bool:
-    # Transformers reads the first alone, and quantized weights without a sparse format in it well.
+    # Transformers reads the first key only, and loads quantized weights well if it has no sparse format.
     quantization, *older = (config.get(name) for name in _CONFIGS)
     return any(older) or (isinstance(quantization, dict) and bool(quantization.get("sparsity_config")))
 
@@ -100,7 +103,7 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
         or bits.shape != (*lengths[:-1], -(-lengths[-1] // 8))
     ):
         raise ValueError(
-            f"{owner}.bitmask is {bits.dtype} of shape {tuple(bits.shape)}, which is no bitmask of a tensor "
+            f"{owner}.bitmask is {bits.dtype} of shape {tuple(bits.shape)}, which does not fit a tensor "
             f"of shape {lengths}; get the file anew"
         )
     flags = np.unpackbits(bits.numpy(), axis=-1, bitorder="little")
@@ -122,7 +125,7 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
 
 
 def _dequantize(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return plain tensors, and the scales of weights that were codes."""
+    """Return floats in place of codes, and the scales of the weights that were codes."""
     for key in tensors:
         if key.endswith((".weight_packed", ".weight_g_idx")):
             raise ValueError(
@@ -138,7 +141,7 @@ def _dequantize(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
         zero_point = plain.pop(f"{weight}_zero_point", None)
         if zero_point is not None and zero_point.any():
             raise ValueError(
-                f"{weight}_zero_point is not zero, so zeros of {weight} are no zeros; decompress it with the "
+                f"{weight}_zero_point is not zero, so zeros of {weight} are not zero; decompress it with the "
                 "release of compressed-tensors that wrote it"
             )
         if codes is None or (scale.numel() != 1 and scale.shape != (len(codes), 1)):
@@ -156,13 +159,16 @@ def _dequantize(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 
 def _rounded(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Rounds | None]:
-    """Return the grids of activations by module, None where tensors do not say which they are.
+    """Return the grids of activations by module, None for a module whose grids the tensors do not give.
 
-    Those that are signed, of 8 bits, have a scale there, unless it is found anew for every input.
+    Only signed grids of 8 bits are read. A dynamic scheme computes its scale from each input, so it stores
+    none.
     """
     modules = {key.removesuffix(".weight_scale") for key in tensors if key.endswith(".weight_scale")}
     modules |= {key[: -len(ending)] for key in tensors for ending in _RANGES if key.endswith(ending)}
-    held = next((config[name] for name in _CONFIGS[:2] if isinstance(config.get(name), dict)), {})
+    held: Mapping[str, Any] = next(
+        (config[name] for name in _CONFIGS[:2] if isinstance(config.get(name), dict)), {}
+    )
     groups = [group for group in (held.get("config_groups") or {}).values() if isinstance(group, dict)]
     schemes = [
         group[of] for group in groups for of in ("input_activations", "output_activations") if group.get(of)
@@ -189,13 +195,12 @@ def _grid(tensors: Mapping[str, Tensor], name: str) -> Grid | None:
 
 
 def _as_rows(module: nn.Module, held: _Compressed, scale: Tensor | None) -> nn.Module:
-    # Embeddings and norms look values up, or multiply by them: the weight unpacked is all there is to
-    # compute.
+    # Embeddings look values up and norms multiply by them, so unpacking their weights is all the layout does.
     return _Rows(module, held, scale) if isinstance(module, nn.Linear) else module
 
 
 class _Rows(nn.Module):
-    """Multiplies by the stored values row by row, without ever making the dense matrix."""
+    """A Linear that multiplies by the stored values row by row, without a dense matrix."""
 
     def __init__(self, module: nn.Linear, held: _Compressed, scale: Tensor | None) -> None:
         super().__init__()

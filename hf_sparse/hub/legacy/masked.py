@@ -1,11 +1,11 @@
-"""Weights beside their masks, as the pruning hooks of two libraries save them.
+"""Undo weights beside their masks, as the pruning hooks of two libraries save them.
 
 Intel's Model-Compression-Research-Package (`model_compression_research/pruning/methods/magnitude_method.py`
-and `pattern_lock.py`) has a parameter `weight_original` and a buffer `weight_mask`, floats of the weight's
-shape for blocks too, and computes with their product; the models of Prune Once for All come from it. So does
-`torch.nn.utils.prune` with `weight_orig` and `weight_mask`, for biases too. Parametrizations
+and `pattern_lock.py`) has a parameter `weight_original` and a buffer `weight_mask` (floats in the shape of
+the weight, also for blocks) and computes with their product; the models of Prune Once for All come from it.
+`torch.nn.utils.prune` does the same with `weight_orig` and `weight_mask`, also for biases. Parametrizations
 (`torch.nn.utils.parametrize`, as in `torch.ao.pruning`) have `parametrizations.weight.original` and a buffer
-of the mask's module, mostly `parametrizations.weight.0.mask`.
+of the mask's module, usually `parametrizations.weight.0.mask`.
 """
 
 import re
@@ -37,7 +37,7 @@ def fold_parametrizations(state: State) -> Conversion | None:
     pairs = {}
     for key in state.tensors:
         match = _PARAMETRIZED.fullmatch(key)
-        # Two originals are a weight norm, which stock models have, too.
+        # Two originals belong to a weight norm, which stock models have too.
         if match is None or f"{key.removesuffix('0')}1" in state.tensors:
             continue
         home = f"{match['module']}.parametrizations.{match['own']}."
@@ -102,7 +102,7 @@ def _check(name: str, mask: Tensor, original: str, values: Tensor) -> None:
 
 
 class _Masked(nn.Module):
-    """Multiplies by the masks before every forward pass, as the hooks do."""
+    """A module that multiplies its weights by their masks before every forward pass, as the hooks do."""
 
     def __init__(self, module: nn.Module, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__()

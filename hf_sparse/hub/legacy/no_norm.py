@@ -1,13 +1,13 @@
-"""BERT whose norms multiply and add, and do not normalize.
+"""Undo a BERT whose norms multiply and add, and do not normalize.
 
 nn_pruning (`nn_pruning/modules/nonorm.py`) replaces LayerNorm by the NoNorm of MobileBERT, `x * weight +
-bias`, and writes `layer_norm_type: no_norm` into config.json. Stock BERT loads the same keys into LayerNorms,
-and computes something else. MobileBERT without its bottleneck computes the same: one feed-forward network a
-layer, no trigrams, norms of the kind `no_norm`. Only the transform of its masked-language head keeps a
-LayerNorm.
+bias`, and writes `layer_norm_type: no_norm` into config.json. Stock BERT loads the same keys into LayerNorms
+and computes something else. MobileBERT without its bottleneck computes the same: one feed-forward network per
+layer, no trigrams, norms of type `no_norm`. Only the transform of its masked-language head keeps a LayerNorm.
 """
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ _NORM = re.compile(r"(.+\.LayerNorm)\.(?:weight|gamma)")
 
 
 def turn_into_mobilebert(state: State) -> Conversion | None:
-    """Rename BERT without normalization to the MobileBERT that it is."""
+    """Turn BERT without normalization into the MobileBERT that computes the same; see the module."""
     config = dict(state.config)
     kind = config.pop(_KEY, None)
     if kind in (None, "layer_norm"):
@@ -35,21 +35,21 @@ def turn_into_mobilebert(state: State) -> Conversion | None:
     architecture = (config.get("architectures") or ["BertModel"])[0]
     if kind != "no_norm" or config.get("model_type") != "bert" or config.get("is_decoder"):
         raise ValueError(
-            f"{_KEY} {kind!r} of a {config.get('model_type')} has no twin in transformers; only no_norm of "
-            "BERT encoders has (MobileBERT)"
+            f"{_KEY} {kind!r} of a {config.get('model_type')} has no equivalent in transformers; only "
+            "no_norm of BERT encoders has (MobileBERT)"
         )
     if architecture not in {f"Bert{head}" for head in _HEADS}:
         raise ValueError(
-            f"{architecture} without normalization has no twin in transformers, since MobileBERT normalizes "
-            "in its language head; name another class under architectures, such as BertModel, and leave out "
-            "the head"
+            f"{architecture} without normalization has no equivalent in transformers, since MobileBERT "
+            "normalizes in its language head; name another class under architectures, such as BertModel, and "
+            "leave out the head"
         )
     norms = [match[1] for key in state.tensors if (match := _NORM.fullmatch(key))]
     tensors = {re.sub(r"^bert\.", "mobilebert.", key): value for key, value in state.tensors.items()}
     width = config["hidden_size"]
     prefix = "mobilebert." if any(key.startswith("mobilebert.") for key in tensors) else ""
-    # A part of every MobileBERT, without a role where embeddings are as wide as layers; without zeros, which
-    # would be taken for pruned.
+    # MobileBERT always has this part, and does not use it if embeddings are as wide as layers. It gets no
+    # zeros, which would look pruned.
     unused = f"{prefix}embeddings.embedding_transformation"
     tensors |= {
         f"{unused}.weight": torch.full((width, width), 1 / width),
@@ -68,15 +68,19 @@ def turn_into_mobilebert(state: State) -> Conversion | None:
         "hidden_act": config.get("hidden_act", "gelu"),
         "num_attention_heads": config.get("num_attention_heads", 12),
     }
-    as_written = dict.fromkeys(norms, _NoNorm)
+    as_written: dict[str, Callable[[nn.Module], nn.Module]] = dict.fromkeys(norms, _without_norm)
     note = (
         f"{some(len(norms), 'norm')} that only multiply and add: {architecture} became Mobile{architecture}"
     )
     return Conversion(State(tensors, config), (note,), as_written)
 
 
+def _without_norm(module: nn.Module) -> nn.Module:
+    return _NoNorm(module) if isinstance(module, nn.LayerNorm) else module
+
+
 class _NoNorm(nn.Module):
-    """Multiplies and adds where a LayerNorm of BERT stood."""
+    """A LayerNorm of BERT that multiplies and adds only."""
 
     def __init__(self, module: nn.LayerNorm) -> None:
         super().__init__()

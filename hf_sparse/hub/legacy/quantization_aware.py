@@ -1,4 +1,4 @@
-"""Checkpoints of quantization-aware training that carry the observers of their activations.
+"""Undo checkpoints of quantization-aware training, which hold the observers of their activations.
 
 SparseML (`sparseml/pytorch/sparsification/quantization/`), which trained the int8 oBERT models, wraps a
 quantized layer: `query.module.weight`, `query.module.weight_fake_quant.*`,
@@ -7,10 +7,10 @@ Model-Compression-Research-Package (`model_compression_research/quantization/qat
 adds `query.weight_fake_quant.*`, `input_fake_quant.*`, `output_fake_quant.*`, `_step` and
 `fake_quant_enabled`.
 
-Weights are floats in both. They are kept as they are; that rounding to 8 bits was simulated is not carried
-over, which a note says, and how much it did is measured. Both round with `FakeQuantize` of
-`torch.ao.quantization`: `scale`, `zero_point`, whether it is switched on, and what its observer saw. Intel's
-`output_fake_quant` rounds where `requantize` says so.
+Weights are floats in both and are kept as they are. The simulated rounding to 8 bits is not carried over: a
+note says so, and its effect is measured. Both round with `FakeQuantize` of `torch.ao.quantization`, which has
+`scale`, `zero_point`, a switch, and the range that its observer saw. Intel's `output_fake_quant` rounds only
+if `requantize` is set.
 """
 
 import re
@@ -35,7 +35,7 @@ _WRAPPED = re.compile(r"(?P<module>.+)\.module\.(?P<own>weight|bias|weight_origi
 
 
 def drop_observers(state: State) -> Conversion | None:
-    """Take layers out of their wrappers and leave out what their observers saw."""
+    """Take layers out of their wrappers and drop their observers; see the module."""
     observed = {match["module"] for key in state.tensors if (match := _OBSERVED.fullmatch(key))}
     wrapped = any(map(_WRAPPED.fullmatch, state.tensors))
     if not observed and not wrapped:
@@ -59,7 +59,7 @@ def drop_observers(state: State) -> Conversion | None:
 
 
 def _rounded(tensors: Mapping[str, Tensor]) -> dict[str, Rounds | None]:
-    """Return what each layer rounded, None for products of activations."""
+    """Return the grids that each layer rounds to, None for products of activations."""
     found: dict[str, dict[str, Grid] | None] = {}
     for match in filter(None, map(_GRID.fullmatch, tensors)):
         home, place = match["home"], match["place"] or ""
@@ -80,6 +80,6 @@ def _grid(tensors: Mapping[str, Tensor], home: str, is_weight: bool) -> Grid:
     least = tensors.get(f"{home}.activation_post_process.min_val", torch.zeros(1)).float().flatten()
     signed = is_weight or bool((zero_point < 0).any())
     if scale.numel() == zero_point.numel() == least.numel() == 1:
-        # No tensor says where codes begin, only what they reached down to.
+        # No tensor says where codes begin; the lowest value seen shows whether they are signed.
         signed |= bool(least < -scale * (zero_point + 1))
     return Grid(scale, zero_point, -128 if signed else 0)

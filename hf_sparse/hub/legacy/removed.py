@@ -1,13 +1,13 @@
-"""Attention heads and feed-forward neurons that were taken out of the matrices.
+"""Undo the removal of attention heads and feed-forward neurons from the matrices.
 
 nn_pruning (`nn_pruning/inference_model_patcher.py`; the madlag models) removes heads with the `prune_heads`
 that transformers had before release 5: their rows of query, key and value with the biases, their columns of
-the output, and `pruned_heads` in config.json, {"0": [0, 2]}, says which. It removes neurons, rows of one
-feed-forward matrix and columns of the other, as many as were empty in that layer. Release 5 of transformers
-ignores `pruned_heads` and knows one number of neurons for all layers.
+the output, listed by layer in `pruned_heads` of config.json, as {"0": [0, 2]}. It removes the neurons that
+are empty in a layer: rows of one feed-forward matrix and columns of the other. Release 5 of transformers
+ignores `pruned_heads` and has one number of neurons for all layers.
 
-Both are put back as zeros. A head whose output columns are zero adds nothing, a neuron likewise, whatever its
-activation gives.
+Both are put back as zeros. A head or a neuron whose output columns are zero adds nothing, whatever its
+activation is.
 """
 
 import re
@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from hf_sparse.architectures import BERT, DISTILBERT, ENCODERS, EncoderNames, feed_forward_width
 from hf_sparse.hub.legacy.state import Conversion, State, some
 
-# Of runs of nn_pruning, and of the movement pruning it grew out of, that were not finished.
+# Tensors of unfinished runs of nn_pruning, and of the movement pruning that it grew out of.
 _UNFINISHED = (".mask_scores", ".ampere_pattern", ".LayerNorm.accumulator")
 
 
 def refill_removed(state: State) -> Conversion | None:
-    """Give all layers the sizes that the configuration says, with zeros for what was removed."""
+    """Fill all layers up to the sizes of the configuration with zeros; see the module."""
     _require_finished(state.tensors)
     removed = _removed_heads(state.config)
     layers = list(_layers(state.tensors)) if state.config.get("model_type") in ENCODERS else []
@@ -51,7 +51,7 @@ def refill_removed(state: State) -> Conversion | None:
 
 
 class _Refill:
-    """The tensors of a checkpoint while zeros are put into them."""
+    """Collects the tensors of a checkpoint with zeros in place of removed heads and neurons."""
 
     def __init__(self, state: State, removed: Mapping[int, Sequence[int]]) -> None:
         self.tensors = dict(state.tensors)
@@ -72,7 +72,7 @@ class _Refill:
         return tuple(notes)
 
     def heads(self, prefix: str, layer: int, names: EncoderNames) -> None:
-        """Put the heads back that `pruned_heads` says are gone from a layer."""
+        """Put back the heads of a layer that `pruned_heads` lists."""
         gone = self._removed.get(layer, ())
         if any(head >= self._heads for head in gone):
             raise ValueError(
@@ -96,12 +96,12 @@ class _Refill:
         self._head_count += self._heads - len(kept)
 
     def neurons(self, prefix: str, names: EncoderNames) -> None:
-        """Fill a layer up to the number of neurons of the configuration."""
+        """Fill a layer up to the number of neurons in the configuration."""
         into, back = f"{prefix}.{names.intermediate}", f"{prefix}.{names.last}"
         count = len(self._weight(into))
         if count >= self._neurons:
             return
-        # Which they were cannot be told, and makes no difference.
+        # Which neurons were removed is unknown, and the order of neurons makes no difference.
         places = torch.arange(count)
         self._spread(into, places, self._neurons, dimension=0)
         self._spread(back, places, self._neurons, dimension=1)
@@ -116,7 +116,7 @@ class _Refill:
             )
 
     def _places(self, heads: Sequence[int]) -> Tensor:
-        """Return the rows of some heads."""
+        """Return the indices of the rows of some heads."""
         size = self._hidden // self._heads
         return (torch.tensor(heads, dtype=torch.int64)[:, None] * size + torch.arange(size)).flatten()
 
@@ -127,7 +127,7 @@ class _Refill:
         return weight
 
     def _spread(self, name: str, places: Tensor, length: int, dimension: int) -> None:
-        """Make a Linear larger on one side: 0 outputs, 1 inputs."""
+        """Enlarge a Linear in dimension 0 (outputs) or 1 (inputs), with its old values at `places`."""
         weight, bias = self._weight(name), self.tensors.get(f"{name}.bias")
         if (
             weight.dim() != 2
@@ -151,7 +151,7 @@ def _filled(values: Tensor, places: Tensor, length: int, dimension: int) -> Tens
 
 
 def _small(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """Return the Linear as it was written, which attention of transformers reads the number of heads from."""
+    """Return the Linear as it was written; from its size transformers derives the number of heads."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     linear.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     return linear

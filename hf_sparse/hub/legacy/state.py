@@ -1,16 +1,26 @@
-"""A checkpoint on its way from its layout to today's."""
+"""A checkpoint as it was written: reading it, and the value that one layout after the other converts."""
 
+import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 
-# The second is what transformers of today ignores; heads that it counts have been put back.
+from hf_sparse.checkpoint.saved_files import packed_file, saved_file, weight_files
+from hf_sparse.reading import read_json
+
+# Today's transformers ignores pruned_heads; the heads it lists have been put back by then.
 _UNSAID = ("model_type", "pruned_heads")
+# The Linear of a pooler, which checkpoints hold even if their class lacks one.
 POOLER = ".pooler.dense"
-"""What checkpoints hold of a pooler, be it that their class has none."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class State:
     config: Mapping[str, Any]
 
     def stock_config(self) -> PreTrainedConfig:
-        """Return the configuration as transformers has it; raise `ValueError` if it has none such."""
+        """Return the configuration of transformers; raise `ValueError` for a model it does not know."""
         rest = {key: value for key, value in self.config.items() if key not in _UNSAID}
         try:
             return AutoConfig.for_model(self.config.get("model_type", ""), **rest)
@@ -33,9 +43,9 @@ class State:
 
 @dataclass(frozen=True)
 class Grid:
-    """The 256 codes from `low` on, each worth `scale * (code - zero_point)`, as floats.
+    """256 codes from `low` up, each worth `scale * (code - zero_point)`, with floats as tensors.
 
-    There is one scale and zero point for a tensor, or one for every row.
+    Scale and zero point are of one element for a whole tensor, or of one for each row.
     """
 
     scale: Tensor
@@ -43,12 +53,12 @@ class Grid:
     low: int
 
     def fits(self, rows: int) -> bool:
-        """Say whether there is one scale, or one for each of so many rows, and all are positive."""
+        """Return whether there is one scale, or one for each of `rows`, and all are positive."""
         sizes = {self.scale.numel(), self.zero_point.numel()}
         return sizes <= {1, rows} and bool((self.scale.isfinite() & (self.scale > 0)).all())
 
     def round(self, values: Tensor) -> Tensor:
-        """Return the nearest values that have a code."""
+        """Return the nearest values that codes can represent."""
         shape = (-1, *[1] * (values.dim() - 1))
         scale, zero_point = self.scale.reshape(shape), self.zero_point.reshape(shape)
         codes = ((values / scale).round() + zero_point).clamp(self.low, self.low + 255)
@@ -57,7 +67,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What a layer rounds in every forward pass; None for what it leaves as it is."""
+    """The grids that a layer rounds to in every forward pass; None for tensors that it does not round."""
 
     weight: Grid | None = None
     inputs: Grid | None = None
@@ -66,11 +76,11 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a checkpoint, with a sentence for each thing that was done.
+    """A converted checkpoint, with `notes` that say in one sentence each what was done.
 
-    `as_written` makes of a module of the stock model one that computes as the library did that wrote the
-    layout, from the tensors it wrote, before any rounding; `rounded` says what it rounded, None where that is
-    not known in full. Modules go by their names in the checkpoint.
+    `as_written` turns a module of the stock model into one that computes as the library of the layout did,
+    from the tensors it wrote and before any rounding. `rounded` holds the grids of each layer that rounds,
+    None for a layer whose grids are not fully known. Keys are names of modules in the checkpoint.
     """
 
     state: State
@@ -79,17 +89,73 @@ class Conversion:
     rounded: Mapping[str, Rounds | None] = field(default_factory=dict)
 
 
+def read_state(name_or_path: str, **hub: Any) -> State:
+    """Return the configuration and all tensors of a directory or a model on the Hub.
+
+    `hub` holds `revision` and `token` for the Hub. Weights come from `model.safetensors` or
+    `pytorch_model.bin`, whole or in shards. Pickles are restricted to tensors, so that none of their code
+    runs. Raises `ValueError` for files that are damaged or hold anything else, `FileNotFoundError` if there
+    are no weights.
+    """
+    config = _read_config(name_or_path, **hub)
+    if packed_file(name_or_path, **hub) is not None:
+        raise ValueError(f"{name_or_path} is a packed directory of this package; load it with load_packed")
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(name_or_path, **hub):
+        held = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+        if twice := sorted(tensors.keys() & held.keys()):
+            raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files anew")
+        tensors |= held
+    return State(tensors, config)
+
+
+def _read_config(name_or_path: str, **hub: Any) -> dict[str, Any]:
+    file = saved_file(name_or_path, CONFIG_NAME, **hub)
+    if file is None:
+        at = f" at {hub['revision']}" if hub.get("revision") else ""
+        raise ValueError(
+            f"{name_or_path} has no {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
+        )
+    return read_json(file, "JSON", "get the file anew")
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); get the file anew") from error
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    try:
+        # Files of torch before 1.6 are no zip archives and cannot be memory-mapped.
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file} is damaged or holds more than tensors, whose code would run; it is not opened, ask its "
+            "author for safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({first_line(error)}); get the file anew") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} holds a {type(held).__name__}, no tensors by name; save a state_dict")
+    for name, value in held.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{file} holds {name!r}, which is not a tensor; save model.state_dict() alone")
+    return held
+
+
 def some(count: int, what: str) -> str:
-    """Write a number of things."""
+    """Return a count with its noun, in the plural unless the count is 1."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def listed(names: list[str]) -> str:
-    """Name the first three of many."""
+    """Return the first three names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more}"
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first, its name if it says nothing."""
+    """Return the first line of an error's message, the name of its class if the message is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]

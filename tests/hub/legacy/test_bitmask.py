@@ -32,7 +32,7 @@ def compress(weight: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def two_of_four(weight: torch.Tensor) -> torch.Tensor:
-    """Say which two of every four are the largest."""
+    """Return a mask of the largest two of every four values."""
     largest = weight.reshape(-1, 4).abs().topk(2, dim=1).indices
     return torch.zeros(weight.numel() // 4, 4).bool().scatter(1, largest, True).reshape(weight.shape)
 
@@ -148,12 +148,12 @@ FIRST = f"{PRUNED[0]}"
     [
         ("compressed", lambda values: values[:-1], "has 256 bits set and .*compressed 255 values"),
         ("compressed", lambda values: values.repeat(2), "has 256 bits set and .*compressed 512 values"),
-        ("bitmask", lambda bits: bits[:-1], "is no bitmask of a tensor of shape \\(32, 32\\)"),
+        ("bitmask", lambda bits: bits[:-1], "does not fit a tensor of shape \\(32, 32\\)"),
         ("bitmask", lambda bits: bits.to(torch.int32), "bitmask is torch.int32 of shape"),
         ("bitmask", lambda bits: bits.flip(0), "row_offsets says that rows begin elsewhere"),
-        ("shape", lambda shape: shape * 1000, "is no bitmask of a tensor of shape \\(32000, 32000\\)"),
+        ("shape", lambda shape: shape * 1000, "does not fit a tensor of shape \\(32000, 32000\\)"),
         ("shape", lambda shape: shape - torch.tensor([0, 1]), "bits set"),
-        ("shape", lambda shape: shape[:0], "is no bitmask"),
+        ("shape", lambda shape: shape[:0], "does not fit a tensor"),
         ("row_offsets", lambda offsets: offsets + 1, "row_offsets says that rows begin elsewhere"),
         ("row_offsets", lambda offsets: offsets[:-1], "row_offsets says that rows begin elsewhere"),
     ],
@@ -186,7 +186,7 @@ def test_a_missing_part_is_refused(tmp_path: Path, part: str) -> None:
         ({f"{FIRST}_packed": torch.ones(1)}, "packed in 32-bit words"),
         ({f"{FIRST}_scale": torch.ones(32, 4)}, "neither one scale nor one for every output"),
         ({f"{FIRST}_scale": torch.ones(1)}, "is torch.float32 beside .*_scale, so it holds no codes"),
-        ({f"{FIRST}_scale": torch.ones(1), f"{FIRST}_zero_point": torch.ones(1)}, "zeros of .* are no zeros"),
+        ({f"{FIRST}_scale": torch.ones(1), f"{FIRST}_zero_point": torch.ones(1)}, "zeros of .* are not zero"),
     ],
 )
 def test_what_is_not_unpacked_here_is_refused(tmp_path: Path, extra: dict, message: str) -> None:

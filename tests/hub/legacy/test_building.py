@@ -93,7 +93,7 @@ def test_a_pooler_without_a_use_is_left_out_with_a_note(tmp_path: Path) -> None:
         "bert.pooler.dense.bias": torch.ones(32),
     }
     rescued = load_legacy(str(write(tmp_path, written, config_of(model))))
-    assert rescued.notes == ("a pooler, which BertForQuestionAnswering has none of, left out",)
+    assert rescued.notes == ("a pooler left out, which BertForQuestionAnswering lacks",)
 
 
 @pytest.mark.parametrize("endings", [("orig", "mask"), ("original", "mask")])
@@ -103,7 +103,7 @@ def test_so_is_a_masked_one(tmp_path: Path, endings: tuple[str, str]) -> None:
     written = pruned(model) | {"bert.pooler.dense.bias": torch.ones(32)}
     written |= {f"bert.pooler.dense.weight_{ending}": torch.ones(32, 32) for ending in endings}
     rescued = load_legacy(str(write(tmp_path, written, config_of(model))))
-    assert rescued.notes[1:] == ("a pooler, which BertForQuestionAnswering has none of, left out",)
+    assert rescued.notes[1:] == ("a pooler left out, which BertForQuestionAnswering lacks",)
     # All that was written otherwise is gone.
     assert rescued.difference is None
 
@@ -142,7 +142,7 @@ def test_what_is_missing_left_over_or_of_another_shape_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["MaskedBertForSequenceClassification"]}, "which is no model of transformers"),
+        ({"architectures": ["MaskedBertForSequenceClassification"]}, "which transformers does not have"),
         ({"architectures": None}, "names None, which is no model"),
         ({"architectures": ["BertConfig"]}, "names BertConfig, which is no model"),
         ({"model_type": "masked_bert"}, "is of no model that transformers knows"),

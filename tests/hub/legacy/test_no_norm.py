@@ -94,12 +94,14 @@ def test_other_heads_have_twins(tmp_path: Path, kind: type) -> None:
 
 def test_a_language_head_has_none(tmp_path: Path) -> None:
     model = BertForMaskedLM(BertConfig(**SIZES))
-    with pytest.raises(ValueError, match="BertForMaskedLM without normalization has no twin"):
+    with pytest.raises(ValueError, match="BertForMaskedLM without normalization has no equivalent"):
         load_legacy(str(write(tmp_path, tensors_of(model), config_of(model) | NO_NORM)))
 
 
 @pytest.mark.parametrize("change", [{"layer_norm_type": "batch_norm"}, {"is_decoder": True}])
 def test_other_norms_and_decoders_are_refused(tmp_path: Path, change: dict) -> None:
     written, config = unnormalized()
-    with pytest.raises(ValueError, match="has no twin in transformers; only no_norm of BERT encoders has"):
+    with pytest.raises(
+        ValueError, match="has no equivalent in transformers; only no_norm of BERT encoders has"
+    ):
         load_legacy(str(write(tmp_path, written, config | change)))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_sparse.checkpoint.packed import save_packed
-from hf_sparse.hub.legacy.reading import read_state
+from hf_sparse.hub.legacy.state import read_state
 from tests.hub.legacy.written import config_of, tensors_of, wide, write
 
 TENSORS = {"one.weight": torch.arange(6.0).reshape(2, 3), "two": torch.zeros(2, dtype=torch.int64)}
@@ -87,8 +87,8 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, file: str, share: float) ->
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"state_dict": TENSORS}, "holds 'state_dict', which is no tensor"),
-        ({"weight": 1.0}, "holds 'weight', which is no tensor"),
+        ({"state_dict": TENSORS}, "holds 'state_dict', which is not a tensor"),
+        ({"weight": 1.0}, "holds 'weight', which is not a tensor"),
         ([torch.ones(1)], "holds a list, no tensors by name"),
     ],
 )

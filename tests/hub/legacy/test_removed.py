@@ -1,4 +1,4 @@
-"""Heads and neurons that were taken out are put back as zeros."""
+"""Removed heads and neurons are put back as zeros."""
 
 from functools import partial
 from pathlib import Path

@@ -32,7 +32,7 @@ PRUNED = [
 
 
 def wide(seed: int = 0, **config: Any) -> BertForSequenceClassification:
-    """Four heads of eight, and weights large enough that every one of them shows in the logits."""
+    """Return a model with four heads of eight, and weights so large that each affects the logits."""
     return bert(seed, **({"num_attention_heads": 4, "initializer_range": 0.3} | config)).eval()
 
 
