@@ -31,9 +31,10 @@ test-oldest: $(OLDEST)/installed  ## run the tests on the oldest supported trans
 test-transformers: $(VENV)/installed  ## run transformers' own tests of Trainer with ours in its place: CHECKOUT=../transformers
 	$(VENV)/bin/python tests/integration/transformers_tests.py $(CHECKOUT) $(ARGS)
 
-lint: $(VENV)/installed  ## check style and layout
+lint: $(VENV)/installed  ## check style, layout and types
 	$(RUFF) check .
 	$(RUFF) format --check .
+	$(VENV)/bin/mypy
 
 format: $(VENV)/installed  ## rewrite the code in the project's layout
 	$(RUFF) check --fix .
@@ -45,10 +46,10 @@ bench: $(VENV)/benchable  ## measure again what docs/results.md shows; choose wi
 
 readme: $(VENV)/installed  ## write the measured tables and that of architectures into README.md and docs/
 	$(VENV)/bin/python benchmarks/readme.py
-	PYTHONPATH=tests/training $(VENV)/bin/python tests/architectures/zoo_table.py
+	$(VENV)/bin/python -m tests.support.zoo_table
 
 clean:  ## remove what the other targets have made
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis hf_sparse_demo
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis hf_sparse_demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each step may be interrupted: the stamp `installed` comes last, and pip continues with what is missing.

@@ -12,9 +12,9 @@ from setuptools.command.build_py import build_py
 
 # Its modules that are needed here import the standard library alone.
 sys.path.insert(0, str(Path(__file__).parent))
-from hf_sparse.native.building import PREBUILT, SWITCH, prebuild
+from hf_sparse.native.build import PREBUILT, SWITCH, prebuild
 from hf_sparse.native.cache import Unavailable
-from hf_sparse.runtime.processor import machine_paths  # noqa: E402
+from hf_sparse.runtime.cpu import machine_paths  # noqa: E402
 
 
 class BuildPackage(build_py):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import transformers
 
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.checkpoint.sizes import measure_sizes
 from measuring import RESULTS, write_results
 from prune_once_for_all import COMMON, TASKS, run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hf_sparse.demo.job import run_demo
+from hf_sparse.demo.run import run_demo
 from hf_sparse.demo.settings import DemoSettings
 from measuring import write_results
 

@@ -17,7 +17,7 @@ from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import hf_sparse
-from hf_sparse.checkpoint.loading import load_model
+from hf_sparse.checkpoint.load import load_model
 from hf_sparse.export.directory import export_directory
 from hf_sparse.export.session import load_onnx
 from measuring import write_results

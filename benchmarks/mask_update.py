@@ -14,10 +14,10 @@ from transformers import BertConfig, BertModel
 from hf_sparse import Recipe, find_targets
 from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, write_state
 from hf_sparse.sparsity.layout import Layout
+from hf_sparse.sparsity.mask_update import grow
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.patterns.parse import parse_pattern
-from hf_sparse.sparsity.update import grow
 from hf_sparse.targets import Targets
 from measuring import write_results
 

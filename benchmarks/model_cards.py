@@ -6,10 +6,10 @@ from pathlib import Path
 
 from hf_sparse.atomic.directories import replacing_directory
 from hf_sparse.atomic.files import write_atomically
-from hf_sparse.hub.cards.options import CardOptions
-from hf_sparse.hub.cards.rendering import render
-from hf_sparse.hub.cards.write import describe
-from hf_sparse.hub.staging import staged
+from hf_sparse.hub.card.options import CardOptions
+from hf_sparse.hub.card.render import render
+from hf_sparse.hub.card.write import describe
+from hf_sparse.hub.stage import staged
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 DEMO = "bert-tiny-python-docs-sparse90-int8"

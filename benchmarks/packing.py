@@ -12,7 +12,7 @@ import torch
 import zstandard
 from rich.progress import track
 
-from hf_sparse.checkpoint.packing import pack_codes, unpack_codes
+from hf_sparse.checkpoint.packed.codec import pack_codes, unpack_codes
 from hf_sparse.checkpoint.sizes import entropy_bytes
 from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.sparsity.numpy_ops import parallel_map

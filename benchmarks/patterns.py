@@ -2,7 +2,7 @@
 
 from hf_sparse.benchmark.latency import limited
 from hf_sparse.planning.pattern_speedup import SPARSITIES, measure_speedup
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.bindings import load_kernels
 from measuring import write_results
 
 

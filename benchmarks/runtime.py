@@ -24,7 +24,7 @@ from hf_sparse.benchmark.inputs import Job, random_inputs
 from hf_sparse.benchmark.latency import Prepared, limited, measure
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runs.latency import LatencyRow
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.bindings import load_kernels
 from measuring import write_results
 
 # Rows and columns of a block, share of zeros, the name in the table.

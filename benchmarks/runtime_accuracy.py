@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from eight_bits import RECIPES, accuracy, batches
 from hf_sparse.benchmark.latency import limited
-from hf_sparse.checkpoint.loading import load_model
+from hf_sparse.checkpoint.load import load_model
 from hf_sparse.runtime import fuse
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.bindings import load_kernels
 from measuring import write_results
 
 NAMES = ("dense", "sparse_90", "sparse_94", *RECIPES)

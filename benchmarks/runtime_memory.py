@@ -18,9 +18,9 @@ import torch
 
 from hf_sparse import save_packed
 from hf_sparse.runtime import load
-from hf_sparse.runtime.choosing import pack_layer
-from hf_sparse.runtime.integers import FIXED, IntegerLayer
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.autotune import pack_layer
+from hf_sparse.runtime.bindings import load_kernels
+from hf_sparse.runtime.integer_layer import FIXED, IntegerLayer
 from hf_sparse.runtime.linear import RuntimeLinear
 from measuring import write_results
 from runtime import FIRST, build

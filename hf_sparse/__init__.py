@@ -2,29 +2,29 @@
 
 from importlib import import_module
 
-from hf_sparse.registration import register
+from hf_sparse.register import register
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Recipe": "hf_sparse.recipe",
+    "Recipe": "hf_sparse.recipe.recipe",
     "SparseArguments": "hf_sparse.training.arguments",
     "SparseLoraConfig": "hf_sparse.adapters.lora",
-    "SparseSeq2SeqTrainer": "hf_sparse.trainers.trainer",
-    "SparseTrainer": "hf_sparse.trainers.trainer",
-    "SparseTrainerMixin": "hf_sparse.trainers.trainer",
-    "SparsityCallback": "hf_sparse.training.callbacks",
+    "SparseSeq2SeqTrainer": "hf_sparse.training.trainer",
+    "SparseTrainer": "hf_sparse.training.trainer",
+    "SparseTrainerMixin": "hf_sparse.training.trainer",
+    "SparsityCallback": "hf_sparse.training.callback",
     "find_targets": "hf_sparse.targets",
-    "load_model": "hf_sparse.checkpoint.loading",
-    "load_packed": "hf_sparse.checkpoint.packed",
+    "load_model": "hf_sparse.checkpoint.load",
+    "load_packed": "hf_sparse.checkpoint.packed.model",
     "load_teacher": "hf_sparse.distillation.teacher",
     "measure_sparsity": "hf_sparse.sparsity.measure",
-    "merge_adapter": "hf_sparse.adapters.merging",
-    "prune": "hf_sparse.training.prune",
-    "prune_with_data": "hf_sparse.training.one_shot",
+    "merge_adapter": "hf_sparse.adapters.merge",
+    "prune": "hf_sparse.oneshot.prune",
+    "prune_with_data": "hf_sparse.oneshot.prune_with_data",
     "save_compressed": "hf_sparse.checkpoint.compressed_tensors",
-    "save_packed": "hf_sparse.checkpoint.packed",
-    "shrink": "hf_sparse.sparsity.shrink",
+    "save_packed": "hf_sparse.checkpoint.packed.model",
+    "shrink": "hf_sparse.sparsity.structured.shrink",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -2,9 +2,11 @@
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from pkgutil import resolve_name
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -50,3 +52,29 @@ def warn_renamed(old: str, new: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "hf_sparse":
         frame, level = frame.f_back, level + 1
     warnings.warn(f"{old} is an old name; write {new}", FutureWarning, stacklevel=level)
+
+
+class _OldModule(ModuleType):
+    """A module that has moved; its names are looked up at their new places."""
+
+    def __init__(self, name: str, new_names: Mapping[str, str]) -> None:
+        super().__init__(name, "Moved; see the warnings of its names.")
+        self.__dict__["_new_names"] = dict(new_names)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._new_names:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        new = self._new_names[name]
+        warn_renamed(f"{self.__name__}.{name}", new)
+        package, _, own = new.rpartition(".")
+        return getattr(resolve_name(package), own)
+
+
+def renamed_module(old: str, new_names: Mapping[str, str]) -> None:
+    """Keep a documented module importable under the name it had.
+
+    Args:
+        old: Its dotted name. The package above it has to call this when it is imported.
+        new_names: The dotted new name of everything that was documented there.
+    """
+    sys.modules[old] = _OldModule(old, new_names)

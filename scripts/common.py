@@ -19,14 +19,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import speed
 from hf_sparse import SparseArguments, SparseTrainer
-from hf_sparse.checkpoint.loading import requantize
+from hf_sparse.checkpoint.load import requantize
 from hf_sparse.cli import old_options
 from hf_sparse.data.files import load_splits
 from hf_sparse.distillation.teacher import load_teacher
-from hf_sparse.training.dropout import set_dropout
-from hf_sparse.training.freeze import freeze
+from hf_sparse.recipe.published_arguments import given_arguments, read_recipe_arguments
 from hf_sparse.training.mlm import EpochCallback, MaskedTokens
-from hf_sparse.training.recipe_arguments import given_arguments, read_recipe_arguments
+from hf_sparse.training.model_options import freeze, set_dropout
 
 logger = logging.getLogger("hf_sparse.scripts")
 

@@ -38,8 +38,8 @@ import texts
 import tokenization
 from hf_sparse import SparseTrainer
 from hf_sparse.metrics.pretraining import masked_accuracy, most_likely, pretraining_scores, scored_pairs
-from hf_sparse.trainers.pretraining import PreTrainingTrainer
 from hf_sparse.training.mlm import MaskedTokens
+from hf_sparse.training.pretraining import PreTrainingTrainer
 
 TASK = "fill-mask"
 

@@ -21,16 +21,16 @@ import common
 import session
 import tokenization
 from hf_sparse.atomic.files import write_atomically
-from hf_sparse.data.answers import AnswerFinder
-from hf_sparse.data.questions import QuestionColumns, numbered, question_columns, require_answers
-from hf_sparse.data.windows import (
+from hf_sparse.data.qa_examples import QuestionColumns, numbered, question_columns, require_answers
+from hf_sparse.data.qa_features import (
     Cutting,
     QuestionSet,
     evaluation_encoder,
     report_left_out,
     training_encoder,
 )
-from hf_sparse.trainers.question_answering import QuestionAnsweringTrainer
+from hf_sparse.data.qa_postprocessing import AnswerFinder
+from hf_sparse.training.question_answering import QuestionAnsweringTrainer
 
 TASK = "question-answering"
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hf_sparse import SparseTrainer, find_targets, measure_sparsity
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
-from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.report.sizes import size_table
 

@@ -8,7 +8,7 @@ from torch import nn
 from hf_sparse import find_targets
 from hf_sparse.expressions import Expression
 from hf_sparse.sparsity.layout import Override, _chosen
-from hf_sparse.training.freeze import freeze
+from hf_sparse.training.model_options import freeze
 
 NAME = "bert.encoder.layer.11.attention.output.dense.weight"
 ENDLESS = r"(\w|\.|[a-z])+(\w|\.|[a-z])+[^\w.]"

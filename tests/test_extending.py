@@ -122,7 +122,7 @@ def read_row_pair(text: str) -> RowPair | None:
 '''
 TRAINING = """
 import json, sys, torch
-from tiny import arguments, bert, sentences
+from tests.support.tiny import arguments, bert, sentences
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity
 from hf_sparse.checkpoint.sidecar import read_state
 
@@ -157,7 +157,7 @@ def train_with(
     source = (copy / registry).read_text()
     assert before in source
     (copy / registry).write_text(source.replace(before, after))
-    helpers = Path(__file__).parent / "training"
+    helpers = Path(__file__).parents[1]
     run = subprocess.run(
         [sys.executable, "-c", TRAINING, str(folder / "out"), json.dumps(overrides)],
         capture_output=True,

@@ -11,8 +11,8 @@ from transformers import set_seed
 from typer.main import get_command
 
 from hf_sparse.cli.main import app
-from hf_sparse.reading import keys_of
-from hf_sparse.recipe import Recipe
+from hf_sparse.readers import keys_of
+from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.sparsity.methods import METHODS
 from tests.guides.comparing import differences
 from tests.guides.reading import PAGES, ROOT, blocks, commands, sides

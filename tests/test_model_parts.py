@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, DebertaV2Config, DebertaV2ForSeq
 import hf_sparse
 from hf_sparse import architectures
 from hf_sparse.architectures import ENCODERS
-from hf_sparse.sparsity.heads import find_heads
+from hf_sparse.sparsity.structured.heads import find_heads
 
 PACKAGE = Path(hf_sparse.__file__).parent
 SMALL = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9}

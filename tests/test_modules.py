@@ -4,11 +4,11 @@ import pytest
 import torch
 from peft import IA3Config, LoHaConfig, LoraConfig, PrefixTuningConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from tiny import bert, llama
 from torch import nn
 
 from hf_sparse.modules import adapter_owner, base_prefix, has_adapter, saved_model
 from hf_sparse.targets import find_targets
+from tests.support.tiny import bert, llama
 
 ADAPTER = "part of an adapter"
 LAYERS = ["query", "value"]

@@ -4,9 +4,9 @@ import pytest
 
 from hf_sparse.fields import steps_of
 from hf_sparse.planning.plan import make_plan
-from hf_sparse.recipe import Recipe, preset_names
-from hf_sparse.settings.distillation import DistillationRecipe
-from hf_sparse.settings.sparsity import SparsityRecipe
+from hf_sparse.recipe.distillation import DistillationRecipe
+from hf_sparse.recipe.recipe import Recipe, preset_names
+from hf_sparse.recipe.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
 
 PRESETS = [

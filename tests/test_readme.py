@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import arguments, bert, sentences
 from typer.testing import CliRunner
 
 from hf_sparse.cli.main import app
-from hf_sparse.reading import read_yaml
-from hf_sparse.recipe import Recipe, preset_names
+from hf_sparse.readers import read_yaml
+from hf_sparse.recipe.recipe import Recipe, preset_names
 from tests.guides.comparing import differences
 from tests.guides.reading import sides
+from tests.support.tiny import arguments, bert, sentences
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_sparse.hub.cards.facts import Facts
+from hf_sparse.hub.card.card_data import Facts
 from hf_sparse.runs.measured_run import MeasuredRun
 from hf_sparse.units import DENSE_BELOW, counted, megabytes, milliseconds, percent, short, size
 

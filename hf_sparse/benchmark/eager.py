@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from hf_sparse.benchmark.inputs import Job, shared_copy
 from hf_sparse.benchmark.latency import Backend, Prepared
-from hf_sparse.runtime.engine import FusedEncoder
-from hf_sparse.runtime.fusing import fuse
-from hf_sparse.runtime.integers import quantized_linears
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.bindings import load_kernels
+from hf_sparse.runtime.fuse import fuse
+from hf_sparse.runtime.fused_encoder import FusedEncoder
+from hf_sparse.runtime.integer_layer import quantized_linears
 from hf_sparse.runtime.linear import RuntimeLinear
-from hf_sparse.runtime.optimizing import optimize
+from hf_sparse.runtime.optimize import optimize
 
 
 class Fuse(Backend):

@@ -13,7 +13,7 @@ from hf_sparse.data.positions import most_tokens
 from hf_sparse.export.onnx import ExportedOnnx, example_inputs, export_onnx
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import detach
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.quantization.quantized_layers import quantized_layers
 
 _SEED = 0
 

@@ -17,12 +17,12 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.atomic.directories import replacing_directory
 from hf_sparse.atomic.files import write_atomically
-from hf_sparse.checkpoint.carrying import carry
+from hf_sparse.checkpoint.carry_over import carry
 from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
 from hf_sparse.modules import base_prefix
-from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers, require_finite_tensors
-from hf_sparse.suitable import require_merged
+from hf_sparse.quantization.quantized_layers import QuantizedLayer, quantized_layers, require_finite_tensors
+from hf_sparse.savable import require_merged
 
 METHOD = "compressed-tensors"
 # compressed-tensors has signed zero points, hf_sparse unsigned ones.

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from hf_sparse.architectures import COUNTS_OF_PARTS
-from hf_sparse.reading import read_json, shortened
+from hf_sparse.readers import read_json, shortened
 
 _WAY_OUT = "restore it, or save the model again"
 # No model has more of any part that its configuration counts.

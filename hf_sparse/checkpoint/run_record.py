@@ -13,8 +13,8 @@ from torch import nn
 
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.environment import hardware, versions
-from hf_sparse.reading import read_json, shortened
-from hf_sparse.recipe import Recipe
+from hf_sparse.readers import read_json, shortened
+from hf_sparse.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import Trainer

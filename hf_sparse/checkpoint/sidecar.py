@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_sparse.atomic.files import hash_files, sha256, write_atomically
-from hf_sparse.reading import parse_json, shortened
-from hf_sparse.recipe import Recipe
-from hf_sparse.settings.saved import as_of_format
+from hf_sparse.readers import parse_json, shortened
+from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.recipe.saved import as_of_format
 
 SIDECAR = "hf_sparse_state.safetensors"
 FORMAT_VERSION = 4

@@ -9,11 +9,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from hf_sparse.checkpoint.container import PACKED, read_packed
-from hf_sparse.checkpoint.entries import bit_patterns
+from hf_sparse.checkpoint.packed.entries import bit_patterns
+from hf_sparse.checkpoint.packed.file import PACKED, read_packed
 from hf_sparse.checkpoint.saved_files import weight_files
 from hf_sparse.quantization.convert import is_quantized
-from hf_sparse.reading import parse_json
+from hf_sparse.readers import parse_json
 from hf_sparse.targets import Target, find_targets
 
 _DENSE_BYTES = 4

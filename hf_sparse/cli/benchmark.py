@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors, require
 from hf_sparse.cli.options import BatchSizeToTime, Json, Model, Png, Variant, chosen_weights
-from hf_sparse.cli.waiting import counted, working
+from hf_sparse.cli.progress import counted, working
 
 _TOKENS = 128
 
@@ -48,13 +48,13 @@ def benchmark(
             from hf_sparse.benchmark.backends import BACKENDS, REFERENCE, prepare
             from hf_sparse.benchmark.inputs import Job, random_inputs
             from hf_sparse.benchmark.latency import limited, measure
-            from hf_sparse.checkpoint.loading import load_model
+            from hf_sparse.checkpoint.load import load_model
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
             from hf_sparse.report.latency import latency_figure, print_latency
             from hf_sparse.report.pictures import require_png, write_png
             from hf_sparse.runs.latency import LatencyReport, machine
-            from hf_sparse.runtime.library import load_kernels
+            from hf_sparse.runtime.bindings import load_kernels
 
             if png is not None:
                 # Before anything is measured.

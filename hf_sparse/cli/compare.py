@@ -7,7 +7,7 @@ from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors, require
 from hf_sparse.cli.options import Json, Png, Runs
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 
 def compare(

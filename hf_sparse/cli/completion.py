@@ -19,5 +19,5 @@ def one_of(names: tuple[str, ...]) -> Callable[[], list[str]]:
 
 def presets() -> list[str]:
     """Return the names of presets; if none fits, the shell completes files."""
-    files = resources.files("hf_sparse") / "presets"
+    files = resources.files("hf_sparse.recipe") / "presets"
     return sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))

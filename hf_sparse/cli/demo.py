@@ -55,7 +55,7 @@ def demo(
     Try: hf-sparse demo --output-dir my_demo
     """
     with plain_errors(context.obj):
-        from hf_sparse.demo.job import RESULTS, run_demo
+        from hf_sparse.demo.run import RESULTS, run_demo
         from hf_sparse.demo.settings import DemoSettings
 
         settings = DemoSettings(

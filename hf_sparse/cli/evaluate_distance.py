@@ -18,7 +18,7 @@ from hf_sparse.cli.options import (
     Variant,
     chosen_weights,
 )
-from hf_sparse.cli.waiting import counted, working
+from hf_sparse.cli.progress import counted, working
 
 
 def evaluate_distance(
@@ -47,7 +47,7 @@ def evaluate_distance(
         with working("Loading"):
             from transformers import AutoTokenizer
 
-            from hf_sparse.checkpoint.loading import requantize
+            from hf_sparse.checkpoint.load import requantize
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.distillation.distance import layer_distances, load_encoders

@@ -9,7 +9,7 @@ from rich.console import Console
 from hf_sparse.cli.completion import EXPORTS, one_of
 from hf_sparse.cli.errors import plain_errors, require
 from hf_sparse.cli.options import Json, Model, OutputDir, Variant, chosen_weights
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 
 def export(
@@ -39,8 +39,8 @@ def export(
             require("export", "export", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
             if form == "openvino":
                 require("export to OpenVINO", "openvino", "openvino")
-            from hf_sparse.checkpoint.carrying import carried
-            from hf_sparse.checkpoint.loading import load_model, load_tokenizer
+            from hf_sparse.checkpoint.carry_over import carried
+            from hf_sparse.checkpoint.load import load_model, load_tokenizer
             from hf_sparse.export.directory import export_directory, exported_bytes, require_own
             from hf_sparse.units import size
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from hf_sparse.cli.errors import WANTING, plain_errors
 from hf_sparse.cli.options import Exclude, Include, Json, Model, Png, Variant, chosen_weights
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 
 def inspect(
@@ -38,7 +38,7 @@ def inspect(
     Try: hf-sparse inspect pruned --png heatmap.png
     """
     with plain_errors(context.obj), chosen_weights(model, variant) as model:
-        from hf_sparse.checkpoint.loading import load_model
+        from hf_sparse.checkpoint.load import load_model
         from hf_sparse.checkpoint.saved_files import weight_bytes
         from hf_sparse.checkpoint.sizes import measure_sizes
         from hf_sparse.report.heatmap import layer_figure, sparsity_figure, weight_figure

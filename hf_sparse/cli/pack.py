@@ -9,7 +9,7 @@ from rich.console import Console
 from hf_sparse.cli.completion import FORMATS, one_of
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Json, Model, OutputDir, Variant, chosen_weights
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 
 def pack(
@@ -36,9 +36,9 @@ def pack(
     """
     with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Packing"):
-            from hf_sparse.checkpoint.carrying import carried
-            from hf_sparse.checkpoint.loading import load_model, load_tokenizer
-            from hf_sparse.checkpoint.publishing import publish, require_own
+            from hf_sparse.checkpoint.carry_over import carried
+            from hf_sparse.checkpoint.formats import publish, require_own
+            from hf_sparse.checkpoint.load import load_model, load_tokenizer
             from hf_sparse.report.sizes import size_table, sizes_as_dict
 
             others = carried(model)

@@ -11,7 +11,7 @@ from rich.console import Console
 from hf_sparse.cli.completion import presets
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Json, Png
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,7 +100,7 @@ def plan(
     Try: hf-sparse plan prune_ofa_90 --max-steps 10000
     """
     with plain_errors(context.obj):
-        from hf_sparse.checkpoint.loading import load_model
+        from hf_sparse.checkpoint.load import load_model
         from hf_sparse.distillation.teacher import load_teacher
         from hf_sparse.planning.estimate import Batch
         from hf_sparse.planning.pattern_speedup import print_speedup
@@ -163,7 +163,7 @@ def _speedup(student: "PreTrainedModel | None", tokens: int) -> "Speedup":
     from math import prod
 
     from hf_sparse.planning.pattern_speedup import measure_speedup
-    from hf_sparse.runtime.library import load_kernels
+    from hf_sparse.runtime.bindings import load_kernels
     from hf_sparse.targets import find_targets
 
     kernels = load_kernels()
@@ -177,7 +177,7 @@ def _speedup(student: "PreTrainedModel | None", tokens: int) -> "Speedup":
 
 def _assignments(texts: list[str] | None) -> dict[str, Any]:
     """Read settings, each an assignment such as `a.b=1` or a JSON object of several."""
-    from hf_sparse.reading import parse_assignment
+    from hf_sparse.readers import parse_assignment
 
     found: dict[str, Any] = {}
     for text in texts or ():

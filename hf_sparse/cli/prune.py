@@ -24,7 +24,7 @@ from hf_sparse.cli.options import (
     Variant,
     chosen_weights,
 )
-from hf_sparse.cli.waiting import counted, working
+from hf_sparse.cli.progress import counted, working
 
 
 def prune(
@@ -64,18 +64,18 @@ def prune(
     """
     with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Loading"):
-            from hf_sparse.checkpoint.carrying import carried
-            from hf_sparse.checkpoint.loading import load_model, load_tokenizer
+            from hf_sparse.checkpoint.carry_over import carried
+            from hf_sparse.checkpoint.load import load_model, load_tokenizer
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
+            from hf_sparse.oneshot import prune_with_data as one_shot
+            from hf_sparse.oneshot.prune import prune as prune_weights
+            from hf_sparse.oneshot.prune_with_data import DATA_METHODS
+            from hf_sparse.oneshot.quantize import load_for_texts
             from hf_sparse.sparsity.measure import measure_sparsity
             from hf_sparse.targets import find_targets
-            from hf_sparse.training import one_shot
-            from hf_sparse.training.one_shot import DATA_METHODS
-            from hf_sparse.training.post_training import load_for_texts
-            from hf_sparse.training.prune import prune as prune_weights
-            from hf_sparse.training.resolve import is_sparse
+            from hf_sparse.training.parts.resolve import is_sparse
 
             one_shot.require_new(output_dir)
             others = carried(model, tokenizer=tokenizer_name is None)

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Json, Variant
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 if TYPE_CHECKING:
-    from hf_sparse.hub.pushing import Pushed
+    from hf_sparse.hub.push import Pushed
 
 
 def push(
@@ -63,11 +63,11 @@ def push(
     """
     with plain_errors(context.obj), ExitStack() as until_sent:
         with working("Preparing"):
-            from hf_sparse.checkpoint.loading import load_model
+            from hf_sparse.checkpoint.load import load_model
             from hf_sparse.checkpoint.variants import with_variant
-            from hf_sparse.hub.cards.options import CardOptions
-            from hf_sparse.hub.pushing import not_pushed, upload, whole_name
-            from hf_sparse.hub.staging import staged
+            from hf_sparse.hub.card.options import CardOptions
+            from hf_sparse.hub.push import not_pushed, upload, whole_name
+            from hf_sparse.hub.stage import staged
 
             repo = whole_name(repo_id, dry_run=dry_run)
             card = CardOptions(license=license, language=language, base_model=base_model, dense=dense)

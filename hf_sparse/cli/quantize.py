@@ -23,7 +23,7 @@ from hf_sparse.cli.options import (
     Variant,
     chosen_weights,
 )
-from hf_sparse.cli.waiting import counted, working
+from hf_sparse.cli.progress import counted, working
 
 
 def quantize(
@@ -77,11 +77,11 @@ def quantize(
     """
     with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Loading"):
-            from hf_sparse.checkpoint.carrying import carried
+            from hf_sparse.checkpoint.carry_over import carried
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
-            from hf_sparse.training.post_training import (
+            from hf_sparse.oneshot.quantize import (
                 calibration_recipe,
                 load_for_texts,
                 quantize_trained,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors, require
 from hf_sparse.cli.options import Json, Runs
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 
 def report(
@@ -39,7 +39,7 @@ def report(
         with working("Reading"):
             from hf_sparse.report.comparison import print_runs
             from hf_sparse.report.history import is_worth_printing, print_history
-            from hf_sparse.report.page.writing import PAGE, write_page
+            from hf_sparse.report.page.write import PAGE, write_page
             from hf_sparse.runs.comparison import trace_runs
             from hf_sparse.runs.measured_run import gather_runs
 

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Json, Model, NewDir, Variant, chosen_weights
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 if TYPE_CHECKING:
-    from hf_sparse.hub.legacy.loading import Rescued
+    from hf_sparse.hub.legacy.load import Rescued
 
 
 def rescue(
@@ -38,7 +38,7 @@ def rescue(
     """
     with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Rescuing"):
-            from hf_sparse.hub.legacy.loading import load_legacy, require_new
+            from hf_sparse.hub.legacy.load import load_legacy, require_new
 
             require_new(output_dir)
             rescued = load_legacy(model, revision=model_revision)

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Json, Model, NewDir, Variant, chosen_weights
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 if TYPE_CHECKING:
-    from hf_sparse.sparsity.shrink import Shrunk
+    from hf_sparse.sparsity.structured.shrink import Shrunk
 
 
 def shrink(
@@ -31,11 +31,11 @@ def shrink(
     """
     with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Shrinking"):
-            from hf_sparse.checkpoint.carrying import carried
-            from hf_sparse.checkpoint.contract import renew_contract
-            from hf_sparse.checkpoint.loading import load_model, load_tokenizer
-            from hf_sparse.sparsity.shrink import shrink as shrink_model
-            from hf_sparse.training import one_shot
+            from hf_sparse.checkpoint.carry_over import carried
+            from hf_sparse.checkpoint.load import load_model, load_tokenizer
+            from hf_sparse.checkpoint.sparsity_record import renew_sparsity_record
+            from hf_sparse.oneshot import prune_with_data as one_shot
+            from hf_sparse.sparsity.structured.shrink import shrink as shrink_model
 
             one_shot.require_new(output_dir)
             others = carried(model)
@@ -44,7 +44,7 @@ def shrink(
             done = shrink_model(loaded)
             if all(part.now == part.before for part in done.values()):
                 raise ValueError(f"nothing can be removed: {'; '.join(map(_why_none, done, done.values()))}")
-            renew_contract(loaded)
+            renew_sparsity_record(loaded)
             one_shot.save_pruned(loaded, output_dir, load_tokenizer(model), others)
         if as_json:
             parts = {kind: {"before": part.before, "now": part.now} for kind, part in done.items()}

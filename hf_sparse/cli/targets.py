@@ -6,7 +6,7 @@ import typer
 
 from hf_sparse.cli.errors import plain_errors
 from hf_sparse.cli.options import Exclude, Include, Json, Model, Variant, chosen_weights
-from hf_sparse.cli.waiting import working
+from hf_sparse.cli.progress import working
 
 
 def targets(
@@ -23,7 +23,7 @@ def targets(
     """
     with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Loading"):
-            from hf_sparse.checkpoint.loading import load_model
+            from hf_sparse.checkpoint.load import load_model
             from hf_sparse.targets import find_targets
 
             # The head is loaded too, since a recipe may include its layers.

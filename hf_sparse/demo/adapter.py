@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from hf_sparse.adapters.lora import SparseLoraConfig
-from hf_sparse.adapters.merging import merge_adapter
-from hf_sparse.demo.lessons import Task
+from hf_sparse.adapters.merge import merge_adapter
 from hf_sparse.demo.settings import Training
+from hf_sparse.demo.tasks import Task
 from hf_sparse.targets import find_targets
-from hf_sparse.trainers.trainer import SparseTrainer
+from hf_sparse.training.trainer import SparseTrainer
 
 STEPS = 10
 _RANK, _ROWS = 8, 16

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_sparse.recipe import Recipe
+from hf_sparse.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from hf_sparse.benchmark.backends import REFERENCE
 from hf_sparse.benchmark.eager import held_bytes
 from hf_sparse.benchmark.inputs import plain_copy
 from hf_sparse.benchmark.latency import Prepared, limited, measure
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.demo.lessons import Task
+from hf_sparse.checkpoint.load import load_model
 from hf_sparse.demo.stages import PACKED_FORM
+from hf_sparse.demo.tasks import Task
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
-from hf_sparse.runtime.library import load_kernels
-from hf_sparse.runtime.loading import load
+from hf_sparse.runtime.bindings import load_kernels
+from hf_sparse.runtime.load import load
 
 _ROUNDS, _BATCH, _THREADS = 30, 64, 1
 _FILE = "latency.json"

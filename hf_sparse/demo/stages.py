@@ -19,16 +19,16 @@ from transformers import (
 
 from hf_sparse.atomic.directories import replace_directory
 from hf_sparse.atomic.files import write_atomically
-from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.checkpoint.saved_files import weight_bytes
-from hf_sparse.demo.lessons import Task
 from hf_sparse.demo.settings import Training
+from hf_sparse.demo.tasks import Task
 from hf_sparse.metrics.pretraining import most_likely
-from hf_sparse.reading import read_json
-from hf_sparse.recipe import Recipe
+from hf_sparse.readers import read_json
+from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.report.sizes import sizes_as_dict
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.trainers.trainer import SparseTrainer
+from hf_sparse.training.trainer import SparseTrainer
 
 UNFINISHED, PACKED_FORM = ".unfinished", "packed"
 _RECORD = "stage.json"

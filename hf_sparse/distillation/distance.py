@@ -8,7 +8,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from hf_sparse.distillation.counts import fitting_mask
+from hf_sparse.distillation.batch_counts import fitting_mask
 from hf_sparse.distillation.features.layer_map import layer_map
 from hf_sparse.distillation.features.term import configuration, require_same_shape
 from hf_sparse.distillation.inputs import Taken

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_sparse.distillation.unwrapping import transformer_in, unwrapped
+from hf_sparse.distillation.unwrap import transformer_in, unwrapped
 
 logger = logging.getLogger(__name__)
 

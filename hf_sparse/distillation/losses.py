@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from hf_sparse.distillation.counts import (
+from hf_sparse.distillation.batch_counts import (
     IGNORED_LABEL,
     SENTENCE_LABELS,
     UNITS,
@@ -18,7 +18,7 @@ from hf_sparse.distillation.counts import (
     has_tokens,
     label_mask,
 )
-from hf_sparse.distillation.divergence import bernoulli, categorical
+from hf_sparse.distillation.kl import bernoulli, categorical
 
 __all__ = [
     "Counts",

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import cached_file
 
 from hf_sparse.distillation.inputs import TARGET_NAMES, Taken
-from hf_sparse.distillation.unwrapping import unwrapped
+from hf_sparse.distillation.unwrap import unwrapped
 
 logger = logging.getLogger(__name__)
 

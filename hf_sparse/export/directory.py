@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_sparse.atomic.directories import replacing_directory, require_free
-from hf_sparse.checkpoint.carrying import carry
+from hf_sparse.checkpoint.carry_over import carry
 from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.export.onnx import ExportedOnnx, export_onnx
 from hf_sparse.export.openvino import MODEL_NAME as OPENVINO_NAME

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_sparse.quantization.layers import QuantizedLayer
+from hf_sparse.quantization.quantized_layers import QuantizedLayer
 
 if TYPE_CHECKING:
     from onnx_ir import DataType, Graph, Value

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from hf_sparse.atomic.file_group import FileGroup, staged_files
 from hf_sparse.export.layers import OPSET, forget_origin, narrow, onnx_layer, unsign
-from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
+from hf_sparse.quantization.quantized_layers import QuantizedLayer, quantized_layers
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram

@@ -3,10 +3,10 @@
 from importlib import import_module
 
 _HOMES = {
-    "CardOptions": "hf_sparse.hub.cards.options",
-    "load_legacy": "hf_sparse.hub.legacy.loading",
-    "push": "hf_sparse.hub.pushing",
-    "write_card": "hf_sparse.hub.cards.write",
+    "CardOptions": "hf_sparse.hub.card.options",
+    "load_legacy": "hf_sparse.hub.legacy.load",
+    "push": "hf_sparse.hub.push",
+    "write_card": "hf_sparse.hub.card.write",
 }
 __all__ = [*_HOMES]
 

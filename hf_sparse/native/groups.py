@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from hf_sparse.native.building import load_library, once
+from hf_sparse.native.build import load_library, once
 
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SHAPE = (_SIZE,) * 4

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_sparse.planning.estimate import Batch, memory, sidecar, step_cost
-from hf_sparse.recipe import Recipe
-from hf_sparse.settings.distillation import DistillationRecipe
+from hf_sparse.recipe.distillation import DistillationRecipe
+from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.training.mixin import SparseTrainingMixin
-from hf_sparse.training.sparsifier import Sparsifier
+from hf_sparse.training.parts.sparsifier import Sparsifier
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from hf_sparse.distillation.features.projections import KINDS
 from hf_sparse.distillation.features.relations import Relations
-from hf_sparse.training.distiller import Distiller
-from hf_sparse.training.sparsifier import Sparsifier
+from hf_sparse.training.parts.distiller import Distiller
+from hf_sparse.training.parts.sparsifier import Sparsifier
 
 # Operations in the time that moving one byte takes. This is an assumption: the ratio is about 10 for CPUs in
 # single precision and up to hundreds for accelerators in half precision.

@@ -9,9 +9,9 @@ from rich.console import Console
 from torch import nn
 
 from hf_sparse.report.tables import narrow_table
-from hf_sparse.runtime.choosing import PackedLayer, pack_layer
-from hf_sparse.runtime.integers import FIXED, IntegerLayer
-from hf_sparse.runtime.library import Kernels
+from hf_sparse.runtime.autotune import PackedLayer, pack_layer
+from hf_sparse.runtime.bindings import Kernels
+from hf_sparse.runtime.integer_layer import FIXED, IntegerLayer
 from hf_sparse.runtime.linear import RuntimeLinear
 
 # Rows and columns of a block.

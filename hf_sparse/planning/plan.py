@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, SchedulerType, TrainingArguments, get_
 from hf_sparse.data.files import load_splits
 from hf_sparse.planning.dry_run import DryRun, run_dry
 from hf_sparse.planning.estimate import Batch
-from hf_sparse.recipe import Recipe
-from hf_sparse.settings.sparsity import SparsityRecipe
+from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.recipe.sparsity import SparsityRecipe
 from hf_sparse.sparsity.schedules import Schedule
-from hf_sparse.training.rewind import FOLLOW_A_METRIC, check_rewindable, rewind_by
+from hf_sparse.training.parts.lr_rewind import FOLLOW_A_METRIC, check_rewindable, rewind_by
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.quantization.bypassed import require_called
+from hf_sparse.quantization.bypass import require_called
 from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.embeddings import find_embeddings
-from hf_sparse.quantization.layers import QuantizedLayer, quantized_layers
-from hf_sparse.quantization.linear import Phase
+from hf_sparse.quantization.fake_layers import Phase
+from hf_sparse.quantization.quantized_layers import QuantizedLayer, quantized_layers
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.suitable import require_lasting
+from hf_sparse.savable import require_lasting
 from hf_sparse.targets import Targets, find_targets
 
 

@@ -11,13 +11,13 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.architectures import GATED_INPUTS, PROJECTIONS
 from hf_sparse.quantization.embeddings import FakeQuantEmbedding
-from hf_sparse.quantization.linear import (
+from hf_sparse.quantization.fake_layers import (
     FakeQuantConv1D,
     FakeQuantLinear,
     LayerQuantization,
     Phase,
 )
-from hf_sparse.quantization.sharing import Readers
+from hf_sparse.quantization.shared_rounding import Readers
 from hf_sparse.quantization.weights import WeightScheme, is_short
 from hf_sparse.targets import Target
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hf_sparse.architectures import RELATIVE_POSITIONS
 from hf_sparse.modules import base_modules
-from hf_sparse.quantization.linear import LayerQuantization
+from hf_sparse.quantization.fake_layers import LayerQuantization
 from hf_sparse.targets import Target
 
 

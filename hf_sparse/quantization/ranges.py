@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.quantization.bypassed import require_called
+from hf_sparse.quantization.bypass import require_called
 from hf_sparse.quantization.convert import FakeQuantLayer, as_quantized, attach
 from hf_sparse.quantization.embeddings import find_embeddings
-from hf_sparse.quantization.linear import LayerQuantization, Phase
+from hf_sparse.quantization.fake_layers import LayerQuantization, Phase
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.suitable import require_lasting
+from hf_sparse.savable import require_lasting
 from hf_sparse.targets import find_targets
 
 logger = logging.getLogger(__name__)

@@ -11,15 +11,20 @@ from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_sparse.checkpoint.contract import Contract, describe_lost, lost_zeros, read_contract
 from hf_sparse.checkpoint.sizes import Sizes
-from hf_sparse.quantization.linear import LayerQuantization
+from hf_sparse.checkpoint.sparsity_record import (
+    SparsityRecord,
+    describe_lost,
+    lost_zeros,
+    read_sparsity_record,
+)
+from hf_sparse.quantization.fake_layers import LayerQuantization
 from hf_sparse.report.grid import Grid, arrange
 from hf_sparse.report.sizes import size_table, sizes_as_dict
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.sparsity.inspection import Inspection, WeightInspection, inspect_model
 from hf_sparse.sparsity.measure import SparsityReport
-from hf_sparse.sparsity.shrink import count_dead
+from hf_sparse.sparsity.structured.shrink import count_dead
 from hf_sparse.targets import Targets
 from hf_sparse.units import percent, size
 
@@ -43,7 +48,7 @@ class InspectedModel:
     architecture: str
     inspection: Inspection
     file_bytes: int
-    contract: Contract | None
+    contract: SparsityRecord | None
     lost: Mapping[str, tuple[int, int | None]]
     quantized: Mapping[tuple[str, str | None], int]
     dead: Mapping[str, tuple[int, int]]
@@ -64,7 +69,7 @@ def inspect_saved(
         type(model).__name__,
         inspect_model(model, targets),
         file_bytes,
-        read_contract(model),
+        read_sparsity_record(model),
         lost_zeros(model),
         schemes,
         # The report on a single weight is about nothing else.

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any
 
 from hf_sparse.checkpoint.run_record import public_name
-from hf_sparse.recipe import Recipe
+from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.runs.latency import Conditions
 from hf_sparse.runs.measured_run import (
     MeasuredRun,

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_sparse.reading import read_json, shortened
+from hf_sparse.readers import read_json, shortened
 
 STATE = "trainer_state.json"
 _STATE, _WAY_OUT = "state of a Trainer", "delete it, or copy it again from where it was written"

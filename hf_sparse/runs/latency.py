@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_sparse.environment import hardware, versions
-from hf_sparse.reading import shortened
+from hf_sparse.readers import shortened
 from hf_sparse.units import counted, short
 
 # A speed-up over the fastest other runtime below this is within the noise, and reported as no gain.

@@ -9,7 +9,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.configuration import saved_quantization
-from hf_sparse.checkpoint.loading import load_model
+from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.run_record import fact_text, read_record
 from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.runs.history import STATE, read_log

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.environment import hardware, versions
-from hf_sparse.reading import read_json, shortened
+from hf_sparse.readers import read_json, shortened
 from hf_sparse.runs.history import is_number
 
 EVALUATION = "eval_results.json"

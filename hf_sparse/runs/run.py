@@ -11,7 +11,7 @@ from transformers.utils import CONFIG_NAME
 
 from hf_sparse.atomic.directories import recover_directory
 from hf_sparse.checkpoint.run_record import is_local, read_record
-from hf_sparse.recipe import Recipe
+from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.runs.history import STATE, furthest_state, read_log
 from hf_sparse.runs.latency import LatencyReport
 from hf_sparse.runs.results import EVALUATION, read_measured, scores_in

@@ -3,9 +3,9 @@
 from importlib import import_module
 
 _HOMES = {
-    "fuse": "hf_sparse.runtime.fusing",
-    "load": "hf_sparse.runtime.loading",
-    "optimize": "hf_sparse.runtime.optimizing",
+    "fuse": "hf_sparse.runtime.fuse",
+    "load": "hf_sparse.runtime.load",
+    "optimize": "hf_sparse.runtime.optimize",
 }
 __all__ = [*_HOMES]
 

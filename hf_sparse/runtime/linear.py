@@ -6,8 +6,8 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.runtime.choosing import PackedLayer
-from hf_sparse.runtime.library import Grid, Kernels, load_kernels, pointer, require_memory
+from hf_sparse.runtime.autotune import PackedLayer
+from hf_sparse.runtime.bindings import Grid, Kernels, load_kernels, pointer, require_memory
 
 
 class KernelModule(nn.Module):

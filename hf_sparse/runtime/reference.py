@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hf_sparse.runtime.integers import FIXED, SYMMETRIC, IntegerLayer
+from hf_sparse.runtime.integer_layer import FIXED, SYMMETRIC, IntegerLayer
 
 Norm = tuple[Tensor, Tensor]
 _SUM_OF_PROBABILITIES, _RUN = 131072, 512

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_sparse.recipe import Recipe, preset_names
+from hf_sparse.recipe.recipe import Recipe, preset_names
 
 
 @dataclass

@@ -13,23 +13,15 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_sparse.atomic.directories import require_writable
-from hf_sparse.checkpoint.contract import lost_zeros
 from hf_sparse.checkpoint.run_record import record_of, write_record
 from hf_sparse.checkpoint.sidecar import SavedState, write_state
+from hf_sparse.checkpoint.sparsity_record import lost_zeros
 from hf_sparse.distillation.teacher import check_learnable
-from hf_sparse.recipe import Recipe
-from hf_sparse.settings.distillation import DistillationRecipe
-from hf_sparse.training.announcing import announce, report_recipe
-from hf_sparse.training.checkpoints import AtomicCheckpoints
-from hf_sparse.training.distillation_part import DistillationPart, find_teacher, require_loss
-from hf_sparse.training.distiller import Distiller
-from hf_sparse.training.finite import require_finite_weights
-from hf_sparse.training.host import HeardEvents
-from hf_sparse.training.part import Run, RunPart, saved_state
-from hf_sparse.training.quantization_part import QuantizationPart
-from hf_sparse.training.quantizer import Quantizer
-from hf_sparse.training.resolve import explain_lost, settle
-from hf_sparse.training.resume import (
+from hf_sparse.recipe.distillation import DistillationRecipe
+from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.training.announcement import announce, report_recipe
+from hf_sparse.training.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from hf_sparse.training.checkpoints.resume import (
     adopt,
     check_moment,
     check_settings,
@@ -37,8 +29,16 @@ from hf_sparse.training.resume import (
     read_converted,
     read_resumable,
 )
-from hf_sparse.training.sparsifier import Sparsifier
-from hf_sparse.training.sparsity_part import SparsityPart
+from hf_sparse.training.finite import require_finite_weights
+from hf_sparse.training.host import HeardEvents
+from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
+from hf_sparse.training.parts.distiller import Distiller
+from hf_sparse.training.parts.part import Run, RunPart, saved_state
+from hf_sparse.training.parts.quantization_part import QuantizationPart
+from hf_sparse.training.parts.quantizer import Quantizer
+from hf_sparse.training.parts.resolve import explain_lost, settle
+from hf_sparse.training.parts.sparsifier import Sparsifier
+from hf_sparse.training.parts.sparsity_part import SparsityPart
 from hf_sparse.training.trials import TrialsMixin
 
 

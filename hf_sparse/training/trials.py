@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import BestRun
 
-from hf_sparse.recipe import Recipe
+from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.training.host import Host
-from hf_sparse.training.part import RunPart
+from hf_sparse.training.parts.part import RunPart
 
 Space = Callable[[Any], dict[str, Any]]
 

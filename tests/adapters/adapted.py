@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny import SIZES, bert
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hf_sparse import SparseLoraConfig, find_targets, prune
+from tests.support.tiny import SIZES, bert
 
 MODULES = ["query", "value", "intermediate.dense"]
 # Of logits, in float32: what is added before a product is not quite what is added after it.

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny import arguments, batches, sentences
 from transformers import AutoModelForSequenceClassification, CompressedTensorsConfig, PreTrainedModel
 
 from hf_sparse import SparseTrainer, load_packed, merge_adapter, save_compressed, save_packed
-from hf_sparse.checkpoint.contract import lost_zeros
-from hf_sparse.checkpoint.quantizer import SUPPORTED
+from hf_sparse.checkpoint.packed.hf_quantizer import SUPPORTED
+from hf_sparse.checkpoint.sparsity_record import lost_zeros
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.quantization.linear import FakeQuantLinear
+from hf_sparse.quantization.fake_layers import FakeQuantLinear
 from tests.adapters.adapted import adapted, logits, masked, plain, same_zeros, sparse_bert
+from tests.support.tiny import arguments, batches, sentences
 
 LOADERS = [load_packed] + [AutoModelForSequenceClassification.from_pretrained] * SUPPORTED
 SCHEMES = ["int8_per_channel", "int4_per_channel", "int4_group_32"]

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
-from tiny import arguments, bert, llama, same_weights, sentences, texts
 from torch import nn
 from transformers import default_data_collator
 
 from hf_sparse import Recipe, SparseTrainer
-from hf_sparse.distillation.adapters_off import BaseAsTeacher, adapters_off
+from hf_sparse.distillation.base_teacher import BaseAsTeacher, adapters_off
 from tests.adapters.adapted import adapted, logits, masked, plain, sparse_bert
+from tests.support.tiny import arguments, bert, llama, same_weights, sentences, texts
 
 TERMS = ["distillation.hidden=1.0", "distillation.attention=1.0", "distillation.relations=1.0"]
 RECIPE = Recipe.from_dict({"distillation": {"teacher": "base"}})

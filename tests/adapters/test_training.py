@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny import arguments, same_weights, sentences
 from torch import nn
 from transformers import Trainer
 
 from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.checkpoint.sidecar import read_state
 from tests.adapters.adapted import adapted, fill, logits, masked, plain, same_zeros, sparse_bert
+from tests.support.tiny import arguments, same_weights, sentences
 
 
 def one(make: Callable[..., Any]) -> PeftModel:

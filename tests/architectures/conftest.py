@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from zoo import architecture
-from zoo_runs import Run, train
+
+from tests.support.zoo import architecture
+from tests.support.zoo_runs import Run, train
 
 
 @pytest.fixture(scope="session")

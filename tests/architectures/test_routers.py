@@ -9,9 +9,9 @@ from transformers import (
     SwitchTransformersConfig,
     SwitchTransformersForConditionalGeneration,
 )
-from zoo import MIXTURE, architecture
 
 from hf_sparse import find_targets
+from tests.support.zoo import MIXTURE, architecture
 
 SWITCH = {"vocab_size": 50, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 

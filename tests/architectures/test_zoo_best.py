@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tiny import same_weights
-from zoo import architecture
-from zoo_runs import recipe, trainer_of
+
+from tests.support.tiny import same_weights
+from tests.support.zoo import architecture
+from tests.support.zoo_runs import recipe, trainer_of
 
 
 @pytest.mark.parametrize("name", ["GPT-2", "Mixtral", "ViT"])

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from zoo import ARCHITECTURES, MIXTURES, calibrated
 
 from hf_sparse import load_packed, save_compressed, save_packed
 from hf_sparse.checkpoint.sizes import measure_sizes
 from hf_sparse.export.onnx import export_onnx
+from tests.support.zoo import ARCHITECTURES, MIXTURES, calibrated
 
 NAMES = [entry.name for entry in ARCHITECTURES]
 REFUSED_BY_COMPRESSED_TENSORS = {

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import same_weights
-from zoo import ARCHITECTURES
-from zoo_runs import STEPS, Run, logits
 
 from hf_sparse import find_targets, measure_sparsity
 from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
+from tests.support.tiny import same_weights
+from tests.support.zoo import ARCHITECTURES
+from tests.support.zoo_runs import STEPS, Run, logits
 
 NAMES = [entry.name for entry in ARCHITECTURES]
 Trained = Callable[[str, str, float], Run]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from zoo import ARCHITECTURES, calibrated
 
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from hf_sparse.runtime import optimize
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
+from tests.support.zoo import ARCHITECTURES, calibrated
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
 

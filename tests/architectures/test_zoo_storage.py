@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import checkpoint, differences, outcome
 from torch import nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
-from zoo import architecture
-from zoo_runs import Run, moments_of, recipe, trainer_of
 
 from hf_sparse import Recipe, find_targets
+from tests.support.runs import checkpoint, differences, outcome
+from tests.support.zoo import architecture
+from tests.support.zoo_runs import Run, moments_of, recipe, trainer_of
 
 # Linears in an encoder-decoder, the Conv1D of GPT-2, experts as (in, out).
 STORED = ["T5", "GPT-2", "GPT-OSS", "Mixtral", "Qwen2-MoE", "ViT"]

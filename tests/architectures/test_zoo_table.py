@@ -1,8 +1,9 @@
 """The table of docs/architectures.md is what the tested models give."""
 
 import pytest
-from zoo import ARCHITECTURES, architecture
-from zoo_table import PAGE, fill, kinds, row, table
+
+from tests.support.zoo import ARCHITECTURES, architecture
+from tests.support.zoo_table import PAGE, fill, kinds, row, table
 
 
 def test_the_page_holds_the_table_of_the_tested_architectures() -> None:

@@ -1,9 +1,9 @@
 """Exactly which weights of every architecture are pruned, and why the others are not."""
 
 import pytest
-from zoo import ARCHITECTURES, architecture
 
 from hf_sparse import find_targets
+from tests.support.zoo import ARCHITECTURES, architecture
 
 HEAD = "head: outside the base model"
 OUTSIDE = "outside the layer stack (embedding projection or pooler)"

@@ -11,7 +11,6 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from tiny import bert, llama
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -23,9 +22,10 @@ from hf_sparse.benchmark.exported import quiet_root
 from hf_sparse.benchmark.inputs import Job, plain_copy, random_inputs, shared_copy
 from hf_sparse.benchmark.latency import largest_difference
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.bindings import load_kernels
+from tests.support.tiny import bert, llama
 
 OURS = ["hf_sparse fuse", "hf_sparse optimize"]
 TORCH = [REFERENCE, "PyTorch int8 dynamic"]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import SIZES, VOCABULARY, bert, llama
 from transformers import (
     PreTrainedModel,
     RobertaConfig,
@@ -16,6 +15,7 @@ from transformers import (
 )
 
 from hf_sparse.benchmark.inputs import random_inputs
+from tests.support.tiny import SIZES, VOCABULARY, bert, llama
 
 
 def test_tokens_are_random_within_the_vocabulary_and_always_the_same() -> None:

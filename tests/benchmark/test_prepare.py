@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import bert
 
 from hf_sparse.benchmark.backends import BACKENDS, REFERENCE, prepare
 from hf_sparse.benchmark.inputs import Job
 from hf_sparse.benchmark.latency import Backend, Prepared
+from tests.support.tiny import bert
 
 
 class Scripted(Backend):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import SIZES, bert, llama, sentences
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -31,7 +30,8 @@ from transformers import (
 from hf_sparse import find_targets
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.quantization.quantized_layers import quantized_layers
+from tests.support.tiny import SIZES, bert, llama, sentences
 
 # Loads each directory named on its command line as the class in its configuration, with stock packages alone.
 READER = """

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import bert
 
 from hf_sparse.checkpoint.compressed_tensors import is_compressed
 from hf_sparse.checkpoint.configuration import saved_quantization
-from hf_sparse.checkpoint.loading import load_model, named_class, rounded_as
-from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.load import load_model, named_class, rounded_as
+from hf_sparse.checkpoint.packed.model import load_packed, save_packed
 from hf_sparse.checkpoint.saved_files import packed_file, weight_files
-from hf_sparse.hub.cards.weights import format_of
+from hf_sparse.hub.card.weights import format_of
+from tests.support.tiny import bert
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_it_takes_no_memory_for_what_is_not_there(saved: Path) -> None:
     change(saved / "packed", num_hidden_layers=2**40, num_labels=2**40)
     code = f"""
 import resource
-from hf_sparse.checkpoint.packed import load_packed
+from hf_sparse.checkpoint.packed.model import load_packed
 from transformers import BertForSequenceClassification
 with open("/proc/self/statm") as file:
     now = int(file.read().split()[0]) * resource.getpagesize()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import arguments, bert, pruning, sentences
 
 from hf_sparse import SparseTrainer
 from hf_sparse.checkpoint.run_record import (
@@ -16,6 +15,7 @@ from hf_sparse.checkpoint.run_record import (
     public_record,
     read_record,
 )
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 
 @pytest.fixture

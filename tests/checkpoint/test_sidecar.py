@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import checkpoint, differences, distil_hidden, outcome, prune, unlisted
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_sparse.checkpoint import sidecar as module
 from hf_sparse.checkpoint.sidecar import FORMAT_VERSION, SIDECAR, SavedState, read_state, write_state
-from hf_sparse.recipe import Recipe
+from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.targets import find_targets
+from tests.support.runs import checkpoint, differences, distil_hidden, outcome, prune, unlisted
 
 RECIPE = Recipe.from_dict({"sparsity": {"schedule": {"final": 0.9}, "exclude": ["query"]}})
 MASKS = {"a.weight": torch.arange(5, dtype=torch.uint8), "b.weight": torch.tensor([255], dtype=torch.uint8)}

@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import bert
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from hf_sparse import find_targets
-from hf_sparse.checkpoint import packed as packed_model
-from hf_sparse.checkpoint import publishing
+from hf_sparse.checkpoint import formats as publishing
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
-from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.packed import load_packed, save_packed
-from hf_sparse.checkpoint.publishing import FORMATS, publish
+from hf_sparse.checkpoint.formats import FORMATS, publish
+from hf_sparse.checkpoint.packed import model as packed_model
+from hf_sparse.checkpoint.packed.file import PACKED
+from hf_sparse.checkpoint.packed.model import load_packed, save_packed
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import attach
-from hf_sparse.quantization.linear import Phase
+from hf_sparse.quantization.fake_layers import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
+from tests.support.tiny import bert
 
 
 def packed(folder: Path, weights: str | None) -> tuple[Sizes, torch.nn.Module]:

@@ -3,11 +3,11 @@
 import threading
 
 import torch
-from tiny import SIZES
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
-from hf_sparse.checkpoint.packed import Undrawn
+from hf_sparse.checkpoint.packed.model import Undrawn
+from tests.support.tiny import SIZES
 
 KINDS = {
     BertForSequenceClassification: BertConfig(**SIZES),

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import torch
-from tiny import bert, sentences
 from transformers import PreTrainedModel
 from typer.testing import CliRunner, Result
 
 from hf_sparse.cli.main import app
-from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
 from tests.data.tiny_tokenizers import bert as tokenizer
+from tests.support.tiny import bert, sentences
 
 
 def run(*arguments: object) -> Result:

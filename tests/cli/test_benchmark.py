@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SIZES, bert, llama
 from transformers import ViTConfig, ViTModel
 
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.bindings import load_kernels
 from tests.cli.commands import lines, quantized, refused, run
+from tests.support.tiny import SIZES, bert, llama
 
 OTHERS = ["ONNX Runtime float32", "ONNX Runtime int8", "OpenVINO float32", "OpenVINO int8"]
 TORCH = ["PyTorch float32", "PyTorch int8 dynamic"]

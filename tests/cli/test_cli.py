@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import bert
 from transformers import BertConfig, BertModel
 
 from hf_sparse import Recipe, __version__
-from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.runtime.library import load_kernels
-from hf_sparse.training.sparsifier import Sparsifier
+from hf_sparse.checkpoint.packed.file import PACKED
+from hf_sparse.runtime.bindings import load_kernels
+from hf_sparse.training.parts.sparsifier import Sparsifier
 from tests.cli.commands import lines, quantized, run
+from tests.support.tiny import bert
 
 
 @pytest.fixture

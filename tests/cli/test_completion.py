@@ -7,16 +7,16 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from hf_sparse.checkpoint.publishing import FORMATS
+from hf_sparse.checkpoint.formats import FORMATS
 from hf_sparse.cli import completion
 from hf_sparse.cli.main import app
 from hf_sparse.export.directory import KINDS
+from hf_sparse.oneshot.prune_with_data import DATA_METHODS
 from hf_sparse.quantization.activations import OBSERVERS
-from hf_sparse.quantization.linear import ACTIVATIONS
+from hf_sparse.quantization.fake_layers import ACTIVATIONS
 from hf_sparse.quantization.weights import read_weight_scheme
-from hf_sparse.recipe import preset_names
+from hf_sparse.recipe.recipe import preset_names
 from hf_sparse.sparsity.patterns.parse import parse_pattern
-from hf_sparse.training.one_shot import DATA_METHODS
 
 ASKED = "_HF_SPARSE_COMPLETE"
 COMMANDS = [info.callback.__name__.replace("_", "-") for info in app.registered_commands]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
-from tiny import bert
 
 from hf_sparse.cli.errors import FAILED, INTERRUPTED, WANTING
 from tests.cli.commands import refused, run
+from tests.support.tiny import bert
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "command_line.md").read_text(encoding="utf-8")
 Fails = Callable[[Exception], None]
@@ -28,7 +28,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
         def load(name: str) -> None:
             raise error
 
-        monkeypatch.setattr("hf_sparse.checkpoint.loading.load_model", load)
+        monkeypatch.setattr("hf_sparse.checkpoint.load.load_model", load)
 
     return fail
 
@@ -119,7 +119,7 @@ def test_an_interrupt_ends_with_130_and_says_what_to_do(monkeypatch: pytest.Monk
         # A process that was started in the background ignores the signal itself.
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_sparse.checkpoint.loading.load_model", interrupted)
+    monkeypatch.setattr("hf_sparse.checkpoint.load.load_model", interrupted)
     for words in (["inspect", "model"], ["--debug", "inspect", "model", "--json"]):
         result = run(*words)
         assert result.exit_code == 130 and result.stdout == ""

@@ -11,12 +11,12 @@ from typing import get_type_hints
 
 import pytest
 import typer
-from tiny import bert
 from transformers import TrainingArguments
 
 from hf_sparse.cli import old_options
 from hf_sparse.cli.main import app
 from tests.cli.commands import lines, run
+from tests.support.tiny import bert
 
 ROOT = Path(__file__).resolve().parents[2]
 # Endings that make no other thing of a name: `batch` would be `batch_size`, `dataset` be `dataset_name`.

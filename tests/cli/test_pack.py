@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import bert
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from hf_sparse.checkpoint.container import PACKED
-from hf_sparse.checkpoint.loading import load_tokenizer
-from hf_sparse.checkpoint.packed import load_packed
-from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.checkpoint.load import load_tokenizer
+from hf_sparse.checkpoint.packed.file import PACKED
+from hf_sparse.checkpoint.packed.model import load_packed
+from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
 from tests.cli.commands import lines, quantized, refused
+from tests.support.tiny import bert
 
 WORDS = {"input_ids": torch.tensor([[5, 11, 12, 13]])}
 

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import llama
 from transformers import LlamaForCausalLM
 
 from hf_sparse import measure_sparsity
-from hf_sparse.checkpoint.loading import load_tokenizer
+from hf_sparse.checkpoint.load import load_tokenizer
 from tests.cli.commands import lines, refused
 from tests.data.tiny_tokenizers import bert as tokenizer
+from tests.support.tiny import llama
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import bert, same_weights
 from transformers import (
     BertForSequenceClassification,
     T5Config,
@@ -13,11 +12,12 @@ from transformers import (
     ViTModel,
 )
 
-from hf_sparse.checkpoint.loading import load_model, load_tokenizer
+from hf_sparse.checkpoint.load import load_model, load_tokenizer
 from hf_sparse.checkpoint.sidecar import read_state
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from tests.cli.commands import lines, quantized, refused
 from tests.data.tiny_tokenizers import bert as tokenizer
+from tests.support.tiny import bert, same_weights
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import bert
 from transformers import BertForSequenceClassification
 
 from hf_sparse import prune
-from hf_sparse.checkpoint.contract import lost_zeros, read_contract
+from hf_sparse.checkpoint.sparsity_record import lost_zeros, read_sparsity_record
 from tests.cli.commands import lines, refused
+from tests.support.tiny import bert
 
 INPUTS = {"input_ids": torch.arange(5, 29).reshape(2, 12)}
 
@@ -32,7 +32,7 @@ def test_the_model_is_smaller_and_the_same(tmp_path: Path, pruned: torch.nn.Modu
     assert stock.config.intermediate_size == 32
     with torch.no_grad():
         torch.testing.assert_close(stock(**INPUTS).logits, pruned(**INPUTS).logits, rtol=1e-5, atol=1e-5)
-    assert not lost_zeros(stock) and read_contract(stock).achieved == 0.0
+    assert not lost_zeros(stock) and read_sparsity_record(stock).achieved == 0.0
 
 
 def test_as_json_numbers_are_all_that_is_printed(tmp_path: Path, pruned: torch.nn.Module) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import bert
 from transformers import AutoModelForSequenceClassification
 
 from hf_sparse.checkpoint.variants import with_variant
 from tests.cli.commands import lines, refused, run
 from tests.data.tiny_tokenizers import bert as tokenizer
+from tests.support.tiny import bert
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import SIZES, bert
 from transformers import (
     AutoModel,
     BartConfig,
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 from hf_sparse.data.positions import most_tokens
+from tests.support.tiny import SIZES, bert
 
 # 20 are said to be there.
 LARGE = SIZES | {"max_position_embeddings": 20}

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.demo.job import run_demo
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.demo.run import run_demo
 from hf_sparse.demo.settings import DemoSettings
 from tests.hub.pushing import pushed
 from tests.hub.server import Server

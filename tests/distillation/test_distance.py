@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pairs import batch, encoder_decoder, make
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from hf_sparse.distillation.distance import layer_distances, load_encoders
 from tests.data.tiny_tokenizers import bert as tokenizer
+from tests.support.pairs import batch, encoder_decoder, make
 
 
 def test_a_copy_is_at_distance_0_and_zeros_are_at_1() -> None:

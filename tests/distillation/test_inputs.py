@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import encoder_decoder, make
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from hf_sparse.distillation.inputs import Taken, as_mapping, check_given, decoder_inputs, teacher_inputs
+from tests.support.pairs import encoder_decoder, make
 
 BATCH = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask", "labels")}
 ADAPTER = LoraConfig(target_modules=["query"], task_type="SEQ_CLS")

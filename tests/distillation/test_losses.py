@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.electra.modeling_electra import ElectraForPreTrainingOutput
 
-from hf_sparse.distillation.counts import count
+from hf_sparse.distillation.batch_counts import count
 from hf_sparse.distillation.losses import LossTerm, logits_terms, mean_loss, task_terms
 
 

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_sparse.distillation.counts import Counts, count
+from hf_sparse.distillation.batch_counts import Counts, count
 from hf_sparse.distillation.inputs import teacher_inputs
 from hf_sparse.distillation.losses import LossTerm, logits_terms, task_terms
 from hf_sparse.distillation.teacher import freeze

@@ -6,13 +6,13 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from tiny import bert, sentences
 from transformers import AutoTokenizer
 
-from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.packed.model import load_packed, save_packed
 from hf_sparse.export.directory import export_directory, exported_bytes, require_own
 from hf_sparse.quantization.calibrate import calibrate
 from tests.data.tiny_tokenizers import bert as tokenizer
+from tests.support.tiny import bert, sentences
 
 FILES = {"onnx": {"model.onnx"}, "openvino": {"openvino_model.bin", "openvino_model.xml"}}
 

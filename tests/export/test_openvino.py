@@ -7,11 +7,11 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from tiny import bert, sentences
 from transformers import PreTrainedModel
 
 from hf_sparse.export.openvino import export_openvino
 from hf_sparse.quantization.calibrate import calibrate
+from tests.support.tiny import bert, sentences
 
 
 def batch(rows: int, length: int) -> dict[str, torch.Tensor]:

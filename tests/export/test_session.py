@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny import SIZES
 from torch import nn
 from transformers import (
     BertConfig,
@@ -21,15 +20,16 @@ from transformers import (
     pipeline,
 )
 
-from hf_sparse.data.answers import AnswerFinder
 from hf_sparse.data.calibration import TextBatches
-from hf_sparse.data.questions import numbered, question_columns
-from hf_sparse.data.windows import Cutting, QuestionSet, evaluation_encoder
+from hf_sparse.data.qa_examples import numbered, question_columns
+from hf_sparse.data.qa_features import Cutting, QuestionSet, evaluation_encoder
+from hf_sparse.data.qa_postprocessing import AnswerFinder
 from hf_sparse.export.directory import export_directory
 from hf_sparse.export.onnx import example_inputs
 from hf_sparse.export.session import OnnxModel, load_onnx
 from hf_sparse.quantization.calibrate import calibrate
 from tests.data.tiny_tokenizers import bert
+from tests.support.tiny import SIZES
 
 TEXTS = ["the big cat sat on a mat .", "who sat ?", "a mat , in paris , where the cat sat on the mat"]
 SMALL = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64, "vocab_size": 100, "num_labels": 3}

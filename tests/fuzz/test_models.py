@@ -11,20 +11,20 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from tiny import bert, sentences
 
 from hf_sparse import find_targets
 from hf_sparse.checkpoint.compressed_tensors import is_compressed
-from hf_sparse.checkpoint.container import PACKED, index_metadata
-from hf_sparse.checkpoint.contract import lost_zeros, read_contract, recorded_modules
-from hf_sparse.checkpoint.loading import load_model, named_class, rounded_as
-from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.load import load_model, named_class, rounded_as
+from hf_sparse.checkpoint.packed.file import PACKED, index_metadata
+from hf_sparse.checkpoint.packed.model import load_packed, save_packed
 from hf_sparse.checkpoint.saved_files import packed_file, weight_bytes
 from hf_sparse.checkpoint.sizes import measure_sizes
+from hf_sparse.checkpoint.sparsity_record import lost_zeros, read_sparsity_record, recorded_modules
 from hf_sparse.quantization.convert import attach
-from hf_sparse.quantization.linear import Phase
+from hf_sparse.quantization.fake_layers import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
 from tests.fuzz.mutations import as_text, cases, damaged, plain_errors_only, rewritten
+from tests.support.tiny import bert, sentences
 
 TINY = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 16, "max_position_embeddings": 16}
 RECORD = {
@@ -77,7 +77,7 @@ def open_(directory: Path) -> None:
     model = load_model(str(directory))
     # Of a model in memory no file can be named.
     with plain_errors_only("the configuration's hf_sparse record"):
-        read_contract(model), lost_zeros(model), recorded_modules(model)
+        read_sparsity_record(model), lost_zeros(model), recorded_modules(model)
     with plain_errors_only(directory, "has nothing to prune"):
         measure_sizes(model, directory)
 

@@ -9,10 +9,10 @@ import yaml
 from hf_sparse import Recipe
 from hf_sparse.data.calibration import load_texts
 from hf_sparse.demo.stages import read_outcome
-from hf_sparse.hub.cards.facts import facts_from_json
-from hf_sparse.reading import read_yaml_file
-from hf_sparse.recipe import preset_names
-from hf_sparse.training import recipe_arguments
+from hf_sparse.hub.card.card_data import facts_from_json
+from hf_sparse.readers import read_yaml_file
+from hf_sparse.recipe import published_arguments as recipe_arguments
+from hf_sparse.recipe.recipe import preset_names
 from tests.fuzz.mutations import as_text, cases, damaged, plain_errors_only
 
 TEXTS = {

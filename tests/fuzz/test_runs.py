@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from hf_sparse.checkpoint.run_record import copy_public_record
-from hf_sparse.hub.cards.measurements import _dense_from_file, scores_of
-from hf_sparse.hub.cards.weights import format_of
-from hf_sparse.hub.cards.write import _stage
+from hf_sparse.hub.card.measurements import _dense_from_file, scores_of
+from hf_sparse.hub.card.weights import format_of
+from hf_sparse.hub.card.write import _stage
 from hf_sparse.report.comparison import print_differences, print_runs
 from hf_sparse.report.history import is_worth_printing, print_history
 from hf_sparse.report.page.content import page_of
@@ -22,7 +22,7 @@ from hf_sparse.runs.comparison import Comparison, Lineage, comparison_as_dict
 from hf_sparse.runs.history import read_log
 from hf_sparse.runs.measured_run import MeasuredRun, lines_of, names_of, teachers_of
 from hf_sparse.runs.run import find_runs, is_outdated, read_run
-from hf_sparse.training.pushing import copy_beside_weights
+from hf_sparse.training.checkpoints.push import copy_beside_weights
 from tests.fuzz.mutations import as_text, cases, damaged, plain_errors_only, rewritten
 from tests.report.runs import LOG, PRUNED, write_run
 

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import bert, pruning
 from torch import Tensor
 
 from hf_sparse import Recipe, find_targets
 from hf_sparse.checkpoint.sidecar import SIDECAR, _digest, read_state
-from hf_sparse.quantization.linear import FakeQuantLinear
+from hf_sparse.quantization.fake_layers import FakeQuantLinear
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods.group_lasso import GroupLasso
 from hf_sparse.sparsity.methods.movement import MovementScores
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.sparsity.remembered import RememberedWeights
-from hf_sparse.training.quantizer import Quantizer
+from hf_sparse.sparsity.revival import RememberedWeights
+from hf_sparse.training.parts.quantizer import Quantizer
 from tests.fuzz.mutations import cases, damaged, plain_errors_only
+from tests.support.tiny import bert, pruning
 
 RECIPES = [
     pruning(),

@@ -12,8 +12,8 @@ from typing import Any
 from typer.testing import CliRunner
 
 from hf_sparse.cli.main import app
-from hf_sparse.reading import read_yaml
-from hf_sparse.recipe import Recipe
+from hf_sparse.readers import read_yaml
+from hf_sparse.recipe.recipe import Recipe
 from tests.guides.comparing import differences
 from tests.guides.reading import Block, Command, commands, sides
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tiny import VOCABULARY, arguments, bert, pruning, sentences
 from transformers import BertForSequenceClassification, BertTokenizerFast, EvalPrediction
 
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.publishing import publish
+from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.load import load_model
 from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
+from tests.support.tiny import VOCABULARY, arguments, bert, pruning, sentences
 
 REPO = "somebody/tiny-int8"
 FACTS = {"task": "text-classification", "dataset": "nyu-mll/glue", "config": "sst2", "split": "validation"}

@@ -27,7 +27,7 @@ _STOCK = (
     "transformers.models.bert.modeling_bert",
     "transformers.trainer",
 )
-OURS = ("hf_sparse.hub.pushing",)
+OURS = ("hf_sparse.hub.push",)
 WITHOUT_US = "import sys; sys.modules['hf_sparse'] = None\n"
 # The waits between the client's own attempts take most of a minute.
 IMPATIENT = "import time; time.sleep = lambda seconds: None\n"
@@ -77,7 +77,7 @@ class Clients:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HOME": str(self.home),
-            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "training"))),
+            "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
         }

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import bert
 
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.publishing import publish
-from hf_sparse.hub.staging import staged
+from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.hub.stage import staged
 from tests.hub.pushing import REPO, saved
+from tests.support.tiny import bert
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_sparse.hub import CardOptions, write_card
-from hf_sparse.hub.cards.facts import Facts, facts_from_json
-from hf_sparse.hub.cards.rendering import SECTIONS, is_generated, render
-from hf_sparse.hub.cards.write import describe
+from hf_sparse.hub.card.card_data import Facts, facts_from_json
+from hf_sparse.hub.card.render import SECTIONS, is_generated, render
+from hf_sparse.hub.card.write import describe
 from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
 
 
@@ -30,7 +30,7 @@ def card(finished: Runs) -> str:
 @pytest.fixture
 def runs(finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """A copy of the runs, to be changed; no pictures are drawn of it, which takes longer than all else."""
-    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.card.write.draw_pictures", lambda *_: ())
     return copy(finished, tmp_path / "home")
 
 

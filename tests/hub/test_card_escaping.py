@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from hf_sparse.hub.cards.escaping import argument, code, fenced, hub_link, literal, one_line, plain
-from hf_sparse.hub.cards.facts import Facts, facts_from_json
-from hf_sparse.hub.cards.metadata import on_the_hub
-from hf_sparse.hub.cards.rendering import is_generated, render
+from hf_sparse.hub.card.card_data import Facts, facts_from_json
+from hf_sparse.hub.card.escape import argument, code, fenced, hub_link, literal, one_line, plain
+from hf_sparse.hub.card.metadata import on_the_hub
+from hf_sparse.hub.card.render import is_generated, render
 
 PUBLISHED = Path(__file__).parents[2] / "model_cards"
 FACTS = facts_from_json(next(PUBLISHED.glob("*/facts.json")).read_text(encoding="utf-8"))

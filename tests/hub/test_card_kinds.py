@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from tiny import SIZES, arguments, bert, pruning, sentences, texts
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
@@ -17,16 +16,17 @@ from transformers import (
 )
 
 from hf_sparse import Recipe, SparseTrainer
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.packed import save_packed
-from hf_sparse.checkpoint.publishing import publish
+from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.hub import CardOptions, write_card
-from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
+from tests.support.tiny import SIZES, arguments, bert, pruning, sentences, texts
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.card.write.draw_pictures", lambda *_: ())
 
 
 def train(folder: Path, model: PreTrainedModel, recipe: Recipe, rows: list, **settings: object) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SIZES, bert
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
@@ -15,19 +14,20 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_sparse.checkpoint.loading import load_model
+from hf_sparse.checkpoint.load import load_model
 from hf_sparse.cli.main import app
 from hf_sparse.hub import write_card
-from hf_sparse.hub.cards.loading import ways_to_load
-from hf_sparse.hub.cards.write import describe
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.hub.card.snippets import ways_to_load
+from hf_sparse.hub.card.write import describe
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from tests.hub.card_runs import REPO, Runs, make_runs, tokenizer
+from tests.support.tiny import SIZES, bert
 
 
 @pytest.fixture(scope="module", autouse=True)
 def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
+        patch.setattr("hf_sparse.hub.card.write.draw_pictures", lambda *_: ())
         yield
 
 

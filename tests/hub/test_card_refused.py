@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture
 def runs(finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.card.write.draw_pictures", lambda *_: ())
     return copy(finished, tmp_path / "home")
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import bert
 
-from hf_sparse.hub.cards.facts import Quantization
-from hf_sparse.hub.cards.weights import quantization_of
+from hf_sparse.hub.card.card_data import Quantization
+from hf_sparse.hub.card.weights import quantization_of
+from tests.support.tiny import bert
 
 WEIGHTS = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True, "dynamic": False}
 TOKENS = WEIGHTS | {"strategy": "token", "dynamic": True}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.hub.cards.facts import facts_from_json
-from hf_sparse.hub.cards.rendering import render
+from hf_sparse.hub.card.card_data import facts_from_json
+from hf_sparse.hub.card.render import render
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 FOLDERS = sorted(path for path in CARDS.iterdir() if path.is_dir())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.hub.scanning import PNG, texts_of_png
+from hf_sparse.hub.leak_check import PNG, texts_of_png
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

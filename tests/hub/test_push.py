@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from hf_sparse.hub import CardOptions, push
-from hf_sparse.hub.cards.rendering import is_generated
-from hf_sparse.hub.pushing import push_in_background
+from hf_sparse.hub.card.render import is_generated
+from hf_sparse.hub.push import push_in_background
 from tests.hub.pushing import REPO, pushed, pushing, saved
 from tests.hub.server import Server
 from tests.hub.server_clients import Clients
@@ -180,7 +180,7 @@ def test_what_is_refused_in_the_background_comes_with_the_result(
 
 
 def test_a_dry_run_may_be_a_future_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.card.write.draw_pictures", lambda *_: ())
     result = push(saved(tmp_path / "model"), REPO, dry_run=True, run_as_future=True)
     assert isinstance(result, Future) and result.result().commit is None
 
@@ -188,7 +188,7 @@ def test_a_dry_run_may_be_a_future_too(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_old_names_of_a_push_work_and_name_the_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_sparse.hub.cards.write.draw_pictures", lambda *_: ())
+    monkeypatch.setattr("hf_sparse.hub.card.write.draw_pictures", lambda *_: ())
     with pytest.warns(FutureWarning) as seen:
         options = {"repo": REPO, "message": "x", "licence": "mit", "language": "en", "dry_run": True}
         result = push(saved(tmp_path / "model"), **options)

@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import arguments, bert, pruning, sentences
 
 from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.sidecar import SIDECAR
-from hf_sparse.settings.saved import _HOLDERS, RECIPE_FILE
+from hf_sparse.recipe.saved import _HOLDERS, RECIPE_FILE
 from tests.hub.server import READER, Server
 from tests.hub.server_clients import Clients
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 RECIPE = pruning("quantization={}")
 HEAD = "import os, sys, shutil\nfrom hf_sparse import Recipe\n"

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import arguments, bert, pruning, sentences
 
 from hf_sparse import SparseTrainer, measure_sparsity
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.quantizer import SUPPORTED
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.checkpoint.packed.hf_quantizer import SUPPORTED
 from tests.data.tiny_tokenizers import bert as tokenizer
 from tests.hub.pushing import REPO, pushing
 from tests.hub.server import Server
 from tests.hub.server_clients import WITHOUT_US, Clients
 from tests.hub.server_repositories import Repository
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 needs_hooks = pytest.mark.skipif(not SUPPORTED, reason="transformers before 5.23 lacks the hooks")
 TEXTS = ["the big cat sat on a mat", "who sat in paris ?"]

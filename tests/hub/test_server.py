@@ -5,11 +5,11 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from tiny import bert
 
 from tests.data.tiny_tokenizers import bert as tokenizer
 from tests.hub.server import READER, Server
 from tests.hub.server_clients import IMPATIENT, WITHOUT_US, Clients
+from tests.support.tiny import bert
 
 CREATE = """
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download

@@ -11,12 +11,13 @@ from tests.hub.server_clients import WITHOUT_US, Clients
 from tests.hub.server_repositories import Repository
 
 TRAIN = """
-import runs
+from tests.support import runs
 trainer = runs.{run}({folder!r}, push_to_hub=True, hub_model_id='somebody/model', hub_strategy={strategy!r},
     hub_token={token!r}, save_strategy='steps', save_steps=4, save_total_limit=1,
     hub_always_push=True)
 trainer.train(resume_from_checkpoint={resumed!r})
 """
+_TRAINED = "from tests.support import runs\ntrainer = runs.prune({folder!r})\ntrainer.train()\ntrainer.save_model()\n"
 PUSH = "print(trainer.push_to_hub(dataset_tags='nyu-mll/glue', dataset_args='sst2').commit)\n"
 
 
@@ -112,7 +113,7 @@ def test_the_last_push_takes_away_the_sidecar_of_other_weights(
 
 
 def test_a_card_is_written_without_pushing(clients: Clients, folder: Path) -> None:
-    program = f"import runs\ntrainer = runs.prune({str(folder)!r})\ntrainer.train()\ntrainer.save_model()\n"
+    program = _TRAINED.format(folder=str(folder))
     clients.output(program + "trainer.create_model_card(license='mit', tasks='text-classification')")
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "license: mit" in card and "pipeline_tag: text-classification" in card and "90" in card
@@ -131,7 +132,7 @@ def test_what_was_measured_of_an_earlier_model_is_not_on_the_card(
 
 OWN = """
 import torch
-from tiny import arguments, bert, sentences
+from tests.support.tiny import arguments, bert, sentences
 from transformers import BertForSequenceClassification
 from hf_sparse import SparseTrainer
 
@@ -166,6 +167,6 @@ def test_a_model_that_transformers_does_not_know_is_pushed_too(
 def test_a_card_that_somebody_wrote_stays(clients: Clients, folder: Path) -> None:
     folder.mkdir()
     (folder / "README.md").write_text("mine")
-    program = f"import runs\ntrainer = runs.prune({str(folder)!r})\ntrainer.train()\ntrainer.save_model()\n"
+    program = _TRAINED.format(folder=str(folder))
     clients.output(program + "trainer.create_model_card()")
     assert (folder / "README.md").read_text() == "mine"

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import Cut
-from tiny import arguments, bert, expected_zeros, pruning, sentences
 from transformers import TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer, measure_sparsity
+from tests.support.runs import Cut
+from tests.support.tiny import arguments, bert, expected_zeros, pruning, sentences
 
 
 def trainer(

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import lesson, train_together
-from runs import CHECKPOINT_FILES, checkpoint, differences
-from tiny import bert
 
 from hf_sparse import find_targets
+from tests.support.ranks import lesson, train_together
+from tests.support.runs import CHECKPOINT_FILES, checkpoint, differences
+from tests.support.tiny import bert
 
 OF_ONE = {"rng_state.pth", "hf_sparse_pass.pth"}
 OF_TWO = {f"{name}_{rank}.pth" for name in ("rng_state", "hf_sparse_pass") for rank in (0, 1)}

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doomed import Moment, cheap_processes, train, train_until
-from runs import CHECKPOINT_FILES, checkpoint, differences, outcome, prune
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_sparse.atomic.file_group import recover_directories
+from tests.support.doomed import Moment, cheap_processes, train, train_until
+from tests.support.runs import CHECKPOINT_FILES, checkpoint, differences, outcome, prune
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
 TRAINER = "transformers.trainer:Trainer"
-CHECKPOINTS = "hf_sparse.training.checkpoints"
+CHECKPOINTS = "hf_sparse.training.checkpoints.atomic_checkpoints"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_killed_run_leaves_whole_checkpoints_and_ends_like_a_straight_one(
     [
         # In the middle of the oldest checkpoint.
         (Moment("os", "unlink", 3), 0),
-        (Moment("hf_sparse.training.checkpoints", "discard_directory", 1), 1),
+        (Moment("hf_sparse.training.checkpoints.atomic_checkpoints", "discard_directory", 1), 1),
     ],
     ids=str,
 )

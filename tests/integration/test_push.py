@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from runs import CHECKPOINT_FILES, checkpoint
-from tiny import arguments, bert, pruning, sentences
 
 from hf_sparse import SparseTrainer
 from hf_sparse.checkpoint.sidecar import read_state
+from tests.support.runs import CHECKPOINT_FILES, checkpoint
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 HOME_FILES = {"config.json", "model.safetensors", "hf_sparse_state.safetensors", "hf_sparse_run.json"}
 # Of a checkpoint everything but the pickle with the token in it.

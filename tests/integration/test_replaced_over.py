@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from doomed import Moment, cheap_processes
-from tiny import bert, sentences
 
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.packed import load_packed, save_packed
-from hf_sparse.training.post_training import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.checkpoint.packed.model import load_packed, save_packed
+from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
+from tests.support.doomed import Moment, cheap_processes
+from tests.support.tiny import bert, sentences
 
 BATCH = {name: torch.stack([row[name] for row in sentences(4)]) for name in ("input_ids", "attention_mask")}
 

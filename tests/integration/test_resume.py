@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from runs import (
+from transformers import TrainerCallback
+
+from hf_sparse import Recipe, SparseTrainer
+from hf_sparse.checkpoint.sidecar import SIDECAR, read_state, write_state
+from tests.support.runs import (
     Cut,
     checkpoint,
     differences,
@@ -26,11 +30,7 @@ from runs import (
     revive,
     unlisted,
 )
-from tiny import arguments, bert, pruning, sentences
-from transformers import TrainerCallback
-
-from hf_sparse import Recipe, SparseTrainer
-from hf_sparse.checkpoint.sidecar import SIDECAR, read_state, write_state
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 LENGTH = 8
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import Cut, checkpoint, differences, outcome, prune
-from tiny import arguments, bert, pruning, sentences
 from transformers import TrainerCallback
 
 from hf_sparse import SparseTrainer
 from hf_sparse.atomic import directories
 from hf_sparse.atomic.file_group import STAGING
-from hf_sparse.training import checkpoints
+from hf_sparse.training.checkpoints import atomic_checkpoints as checkpoints
+from tests.support.runs import Cut, checkpoint, differences, outcome, prune
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8}
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from doomed import Moment, cheap_processes
-from runs import quantize
 from safetensors.torch import load_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.atomic.file_group import STAGING
-from hf_sparse.checkpoint.loading import load_model
+from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
+from tests.support.doomed import Moment, cheap_processes
+from tests.support.runs import quantize
 
 FILES = "hf_sparse.atomic.file_group"
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.native import building, cache
-from hf_sparse.native.building import load_first, load_library
+from hf_sparse.native import build as building
+from hf_sparse.native import cache
+from hf_sparse.native.build import load_first, load_library
 
 SOURCE = "native/answer.cpp"
 CODE = """
 from pathlib import Path
-from hf_sparse.native import building
+from hf_sparse.native import build as building
 building._PACKAGE = Path({package!r})
 library = building.load_library({source!r})
 assert library is not None

@@ -10,8 +10,8 @@ from zipfile import ZipFile
 
 import pytest
 
-from hf_sparse.native.building import COMPILERS, PREBUILT, SWITCH
-from hf_sparse.runtime.processor import machine_paths
+from hf_sparse.native.build import COMPILERS, PREBUILT, SWITCH
+from hf_sparse.runtime.cpu import machine_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 # What is no module of Python and must be there all the same: C++, presets with their arguments.
@@ -107,8 +107,8 @@ def test_a_wheel_with_libraries_needs_no_compiler(tree: Path) -> None:
         archive.extractall(installed)
     code = f"""
 import hf_sparse
-from hf_sparse.native.building import load_library
-from hf_sparse.runtime.processor import machine_paths
+from hf_sparse.native.build import load_library
+from hf_sparse.runtime.cpu import machine_paths
 
 assert hf_sparse.__file__.startswith({str(installed)!r})
 assert load_library("native/groups.cpp").group_norms

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from hf_sparse.oneshot.prune_with_data import DATA_METHODS
 from hf_sparse.oneshot.sparsegpt import SparseGpt
 from hf_sparse.oneshot.wanda import Wanda
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
-from hf_sparse.training.one_shot import DATA_METHODS
 from tests.oneshot.numbers import inputs_alike, noise
 
 TWO_OF_FOUR = NOfM(kept=2, group=4)

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import arguments, bert, pruning, sentences
 from transformers import PreTrainedModel
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
 from hf_sparse.planning.dry_run import DryRun
 from hf_sparse.planning.estimate import Batch
 from hf_sparse.planning.plan import make_plan
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 STEPS = 12
 

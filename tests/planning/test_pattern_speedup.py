@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from hf_sparse.planning.pattern_speedup import PATTERNS, SPARSITIES, Speedup, measure_speedup, print_speedup
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.bindings import load_kernels
 
 compiled = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from tiny import arguments, bert, pruning, sentences
 from torch.utils.data import BatchSampler
 from transformers import BertModel
 
 from hf_sparse import Recipe, SparseTrainer, prune
 from hf_sparse.planning.plan import Plan, count_rows, count_steps, make_plan
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 STEPS = 12
 # Dropout of attention is refused where probabilities are compared.

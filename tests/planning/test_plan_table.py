@@ -5,11 +5,11 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
-from tiny import bert
 
 from hf_sparse import Recipe
 from hf_sparse.planning.plan import Plan, make_plan
 from hf_sparse.planning.plan_table import plan_as_dict, print_plan, sampled_steps
+from tests.support.tiny import bert
 
 EVERY_TERM = "distillation={task: 0.1, logits: 0.2, hidden: 0.3, attention: 0.4, relations: 0.5}"
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import bert, sentences
 
 from hf_sparse import find_targets
 from hf_sparse.quantization.activations import OBSERVERS
 from hf_sparse.quantization.calibrate import calibrate
+from tests.support.tiny import bert, sentences
 
 
 def batches(count: int = 3) -> list[dict[str, torch.Tensor]]:

@@ -8,7 +8,6 @@ import openvino
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import arguments, bert, llama, sentences
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -26,16 +25,17 @@ from transformers import (
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.packed import load_packed, save_packed
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.checkpoint.packed.model import load_packed, save_packed
 from hf_sparse.export.onnx import export_onnx
 from hf_sparse.export.openvino import export_openvino
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.embeddings import FakeQuantEmbedding, find_embeddings
-from hf_sparse.quantization.layers import quantized_layers
-from hf_sparse.quantization.linear import Phase
+from hf_sparse.quantization.fake_layers import Phase
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from hf_sparse.quantization.weights import read_weight_scheme
+from tests.support.tiny import arguments, bert, llama, sentences
 
 SCHEMES = ["int8_per_channel", "int8_per_tensor", "int4_group_8"]
 TABLES = {f"bert.embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")}

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import bert
 from transformers import PreTrainedModel
 
 from hf_sparse import find_targets
 from hf_sparse.runs.comparison import Comparison, compare_runs
 from hf_sparse.runs.latency import LatencyReport, LatencyRow
 from hf_sparse.runs.measured_run import MeasuredRun, gather_runs
+from tests.support.tiny import bert
 
 LOG = [
     {"step": 5, "loss": 0.9, "learning_rate": 1e-3, "sparsity": 0.2, "loss_task": 1.0, "loss_logits": 0.8},

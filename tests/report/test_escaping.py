@@ -11,7 +11,7 @@ from hf_sparse import Recipe
 from hf_sparse.planning.plan import make_plan
 from hf_sparse.planning.plan_table import print_plan
 from hf_sparse.report.latency import print_latency
-from hf_sparse.report.page.writing import write_page
+from hf_sparse.report.page.write import write_page
 from hf_sparse.runs.comparison import trace_runs
 from hf_sparse.runs.latency import LatencyReport, LatencyRow
 from hf_sparse.runs.measured_run import gather_runs

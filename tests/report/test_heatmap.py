@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import bert
 from torch import nn
 from transformers import T5Config, T5Model
 
@@ -13,6 +12,7 @@ from hf_sparse import find_targets, prune
 from hf_sparse.report.heatmap import layer_figure, sparsity_figure, weight_figure
 from hf_sparse.report.pictures import write_png
 from hf_sparse.sparsity.inspection import find_weight, inspect_weights
+from tests.support.tiny import bert
 
 
 def pruned() -> nn.Module:

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tiny import bert, llama
 from torch import nn
 from transformers import T5Config, T5Model
 
 from hf_sparse import Recipe, find_targets, prune
-from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.embeddings import find_embeddings
-from hf_sparse.quantization.linear import Phase
+from hf_sparse.quantization.fake_layers import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
 from hf_sparse.report.grid import arrange
 from hf_sparse.report.heatmap import sparsity_figure
@@ -27,7 +26,8 @@ from hf_sparse.report.inspection import (
     print_weight,
 )
 from hf_sparse.sparsity.inspection import WeightInspection, find_weight
-from hf_sparse.training.sparsifier import Sparsifier
+from hf_sparse.training.parts.sparsifier import Sparsifier
+from tests.support.tiny import bert, llama
 
 
 def t5() -> T5Model:

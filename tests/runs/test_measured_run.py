@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import bert
 
 from hf_sparse.runs.measured_run import gather_runs, lines_of, names_of, teachers_of
 from hf_sparse.runs.run import read_run
 from tests.report.runs import latency_of, measured, write_run
+from tests.support.tiny import bert
 
 
 def test_a_run_is_measured_in_its_weights_and_files(tmp_path: Path) -> None:

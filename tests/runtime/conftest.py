@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hf_sparse.runtime.library import load_kernels
-from hf_sparse.runtime.processor import SWITCH, available_paths
+from hf_sparse.runtime.bindings import load_kernels
+from hf_sparse.runtime.cpu import SWITCH, available_paths
 
 
 @pytest.fixture(params=available_paths())

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from hf_sparse.native import building
-from hf_sparse.runtime.processor import PATHS
+from hf_sparse.native import build as building
+from hf_sparse.runtime.cpu import PATHS
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulations import EMULATIONS, Emulation
+from tests.runtime.emulations import EMULATIONS, Emulation
 from torch import Tensor
 
-from hf_sparse.native import building
-from hf_sparse.runtime.engine import FusedEncoder, FusedLayer
-from hf_sparse.runtime.integers import FIXED, RANGE, SYMMETRIC, IntegerLayer
-from hf_sparse.runtime.library import ACTIVATIONS, Grid, load_kernels, pointer
-from hf_sparse.runtime.packing import Form, PackedWeight, pack
+from hf_sparse.native import build as building
+from hf_sparse.runtime.bindings import ACTIVATIONS, Grid, load_kernels, pointer
+from hf_sparse.runtime.fused_encoder import FusedEncoder, FusedLayer
+from hf_sparse.runtime.integer_layer import FIXED, RANGE, SYMMETRIC, IntegerLayer
+from hf_sparse.runtime.weight_layout import Form, PackedWeight, pack
 
 KERNELS = load_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="there is no C++ compiler")

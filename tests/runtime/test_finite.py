@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from models import batch, build, quantized
 
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import fuse, optimize
-from hf_sparse.runtime.library import load_kernels
-from hf_sparse.runtime.loading import ready
+from hf_sparse.runtime.bindings import load_kernels
+from hf_sparse.runtime.load import ready
+from tests.support.runtime_models import batch, build, quantized
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
 NORM = "bert.encoder.layer.0.output.LayerNorm.weight"

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_sparse.runtime import reference
-from hf_sparse.runtime.choosing import PackedLayer, best_form, measured_rates
-from hf_sparse.runtime.integers import FIXED, RANGE, SYMMETRIC, IntegerLayer
-from hf_sparse.runtime.library import load_kernels
+from hf_sparse.runtime.autotune import PackedLayer, best_form, measured_rates
+from hf_sparse.runtime.bindings import load_kernels
+from hf_sparse.runtime.cpu import available_paths
+from hf_sparse.runtime.integer_layer import FIXED, RANGE, SYMMETRIC, IntegerLayer
 from hf_sparse.runtime.linear import RuntimeLinear
-from hf_sparse.runtime.packing import Form, count_entries, forms, pack
-from hf_sparse.runtime.processor import available_paths
+from hf_sparse.runtime.weight_layout import Form, count_entries, forms, pack
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
 PATHS = available_paths()

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from emulations import EMULATIONS
+from tests.runtime.emulations import EMULATIONS
 
 import hf_sparse
-from hf_sparse.runtime.processor import PATHS
+from hf_sparse.runtime.cpu import PATHS
 
 PACKAGE = Path(hf_sparse.__file__).parent
 KERNELS = PACKAGE / "runtime" / "kernels"

@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import reference
-from hf_sparse.runtime.integers import integer_layer, quantized_linears
+from hf_sparse.runtime.integer_layer import integer_layer, quantized_linears
 
 VALUES = torch.linspace(-30, 30, 20001)
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from hf_sparse import SparseTrainer
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.packed import load_packed
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.checkpoint.packed.model import load_packed
 from hf_sparse.checkpoint.sidecar import SIDECAR
 from tests.scripts.tiny_data import WORDS, results, sentences, write_table
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_sparse.native import groups as native
-from hf_sparse.native.building import COMPILERS
+from hf_sparse.native.build import COMPILERS
 from hf_sparse.sparsity.groups import add_gradient, group_norms, measure_groups, shorten_groups
 from hf_sparse.sparsity.patterns.block import Block
 

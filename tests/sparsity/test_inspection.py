@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import bert, masked_lm
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, MixtralConfig, MixtralModel, T5Config, T5Model
 
@@ -20,6 +19,7 @@ from hf_sparse.sparsity.inspection import (
     zero_density,
 )
 from hf_sparse.targets import Target, Targets
+from tests.support.tiny import bert, masked_lm
 
 
 def pattern_of(weight: Tensor, **kind: Any) -> str | None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import bert
 
 from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.methods import METHODS
@@ -17,6 +16,7 @@ from hf_sparse.sparsity.patterns.n_of_m import NOfM
 from hf_sparse.sparsity.patterns.pattern import Pattern
 from hf_sparse.sparsity.schedules import Schedule
 from hf_sparse.targets import find_targets
+from tests.support.tiny import bert
 
 
 def run_of(pattern: Pattern = UNSTRUCTURED, **parts: object) -> PruningRun:

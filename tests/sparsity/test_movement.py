@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from tiny import bert
 from torch import nn
 
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods.movement import MovementScores, ScorePenalty
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
-from hf_sparse.sparsity.remembered import RememberedWeights
+from hf_sparse.sparsity.revival import RememberedWeights
 from hf_sparse.targets import Targets, find_targets
+from tests.support.tiny import bert
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import bert
 from torch import nn
 
 from hf_sparse.sparsity.groups import group_norms
@@ -13,6 +12,7 @@ from hf_sparse.sparsity.methods.group_lasso import GroupLasso
 from hf_sparse.sparsity.methods.penalty import Strength
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.targets import Targets, find_targets
+from tests.support.tiny import bert
 
 BLOCK, EPSILON, STRENGTH = Block(4, 4), 1e-3, 1e-2
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from tiny import SIZES, VOCABULARY
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import (
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from hf_sparse import Recipe, measure_sparsity
+from tests.support.tiny import SIZES, VOCABULARY
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, *(f"w{number}" for number in range(VOCABULARY - len(SPECIAL)))]

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import arguments, bert, pruning, sentences
 from transformers import TrainerCallback
 
 from hf_sparse import SparseTrainer
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 
 class Asking(TrainerCallback):
@@ -27,7 +27,7 @@ def test_whatever_goes_wrong_is_a_warning_while_it_trains_and_an_error_after(
     def write_card(*_: Any, **__: Any) -> None:
         raise OSError(reasons.pop(0))
 
-    monkeypatch.setattr("hf_sparse.trainers.publishing.write_card", write_card)
+    monkeypatch.setattr("hf_sparse.training.hub.write_card", write_card)
     asking = Asking()
     asking.trainer = trainer = SparseTrainer(
         bert(num_hidden_layers=1),

@@ -8,8 +8,8 @@ from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncode
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, MSELoss
 
 from hf_sparse import Recipe, SparseTrainerMixin
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from tests.trainers import small
 
 

@@ -16,9 +16,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import AutoModel
 
 from hf_sparse import Recipe, SparseTrainerMixin
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.checkpoint.quantizer import SUPPORTED
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.checkpoint.packed.hf_quantizer import SUPPORTED
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from tests.trainers import small
 
 EIGHT_BITS = small.RECIPE.override(["quantization.weights=int8_per_channel"])

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, TrainingArguments, default_data_c
 from trl import SFTConfig, SFTTrainer
 
 from hf_sparse import Recipe, SparseTrainer, SparseTrainerMixin
-from hf_sparse.checkpoint.loading import load_model
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.checkpoint.load import load_model
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from tests.trainers import small
 
 

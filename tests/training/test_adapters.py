@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny import SIZES, arguments, bert, pruning, sentences
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, prune
-from hf_sparse.checkpoint.contract import lost_zeros, read_contract, recorded_modules
-from hf_sparse.training.one_shot import prune_with_data
-from hf_sparse.training.post_training import quantize_trained
+from hf_sparse.checkpoint.sparsity_record import lost_zeros, read_sparsity_record, recorded_modules
+from hf_sparse.oneshot.prune_with_data import prune_with_data
+from hf_sparse.oneshot.quantize import quantize_trained
+from tests.support.tiny import SIZES, arguments, bert, pruning, sentences
 
 LORA = LoraConfig(r=4, target_modules=["query", "value"], task_type="SEQ_CLS")
 WIDE = LoraConfig(r=128, target_modules="all-linear")
@@ -68,7 +68,7 @@ def test_the_base_keeps_its_zeros_by_its_record_and_its_own_names(tmp_path: Path
     base = model.get_base_model()
     query = base.bert.encoder.layer[0].attention.self.query.base_layer.weight
     assert torch.equal(query == 0, zeros)
-    assert read_contract(model) == read_contract(before) and not lost_zeros(model)
+    assert read_sparsity_record(model) == read_sparsity_record(before) and not lost_zeros(model)
 
 
 @pytest.mark.parametrize("steps", [2, 4])

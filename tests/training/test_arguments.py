@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import HfArgumentParser
 
-from hf_sparse.recipe import Recipe
+from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.training.arguments import SparseArguments
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from runs import differences
-from tiny import arguments, bert, expected_zeros, pruning, same_weights, sentences
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback
 
 from hf_sparse import Recipe, SparseTrainer, measure_sparsity
 from hf_sparse.checkpoint.sidecar import read_state
+from tests.support.runs import differences
+from tests.support.tiny import arguments, bert, expected_zeros, pruning, same_weights, sentences
 
 
 def worsening(folder: Path, recipe: Recipe, **settings: Any) -> SparseTrainer:

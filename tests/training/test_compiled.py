@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from featured import gradients, rows, trainer
-from lessons import Gradients
-from pairs import batch, make
 from transformers import TrainerCallback
 
 from hf_sparse import SparseTrainer
+from tests.support.featured import gradients, rows, trainer
+from tests.support.lessons import Gradients
+from tests.support.pairs import batch, make
 
 COMPILED = {"torch_compile": True, "torch_compile_backend": "eager"}
 LOGITS, RELATIONS = {"task": 0.5, "logits": 0.5}, {"task": 0.5, "logits": 0.5, "relations": {}}

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from runs import checkpoint, unlisted
 from safetensors.torch import load_file, save_file
-from tiny import arguments, bert, pruning, sentences
 from transformers import Trainer
 
 from hf_sparse import Recipe, SparseTrainer
 from hf_sparse.checkpoint.run_record import RECORD, changed_settings, read_record
-from hf_sparse.training.resume import check_settings
+from hf_sparse.training.checkpoints.resume import check_settings
+from tests.support.runs import checkpoint, unlisted
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 
 def check(folder: Path, resumed: SparseTrainer) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import arguments, bert, pruning, same_weights, sentences
 from transformers import Trainer
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, measure_sparsity
+from tests.support.tiny import arguments, bert, pruning, same_weights, sentences
 
 pytest.importorskip("schedulefree")
 METHODS = {

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tiny import arguments, bert, expected_zeros, pruning, sentences
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from hf_sparse import SparseTrainer, find_targets
+from tests.support.tiny import arguments, bert, expected_zeros, pruning, sentences
 
 
 class Counting(DefaultFlowCallback):

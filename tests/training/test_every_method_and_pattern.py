@@ -1,11 +1,11 @@
 """Every method with every kind of pattern: the target is reached exactly, or refused with a reason."""
 
 import pytest
-from tiny import arguments, bert, sentences
 
 from hf_sparse import Recipe, SparseTrainer, find_targets, prune
 from hf_sparse.sparsity.inspection import inspect_weights
 from hf_sparse.sparsity.methods import METHODS
+from tests.support.tiny import arguments, bert, sentences
 
 PATTERNS = ["unstructured", "1x4", "4x1", "4x4", "16x4", "row", "column", "row/4", "column/4", "1:2", "2:4"]
 REFUSED = {("group_lasso", "1:2"), ("group_lasso", "2:4")}

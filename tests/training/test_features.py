@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from featured import gradients, rows, trainer
-from pairs import compare, encoder_decoder, make, mean
-from tiny import arguments
 from torch.utils.data import default_collate
 from transformers import PreTrainedModel, Trainer
+
+from tests.support.featured import gradients, rows, trainer
+from tests.support.pairs import compare, encoder_decoder, make, mean
+from tests.support.tiny import arguments
 
 WEIGHTS = {"task": 0.3, "logits": 0.4, "hidden": 0.5, "attention": 0.6, "relations": 0.7}
 

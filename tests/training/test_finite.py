@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from runs import distil, prune, quantize
-from tiny import arguments, bert, pruning, sentences
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback
+from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained
 from hf_sparse.training.finite import not_finite
-from hf_sparse.training.post_training import calibration_recipe, quantize_trained
+from tests.support.runs import distil, prune, quantize
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 MAKERS = {"pruned": prune, "distilled": distil, "quantized": quantize}
 

@@ -1,9 +1,9 @@
 """Frozen weights stay unchanged; wrong expressions are refused."""
 
 import pytest
-from tiny import bert
 
-from hf_sparse.training.freeze import freeze
+from hf_sparse.training.model_options import freeze
+from tests.support.tiny import bert
 
 
 def test_parameters_are_frozen_by_their_names() -> None:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import arguments, bert, sentences
 from transformers import TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, measure_sparsity, prune
 from hf_sparse.sparsity.groups import measure_groups
 from hf_sparse.sparsity.patterns.block import Block
+from tests.support.tiny import arguments, bert, sentences
 
 STEPS, HARD = 200, 100
 

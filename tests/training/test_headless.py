@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import make
-from tiny import arguments, sentences
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
 from hf_sparse import Recipe, SparseTrainer, measure_sparsity
+from tests.support.pairs import make
+from tests.support.tiny import arguments, sentences
 
 PRUNED = {"schedule": {"final": 0.5, "begin": 0, "ramp_end": 2, "every": 1}}
 ALONE = {"teacher": "self", "task": 0.0, "logits": 0.0}

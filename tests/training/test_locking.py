@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import arguments, bert, pruning, sentences
 from torch import nn
 from transformers import BertForSequenceClassification, Trainer
 
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity, prune
-from hf_sparse.settings.sparsity import SparsityRecipe
-from hf_sparse.training.resolve import settle
+from hf_sparse.recipe.sparsity import SparsityRecipe
+from hf_sparse.training.parts.resolve import settle
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 LOCK = SparsityRecipe(method="lock")
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from featured import gradients
-from lessons import LESSONS, Gradients
 from peft import LoraConfig, get_peft_model
-from tiny import arguments
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel, Trainer
 
 from hf_sparse import Recipe, SparseTrainer, SparseTrainerMixin
+from tests.support.featured import gradients
+from tests.support.lessons import LESSONS, Gradients
+from tests.support.tiny import arguments
 
 CUTS = [(4, 2), (2, 4), (3, 3)]
 TAUGHT = Recipe.from_dict({"distillation": {"task": 0.3, "logits": 0.7}})

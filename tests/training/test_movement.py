@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from tiny import arguments, bert, pruning, sentences
 from transformers import BertForSequenceClassification
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, measure_sparsity, prune
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 METHODS = ["movement", "soft_movement"]
 

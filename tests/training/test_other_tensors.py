@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import arguments, batches, bert, pruning, sentences
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -17,9 +16,10 @@ from torch.utils._pytree import tree_map
 from transformers import BertForSequenceClassification, Trainer
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, prune
-from hf_sparse.checkpoint.contract import lost_zeros
-from hf_sparse.training.one_shot import prune_with_data
-from hf_sparse.training.post_training import quantize_trained
+from hf_sparse.checkpoint.sparsity_record import lost_zeros
+from hf_sparse.oneshot.prune_with_data import prune_with_data
+from hf_sparse.oneshot.quantize import quantize_trained
+from tests.support.tiny import arguments, batches, bert, pruning, sentences
 
 NAME = "bert.encoder.layer.0.intermediate.dense"
 QUANTIZED = Recipe.from_dict({"quantization": {}})

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from featured import WIDE, recipe, rows, trainer
-from lessons import Gradients
-from pairs import make
-from tiny import arguments
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_sparse import Recipe, SparseTrainer
+from tests.support.featured import WIDE, recipe, rows, trainer
+from tests.support.lessons import Gradients
+from tests.support.pairs import make
+from tests.support.tiny import arguments
 
 
 def learned(folder: Path, **changes: Any) -> SparseTrainer:

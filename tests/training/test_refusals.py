@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import RememberingCallback, arguments, bert, pruning, sentences
 from transformers import TrainerCallback, get_scheduler
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
 from hf_sparse.checkpoint.sidecar import SIDECAR
+from tests.support.tiny import RememberingCallback, arguments, bert, pruning, sentences
 
 
 def test_a_scheduler_of_the_users_own_is_refused_for_rewinding(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import trackers
-from tiny import arguments, bert, sentences
 
 from hf_sparse import Recipe, SparseTrainer
+from tests.support import trackers
+from tests.support.tiny import arguments, bert, sentences
 
 PRESET = Recipe.preset("gmp_finetune")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from runs import lasso
 from transformers import TrainerCallback
 
 from hf_sparse.training.optimizer import loss_scale, was_skipped
+from tests.support.runs import lasso
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import outcome
-from tiny import arguments, bert, masked_lm, same_weights, sentences
 
 from hf_sparse import Recipe, SparseTrainer, find_targets
+from tests.support.runs import outcome
+from tests.support.tiny import arguments, bert, masked_lm, same_weights, sentences
 
 RECIPE = Recipe.preset("prune_ofa_90").override(
     ["sparsity.schedule.every=1", "distillation.teacher=self", "distillation.relations=1.0"]

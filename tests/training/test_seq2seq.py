@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import Gradients
-from pairs import encoder_decoder
-from tiny import arguments
 from torch import Tensor
 from torch.nn.functional import kl_div
 from torch.utils.data import default_collate
 from transformers import EvalPrediction, GenerationConfig, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from hf_sparse import Recipe, SparseSeq2SeqTrainer, measure_sparsity
+from tests.support.lessons import Gradients
+from tests.support.pairs import encoder_decoder
+from tests.support.tiny import arguments
 
 KINDS = ["t5", "bart"]
 WEIGHTS = {"task": 0.3, "logits": 0.7, "hidden": 0.5}

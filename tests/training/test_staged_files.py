@@ -14,7 +14,7 @@ from hf_sparse.atomic.directories import discard_directory
 from hf_sparse.atomic.file_group import STAGING, recover_directories, require_same_disk, staged_files
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.sidecar import SIDECAR
-from hf_sparse.training.checkpoints import MODEL_FILES
+from hf_sparse.training.checkpoints.atomic_checkpoints import MODEL_FILES
 
 OLD = {"model.safetensors": "old", SIDECAR: "old", RECORD: "old", "config.json": "old"}
 NEW = dict.fromkeys(OLD, "new") | {"tokenizer.json": "new", "adapter/weights": "new"}

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from featured import gradients
-from lessons import Gradients
-from pairs import make
-from tiny import arguments
 from torch import Tensor, nn
 from transformers import BertTokenizer, PreTrainedModel, Trainer
 
 from hf_sparse import Recipe, SparseTrainer
+from tests.support.featured import gradients
+from tests.support.lessons import Gradients
+from tests.support.pairs import make
+from tests.support.tiny import arguments
 
 RECIPE = Recipe.from_dict({"distillation": {}})
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from featured import gradients, trainer
-from pairs import make
 from torch import Tensor, nn
+
+from tests.support.featured import gradients, trainer
+from tests.support.pairs import make
 
 WEIGHTS = {"task": 0.3, "logits": 0.7}
 CUTS = [(8, 1), (2, 4)]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import LESSONS
 from safetensors import safe_open
-from tiny import arguments, bert, llama, masked_lm, sentences, texts
 from transformers import BertConfig, BertForMaskedLM, Trainer, TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer
+from tests.support.lessons import LESSONS
+from tests.support.tiny import arguments, bert, llama, masked_lm, sentences, texts
 
 RECIPE = Recipe.preset("prune_ofa_90").override(["sparsity.schedule.every=1", "distillation.task=0.2"])
 

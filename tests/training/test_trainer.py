@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import (
+from transformers import (
+    AutoModelForSequenceClassification,
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+)
+
+from hf_sparse import Recipe, SparseTrainer, SparseTrainerMixin, find_targets, measure_sparsity
+from hf_sparse.checkpoint.sidecar import read_state
+from tests.support.tiny import (
     RememberingCallback,
     arguments,
     bert,
@@ -16,15 +25,6 @@ from tiny import (
     sentences,
     texts,
 )
-from transformers import (
-    AutoModelForSequenceClassification,
-    EvalPrediction,
-    Trainer,
-    TrainerCallback,
-)
-
-from hf_sparse import Recipe, SparseTrainer, SparseTrainerMixin, find_targets, measure_sparsity
-from hf_sparse.checkpoint.sidecar import read_state
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trackers
-from tiny import arguments, bert, pruning, sentences
 from transformers import BertForSequenceClassification, TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer, measure_sparsity
-from hf_sparse.quantization.layers import quantized_layers
+from hf_sparse.quantization.quantized_layers import quantized_layers
+from tests.support import trackers
+from tests.support.tiny import arguments, bert, pruning, sentences
 
 BASE = pruning("sparsity.schedule.final=0.8")
 

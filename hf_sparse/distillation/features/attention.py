@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from hf_sparse.distillation.counts import fitting_mask
-from hf_sparse.distillation.divergence import categorical
+from hf_sparse.distillation.batch_counts import fitting_mask
 from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
@@ -21,6 +20,7 @@ from hf_sparse.distillation.features.term import (
     learnable,
     require_same_shape,
 )
+from hf_sparse.distillation.kl import categorical
 from hf_sparse.distillation.losses import LossTerm, position_term, precise
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig
 
 from hf_sparse.architectures import DECODER_DEPTHS, ENCODER_DEPTHS
-from hf_sparse.distillation.counts import fitting_mask, label_mask
+from hf_sparse.distillation.batch_counts import fitting_mask, label_mask
 from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.term import (
     FeatureSettings,

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from hf_sparse.distillation.counts import fitting_mask
-from hf_sparse.distillation.divergence import categorical
+from hf_sparse.distillation.batch_counts import fitting_mask
 from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.projections import KINDS, find_projections, recorded
 from hf_sparse.distillation.features.term import (
@@ -21,6 +20,7 @@ from hf_sparse.distillation.features.term import (
     learnable,
     require_same_shape,
 )
+from hf_sparse.distillation.kl import categorical
 from hf_sparse.distillation.losses import LossTerm, position_term, precise
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hf_sparse.distillation.losses import LossTerm
-from hf_sparse.distillation.unwrapping import unwrapped
+from hf_sparse.distillation.unwrap import unwrapped
 
 Role = Literal["student", "teacher"]
 # The outputs of a model, with the inputs that gave them.

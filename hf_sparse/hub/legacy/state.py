@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
 from hf_sparse.checkpoint.saved_files import packed_file, saved_file, weight_files
-from hf_sparse.reading import read_json
+from hf_sparse.readers import read_json
 
 # Today's transformers ignores pruned_heads; the heads it lists have been put back by then.
 _UNSAID = ("model_type", "pruned_heads")

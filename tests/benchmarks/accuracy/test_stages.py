@@ -12,8 +12,8 @@ import run_glue
 import run_mlm
 import run_qa
 from hf_sparse import SparseArguments
-from hf_sparse.recipe import preset_names
-from hf_sparse.training.recipe_arguments import given_arguments
+from hf_sparse.recipe.published_arguments import given_arguments
+from hf_sparse.recipe.recipe import preset_names
 from tests.benchmarks.accuracy.fakes import write_plan
 
 ROOT = Path(__file__).parents[3]

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
 from torch.nn.functional import kl_div
+
+from tests.support.pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
 from transformers import (
     EncoderDecoderConfig,
     EncoderDecoderModel,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
+
+from tests.support.pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
 
 WIDE = {"hidden_size": 48, "intermediate_size": 96}
 

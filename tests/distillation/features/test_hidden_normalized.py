@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from pairs import batch, compare, encoder_decoder, make, mean, states, term_of
 from torch import Tensor
+
+from tests.support.pairs import batch, compare, encoder_decoder, make, mean, states, term_of
 
 NORMALIZED = {"normalize": True}
 

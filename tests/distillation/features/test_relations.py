@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
@@ -23,6 +22,7 @@ from transformers import (
 
 from hf_sparse.distillation.features.projections import KINDS as VECTORS
 from hf_sparse.distillation.features.projections import recorded
+from tests.support.pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
 
 SIZES = {
     "vocab_size": 100,

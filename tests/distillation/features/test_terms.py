@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from pairs import KINDS, batch, compare, make, mean, states, term_of
 from torch import Tensor
 
-from hf_sparse.distillation.counts import count
+from hf_sparse.distillation.batch_counts import count
 from hf_sparse.distillation.features.terms import TERMS
-from hf_sparse.settings.distillation import DistillationRecipe, FeatureRecipe
+from hf_sparse.recipe.distillation import DistillationRecipe, FeatureRecipe
+from tests.support.pairs import KINDS, batch, compare, make, mean, states, term_of
 
 EVERY = [(name, kind) for name in TERMS for kind in KINDS]
 

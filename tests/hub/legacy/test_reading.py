@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_sparse.checkpoint.packed import save_packed
+from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.hub.legacy.state import read_state
 from tests.hub.legacy.written import config_of, tensors_of, wide, write
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_sparse.hub import load_legacy
-from hf_sparse.hub.legacy.loading import Rescued
+from hf_sparse.hub.legacy.load import Rescued
 from tests.hub.legacy.test_bitmask import SPARSITY, bitmasks, compress
 from tests.hub.legacy.test_quantization_aware import sparse
 from tests.hub.legacy.written import PRUNED, keep, tensors_of, wide, write

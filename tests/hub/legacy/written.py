@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny import SIZES, bert
 from torch import Tensor
 from torch.nn import functional
 from transformers import BertForSequenceClassification, PreTrainedModel
+
+from tests.support.tiny import SIZES, bert
 
 INPUTS = {
     "input_ids": torch.arange(5, 29).reshape(2, 12),

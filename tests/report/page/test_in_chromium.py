@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_sparse.report.colours import contrast
-from hf_sparse.report.page.writing import PAGE, write_page
+from hf_sparse.report.page.write import PAGE, write_page
 from hf_sparse.runs.comparison import trace_runs
 from hf_sparse.runs.measured_run import gather_runs
 from tests.report.page.browser import NAMES, Browser, find_browser

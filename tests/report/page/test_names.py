@@ -10,7 +10,7 @@ from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.history import demo_figure, history_figure
 from hf_sparse.report.page.canvas import Picture as Drawn
 from hf_sparse.report.page.canvas import entitle, new_panels, to_svg, write_below
-from hf_sparse.report.page.writing import write_page
+from hf_sparse.report.page.write import write_page
 from hf_sparse.report.pictures import write_png
 from hf_sparse.runs.comparison import trace_runs
 from hf_sparse.runs.measured_run import gather_runs

@@ -1,0 +1,115 @@
+"""The compiled kernels of one path, and the structures they read, as `ctypes` sees them."""
+
+import ctypes
+from dataclasses import dataclass
+
+from hf_sparse.native.build import load_first, once
+from hf_sparse.runtime.cpu import chosen_paths
+
+_SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+
+
+class Matrix(ctypes.Structure):
+    """A weight as kernels/product.h reads it."""
+
+    _fields_ = [
+        *((name, _SIZE) for name in ("rows", "columns", "tall", "wide", "by_columns")),
+        *((name, _POINTER) for name in ("starts", "indices", "words", "multipliers", "biases", "row_sums")),
+    ]
+
+
+class Grid(ctypes.Structure):
+    """The grid of an input as kernels/tiles.h reads it."""
+
+    _fields_ = [("step", _FLOAT), ("zero", _FLOAT), ("dynamic", _SIZE)]
+
+
+LINEARS = ("query", "key", "value", "output", "intermediate", "last")
+NORMS = ("first_weight", "first_bias", "second_weight", "second_bias")
+
+
+class Layer(ctypes.Structure):
+    """A layer as kernels/encoder.h reads it."""
+
+    _fields_ = [
+        *((name, Matrix) for name in LINEARS),
+        *((f"{name}_grid", Grid) for name in LINEARS),
+        *((name, _POINTER) for name in NORMS),
+    ]
+
+
+class Encoder(ctypes.Structure):
+    """A stack of layers as kernels/encoder.h reads it."""
+
+    _fields_ = [
+        *((name, _SIZE) for name in ("hidden", "inner", "heads", "activation", "count")),
+        ("layers", ctypes.POINTER(Layer)),
+        ("epsilon", ctypes.c_double),
+    ]
+
+
+# In the order of kernels/functions.h; the names of transformers' configurations.
+ACTIVATIONS = {
+    "relu": 1,
+    "gelu": 2,
+    "gelu_new": 3,
+    "gelu_pytorch_tanh": 3,
+    "gelu_fast": 3,
+    "silu": 4,
+    "swish": 4,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """The library of one path, whose words hold `group` features, tiles `tokens` tokens, vectors `lanes`."""
+
+    path: str
+    library: ctypes.CDLL
+    group: int
+    tokens: int
+    lanes: int
+
+
+@once
+def load_kernels(name: str | None = None) -> Kernels | None:
+    """Return the kernels of the named path, or of the best one that this processor and compiler support.
+
+    Without a compiler return None, after one warning. Raises `ValueError` if the processor cannot run the
+    named path.
+    """
+    paths = chosen_paths(name)
+    found = load_first("runtime/kernels/kernels.cpp", *(path.flags for path in paths))
+    if found is None:
+        return None
+    number, library = found
+    path = paths[number]
+    for function in ("group", "tokens", "lanes"):
+        getattr(library, f"hf_sparse_{function}").restype = _SIZE
+    library.hf_sparse_count_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER]
+    library.hf_sparse_count_entries.restype = _SIZE
+    library.hf_sparse_fill_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _POINTER]
+    library.hf_sparse_fill_entries.restype = None
+    library.hf_sparse_trim.restype = None
+    library.hf_sparse_linear.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE]
+    library.hf_sparse_linear.restype = _SIZE
+    library.hf_sparse_encode.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE]
+    library.hf_sparse_encode.restype = _SIZE
+    return Kernels(
+        path.name,
+        library,
+        library.hf_sparse_group(),
+        library.hf_sparse_tokens(),
+        library.hf_sparse_lanes(),
+    )
+
+
+def require_memory(result: int) -> None:
+    """Raise `MemoryError` if a function of the kernels returned 1 for too little memory."""
+    if result:
+        raise MemoryError("there is not enough memory for so many tokens; take a smaller batch")
+
+
+def pointer(structure: ctypes.Structure) -> ctypes.c_void_p:
+    """Return the address of a structure, which must outlive it."""
+    return ctypes.c_void_p(ctypes.addressof(structure))
