@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 from hf_sparse.benchmark.inputs import Job, shared_copy
 from hf_sparse.benchmark.latency import Backend, Prepared
 from hf_sparse.runtime.bindings import load_kernels
-from hf_sparse.runtime.fuse import fuse
 from hf_sparse.runtime.fused_encoder import FusedEncoder
+from hf_sparse.runtime.fusion import fuse
 from hf_sparse.runtime.integer_layer import quantized_linears
 from hf_sparse.runtime.linear import RuntimeLinear
-from hf_sparse.runtime.optimize import optimize
+from hf_sparse.runtime.optimization import optimize
 
 
 class Fuse(Backend):

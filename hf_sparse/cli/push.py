@@ -13,7 +13,7 @@ from hf_sparse.cli.options import Json, Variant
 from hf_sparse.cli.progress import working
 
 if TYPE_CHECKING:
-    from hf_sparse.hub.push import Pushed
+    from hf_sparse.hub.upload import Pushed
 
 
 def push(
@@ -66,8 +66,8 @@ def push(
             from hf_sparse.checkpoint.load import load_model
             from hf_sparse.checkpoint.variants import with_variant
             from hf_sparse.hub.card.options import CardOptions
-            from hf_sparse.hub.push import not_pushed, upload, whole_name
             from hf_sparse.hub.stage import staged
+            from hf_sparse.hub.upload import not_pushed, upload, whole_name
 
             repo = whole_name(repo_id, dry_run=dry_run)
             card = CardOptions(license=license, language=language, base_model=base_model, dense=dense)

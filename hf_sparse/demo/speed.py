@@ -20,7 +20,7 @@ from hf_sparse.demo.tasks import Task
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
 from hf_sparse.runtime.bindings import load_kernels
-from hf_sparse.runtime.load import load
+from hf_sparse.runtime.loader import load
 
 _ROUNDS, _BATCH, _THREADS = 30, 64, 1
 _FILE = "latency.json"

@@ -5,7 +5,7 @@ from importlib import import_module
 _HOMES = {
     "CardOptions": "hf_sparse.hub.card.options",
     "load_legacy": "hf_sparse.hub.legacy.load",
-    "push": "hf_sparse.hub.push",
+    "push": "hf_sparse.hub.upload",
     "write_card": "hf_sparse.hub.card.write",
 }
 __all__ = [*_HOMES]

@@ -3,9 +3,9 @@
 from importlib import import_module
 
 _HOMES = {
-    "fuse": "hf_sparse.runtime.fuse",
-    "load": "hf_sparse.runtime.load",
-    "optimize": "hf_sparse.runtime.optimize",
+    "fuse": "hf_sparse.runtime.fusion",
+    "load": "hf_sparse.runtime.loader",
+    "optimize": "hf_sparse.runtime.optimization",
 }
 __all__ = [*_HOMES]
 

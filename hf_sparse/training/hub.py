@@ -14,7 +14,7 @@ from transformers.utils import PushInProgress
 from hf_sparse.hub.card.options import CardOptions
 from hf_sparse.hub.card.render import CARD, is_generated
 from hf_sparse.hub.card.write import write_card
-from hf_sparse.hub.push import Pushed, push
+from hf_sparse.hub.upload import Pushed, push
 from hf_sparse.training.checkpoints.push import ignore_private
 from hf_sparse.training.host import Host
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class PushMixin(Host):
-    """Lets a Trainer push its model, and write its card, as `hf_sparse.hub.push` does."""
+    """Lets a Trainer push its model, and write its card, as `hf_sparse.hub.upload` does."""
 
     facts: dict[str, str]
     _why_no_card: str | None = None
@@ -36,7 +36,7 @@ class PushMixin(Host):
         private: bool | None = None,
         **kwargs: Any,
     ) -> "Pushed | Future[Pushed] | CommitInfo | Future[CommitInfo] | None":
-        """Push the model as `hf_sparse.hub.push` does, in one commit.
+        """Push the model as `hf_sparse.hub.upload` does, in one commit.
 
         Scores of an earlier model are left out of the card with a warning. Anything but a model of
         transformers, such as an adapter, is pushed as `Trainer` does.
@@ -53,7 +53,7 @@ class PushMixin(Host):
             What was pushed or a future of it, None on other processes than the first.
 
         Raises:
-            ValueError, PermissionError, ConnectionError, RuntimeError: As `hf_sparse.hub.push`.
+            ValueError, PermissionError, ConnectionError, RuntimeError: As `hf_sparse.hub.upload`.
         """
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, PreTrainedModel):

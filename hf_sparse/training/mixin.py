@@ -20,15 +20,8 @@ from hf_sparse.distillation.teacher import check_learnable
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.training.announcement import announce, report_recipe
+from hf_sparse.training.checkpoints import resume
 from hf_sparse.training.checkpoints.atomic_checkpoints import AtomicCheckpoints
-from hf_sparse.training.checkpoints.resume import (
-    adopt,
-    check_moment,
-    check_settings,
-    loading,
-    read_converted,
-    read_resumable,
-)
 from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.host import HeardEvents
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
@@ -230,10 +223,10 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
                 write_state(directory, saved_state(self._run, self._running))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._resumed = read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
+        self._resumed = resume.read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
         # Some Trainers take no model here.
         given = () if model is None else (model,)
-        with loading((*given, self.model)[0], resume_from_checkpoint):
+        with resume.loading((*given, self.model)[0], resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *given)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -267,17 +260,19 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         self._check_loss()
         saved, self._resumed = self._resumed, None
         if saved is not None:
-            self.recipe = adopt(self.recipe, saved)
+            self.recipe = resume.adopt(self.recipe, saved)
         if self.resumed_from is not None:
-            check_settings(self.resumed_from, self, self.recipe, self.allow_schedule_change)
+            resume.check_settings(self.resumed_from, self, self.recipe, self.allow_schedule_change)
         if self.is_world_process_zero():
             report_recipe(self.callback_handler.callbacks, self.given_recipe or Recipe(), self.recipe)
         # Open still after a run that ended in an error. load_best_model_at_end reads a checkpoint, too.
         self._reading.close()
-        reading = self.model.register_load_state_dict_pre_hook(read_converted)
+        reading = self.model.register_load_state_dict_pre_hook(resume.read_converted)
         self._reading.callback(reading.remove)
         if saved is not None and self.state.global_step:
-            check_moment(saved, self.state.global_step, self.state.max_steps, self.allow_schedule_change)
+            resume.check_moment(
+                saved, self.state.global_step, self.state.max_steps, self.allow_schedule_change
+            )
             if (saved.recipe, saved.total_steps) != (self.recipe, self.state.max_steps):
                 # A best model of the old schedule may be less sparse than the new one asks for.
                 self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
@@ -299,6 +294,8 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         # Some Trainers read their best model as they do a checkpoint that they resume from.
         self._resumed = None
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        loaded = None if best is None else read_resumable(best, self.recipe, self.allow_schedule_change)
+        loaded = (
+            None if best is None else resume.read_resumable(best, self.recipe, self.allow_schedule_change)
+        )
         for part in self._running:
             part.end(self._run, loaded)

@@ -27,7 +27,7 @@ _STOCK = (
     "transformers.models.bert.modeling_bert",
     "transformers.trainer",
 )
-OURS = ("hf_sparse.hub.push",)
+OURS = ("hf_sparse.hub.upload",)
 WITHOUT_US = "import sys; sys.modules['hf_sparse'] = None\n"
 # The waits between the client's own attempts take most of a minute.
 IMPATIENT = "import time; time.sleep = lambda seconds: None\n"

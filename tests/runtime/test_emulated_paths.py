@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.runtime.emulations import EMULATIONS, Emulation
 from torch import Tensor
 
 from hf_sparse.native import build as building
@@ -16,6 +15,7 @@ from hf_sparse.runtime.bindings import ACTIVATIONS, Grid, load_kernels, pointer
 from hf_sparse.runtime.fused_encoder import FusedEncoder, FusedLayer
 from hf_sparse.runtime.integer_layer import FIXED, RANGE, SYMMETRIC, IntegerLayer
 from hf_sparse.runtime.weight_layout import Form, PackedWeight, pack
+from tests.runtime.emulations import EMULATIONS, Emulation
 
 KERNELS = load_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="there is no C++ compiler")

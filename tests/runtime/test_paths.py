@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-from tests.runtime.emulations import EMULATIONS
-
 import hf_sparse
 from hf_sparse.runtime.cpu import PATHS
+from tests.runtime.emulations import EMULATIONS
 
 PACKAGE = Path(hf_sparse.__file__).parent
 KERNELS = PACKAGE / "runtime" / "kernels"

@@ -24,9 +24,9 @@ from hf_sparse.quantization.quantized_layers import QuantizedLayer, require_fini
 from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.runtime.autotune import PackedLayer, measured_rates, pack_layer
 from hf_sparse.runtime.bindings import Kernels, load_kernels
-from hf_sparse.runtime.fuse import encoder_layers, encoder_names, fuse, install
+from hf_sparse.runtime.fusion import encoder_layers, encoder_names, fuse, install
 from hf_sparse.runtime.integer_layer import IntegerLayer, from_codes, integer_layer
-from hf_sparse.runtime.optimize import optimize
+from hf_sparse.runtime.optimization import optimize
 from hf_sparse.sparsity.numpy_ops import parallel_map
 
 logger = logging.getLogger(__name__)

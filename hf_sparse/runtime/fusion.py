@@ -13,7 +13,7 @@ from hf_sparse.runtime.bindings import ACTIVATIONS, Kernels, load_kernels
 from hf_sparse.runtime.fused_encoder import FusedEncoder, FusedLayer, norm_vectors
 from hf_sparse.runtime.integer_layer import as_integers, quantized_linears
 from hf_sparse.runtime.linear import forbid_saving
-from hf_sparse.runtime.optimize import replace, require_cpu
+from hf_sparse.runtime.optimization import replace, require_cpu
 from hf_sparse.savable import require_merged
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from hf_sparse.quantization.convert import detach
-from hf_sparse.runtime import fuse, optimize
+from hf_sparse.runtime import fusion as fuse
+from hf_sparse.runtime import optimization as optimize
 from hf_sparse.runtime.autotune import measured_rates
 from hf_sparse.runtime.bindings import load_kernels
-from hf_sparse.runtime.fuse import encoder_names
 from hf_sparse.runtime.fused_encoder import kept_tokens
+from hf_sparse.runtime.fusion import encoder_names
 from tests.support.runtime_models import batch, build, outputs, quantized
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
@@ -46,7 +47,7 @@ def test_inner_states_gradients_and_saving_are_refused(tmp_path) -> None:
 
 
 def test_without_a_compiler_the_model_stays_as_it_is(monkeypatch) -> None:
-    monkeypatch.setattr("hf_sparse.runtime.fuse.load_kernels", lambda: None)
+    monkeypatch.setattr("hf_sparse.runtime.fusion.load_kernels", lambda: None)
     model, inputs = quantized(), batch()
     expected = outputs(model, inputs)["logits"]
     assert torch.equal(outputs(fuse(model), inputs)["logits"], expected)
@@ -143,7 +144,7 @@ def test_no_memory_is_an_error_and_no_crash() -> None:
 import resource, torch, sys
 sys.path.insert(0, ".")
 from tests.support.runtime_models import quantized
-from hf_sparse.runtime import fuse
+from hf_sparse.runtime import fusion as fuse
 encoder = fuse(quantized()).bert.encoder
 states = torch.zeros(200, 4096, 32)
 held = int(open("/proc/self/statm").read().split()[0]) * 4096
