@@ -270,9 +270,8 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         reading = self.model.register_load_state_dict_pre_hook(resume.read_converted)
         self._reading.callback(reading.remove)
         if saved is not None and self.state.global_step:
-            resume.check_moment(
-                saved, self.state.global_step, self.state.max_steps, self.allow_schedule_change
-            )
+            state, free = self.state, self.allow_schedule_change
+            resume.check_moment(saved, state.global_step, state.max_steps, free)
             if (saved.recipe, saved.total_steps) != (self.recipe, self.state.max_steps):
                 # A best model of the old schedule may be less sparse than the new one asks for.
                 self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
@@ -294,8 +293,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         # Some Trainers read their best model as they do a checkpoint that they resume from.
         self._resumed = None
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        loaded = (
-            None if best is None else resume.read_resumable(best, self.recipe, self.allow_schedule_change)
-        )
+        free = self.allow_schedule_change
+        loaded = None if best is None else resume.read_resumable(best, self.recipe, free)
         for part in self._running:
             part.end(self._run, loaded)

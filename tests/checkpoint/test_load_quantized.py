@@ -137,6 +137,8 @@ def test_a_damaged_sidecar_is_refused(tmp_path: Path) -> None:
 def test_the_old_name_goes_on_working_and_names_the_new_one(tmp_path: Path) -> None:
     model = trained(tmp_path, Recipe.from_dict({"quantization": {}}))
     with pytest.warns(FutureWarning, match="load_trained is an old name; write hf_sparse.load_model"):
+        from hf_sparse.training.loading import load_trained
+
         loaded = load_trained(str(tmp_path))
     assert same_logits(loaded, model) and not is_plain(loaded)
 

@@ -17,7 +17,11 @@ trainer = runs.{run}({folder!r}, push_to_hub=True, hub_model_id='somebody/model'
     hub_always_push=True)
 trainer.train(resume_from_checkpoint={resumed!r})
 """
-_TRAINED = "from tests.support import runs\ntrainer = runs.prune({folder!r})\ntrainer.train()\ntrainer.save_model()\n"
+_TRAINED = """from tests.support import runs
+trainer = runs.prune({folder!r})
+trainer.train()
+trainer.save_model()
+"""
 PUSH = "print(trainer.push_to_hub(dataset_tags='nyu-mll/glue', dataset_args='sst2').commit)\n"
 
 
