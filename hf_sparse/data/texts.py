@@ -1,9 +1,10 @@
-"""Columns and tokens of the texts of a classification."""
+"""Text classification data: the columns of text, their tokens, the classes and their labels."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from datasets import Dataset, Value
-from transformers import PreTrainedTokenizerBase
+from datasets import ClassLabel, Dataset, Value
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_sparse.data.glue import glue_task
 
@@ -55,5 +56,112 @@ def text_encoder(
     return encode
 
 
+@dataclass(frozen=True)
+class Labels:
+    """The names of the classes, class 0 first; none for a regression."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"class names must differ from each other, got {self.names}; rename duplicates")
+
+    @property
+    def regression(self) -> bool:
+        return not self.names
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the model for a text."""
+        return max(1, len(self.names))
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        return dict(enumerate(self.names))
+
+    def write_to(self, config: PreTrainedConfig) -> None:
+        """Write the classes into the configuration of a model."""
+        config.num_labels = self.outputs
+        config.problem_type = "regression" if self.regression else "single_label_classification"
+        if not self.regression:
+            config.id2label = self.id2label
+            config.label2id = {name: i for i, name in self.id2label.items()}
+
+    def in_order_of(self, id2label: Mapping[int, str]) -> "Labels":
+        """Return the labels in the order of a model with the same names; otherwise return them unchanged."""
+        places = {name.lower(): place for place, name in id2label.items()}
+        if places.keys() != {name.lower() for name in self.names}:
+            return self
+        return Labels(tuple(sorted(self.names, key=lambda name: places[name.lower()])))
+
+
+def find_labels(rows: Dataset, column: str = "label", task: str | None = None) -> Labels:
+    """Return the classes in a label column; of a GLUE `task`, its class names in their order.
+
+    Otherwise names are those of the column's `ClassLabel` type, or its sorted strings or integers. A column
+    of floats means a regression.
+    """
+    feature = _label_feature(rows, column)
+    if task is not None:
+        labels = Labels(glue_task(task).labels)
+        if isinstance(feature, ClassLabel) and set(feature.names) != set(labels.names):
+            raise ValueError(
+                f"{task} has the classes {labels.names}, but column {column!r} {tuple(feature.names)}; "
+                "rename them or leave the task out"
+            )
+        return labels
+    if isinstance(feature, ClassLabel):
+        return Labels(tuple(feature.names))
+    return Labels(()) if feature.dtype.startswith("float") else _labels_among(rows.unique(column), column)
+
+
+def label_encoder(
+    rows: Dataset, column: str, labels: Labels, task: str | None = None
+) -> Callable[[object], int | float]:
+    """Return the function from a value in the label column to its class in `labels`, or to its number."""
+    names = _names_of_integers(_label_feature(rows, column), task)
+    place = {name: i for i, name in enumerate(labels.names)}
+
+    def encode(value: object) -> int | float:
+        if labels.regression and isinstance(value, int | float):
+            return float(value)
+        name = names.get(value, str(value))
+        if labels.regression or name not in place:
+            wanted = "a number" if labels.regression else f"one of {labels.names}"
+            raise ValueError(
+                f"label {value!r} in column {column!r} is not {wanted}; correct that row or remove it"
+            )
+        return place[name]
+
+    return encode
+
+
 def _is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def _label_feature(rows: Dataset, column: str) -> ClassLabel | Value:
+    if column not in rows.column_names:
+        raise ValueError(f"label column {column!r} is missing among {rows.column_names}; name the one to use")
+    feature = rows.features[column]
+    if not isinstance(feature, ClassLabel | Value):
+        raise ValueError(
+            f"label column {column!r} holds {feature}; a text has one label, a string or a number"
+        )
+    return feature
+
+
+def _labels_among(values: list[object], column: str) -> Labels:
+    if None in values:
+        raise ValueError(f"label column {column!r} has rows without a label; remove them")
+    if len(values) < 2:
+        raise ValueError(
+            f"label column {column!r} holds nothing but {values}; a classification has 2 classes"
+        )
+    return Labels(tuple(str(value) for value in sorted(values)))
+
+
+def _names_of_integers(feature: ClassLabel | Value, task: str | None) -> dict[int, str]:
+    if isinstance(feature, ClassLabel):
+        return dict(enumerate(feature.names))
+    return dict(enumerate(glue_task(task).labels)) if task is not None else {}

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import Parameter, signature
+from inspect import Parameter, signature, unwrap
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from hf_sparse.distillation.unwrap import transformer_in, unwrapped
 
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 TARGET_NAMES = {"start_positions", "end_positions"}
 _DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
 _SEGMENTS = "token_type_ids"
+_ANSWERS = ("start_logits", "end_logits")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,44 @@ def as_mapping(model: nn.Module) -> dict[str, bool]:
     return {"return_dict": True} if tuples else {}
 
 
+def named(outputs: Any, inputs: Mapping[str, Any], who: str) -> Mapping[str, Any]:
+    """Return the outputs of `who`, a student or a teacher, over a batch by name.
+
+    Mappings are returned as they are. A tensor is the logits. So is the first tensor of a tuple, after the
+    loss where there is one; where the batch has positions of answers, the first two are those of start and
+    end. Raises `ValueError` for anything else.
+    """
+    if isinstance(outputs, Mapping):
+        return outputs
+    values = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    if values and isinstance(values[0], Tensor) and not values[0].dim():
+        values = values[1:]
+    names = _ANSWERS if inputs.get("start_positions") is not None else ("logits",)
+    values = values[: len(names)]
+    if len(values) < len(names) or not all(isinstance(value, Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values) or type(outputs).__name__
+        raise ValueError(
+            f"the {who} returned {kinds} where {' and '.join(names)} were looked for; return a dictionary of "
+            "tensors by name, as models of transformers do"
+        )
+    return dict(zip(names, values, strict=True))
+
+
+def shifts_labels(model: nn.Module) -> bool:
+    """Say whether the loss of a model leaves out the first label, which nothing before it predicts.
+
+    A causal one does where its forward pass uses the loss function that transformers chose for it. Some
+    causal models (BART's decoder, XLNet) take cross entropy as it is: they want labels that are shifted.
+    Encoder-decoders shift what the decoder reads instead.
+    """
+    inner = transformer_in(model)
+    if inner is None or inner.config.is_encoder_decoder or not _uses_loss_function(type(inner)):
+        return False
+    used = inner.loss_function
+    # One of the user's own takes the place of the one that the type of the loss names.
+    return (used if used in LOSS_MAPPING.values() else LOSS_MAPPING.get(inner.loss_type)) is ForCausalLMLoss
+
+
 def check_given(
     student: nn.Module, teacher: nn.Module, inputs: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
@@ -113,3 +153,13 @@ def _lacks_segments(teacher: nn.Module, taken: Taken, given: Mapping[str, Any]) 
     types = getattr(getattr(unwrapped(teacher), "config", None), "type_vocab_size", 0) or 0
     reads_ids = isinstance(given.get("input_ids"), Tensor)
     return reads_ids and types > 1 and _SEGMENTS in taken.names and _SEGMENTS not in given
+
+
+def _uses_loss_function(kind: type[PreTrainedModel]) -> bool:
+    """Look into the forward pass of the class of transformers that a class derives from, or into its own."""
+    theirs = (
+        ancestor
+        for ancestor in kind.__mro__
+        if ancestor.__module__.startswith("transformers.") and "forward" in vars(ancestor)
+    )
+    return "loss_function" in unwrap(next(theirs, kind).forward).__code__.co_names

@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertConfig
 
 from hf_sparse.data.glue import GLUE_TASKS, glue_task
-from hf_sparse.data.labels import Labels, find_labels, label_encoder
+from hf_sparse.data.texts import Labels, find_labels, label_encoder
 
 
 def rows(values: list[object], feature: object = None) -> Dataset:

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.loss.loss_utils import ForMaskedLMLoss
 
-from hf_sparse.distillation.label_shift import shifts_labels
+from hf_sparse.distillation.inputs import shifts_labels
 from tests.support.pairs import encoder_decoder, make
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

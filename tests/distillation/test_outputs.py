@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_sparse.distillation.outputs import named
+from hf_sparse.distillation.inputs import named
 
 LOSS, LOGITS, OTHER = torch.tensor(1.0), torch.ones(2, 3), torch.zeros(2, 3)
 Pair = namedtuple("Pair", "logits hidden")

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from hf_sparse.distillation.batch_counts import count
+from hf_sparse.distillation.features import TERMS
 from hf_sparse.distillation.features.term import FeatureTerm
-from hf_sparse.distillation.features.terms import TERMS
 from hf_sparse.distillation.losses import LossTerm
 from hf_sparse.distillation.teacher import freeze
 

@@ -1,0 +1,8 @@
+"""The distillation terms between inner states that a recipe can name, by the name of their settings."""
+
+from hf_sparse.distillation.features.attention import Attention
+from hf_sparse.distillation.features.hidden import Hidden
+from hf_sparse.distillation.features.relations import Relations
+from hf_sparse.distillation.features.term import FeatureTerm
+
+TERMS: dict[str, type[FeatureTerm]] = {"hidden": Hidden, "attention": Attention, "relations": Relations}

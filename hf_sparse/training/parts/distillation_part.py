@@ -12,7 +12,6 @@ from transformers import Trainer
 from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.distillation.base_teacher import BaseAsTeacher
 from hf_sparse.distillation.batch_counts import count_items
-from hf_sparse.distillation.gradients import has_gradient
 from hf_sparse.distillation.inputs import teacher_inputs
 from hf_sparse.distillation.teacher import check_own_tokenizer, has_head
 from hf_sparse.recipe.distillation import DistillationRecipe
@@ -123,7 +122,7 @@ class DistillationPart(RunPart):
             seen = self.model_inputs(trainer, inputs) | self.distiller.forward_options(trainer.model)
             if self.distiller.needs_task(inputs):
                 task, outputs = self._mean_loss(trainer, compute, model, seen)
-                if not has_gradient(outputs):
+                if not _has_gradient(outputs):
                     # Some Trainers compute the loss without what they return, such as TRL's without logits.
                     outputs = model(**teacher_inputs(seen))
             else:
@@ -246,3 +245,9 @@ def _share_removed(model: nn.Module) -> float:
         # A model without targets has never been pruned.
         return 0.0
     return measure_sparsity(model, targets).overall if is_sparse(model, targets) else 0.0
+
+
+def _has_gradient(outputs: Any) -> bool:
+    """Return whether the gradient of any output of a model reaches its weights."""
+    held = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return any(torch.is_tensor(value) and value.requires_grad for value in held or ())

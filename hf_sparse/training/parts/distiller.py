@@ -8,19 +8,25 @@ from operator import add
 from typing import Any
 
 import torch
+import torch._dynamo
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from hf_sparse.distillation.batch_counts import Counts, count
-from hf_sparse.distillation.features.compiled import notice_hooks
+from hf_sparse.distillation.features import TERMS
 from hf_sparse.distillation.features.hidden import Hidden
 from hf_sparse.distillation.features.term import FeatureTerm, Role
-from hf_sparse.distillation.features.terms import TERMS
-from hf_sparse.distillation.inputs import Taken, as_mapping, check_given, decoder_inputs, teacher_inputs
-from hf_sparse.distillation.label_shift import shifts_labels
+from hf_sparse.distillation.inputs import (
+    Taken,
+    as_mapping,
+    check_given,
+    decoder_inputs,
+    named,
+    shifts_labels,
+    teacher_inputs,
+)
 from hf_sparse.distillation.losses import LossTerm, logits_terms, task_terms
-from hf_sparse.distillation.outputs import named
 from hf_sparse.distillation.teacher import check_compatible, freeze, has_head
 from hf_sparse.recipe.distillation import DistillationRecipe
 
@@ -239,3 +245,14 @@ def _total(values: Iterable[Tensor]) -> Tensor:
 def _joined(*found: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a model returned and what its terms watched as one mapping; the first has precedence."""
     return {name: value for values in reversed(found) for name, value in values.items()}
+
+
+def notice_hooks() -> None:
+    """Have compiled models look for hooks on their modules from now on.
+
+    torch reuses compiled code without a look at hooks: what was compiled without any would run in place of a
+    forward pass that is to be watched, and nothing would be seen. So whatever was compiled so far in this
+    process is thrown away, to be compiled again when it is next called.
+    """
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    torch.compiler.reset()

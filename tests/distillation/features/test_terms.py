@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_sparse.distillation.batch_counts import count
-from hf_sparse.distillation.features.terms import TERMS
+from hf_sparse.distillation.features import TERMS
 from hf_sparse.recipe.distillation import DistillationRecipe, FeatureRecipe
 from tests.support.pairs import KINDS, batch, compare, make, mean, states, term_of
 
