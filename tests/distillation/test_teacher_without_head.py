@@ -58,7 +58,7 @@ def test_an_encoder_that_lacks_more_than_its_pooler_is_refused(tmp_path: Path) -
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
     with pytest.raises(
-        ValueError, match=r"no weights for \['encoder.layer.1.*of BertModel, which would teach noise"
+        ValueError, match=r"no weights for \['encoder.layer.1.*of BertModel, which would be random"
     ):
         load_teacher(path, bert(BertModel))
 
@@ -112,7 +112,7 @@ def test_a_term_that_needs_a_head_is_refused_for_an_encoder(name: str, weight: f
     with pytest.raises(ValueError, match="has no head") as caught:
         check_learnable(bert(BertModel), weights)
     assert str(caught.value) == (
-        f"{name} has weight {weight}, and BertModel has no head that would give it; override "
+        f"{name} has weight {weight}, and BertModel lacks a head to compute it; override "
         f"distillation.{name}=0 and give a weight to hidden, attention or relations, or load the model "
         "with a head"
     )

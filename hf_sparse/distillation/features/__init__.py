@@ -1,4 +1,4 @@
-"""The distillation terms between inner states that a recipe can name, by the name of their settings."""
+"""The distillation terms of inner states that a recipe can name, each by its field in the recipe."""
 
 from hf_sparse.distillation.features.attention import Attention
 from hf_sparse.distillation.features.hidden import Hidden

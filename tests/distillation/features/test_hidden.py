@@ -151,7 +151,9 @@ def test_models_of_other_stacks_are_refused() -> None:
 def test_an_encoder_decoder_that_hides_its_depth_is_refused() -> None:
     configs = [make("bert").config for _ in range(2)]
     model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*configs))
-    with pytest.raises(ValueError, match="EncoderDecoderConfig does not say how many layers"):
+    with pytest.raises(
+        ValueError, match="the number of encoder and decoder layers is not in EncoderDecoderConfig"
+    ):
         term_of("hidden", model, model)
 
 

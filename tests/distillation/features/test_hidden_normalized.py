@@ -101,7 +101,9 @@ def test_both_stacks_of_an_encoder_decoder_are_normalized() -> None:
 
 
 def test_weights_of_layers_that_are_not_compared_are_refused() -> None:
-    with pytest.raises(ValueError, match="a weight for layer 3, which is not compared; those that are: 1, 2"):
+    with pytest.raises(
+        ValueError, match="names layer 3, which is not compared; the compared layers are 1, 2"
+    ):
         term(layer_weights={3: 1.0})
     with pytest.raises(ValueError, match="gives every layer the weight 0; leave hidden out"):
         term(layer_weights={1: 0.0, 2: 0.0})

@@ -153,9 +153,7 @@ def test_a_model_without_projections_is_refused() -> None:
     model = make("bert")
     for layer in model.bert.encoder.layer:
         layer.attention.self.query = nn.Identity()
-    with pytest.raises(
-        ValueError, match="BertForSequenceClassification has no Linears named query, key, val"
-    ):
+    with pytest.raises(ValueError, match="BertForSequenceClassification lacks Linears named query, key, val"):
         term_of("relations", make("bert"), model)
 
 

@@ -1,4 +1,4 @@
-"""What every feature term promises, on several architectures."""
+"""Properties of every feature term, on several architectures."""
 
 import copy
 
@@ -89,7 +89,7 @@ def test_half_precision_models_are_compared_in_single_precision(name: str) -> No
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_model_without_a_configuration_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="the teacher Linear has no transformers configuration"):
+    with pytest.raises(ValueError, match="the teacher Linear lacks a transformers configuration"):
         term_of(name, make("bert"), torch.nn.Linear(2, 2))
 
 
