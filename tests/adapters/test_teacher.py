@@ -137,7 +137,7 @@ def test_a_second_teacher_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_new_model_for_every_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="teacher: base is .* model_init makes another one"):
+    with pytest.raises(ValueError, match="teacher: base is .* model_init makes a new one"):
         SparseTrainer(
             model_init=lambda: adapted(sparse_bert(), masked()),
             args=arguments(tmp_path),

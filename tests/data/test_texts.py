@@ -61,5 +61,5 @@ def test_a_column_called_text_is_read_alone() -> None:
 
 def test_a_column_without_text_is_refused() -> None:
     rows = Dataset.from_dict({"text": ["a"], "score": [1]})
-    with pytest.raises(ValueError, match="column 'score' holds int64, no text; choose among"):
+    with pytest.raises(ValueError, match="column 'score' holds int64, not text; choose among"):
         text_columns(rows, chosen=["score"])

@@ -5,4 +5,8 @@ from hf_sparse.distillation.features.hidden import Hidden
 from hf_sparse.distillation.features.relations import Relations
 from hf_sparse.distillation.features.term import FeatureTerm
 
-TERMS: dict[str, type[FeatureTerm]] = {"hidden": Hidden, "attention": Attention, "relations": Relations}
+TERMS: dict[str, type[FeatureTerm]] = {
+    "hidden": Hidden,
+    "attention": Attention,
+    "relations": Relations,
+}
