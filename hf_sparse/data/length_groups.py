@@ -16,7 +16,7 @@ class Rows(Protocol):
 
 
 class LengthGroups(Dataset):
-    """A view of a data set in which neighbouring rows have similar lengths, so that batches need little padding.
+    """A view of a data set in which neighbours have similar lengths, so batches need little padding.
 
     The order is that of transformers' `group_by_length`, new in every epoch. It is a pure function of (seed,
     epoch), so a resumed run gets it again; transformers draws it from the state of a random generator that a
@@ -32,9 +32,7 @@ class LengthGroups(Dataset):
         ValueError: The numbers of rows and lengths differ.
     """
 
-    def __init__(
-        self, rows: Rows, lengths: Sequence[int], batch_size: int, seed: int = 0
-    ) -> None:
+    def __init__(self, rows: Rows, lengths: Sequence[int], batch_size: int, seed: int = 0) -> None:
         if len(rows) != len(lengths):
             raise ValueError(f"{len(rows)} rows have {len(lengths)} lengths; give each row one")
         self.rows, self.lengths, self.batch_size, self.seed = rows, list(lengths), batch_size, seed

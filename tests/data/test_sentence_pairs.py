@@ -217,7 +217,7 @@ def test_bad_arguments_are_refused(tokenizer: BertTokenizerFast) -> None:
         (["One only.", None, "And one"], "none of 2 texts has a second one; give a paragraph or a document"),
         (["", None], "none of 0 texts has a second one"),
         ([], "none of 0 texts has a second one"),
-        (["One. Two.", " "], "come from another text, and there is only one; give a paragraph or a document"),
+        (["One. Two.", " "], "come from another text, and only one was given; give a paragraph or a document"),
     ],
 )
 def test_texts_without_pairs_are_refused(texts: Sequence[str | None], message: str) -> None:

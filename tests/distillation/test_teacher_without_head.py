@@ -109,7 +109,7 @@ def test_a_model_that_gives_a_loss_has_a_head_whatever_it_is_called() -> None:
 @pytest.mark.parametrize(("name", "weight"), [("task", 0.5), ("logits", 1.0)])
 def test_a_term_that_needs_a_head_is_refused_for_an_encoder(name: str, weight: float) -> None:
     weights = SimpleNamespace(**{"task": 0.0, "logits": 0.0} | {name: weight})
-    with pytest.raises(ValueError, match="has no head") as caught:
+    with pytest.raises(ValueError, match="lacks a head") as caught:
         check_learnable(bert(BertModel), weights)
     assert str(caught.value) == (
         f"{name} has weight {weight}, and BertModel lacks a head to compute it; override "

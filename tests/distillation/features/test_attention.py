@@ -82,7 +82,7 @@ def test_a_student_that_drops_probabilities_is_refused(kind: str, setting: str) 
 
 def test_an_encoder_decoder_is_refused() -> None:
     model = encoder_decoder("bart", 0, (1, 1))
-    with pytest.raises(ValueError, match="the student is an encoder-decoder, which has three; use hidden"):
+    with pytest.raises(ValueError, match="the student is an encoder-decoder with three; use hidden"):
         term_of("attention", model, model)
 
 

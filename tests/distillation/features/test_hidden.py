@@ -139,12 +139,12 @@ def test_projections_of_an_encoder_decoder_are_told_apart() -> None:
 
 def test_a_decoder_without_labels_is_refused() -> None:
     student, inputs = encoder_decoder("bart", 0, (1, 1)), batch("bert")
-    with pytest.raises(ValueError, match=r"labels of shape \(6, 8\) say which .* got none"):
+    with pytest.raises(ValueError, match=r"labels of shape \(6, 8\) are not -100, got none"):
         compare("hidden", student, encoder_decoder("bart", 1, (1, 1)), inputs)
 
 
 def test_models_of_other_stacks_are_refused() -> None:
-    with pytest.raises(ValueError, match="two models of one stack, got BertForSequence.* and BartFor"):
+    with pytest.raises(ValueError, match="two models with one stack, got BertForSequence.* and BartFor"):
         term_of("hidden", make("bert"), encoder_decoder("bart", 1, (1, 1)))
 
 

@@ -179,14 +179,14 @@ def test_heads_have_to_divide_every_width(
 
 
 def test_an_encoder_decoder_is_refused() -> None:
-    with pytest.raises(ValueError, match="the teacher is an encoder-decoder, which has three; use hidden"):
+    with pytest.raises(ValueError, match="the teacher is an encoder-decoder with three; use hidden"):
         term_of("relations", make("bert"), encoder_decoder("t5", 0, (1, 1)))
 
 
 def test_a_layer_that_computed_nothing_is_refused() -> None:
     student, teacher, inputs = make("bert"), make("bert", 1), batch("bert")
     term = term_of("relations", student, teacher)
-    with pytest.raises(ValueError, match="a forward pass computed no queries of shape .* in layer 1"):
+    with pytest.raises(ValueError, match="the forward pass did not compute queries of shape .* in layer 1"):
         term({"projections": {}}, {"projections": {}}, inputs)
 
 
