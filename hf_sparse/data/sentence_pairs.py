@@ -70,8 +70,8 @@ class _Frame:
             runs.append((special == 1, [token[2] for token in tokens] if special else [], kind))
         if [special for special, _ in groupby(special for special, _, _ in runs)].count(False) != texts:
             raise ValueError(
-                f"{type(tokenizer).__name__} puts nothing between two texts, so pairs look like one text; take "
-                "a tokenizer with separators, such as BERT's, or read the text without sentence pairs"
+                f"{type(tokenizer).__name__} puts nothing between two texts, so pairs look like one; take a "
+                "tokenizer with separators, such as BERT's, or read the text without sentence pairs"
             )
         return cls(tuple(runs))
 

@@ -33,7 +33,7 @@ def layer_distances(
         The error of each student layer, numbered from 1.
 
     Raises:
-        ValueError: The widths differ, there is no batch, or either is an encoder-decoder.
+        ValueError: The widths differ, the batches hold no tokens, or either is an encoder-decoder.
     """
     configs = [configuration(student, "student"), configuration(teacher, "teacher")]
     if any(config.is_encoder_decoder for config in configs):

@@ -52,7 +52,7 @@ class Squad(LocalMetric):
         unanswered = [row["id"] for row in references if row["id"] not in answers]
         if unanswered:
             logger.warning(
-                "%d questions have no prediction and score 0: %s", len(unanswered), unanswered[:_SHOWN]
+                "%d questions lack a prediction and score 0: %s", len(unanswered), unanswered[:_SHOWN]
             )
         exact = f1 = 0.0
         # Added one by one like the script; since Python 3.12 sum() rounds differently.
@@ -65,7 +65,7 @@ class Squad(LocalMetric):
 
 
 class SquadV2(Squad):
-    """Scores of data with unanswerable questions, whose references have no true answers.
+    """Scores of data with unanswerable questions, whose references lack true answers.
 
     Predictions have a third value, `no_answer_probability`: a number in any unit that grows with the doubt in
     an answer. Above `no_answer_threshold` the prediction counts as "".
@@ -89,7 +89,7 @@ class SquadV2(Squad):
         missing = [name for name in truths if name not in answers]
         if missing:
             raise ValueError(
-                f"{len(missing)} questions have no prediction, such as {missing[:_SHOWN]}; give each one, "
+                f"{len(missing)} questions lack a prediction, such as {missing[:_SHOWN]}; give each one, "
                 'with the text "" where there is no answer'
             )
         raw = {
@@ -145,7 +145,7 @@ def _overlap_or_both_empty(answer: str, truth: str) -> float:
 def _truths(row: Row) -> list[str]:
     if not row["answers"]["text"]:
         raise ValueError(
-            f"question {row['id']!r} has no true answer; score data with unanswerable questions by SquadV2"
+            f"question {row['id']!r} lacks a true answer; score data with unanswerable questions by SquadV2"
         )
     return row["answers"]["text"]
 

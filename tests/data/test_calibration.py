@@ -1,4 +1,4 @@
-"""Texts to observe a model with."""
+"""Calibration texts and their batches."""
 
 import json
 from pathlib import Path

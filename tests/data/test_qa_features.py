@@ -1,4 +1,4 @@
-"""Which windows a context is cut into, where in them an answer is."""
+"""The windows of a context, and the positions of answers in them."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which columns are taken for text."""
+"""The choice of text columns."""
 
 import pytest
 from datasets import Dataset
@@ -33,7 +33,7 @@ def test_the_guess_is_the_first_two_columns_of_strings_beside_the_label() -> Non
 
 def test_missing_columns_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"no text column \['premise', 'hypothesis'\]; choose among \['sentence'\]"
+        ValueError, match=r"text column \['premise', 'hypothesis'\] is missing; choose among \['sentence'\]"
     ):
         text_columns(rows("sentence"), "mnli")
     with pytest.raises(ValueError, match="1 or 2 columns"):

@@ -1,4 +1,4 @@
-"""Layers are mapped as published, and never beyond what a model has."""
+"""Layers are mapped as published, and only to layers that exist."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Each kind of head has its own comparison, worked out by hand; what cannot be compared is refused."""
+"""The comparison of each kind of head equals one worked out by hand; others are refused."""
 
 import math
 

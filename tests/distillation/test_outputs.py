@@ -1,4 +1,4 @@
-"""Outputs are found by name, whatever form a model returns them in."""
+"""Outputs are named for every form that a model may return."""
 
 from collections import namedtuple
 from typing import Any

@@ -1,4 +1,4 @@
-"""Encoders without a head: who teaches them, what they cannot learn."""
+"""Encoders without a head: which teachers fit and which terms are refused."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,7 +99,7 @@ def test_what_has_a_head_of_its_own() -> None:
 
 
 def test_a_model_that_gives_a_loss_has_a_head_whatever_it_is_called() -> None:
-    """Their names end like those of encoders."""
+    """Models with heads whose names end like those of encoders."""
     named = (EncoderDecoderModel, MarianMTModel, CLIPModel, GPT2DoubleHeadsModel, BertGenerationDecoder)
     # Without weights, which are not looked at.
     made = [object.__new__(kind) for kind in named]

@@ -168,7 +168,7 @@ def find_teacher(
             "the recipe has distillation but no teacher was given; pass teacher=, or override "
             "distillation=null"
             if teacher is None
-            else "a teacher was given but the recipe has no distillation; leave the teacher out, or add "
+            else "a teacher was given but the recipe lacks distillation; leave the teacher out, or add "
             "distillation"
         )
     return teacher

@@ -1,4 +1,4 @@
-"""Attention probabilities are compared by their divergence, where they can be had."""
+"""Attention probabilities are compared by divergence if both models return them."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_keys_without_any_probability_give_a_finite_loss_and_gradient() -> None:
 
 
 def test_keys_without_probability_in_the_teacher_count_nothing() -> None:
-    """A causal model gives the future none: only what both may look at is compared."""
+    """Causal models give future keys probability 0, which contributes nothing."""
     student, teacher, inputs = make("llama"), make("llama", 1), batch("llama")
     assert mean(compare("attention", student, teacher, inputs), inputs).isfinite()
 

@@ -1,4 +1,4 @@
-"""Hidden states are compared by their squared error, through a learned projection where widths differ."""
+"""Hidden states are compared by squared error, through a learned projection if widths differ."""
 
 import pytest
 import torch
@@ -100,7 +100,7 @@ def test_both_stacks_of_an_encoder_decoder_are_compared(kind: str) -> None:
 
 
 def test_an_encoder_without_tokens_has_a_mean_over_its_own_positions() -> None:
-    """Sounds of 16 frames are 8 positions of the encoder, beside 5 labels."""
+    """Audio of 16 frames gives 8 encoder positions; there are 5 labels."""
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Errors of hidden states over the teacher's mean square, weighted and logged layer by layer."""
+"""Errors of hidden states divided by the teacher's mean square, weighted and logged by layer."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ NORMALIZED = {"normalize": True}
 
 
 def outputs(*layers: list[list[float]]) -> dict[str, tuple[Tensor, ...]]:
-    """Return the states of one text after the embeddings, which no layer is compared with."""
+    """Return the output of the embeddings for one text; it is not compared."""
     embeddings = torch.zeros(1, len(layers[0]), len(layers[0][0]))
     return {"hidden_states": (embeddings, *(torch.tensor([layer]) for layer in layers))}
 

@@ -1,4 +1,4 @@
-"""Relations are compared between models of any width, from vectors that hooks catch and let go."""
+"""Relations compare models of any width, from vectors recorded by temporary hooks."""
 
 import copy
 import pickle
@@ -34,7 +34,7 @@ SIZES = {
 
 
 def plain(ours: Tensor, theirs: Tensor, heads: int, keep: Tensor) -> Tensor:
-    """The mean over sentences' tokens of KL, sentence by sentence, without any padding."""
+    """The mean KL over tokens, computed sentence by sentence without padding."""
     total = 0.0
     for mine, wanted, real in zip(ours, theirs, keep, strict=True):
         logs = []
@@ -69,7 +69,7 @@ def test_values_of_fewer_heads_than_queries_are_split_alike() -> None:
 
 
 def families() -> dict[str, tuple[PreTrainedModel, str]]:
-    """Models with the module, in their second layer, that makes the queries."""
+    """Models, each with the query projection of its second layer."""
     torch.manual_seed(0)
     deberta = DebertaV2Config(
         **SIZES, relative_attention=True, pos_att_type="c2p|p2c", share_att_key=True, position_buckets=8

@@ -32,7 +32,7 @@ def test_a_teacher_that_agrees_gives_no_loss_or_gradient(name: str, kind: str) -
 
 
 def gradients(name: str, kind: str, sizes: list[int]) -> tuple[float, Tensor]:
-    """Return loss and gradient of a batch of 6 rows taken in micro-batches of these sizes."""
+    """Return loss and gradient of a batch of 6 rows split into micro-batches of these sizes."""
     student, teacher, inputs = make(kind), make(kind, 1), batch(kind)
     totals, loss = count(inputs, False), 0.0
     parts = zip(*(torch.split(value, sizes) for value in inputs.values()), strict=True)
