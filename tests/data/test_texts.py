@@ -38,7 +38,7 @@ def test_missing_columns_are_refused() -> None:
         text_columns(rows("sentence"), "mnli")
     with pytest.raises(ValueError, match="1 or 2 columns"):
         text_columns(rows("a", "b", "c"), chosen=["a", "b", "c"])
-    with pytest.raises(ValueError, match="a column of strings"):
+    with pytest.raises(ValueError, match="holds strings; add a column of text"):
         text_columns(rows(label=[1]))
 
 

@@ -204,7 +204,7 @@ def test_bad_input_is_refused(script: Script, model_dir: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"no split 'validation', only \['train'\]"):
         main(arguments(model_dir, tmp_path / "data", tmp_path / "out"))
     write_table(tmp_path / "data" / "validation.parquet", table(["sentence"], [0, 1], 4))
-    with pytest.raises(ValueError, match=r"no text column \['premise', 'hypothesis'\]"):
+    with pytest.raises(ValueError, match=r"text column \['premise', 'hypothesis'\] is missing"):
         main(arguments(model_dir, tmp_path / "data", tmp_path / "out", "--task_name", "mnli"))
     nameless = arguments(model_dir, tmp_path / "data", tmp_path / "out", "--tokenizer_name", str(model_dir))[
         2:

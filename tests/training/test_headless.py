@@ -101,7 +101,7 @@ def test_labels_give_a_task_loss_that_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("term", "weight"), [("task", 0.5), ("logits", 1.0)])
 def test_a_term_that_needs_a_head_is_refused(term: str, weight: float, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=rf"{term} has weight {weight}, and BertModel has no head .*{term}=0"
+        ValueError, match=rf"{term} has weight {weight}, and BertModel lacks a head .*{term}=0"
     ):
         distil(tmp_path, encoder(), hidden=1.0, **{term: weight})
 
