@@ -1,4 +1,4 @@
-"""The modules of a model under the names its weights have on disk: its base model, layer stack, adapters."""
+"""Modules by the names of their weights on disk: base model, layer stack, adapters."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
-# The child that holds the module as it was, by what wraps it: tuner layers, copies that are trained in its
-# place, and single tokens that are.
+# The child that holds the original module: in tuner layers, in trained copies (`modules_to_save`), in
+# trainable tokens.
 _WRAPPED = ("base_layer", "original_module", "token_adapter")
 
 
 @dataclass(frozen=True)
 class NamedModule:
-    """A module, its name in the file of the model's weights, and whether it is part of an adapter."""
+    """A module, the name of its weights on disk, and whether it is part of an adapter."""
 
     name: str
     module: nn.Module
@@ -22,21 +22,21 @@ class NamedModule:
 
 
 def named_modules(model: nn.Module) -> Iterator[NamedModule]:
-    """Yield the modules of a model, each once, as `nn.Module.named_modules` does, by their names on disk.
+    """Yield each module of a model once, like `nn.Module.named_modules`, under its name on disk.
 
-    A layer that an adapter wraps is called as it was before, and the wrapper is left out. So are the wrappers
-    of the whole model, peft's and those of sentence-transformers. What belongs to an adapter keeps a name
-    below that of its layer.
+    A layer inside an adapter keeps its original name, and the wrapper is left out. Wrappers of the whole
+    model (peft, sentence-transformers) are left out, too. Modules of an adapter have names below that of the
+    layer they adapt.
     """
     seen: set[int] = set()
     kept = saved_model(model)
     yield from _walk(kept, "", False, seen)
-    # What lies beside it, such as a pooling layer, or the encoder of a prompt.
+    # Modules outside of the saved model, such as a pooling layer or the encoder of a prompt.
     yield from _walk(model, "", kept is not model and _is_of(model, "peft"), seen)
 
 
 def saved_model(model: nn.Module) -> nn.Module:
-    """Return the part of a model that its weights are saved as: what peft and sentence-transformers wrap."""
+    """Return the part of a model whose weights are saved, without peft or sentence-transformers wrappers."""
     if _is_of(model, "peft") and (base_model := getattr(model, "get_base_model", None)) is not None:
         return saved_model(base_model())
     if _is_of(model, "sentence_transformers"):
@@ -46,7 +46,7 @@ def saved_model(model: nn.Module) -> nn.Module:
 
 
 def pretrained_parts(model: nn.Module) -> Iterator[PreTrainedModel]:
-    """Yield the outermost models of transformers in a model, which may be the only one itself."""
+    """Yield the outermost transformers models in a module; it may be one itself."""
     if isinstance(model, PreTrainedModel):
         yield model
         return
@@ -55,14 +55,14 @@ def pretrained_parts(model: nn.Module) -> Iterator[PreTrainedModel]:
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Return whether a model carries an adapter, so that saving it saves the adapter alone."""
+    """Return whether a model has an adapter; saving it then saves the adapter alone."""
     return adapter_owner(model) is not None
 
 
 def adapter_owner(model: nn.Module) -> Literal["peft", "transformers"] | None:
-    """Return which library put an adapter on a model, None without an adapter.
+    """Return which library added the adapter of a model, None without an adapter.
 
-    `transformers` is `model.add_adapter`, whose layers are also peft's; `peft` anything else of peft.
+    `transformers` stands for `model.add_adapter`, which also uses peft's layers; `peft` for all other ways.
     """
     if getattr(model, "_hf_peft_config_loaded", False):
         return "transformers"
@@ -71,7 +71,7 @@ def adapter_owner(model: nn.Module) -> Literal["peft", "transformers"] | None:
 
 
 def base_prefix(model: nn.Module) -> str:
-    """Return the name of a model's base model, empty for a model without a head."""
+    """Return the name of the base model in a model, "" for a model without a head."""
     kept = saved_model(model)
     base = getattr(kept, "base_model", kept)
     return next((entry.name for entry in named_modules(model) if entry.module is base), "")
@@ -94,7 +94,7 @@ def base_names(model: nn.Module) -> set[str]:
 
 
 def layer_stack(model: nn.Module) -> set[str]:
-    """Names of all modules below an `nn.ModuleList` of the base model: the repeated layers."""
+    """Return the names of all modules in the repeated layers: below an `nn.ModuleList` of the base model."""
     base = base_names(model)
     lists = [
         entry.name
@@ -105,7 +105,7 @@ def layer_stack(model: nn.Module) -> set[str]:
 
 
 def routers(model: nn.Module) -> set[str]:
-    """Names of the modules that choose among experts or weigh them, and of all modules below these."""
+    """Return the names of modules that select or weigh experts, and of all modules below them."""
     names = [entry.name for entry in named_modules(model)]
     blocks = {name.rpartition(".")[0] for name in names if name.endswith(".experts")}
 
@@ -132,7 +132,7 @@ def _walk(module: nn.Module, name: str, adapter: bool, seen: set[int]) -> Iterat
         yield from _walk(child, below, adapter or wrapped is not None, seen)
 
 
-# The child of peft's AdaptedAttention, which is no tuner layer.
+# The child of peft's AdaptedAttention, which is not a tuner layer.
 _ADAPTED = "model"
 
 
@@ -142,5 +142,5 @@ def _wraps(module: nn.Module, key: str) -> bool:
 
 
 def _is_of(module: nn.Module, package: str) -> bool:
-    """Say whether the class of a module is one of a package, or made from one; imports nothing for it."""
+    """Return whether the class of a module comes from a package or derives from one that does."""
     return any(kind.__module__.partition(".")[0] == package for kind in type(module).__mro__)

@@ -26,8 +26,7 @@ import tokenization
 from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.data.glue import GLUE_TASKS, glue_task
-from hf_sparse.data.labels import Labels, find_labels, label_encoder
-from hf_sparse.data.texts import text_columns, text_encoder
+from hf_sparse.data.texts import Labels, find_labels, label_encoder, text_columns, text_encoder
 from hf_sparse.metrics.classification import text_metric
 
 # MNLI has two evaluation sets: genres of the training set, and other genres.

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_sparse"
 FILLED_INITS = {
     PACKAGE / "__init__.py",
+    PACKAGE / "distillation" / "features" / "__init__.py",
     PACKAGE / "hub" / "__init__.py",
     PACKAGE / "runtime" / "__init__.py",
     PACKAGE / "sparsity" / "methods" / "__init__.py",

@@ -1,4 +1,4 @@
-"""Modules under the names that their weights have on disk, whatever has been put around them."""
+"""Modules keep the names of their weights on disk inside any wrapper."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_the_owner_of_an_adapter_is_the_library_that_put_it_on() -> None:
 
 
 class Adapted(nn.Module):
-    """An adapter made by hand."""
+    """A hand-written adapter."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Texts to observe a model with, as batches of its inputs."""
+"""Load calibration texts and turn them into batches of model inputs."""
 
 from collections.abc import Collection, Iterator, Sequence
 from math import ceil
@@ -13,11 +13,18 @@ from hf_sparse.data.texts import text_columns
 
 
 def load_texts(data: str, chosen: Sequence[str] = (), samples: int = 256) -> list[tuple[str, ...]]:
-    """Draw texts from a file, a directory of files or a data set of the Hub, always the same ones.
+    """Draw texts from the split `train` of a data set, or from its first split; always the same texts.
 
-    They come from the split called train, else from the first. Each has one or two parts, from the `chosen`
-    columns or those that `text_columns` guesses; empty ones are left out. Raises `ValueError` if there is no
-    text.
+    Args:
+        data: A file, a directory of files, or a data set on the Hub.
+        chosen: One or two text columns; by default those that `text_columns` guesses.
+        samples: The largest number of texts.
+
+    Returns:
+        Texts of one or two parts each, one part for each column. Empty texts are left out.
+
+    Raises:
+        ValueError: The data holds no text, or `samples` is below 1.
     """
     if samples < 1:
         raise ValueError(f"samples must be above 0, got {samples}")
@@ -39,9 +46,19 @@ def load_texts(data: str, chosen: Sequence[str] = (), samples: int = 256) -> lis
 
 
 class TextBatches:
-    """Texts as batches of those inputs that are `accepted`, cut to a number of tokens.
+    """Batches of tokenized texts, truncated to a number of tokens.
 
-    Without padding token texts come one at a time.
+    A tokenizer without a padding token gives batches of one text.
+
+    Args:
+        texts: Texts of one or two parts each.
+        tokenizer: The model's tokenizer.
+        accepted: Names of the inputs to keep, as the model's forward pass takes them.
+        batch_size: Texts in a batch.
+        max_length: Tokens in a text, special ones included.
+
+    Raises:
+        ValueError: A size is below 1, or `max_length` leaves no room beside the special tokens.
     """
 
     def __init__(
@@ -58,7 +75,7 @@ class TextBatches:
         special = tokenizer.num_special_tokens_to_add(pair=any(len(parts) > 1 for parts in texts))
         if max_length <= special:
             raise ValueError(
-                f"max_length {max_length} leaves no token of a text beside {special} special ones; raise it"
+                f"max_length {max_length} leaves no room for text beside {special} special tokens; raise it"
             )
         self.texts, self.tokenizer, self.accepted = texts, tokenizer, accepted
         self.max_length = min(max_length, tokenizer.model_max_length)

@@ -1,4 +1,4 @@
-"""Load data sets from the Hub, a directory, or single files."""
+"""Load data sets from the Hub, a directory or single files."""
 
 import re
 from collections import defaultdict
@@ -19,10 +19,19 @@ def load_splits(
     files: Mapping[str, str] | None = None,
     cache_dir: str | None = None,
 ) -> DatasetDict:
-    """Load the data set `name` (a directory or a Hub name), or else one file for each split.
+    """Load the splits of a data set.
 
-    In a directory the stems name the splits: `train.parquet`, `validation.csv`; shards such as
-    `train-00000-of-00002.parquet` are joined. A directory without such files is left to `datasets`.
+    Args:
+        name: A directory or Hub name. File names in a directory give the splits, such as `train.parquet` and
+            `validation.csv`; shards such as `train-00000-of-00002.parquet` are joined. A directory without
+            such files is loaded by `datasets`.
+        config: The configuration of a data set with several.
+        files: A file for each split, used if `name` is None.
+        cache_dir: The cache of `datasets`.
+
+    Raises:
+        ValueError: Neither name nor files are given, or a file cannot be read.
+        FileNotFoundError: A file does not exist.
     """
     if name is not None and Path(name).is_dir() and (found := _files_by_stem(Path(name))):
         return _load_files(found, cache_dir)
@@ -55,13 +64,13 @@ def _load(paths: list[Path], cache_dir: str | None) -> Dataset:
         if path.suffix not in FORMATS:
             raise ValueError(f"{path} is none of {', '.join(FORMATS)}; convert it to one of them")
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}; data files are given by their path")
+            raise FileNotFoundError(f"the file {path} does not exist; give data files by their path")
     names, form = [str(path) for path in paths], FORMATS[paths[0].suffix]
     try:
         return load_dataset(form, data_files=names, split="train", cache_dir=cache_dir)
     except (DatasetGenerationError, ArrowInvalid, ValueError) as error:
         why = f"{error.__cause__ or error}".partition("\n")[0][:300]
         raise ValueError(
-            f"{', '.join(names)} cannot be read as {form} ({why}); write it anew, in UTF-8, or in another of "
+            f"{', '.join(names)} cannot be read as {form} ({why}); save it again in UTF-8, or in another of "
             f"{', '.join(FORMATS)}"
         ) from error

@@ -10,14 +10,14 @@ from hf_sparse.metrics.local import LocalMetric
 
 @dataclass(frozen=True)
 class GlueTask:
-    """Columns of text, names of the classes (class 0 first; none for a regression), and metrics of a task."""
+    """Text columns, class names (class 0 first; empty for a regression) and metrics of a task."""
 
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     metrics: tuple[type[LocalMetric], ...] = (Accuracy,)
 
     def metric(self) -> evaluate.CombinedEvaluations:
-        """Return the metric of the task; `compute(predictions=, references=)` gives its scores by name."""
+        """Return the metric of the task; its `compute(predictions=, references=)` returns scores by name."""
         return evaluate.combine([metric() for metric in self.metrics])
 
 
@@ -39,5 +39,5 @@ GLUE_TASKS = {
 def glue_task(name: str) -> GlueTask:
     """Return a task by its name; raise `ValueError` for a name outside GLUE."""
     if name not in GLUE_TASKS:
-        raise ValueError(f"{name!r} is no GLUE task; choose one of {', '.join(GLUE_TASKS)}")
+        raise ValueError(f"{name!r} is not a GLUE task; choose one of {', '.join(GLUE_TASKS)}")
     return GLUE_TASKS[name]

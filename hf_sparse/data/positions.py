@@ -1,6 +1,4 @@
-"""How many tokens a model has positions for."""
-
-from math import inf
+"""The number of tokens that a model has positions for."""
 
 import torch
 from torch import nn
@@ -10,10 +8,13 @@ from hf_sparse.architectures import POSITION_TABLES
 
 
 def most_tokens(model: PreTrainedModel | PreTrainedConfig) -> int | None:
-    """Return how many tokens a model, or one of this configuration, takes; None if there is no limit.
+    """Return the largest number of tokens in an input of a model; None if it is unlimited.
 
-    `max_position_embeddings` may count positions that no token gets: those of RoBERTa begin behind the number
-    of its padding token, so that its 514 hold 512 tokens. Others have a table that is larger by as much.
+    It can be less than `max_position_embeddings`, which counts unused positions in some models. RoBERTa's
+    positions begin after the index of its padding token, so 514 positions hold 512 tokens.
+
+    Args:
+        model: A model or its configuration, from which one is built without allocating weights.
     """
     if isinstance(model, PreTrainedConfig):
         with torch.device("meta"):
@@ -22,15 +23,13 @@ def most_tokens(model: PreTrainedModel | PreTrainedConfig) -> int | None:
     if not isinstance(limit, int) or limit < 1:
         return None
     named = model.named_modules()
-    rooms = (_room(module) for name, module in named if name.rpartition(".")[2] in POSITION_TABLES)
-    return min(limit, *rooms, inf)
+    tables = (module for name, module in named if name.rpartition(".")[2] in POSITION_TABLES)
+    return min([limit, *(_room(table) for table in tables if isinstance(table, nn.Embedding))])
 
 
-def _room(module: nn.Module) -> float:
-    """Return how many positions of a table tokens get."""
-    if not isinstance(module, nn.Embedding):
-        return inf
-    skipped = getattr(module, "offset", None)
+def _room(table: nn.Embedding) -> int:
+    """Return the number of positions in a table that tokens use."""
+    skipped = getattr(table, "offset", None)
     if skipped is None:
-        skipped = 0 if module.padding_idx is None else module.padding_idx + 1
-    return module.num_embeddings - skipped
+        skipped = 0 if table.padding_idx is None else table.padding_idx + 1
+    return table.num_embeddings - skipped

@@ -1,4 +1,4 @@
-"""Questions about a text with their answers: in which columns they are, what is wrong with them."""
+"""Questions with contexts and answers: find their columns, read the answers, check the rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Value
 
-# The column that says from which row something was made.
+# The column with the number of the row that a window was made from.
 ROW = "row"
 
 _USUAL_NAMES = {
@@ -18,9 +18,13 @@ _USUAL_NAMES = {
 _ANSWER = {"text", "answer_start"}
 
 
+# A text with the index of its first character in the context, None if it is unknown.
+TrueAnswer = tuple[str, int | None]
+
+
 @dataclass(frozen=True)
 class QuestionColumns:
-    """The columns of a data set; without `answers` its questions can be answered but not scored."""
+    """The columns of a data set; without `answers`, predictions cannot be scored."""
 
     question: str
     context: str
@@ -38,11 +42,20 @@ def question_columns(
     answers: str | None = None,
     answered: bool = True,
 ) -> QuestionColumns:
-    """Find the columns: the chosen ones, or else those of the usual names; `answered` wants that of answers.
+    """Return the columns of questions, contexts and answers.
 
-    Raises `ValueError` where a column is missing or holds something else: questions and contexts are strings,
-    answers `{"text": [...], "answer_start": [...]}` or lists of such pairs, `answer_start` being the index of
-    the text's first character in the context.
+    Questions and contexts are strings. Answers are `{"text": [...], "answer_start": [...]}` or lists of such
+    pairs; `answer_start` is the index of the text's first character in the context.
+
+    Args:
+        rows: The data set.
+        question: The column of questions; by default `question` or `query`.
+        context: The column of contexts; by default `context`, `passage` or `paragraph`.
+        answers: The column of answers; by default `answers` or `answer`.
+        answered: Whether answers are needed; if not, their column is left out.
+
+    Raises:
+        ValueError: A column is missing or holds another type.
     """
     found = QuestionColumns(
         question=_column(rows, "question", question),
@@ -57,36 +70,34 @@ def question_columns(
         raise ValueError(
             f"column {found.answers!r} holds {rows.features[found.answers]}; an answer is a text with its "
             'place in the context, such as {"text": ["in Paris"], "answer_start": [17]}, both lists empty '
-            "where there is none"
+            "for an unanswerable question"
         )
     return found
 
 
 def numbered(rows: Dataset, columns: QuestionColumns) -> Dataset:
-    """Keep the columns alone, with one of row numbers that is copied to everything made of a row."""
+    """Return these columns and one of row numbers, which windows inherit from their row."""
     if not len(rows):
-        raise ValueError(
-            "there are no questions, as the data has no rows; give other data, or more samples of it"
-        )
+        raise ValueError("the data has no rows, so no questions; give other data, or more samples of it")
     return rows.select_columns(columns.names).add_column(ROW, np.arange(len(rows)))
 
 
 def question_ids(rows: Dataset) -> list[str]:
-    """Answer the column `id` as strings, or the numbers of the rows if there is none."""
+    """Return the column `id` as strings, or the row numbers without one."""
     names = [str(name) for name in (rows["id"] if "id" in rows.column_names else range(len(rows)))]
     doubles = len(names) - len(set(names))
     if doubles:
         raise ValueError(
-            f"{doubles} of {len(names)} questions have the id of another one, and answers go by it; "
+            f"{doubles} of {len(names)} questions have the id of another one, and answers are matched by id; "
             "make the ids differ, or remove the column 'id'"
         )
     return names
 
 
-def true_answers(value: Any) -> list[tuple[str, int]]:
-    """Answer the texts of one value in the column of answers, each with the index of its first character.
+def true_answers(value: Any) -> list[TrueAnswer]:
+    """Return the answers in one value of the column of answers.
 
-    Missing texts are left out. Raises `ValueError` where texts and places do not match.
+    Missing texts are left out. Raises `ValueError` if texts and indices do not match.
     """
     if value is None:
         return []
@@ -104,18 +115,19 @@ def true_answers(value: Any) -> list[tuple[str, int]]:
 
 def require_answers(rows: Dataset, columns: QuestionColumns) -> None:
     """Raise `ValueError` unless every question has a true answer."""
-    without = sum(not true_answers(value) for value in rows[columns.answers])
+    values = rows[columns.answers] if columns.answers is not None else [None] * len(rows)
+    without = sum(not true_answers(value) for value in values)
     if without:
         raise ValueError(
-            f"{without} of {len(rows)} questions have no answer; set version_2_with_negative, so that "
-            "finding none may be right, or remove them"
+            f"{without} of {len(rows)} questions have no answer; set version_2_with_negative to allow "
+            "unanswerable questions, or remove them"
         )
 
 
-def find_span(context: str | None, answers: list[tuple[str, int]]) -> tuple[int, int] | None:
-    """Find the first answer that is where it should be: its characters' range, less white space around it.
+def find_span(context: str | None, answers: list[TrueAnswer]) -> tuple[int, int] | None:
+    """Return the range of characters of the first answer that the context holds at its `answer_start`.
 
-    None where no answer is: its text is not at its `answer_start`, or is nothing but white space.
+    White space around the answer is left out. None if no answer is at its index or has other characters.
     """
     for text, start in answers:
         bare = (text or "").strip()
@@ -131,8 +143,8 @@ def _column(rows: Dataset, kind: str, chosen: str | None) -> str:
         if name in rows.column_names:
             return name
     raise ValueError(
-        f"there is no column {' or '.join(map(repr, names))} among {rows.column_names}; "
-        f"name the one of the {kind}"
+        f"column {' or '.join(map(repr, names))} is missing among {rows.column_names}; "
+        f"name the column of the {kind}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Windows of tokens in which a model looks for the answer to a question, since a context may be too long."""
+"""Split long contexts into overlapping windows of tokens for extractive question answering."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from tokenizers import Encoding
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_sparse.data.qa_examples import ROW, QuestionColumns, find_span, question_ids, true_answers
+from hf_sparse.data.qa_examples import ROW, QuestionColumns, TrueAnswer, find_span, question_ids, true_answers
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +21,10 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Window:
-    """What the L tokens of a window are: from which row of a batch, for which characters of its context.
+    """The row of a window in its batch, and the characters of the context that its L tokens stand for.
 
-    A token stands for the characters from `first` (L) up to `end` (L); these are equal for tokens of the
-    question, special ones, and white space. `no_answer` is the index of the token that means "no answer".
+    Token i stands for the characters `first[i]` up to but excluding `end[i]`; both are equal for tokens of
+    the question, special tokens and white space. `no_answer` is the index of the token for "no answer".
     """
 
     row: int
@@ -33,7 +33,7 @@ class Window:
     no_answer: int
 
     def tokens_of(self, first: int, end: int) -> tuple[int, int] | None:
-        """Answer the first and last token of a range of characters, or None unless all of it is here."""
+        """Return the first and last token of a range of characters, None if part of it is outside."""
         tokens = np.flatnonzero(self.end > self.first)
         if not len(tokens) or self.first[tokens[0]] > first or self.end[tokens[-1]] < end:
             return None
@@ -44,12 +44,18 @@ class Window:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How a question and its context become windows: the whole question first, then a part of the context.
+    """Splits a question and its context into windows: the whole question, then a part of the context.
 
-    Windows have at most `max_length` tokens; neighbours share `doc_stride` tokens of the context. With `pad`
-    they are padded to `max_length`; always so where the tokenizer pads on the left, as padding that is added
-    there later on would move the tokens. Raises `ValueError` for a tokenizer that does not say which
-    characters a token stands for, and for a `doc_stride` below 0 or one that no context would be left beside.
+    Args:
+        tokenizer: A fast tokenizer.
+        max_length: Tokens in a window, at most.
+        doc_stride: Tokens of the context that neighbouring windows share.
+        pad: Pad windows to `max_length`. Tokenizers that pad on the left always do, because padding that a
+            collator adds there would move the tokens.
+
+    Raises:
+        ValueError: The tokenizer is not a fast one, `doc_stride` is below 0, or (when called) a question
+            leaves too little room for its context.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -60,8 +66,8 @@ class Cutting:
     def __post_init__(self) -> None:
         if not self.tokenizer.is_fast:
             raise ValueError(
-                f"{type(self.tokenizer).__name__} does not say which characters a token stands for; take the "
-                "fast tokenizer of this model, which AutoTokenizer loads"
+                f"{type(self.tokenizer).__name__} does not map tokens to characters; take the fast tokenizer "
+                "of this model, which AutoTokenizer loads"
             )
         if self.doc_stride < 0:
             raise ValueError(f"doc_stride is a number of tokens, at least 0, got {self.doc_stride}")
@@ -69,24 +75,24 @@ class Cutting:
     def __call__(
         self, questions: Sequence[str | None], contexts: Sequence[str | None]
     ) -> tuple[Columns, list[Window]]:
-        """Cut; answer the model's inputs by name, with what their tokens are. A missing text is empty."""
-        # Some data has hundreds of spaces in front of a question, each a token to some tokenizers.
-        questions = [(text or "").strip() for text in questions]
-        contexts = [text or "" for text in contexts]
-        self._check_room(questions)
+        """Return the model's inputs by name, and the windows they come from; a missing text is empty."""
+        # Some data has hundreds of spaces before a question, and some tokenizers make each a token.
+        asked = [(text or "").strip() for text in questions]
+        texts = [text or "" for text in contexts]
+        self._check_room(asked)
         tokens = self.tokenizer(
-            questions,
-            contexts,
+            asked,
+            texts,
             truncation="only_second",
             max_length=self.max_length,
             stride=self.doc_stride,
             padding="max_length" if self.pad or self.tokenizer.padding_side == "left" else False,
             return_overflowing_tokens=True,
         )
-        # How many characters up to each one can be seen.
-        visible = {text: np.cumsum([0, *(not letter.isspace() for letter in text)]) for text in set(contexts)}
+        # For each text, the number of visible characters before each position.
+        visible = {text: np.cumsum([0, *(not letter.isspace() for letter in text)]) for text in set(texts)}
         windows = [
-            self._window(encoding, row, visible[contexts[row]])
+            self._window(encoding, row, visible[texts[row]])
             for encoding, row in zip(tokens.encodings, tokens["overflow_to_sample_mapping"], strict=True)
         ]
         return {name: tokens[name] for name in self.tokenizer.model_input_names if name in tokens}, windows
@@ -105,7 +111,7 @@ class Cutting:
     def _window(self, encoding: Encoding, row: int, visible: np.ndarray) -> Window:
         parts = encoding.sequence_ids
         places = np.array(encoding.offsets) * np.array([[part == 1] for part in parts])
-        # Tokens of white space alone neither begin nor end an answer.
+        # Answers neither begin nor end with tokens of white space.
         places[visible[places[:, 0]] == visible[places[:, 1]]] = 0
         real = np.array(encoding.attention_mask) == 1
         added = real & np.array([part is None for part in parts])
@@ -113,7 +119,7 @@ class Cutting:
         return Window(row, places[:, 0], places[:, 1], no_answer)
 
     def _no_answer(self, ids: np.ndarray, real: np.ndarray, added: np.ndarray) -> int:
-        """Choose the token that means "no answer": cls, or else bos, or else the first but for padding."""
+        """Return the token that means "no answer": cls, else bos, else the first that is not padding."""
         for special in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id):
             found = np.flatnonzero(added & (ids == special))
             if len(found):
@@ -122,20 +128,24 @@ class Cutting:
 
 
 def training_encoder(cutting: Cutting, columns: QuestionColumns) -> Callable[[Batch], Columns]:
-    """Make the function from a batch of `numbered` rows to windows labelled with the answer.
+    """Return a function from a batch of `numbered` rows to labelled windows, for `map(..., batched=True)`.
 
-    For `Dataset.map(..., batched=True)`. The labels `start_positions` and `end_positions` are the first and
-    last token of the first answer that is at its `answer_start`, or the token that means "no answer" in
-    windows that do not show all of it, and for questions without any. A row with answers of which none is at
-    its place and whole in some window has no windows: they would teach that there is no answer.
-    `report_left_out` counts such rows.
+    The labels `start_positions` and `end_positions` are the first and last token of the first answer that is
+    at its `answer_start`. In windows that do not hold all of it, and for unanswerable questions, both are the
+    token that means "no answer". Rows whose answers are all misplaced or whole in no window get no windows,
+    because those would teach that the question is unanswerable; `report_left_out` counts these rows.
+
+    Raises `ValueError` for columns without answers.
     """
+    column = columns.answers
+    if column is None:
+        raise ValueError("training needs a column of answers; name it, or evaluate only")
 
     def encode(batch: Batch) -> Columns:
-        contexts, answers = batch[columns.context], [true_answers(value) for value in batch[columns.answers]]
+        contexts, answers = batch[columns.context], [true_answers(value) for value in batch[column]]
         tokens, windows = cutting(batch[columns.question], contexts)
         ranges = [find_span(*pair) for pair in zip(contexts, answers, strict=True)]
-        spans = [ranges[window.row] and window.tokens_of(*ranges[window.row]) for window in windows]
+        spans = [_tokens_of(window, ranges[window.row]) for window in windows]
         shown = {window.row for window, span in zip(windows, spans, strict=True) if span is not None}
         keep = [i for i, window in enumerate(windows) if window.row in shown or not answers[window.row]]
         labels = [spans[i] or (windows[i].no_answer, windows[i].no_answer) for i in keep]
@@ -148,10 +158,14 @@ def training_encoder(cutting: Cutting, columns: QuestionColumns) -> Callable[[Ba
     return encode
 
 
-def evaluation_encoder(cutting: Cutting, columns: QuestionColumns) -> Callable[[Batch], Columns]:
-    """Make the function from a batch of `numbered` rows to the windows of a `QuestionSet`.
+def _tokens_of(window: Window, characters: tuple[int, int] | None) -> tuple[int, int] | None:
+    return None if characters is None else window.tokens_of(*characters)
 
-    For `Dataset.map(..., batched=True)`. Beside the inputs of the model, its columns are those of a `Window`.
+
+def evaluation_encoder(cutting: Cutting, columns: QuestionColumns) -> Callable[[Batch], Columns]:
+    """Return a function from a batch of `numbered` rows to the windows of a `QuestionSet`.
+
+    For `Dataset.map(..., batched=True)`. The columns are the model's inputs and the fields of a `Window`.
     """
 
     def encode(batch: Batch) -> Columns:
@@ -172,7 +186,7 @@ def report_left_out(rows: Dataset, windows: Dataset) -> None:
     if not left:
         raise ValueError(
             f"none of {len(rows)} questions has an answer that is at its answer_start and whole in a window; "
-            "correct the places, or raise max_seq_length or doc_stride"
+            "correct the answer_start values, or raise max_seq_length or doc_stride"
         )
     if left < len(rows):
         logger.warning(
@@ -184,17 +198,21 @@ def report_left_out(rows: Dataset, windows: Dataset) -> None:
 
 
 class QuestionSet(TorchDataset):
-    """Windows for a model to look for answers in, with all that is needed to turn what it says into text.
+    """Windows to evaluate a model on, with the data that turns its logits into answers.
 
-    `rows` are the questions, `windows` what `evaluation_encoder` made of them once `numbered`. Items are the
-    inputs of the model alone. For N windows of at most L tokens there are int64 arrays: `row` and `no_answer`
-    (N), `first` and `end` (N, L), filled up with zeros. `answers` is None where they are not known.
+    Items hold the model's inputs alone. For N windows of at most L tokens it has int64 arrays: `row` and
+    `no_answer` (N), `first` and `end` (N, L), padded with zeros. `answers` is None without true answers.
+
+    Args:
+        rows: The questions.
+        windows: The result of `evaluation_encoder` on the `numbered` rows.
+        columns: The columns of the questions.
     """
 
     def __init__(self, rows: Dataset, windows: Dataset, columns: QuestionColumns) -> None:
         self.ids = question_ids(rows)
         self.contexts = [text or "" for text in rows[columns.context]]
-        self.answers: list[list[tuple[str, int]]] | None = None
+        self.answers: list[list[TrueAnswer]] | None = None
         if columns.answers is not None:
             self.answers = [true_answers(value) for value in rows[columns.answers]]
         self.row, self.no_answer = (np.array(windows[name]) for name in (ROW, "no_answer"))
@@ -208,7 +226,7 @@ class QuestionSet(TorchDataset):
         return self._inputs[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, list[int]]]:
-        """Read a batch at once, which is several times as fast."""
+        """Return several rows at once, which is several times as fast."""
         return self._inputs.__getitems__(indices)
 
 

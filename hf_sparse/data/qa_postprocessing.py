@@ -1,4 +1,4 @@
-"""From the logits of a model to answers: the most likely parts of each context, or none of them."""
+"""Turn start and end logits into answers: the best part of each context, or none."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from hf_sparse.data.qa_features import QuestionSet
 
-# So many windows are searched at once, few enough for the scores of all their spans to stay in a cache.
+# Windows searched at once; the scores of all their spans fit into a cache.
 _TOGETHER = 64
-# The odds against an answer where the context has nothing to answer with; JSON knows no infinity.
+# The odds against an answer without candidates; JSON cannot represent infinity.
 _NO_CANDIDATE = float(np.finfo(np.float32).max)
-# A part of the context of a row: characters `first` up to `end`.
+# A part of the context of a row: characters `first` up to, but excluding, `end`.
 _SPAN = np.dtype(
     [("row", int), ("score", "f4"), ("first", int), ("end", int), ("start_logit", "f4"), ("end_logit", "f4")]
 )
@@ -19,7 +19,7 @@ _SPAN = np.dtype(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A possible answer, "" for none; `probability` is its share among the candidates of its question."""
+    """A possible answer, "" for none; `probability` is the softmax over the candidates of its question."""
 
     text: str
     probability: float
@@ -29,10 +29,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is answered to a question: `text`, "" for no answer.
+    """The answer to a question: `text`, "" for no answer.
 
-    `candidates` begin with the likeliest; `best_text` is the likeliest that is an answer. `null_odds` is the
-    score of "no answer" less that of `best_text`, each a sum of two logits: the log of their odds.
+    `candidates` are sorted, the likeliest first; `best_text` is the likeliest that is not empty. `null_odds`
+    is the score of "no answer" minus that of `best_text` (each a sum of two logits), so their log odds.
     """
 
     id: str
@@ -44,13 +44,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerFinder:
-    """How an answer is chosen among all parts of the context that have at most `max_answer_length` tokens.
+    """Chooses answers among all parts of a context (Devlin et al. 2018, arXiv:1810.04805, section 4.3).
 
-    A part scores the sum of its first token's start logit and its last token's end logit; the best one in all
-    windows of a question is the answer, and the best `n_best_size` are its candidates. With
-    `version_2_with_negative` the answer may also be "": "no answer" scores the sum of both logits of its
-    token, in the window where that is lowest, and wins if it is more than `null_score_diff_threshold` above
-    the best part (Devlin et al. 2018, arXiv:1810.04805, section 4.3). Raises `ValueError` for sizes below 1.
+    The score of a part is the start logit of its first token plus the end logit of its last token. The part
+    with the highest score in all windows of a question is the answer.
+
+    Args:
+        version_2_with_negative: Allow the answer "". Its score is the sum of both logits of the token that
+            means "no answer", in the window where that sum is lowest.
+        n_best_size: Candidates of a question.
+        max_answer_length: Tokens in an answer, at most.
+        null_score_diff_threshold: The answer is "" if its score exceeds that of the best part by more.
+
+    Raises:
+        ValueError: A size is below 1.
     """
 
     version_2_with_negative: bool = False
@@ -64,9 +71,12 @@ class AnswerFinder:
                 raise ValueError(f"{name} is at least 1, got {getattr(self, name)}")
 
     def find(self, questions: QuestionSet, starts: np.ndarray, ends: np.ndarray) -> list[Answer]:
-        """Answer all questions, in their order, from the logits (N, L) of start and end in N windows.
+        """Return the answers to all questions, in their order.
 
-        L may exceed the tokens of the longest window. Logits that are not finite are passed over.
+        Args:
+            questions: The questions with their N windows.
+            starts: Start logits (N, L); L is at least the length of the longest window.
+            ends: End logits (N, L). Logits that are not finite are ignored.
         """
         starts, ends = starts.astype(np.float32), ends.astype(np.float32)
         parts = range(0, len(questions), _TOGETHER)
@@ -84,7 +94,7 @@ class AnswerFinder:
     def _best_spans(
         self, questions: QuestionSet, starts: np.ndarray, ends: np.ndarray, part: slice
     ) -> np.ndarray:
-        """Find the best spans of each of some windows."""
+        """Return the best spans of a slice of windows."""
         first, end = questions.first[part], questions.end[part]
         width = first.shape[1]
         reach = min(self.max_answer_length, width)
@@ -93,7 +103,7 @@ class AnswerFinder:
             for logits in (starts[part, :width], ends[part, :width])
         )
         beyond = np.pad(stop, ((0, 0), (0, reach - 1)), constant_values=-np.inf)
-        # For each window (axis 0) and first token, the spans of 1, 2, ... tokens.
+        # For each window (axis 0) and first token (axis 1): spans of 1, 2, ... tokens.
         scores = start[:, :, None] + sliding_window_view(beyond, reach, axis=1)
         scores = scores.reshape(len(scores), -1)
         count = min(self.n_best_size, scores.shape[1])
@@ -109,7 +119,7 @@ class AnswerFinder:
         return spans
 
     def _answer(self, name: str, context: str, spans: np.ndarray, null: list[float]) -> Answer:
-        # Neighbouring windows find the same parts of the context; the best of them comes first.
+        # Neighbouring windows overlap and find the same parts; spans are sorted, so the best is kept.
         found: dict[tuple[int, int], list[float]] = {}
         for _, _, first, end, *logits in spans.tolist():
             found.setdefault((first, end), logits)
@@ -130,7 +140,7 @@ class AnswerFinder:
 
 
 def _null_logits(questions: QuestionSet, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Answer the logits of "no answer" to each question, (questions, 2), where their sum is lowest."""
+    """Return both logits of "no answer", (questions, 2), from the window with the lowest sum."""
     windows = np.arange(len(questions))
     logits = np.stack([starts[windows, questions.no_answer], ends[windows, questions.no_answer]], axis=1)
     order = np.lexsort((logits.sum(axis=1), questions.row))

@@ -1,6 +1,6 @@
-"""Texts as pairs of segments, the second one the continuation of the first or taken from elsewhere.
+"""Make pairs of segments for next-sentence prediction: the second continues the first, or is random.
 
-As BERT reads them for next-sentence prediction (Devlin et al. 2018, arXiv:1810.04805, appendix A.2).
+Devlin et al. 2018, arXiv:1810.04805, appendix A.2.
 """
 
 import re
@@ -11,10 +11,10 @@ from itertools import accumulate, chain, groupby, islice, takewhile
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-# Labels of the second segment, as the next-sentence heads of transformers count; -100 is no second segment.
+# Labels of the second segment, as in transformers; -100 stands for a single segment.
 FOLLOWS, RANDOM, SINGLE = 0, 1, -100
 
-# Not after initials ("J. Smith", "e.g. this") or titles.
+# Sentence ends, except after initials ("J. Smith", "e.g. this") and titles.
 _END = re.compile(
     r"\s*\n\s*"
     r"|(?:(?<=[.!?\u2026])|(?<=[.!?\u2026][\"'\u201d\u2019\u00bb)\]]))"
@@ -26,16 +26,17 @@ Sentence = list[int]
 
 
 def split_sentences(text: str | None) -> list[str]:
-    """Split a text after `.`, `!`, `?` or an ellipsis before white space, after their CJK forms, at newlines.
+    """Split a text into sentences, without white space around them.
 
-    A closing quote or bracket stays with its sentence; single letters ("J. Smith") and a few titles do not
-    end one. Sentences come without white space around them, a text without words has none.
+    Sentences end at newlines, after `.`, `!`, `?` or an ellipsis before white space, and after their CJK
+    forms. A closing quote or bracket stays with its sentence. Single letters ("J. Smith") and a few titles do
+    not end a sentence.
     """
     return [sentence for part in _END.split(text or "") if (sentence := part.strip())]
 
 
 def check_sentences(texts: Iterable[str | None]) -> None:
-    """Raise `ValueError` unless pairs can be made of texts: two have words, one of them two sentences."""
+    """Raise `ValueError` unless two texts have words and one of them has two sentences."""
     several, filled = False, 0
     for text in texts:
         sentences = split_sentences(text)
@@ -44,8 +45,8 @@ def check_sentences(texts: Iterable[str | None]) -> None:
             return
     if several:
         raise ValueError(
-            "random second sentences come from another text, and there is only one; give a paragraph or a "
-            "document in each row, or read the text without sentence pairs"
+            "random second sentences come from another text, and only one was given; give a paragraph or "
+            "a document in each row, or read the text without sentence pairs"
         )
     raise ValueError(
         f"pairs are made of texts of at least two sentences, and none of {filled} texts has a second one; "
@@ -56,7 +57,7 @@ def check_sentences(texts: Iterable[str | None]) -> None:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a tokenizer puts around one text or two: runs of (special, ids, type), for a text without ids."""
+    """The special tokens around texts: runs of (special, ids, type), without ids for the texts."""
 
     runs: tuple[tuple[bool, Sentence, int], ...]
 
@@ -69,14 +70,14 @@ class _Frame:
             runs.append((special == 1, [token[2] for token in tokens] if special else [], kind))
         if [special for special, _ in groupby(special for special, _, _ in runs)].count(False) != texts:
             raise ValueError(
-                f"{type(tokenizer).__name__} puts nothing between two texts, so they are no pair; take a "
+                f"{type(tokenizer).__name__} puts nothing between two texts, so pairs look like one; take a "
                 "tokenizer with separators, such as BERT's, or read the text without sentence pairs"
             )
         return cls(tuple(runs))
 
     @property
     def size(self) -> int:
-        """How many tokens it adds."""
+        """Number of special tokens."""
         return sum(len(ids) for _, ids, _ in self.runs)
 
     def around(self, segments: Sequence[Sentence]) -> dict[str, list[int]]:
@@ -95,15 +96,23 @@ class _Frame:
 def pair_encoder(
     tokenizer: PreTrainedTokenizerBase, length: int, single_share: float = 0.0, seed: int = 0
 ) -> Callable[[Sequence[str | None], int], dict[str, list]]:
-    """Make the function from a block of texts and its number to examples of at most `length` tokens.
+    """Return a function from a block of texts and the number of the block to examples by column.
 
-    Examples have `input_ids`, `token_type_ids`, `attention_mask`, `special_tokens_mask` and
-    `next_sentence_label`: 0 where the second segment continues the first, 1 where it comes from another text
-    of the block, as many of each as the texts allow, in an order that is drawn. A share of `single_share`
-    has one segment and the label -100. Every token of a text is in some example as a first segment or as a
-    continuation; a sentence longer than half of the room is cut into parts. What comes out depends on texts,
-    number and seed alone. Raises `ValueError` for a share outside [0, 1), a length without room for a pair,
-    a tokenizer that does not separate two texts.
+    The columns are `input_ids`, `token_type_ids`, `attention_mask`, `special_tokens_mask` and
+    `next_sentence_label`: 0 if the second segment continues the first, 1 if it comes from another text of the
+    block. Both occur equally often, as far as the texts allow. Every token of a text is in an example, as
+    part of a first segment or of a continuation; sentences longer than half of the room are cut. The result
+    depends only on texts, number and seed.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        length: Tokens in an example, at most.
+        single_share: The share of examples with a single segment and the label -100.
+        seed: Seed of all random choices.
+
+    Raises:
+        ValueError: The share is outside [0, 1), the length leaves no room for a pair, or the tokenizer does
+            not separate two texts.
     """
     if not 0 <= single_share < 1:
         raise ValueError(f"the share of single segments is in [0, 1), got {single_share}")
@@ -131,11 +140,11 @@ def pair_encoder(
 def _tokens(
     texts: Sequence[str | None], tokenizer: PreTrainedTokenizerBase, most: int
 ) -> list[list[Sentence]]:
-    """Tokenize each sentence of each text, cutting those of more than `most` tokens into equal parts."""
+    """Return the tokens of each sentence of each text, cut into equal parts of at most `most` tokens."""
     split = [split_sentences(text) for text in texts]
-    # Byte-level tokenizers tell a word that begins a text from one that goes on, by the space before it.
+    # Byte-level tokenizers give a word other tokens after a space than at the beginning of a text.
     flat = [" " * (place > 0) + sentence for text in split for place, sentence in enumerate(text)]
-    # A tokenizer cannot take an empty list.
+    # Tokenizers refuse an empty list.
     rows = tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"] if flat else []
     rest = iter(rows)
     return [list(chain.from_iterable(_parts(ids, most) for ids in islice(rest, len(text)))) for text in split]
@@ -149,14 +158,14 @@ def _parts(ids: Sentence, most: int) -> list[Sentence]:
 
 @dataclass
 class _Packer:
-    """Packs the sentences of a block of texts into examples, going through each text once."""
+    """Packs the sentences of a block of texts into examples, in one pass over each text."""
 
     texts: list[list[Sentence]]
     room: int
     single_room: int
     single_share: float
     draw: np.random.Generator
-    # Random second segments made so far, less the continuations.
+    # Random second segments so far, minus continuations.
     surplus: int = 0
 
     def examples(self) -> Iterator[tuple[list[Sentence], int]]:
@@ -168,7 +177,7 @@ class _Packer:
                 yield [list(chain.from_iterable(segment)) for segment in segments], label
 
     def _example(self, number: int, start: int) -> tuple[list[list[Sentence]], int, int]:
-        """Make one from sentence `start` of a text on; return where the next one starts, too."""
+        """Return the segments and label of an example from sentence `start` on, and the start of the next."""
         text = self.texts[number]
         if self.draw.random() < self.single_share:
             end = _end(text, start, self.single_room)
@@ -177,7 +186,7 @@ class _Packer:
         several, others = end - start > 1, len(self.texts) > 1
         if not several and not others:
             return [text[start:end]], SINGLE, end
-        # Half of either kind: a draw where they are even, else the one that has been rarer so far.
+        # Take the kind that is rarer so far; draw if both are equally frequent.
         random = others and (self.surplus < 0 or (self.surplus == 0 and self.draw.random() < 0.5))
         middle = start + int(self.draw.integers(1, end - start)) if several else end
         if several and not random:
@@ -186,7 +195,7 @@ class _Packer:
         self.surplus += 1
         other = self.texts[self._other(number)]
         begin = int(self.draw.integers(len(other)))
-        # What does not fit beside a sentence of the other text is left for the next example.
+        # Sentences that do not fit beside one of the other text are left for the next example.
         middle = min(middle, _end(text, start, self.room - len(other[begin])))
         taken = sum(map(len, text[start:middle]))
         return [text[start:middle], other[begin : _end(other, begin, self.room - taken)]], RANDOM, middle
@@ -197,6 +206,6 @@ class _Packer:
 
 
 def _end(text: Sequence[Sentence], start: int, room: int) -> int:
-    """Return where the sentences from `start` on end that fit into `room` tokens together."""
+    """Return the end of the longest run of sentences from `start` that fits into `room` tokens."""
     sizes = accumulate(len(text[place]) for place in range(start, len(text)))
     return start + sum(1 for _ in takewhile(lambda size: size <= room, sizes))

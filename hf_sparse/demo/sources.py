@@ -9,8 +9,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 
 from hf_sparse.data.files import load_splits
-from hf_sparse.data.labels import Labels, find_labels, label_encoder
-from hf_sparse.data.texts import text_columns
+from hf_sparse.data.texts import Labels, find_labels, label_encoder, text_columns
 from hf_sparse.demo.corpus import library_docstrings, library_sections, library_texts
 from hf_sparse.demo.settings import DemoSettings
 

@@ -1,4 +1,4 @@
-"""A model as its own teacher, with its adapters off: the base they were put on, and no copy of it."""
+"""The base model below adapters as a teacher: the student itself with its adapters off, without a copy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,38 +11,38 @@ from hf_sparse.modules import adapter_owner
 
 
 class BaseAsTeacher(nn.Module):
-    """Computes what a model with adapters would without them; it has no weights of its own.
+    """A teacher that runs the student with its adapters off; it holds no weights.
 
-    Raises `ValueError` for a model without adapters that can be turned off, and for one that trains weights
-    of the base itself, which would teach what it has just learned.
+    Raises `ValueError` for a student without adapters that can be turned off, and for one that trains weights
+    of the base, because the teacher would change with them.
     """
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
-        # In a tuple: as a module of this one it would be frozen as teachers are.
+        # In a tuple, since a submodule would be frozen together with the teacher.
         self._student = (student,)
         self._check()
 
     @property
     def watched(self) -> nn.Module:
-        """The model whose layers compute what this one returns."""
+        """The student, whose layers compute the outputs of this teacher."""
         return self._student[0]
 
     @property
     def config(self) -> Any:
-        """The configuration of the model, None if it has none."""
+        """The configuration of the student, None without one."""
         return getattr(self.watched, "config", None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model in evaluation mode with its adapters off, and leave it as it was."""
+        """Run the student in evaluation mode with its adapters off, then restore both."""
         with adapters_off(self.watched), _evaluating(self.watched), torch.no_grad():
             return self.watched(*args, **kwargs)
 
     def _check(self) -> None:
         if not _has_adapters(self.watched):
             raise ValueError(
-                f"teacher: base is the model with its adapters off, and {type(self.watched).__name__} has "
-                "none; put one on, as by peft.get_peft_model, or override distillation.teacher=given or self"
+                f"teacher: base is the model with its adapters off, and {type(self.watched).__name__} lacks "
+                "adapters; add one with peft.get_peft_model, or override distillation.teacher=given or self"
             )
         with adapters_off(self.watched):
             moving = [name for name, part in self.watched.named_parameters() if part.requires_grad]
@@ -56,19 +56,20 @@ class BaseAsTeacher(nn.Module):
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Turn the adapters of a model off, those of peft's model classes or of transformers' `add_adapter`."""
-    # Turning them on again lets all active ones train, also those that somebody froze.
+    """Turn adapters off inside the block: peft's models, or transformers' models after `add_adapter`."""
+    # Turning adapters on again unfreezes all active ones, also those that the user froze.
     training = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
+        adapted: Any = model
         if hasattr(model, "disable_adapter"):
-            with model.disable_adapter():
+            with adapted.disable_adapter():
                 yield
         else:
-            model.disable_adapters()
+            adapted.disable_adapters()
             try:
                 yield
             finally:
-                model.enable_adapters()
+                adapted.enable_adapters()
     finally:
         for parameter, trains in training:
             parameter.requires_grad_(trains)
@@ -86,8 +87,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _has_adapters(model: nn.Module) -> bool:
-    """Return whether a model has adapters in its layers; a prompt, which lengthens the outputs, is none."""
+    """Return whether a model has adapters in its layers; prompts do not count."""
     if adapter_owner(model) == "transformers":
         return True
     configs = getattr(model, "peft_config", None) if hasattr(model, "disable_adapter") else None
-    return bool(configs) and not any(config.is_prompt_learning for config in configs.values())
+    return bool(configs) and not any(config.is_prompt_learning for config in dict(configs or {}).values())

@@ -1,8 +1,8 @@
-"""What a batch holds, in the units by which losses are divided, and where."""
+"""Count a batch in the units that losses are divided by; masks of its tokens and labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 Unit = Literal["sequences", "tokens", "labels", "sentences"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 IGNORED_LABEL = -100
-# What labels the second segment of a pair, where a model has a head for that.
+# Labels of next-sentence heads: whether the second segment of a pair follows the first.
 SENTENCE_LABELS = ("next_sentence_label", "sentence_order_label")
 _TEXTS = ("input_ids", "inputs_embeds")
 
@@ -19,7 +19,8 @@ _TEXTS = ("input_ids", "inputs_embeds")
 class Counts:
     """Sequences, non-padding tokens, labels that enter the loss, sentence labels: int64 (4,) in this order.
 
-    They stay on the device of the batch, so that counting never waits for it; add those of the micro-batches.
+    The tensor stays on the device of the batch, so counting does not synchronize. Counts of micro-batches add
+    up to those of the batch.
     """
 
     values: Tensor
@@ -44,19 +45,26 @@ class Counts:
         return self.values[UNITS.index("sentences")]
 
     def of(self, unit: Unit) -> Tensor:
-        """Return what a sum counted in `unit` is divided by: the count, or 1 where nothing was counted."""
+        """Return the divisor of a sum in `unit`: the count, at least 1."""
         return self.values[UNITS.index(unit)].clamp(min=1)
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(self.values + other.values)
 
 
-def count(inputs: Mapping[str, object], shift_labels: bool) -> Counts:
-    """Count one micro-batch; `shift_labels` is for causal models, which never predict the first label.
+def count(inputs: Mapping[str, Any], shift_labels: bool) -> Counts:
+    """Count one micro-batch.
 
-    Labels are integer labels other than -100, or answers whose start and end both lie in the input; without
-    either (float labels, none at all) every sequence counts as one. Sentence labels, of pairs of segments,
-    likewise. Where there are no tokens, each sequence counts as one. Raises `ValueError` without any tensor.
+    Labels are integer labels other than -100, or answers whose start and end both lie in the input. A batch
+    with float labels or without labels counts one label for each sequence; the same holds for sentence labels
+    and, in a batch without tokens such as images, for tokens.
+
+    Args:
+        inputs: The micro-batch by column.
+        shift_labels: Leave out the first label, which causal models never predict (see `shifts_labels`).
+
+    Raises:
+        ValueError: The batch holds no tensor.
     """
     first = _first_tensor(inputs)
     values = torch.full((len(UNITS),), len(first), dtype=torch.int64, device=first.device)
@@ -74,10 +82,10 @@ def count(inputs: Mapping[str, object], shift_labels: bool) -> Counts:
     return Counts(values)
 
 
-def count_items(inputs: Mapping[str, object], shift_labels: bool) -> Tensor | None:
-    """Count the entries of the labels other than -100, as Trainer does for a loss that divides by them.
+def count_items(inputs: Mapping[str, Any], shift_labels: bool) -> Tensor | None:
+    """Count the label entries other than -100, as Trainer does for its `num_items_in_batch`.
 
-    None without labels. Other than `count`, this counts entries of float labels.
+    Returns None without labels. Unlike `count`, it also counts the entries of float labels.
     """
     labels = inputs.get("labels")
     if inputs.get("shift_labels") is not None:
@@ -87,47 +95,47 @@ def count_items(inputs: Mapping[str, object], shift_labels: bool) -> Tensor | No
     return (labels[..., 1:] if shift_labels else labels).ne(IGNORED_LABEL).sum()
 
 
-def has_tokens(inputs: Mapping[str, object]) -> bool:
-    """Say whether a batch is made of tokens; images are not, and their first two sizes are no positions."""
+def has_tokens(inputs: Mapping[str, Any]) -> bool:
+    """Return whether a batch consists of tokens, (batch, length); images, for one, do not."""
     return any(inputs.get(name) is not None for name in ("attention_mask", *_TEXTS))
 
 
-def token_mask(inputs: Mapping[str, object]) -> Tensor | None:
-    """Return the boolean (batch, length) mask of non-padding tokens, None where nothing is padding."""
+def token_mask(inputs: Mapping[str, Any]) -> Tensor | None:
+    """Return the boolean mask (batch, length) of non-padding tokens, None without an attention mask."""
     mask = inputs.get("attention_mask")
     return None if mask is None else mask != 0
 
 
-def fitting_mask(shape: tuple[int, int], inputs: Mapping[str, object]) -> Tensor | None:
-    """Return which of (batch, length) positions are not padding, None where all are.
+def fitting_mask(shape: tuple[int, ...], inputs: Mapping[str, Any]) -> Tensor | None:
+    """Return the boolean mask of non-padding tokens, of `shape` (batch, length).
 
-    Raises `ValueError` if the batch has a mask of another shape.
+    None without an attention mask. Raises `ValueError` if the attention mask has another shape.
     """
     keep = token_mask(inputs)
     if keep is not None and keep.shape != shape:
         raise ValueError(
-            f"attention_mask of shape {tuple(keep.shape)} does not say which of the positions of shape "
-            f"{tuple(shape)} are padding; pass a (batch, length) mask"
+            f"attention_mask of shape {tuple(keep.shape)} does not fit positions of shape "
+            f"{tuple(shape)}; pass a (batch, length) mask"
         )
     return keep
 
 
-def label_mask(shape: tuple[int, int], inputs: Mapping[str, object]) -> Tensor:
-    """Return which of the (batch, length) positions of a decoder have a label.
+def label_mask(shape: tuple[int, ...], inputs: Mapping[str, Any]) -> Tensor:
+    """Return the boolean mask of decoder positions with a label, of `shape` (batch, length).
 
     Raises `ValueError` unless the batch has labels of this shape.
     """
     labels = inputs.get("labels")
     if labels is None or labels.shape != shape:
-        found = "none" if labels is None else f"some of shape {tuple(labels.shape)}"
+        found = "none" if labels is None else f"shape {tuple(labels.shape)}"
         raise ValueError(
-            f"labels of shape {tuple(shape)} say which positions of a decoder are compared, got {found}; "
+            f"decoder positions are compared where labels of shape {tuple(shape)} are not -100, got {found}; "
             "pass labels, with -100 for padding"
         )
     return labels != IGNORED_LABEL
 
 
-def _first_tensor(inputs: Mapping[str, object]) -> Tensor:
+def _first_tensor(inputs: Mapping[str, Any]) -> Tensor:
     named = (inputs.get(name) for name in _TEXTS)
     tensors = (value for value in (*named, *inputs.values()) if isinstance(value, Tensor) and value.dim())
     first = next(tensors, None)
@@ -138,7 +146,7 @@ def _first_tensor(inputs: Mapping[str, object]) -> Tensor:
     return first
 
 
-def _valid_labels(inputs: Mapping[str, object], shift_labels: bool) -> Tensor | None:
+def _valid_labels(inputs: Mapping[str, Any], shift_labels: bool) -> Tensor | None:
     if inputs.get("shift_labels") is not None:
         return inputs["shift_labels"] != IGNORED_LABEL
     labels = inputs.get("labels")

@@ -1,4 +1,4 @@
-"""How far a student's hidden states are from its teacher's, layer by layer, on held-out texts."""
+"""Distances between the hidden states of a student and its teacher on held-out texts, layer by layer."""
 
 from collections.abc import Iterable, Mapping
 from inspect import signature
@@ -9,38 +9,41 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from hf_sparse.distillation.batch_counts import fitting_mask
-from hf_sparse.distillation.features.layer_map import layer_map
 from hf_sparse.distillation.features.term import configuration, require_same_shape
 from hf_sparse.distillation.inputs import Taken
+from hf_sparse.distillation.layer_map import layer_map
 from hf_sparse.distillation.teacher import check_same_vocabulary, has_tokenizer
 
 
 def layer_distances(
     student: PreTrainedModel, teacher: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]
 ) -> dict[int, float]:
-    """Measure the relative error of every layer's hidden states: squared error over squared states.
+    """Return the relative squared error of the hidden states of each layer.
 
-    Both sums run over all tokens that are not padding, of all batches, so the result does not depend on how
-    texts are batched. 0 is a perfect copy, 1 as bad as zeros.
+    It is the sum of squared errors divided by the sum of the teacher's squared states. Both run over the
+    non-padding tokens of all batches, so the result does not depend on how texts are batched. 0 is a perfect
+    copy, and 1 the error of states that are all zero.
 
     Args:
-        student: An encoder or a decoder, with or without a head. Left in evaluation mode.
-        teacher: One of the same width; each student layer is compared with the one it would learn from.
-        batches: Inputs of both, without labels.
+        student: An encoder or a decoder, with or without a head. It is left in evaluation mode.
+        teacher: A model of the same width. Layers are paired as by `layers: uniform` in distillation.
+        batches: Inputs of both models, without labels.
 
     Returns:
-        The error of each student layer, by its number from 1.
+        The error of each student layer, numbered from 1.
 
     Raises:
-        ValueError: The widths differ, there is no batch, or either is an encoder-decoder.
+        ValueError: The widths differ, the batches hold no tokens, or either is an encoder-decoder.
     """
     configs = [configuration(student, "student"), configuration(teacher, "teacher")]
     if any(config.is_encoder_decoder for config in configs):
-        raise ValueError("the states of one stack are compared, and an encoder-decoder has two")
+        raise ValueError(
+            "an encoder-decoder has two stacks, and only models with one are compared; give others"
+        )
     widths = [config.hidden_size for config in configs]
     if widths[0] != widths[1]:
         raise ValueError(
-            f"states of width {widths[0]} and {widths[1]} have no distance; compare models of one width"
+            f"states of width {widths[0]} and {widths[1]} cannot be compared; give models of one width"
         )
     layers = layer_map("uniform", *(config.num_hidden_layers for config in configs))
     errors, squares = torch.zeros(2, len(layers), dtype=torch.float64)
@@ -48,39 +51,39 @@ def layer_distances(
         model.eval()
     with torch.inference_mode():
         for batch in batches:
-            ours, theirs = (_states(model, batch) for model in (student, teacher))
-            for number, (layer, their_layer) in enumerate(layers.items()):
-                error, square = _sums(ours[layer], theirs[their_layer], batch)
+            student_states, teacher_states = (_states(model, batch) for model in (student, teacher))
+            for number, (layer, teacher_layer) in enumerate(layers.items()):
+                error, square = _sums(student_states[layer], teacher_states[teacher_layer], batch)
                 errors[number] += error
                 squares[number] += square
     if not squares.any():
-        raise ValueError("there is no text to measure distances on; give some")
+        raise ValueError("the batches hold no tokens to measure distances on; give some texts")
     return dict(zip(layers, (errors / squares).tolist(), strict=True))
 
 
 def load_encoders(student: str, teacher: str) -> tuple[PreTrainedModel, PreTrainedModel, set[str]]:
-    """Load two models without their heads, and say which inputs both take.
+    """Load two models without their heads.
 
     Args:
         student: Hub name or directory.
-        teacher: The same; its tokenizer must give every token the id that the student's gives, where the
-            student has one.
+        teacher: Hub name or directory. If the student has a tokenizer, the teacher's must give the same ids.
 
     Returns:
-        The student, the teacher, the names of the inputs.
+        The student, the teacher, and the names of the inputs that both take.
 
     Raises:
-        ValueError: The two read tokens by other ids, or one lacks weights, which would be random.
+        ValueError: Token ids differ, or a checkpoint lacks weights.
     """
     if has_tokenizer(student):
         check_same_vocabulary(*(AutoTokenizer.from_pretrained(name) for name in (student, teacher)))
-    models = [_load_encoder(name) for name in (student, teacher)]
-    return *models, set.intersection(*(set(signature(model.forward).parameters) for model in models))
+    models = _load_encoder(student), _load_encoder(teacher)
+    taken = [set(signature(model.forward).parameters) for model in models]
+    return *models, taken[0] & taken[1]
 
 
 def _load_encoder(name: str) -> PreTrainedModel:
     model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
-    # No state that is compared comes from the pooler.
+    # Poolers do not contribute to the compared states.
     if missing := sorted(key for key in loading["missing_keys"] if not key.startswith("pooler.")):
         raise ValueError(
             f"{name} lacks {missing[0]} and {len(missing) - 1} more of a {type(model).__name__}, which would "
@@ -98,5 +101,5 @@ def _sums(student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> tupl
     require_same_shape(student, teacher, "hidden states")
     keep = fitting_mask(student.shape[:2], batch)
     pair = [states if keep is None else states[keep.to(states.device)] for states in (student, teacher)]
-    ours, theirs = (states.double().cpu() for states in pair)
-    return float((ours - theirs).square().sum()), float(theirs.square().sum())
+    first, second = (states.double().cpu() for states in pair)
+    return float((first - second).square().sum()), float(second.square().sum())

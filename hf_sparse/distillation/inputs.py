@@ -1,13 +1,14 @@
-"""Which part of a batch a model is given, and whether that is all it needs."""
+"""Which columns of a batch a model reads, whether it shifts labels, and its outputs by name."""
 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import Parameter, signature
+from inspect import Parameter, signature, unwrap
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from hf_sparse.distillation.unwrap import transformer_in, unwrapped
 
@@ -16,11 +17,12 @@ logger = logging.getLogger(__name__)
 TARGET_NAMES = {"start_positions", "end_positions"}
 _DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
 _SEGMENTS = "token_type_ids"
+_ANSWERS = ("start_logits", "end_logits")
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What the forward pass of a model takes: `names`, those it cannot do without, whether others too."""
+    """Arguments of a forward pass: all `names`, the `required` ones, and whether it accepts `others`."""
 
     names: frozenset[str]
     required: tuple[str, ...]
@@ -28,23 +30,23 @@ class Taken:
 
     @classmethod
     def by(cls, model: nn.Module) -> "Taken":
-        """Read the signature of a model, of the one inside where adapters or the compiler are around it."""
+        """Read the forward signature of a model, inside any wrappers."""
         inner = unwrapped(model)
         named, others = _parameters(inner.forward)
         names = {parameter.name for parameter in named}
         if others:
-            # Somebody may have put a function that passes everything on in the place of the class's own.
+            # The method of the instance may be replaced by a wrapper that passes everything on.
             names |= {parameter.name for parameter in _parameters(type(inner).forward)[0]} - {"self"}
         required = tuple(parameter.name for parameter in named if parameter.default is Parameter.empty)
         return cls(frozenset(names), required, others)
 
     def of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the part of a batch that is taken."""
+        """Return the part of a batch that the forward pass takes."""
         return {name: value for name, value in inputs.items() if self.others or name in self.names}
 
 
 def _parameters(forward: Callable) -> tuple[list[Parameter], bool]:
-    """Return what a function takes by name, and whether it takes other keywords."""
+    """Return the named parameters of a function, and whether it takes other keywords."""
     parameters = signature(forward).parameters.values()
     kinds = [parameter.kind for parameter in parameters]
     unnamed = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -52,15 +54,15 @@ def _parameters(forward: Callable) -> tuple[list[Parameter], bool]:
 
 
 def teacher_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out everything that labels the batch, so that the teacher computes no loss."""
+    """Return a batch without its labels, so that the teacher computes outputs alone."""
     return {name: value for name, value in inputs.items() if "label" not in name and name not in TARGET_NAMES}
 
 
 def decoder_inputs(student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the decoder of a teacher starts from where only the labels say it; elsewhere, nothing.
+    """Return the labels as the teacher's decoder input if a batch holds no other; else an empty dict.
 
-    It is the labels: an encoder-decoder shifts them, and masks them if it does, in its forward pass. Only
-    some have a method for that, which does not always do the same. The price is a loss nobody asked for.
+    An encoder-decoder derives decoder inputs from labels in its forward pass. Some also have a method for
+    that, but its result can differ. The forward pass then also computes an unused loss.
     """
     given = any(inputs.get(name) is not None for name in _DECODER_INPUTS)
     model = transformer_in(student)
@@ -70,16 +72,60 @@ def decoder_inputs(student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, A
 
 
 def as_mapping(model: nn.Module) -> dict[str, bool]:
-    """Return the keyword that has a model answer by names, where its configuration says that it does not."""
+    """Return the keyword that makes a model return outputs by name if its configuration says otherwise."""
     inner = unwrapped(model)
     tuples = isinstance(inner, PreTrainedModel) and not getattr(inner.config, "return_dict", True)
     return {"return_dict": True} if tuples else {}
 
 
+def named(outputs: Any, inputs: Mapping[str, Any], role: str) -> Mapping[str, Any]:
+    """Return the outputs of a model by name.
+
+    Args:
+        outputs: A mapping, returned as it is; a tensor, which is the logits; or a tuple. After an optional
+            loss, its first tensor is the logits or, if the batch has answer positions, its first two are the
+            start and end logits.
+        inputs: The batch.
+        role: `student` or `teacher`, for messages.
+
+    Raises:
+        ValueError: The outputs have another form.
+    """
+    if isinstance(outputs, Mapping):
+        return outputs
+    values = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    if values and isinstance(values[0], Tensor) and not values[0].dim():
+        values = values[1:]
+    names = _ANSWERS if inputs.get("start_positions") is not None else ("logits",)
+    values = values[: len(names)]
+    if len(values) < len(names) or not all(isinstance(value, Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values) or type(outputs).__name__
+        raise ValueError(
+            f"the {role} returned {kinds} instead of {' and '.join(names)}; return a dictionary of tensors "
+            "by name, as models of transformers do"
+        )
+    return dict(zip(names, values, strict=True))
+
+
+def shifts_labels(model: nn.Module) -> bool:
+    """Return whether the model's own loss compares each output with the next label, leaving out the first.
+
+    Causal models do if their forward pass uses the loss function that transformers chose for them. Some
+    causal models (BART's decoder, XLNet) expect shifted labels and compute cross entropy as it is.
+    Encoder-decoders shift the decoder's inputs instead.
+    """
+    inner = transformer_in(model)
+    if inner is None or inner.config.is_encoder_decoder or not _uses_loss_function(type(inner)):
+        return False
+    used = inner.loss_function
+    # A loss function that the user has set replaces the one of `loss_type`.
+    return (used if used in LOSS_MAPPING.values() else LOSS_MAPPING.get(inner.loss_type)) is ForCausalLMLoss
+
+
 def check_given(
     student: nn.Module, teacher: nn.Module, inputs: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
-    """Raise `ValueError` unless a teacher is `given` what it needs of a batch; warn where it may not be."""
+    """Raise `ValueError` if a teacher lacks inputs that it needs; warn if it probably lacks token types."""
     taken, who = Taken.by(teacher), f"the teacher {type(unwrapped(teacher)).__name__}"
     missing = [name for name in taken.required if name not in given]
     way_out = (
@@ -88,8 +134,8 @@ def check_given(
     )
     if missing:
         raise ValueError(
-            f"{who} needs {', '.join(missing)}, and a batch has {', '.join(sorted(inputs))}; add what is "
-            f"missing to the data, or {way_out}"
+            f"{who} needs {', '.join(missing)}, and a batch has {', '.join(sorted(inputs))}; add the missing "
+            f"columns to the data, or {way_out}"
         )
     if taken.names and not taken.names & given.keys():
         raise ValueError(
@@ -103,8 +149,8 @@ def check_given(
         )
     if _lacks_segments(teacher, taken, given) and _SEGMENTS not in Taken.by(student).names:
         logger.warning(
-            "%s tells two texts in one input by token_type_ids, and the batches have none, so it reads every "
-            "pair as one text; tokenize pairs with return_token_type_ids=True.",
+            "%s separates two texts in one input by token_type_ids, which the batches lack, so it reads "
+            "every pair as one text; tokenize pairs with return_token_type_ids=True.",
             who[0].upper() + who[1:],
         )
 
@@ -113,3 +159,13 @@ def _lacks_segments(teacher: nn.Module, taken: Taken, given: Mapping[str, Any]) 
     types = getattr(getattr(unwrapped(teacher), "config", None), "type_vocab_size", 0) or 0
     reads_ids = isinstance(given.get("input_ids"), Tensor)
     return reads_ids and types > 1 and _SEGMENTS in taken.names and _SEGMENTS not in given
+
+
+def _uses_loss_function(kind: type[PreTrainedModel]) -> bool:
+    """Return whether the forward pass of a class, or of its transformers ancestor, calls `loss_function`."""
+    inherited = (
+        vars(ancestor)["forward"]
+        for ancestor in kind.__mro__
+        if ancestor.__module__.startswith("transformers.") and "forward" in vars(ancestor)
+    )
+    return "loss_function" in unwrap(next(inherited, kind.forward)).__code__.co_names

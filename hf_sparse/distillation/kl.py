@@ -1,34 +1,42 @@
-"""Temperature-scaled Kullback-Leibler divergence that stays lean for large vocabularies."""
+"""Temperature-scaled Kullback-Leibler divergence with little memory for large vocabularies."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-# Blocks of rows fit a core's cache on a CPU; an accelerator wants fewer, larger kernels.
+# On a CPU, blocks of rows fit a core's cache; accelerators run faster with fewer, larger kernels.
 _ELEMENTS_AT_ONCE = {"cpu": 2**17}
 _ELEMENTS_AT_ONCE_ELSEWHERE = 2**24
 
 
 def categorical(student: Tensor, teacher: Tensor, temperature: float, keep: Tensor | None = None) -> Tensor:
-    """Sum T^2 KL(softmax(teacher / T) || softmax(student / T)) over the rows.
+    """Return the sum over rows of T^2 KL(softmax(teacher / T) || softmax(student / T)).
 
-    Both logits: (..., classes) of one shape. `keep`: boolean (...), rows where it is false count nothing,
-    whatever their logits are. The result is a float32 scalar, also under autocast, or float64 for float64
-    logits. Only the student receives a gradient; a second backward pass over it raises `RuntimeError`, except
-    in float64.
+    Only the student receives a gradient. A second backward pass through the result raises `RuntimeError`,
+    except in float64.
+
+    Args:
+        student: Logits (..., classes).
+        teacher: Logits of the same shape.
+        temperature: T, above 0.
+        keep: Boolean mask (...) of the rows to sum; other rows may hold any values. None sums all.
+
+    Returns:
+        A scalar, float64 for float64 logits, else float32, also under autocast.
     """
     if not temperature > 0:
         raise ValueError(f"a temperature is above 0, got {temperature}; 1 leaves the logits as they are")
-    ours, theirs = (logits.reshape(-1, logits.shape[-1]) for logits in (student, teacher))
-    return _Categorical.apply(ours, theirs, temperature, None if keep is None else _chosen_rows(keep))
+    rows = (logits.reshape(-1, logits.shape[-1]) for logits in (student, teacher))
+    return _Categorical.apply(*rows, temperature, None if keep is None else _chosen_rows(keep))
 
 
 def bernoulli(student: Tensor, teacher: Tensor, temperature: float, keep: Tensor | None = None) -> Tensor:
-    """Sum T^2 KL over independent yes/no logits, whose probability is sigmoid(logit / T).
+    """Return the sum of T^2 KL over independent binary logits, with probability sigmoid(logit / T).
 
-    Both logits: (...) of one shape, `keep` likewise; otherwise as `categorical`.
+    Logits and `keep` have the same shape (...); otherwise as `categorical`.
     """
     return categorical(_against_zero(student), _against_zero(teacher), temperature, keep)
 
@@ -42,18 +50,26 @@ def _chosen_rows(keep: Tensor) -> Tensor | None:
     return None if len(chosen) == keep.numel() else chosen
 
 
+class _Context(Protocol):
+    """The parts of autograd's context that are used here; its stub lacks them."""
+
+    needs_input_grad: tuple[bool, ...]
+    gradient: Tensor | None
+
+
 class _Categorical(torch.autograd.Function):
-    """Works through blocks of rows, keeping nothing but the gradient, which backward scales in place."""
+    """Computes blocks of rows and keeps only the gradient, which `backward` scales in place."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, student: Tensor, teacher: Tensor, temperature: float, chosen: Tensor | None
+        ctx: _Context, student: Tensor, teacher: Tensor, temperature: float, chosen: Tensor | None
     ) -> Tensor:
         gradient = _empty_gradient(student, chosen) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=_precision(student), device=student.device)
         for rows in _blocks(student, chosen):
-            ours, theirs = (_shifted(logits[rows], temperature) for logits in (student, teacher))
-            divergence, slope = _divergence(ours, theirs)
+            divergence, slope = _divergence(
+                *(_shifted(logits[rows], temperature) for logits in (student, teacher))
+            )
             total += divergence
             if gradient is not None:
                 gradient[rows] = slope.mul_(temperature).to(gradient.dtype)
@@ -62,21 +78,22 @@ class _Categorical(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        if upstream.dtype == torch.float64:
-            # Numerical checks of gradients use float64, and walk the same graph several times.
-            return ctx.gradient * upstream, None, None, None
-        gradient, ctx.gradient = ctx.gradient, None
+    def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        gradient = ctx.gradient
+        if upstream.dtype != torch.float64:
+            # Numerical checks of gradients use float64 and run backward several times.
+            ctx.gradient = None
         if gradient is None:
             raise RuntimeError(
-                "the distillation loss gives its gradient away in the first backward pass; "
+                "the distillation loss releases its gradient in the first backward pass; "
                 "compute the loss again instead of using retain_graph=True"
             )
-        return gradient.mul_(upstream), None, None, None
+        scaled = gradient * upstream if upstream.dtype == torch.float64 else gradient.mul_(upstream)
+        return scaled, None, None, None
 
 
 def _empty_gradient(student: Tensor, chosen: Tensor | None) -> Tensor:
-    # float16 would flush small gradients to zero before the upstream loss scale can lift them.
+    # float16 would round small gradients to zero before they are multiplied by the loss scale.
     dtype = torch.float32 if student.dtype == torch.float16 else student.dtype
     create = torch.empty_like if chosen is None else torch.zeros_like
     return create(student, dtype=dtype)
@@ -96,20 +113,20 @@ def _precision(logits: Tensor) -> torch.dtype:
 
 
 def _shifted(logits: Tensor, temperature: float) -> Tensor:
-    """Divide by the temperature with the maximum of every row moved to 0, into a new tensor."""
+    """Return logits / T in a new tensor, shifted so that the maximum of each row is 0."""
     logits = logits.to(_precision(logits))
     return torch.add(logits.amax(-1, keepdim=True) / -temperature, logits, alpha=1 / temperature)
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum KL over the rows of two shifted logits; also return softmax(student) - softmax(teacher).
+    """Return the sum of KL over rows of shifted logits, and softmax(student) - softmax(teacher).
 
-    With Z the sum of a row's exponentials, KL = sum(exp(t) (t - s)) / Z_t + log Z_s - log Z_t. That is one
-    exponential for each element. Overwrites its arguments.
+    With Z the sum of a row's exponentials, KL = sum(exp(t) (t - s)) / Z_t + log Z_s - log Z_t, which takes
+    one exponential per element. Overwrites its arguments.
     """
     weight, student_weight = teacher.exp(), student.exp()
     normaliser, student_normaliser = weight.sum(-1, keepdim=True), student_weight.sum(-1, keepdim=True)
-    # Where the teacher's logit is -inf the product is not a number, but its limit is 0.
+    # For a teacher's logit of -inf the product is NaN; its limit is 0.
     gap = teacher.sub_(student).mul_(weight).nansum(-1, keepdim=True)
     divergence = (gap / normaliser + student_normaliser.log() - normaliser.log()).sum()
     return divergence, student_weight.div_(student_normaliser).sub_(weight.div_(normaliser))

@@ -1,7 +1,10 @@
-"""The terms of the training loss as sums, so that any split of a batch gives the same gradient."""
+"""Terms of the training loss as sums, so that any split into micro-batches gives the same gradient."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -23,6 +26,7 @@ from hf_sparse.distillation.kl import bernoulli, categorical
 __all__ = [
     "Counts",
     "LossTerm",
+    "add_up",
     "count",
     "logits_terms",
     "mean_loss",
@@ -31,13 +35,13 @@ __all__ = [
     "task_terms",
 ]
 
-# The second head of a pre-training model, with the label that trains it.
+# Outputs of the second head of pre-training models, each with its label.
 _SENTENCE_HEADS = dict(zip(("seq_relationship_logits", "sop_logits"), SENTENCE_LABELS, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class LossTerm:
-    """A scalar loss summed over a micro-batch; `unit` names the total of the whole batch that divides it."""
+    """A scalar loss, summed over a micro-batch; the count of the whole batch in `unit` divides it."""
 
     total: Tensor
     unit: Unit
@@ -51,12 +55,17 @@ class LossTerm:
 
 
 def task_terms(
-    loss: Tensor, student: Mapping[str, Tensor], inputs: Mapping[str, object], counts: Counts
+    loss: Tensor, student: Mapping[str, Tensor], inputs: Mapping[str, Any], counts: Counts
 ) -> list[LossTerm]:
-    """Turn the mean loss that the model gave for a micro-batch back into sums.
+    """Turn the mean loss of a micro-batch back into sums.
 
-    `counts` are those of this micro-batch. Without any valid label the sum is 0 with zero gradients, although
-    the model's mean is not a number then.
+    Without a valid label the sum is 0 with zero gradients, although the model's mean is NaN.
+
+    Args:
+        loss: The mean loss that the model returned, a scalar.
+        student: The model's outputs by name.
+        inputs: The micro-batch.
+        counts: The counts of this micro-batch.
     """
     loss = precise(loss)
     if _is_discriminator(student):
@@ -70,14 +79,14 @@ def task_terms(
             terms.append(LossTerm(sentence, "sentences"))
             loss = loss - sentence / counts.of("sentences").to(loss.device)
     if terms and not counts.sentences and loss.isnan():
-        # The model's loss is the sum of both heads' means, and that of no sentence labels is not a number.
+        # The loss is the sum of the means of both heads; without sentence labels the second mean is NaN.
         loss = mean_loss(student["prediction_logits"], inputs["labels"])
     labels = counts.labels.to(loss.device)
     return [LossTerm(torch.where(labels > 0, loss * labels, 0.0), "labels"), *terms]
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy of logits (..., classes) over labels (...), 0 where all are -100."""
+    """Return the mean cross entropy of logits (..., classes) over labels (...), 0 if all labels are -100."""
     keep = labels != IGNORED_LABEL
     total = functional.cross_entropy(precise(logits[keep]), labels[keep], reduction="sum")
     return total / keep.sum().clamp(min=1)
@@ -86,36 +95,46 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def logits_terms(
     student: Mapping[str, Tensor],
     teacher: Mapping[str, Tensor],
-    inputs: Mapping[str, object],
+    inputs: Mapping[str, Any],
     temperature: float,
     problem_type: str | None,
 ) -> list[LossTerm]:
-    """Compare the outputs of student and teacher, by the kind of head that gave them.
+    """Compare the logits of student and teacher (Hinton et al. 2015, arXiv:1503.02531).
 
-    Classes: T^2 KL. Several labels at once: the same for each label, averaged. Regression: squared error.
-    Tokens: T^2 KL at each one that is not padding; of an encoder-decoder, at each one with a label. Answers:
-    T^2 KL over positions, halves for start, end.
-    `problem_type` is that of the student's configuration. Raises `ValueError` for incomparable outputs.
+    The head decides the distance. Classes: T^2 KL(teacher || student), T being the temperature. Multi-label:
+    the same for each label, averaged. Regression: squared error. Tokens: T^2 KL at each non-padding token; in
+    encoder-decoders, at each label. Question answering: T^2 KL over positions, the mean of start and end.
+
+    Args:
+        student: The student's outputs by name, with gradients.
+        teacher: The teacher's outputs by name.
+        inputs: The micro-batch.
+        temperature: T, above 0.
+        problem_type: That of the student's configuration.
+
+    Raises:
+        ValueError: The outputs cannot be compared.
     """
     if "start_logits" in student:
         return [_answer_term(student, teacher, inputs, temperature)]
     if "prediction_logits" in student:
         return _pretraining_terms(student, teacher, inputs, temperature)
-    ours, theirs = _pair(student, teacher, "logits")
+    pair = _pair(student, teacher, "logits")
+    shape = pair[0].shape
     if _is_discriminator(student):
-        return [LossTerm(bernoulli(ours, theirs, temperature, fitting_mask(ours.shape, inputs)), "tokens")]
-    if ours.dim() == 3:
+        return [LossTerm(bernoulli(*pair, temperature, fitting_mask(shape, inputs)), "tokens")]
+    if len(shape) == 3:
         if "encoder_last_hidden_state" in student:
-            keep = label_mask(ours.shape[:2], inputs)
-            return [LossTerm(categorical(ours, theirs, temperature, keep), "labels")]
-        return [_token_term(ours, theirs, inputs, temperature)]
-    return [_sequence_term(ours, theirs, inputs, temperature, problem_type)]
+            keep = label_mask(shape[:2], inputs)
+            return [LossTerm(categorical(*pair, temperature, keep), "labels")]
+        return [_token_term(*pair, inputs, temperature)]
+    return [_sequence_term(*pair, inputs, temperature, problem_type)]
 
 
 def _pretraining_terms(
     student: Mapping[str, Tensor],
     teacher: Mapping[str, Tensor],
-    inputs: Mapping[str, object],
+    inputs: Mapping[str, Any],
     temperature: float,
 ) -> list[LossTerm]:
     terms = [_token_term(*_pair(student, teacher, "prediction_logits"), inputs, temperature)]
@@ -125,76 +144,84 @@ def _pretraining_terms(
     return terms
 
 
-def _token_term(ours: Tensor, theirs: Tensor, inputs: Mapping[str, object], temperature: float) -> LossTerm:
-    total = categorical(ours, theirs, temperature, fitting_mask(ours.shape[:2], inputs))
-    return position_term(total, ours.shape[1], inputs)
+def _token_term(student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], temperature: float) -> LossTerm:
+    total = categorical(student, teacher, temperature, fitting_mask(student.shape[:2], inputs))
+    return position_term(total, student.shape[1], inputs)
 
 
 def _answer_term(
     student: Mapping[str, Tensor],
     teacher: Mapping[str, Tensor],
-    inputs: Mapping[str, object],
+    inputs: Mapping[str, Any],
     temperature: float,
 ) -> LossTerm:
     def divergence(name: str) -> Tensor:
-        ours, theirs = _pair(student, teacher, name)
-        keep = fitting_mask(ours.shape, inputs)
+        pair = _pair(student, teacher, name)
+        keep = fitting_mask(pair[0].shape, inputs)
         if keep is not None:
-            ours, theirs = (
-                logits.masked_fill(~keep, torch.finfo(logits.dtype).min) for logits in (ours, theirs)
-            )
-        return categorical(ours, theirs, temperature)
+            first, second = (logits.masked_fill(~keep, torch.finfo(logits.dtype).min) for logits in pair)
+            pair = first, second
+        return categorical(*pair, temperature)
 
     return LossTerm((divergence("start_logits") + divergence("end_logits")) / 2, "sequences")
 
 
 def _sequence_term(
-    ours: Tensor, theirs: Tensor, inputs: Mapping[str, object], temperature: float, problem_type: str | None
+    student: Tensor,
+    teacher: Tensor,
+    inputs: Mapping[str, Any],
+    temperature: float,
+    problem_type: str | None,
 ) -> LossTerm:
-    if ours.dim() != 2:
+    if student.dim() != 2:
         raise ValueError(
-            f"logits are (batch, classes) or (batch, length, vocabulary), got shape {tuple(ours.shape)}; "
+            f"logits are (batch, classes) or (batch, length, vocabulary), got shape {tuple(student.shape)}; "
             "use a recipe without distillation"
         )
-    outputs = ours.shape[1]
+    outputs = student.shape[1]
     if problem_type == "regression" or outputs == 1:
-        return LossTerm((precise(ours) - precise(theirs.detach())).square().sum() / outputs, "sequences")
+        return LossTerm((precise(student) - precise(teacher.detach())).square().sum() / outputs, "sequences")
     if problem_type == "multi_label_classification" or _has_float_labels(inputs):
-        return LossTerm(bernoulli(ours, theirs, temperature) / outputs, "sequences")
-    return LossTerm(categorical(ours, theirs, temperature), "sequences")
+        return LossTerm(bernoulli(student, teacher, temperature) / outputs, "sequences")
+    return LossTerm(categorical(student, teacher, temperature), "sequences")
 
 
 def _pair(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    for who, output in (("student", student), ("teacher", teacher)):
+    for role, output in (("student", student), ("teacher", teacher)):
         if name not in output:
             raise ValueError(
-                f"distillation needs {name} of both models, but the {who} returned {sorted(output)}; "
+                f"distillation needs {name} of both models, but the {role} returned {sorted(output)}; "
                 "give both the same kind of head"
             )
-    ours, theirs = student[name], teacher[name]
-    if ours.shape != theirs.shape:
+    shapes = tuple(student[name].shape), tuple(teacher[name].shape)
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"the student's {name} have shape {tuple(ours.shape)}, the teacher's {tuple(theirs.shape)}; take "
-            "a teacher with the same labels, the same vocabulary (resize_token_embeddings evens out padding)"
+            f"the student's {name} have shape {shapes[0]}, the teacher's {shapes[1]}; take a teacher with "
+            "the same labels and the same vocabulary (resize_token_embeddings evens out padding)"
         )
-    return ours, theirs
+    return student[name], teacher[name]
 
 
-def position_term(total: Tensor, length: int, inputs: Mapping[str, object]) -> LossTerm:
-    """Count what was summed over positions: by tokens or, where a batch has none, as a mean by sequences."""
+def position_term(total: Tensor, length: int, inputs: Mapping[str, Any]) -> LossTerm:
+    """Return a sum over positions as a term in tokens, or in sequences for a batch without tokens."""
     return LossTerm(total, "tokens") if has_tokens(inputs) else LossTerm(total / length, "sequences")
 
 
 def _is_discriminator(output: Mapping[str, Tensor]) -> bool:
-    """Tell ELECTRA's replaced-token logits (batch, length) from class logits; only the type does."""
+    """Return whether logits (batch, length) are of replaced tokens (ELECTRA), by the type of the output."""
     return type(output).__name__.endswith("ForPreTrainingOutput") and "logits" in output
 
 
-def _has_float_labels(inputs: Mapping[str, object]) -> bool:
+def _has_float_labels(inputs: Mapping[str, Any]) -> bool:
     labels = inputs.get("labels")
     return labels is not None and labels.dim() == 2 and labels.is_floating_point()
 
 
+def add_up(values: Iterable[Tensor]) -> Tensor:
+    """Return the sum of at least one tensor, added in order."""
+    return reduce(add, values)
+
+
 def precise(tensor: Tensor) -> Tensor:
-    """Return a tensor as float32, or as float64 if it is that."""
+    """Return a tensor as float32; float64 stays float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,4 +1,4 @@
-"""A teacher that is frozen, with the checks that its outputs mean what its student's mean."""
+"""Load and freeze a teacher, and check that its outputs are comparable with those of its student."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from hf_sparse.distillation.unwrap import unwrapped
 
 logger = logging.getLogger(__name__)
 
-# Of which a saved tokenizer has one at least.
+# Every saved tokenizer has at least one of these.
 TOKENIZER_FILES = (
     "tokenizer_config.json",
     "tokenizer.json",
@@ -26,7 +26,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
-# What `from_pretrained` takes to find a model on the Hub.
+# Options of `from_pretrained` that locate a model on the Hub.
 HUB_OPTIONS = {
     "cache_dir",
     "force_download",
@@ -40,7 +40,7 @@ _SHOWN = 5
 
 
 class LearnedTerms(Protocol):
-    """The weights of the terms that need a head."""
+    """Weights of the terms that need a head."""
 
     @property
     def task(self) -> float: ...
@@ -49,33 +49,51 @@ class LearnedTerms(Protocol):
 
 
 def freeze(teacher: nn.Module) -> nn.Module:
-    """Put a model into evaluation mode, stop its gradients, return it."""
+    """Return the model, set to evaluation mode and without gradients."""
     return teacher.eval().requires_grad_(False)
 
 
 def check_compatible(student: nn.Module, teacher: nn.Module, outputs: bool = True) -> None:
-    """Raise `ValueError` unless the teacher's outputs mean what the student's mean.
+    """Check that a teacher can teach a student.
 
-    Compares weights (none may be shared) and vocabulary size; where `outputs` are to be compared, also kind
-    of head, number of labels, problem type, label names. Models without a configuration are only checked for
-    shared weights.
+    The two may not share weights and need the same vocabulary size. If `outputs` are compared, they also need
+    the same kind of head, number of labels, problem type and label names. Models without a transformers
+    configuration are checked for shared weights alone.
+
+    Args:
+        student: The model to train.
+        teacher: The model that it learns from.
+        outputs: Whether the outputs of both are compared.
+
+    Raises:
+        ValueError: The teacher does not fit.
     """
     _check_nothing_shared(student, teacher)
-    ours, theirs = (getattr(unwrapped(model), "config", None) for model in (student, teacher))
-    if not (isinstance(ours, PreTrainedConfig) and isinstance(theirs, PreTrainedConfig)):
+    student_config, teacher_config = (
+        getattr(unwrapped(model), "config", None) for model in (student, teacher)
+    )
+    if not (isinstance(student_config, PreTrainedConfig) and isinstance(teacher_config, PreTrainedConfig)):
         return
-    sizes = [getattr(config.get_text_config(), "vocab_size", None) for config in (ours, theirs)]
-    _check_same("vocabulary size", *sizes, "take a teacher that was trained with the student's tokenizer")
+    _check_same(
+        "vocabulary size",
+        _vocabulary_size(student_config),
+        _vocabulary_size(teacher_config),
+        "take a teacher that was trained with the student's tokenizer",
+    )
     if not outputs:
         return
     heads = _head(student), _head(teacher)
     _check_same("kind of head", *heads, "load both with the same AutoModelFor... class")
     if heads[0] is None or "Classification" in heads[0]:
-        _check_same_labels(ours, theirs)
+        _check_same_labels(student_config, teacher_config)
+
+
+def _vocabulary_size(config: PreTrainedConfig) -> int | None:
+    return getattr(config.get_text_config(), "vocab_size", None)
 
 
 def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
-    """Raise `ValueError` where nothing trains, or a term needs a head that the student has not."""
+    """Raise `ValueError` if every weight is frozen, or if a term needs a head that the student lacks."""
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ValueError(
             f"every weight of {type(student).__name__} is frozen, so no term has a gradient; let some train"
@@ -85,17 +103,17 @@ def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
     for name in ("task", "logits"):
         if getattr(recipe, name):
             raise ValueError(
-                f"{name} has weight {getattr(recipe, name)}, and {type(student).__name__} has no head that "
-                f"would give it; override distillation.{name}=0 and give a weight to hidden, attention or "
+                f"{name} has weight {getattr(recipe, name)}, and {type(student).__name__} lacks a head to "
+                f"compute it; override distillation.{name}=0 and give a weight to hidden, attention or "
                 "relations, or load the model with a head"
             )
 
 
 def has_head(model: nn.Module) -> bool:
-    """Say whether a model can give a loss of its own; an encoder as `AutoModel` loads it cannot.
+    """Return whether a model can compute a loss; an encoder as `AutoModel` loads it cannot.
 
-    One of transformers' models does where its forward pass takes what a loss is made of; of others nothing is
-    known, so they are taken to.
+    A transformers model can if its forward pass takes labels or answer positions. Other models are assumed to
+    have a head.
     """
     model = unwrapped(model)
     if not isinstance(model, PreTrainedModel):
@@ -106,8 +124,12 @@ def has_head(model: nn.Module) -> bool:
 
 def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> None:
     """Raise `ValueError` unless both tokenizers give every token the same id."""
-    ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
-    different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    student_ids, teacher_ids = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+    different = sorted(
+        token
+        for token in student_ids.keys() | teacher_ids.keys()
+        if student_ids.get(token) != teacher_ids.get(token)
+    )
     if different:
         raise ValueError(
             f"student and teacher give {len(different):,} tokens other ids, such as {different[:_SHOWN]}; "
@@ -116,36 +138,46 @@ def check_same_vocabulary(student_tokenizer: Any, teacher_tokenizer: Any) -> Non
 
 
 def check_own_tokenizer(processing_class: Any, teacher: nn.Module) -> None:
-    """Raise `ValueError` where the tokenizer that lies beside a teacher on this machine gives other ids.
+    """Raise `ValueError` if the tokenizer saved with the teacher gives different ids than the student's.
 
-    `processing_class`: the student's tokenizer, or a processor with one; anything else passes, and so does a
-    teacher without a known tokenizer here.
+    `processing_class` is the student's tokenizer or a processor that holds one; anything else passes. Only
+    local files are read; a teacher whose tokenizer is not on this machine passes, too.
     """
-    ours = getattr(processing_class, "tokenizer", processing_class)
+    student_tokenizer = getattr(processing_class, "tokenizer", processing_class)
     home = getattr(getattr(unwrapped(teacher), "config", None), "name_or_path", None)
     here = {"local_files_only": True}
-    if not (home and hasattr(ours, "get_vocab") and has_tokenizer(home, here)):
+    if not (home and hasattr(student_tokenizer, "get_vocab") and has_tokenizer(home, here)):
         return
     try:
-        theirs = AutoTokenizer.from_pretrained(home, trust_remote_code=False, **here)
+        teacher_tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False, **here)
     except (OSError, ValueError, ImportError) as error:
         logger.warning(
-            "The teacher's tokenizer in %s cannot be read (%s), so whether it gives tokens the ids of the "
-            "student's is not known.",
+            "The teacher's tokenizer in %s cannot be read (%s), so its token ids are not compared with the "
+            "student's.",
             home,
             (str(error).splitlines() or [type(error).__name__])[0],
         )
         return
-    check_same_vocabulary(ours, theirs)
+    check_same_vocabulary(student_tokenizer, teacher_tokenizer)
 
 
 def load_teacher(
     name_or_path: str, student: PreTrainedModel, processing_class: Any = None, **from_pretrained_kwargs: Any
 ) -> PreTrainedModel:
-    """Load a frozen teacher with the student's kind of head, or none, after checking that the two fit.
+    """Load a frozen teacher with the student's kind of head and check that the two fit.
 
-    `processing_class`: the student's tokenizer, compared with the teacher's where there is one. Raises
-    `ValueError` if they do not fit, or if the checkpoint lacks weights of such a head.
+    Args:
+        name_or_path: Hub name or directory of the teacher.
+        student: The model to train; without a head, the teacher is loaded without one.
+        processing_class: The student's tokenizer; it is compared with the tokenizer saved with the teacher,
+            if both exist.
+        **from_pretrained_kwargs: Passed to the teacher's `from_pretrained`, such as `revision` or `dtype`.
+
+    Returns:
+        The teacher in evaluation mode, without gradients.
+
+    Raises:
+        ValueError: The teacher does not fit the student, or its checkpoint lacks weights of the head.
     """
     hub = {name: value for name, value in from_pretrained_kwargs.items() if name in HUB_OPTIONS}
     if hasattr(processing_class, "get_vocab") and has_tokenizer(name_or_path, hub):
@@ -153,47 +185,50 @@ def load_teacher(
     headed = has_head(student)
     wanted = f"For{_head(student)}" if headed else "Model"
     architecture = _architecture(name_or_path, AutoConfig.from_pretrained(name_or_path, **hub), wanted)
-    teacher, loading = architecture.from_pretrained(
+    # With `output_loading_info` it returns a pair, which the annotation of transformers leaves out.
+    loaded: Any = architecture.from_pretrained(
         name_or_path, output_loading_info=True, **from_pretrained_kwargs
     )
-    missing = sorted(loading["missing_keys"])
+    teacher: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
     if not headed:
-        # No state that is compared comes from the pooler.
+        # Poolers do not contribute to the compared states.
         missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
         raise ValueError(
             f"{name_or_path} has no weights for {missing[:_SHOWN]} of "
-            f"{architecture.__name__}, which would teach noise; train it on the student's task first"
+            f"{architecture.__name__}, which would be random; train it on the student's task first"
         )
     check_compatible(student, teacher, outputs=headed)
-    return freeze(teacher)
+    freeze(teacher)
+    return teacher
 
 
 def _check_nothing_shared(student: nn.Module, teacher: nn.Module) -> None:
-    ours = {id(parameter) for parameter in student.parameters()}
-    if teacher is student or any(id(parameter) in ours for parameter in teacher.parameters()):
+    students = {id(parameter) for parameter in student.parameters()}
+    if teacher is student or any(id(parameter) in students for parameter in teacher.parameters()):
         raise ValueError(
             f"the teacher {type(teacher).__name__} shares weights with the student, so freezing it would "
             "freeze the student; load the teacher separately, or pass copy.deepcopy(model)"
         )
 
 
-def _check_same(what: str, ours: object, theirs: object, remedy: str) -> None:
-    """Raise `ValueError` where both are known but differ."""
-    if ours is not None and theirs is not None and ours != theirs:
-        raise ValueError(f"the student's {what} is {ours}, the teacher's {theirs}; {remedy}")
+def _check_same(what: str, student: object, teacher: object, remedy: str) -> None:
+    """Raise `ValueError` if both values are known and differ."""
+    if student is not None and teacher is not None and student != teacher:
+        raise ValueError(f"the student's {what} is {student}, the teacher's {teacher}; {remedy}")
 
 
-def _check_same_labels(ours: PreTrainedConfig, theirs: PreTrainedConfig) -> None:
+def _check_same_labels(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
     remedy = "take a teacher that was trained for the student's labels"
-    _check_same("number of labels", ours.num_labels, theirs.num_labels, remedy)
-    _check_same("problem type", _problem_type(ours), _problem_type(theirs), remedy)
-    names, other_names = _label_names(ours), _label_names(theirs)
-    if names is None or other_names is None:
+    _check_same("number of labels", student.num_labels, teacher.num_labels, remedy)
+    _check_same("problem type", _problem_type(student), _problem_type(teacher), remedy)
+    names, teacher_names = _label_names(student), _label_names(teacher)
+    if names is None or teacher_names is None:
         return
-    wrong = [index for index in sorted(names) if names[index] != other_names.get(index)]
+    wrong = [index for index in sorted(names) if names[index] != teacher_names.get(index)]
     if wrong:
-        pairs = [f"{index}: {names[index]} / {other_names.get(index)}" for index in wrong[:_SHOWN]]
+        pairs = [f"{index}: {names[index]} / {teacher_names.get(index)}" for index in wrong[:_SHOWN]]
         raise ValueError(
             f"student and teacher name {len(wrong)} of {len(names)} labels differently ({', '.join(pairs)}); "
             "give the student the id2label of its teacher, with the data labelled in that order"
@@ -205,15 +240,15 @@ def _problem_type(config: PreTrainedConfig) -> str | None:
 
 
 def _label_names(config: PreTrainedConfig) -> dict[int, str] | None:
-    """Return the lower-case names of the labels, None where they are only numbered."""
-    names = {int(index): str(name).lower() for index, name in config.id2label.items()}
+    """Return the lower-case names of the labels, None if they are just LABEL_0, LABEL_1, ..."""
+    names = {int(index): str(name).lower() for index, name in (config.id2label or {}).items()}
     return None if all(name == f"label_{index}" for index, name in names.items()) else names
 
 
 def _head(model: nn.Module) -> str | None:
-    """Return what a model is for: MaskedLM of BertForMaskedLM, none of BertModel, None where it is unknown.
+    """Return the kind of head: "MaskedLM" for BertForMaskedLM, "none" for BertModel, None if unknown.
 
-    A class derived from one of transformers' has its head, unless that has none to inherit.
+    A class derived from a transformers class has the head of that class, if it has one.
     """
     kind = type(unwrapped(model))
     for ancestor in kind.__mro__:
@@ -230,24 +265,24 @@ def _purpose(class_name: str) -> str | None:
 
 
 def _architecture(name_or_path: str, config: PreTrainedConfig, ending: str) -> type[PreTrainedModel]:
-    """Choose the class of the checkpoint, with the student's ending where its family has such a class.
+    """Return the class to load a checkpoint with: its own, with the student's ending if such a class exists.
 
-    So a BertForPreTraining checkpoint, whose heads include the one for masked language modelling, teaches a
-    BertForMaskedLM, and its encoder a BertModel.
+    A BertForPreTraining checkpoint, whose heads include masked language modelling, is thus loaded as a
+    BertForMaskedLM for such a student, and as a BertModel for an encoder.
     """
     saved = (config.architectures or ["no architecture"])[0]
     wanted = re.sub(r"(For[A-Z]\w*|LMHeadModel)$", ending, saved)
     architecture = getattr(transformers, wanted, None) or getattr(transformers, saved, None)
     if architecture is None:
         raise ValueError(
-            f"{name_or_path} holds {saved}, which transformers {transformers.__version__} does not have; "
+            f"{name_or_path} holds {saved}, which transformers {transformers.__version__} lacks; "
             "load it yourself and pass it as teacher="
         )
     return architecture
 
 
 def has_tokenizer(name_or_path: str, hub: Mapping[str, Any] = MappingProxyType({})) -> bool:
-    """Say whether a tokenizer lies beside a model; `hub` are options of `from_pretrained`."""
+    """Return whether a tokenizer is saved with a model; `hub` holds options of `from_pretrained`."""
     return any(_has_file(name_or_path, file, hub) for file in TOKENIZER_FILES)
 
 

@@ -1,4 +1,4 @@
-"""The model inside what adapters, the compiler and data parallelism put around it."""
+"""The model inside the wrappers of adapters, the compiler and data parallelism."""
 
 from accelerate.utils import is_compiled_module
 from torch import nn
@@ -12,24 +12,24 @@ _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model whose class says what is taken, given and learned.
+    """Return the innermost model, whose class and forward signature describe inputs, outputs and loss.
 
-    PEFT's models, compiled ones and those of data parallelism pass on whatever they are given, so their own
-    class and the signature of their forward pass say nothing.
+    The wrappers of PEFT, the compiler and data parallelism accept any arguments and pass them on.
     """
     inner = _inner(model)
     return model if inner is model else unwrapped(inner)
 
 
 def transformer_in(model: nn.Module) -> PreTrainedModel | None:
-    """Return the model of transformers that a module is or is built around; None unless there is just one."""
+    """Return the transformers model that a module is or contains; None unless there is exactly one."""
     found = list(pretrained_parts(unwrapped(model)))
     return found[0] if len(found) == 1 else None
 
 
 def _inner(model: nn.Module) -> nn.Module:
     if is_compiled_module(model):
-        return model._orig_mod
+        # Compiled modules hold the model under a name that their type does not declare.
+        return model.get_submodule("_orig_mod")
     if isinstance(model, BaseAsTeacher):
         return model.watched
     return model.module if isinstance(model, _PARALLEL) else unwrap_peft_model(model)

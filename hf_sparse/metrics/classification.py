@@ -1,4 +1,4 @@
-"""Metrics of predicted classes and numbers."""
+"""Metrics of classification and regression."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ class Accuracy(LocalMetric):
 class F1(LocalMetric):
     """Harmonic mean of precision and recall, 0 if both are 0.
 
-    By default for class 1 against class 0; `average` ("macro", "micro", "weighted") for more classes.
+    By default of class 1 against class 0; with more classes, set `average` ("macro", "micro", "weighted").
     """
 
     def _compute(
@@ -70,10 +70,10 @@ class Spearman(LocalMetric):
 
 
 def text_metric(regression: bool) -> evaluate.CombinedEvaluations:
-    """Return the metric of other text classifications: accuracy, or both correlations of a regression."""
+    """Return the metric outside GLUE: accuracy for classification, both correlations for regression."""
     return evaluate.combine([Pearson(), Spearman()] if regression else [Accuracy()])
 
 
 def _is_constant(values: Sequence[float]) -> bool:
-    # A correlation with a constant is undefined; NaN would make every comparison of models false.
+    # The correlation with a constant is undefined, and comparisons of models with NaN are always false.
     return bool(np.ptp(values) == 0)

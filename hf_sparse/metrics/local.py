@@ -1,4 +1,4 @@
-"""What the metrics of this package share: an `evaluate.Metric` needing no download."""
+"""The base class of metrics: an `evaluate.Metric` that works without a download."""
 
 from typing import ClassVar
 
@@ -7,9 +7,9 @@ import evaluate
 
 
 class LocalMetric(evaluate.Metric):
-    """Collect predictions beside references in memory; a subclass says in `_compute` what to make of them.
+    """A metric that keeps predictions and references in memory; subclasses define `_compute`.
 
-    `evaluate.load` downloads a script for every metric, even accuracy; these classes work like its result.
+    `evaluate.load` downloads a script for every metric; these classes behave like its result.
     """
 
     dtype: ClassVar[str] = "int64"

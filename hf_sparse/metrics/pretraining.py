@@ -1,4 +1,6 @@
-"""Scores of pre-training: predicted masked tokens, and next-sentence prediction."""
+"""Scores of pre-training: masked tokens and next-sentence prediction."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ IGNORED = -100
 
 
 def most_likely(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """Reduce logits (B, L, V) to tokens (B, L), or (B, C) to classes (B), so that evaluation keeps no logits.
+    """Reduce logits (B, L, V) to tokens (B, L), or (B, C) to classes (B), to save memory in evaluation.
 
     For the argument `preprocess_logits_for_metrics` of a Trainer.
     """
@@ -26,10 +28,17 @@ def masked_accuracy(answers: EvalPrediction) -> dict[str, float]:
 
 
 def scored_pairs(logits: tuple[Tensor, ...], labels: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Reduce token logits (B, L, V), pair logits (B, 2) with their labels to what `pretraining_scores` needs.
+    """Reduce logits to the inputs of `pretraining_scores`, to save memory in evaluation.
 
-    Returns the most likely tokens (B, L), the cross entropy at each token with a label (B, L), and the more
-    likely label of each pair (B). For the argument `preprocess_logits_for_metrics` of a Trainer.
+    For the argument `preprocess_logits_for_metrics` of a Trainer.
+
+    Args:
+        logits: Token logits (B, L, V) and pair logits (B, 2).
+        labels: Token labels (B, L) and pair labels (B).
+
+    Returns:
+        The most likely tokens (B, L), the cross entropy at each token with a label, 0 elsewhere (B, L), and
+        the more likely label of each pair (B).
     """
     tokens, pairs = logits[:2]
     keep = labels[0] != IGNORED
@@ -42,9 +51,12 @@ def pretraining_scores(answers: EvalPrediction) -> dict[str, float]:
     """Score the output of `scored_pairs` where a label is not -100, for `compute_metrics` of a Trainer.
 
     `accuracy` and `masked_loss` (mean cross entropy in nats) count masked tokens; `next_sentence_accuracy`
-    counts pairs and is left out without any.
+    counts pairs, and is left out without any.
     """
-    (tokens, losses, pairs), (labels, pair_labels) = answers.predictions, answers.label_ids
+    # Annotated by transformers as tuples of one array.
+    predictions: Any = answers.predictions
+    references: Any = answers.label_ids
+    (tokens, losses, pairs), (labels, pair_labels) = predictions, references
     masked, paired = labels != IGNORED, pair_labels != IGNORED
     scores = Accuracy().compute(predictions=tokens[masked], references=labels[masked])
     scores["masked_loss"] = float(losses[masked].mean())

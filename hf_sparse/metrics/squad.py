@@ -1,9 +1,8 @@
-"""The scores of answers taken from a text, equal to those of the two official scripts of SQuAD.
+"""Scores of extractive question answering, equal to those of the two official SQuAD scripts, in percent.
 
-`Squad` gives what evaluate-v1.1.py gives (Rajpurkar et al. 2016, arXiv:1606.05250), `SquadV2` what
-evaluate-v2.0.py does (Rajpurkar et al. 2018, arXiv:1806.03822): all scores are in percent. The scripts
-differ where nothing is left of answers, as of "the": two of them score an F1 of 0 in the first, 100 in the
-second.
+`Squad` equals evaluate-v1.1.py (Rajpurkar et al. 2016, arXiv:1606.05250), `SquadV2` evaluate-v2.0.py
+(Rajpurkar et al. 2018, arXiv:1806.03822). The scripts differ if normalization leaves nothing of an answer,
+as of "the": two such answers have an F1 of 0 in the first script and 100 in the second.
 """
 
 import logging
@@ -29,11 +28,11 @@ Row = Mapping[str, Any]
 
 
 class Squad(LocalMetric):
-    """How many answers equal a true one (`exact_match`), how many words they have in common (`f1`).
+    """Share of answers that equal a true one (`exact_match`), and mean overlap of words (`f1`), in percent.
 
     Predictions are `{"id", "prediction_text"}`, references `{"id", "answers": {"text", "answer_start"}}`, in
-    any order; among several true answers the best counts. A question whose id has no prediction scores 0,
-    with a warning. Raises `ValueError` for a question without true answers.
+    any order. Among several true answers the best match counts. A question without a prediction scores 0 and
+    is named in a warning. `compute` raises `ValueError` for a question without true answers.
     """
 
     prediction: ClassVar[dict[str, datasets.Value]] = {"id": _TEXT, "prediction_text": _TEXT}
@@ -53,10 +52,10 @@ class Squad(LocalMetric):
         unanswered = [row["id"] for row in references if row["id"] not in answers]
         if unanswered:
             logger.warning(
-                "%d questions have no prediction and score 0: %s", len(unanswered), unanswered[:_SHOWN]
+                "%d questions lack a prediction and score 0: %s", len(unanswered), unanswered[:_SHOWN]
             )
         exact = f1 = 0.0
-        # Added up one by one, as sum() rounds otherwise since Python 3.12.
+        # Added one by one like the script; since Python 3.12 sum() rounds differently.
         for row in references:
             if row["id"] in answers:
                 truths = _truths(row)
@@ -66,13 +65,15 @@ class Squad(LocalMetric):
 
 
 class SquadV2(Squad):
-    """The same where some questions have no answer, with the scores of both kinds and the best threshold.
+    """Scores of data with unanswerable questions, whose references lack true answers.
 
-    Predictions have a third value, `no_answer_probability`, in any unit that grows with the doubt whether
-    there is an answer: above `no_answer_threshold` the question counts as answered by "". A question without
-    true answers is unanswerable. The result has `exact`, `f1` and `total`, the same as `HasAns_*` and
-    `NoAns_*` where there are such questions, and what the best threshold would give: `best_exact` at
-    `best_exact_thresh`, `best_f1` at `best_f1_thresh`. Raises `ValueError` for a question without prediction.
+    Predictions have a third value, `no_answer_probability`: a number in any unit that grows with the doubt in
+    an answer. Above `no_answer_threshold` the prediction counts as "".
+
+    The result has `exact`, `f1` and `total`; the same for answerable (`HasAns_*`) and unanswerable questions
+    (`NoAns_*`), if there are any; and the best scores over all thresholds, `best_exact` at
+    `best_exact_thresh` and `best_f1` at `best_f1_thresh`. `compute` raises `ValueError` for a question
+    without a prediction.
     """
 
     prediction: ClassVar[dict[str, datasets.Value]] = Squad.prediction | {
@@ -88,7 +89,7 @@ class SquadV2(Squad):
         missing = [name for name in truths if name not in answers]
         if missing:
             raise ValueError(
-                f"{len(missing)} questions have no prediction, such as {missing[:_SHOWN]}; give each one, "
+                f"{len(missing)} questions lack a prediction, such as {missing[:_SHOWN]}; give each one, "
                 'with the text "" where there is no answer'
             )
         raw = {
@@ -118,7 +119,7 @@ class SquadV2(Squad):
 
 
 def _words(text: str) -> list[str]:
-    """Lower case; without the ASCII punctuation, then without articles, which may be what that leaves."""
+    """Return the words of a text in lower case, without ASCII punctuation and then without articles."""
     return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
@@ -127,24 +128,24 @@ def _same(answer: str, truth: str) -> bool:
 
 
 def _overlap(answer: str, truth: str) -> float:
-    """Answer the harmonic mean of both texts' shares of common words, 0 where they have none in common."""
-    ours, theirs = _words(answer), _words(truth)
-    common = (Counter(ours) & Counter(theirs)).total()
+    """Return the harmonic mean of the shares of common words in both texts, 0 without common words."""
+    predicted, expected = _words(answer), _words(truth)
+    common = (Counter(predicted) & Counter(expected)).total()
     if common == 0:
         return 0.0
-    precision, recall = common / len(ours), common / len(theirs)
+    precision, recall = common / len(predicted), common / len(expected)
     return 2 * precision * recall / (precision + recall)
 
 
 def _overlap_or_both_empty(answer: str, truth: str) -> float:
-    # A whole number, as sum() adds those otherwise than floats since Python 3.12.
+    # An integer like in the script; since Python 3.12 sum() adds integers and floats differently.
     return int(not _words(answer)) if not _words(truth) else _overlap(answer, truth)
 
 
 def _truths(row: Row) -> list[str]:
     if not row["answers"]["text"]:
         raise ValueError(
-            f"question {row['id']!r} has no true answer; score data with unanswerable questions by SquadV2"
+            f"question {row['id']!r} lacks a true answer; score data with unanswerable questions by SquadV2"
         )
     return row["answers"]["text"]
 
@@ -155,7 +156,7 @@ def _best_scores(
     score: Callable[[str, str], float],
 ) -> dict[str, float]:
     def worded(texts: Iterable[str]) -> list[str]:
-        # Truths of articles and punctuation alone count for nothing; "" is then the only right answer.
+        # Truths of articles and punctuation alone are ignored; without others, "" is the right answer.
         return [text for text in texts if _words(text)] or [""]
 
     return {name: max(score(answers[name], text) for text in worded(truths[name])) for name in truths}
@@ -167,12 +168,13 @@ def _best_threshold(
     truths: Mapping[str, Sequence[str]],
     scores: Mapping[str, float],
 ) -> tuple[float, float]:
-    """Answer the best score in percent with the doubt up to which questions are answered to reach it.
+    """Return the best score in percent, and the threshold (a doubt) that gives it.
 
-    Starts with no question answered, then answers one after the other, the least doubtful first. Equal
-    doubts are passed one by one, although no threshold parts them: the official script does the same.
+    Starting with "" for every question, answers are taken one by one in order of doubt. Like the official
+    script, this also tries to split equal doubts, which no threshold can.
     """
-    current = best = sum(not texts for texts in truths.values())
+    best: float = sum(not texts for texts in truths.values())
+    current = best
     threshold = 0.0
     for name in sorted((name for name in doubts if name in truths), key=doubts.__getitem__):
         current += scores[name] if truths[name] else -bool(answers[name])

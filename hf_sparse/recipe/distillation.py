@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hf_sparse.distillation.features.layer_map import CHOICES
+from hf_sparse.distillation.layer_map import CHOICES
 from hf_sparse.fields import Part, Weight, one_of
 
 

@@ -119,10 +119,10 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_where_there_is_no_adapter_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="BertForSequenceClassification has none; put one on"):
+    with pytest.raises(ValueError, match="BertForSequenceClassification lacks adapters; add one"):
         trainer(tmp_path, bert())
     prompt = get_peft_model(bert(), PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
-    with pytest.raises(ValueError, match="has none; put one on"):
+    with pytest.raises(ValueError, match="lacks adapters; add one"):
         trainer(tmp_path, prompt)
 
 
@@ -137,7 +137,7 @@ def test_a_second_teacher_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_new_model_for_every_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="teacher: base is .* model_init makes another one"):
+    with pytest.raises(ValueError, match="teacher: base is .* model_init makes a new one"):
         SparseTrainer(
             model_init=lambda: adapted(sparse_bert(), masked()),
             args=arguments(tmp_path),

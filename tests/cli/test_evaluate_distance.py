@@ -106,7 +106,9 @@ def test_models_that_cannot_be_compared_are_refused_in_one_sentence(
     tmp_path: Path, student: Path, teacher: Path, pairs: Path
 ) -> None:
     wide = save(tmp_path / "wide", 0, width=32)
-    assert "states of width 16 and 32 have no distance" in refused("evaluate-distance", student, wide, pairs)
+    assert "states of width 16 and 32 cannot be compared" in refused(
+        "evaluate-distance", student, wide, pairs
+    )
     sizes = {
         "d_model": 16,
         "d_kv": 8,
@@ -117,7 +119,9 @@ def test_models_that_cannot_be_compared_are_refused_in_one_sentence(
     }
     T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(tmp_path / "t5")
     tokenizer().save_pretrained(tmp_path / "t5")
-    assert "an encoder-decoder has two" in refused("evaluate-distance", student, tmp_path / "t5", pairs)
+    assert "an encoder-decoder has two stacks" in refused(
+        "evaluate-distance", student, tmp_path / "t5", pairs
+    )
     swapped = tokenizer().get_vocab()
     swapped["cat"], swapped["mat"] = swapped["mat"], swapped["cat"]
     type(tokenizer())(vocab=swapped).save_pretrained(teacher)

@@ -96,7 +96,7 @@ def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path, texts: Path) -> None:
         (["--activations", "int8"], "quantization.activations"),
         (["--observer", "guess"], "quantization.observer"),
         (["--activations", "none", "--observer", "min_max"], "have no range to observe"),
-        (["--text-column", "three"], "there is no text column ['three']"),
+        (["--text-column", "three"], "text column ['three'] is missing"),
         (["--samples", "0"], "samples must be above 0, got 0"),
         (["--include", "nothing"], "include: 'nothing' matches no Linear"),
     ],

@@ -1,4 +1,4 @@
-"""Keep the files that datasets makes of data files inside the test's own directory."""
+"""Keep the cache of datasets in the temporary directory of the test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Texts to observe a model with."""
+"""Calibration texts and their batches."""
 
 import json
 from pathlib import Path
@@ -80,6 +80,6 @@ def test_sizes_below_1_are_refused(name: str) -> None:
 def test_a_length_without_room_for_a_text_is_refused() -> None:
     for texts, length in (([("a",)], 2), ([("a", "b")], 3)):
         with pytest.raises(
-            ValueError, match=f"max_length {length} leaves no token of a text beside {length} special"
+            ValueError, match=f"max_length {length} leaves no room for text beside {length} special"
         ):
             TextBatches(texts, bert(), NAMES, max_length=length)

@@ -1,4 +1,4 @@
-"""Which rows come out of which files."""
+"""Rows loaded from files and directories."""
 
 from pathlib import Path
 

@@ -39,7 +39,7 @@ def test_other_texts_are_scored_by_accuracy_or_correlations() -> None:
 
 
 def test_an_unknown_task_is_refused() -> None:
-    with pytest.raises(ValueError, match="'squad' is no GLUE task; choose one of cola"):
+    with pytest.raises(ValueError, match="'squad' is not a GLUE task; choose one of cola"):
         glue_task("squad")
 
 

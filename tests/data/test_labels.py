@@ -1,11 +1,11 @@
-"""Class names, their order, how rows spell them."""
+"""Class names, their order, and the labels of rows."""
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertConfig
 
 from hf_sparse.data.glue import GLUE_TASKS, glue_task
-from hf_sparse.data.labels import Labels, find_labels, label_encoder
+from hf_sparse.data.texts import Labels, find_labels, label_encoder
 
 
 def rows(values: list[object], feature: object = None) -> Dataset:
@@ -106,7 +106,7 @@ def test_a_label_that_is_no_class_is_refused() -> None:
 def test_columns_that_hold_no_classes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"label column 'genre' is missing among \['label'\]"):
         find_labels(rows(["a"]), "genre")
-    with pytest.raises(ValueError, match="nothing but"):
+    with pytest.raises(ValueError, match="holds only"):
         find_labels(rows(["a", "a"]))
     with pytest.raises(ValueError, match="without a label"):
         find_labels(rows(["a", None]))

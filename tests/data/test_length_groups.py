@@ -1,4 +1,4 @@
-"""Rows of one length lie side by side, in an order that is the same for every run of a seed."""
+"""Neighbouring rows have similar lengths, in an order that depends on seed and epoch alone."""
 
 import pytest
 import torch

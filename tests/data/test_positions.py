@@ -1,4 +1,4 @@
-"""As many tokens as a model has positions for, and not one more."""
+"""The largest number of tokens equals what the model accepts."""
 
 import pytest
 import torch

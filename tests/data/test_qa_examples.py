@@ -1,4 +1,4 @@
-"""Where a data set has its questions, what is refused about them."""
+"""The columns of questions, and the data that is refused."""
 
 import re
 
@@ -42,9 +42,11 @@ def test_answers_are_not_looked_for_where_they_are_not_needed() -> None:
 
 @pytest.mark.parametrize("kind", ["question", "context", "answers"])
 def test_a_missing_column_is_named(kind: str) -> None:
-    with pytest.raises(ValueError, match=rf"no column '{kind}' or .* among .*; name the one of the {kind}"):
+    with pytest.raises(
+        ValueError, match=rf"column '{kind}' or .* missing among .*; name the column of the {kind}"
+    ):
         question_columns(rows(**{kind: []}))
-    with pytest.raises(ValueError, match="no column 'x' among"):
+    with pytest.raises(ValueError, match="column 'x' is missing among"):
         question_columns(rows(), **{kind: "x"})
 
 
@@ -92,7 +94,7 @@ def test_rows_are_numbered_even_if_the_data_has_such_a_column() -> None:
 
 
 def test_data_without_rows_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are no questions, as the data has no rows"):
+    with pytest.raises(ValueError, match="the data has no rows, so no questions"):
         numbered(rows().select([]), QuestionColumns("question", "context", "answers"))
 
 

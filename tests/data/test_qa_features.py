@@ -1,4 +1,4 @@
-"""Which windows a context is cut into, where in them an answer is."""
+"""The windows of a context, and the positions of answers in them."""
 
 import logging
 from collections.abc import Sequence
@@ -216,7 +216,7 @@ def test_bad_settings_are_refused() -> None:
     class Slow(PreTrainedTokenizerFast):
         is_fast = False
 
-    with pytest.raises(ValueError, match="Slow does not say which characters .* take the fast tokenizer"):
+    with pytest.raises(ValueError, match="Slow does not map tokens to characters; take the fast tokenizer"):
         Cutting(Slow(tokenizer_object=gpt().backend_tokenizer), 16, 2)
     with pytest.raises(ValueError, match="doc_stride is a number of tokens, at least 0, got -1"):
         Cutting(bert(), 16, -1)

@@ -1,4 +1,4 @@
-"""Which answers are read from logits, compared with a search through every part of the context."""
+"""Answers from logits, compared with a search through every part of the context."""
 
 import math
 from collections.abc import Sequence
@@ -29,14 +29,14 @@ def question_set(
 
 
 def logits(questions: QuestionSet, seed: int, extra: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw logits at random, with `extra` ones beyond the tokens, as for padding."""
+    """Return random logits, with `extra` columns beyond the tokens as for padding."""
     width = questions.first.shape[1] + extra
     draw = np.random.default_rng(seed).normal(size=(2, len(questions), width)).astype(np.float32)
     return draw[0], draw[1]
 
 
 def set_logits(questions: QuestionSet, **parts: float) -> tuple[np.ndarray, np.ndarray]:
-    """Give the first and the last token of each part its score, all other tokens 0."""
+    """Return logits with these scores at the first and last token of each part, else 0."""
     starts, ends = (np.zeros(questions.first.shape, dtype=np.float32) for _ in range(2))
     for part, score in parts.items():
         text = part.replace("_", " ")
@@ -51,7 +51,7 @@ def set_logits(questions: QuestionSet, **parts: float) -> tuple[np.ndarray, np.n
 def search(
     questions: QuestionSet, starts: np.ndarray, ends: np.ndarray, row: int, longest: int
 ) -> list[tuple[str, float, float]]:
-    """Find all parts of a context, the best first, by trying each pair of tokens in each window."""
+    """Return all parts of a context, the best first, from every pair of tokens in every window."""
     best: dict[tuple[int, int], tuple[float, float]] = {}
     for window in np.flatnonzero(questions.row == row):
         tokens = [

@@ -1,4 +1,4 @@
-"""Which sentences become which pairs, with which labels, how much of the text is used."""
+"""The pairs made from sentences, their labels, and the share of text that is used."""
 
 import random
 from collections import Counter
@@ -24,7 +24,7 @@ def tokenizer() -> BertTokenizerFast:
 
 
 def text(*sizes: int, start: int = 0) -> str:
-    """Return sentences of these numbers of words, each on a line, the words numbered on from `start`."""
+    """Return sentences with these numbers of words, one per line; words are numbered from `start`."""
     lines = []
     for size in sizes:
         lines.append(" ".join(f"w{number}" for number in range(start, start + size)))
@@ -33,7 +33,7 @@ def text(*sizes: int, start: int = 0) -> str:
 
 
 def book(texts: int, longest: int = 12, seed: int = 0) -> list[str]:
-    """Return texts of one to nine sentences, in which every word is there once."""
+    """Return texts of one to nine sentences; every word occurs once."""
     draw, start, found = random.Random(seed), 0, []
     for _ in range(texts):
         sizes = [draw.randint(1, longest) for _ in range(draw.randint(1, 9))]
@@ -217,7 +217,10 @@ def test_bad_arguments_are_refused(tokenizer: BertTokenizerFast) -> None:
         (["One only.", None, "And one"], "none of 2 texts has a second one; give a paragraph or a document"),
         (["", None], "none of 0 texts has a second one"),
         ([], "none of 0 texts has a second one"),
-        (["One. Two.", " "], "come from another text, and there is only one; give a paragraph or a document"),
+        (
+            ["One. Two.", " "],
+            "come from another text, and only one was given; give a paragraph or a document",
+        ),
     ],
 )
 def test_texts_without_pairs_are_refused(texts: Sequence[str | None], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Which columns are taken for text."""
+"""The choice of text columns."""
 
 import pytest
 from datasets import Dataset
@@ -33,12 +33,12 @@ def test_the_guess_is_the_first_two_columns_of_strings_beside_the_label() -> Non
 
 def test_missing_columns_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"no text column \['premise', 'hypothesis'\]; choose among \['sentence'\]"
+        ValueError, match=r"text column \['premise', 'hypothesis'\] is missing; choose among \['sentence'\]"
     ):
         text_columns(rows("sentence"), "mnli")
     with pytest.raises(ValueError, match="1 or 2 columns"):
         text_columns(rows("a", "b", "c"), chosen=["a", "b", "c"])
-    with pytest.raises(ValueError, match="a column of strings"):
+    with pytest.raises(ValueError, match="holds strings; add a column of text"):
         text_columns(rows(label=[1]))
 
 
@@ -61,5 +61,5 @@ def test_a_column_called_text_is_read_alone() -> None:
 
 def test_a_column_without_text_is_refused() -> None:
     rows = Dataset.from_dict({"text": ["a"], "score": [1]})
-    with pytest.raises(ValueError, match="column 'score' holds int64, no text; choose among"):
+    with pytest.raises(ValueError, match="column 'score' holds int64, not text; choose among"):
         text_columns(rows, chosen=["score"])

@@ -1,4 +1,4 @@
-"""Tokenizers of every kind that differs in where an answer's tokens are."""
+"""Tiny tokenizers that differ in special tokens, spaces and padding."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
@@ -25,19 +25,19 @@ WORDS = [
 
 
 def bert(**options: str) -> BertTokenizerFast:
-    """Words and their ends; cls in front, all of a lower case."""
+    """WordPiece in lower case; cls in front."""
     return BertTokenizerFast(vocab={word: i for i, word in enumerate(SPECIAL + WORDS)}, **options)
 
 
 def roberta() -> PreTrainedTokenizerFast:
-    """Bytes, a space belonging to the word after it, cls in front, two signs in between."""
+    """Byte-level, spaces belong to the next word; cls in front, two separators between texts."""
     core = _bytes()
     core.post_processor = processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2), add_prefix_space=False)
     return _fast(core, cls_token="[CLS]", sep_token="[SEP]")
 
 
 def xlnet() -> PreTrainedTokenizerFast:
-    """Bytes, whose spaces belong to the places of words; cls at the end, padding on the left."""
+    """Spaces are part of the offsets of words; cls at the end, padding on the left."""
     core = _bytes()
     core.post_processor = processors.TemplateProcessing(
         single="$A [SEP] [CLS]",
@@ -48,7 +48,7 @@ def xlnet() -> PreTrainedTokenizerFast:
 
 
 def llama() -> PreTrainedTokenizerFast:
-    """Bytes; no cls but bos in front, which is also padding, on the left."""
+    """Byte-level; bos instead of cls in front, also used as padding on the left."""
     core = _bytes()
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A", pair="[CLS] $A $B:1", special_tokens=[("[CLS]", 2)]
@@ -57,7 +57,7 @@ def llama() -> PreTrainedTokenizerFast:
 
 
 def gpt(padding_side: str = "right") -> PreTrainedTokenizerFast:
-    """Bytes, no special tokens but padding."""
+    """Byte-level without special tokens except padding."""
     return _fast(_bytes(), padding_side=padding_side)
 
 

@@ -1,4 +1,4 @@
-"""The decoder of a teacher starts from what the student's own forward pass makes of the labels."""
+"""The teacher's decoder inputs equal those that the student derives from the labels."""
 
 import inspect
 from collections.abc import Iterator
@@ -120,7 +120,7 @@ def test_without_labels_a_model_answers_as_it_does_with_them(name: str) -> None:
 
 
 def decoding_classes() -> Iterator[type[PreTrainedModel]]:
-    """Yield the classes that generate by a decoder with inputs of its own."""
+    """Yield the generating classes whose decoder has separate inputs."""
     for name in dir(transformers):
         kind = getattr(transformers, name) if "For" in name or name.endswith("Model") else None
         generates = inspect.isclass(kind) and issubclass(kind, PreTrainedModel) and kind.can_generate()

@@ -49,11 +49,11 @@ def test_a_shallower_student_is_compared_with_the_layers_it_learns_from() -> Non
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(ValueError, match="states of width 32 and 48 have no distance"):
+    with pytest.raises(ValueError, match="states of width 32 and 48 cannot be compared"):
         layer_distances(make("bert"), make("bert", hidden_size=48), [batch("bert")])
-    with pytest.raises(ValueError, match="there is no text to measure distances on"):
+    with pytest.raises(ValueError, match="the batches hold no tokens to measure distances on"):
         layer_distances(make("bert"), make("bert"), [])
-    with pytest.raises(ValueError, match="an encoder-decoder has two"):
+    with pytest.raises(ValueError, match="an encoder-decoder has two stacks"):
         layer_distances(make("bert"), encoder_decoder("t5", 0, (2, 2)), [batch("bert")])
 
 

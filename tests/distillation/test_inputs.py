@@ -1,4 +1,4 @@
-"""Each model is given what it takes of a batch, and what it cannot do without is missed before it is used."""
+"""Models receive the columns that they take; missing ones are reported before the first step."""
 
 import logging
 from typing import Any
@@ -16,7 +16,7 @@ ADAPTER = LoraConfig(target_modules=["query"], task_type="SEQ_CLS")
 
 
 class Strange(nn.Module):
-    """A model of nobody's, which cannot do without something and takes nothing that it does not name."""
+    """A model outside transformers with a required argument and without other keywords."""
 
     def forward(self, input_ids: Tensor, boxes: Tensor, weight: float = 1.0) -> Tensor:
         return input_ids + boxes * weight

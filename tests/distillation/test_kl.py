@@ -1,4 +1,4 @@
-"""The divergence is the textbook one, with its gradient, for any dtype, block size, set of rows."""
+"""Divergence and gradient equal their definition for any dtype, block size and set of rows."""
 
 import math
 

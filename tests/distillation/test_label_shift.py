@@ -1,4 +1,4 @@
-"""Whether labels are shifted is what the loss of a model does, not what its class is called."""
+"""Whether labels are shifted depends on the loss of a model, not on the name of its class."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,18 +24,18 @@ from transformers import (
 )
 from transformers.loss.loss_utils import ForMaskedLMLoss
 
-from hf_sparse.distillation.label_shift import shifts_labels
+from hf_sparse.distillation.inputs import shifts_labels
 from tests.support.pairs import encoder_decoder, make
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 class Mine(LlamaForCausalLM):
-    """A causal model whose name says nothing."""
+    """A causal model with an arbitrary name."""
 
 
 class MyMaskedLM(BertForMaskedLM):
-    """A masked one likewise."""
+    """A masked language model with an arbitrary name."""
 
 
 class Around(nn.Module):

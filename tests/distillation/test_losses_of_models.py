@@ -1,4 +1,4 @@
-"""With real models, loss terms give the loss of the whole batch over any split of it, without its padding."""
+"""With real models, loss terms do not depend on how a batch is split, nor on padding."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -62,7 +62,7 @@ def texts() -> dict[str, Tensor]:
 
 
 def token_labels() -> Tensor:
-    """Some in rows of the first half, none in row 3, many in the last."""
+    """Labels: some in the first rows, none in row 3, many in the last."""
     inputs = texts()
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     labels[:3, ::2] = -100
@@ -129,7 +129,7 @@ def share(terms: Iterable[LossTerm], totals: Counts) -> Tensor:
 
 
 def gradients(name: str, sizes: list[int], kind: str) -> tuple[float, Tensor]:
-    """Return loss and gradient of a batch taken in micro-batches of these sizes."""
+    """Return loss and gradient of a batch split into micro-batches of these sizes."""
     make, labels, shifts = CASES[name]
     student, teacher = make(0), freeze(make(1))
     inputs = {**texts(), **labels}

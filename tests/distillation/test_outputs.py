@@ -1,4 +1,4 @@
-"""Outputs are found by name, whatever form a model returns them in."""
+"""Outputs are named for every form that a model may return."""
 
 from collections import namedtuple
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_sparse.distillation.outputs import named
+from hf_sparse.distillation.inputs import named
 
 LOSS, LOGITS, OTHER = torch.tensor(1.0), torch.ones(2, 3), torch.zeros(2, 3)
 Pair = namedtuple("Pair", "logits hidden")
@@ -32,7 +32,7 @@ def test_answers_have_a_start_and_an_end() -> None:
     inputs = {"start_positions": torch.ones(2), "end_positions": torch.ones(2)}
     found = named((LOSS, LOGITS, OTHER), inputs, "student")
     assert found["start_logits"] is LOGITS and found["end_logits"] is OTHER
-    with pytest.raises(ValueError, match="returned Tensor where start_logits and end_logits were looked for"):
+    with pytest.raises(ValueError, match="returned Tensor instead of start_logits and end_logits"):
         named(LOGITS, inputs, "student")
 
 
@@ -40,5 +40,5 @@ def test_answers_have_a_start_and_an_end() -> None:
     ("outputs", "what"), [(None, "NoneType"), ((), "tuple"), (LOSS, "Tensor"), (("text",), "str")]
 )
 def test_what_holds_no_logits_is_refused(outputs: Any, what: str) -> None:
-    with pytest.raises(ValueError, match=f"the teacher returned {what} where logits were looked for"):
+    with pytest.raises(ValueError, match=f"the teacher returned {what} instead of logits"):
         named(outputs, {}, "teacher")

@@ -1,4 +1,4 @@
-"""A teacher is frozen, sees no labels, and is refused with the reason where it does not fit its student."""
+"""A teacher is frozen, gets no labels, and is refused with a reason if it does not fit."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Encoders without a head: who teaches them, what they cannot learn."""
+"""Encoders without a head: which teachers fit and which terms are refused."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,7 +58,7 @@ def test_an_encoder_that_lacks_more_than_its_pooler_is_refused(tmp_path: Path) -
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
     with pytest.raises(
-        ValueError, match=r"no weights for \['encoder.layer.1.*of BertModel, which would teach noise"
+        ValueError, match=r"no weights for \['encoder.layer.1.*of BertModel, which would be random"
     ):
         load_teacher(path, bert(BertModel))
 
@@ -99,7 +99,7 @@ def test_what_has_a_head_of_its_own() -> None:
 
 
 def test_a_model_that_gives_a_loss_has_a_head_whatever_it_is_called() -> None:
-    """Their names end like those of encoders."""
+    """Models with heads whose names end like those of encoders."""
     named = (EncoderDecoderModel, MarianMTModel, CLIPModel, GPT2DoubleHeadsModel, BertGenerationDecoder)
     # Without weights, which are not looked at.
     made = [object.__new__(kind) for kind in named]
@@ -109,10 +109,10 @@ def test_a_model_that_gives_a_loss_has_a_head_whatever_it_is_called() -> None:
 @pytest.mark.parametrize(("name", "weight"), [("task", 0.5), ("logits", 1.0)])
 def test_a_term_that_needs_a_head_is_refused_for_an_encoder(name: str, weight: float) -> None:
     weights = SimpleNamespace(**{"task": 0.0, "logits": 0.0} | {name: weight})
-    with pytest.raises(ValueError, match="has no head") as caught:
+    with pytest.raises(ValueError, match="lacks a head") as caught:
         check_learnable(bert(BertModel), weights)
     assert str(caught.value) == (
-        f"{name} has weight {weight}, and BertModel has no head that would give it; override "
+        f"{name} has weight {weight}, and BertModel lacks a head to compute it; override "
         f"distillation.{name}=0 and give a weight to hidden, attention or relations, or load the model "
         "with a head"
     )

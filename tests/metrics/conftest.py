@@ -1,4 +1,4 @@
-"""Keep what evaluate would put into the home directory inside the test's own."""
+"""Keep the cache of evaluate in the temporary directory of the test."""
 
 from pathlib import Path
 

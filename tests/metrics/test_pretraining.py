@@ -1,4 +1,4 @@
-"""Which masked tokens and pairs count, what is kept of the logits."""
+"""Scores of masked tokens and pairs, from reduced logits."""
 
 import math
 

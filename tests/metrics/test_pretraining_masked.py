@@ -1,4 +1,4 @@
-"""Which tokens count, what is kept of the logits."""
+"""Accuracy of masked tokens, from reduced logits."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The scores of answers are those of the official scripts of SQuAD, written here a second time."""
+"""Scores equal those of the official SQuAD scripts, implemented here a second time."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 @dataclass(frozen=True)
 class Case:
-    """A question with what is answered to it; `doubt` is its probability that there is no answer."""
+    """A question with its prediction; `doubt` is the probability that it is unanswerable."""
 
     truths: Sequence[str]
     answer: str
@@ -216,7 +216,7 @@ def test_the_best_of_several_true_answers_counts_for_each_score_by_itself() -> N
 def test_v1_scores_a_missing_prediction_0_with_a_message(caplog: pytest.LogCaptureFixture) -> None:
     cases = [Case(["cat"], "cat"), Case(["dog"], "dog")]
     assert v1(cases, [True, False]) == {"exact_match": 50, "f1": 50}
-    assert "1 questions have no prediction and score 0: ['1']" in caplog.text
+    assert "1 questions lack a prediction and score 0: ['1']" in caplog.text
 
 
 def test_predictions_are_found_by_id_not_by_place() -> None:
@@ -226,7 +226,7 @@ def test_predictions_are_found_by_id_not_by_place() -> None:
 
 
 def test_v1_refuses_a_question_without_true_answers() -> None:
-    with pytest.raises(ValueError, match="question '0' has no true answer; score .* by SquadV2"):
+    with pytest.raises(ValueError, match="question '0' lacks a true answer; score .* by SquadV2"):
         v1([Case([], "")])
 
 
@@ -271,7 +271,7 @@ def test_v2_finds_the_best_threshold() -> None:
 
 def test_v2_refuses_missing_predictions_which_the_official_script_fails_on() -> None:
     predictions = [{"id": "x", "prediction_text": "", "no_answer_probability": 0.0}]
-    with pytest.raises(ValueError, match=r"1 questions have no prediction, such as \['0'\]; give each one"):
+    with pytest.raises(ValueError, match=r"1 questions lack a prediction, such as \['0'\]; give each one"):
         SquadV2().compute(predictions=predictions, references=references([Case([], "")]))
 
 

@@ -150,7 +150,7 @@ def test_terms_that_the_models_cannot_be_compared_by_are_refused() -> None:
 def test_a_teacher_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="vocabulary size is 100, the teacher's 50"):
         make_plan(distilled(), STEPS, model=bert(), teacher=bert(vocab_size=50))
-    with pytest.raises(ValueError, match="the recipe has no distillation"):
+    with pytest.raises(ValueError, match="the recipe lacks distillation"):
         make_plan(pruning(), STEPS, model=bert(), teacher=bert())
     with pytest.raises(ValueError, match="give the model too"):
         make_plan(distilled(), STEPS, teacher=bert())
@@ -246,7 +246,7 @@ def test_a_model_without_a_head_may_get_one() -> None:
     planned = make_plan(distilled(), STEPS, model=BertModel(bert().config))
     assert planned.loss_weights["task"] == 0.5 and planned.sparsity[-1] == pytest.approx(0.9, abs=1e-3)
     (said,) = (remark for remark in planned.remarks if "As it was saved" in remark)
-    assert "BertModel has no head" in said and "or load the model with a head" in said
+    assert "BertModel lacks a head" in said and "or load the model with a head" in said
 
 
 def test_a_run_of_no_steps_is_refused() -> None:

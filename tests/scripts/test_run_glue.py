@@ -199,12 +199,12 @@ def test_a_head_of_another_size_is_replaced_only_on_request(
 def test_bad_input_is_refused(script: Script, model_dir: Path, tmp_path: Path) -> None:
     main = script("run_glue").main
     write_table(tmp_path / "data" / "train.parquet", table(["sentence"], [0, 1], 4))
-    with pytest.raises(ValueError, match="'sst3' is no GLUE task"):
+    with pytest.raises(ValueError, match="'sst3' is not a GLUE task"):
         main(arguments(model_dir, tmp_path / "data", tmp_path / "out", "--task_name", "sst3"))
     with pytest.raises(ValueError, match=r"no split 'validation', only \['train'\]"):
         main(arguments(model_dir, tmp_path / "data", tmp_path / "out"))
     write_table(tmp_path / "data" / "validation.parquet", table(["sentence"], [0, 1], 4))
-    with pytest.raises(ValueError, match=r"no text column \['premise', 'hypothesis'\]"):
+    with pytest.raises(ValueError, match=r"text column \['premise', 'hypothesis'\] is missing"):
         main(arguments(model_dir, tmp_path / "data", tmp_path / "out", "--task_name", "mnli"))
     nameless = arguments(model_dir, tmp_path / "data", tmp_path / "out", "--tokenizer_name", str(model_dir))[
         2:

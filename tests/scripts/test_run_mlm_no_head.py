@@ -157,7 +157,7 @@ def test_what_an_encoder_alone_cannot_do_is_refused(
     script: Script, encoder: Path, text: Path, tmp_path: Path
 ) -> None:
     main = script("run_mlm").main
-    with pytest.raises(ValueError, match="task has weight 0.5, and BertModel has no head"):
+    with pytest.raises(ValueError, match="task has weight 0.5, and BertModel lacks a head"):
         main(
             arguments(
                 encoder,

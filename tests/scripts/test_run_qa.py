@@ -212,7 +212,7 @@ def test_bad_input_is_refused(script: Script, model_dir: Path, data: Path, tmp_p
     with pytest.raises(ValueError, match="2 of 4 questions have no answer; set version_2_with_negative"):
         main(given(tmp_path / "v2", "--do_eval"))
     write_table(tmp_path / "bare" / "train.parquet", {"question": ["ba ?"], "context": ["ba be"]})
-    with pytest.raises(ValueError, match="no column 'answers' or 'answer' among"):
+    with pytest.raises(ValueError, match="column 'answers' or 'answer' is missing among"):
         main(given(tmp_path / "bare", "--do_train"))
     best = "--do_train --do_eval --eval_strategy epoch --save_strategy epoch --load_best_model_at_end"
     with pytest.raises(ValueError, match="answers are scored without a loss"):

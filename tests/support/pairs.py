@@ -1,4 +1,4 @@
-"""Students and teachers whose inner states can be compared: eager attention, no dropout, wide weights."""
+"""Students and teachers with comparable inner states: eager attention, no dropout, wide weights."""
 
 from collections import ChainMap
 from types import SimpleNamespace
@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from hf_sparse.distillation.batch_counts import count
+from hf_sparse.distillation.features import TERMS
 from hf_sparse.distillation.features.term import FeatureTerm
-from hf_sparse.distillation.features.terms import TERMS
 from hf_sparse.distillation.losses import LossTerm
 from hf_sparse.distillation.teacher import freeze
 
@@ -67,7 +67,7 @@ def make(kind: str, seed: int = 0, **config: Any) -> PreTrainedModel:
 
 
 def encoder_decoder(kind: str, seed: int, layers: tuple[int, int], width: int = 32) -> PreTrainedModel:
-    """A T5 or BART with so many layers in its encoder, in its decoder."""
+    """Return a T5 or BART with these numbers of encoder and decoder layers."""
     torch.manual_seed(seed)
     encoder, decoder = layers
     if kind == "t5":
@@ -93,7 +93,7 @@ def encoder_decoder(kind: str, seed: int, layers: tuple[int, int], width: int = 
 
 
 def batch(kind: str, rows: int = 6, length: int = 8) -> dict[str, Tensor]:
-    """Texts with padding at the end, of varying length, or images."""
+    """Return texts of varying length with padding at the end, or images."""
     generator = torch.Generator().manual_seed(0)
     if kind == "vit":
         return {"pixel_values": torch.randn(rows, 3, 8, 8, generator=generator)}
@@ -118,7 +118,7 @@ def term_of(name: str, student: PreTrainedModel, teacher: PreTrainedModel, **set
 def states(
     term: FeatureTerm, student: PreTrainedModel, teacher: PreTrainedModel, inputs: dict[str, Tensor]
 ) -> tuple[ChainMap, ChainMap]:
-    """Return what a term compares, of the student with gradients."""
+    """Return the states that a term compares; those of the student have gradients."""
     with term.watch(student, "student") as ours:
         outputs = student(**inputs, **term.forward_options)
     with torch.no_grad(), term.watch(freeze(teacher), "teacher") as theirs:

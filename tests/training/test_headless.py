@@ -101,7 +101,7 @@ def test_labels_give_a_task_loss_that_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("term", "weight"), [("task", 0.5), ("logits", 1.0)])
 def test_a_term_that_needs_a_head_is_refused(term: str, weight: float, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=rf"{term} has weight {weight}, and BertModel has no head .*{term}=0"
+        ValueError, match=rf"{term} has weight {weight}, and BertModel lacks a head .*{term}=0"
     ):
         distil(tmp_path, encoder(), hidden=1.0, **{term: weight})
 
@@ -109,7 +109,7 @@ def test_a_term_that_needs_a_head_is_refused(term: str, weight: float, tmp_path:
 def test_a_recipe_without_a_term_for_an_encoder_is_refused(tmp_path: Path) -> None:
     recipe = Recipe.from_dict({"sparsity": PRUNED})
     run = SparseTrainer(encoder(), arguments(tmp_path), recipe=recipe, train_dataset=rows())
-    with pytest.raises(ValueError, match=r"BertModel has no loss of its own.* add distillation with task: 0"):
+    with pytest.raises(ValueError, match=r"BertModel cannot compute a loss.* add distillation with task: 0"):
         run.train()
 
 

@@ -96,6 +96,6 @@ def test_a_sentence_transformer_is_refused_with_the_way_out(tmp_path: Path) -> N
 def test_outputs_without_logits_are_refused_before_a_weight_changes(tmp_path: Path) -> None:
     run = trainer(tmp_path, WEIGHTS, teacher=Own(make("bert", 1), lambda outputs: "nothing"))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    with pytest.raises(ValueError, match="the teacher returned str where logits were looked for"):
+    with pytest.raises(ValueError, match="the teacher returned str instead of logits"):
         run.train()
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())

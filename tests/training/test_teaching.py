@@ -141,5 +141,5 @@ def test_a_teacher_that_is_the_student_is_refused(tmp_path: Path) -> None:
 def test_teacher_without_distillation_or_the_reverse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no teacher was given; pass teacher="):
         SparseTrainer(bert(), arguments(tmp_path), recipe=RECIPE)
-    with pytest.raises(ValueError, match="the recipe has no distillation; leave the teacher out"):
+    with pytest.raises(ValueError, match="the recipe lacks distillation; leave the teacher out"):
         SparseTrainer(bert(), arguments(tmp_path), recipe=Recipe(), teacher=bert(1))

@@ -1,6 +1,6 @@
-"""Attention probabilities of mapped layers, by divergence.
+"""Divergence between the attention probabilities of mapped layers.
 
-MiniLM (Wang et al. 2020, arXiv:2002.10957, section 3.1) compares those of the last layer.
+MiniLM (Wang et al. 2020, arXiv:2002.10957, section 3.1) compares the last layers.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hf_sparse.distillation.batch_counts import fitting_mask
-from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
     FeatureTerm,
@@ -21,69 +20,74 @@ from hf_sparse.distillation.features.term import (
     require_same_shape,
 )
 from hf_sparse.distillation.kl import categorical
-from hf_sparse.distillation.losses import LossTerm, position_term, precise
+from hf_sparse.distillation.layer_map import chosen_pairs, layer_map
+from hf_sparse.distillation.losses import LossTerm, add_up, position_term, precise
 
 
 class Attention(FeatureTerm):
-    """KL(teacher || student) of the probabilities at each query, averaged over heads and pairs of layers."""
+    """KL(teacher || student) of the attention of each query, averaged over heads and pairs of layers."""
 
     forward_options = {"output_attentions": True}
 
     def __init__(self, settings: FeatureSettings, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
-        ours, theirs = configuration(student, "student"), configuration(teacher, "teacher")
-        for role, config in (("student", ours), ("teacher", theirs)):
-            _check_probabilities(role, config)
-        if ours.num_attention_heads != theirs.num_attention_heads:
+        student_config = configuration(student, "student")
+        teacher_config = configuration(teacher, "teacher")
+        _check_probabilities("student", student_config)
+        _check_probabilities("teacher", teacher_config)
+        heads = student_config.num_attention_heads, teacher_config.num_attention_heads
+        if heads[0] != heads[1]:
             raise ValueError(
-                f"attention compares head by head, and the student has {ours.num_attention_heads} heads, the "
-                f"teacher {theirs.num_attention_heads}; use relations, which divides both anew"
+                f"attention compares head by head, and the student has {heads[0]} heads, the teacher "
+                f"{heads[1]}; use relations, which splits both models into the same number of parts"
             )
-        _check_no_dropout(ours)
-        depths = ours.num_hidden_layers, theirs.num_hidden_layers
+        _check_no_dropout(student_config)
+        depths = student_config.num_hidden_layers, teacher_config.num_hidden_layers
         self.pairs = layer_map(settings.layers, *depths)
-        self.choices = told_pairs(settings.layers, *depths)
+        self.choices = chosen_pairs(settings.layers, *depths)
 
     def forward(
         self, student: Mapping[str, Any], teacher: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> list[LossTerm]:
-        total: Tensor | float = 0.0
-        for layer, their_layer in self.pairs.items():
-            ours = learnable(_probabilities(student, layer), f"attention of layer {layer}")
-            theirs = _probabilities(teacher, their_layer)
-            require_same_shape(ours, theirs, "attention probabilities")
-            batch, heads, length, _ = ours.shape
+        divergences = []
+        for layer, teacher_layer in self.pairs.items():
+            learned = learnable(_probabilities(student, layer), f"attention of layer {layer}")
+            target = _probabilities(teacher, teacher_layer)
+            require_same_shape(learned, target, "attention probabilities")
+            batch, heads, length, _ = learned.shape
             keep = fitting_mask((batch, length), inputs)
             rows = None if keep is None else keep[:, None].expand(batch, heads, length)
-            # The logarithms of probabilities are logits of them. Those of the student stay finite: where it
-            # gives a key no weight at all, the divergence would be infinite.
-            logits = precise(ours).clamp(min=torch.finfo(ours.dtype).tiny).log()
-            total += categorical(logits, precise(theirs).log(), 1.0, rows) / (heads * len(self.pairs))
-        return [position_term(total, length, inputs)]
+            # Log probabilities serve as logits. Those of the student are kept finite: a key to which it gives
+            # zero weight would make the divergence infinite.
+            logits = precise(learned).clamp(min=torch.finfo(learned.dtype).tiny).log()
+            divergences.append(
+                categorical(logits, precise(target).log(), 1.0, rows) / (heads * len(self.pairs))
+            )
+        return [position_term(add_up(divergences), length, inputs)]
 
 
 def _check_probabilities(role: Role, config: PreTrainedConfig) -> None:
     if config.is_encoder_decoder:
         raise ValueError(
-            f"attention compares one kind of attention, and the {role} is an encoder-decoder, which has "
-            "three; use hidden"
+            f"attention compares one kind of attention per layer, and the {role} is an encoder-decoder "
+            "with three; use hidden"
         )
-    # The setting has no public name to read it by.
+    # Configurations offer no public attribute for it.
     implementation = config._attn_implementation
     if implementation != "eager":
         raise ValueError(
-            f"the {role}'s attention is {implementation}, which keeps its probabilities to itself; load the "
+            f"the {role}'s attention is {implementation}, which does not return probabilities; load the "
             'model with attn_implementation="eager", or call model.set_attn_implementation("eager")'
         )
 
 
 def _check_no_dropout(config: PreTrainedConfig) -> None:
-    """Refuse a student whose probabilities are returned with some dropped and the rest scaled up."""
+    """Refuse a student with attention dropout: it returns probabilities after dropout."""
     rates = config.to_dict().items()
     dropped = [name for name, rate in rates if name.startswith("att") and "drop" in name and rate]
     if dropped:
         raise ValueError(
-            f"attention compares probabilities, and the student drops some of them in training ({dropped[0]} "
+            f"attention compares probabilities, and the student applies dropout to them ({dropped[0]} "
             f"is {getattr(config, dropped[0])}); load it with {dropped[0]}=0.0, or use relations"
         )
 

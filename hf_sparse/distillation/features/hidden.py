@@ -1,4 +1,4 @@
-"""Hidden states of mapped layers, by squared error (TinyBERT: Jiao et al. 2020, arXiv:1909.10351)."""
+"""Squared error between the hidden states of mapped layers (TinyBERT: Jiao et al. 2020, arXiv:1909.10351)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -11,7 +11,6 @@ from transformers import PreTrainedConfig
 
 from hf_sparse.architectures import DECODER_DEPTHS, ENCODER_DEPTHS
 from hf_sparse.distillation.batch_counts import fitting_mask, label_mask
-from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
     FeatureTerm,
@@ -20,7 +19,8 @@ from hf_sparse.distillation.features.term import (
     learnable,
     require_same_shape,
 )
-from hf_sparse.distillation.losses import LossTerm, position_term, precise
+from hf_sparse.distillation.layer_map import chosen_pairs, layer_map
+from hf_sparse.distillation.losses import LossTerm, add_up, position_term, precise
 
 _DECODER = "decoder_hidden_states"
 _STACKS = {"encoder_hidden_states": ENCODER_DEPTHS, _DECODER: DECODER_DEPTHS}
@@ -28,7 +28,7 @@ _SEED = 0
 
 
 class HiddenSettings(FeatureSettings, Protocol):
-    """How errors of layers are scaled against each other, and whether each is logged: see `HiddenRecipe`."""
+    """How the errors of layers are scaled, and whether each is logged: see `HiddenRecipe`."""
 
     normalize: bool
     layer_weights: Mapping[int, float]
@@ -36,51 +36,53 @@ class HiddenSettings(FeatureSettings, Protocol):
 
 
 class Hidden(FeatureTerm):
-    """The mean over the hidden width of the squared error at each token, averaged over the pairs of layers.
+    """Squared error at each token, averaged over the hidden width and the pairs of layers.
 
-    Normalized, the error of a layer is divided by the mean square of the teacher's states there (SquareHead:
-    Kurtic et al. 2023, arXiv:2310.06927), so that 1 is the error of states that are all zero. That mean is
-    taken once, over the first batch, where the authors take it over every batch: a sum over micro-batches is
-    then the same however they are cut. Where the widths differ, a learned matrix (teacher's width, student's
-    width) for each pair, float32, takes the student's states to the teacher's width. In encoder-decoders
-    both stacks are compared; the decoder's positions are those with a label.
+    With `normalize`, the error of a layer is divided by the mean square of the teacher's states there
+    (SquareHead: Kurtic et al. 2023, arXiv:2310.06927), so states that are all zero have an error of 1. The
+    mean square is measured once, over the first batch; the authors measure it in every batch, where the loss
+    would depend on how a batch is split into micro-batches. If the widths differ, a learned float32 matrix
+    (teacher width, student width) for each pair projects the student's states. In encoder-decoders both
+    stacks are compared; decoder positions without a label are left out.
     """
 
     forward_options = {"output_hidden_states": True}
+    mean_squares: Tensor
 
     def __init__(self, settings: HiddenSettings, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
-        ours, theirs = configuration(student, "student"), configuration(teacher, "teacher")
-        depths, their_depths = _depths(ours), _depths(theirs)
-        if depths.keys() != their_depths.keys():
+        student_config = configuration(student, "student")
+        teacher_config = configuration(teacher, "teacher")
+        depths, teacher_depths = _depths(student_config), _depths(teacher_config)
+        if depths.keys() != teacher_depths.keys():
             raise ValueError(
-                "hidden compares two encoder-decoders or two models of one stack, got "
+                "hidden compares two encoder-decoders or two models with one stack, got "
                 f"{type(student).__name__} and {type(teacher).__name__}; take another teacher, or leave "
                 "hidden out"
             )
         self.pairs = {
-            stack: layer_map(settings.layers, depth, their_depths[stack], lowest=0)
+            stack: layer_map(settings.layers, depth, teacher_depths[stack], lowest=0)
             for stack, depth in depths.items()
         }
-        both = ((depth, their_depths[stack]) for stack, depth in depths.items())
-        # Both stacks of an encoder-decoder may say the same.
+        both = ((depth, teacher_depths[stack]) for stack, depth in depths.items())
+        # Both stacks of an encoder-decoder may be paired in the same way.
         self.choices = tuple(
-            dict.fromkeys(said for pair in both for said in told_pairs(settings.layers, *pair))
+            dict.fromkeys(choice for pair in both for choice in chosen_pairs(settings.layers, *pair))
         )
         self.count = sum(len(layers) for layers in self.pairs.values())
         self.layer_weights = _layer_weights(settings.layer_weights, self.pairs)
         self.log_layers = settings.log_layers
         if settings.normalize:
-            # Zero until the first batch is seen. In the state dict, so that a resumed run goes on with it.
+            # Zero until the first batch. As part of the state dict, a buffer survives resuming.
             self.register_buffer("mean_squares", torch.zeros(self.count))
         self._prepared = False
         self._errors: dict[str, list[LossTerm]] = {}
         self.projections = nn.ParameterDict()
-        if ours.hidden_size != theirs.hidden_size:
-            # A generator of its own: what a seed gives must not depend on the recipe.
+        if student_config.hidden_size != teacher_config.hidden_size:
+            # A separate generator: the random numbers of the run must not depend on the recipe.
             generator = torch.Generator().manual_seed(_SEED)
             for name in (f"{stack}_{layer}" for stack, layers in self.pairs.items() for layer in layers):
-                matrix = torch.empty(theirs.hidden_size, ours.hidden_size)
+                matrix = torch.empty(teacher_config.hidden_size, student_config.hidden_size)
                 nn.init.xavier_uniform_(matrix, generator=generator)
                 self.projections[name] = nn.Parameter(matrix)
 
@@ -90,18 +92,18 @@ class Hidden(FeatureTerm):
 
     @property
     def unprepared(self) -> bool:
-        # Looked at until it is no longer so: on an accelerator every look waits for it.
+        # The tensor is read only until it is set: each read on an accelerator waits for the device.
         self._prepared = self._prepared or not self.normalizes or bool(self.mean_squares.any())
         return not self._prepared
 
     def restart(self) -> None:
-        """Measure the mean squares anew in the next first batch."""
+        """Discard the mean squares; the next first batch measures them again."""
         self._prepared = False
         if self.normalizes:
             self.mean_squares.zero_()
 
     def prepare(self, seen: Iterable[Seen], accelerator: Accelerator) -> None:
-        """Take the mean squares of the teacher's states over the tokens of a batch, over all processes."""
+        """Measure the mean squares of the teacher's states over the tokens of a batch, of all processes."""
         sums = torch.zeros(2, self.count, device=accelerator.device)
         for teacher, inputs in seen:
             pairs = ((stack, layer) for stack, layers in self.pairs.items() for layer in layers.values())
@@ -112,7 +114,7 @@ class Hidden(FeatureTerm):
         self.mean_squares.copy_(squares / numbers.clamp(min=1)).clamp_(min=torch.finfo(torch.float32).tiny)
 
     def forget_normalization(self) -> None:
-        """Compute errors as they are, as runs did that began before errors could be normalized."""
+        """Stop normalizing, for resumed runs that began before errors could be normalized."""
         self._buffers.pop("mean_squares", None)
 
     @property
@@ -124,29 +126,30 @@ class Hidden(FeatureTerm):
     ) -> list[LossTerm]:
         terms, number, self._errors = [], 0, {}
         for stack, layers in self.pairs.items():
-            total: Tensor | float = 0.0
-            for layer, their_layer in layers.items():
-                ours = precise(learnable(_state(student, stack, layer), f"hidden states of layer {layer}"))
-                theirs = precise(_state(teacher, stack, their_layer))
+            errors = []
+            for layer, teacher_layer in layers.items():
+                learned = precise(learnable(_state(student, stack, layer), f"hidden states of layer {layer}"))
+                target = precise(_state(teacher, stack, teacher_layer))
                 if self.projections:
-                    ours = functional.linear(ours, self.projections[f"{stack}_{layer}"].to(ours.dtype))
-                require_same_shape(ours, theirs, "hidden states")
-                length = ours.shape[1]
-                ours, theirs = _compared(stack, inputs, ours, theirs)
-                error = (ours - theirs).square().sum() / theirs.shape[-1]
+                    matrix = self.projections[f"{stack}_{layer}"].to(learned.dtype)
+                    learned = functional.linear(learned, matrix)
+                require_same_shape(learned, target, "hidden states")
+                length = learned.shape[1]
+                learned, target = _compared(stack, inputs, learned, target)
+                error = (learned - target).square().sum() / target.shape[-1]
                 if self.normalizes:
                     error = error / self.mean_squares[number]
                 if self.log_layers:
                     name = f"{stack.removesuffix('hidden_states')}{layer}"
                     self._errors[name] = [_term(stack, error.detach(), length, inputs)]
-                total += self.layer_weights.get(layer, 1.0) * error / self.count
+                errors.append(self.layer_weights.get(layer, 1.0) * error / self.count)
                 number += 1
-            terms.append(_term(stack, total, length, inputs))
+            terms.append(_term(stack, add_up(errors), length, inputs))
         return terms
 
 
 def _compared(stack: str, inputs: Mapping[str, Any], *states: Tensor) -> tuple[Tensor, ...]:
-    """Leave out padding and, in a decoder, positions without a label, of states (batch, length, width)."""
+    """Select from states (batch, length, width) the positions to compare: tokens, in a decoder labels."""
     keep = (label_mask if stack == _DECODER else fitting_mask)(states[0].shape[:2], inputs)
     if keep is None or keep.all():
         return states
@@ -163,7 +166,7 @@ def _layer_weights(
     compared = {layer for layers in pairs.values() for layer in layers}
     if others := sorted(set(weights) - compared):
         raise ValueError(
-            f"layer_weights has a weight for layer {others[0]}, which is not compared; those that are: "
+            f"layer_weights names layer {others[0]}, which is not compared; the compared layers are "
             f"{', '.join(map(str, sorted(compared)))}"
         )
     if weights and not any(weights.get(layer, 1.0) for layer in compared):
@@ -172,19 +175,20 @@ def _layer_weights(
 
 
 def _depths(config: PreTrainedConfig) -> dict[str, int]:
-    """Return the number of layers of each stack, by the name of the output that holds its hidden states."""
+    """Return the number of layers of each stack, keyed by the name of the output with its hidden states."""
     if not config.is_encoder_decoder:
         return {"hidden_states": config.num_hidden_layers}
-    depths = {
+    depths: dict[str, int | None] = {
         stack: next((getattr(config, name) for name in names if hasattr(config, name)), None)
         for stack, names in _STACKS.items()
     }
-    if None in depths.values():
+    known = {stack: depth for stack, depth in depths.items() if depth is not None}
+    if len(known) < len(depths):
         raise ValueError(
-            f"{type(config).__name__} does not say how many layers its encoder and decoder have, by any of "
+            f"the number of encoder and decoder layers is not in {type(config).__name__} under any of "
             f"{', '.join(name for names in _STACKS.values() for name in names)}; leave hidden out"
         )
-    return depths
+    return known
 
 
 def _state(outputs: Mapping[str, Any], stack: str, layer: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""Queries, keys and values as the layers of a model compute them, by hooks that do not stay."""
+"""Read the queries, keys and values of attention layers, by hooks that are removed afterwards."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
@@ -14,28 +14,29 @@ Projections = tuple[nn.Linear, nn.Linear, nn.Linear]
 
 
 def find_projections(model: nn.Module, layers: int) -> list[tuple[nn.Module, Projections]]:
-    """Return every attention module of a model with its projections of queries, keys and values.
+    """Return the attention modules of a model, each with its projections of queries, keys and values.
 
-    Raises `ValueError` unless they are as many as the layers, or fewer, each used by as many layers.
+    Raises `ValueError` if none is found, or if their number does not divide `layers`; a module that several
+    layers share counts once.
     """
-    found = []
+    found: list[tuple[nn.Module, Projections]] = []
     for module in model.modules():
         for names in PROJECTIONS:
-            projections = tuple(getattr(module, name, None) for name in names)
-            if all(map(_is_linear, projections)):
-                found.append((module, projections))
+            queries, keys, values = (getattr(module, name, None) for name in names)
+            if _is_linear(queries) and _is_linear(keys) and _is_linear(values):
+                found.append((module, (queries, keys, values)))
     if not found:
         raise ValueError(f"relations needs projections of queries, keys and values, and {_why_none(model)}")
     if layers % len(found):
         raise ValueError(
-            f"{type(model).__name__} has {len(found)} attention modules for {layers} layers, so it is not "
-            "known which belongs to which; use hidden"
+            f"{type(model).__name__} has {len(found)} attention modules for {layers} layers, so which "
+            "belongs to which layer is unknown; use hidden"
         )
     return found
 
 
-def _is_linear(module: nn.Module | None) -> bool:
-    """Say whether a module is a Linear, as it is or with an adapter, whose output is then that of both."""
+def _is_linear(module: nn.Module | None) -> TypeGuard[nn.Linear]:
+    """Return whether a module is a Linear or an adapter around one, which has the same attributes."""
     return isinstance(module, nn.Linear) or isinstance(getattr(module, "base_layer", None), nn.Linear)
 
 
@@ -44,19 +45,20 @@ def _why_none(model: nn.Module) -> str:
     if fused:
         return (
             f"{type(model).__name__} computes all three at once, in {fused[0]}; use hidden, or attention "
-            "where the heads are as many"
+            "if both models have the same number of heads"
         )
     names = " or ".join(", ".join(names) for names in PROJECTIONS)
-    return f"{type(model).__name__} has no Linears named {names}; use hidden"
+    return f"{type(model).__name__} lacks Linears named {names}; use hidden"
 
 
 @contextmanager
 def recorded(
     model: nn.Module, layers: int, wanted: Collection[int]
 ) -> Iterator[dict[int, dict[str, Tensor]]]:
-    """Fill a mapping with the vectors of the wanted layers, counted from 1, by kind, as the block runs.
+    """Record queries, keys and values of the wanted layers during forward passes inside the block.
 
-    Each is (batch, length, width), as its projection gives it. On leaving, the model is as it was before.
+    The mapping is filled as the model runs: layer (from 1) -> kind -> output of the projection, usually
+    (batch, length, width). The hooks are removed when the block ends.
     """
     vectors: dict[int, dict[str, Tensor]] = {}
     entered = 0
@@ -67,7 +69,7 @@ def recorded(
 
     def keep(kind: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            # The first call in a layer: DeBERTa projects its relative positions by the same modules later.
+            # Keep the first call in a layer: DeBERTa projects relative positions by the same modules later.
             if entered in wanted:
                 vectors.setdefault(entered, {}).setdefault(kind, output)
 

@@ -1,4 +1,4 @@
-"""What a distance between inner states of student and teacher has to offer."""
+"""The interface of a distillation term: a distance between inner states of student and teacher."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -19,64 +19,70 @@ Seen = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 class FeatureSettings(Protocol):
-    """What every term is told: which student layers learn from which teacher layers (see `layer_map`)."""
+    """Settings of every term: which student layers learn from which teacher layers (see `layer_map`)."""
 
     layers: str | Mapping[int, int]
 
 
 class FeatureTerm(nn.Module, ABC):
-    """One distance, made from (settings, student, teacher); it holds neither model.
+    """A distance between inner states, constructed from (settings, student, teacher).
 
-    Making it raises `ValueError` where the two cannot be compared. Its parameters, if any, are learned with
-    the student's.
+    The constructor raises `ValueError` if the models cannot be compared. A term keeps no reference to either
+    model. Its own parameters, such as projections, are trained together with the student's.
     """
 
     forward_options: ClassVar[dict[str, bool]] = {}
-    """Keywords for the forward pass of both models, without which they do not return what is compared."""
+    """Keywords that both forward passes need in order to return the compared states."""
 
     choices: tuple[str, ...] = ()
-    """What a rule has chosen that nobody has asked for, as sentences: see `told_pairs`."""
+    """Sentences that describe automatic choices, such as layer pairs (`chosen_pairs`); each is logged."""
 
     def watch(self, model: nn.Module, role: Role) -> AbstractContextManager[Mapping[str, Any]]:
-        """Collect what a forward pass inside the block does not return; the mapping is filled as it runs."""
+        """Record states that a forward pass inside the block does not return; it fills the mapping."""
         return nullcontext({})
 
     @property
     def unprepared(self) -> bool:
-        """Whether the term must see the teacher's states of a whole batch before it can be computed."""
+        """Whether `prepare` must be called with a whole batch before the term can be computed."""
         return False
 
     def prepare(self, seen: Iterable[Seen], accelerator: Accelerator) -> None:
-        """See what the teacher makes of all micro-batches of a first batch."""
+        """Measure what the term needs of the teacher's outputs, over all micro-batches of the first batch."""
 
     def restart(self) -> None:
-        """Forget what was prepared, for a run that begins anew."""
+        """Discard what `prepare` measured, at the start of a run."""
 
     @property
     def details(self) -> dict[str, list[LossTerm]]:
-        """Parts of the last comparison that are logged by themselves, each by the end of its name."""
+        """Parts of the last comparison to log separately, by the suffix of their names."""
         return {}
 
     @abstractmethod
     def forward(
         self, student: Mapping[str, Any], teacher: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> list[LossTerm]:
-        """Compare the outputs of both models, with what was watched, for one micro-batch."""
+        """Return the loss terms of one micro-batch.
+
+        Args:
+            student: The student's outputs by name, with the states that `watch` recorded.
+            teacher: The same of the teacher.
+            inputs: The micro-batch.
+        """
 
 
 def configuration(model: nn.Module, role: Role) -> PreTrainedConfig:
-    """Return the configuration of a model's layers; raise `ValueError` if it has none."""
+    """Return the configuration of a model's layers; raise `ValueError` for models outside transformers."""
     config = getattr(unwrapped(model), "config", None)
     if not isinstance(config, PreTrainedConfig):
         raise ValueError(
-            f"the {role} {type(model).__name__} has no transformers configuration, which says how many "
-            "layers it has; leave hidden, attention and relations out of distillation"
+            f"the {role} {type(model).__name__} lacks a transformers configuration, so its layers are "
+            "unknown; leave hidden, attention and relations out of distillation"
         )
     return config if config.is_encoder_decoder else config.get_text_config()
 
 
 def learnable(state: Tensor, what: str) -> Tensor:
-    """Return an inner state of the student; raise `ValueError` if nothing can be learned through it."""
+    """Return an inner state of the student; raise `ValueError` if no gradient flows through it."""
     if torch.is_grad_enabled() and not state.requires_grad:
         raise ValueError(
             f"no gradient reaches the student through {what}: under reentrant checkpointing of activations, "
@@ -85,10 +91,11 @@ def learnable(state: Tensor, what: str) -> Tensor:
     return state
 
 
-def require_same_shape(ours: Tensor, theirs: Tensor, what: str) -> None:
-    """Raise `ValueError` unless both inner states have one shape."""
-    if ours.shape != theirs.shape:
+def require_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
+    """Raise `ValueError` unless both inner states have the same shape."""
+    if student.shape != teacher.shape:
         raise ValueError(
-            f"{what} of the student have shape {tuple(ours.shape)}, of the teacher {tuple(theirs.shape)}; "
-            "take a teacher that cuts its inputs into the same positions, or leave this term out"
+            f"{what} of the student have shape {tuple(student.shape)}, of the teacher "
+            f"{tuple(teacher.shape)}; take "
+            "a teacher that splits its inputs into the same positions, or leave this term out"
         )

@@ -1,4 +1,4 @@
-"""The distillation of a training run: a teacher, and its losses in place of the task's loss alone."""
+"""The distillation of a training run: find its teacher, and add the teacher's losses to the task's loss."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,6 @@ from transformers import Trainer
 from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.distillation.base_teacher import BaseAsTeacher
 from hf_sparse.distillation.batch_counts import count_items
-from hf_sparse.distillation.gradients import has_gradient
 from hf_sparse.distillation.inputs import teacher_inputs
 from hf_sparse.distillation.teacher import check_own_tokenizer, has_head
 from hf_sparse.recipe.distillation import DistillationRecipe
@@ -24,10 +23,10 @@ from hf_sparse.training.parts.distiller import Distiller
 from hf_sparse.training.parts.part import ComputeLoss, Run, RunPart
 from hf_sparse.training.parts.resolve import is_sparse
 
-# The section of the sidecar that holds the parameters of feature terms.
+# The section of the sidecar with the parameters of feature terms.
 _LEARNED = "distillation"
 
-# Teachers that are made of the student.
+# Teachers that are made from the student.
 _OWN = {
     "self": "a copy of the model that training starts from",
     "base": "the model with its adapters off",
@@ -60,7 +59,7 @@ class DistillationPart(RunPart):
         return self.distiller.teacher_takes.names
 
     def model_inputs(self, trainer: Host, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch without what only the teacher reads: what Trainer would give the student."""
+        """Return a batch without the columns that the teacher alone reads."""
         trainer._set_signature_columns_if_needed()
         student, teacher = self.distiller.student_takes, self.distiller.teacher_takes
         own = student.names | {*trainer._signature_columns}
@@ -69,7 +68,7 @@ class DistillationPart(RunPart):
         return {name: value for name, value in inputs.items() if name in own or name not in teacher.names}
 
     def begin(self, run: Run, saved: SavedState | None) -> None:
-        """Start without totals of earlier steps, with the accelerator of this run."""
+        """Discard the counts of earlier steps; take the accelerator of this run and the saved state."""
         if saved is not None and run.recipe.distillation is not None:
             self.distiller.go_by(run.recipe.distillation)
         if run.accelerator is not None:
@@ -82,11 +81,11 @@ class DistillationPart(RunPart):
         yield f"Learning from a teacher, {type(self.distiller.teacher).__name__}"
 
     def before_batch(self, run: Run, batches: Sequence[Mapping[str, Any]]) -> None:
-        """Count what the losses of the next optimizer step will be divided by."""
+        """Count the items that the losses of the next optimizer step are divided by."""
         self.distiller.begin_step(run.model, batches)
 
     def after_backward(self, run: Run, last: bool) -> float:
-        """Average the gradients of feature terms over processes: DDP averages only those of the model."""
+        """Average the gradients of feature terms over processes; DDP averages those of the model alone."""
         if last:
             self.distiller.average_gradients()
         return 0.0
@@ -100,7 +99,7 @@ class DistillationPart(RunPart):
         return {_LEARNED: self.distiller.state()}
 
     def end(self, run: Run, best: SavedState | None) -> None:
-        """Forget the counts of the last step: later losses have their own."""
+        """Discard the counts of the last step, so that later losses use their own."""
         self.distiller.forget()
 
     def wrap_loss(self, trainer: Host, compute: ComputeLoss) -> ComputeLoss:
@@ -119,12 +118,12 @@ class DistillationPart(RunPart):
     ) -> Tensor | tuple[Tensor, Any]:
         task: Tensor | None = None
         with self.distiller.watching(trainer.model) as watched:
-            # A copy, because label smoothing takes the labels out of what it is given.
+            # A copy, because label smoothing removes the labels from its inputs.
             seen = self.model_inputs(trainer, inputs) | self.distiller.forward_options(trainer.model)
             if self.distiller.needs_task(inputs):
                 task, outputs = self._mean_loss(trainer, compute, model, seen)
-                if not has_gradient(outputs):
-                    # Some Trainers compute the loss without what they return, such as TRL's without logits.
+                if not _has_gradient(outputs):
+                    # Some Trainers return outputs without gradient, such as TRL's if its loss skips logits.
                     outputs = model(**teacher_inputs(seen))
             else:
                 outputs = model(**teacher_inputs(seen))
@@ -134,9 +133,9 @@ class DistillationPart(RunPart):
     def _mean_loss(
         self, trainer: Host, compute: ComputeLoss, model: nn.Module, inputs: dict[str, Any]
     ) -> tuple[Tensor, Any]:
-        """Return the task's mean loss over one micro-batch, with the outputs of the model.
+        """Return the task's mean loss over one micro-batch and the outputs of the model.
 
-        Whatever divides by `num_items_in_batch` is given the count of this micro-batch.
+        Losses that divide by `num_items_in_batch` receive the count of this micro-batch.
         """
         items, function = count_items(inputs, self.distiller.shifts_labels), trainer.compute_loss_func
         if not callable(function):
@@ -145,8 +144,8 @@ class DistillationPart(RunPart):
         def counted(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
             return function(outputs, labels, num_items_in_batch=items)
 
-        # Trainer multiplies by the number of processes if it is given a count, which it takes for all of
-        # them.
+        # Trainer multiplies the loss by the number of processes if it receives a count, because it expects
+        # the count of all processes.
         trainer.compute_loss_func = counted
         try:
             return compute(model, inputs, return_outputs=True)
@@ -157,9 +156,9 @@ class DistillationPart(RunPart):
 def find_teacher(
     recipe: DistillationRecipe | None, given: nn.Module | None, trainer: Host
 ) -> nn.Module | None:
-    """Return the teacher of a run: the one that was given, or one made of the trainer's model.
+    """Return the teacher of a run: the one that was passed, or one made from the trainer's model.
 
-    Raises `ValueError` if recipe and teacher contradict each other, or such a teacher would teach nothing.
+    Raises `ValueError` if recipe and teacher contradict each other, or the teacher would equal the student.
     """
     teacher = given
     if recipe is not None and recipe.teacher != "given":
@@ -169,7 +168,7 @@ def find_teacher(
             "the recipe has distillation but no teacher was given; pass teacher=, or override "
             "distillation=null"
             if teacher is None
-            else "a teacher was given but the recipe has no distillation; leave the teacher out, or add "
+            else "a teacher was given but the recipe lacks distillation; leave the teacher out, or add "
             "distillation"
         )
     return teacher
@@ -179,7 +178,7 @@ def require_loss(model: nn.Module, elsewhere: bool) -> None:
     """Raise `ValueError` for an encoder without a head, unless its loss is computed `elsewhere`."""
     if not elsewhere and not has_head(model):
         raise ValueError(
-            f"{type(model).__name__} has no loss of its own, so it would learn nothing; add "
+            f"{type(model).__name__} cannot compute a loss, so it would learn nothing; add "
             "distillation with task: 0, logits: 0 and a weight for hidden, attention or relations, "
             "load the model with a head, or pass compute_loss_func"
         )
@@ -193,7 +192,7 @@ def _own_teacher(kind: str, given: nn.Module | None, trainer: Host) -> nn.Module
         )
     if trainer.model_init is not None:
         raise ValueError(
-            f"teacher: {kind} is {_OWN[kind]}, and model_init makes another one for every run; pass "
+            f"teacher: {kind} is {_OWN[kind]}, and model_init makes a new one for every run; pass "
             "model= instead"
         )
     if kind == "base":
@@ -201,14 +200,14 @@ def _own_teacher(kind: str, given: nn.Module | None, trainer: Host) -> nn.Module
     if (present := _share_removed(trainer.model)) > 0:
         raise ValueError(
             f"teacher: self copies the dense model that training starts from, and {present:.1%} of this "
-            "one is zero already, so what it was is gone; pass the dense model that it was made from as "
-            "teacher= (--teacher_name_or_path) with distillation.teacher=given, or start from that one"
+            "one is zero already; pass the dense model that it was made from as teacher= "
+            "(--teacher_name_or_path) with distillation.teacher=given, or start from that model"
         )
     return copy.deepcopy(trainer.model)
 
 
 def _check_learned_parameters(trainer: Host) -> None:
-    """Raise `ValueError` where projections cannot join the optimizer, or would be lost."""
+    """Raise `ValueError` if projections cannot join the optimizer, or would be lost."""
     way_out = "take a teacher of the student's hidden size, or leave hidden out of distillation"
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
@@ -227,12 +226,12 @@ def _check_learned_parameters(trainer: Host) -> None:
 
 
 def _divided_by(trainer: Host) -> int:
-    """Return the number of micro-batches that Trainer divides a loss by, 1 where it leaves that to others.
+    """Return the number of micro-batches that Trainer divides a loss by.
 
-    It leaves it to a loss function of the user, and to a Trainer that declares its loss scaled.
+    It is 1 with a loss function of the user and for a Trainer that declares its loss scaled.
     """
     scaled = trainer.compute_loss_func is not None
-    # Trainer reads this attribute from transformers 5.19 on.
+    # Trainer reads this attribute since transformers 5.19.
     declared = getattr(trainer, "loss_is_scaled_for_ga", None)
     if declared is not None and hasattr(Trainer, "loss_is_scaled_for_ga"):
         scaled = declared
@@ -243,6 +242,12 @@ def _share_removed(model: nn.Module) -> float:
     try:
         targets = find_targets(model)
     except ValueError:
-        # A model without targets has never been pruned.
+        # A model without targets cannot have been pruned.
         return 0.0
     return measure_sparsity(model, targets).overall if is_sparse(model, targets) else 0.0
+
+
+def _has_gradient(outputs: Any) -> bool:
+    """Return whether the gradient of any output of a model reaches its weights."""
+    held = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return any(torch.is_tensor(value) and value.requires_grad for value in held or ())

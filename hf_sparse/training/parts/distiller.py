@@ -1,26 +1,30 @@
-"""The loss of a distilled training run: terms, their totals over the whole batch, their log lines."""
+"""Compute the loss of a distilled run: its terms, their counts over the whole batch, their logs."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import reduce
-from operator import add
 from typing import Any
 
 import torch
+import torch._dynamo
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from hf_sparse.distillation.batch_counts import Counts, count
-from hf_sparse.distillation.features.compiled import notice_hooks
+from hf_sparse.distillation.features import TERMS
 from hf_sparse.distillation.features.hidden import Hidden
 from hf_sparse.distillation.features.term import FeatureTerm, Role
-from hf_sparse.distillation.features.terms import TERMS
-from hf_sparse.distillation.inputs import Taken, as_mapping, check_given, decoder_inputs, teacher_inputs
-from hf_sparse.distillation.label_shift import shifts_labels
-from hf_sparse.distillation.losses import LossTerm, logits_terms, task_terms
-from hf_sparse.distillation.outputs import named
+from hf_sparse.distillation.inputs import (
+    Taken,
+    as_mapping,
+    check_given,
+    decoder_inputs,
+    named,
+    shifts_labels,
+    teacher_inputs,
+)
+from hf_sparse.distillation.losses import LossTerm, add_up, logits_terms, task_terms
 from hf_sparse.distillation.teacher import check_compatible, freeze, has_head
 from hf_sparse.recipe.distillation import DistillationRecipe
 
@@ -28,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 
 class Distiller:
-    """Adds the teacher's losses to the task's, each divided by its count over the whole batch.
+    """Adds the teacher's losses to the task's loss, each divided by its count over the whole batch.
 
-    An average of the means of micro-batches weighs a token by the length of its neighbours; sums divided by
+    Averaging the means of micro-batches would weigh a token by the lengths of its neighbours. Sums divided by
     the counts of the whole batch give the loss of one large batch.
     """
 
@@ -41,13 +45,13 @@ class Distiller:
         self.recipe = recipe
         self.teacher = freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
-        # A teacher that computes with the layers of another module names that module.
+        # A teacher that runs the layers of another module names it `watched`.
         self.teachers_layers = getattr(teacher, "watched", teacher)
         self.terms: dict[str, FeatureTerm] = {
             name: TERMS[name](settings, student, self.teachers_layers)
             for name, settings in recipe.features.items()
         }
-        # The same terms as one module, for their parameters.
+        # The same terms as one module, which holds their parameters.
         self.features = nn.ModuleDict(self.terms).to(accelerator.device)
         for name, term in self.terms.items():
             for choice in term.choices:
@@ -62,25 +66,25 @@ class Distiller:
         self._checked = False
 
     def go_by(self, recipe: DistillationRecipe) -> None:
-        """Follow the recipe of the resumed run, which may have begun before errors were normalized."""
+        """Take the recipe of a resumed run, which may have begun before errors could be normalized."""
         self.recipe = recipe
         hidden = self.terms.get("hidden")
         if recipe.hidden is not None and not recipe.hidden.normalize and isinstance(hidden, Hidden):
             hidden.forget_normalization()
 
     def forward_options(self, model: nn.Module) -> dict[str, bool]:
-        """Return the keywords with which a forward pass returns all that is compared."""
+        """Return the keywords that a forward pass needs in order to return all compared states."""
         options = {
             name: value for term in self.terms.values() for name, value in term.forward_options.items()
         }
         return options | as_mapping(model)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that are learned beside the student; they belong to neither model."""
+        """Return the parameters of the terms, which are trained together with the student."""
         return list(self.features.parameters())
 
     def state(self) -> dict[str, Tensor]:
-        """Return a copy, on the CPU, of the tensors that a checkpoint must hold of the terms."""
+        """Return copies on the CPU of the tensors of the terms that a checkpoint holds."""
         return {name: value.cpu().clone() for name, value in self.features.state_dict().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -94,11 +98,11 @@ class Distiller:
             ) from error
 
     def begin_step(self, student: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
-        """Count the items of one optimizer step, over all its micro-batches and processes.
+        """Count the items of one optimizer step over all its micro-batches and processes.
 
-        Before the first step, terms that need the teacher's states of a whole batch are given them.
+        The first step also checks the teacher's inputs and prepares the terms that need a whole batch.
         """
-        # Trainer clears only the gradients of the model.
+        # Trainer clears the gradients of the model alone.
         self.features.zero_grad()
         if batches and not self._checked:
             check_given(student, self.teacher, batches[0], self._given(student, batches[0]))
@@ -120,7 +124,7 @@ class Distiller:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
     def begin_training(self, accelerator: Accelerator) -> None:
-        """Start a run with its accelerator; a hyperparameter search makes one for every trial."""
+        """Start a run with its accelerator; each trial of a hyperparameter search has a new one."""
         self.accelerator = accelerator
         for term in self.terms.values():
             term.restart()
@@ -136,14 +140,14 @@ class Distiller:
 
     @contextmanager
     def watching(self, model: nn.Module, role: Role = "student") -> Iterator[list[Mapping[str, Any]]]:
-        """Collect, for each term, what a forward pass inside the block computes and does not return."""
+        """Record, for each term, the states that a forward pass inside the block does not return."""
         with ExitStack() as stack:
             yield [stack.enter_context(term.watch(model, role)) for term in self.terms.values()]
 
     def needs_task(self, inputs: Mapping[str, Any]) -> bool:
-        """Return whether the task's loss of a batch is computed: it has weight, or the batch has labels.
+        """Return whether to compute the task's loss: it has weight, or the batch has labels.
 
-        An encoder without a head computes none.
+        Never for an encoder without a head.
         """
         labelled = teacher_inputs(inputs).keys() != inputs.keys()
         return self.headed and (bool(self.recipe.task) or labelled)
@@ -153,7 +157,7 @@ class Distiller:
         return self.teacher_takes.of(teacher_inputs(inputs) | decoder_inputs(student, inputs))
 
     def _teach(self, student: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the teacher's outputs, with what its terms watch, for one micro-batch."""
+        """Return the teacher's outputs and recorded states for one micro-batch."""
         given = self._given(student, inputs) | self.forward_options(self.teacher)
         watching = self.watching(self.teachers_layers, "teacher")
         with torch.no_grad(), self.accelerator.autocast(), watching as seen:
@@ -171,14 +175,14 @@ class Distiller:
     ) -> Tensor:
         """Return the weighted loss of one micro-batch, a scalar.
 
-        It is scaled so that the mean over micro-batches and processes, which Trainer and DDP take of
-        gradients, is the loss of the whole batch.
+        Trainer and DDP average gradients over micro-batches and processes; the loss is scaled so that the
+        average is the gradient of the whole batch.
 
         Args:
-            student: The model, for its configuration.
-            task: The mean of the task's loss over this micro-batch; None if it has no weight.
-            outputs: What the student's forward pass over `inputs` returned.
-            watched: What `watching` collected of the same pass.
+            student: The model; its configuration is read.
+            task: The task's mean loss over this micro-batch; None if it was not computed.
+            outputs: The student's outputs for `inputs`.
+            watched: What `watching` recorded in the same pass.
             inputs: The micro-batch.
             micro_batches: The number that Trainer divides a loss by.
         """
@@ -189,7 +193,7 @@ class Distiller:
             # Models without a configured problem type set it in their first forward pass.
             problem_type = getattr(getattr(student, "config", None), "problem_type", None)
             terms["logits"] = logits_terms(outputs, teacher, inputs, self.recipe.temperature, problem_type)
-        # In half precision, products of states have larger errors than the distances between them.
+        # In half precision, rounding errors of products of states exceed the distances between states.
         with torch.autocast(self.accelerator.device.type, enabled=False):
             for name, term in self.terms.items():
                 terms[name] = term(_joined(outputs, *watched), teacher, inputs)
@@ -204,13 +208,13 @@ class Distiller:
         }
         for name, share in (shares | details).items():
             self._logged[name] = self._logged.get(name, 0.0) + share.detach()
-        # A term without weight stays out of the graph: 0 times a loss that overflowed is NaN.
-        return copies * _total(
+        # A term of weight 0 stays out of the graph: 0 times an infinite loss is NaN.
+        return copies * add_up(
             self.weights[name] * share for name, share in shares.items() if self.weights[name]
         )
 
     def drain_logs(self) -> dict[str, float]:
-        """Return the mean of each unweighted loss term, over all processes, since the last call."""
+        """Return the mean of each loss term before weighting, over all processes, since the last call."""
         if not self._steps:
             return {}
         means = {
@@ -229,13 +233,20 @@ class Distiller:
 
 
 def _share(terms: list[LossTerm], totals: Counts) -> Tensor:
-    return _total(term.total / totals.of(term.unit) for term in terms)
-
-
-def _total(values: Iterable[Tensor]) -> Tensor:
-    return reduce(add, values)
+    return add_up(term.total / totals.of(term.unit) for term in terms)
 
 
 def _joined(*found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a model returned and what its terms watched as one mapping; the first has precedence."""
+    """Merge mappings; the first has precedence."""
     return {name: value for values in reversed(found) for name, value in values.items()}
+
+
+def notice_hooks() -> None:
+    """Make compiled models call hooks that are added after compilation.
+
+    By default torch reuses compiled code without checking for hooks, so hooks added later would not run. This
+    turns the check on and discards all code that the process has compiled so far; it is compiled again when
+    it is next called.
+    """
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""Attention probabilities are compared by their divergence, where they can be had."""
+"""Attention probabilities are compared by divergence if both models return them."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_keys_without_any_probability_give_a_finite_loss_and_gradient() -> None:
 
 
 def test_keys_without_probability_in_the_teacher_count_nothing() -> None:
-    """A causal model gives the future none: only what both may look at is compared."""
+    """Causal models give future keys probability 0, which contributes nothing."""
     student, teacher, inputs = make("llama"), make("llama", 1), batch("llama")
     assert mean(compare("attention", student, teacher, inputs), inputs).isfinite()
 
@@ -82,7 +82,7 @@ def test_a_student_that_drops_probabilities_is_refused(kind: str, setting: str) 
 
 def test_an_encoder_decoder_is_refused() -> None:
     model = encoder_decoder("bart", 0, (1, 1))
-    with pytest.raises(ValueError, match="the student is an encoder-decoder, which has three; use hidden"):
+    with pytest.raises(ValueError, match="the student is an encoder-decoder with three; use hidden"):
         term_of("attention", model, model)
 
 

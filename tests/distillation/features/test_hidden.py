@@ -1,4 +1,4 @@
-"""Hidden states are compared by their squared error, through a learned projection where widths differ."""
+"""Hidden states are compared by squared error, through a learned projection if widths differ."""
 
 import pytest
 import torch
@@ -100,7 +100,7 @@ def test_both_stacks_of_an_encoder_decoder_are_compared(kind: str) -> None:
 
 
 def test_an_encoder_without_tokens_has_a_mean_over_its_own_positions() -> None:
-    """Sounds of 16 frames are 8 positions of the encoder, beside 5 labels."""
+    """Audio of 16 frames gives 8 encoder positions; there are 5 labels."""
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -139,19 +139,21 @@ def test_projections_of_an_encoder_decoder_are_told_apart() -> None:
 
 def test_a_decoder_without_labels_is_refused() -> None:
     student, inputs = encoder_decoder("bart", 0, (1, 1)), batch("bert")
-    with pytest.raises(ValueError, match=r"labels of shape \(6, 8\) say which .* got none"):
+    with pytest.raises(ValueError, match=r"labels of shape \(6, 8\) are not -100, got none"):
         compare("hidden", student, encoder_decoder("bart", 1, (1, 1)), inputs)
 
 
 def test_models_of_other_stacks_are_refused() -> None:
-    with pytest.raises(ValueError, match="two models of one stack, got BertForSequence.* and BartFor"):
+    with pytest.raises(ValueError, match="two models with one stack, got BertForSequence.* and BartFor"):
         term_of("hidden", make("bert"), encoder_decoder("bart", 1, (1, 1)))
 
 
 def test_an_encoder_decoder_that_hides_its_depth_is_refused() -> None:
     configs = [make("bert").config for _ in range(2)]
     model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*configs))
-    with pytest.raises(ValueError, match="EncoderDecoderConfig does not say how many layers"):
+    with pytest.raises(
+        ValueError, match="the number of encoder and decoder layers is not in EncoderDecoderConfig"
+    ):
         term_of("hidden", model, model)
 
 

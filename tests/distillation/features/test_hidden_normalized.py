@@ -1,4 +1,4 @@
-"""Errors of hidden states over the teacher's mean square, weighted and logged layer by layer."""
+"""Errors of hidden states divided by the teacher's mean square, weighted and logged by layer."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ NORMALIZED = {"normalize": True}
 
 
 def outputs(*layers: list[list[float]]) -> dict[str, tuple[Tensor, ...]]:
-    """Return the states of one text after the embeddings, which no layer is compared with."""
+    """Return the output of the embeddings for one text; it is not compared."""
     embeddings = torch.zeros(1, len(layers[0]), len(layers[0][0]))
     return {"hidden_states": (embeddings, *(torch.tensor([layer]) for layer in layers))}
 
@@ -101,7 +101,9 @@ def test_both_stacks_of_an_encoder_decoder_are_normalized() -> None:
 
 
 def test_weights_of_layers_that_are_not_compared_are_refused() -> None:
-    with pytest.raises(ValueError, match="a weight for layer 3, which is not compared; those that are: 1, 2"):
+    with pytest.raises(
+        ValueError, match="names layer 3, which is not compared; the compared layers are 1, 2"
+    ):
         term(layer_weights={3: 1.0})
     with pytest.raises(ValueError, match="gives every layer the weight 0; leave hidden out"):
         term(layer_weights={1: 0.0, 2: 0.0})

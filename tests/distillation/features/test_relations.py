@@ -1,4 +1,4 @@
-"""Relations are compared between models of any width, from vectors that hooks catch and let go."""
+"""Relations compare models of any width, from vectors recorded by temporary hooks."""
 
 import copy
 import pickle
@@ -34,7 +34,7 @@ SIZES = {
 
 
 def plain(ours: Tensor, theirs: Tensor, heads: int, keep: Tensor) -> Tensor:
-    """The mean over sentences' tokens of KL, sentence by sentence, without any padding."""
+    """The mean KL over tokens, computed sentence by sentence without padding."""
     total = 0.0
     for mine, wanted, real in zip(ours, theirs, keep, strict=True):
         logs = []
@@ -69,7 +69,7 @@ def test_values_of_fewer_heads_than_queries_are_split_alike() -> None:
 
 
 def families() -> dict[str, tuple[PreTrainedModel, str]]:
-    """Models with the module, in their second layer, that makes the queries."""
+    """Models, each with the query projection of its second layer."""
     torch.manual_seed(0)
     deberta = DebertaV2Config(
         **SIZES, relative_attention=True, pos_att_type="c2p|p2c", share_att_key=True, position_buckets=8
@@ -153,9 +153,7 @@ def test_a_model_without_projections_is_refused() -> None:
     model = make("bert")
     for layer in model.bert.encoder.layer:
         layer.attention.self.query = nn.Identity()
-    with pytest.raises(
-        ValueError, match="BertForSequenceClassification has no Linears named query, key, val"
-    ):
+    with pytest.raises(ValueError, match="BertForSequenceClassification lacks Linears named query, key, val"):
         term_of("relations", make("bert"), model)
 
 
@@ -181,14 +179,14 @@ def test_heads_have_to_divide_every_width(
 
 
 def test_an_encoder_decoder_is_refused() -> None:
-    with pytest.raises(ValueError, match="the teacher is an encoder-decoder, which has three; use hidden"):
+    with pytest.raises(ValueError, match="the teacher is an encoder-decoder with three; use hidden"):
         term_of("relations", make("bert"), encoder_decoder("t5", 0, (1, 1)))
 
 
 def test_a_layer_that_computed_nothing_is_refused() -> None:
     student, teacher, inputs = make("bert"), make("bert", 1), batch("bert")
     term = term_of("relations", student, teacher)
-    with pytest.raises(ValueError, match="a forward pass computed no queries of shape .* in layer 1"):
+    with pytest.raises(ValueError, match="the forward pass did not compute queries of shape .* in layer 1"):
         term({"projections": {}}, {"projections": {}}, inputs)
 
 

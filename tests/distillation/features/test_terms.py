@@ -1,4 +1,4 @@
-"""What every feature term promises, on several architectures."""
+"""Properties of every feature term, on several architectures."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_sparse.distillation.batch_counts import count
-from hf_sparse.distillation.features.terms import TERMS
+from hf_sparse.distillation.features import TERMS
 from hf_sparse.recipe.distillation import DistillationRecipe, FeatureRecipe
 from tests.support.pairs import KINDS, batch, compare, make, mean, states, term_of
 
@@ -32,7 +32,7 @@ def test_a_teacher_that_agrees_gives_no_loss_or_gradient(name: str, kind: str) -
 
 
 def gradients(name: str, kind: str, sizes: list[int]) -> tuple[float, Tensor]:
-    """Return loss and gradient of a batch of 6 rows taken in micro-batches of these sizes."""
+    """Return loss and gradient of a batch of 6 rows split into micro-batches of these sizes."""
     student, teacher, inputs = make(kind), make(kind, 1), batch(kind)
     totals, loss = count(inputs, False), 0.0
     parts = zip(*(torch.split(value, sizes) for value in inputs.values()), strict=True)
@@ -89,7 +89,7 @@ def test_half_precision_models_are_compared_in_single_precision(name: str) -> No
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_model_without_a_configuration_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="the teacher Linear has no transformers configuration"):
+    with pytest.raises(ValueError, match="the teacher Linear lacks a transformers configuration"):
         term_of(name, make("bert"), torch.nn.Linear(2, 2))
 
 

@@ -1,4 +1,4 @@
-"""The loss of distillation inside a training run, however its batches are cut."""
+"""The distillation loss of a training run does not depend on how batches are split."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def teaching(task: float = TASK, logits: float = LOGITS) -> Recipe:
 def taught(
     lesson: Lesson, folder: Path, cut: tuple[int, int] = ONE_BATCH, rows: int = 8, **changes: Any
 ) -> tuple[SparseTrainer, dict[str, Tensor], dict[str, float]]:
-    """Train one step over `rows` rows; return the trainer, the gradients of that step, its log line."""
+    """Train one step on `rows` rows; return the trainer, the gradients and the log line."""
     batch, micro_batches = cut
     parts = {"recipe": teaching(), "teacher": lesson.make(1), "train_dataset": lesson.rows(rows)}
     given = {name: changes.pop(name) for name in (*parts, "compute_loss_func", "kind") if name in changes}

@@ -1,10 +1,10 @@
-"""Layers are mapped as published, and never beyond what a model has."""
+"""Layers are mapped as published, and only to layers that exist."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_sparse.distillation.features.layer_map import layer_map, told_pairs
+from hf_sparse.distillation.layer_map import chosen_pairs, layer_map
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_a_mapping_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("layers", "lowest", "message"),
     [
-        ({5: 12}, 1, "the student has no layer 5 to compare; its layers are 1 to 4, counted from 1"),
-        ({4: 13}, 1, "the teacher has no layer 13 to compare; its layers are 1 to 12"),
-        ({0: 1}, 1, "the student has no layer 0 to compare; its layers are 1 to 4"),
-        ({1: 13}, 0, "the teacher has no layer 13 to compare; its layers are 0 to 12"),
+        ({5: 12}, 1, "layer 5 of the student does not exist; its layers are 1 to 4, counted from 1"),
+        ({4: 13}, 1, "layer 13 of the teacher does not exist; its layers are 1 to 12"),
+        ({0: 1}, 1, "layer 0 of the student does not exist; its layers are 1 to 4"),
+        ({1: 13}, 0, "layer 13 of the teacher does not exist; its layers are 0 to 12"),
     ],
 )
 def test_layers_that_are_not_there_are_refused(layers: dict[int, int], lowest: int, message: str) -> None:
@@ -53,8 +53,8 @@ def test_layers_that_are_not_there_are_refused(layers: dict[int, int], lowest: i
 
 
 def test_pairs_of_two_depths_are_told_unless_somebody_chose_them() -> None:
-    (said,) = told_pairs("uniform", 3, 12)
+    (said,) = chosen_pairs("uniform", 3, 12)
     assert "3 layers of the student and 12 of the teacher" in said and "1 from 4, 2 from 8, 3 from 12" in said
-    (said,) = told_pairs("last", 3, 12)
+    (said,) = chosen_pairs("last", 3, 12)
     assert "by layers: last, 3 from 12; a mapping" in said
-    assert told_pairs({1: 4}, 3, 12) == told_pairs("uniform", 3, 3) == ()
+    assert chosen_pairs({1: 4}, 3, 12) == chosen_pairs("uniform", 3, 3) == ()

@@ -1,8 +1,0 @@
-"""The feature terms a recipe can name, each by the name of its settings."""
-
-from hf_sparse.distillation.features.attention import Attention
-from hf_sparse.distillation.features.hidden import Hidden
-from hf_sparse.distillation.features.relations import Relations
-from hf_sparse.distillation.features.term import FeatureTerm
-
-TERMS: dict[str, type[FeatureTerm]] = {"hidden": Hidden, "attention": Attention, "relations": Relations}
