@@ -8,8 +8,8 @@ import pytest
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import Linear, LoraLayer
 
-from hf_sparse.checkpoint.packed.file import METHOD
 from hf_sparse.checkpoint.packed.hf_quantizer import SUPPORTED
+from hf_sparse.checkpoint.packed.packed_file import METHOD
 
 KNOWN = (
     f"from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as known; assert {METHOD!r} in known"

@@ -32,8 +32,8 @@ from hf_sparse.checkpoint.configuration import (
     read_config,
     require_plausible,
 )
-from hf_sparse.checkpoint.packed.file import METHOD
 from hf_sparse.checkpoint.packed.model import load_packed
+from hf_sparse.checkpoint.packed.packed_file import METHOD
 from hf_sparse.checkpoint.saved_files import module_folders, packed_file, saved_file, weight_files
 from hf_sparse.checkpoint.sidecar import RANGES, SIDECAR, check_weights, read_state
 from hf_sparse.distillation.teacher import HUB_OPTIONS, TOKENIZER_FILES

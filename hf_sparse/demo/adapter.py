@@ -11,8 +11,8 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from hf_sparse.adapters.lora import SparseLoraConfig
 from hf_sparse.adapters.merge import merge_adapter
+from hf_sparse.demo.learning_tasks import Task
 from hf_sparse.demo.settings import Training
-from hf_sparse.demo.tasks import Task
 from hf_sparse.targets import find_targets
 from hf_sparse.training.trainer import SparseTrainer
 

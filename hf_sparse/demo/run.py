@@ -18,6 +18,7 @@ from hf_sparse.atomic.file_group import recover_directories
 from hf_sparse.checkpoint.run_record import public_name
 from hf_sparse.demo.adapter import Adapted, try_adapter
 from hf_sparse.demo.base_model import BaseModel, find_base_model
+from hf_sparse.demo.learning_tasks import Task, classification_task, language_task
 from hf_sparse.demo.progress import StageProgress, silence, stage_lines
 from hf_sparse.demo.settings import DemoSettings, Plan, Training
 from hf_sparse.demo.sources import Sources, load_sources, words
@@ -30,7 +31,6 @@ from hf_sparse.demo.stages import (
     require_own_directories,
     run_stage,
 )
-from hf_sparse.demo.tasks import Task, classification_task, language_task
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.report.history import plot_demo
 from hf_sparse.report.tables import ModelRow, duration, model_table

@@ -15,12 +15,12 @@ from hf_sparse.benchmark.eager import held_bytes
 from hf_sparse.benchmark.inputs import plain_copy
 from hf_sparse.benchmark.latency import Prepared, limited, measure
 from hf_sparse.checkpoint.load import load_model
+from hf_sparse.demo.learning_tasks import Task
 from hf_sparse.demo.stages import PACKED_FORM
-from hf_sparse.demo.tasks import Task
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
 from hf_sparse.runtime.bindings import load_kernels
-from hf_sparse.runtime.loader import load
+from hf_sparse.runtime.from_disk import load
 
 _ROUNDS, _BATCH, _THREADS = 30, 64, 1
 _FILE = "latency.json"

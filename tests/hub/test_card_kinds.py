@@ -20,7 +20,7 @@ from hf_sparse.checkpoint.formats import publish
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.hub import CardOptions, write_card
-from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.oneshot.quantize_trained import calibration_recipe, quantize_trained, save_quantized
 from tests.support.tiny import SIZES, arguments, bert, pruning, sentences, texts
 
 

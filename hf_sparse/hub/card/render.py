@@ -7,9 +7,9 @@ from collections.abc import Callable
 from huggingface_hub import ModelCard
 
 from hf_sparse.hub.card.card_data import Facts
-from hf_sparse.hub.card.contents import contents
 from hf_sparse.hub.card.limits import license_terms, limits
 from hf_sparse.hub.card.metadata import metadata_of
+from hf_sparse.hub.card.model_section import contents
 from hf_sparse.hub.card.runs import runs
 from hf_sparse.hub.card.snippets import loading
 from hf_sparse.hub.card.speed import speed

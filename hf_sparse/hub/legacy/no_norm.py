@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.hub.legacy.state import Conversion, State, some
+from hf_sparse.hub.legacy.old_checkpoint import Conversion, State, some
 
 _KEY = "layer_norm_type"
 _HEADS = (

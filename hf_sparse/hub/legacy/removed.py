@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_sparse.architectures import BERT, DISTILBERT, ENCODERS, EncoderNames, feed_forward_width
-from hf_sparse.hub.legacy.state import Conversion, State, some
+from hf_sparse.hub.legacy.old_checkpoint import Conversion, State, some
 
 # Tensors of unfinished runs of nn_pruning, and of the movement pruning that it grew out of.
 _UNFINISHED = (".mask_scores", ".ampere_pattern", ".LayerNorm.accumulator")

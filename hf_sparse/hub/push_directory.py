@@ -19,7 +19,7 @@ from hf_sparse.checkpoint.companions import companions
 from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
 from hf_sparse.checkpoint.formats import publish
 from hf_sparse.checkpoint.load import load_model, rounded_as
-from hf_sparse.checkpoint.packed.file import PACKED
+from hf_sparse.checkpoint.packed.packed_file import PACKED
 from hf_sparse.checkpoint.run_record import RECORD, copy_public_record, is_local
 from hf_sparse.checkpoint.saved_files import shards_of
 from hf_sparse.checkpoint.sidecar import SIDECAR, read_state

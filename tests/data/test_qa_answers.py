@@ -11,9 +11,9 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_sparse.data.qa_answers import AnswerFinder
 from hf_sparse.data.qa_examples import numbered, question_columns
 from hf_sparse.data.qa_features import Cutting, QuestionSet, evaluation_encoder
-from hf_sparse.data.qa_postprocessing import AnswerFinder
 from tests.data.tiny_tokenizers import KINDS
 
 CONTEXTS = ["the big cat sat on a mat in paris .", "a mat", "", "the cats sat , who ? in paris on the mat"]
@@ -189,7 +189,7 @@ def test_a_long_evaluation_is_searched_in_parts(monkeypatch: pytest.MonkeyPatch)
     questions = question_set(CONTEXTS * 3)
     starts, ends = logits(questions, 7)
     whole = AnswerFinder(True).find(questions, starts, ends)
-    monkeypatch.setattr("hf_sparse.data.qa_postprocessing._TOGETHER", 2)
+    monkeypatch.setattr("hf_sparse.data.qa_answers._TOGETHER", 2)
     assert AnswerFinder(True).find(questions, starts, ends) == whole
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from hf_sparse.checkpoint.packed.codec import pack_words
-from hf_sparse.checkpoint.packed.file import PACKED, Entry, read_packed, write_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED, Entry, read_packed, write_packed
 
 
 @pytest.fixture

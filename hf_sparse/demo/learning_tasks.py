@@ -19,7 +19,7 @@ from transformers import (
 
 from hf_sparse.demo.settings import Plan
 from hf_sparse.demo.sources import Examples, Sources
-from hf_sparse.metrics.pretraining import masked_accuracy
+from hf_sparse.metrics.pretrain import masked_accuracy
 from hf_sparse.training.mlm import EpochCallback, MaskedTokens, group_texts
 
 

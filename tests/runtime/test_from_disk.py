@@ -8,9 +8,7 @@ import torch
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.packed.model import save_packed
-from hf_sparse.runtime import fusion as fuse
-from hf_sparse.runtime import loader as load
-from hf_sparse.runtime import optimization as optimize
+from hf_sparse.runtime import fuse, load, optimize
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.fused_encoder import FusedEncoder
 from tests.support.runtime_models import batch, build, prune, quantized
@@ -76,7 +74,7 @@ def test_packed_codes_of_a_compressed_directory_are_named(tmp_path) -> None:
 def test_without_a_compiler_a_packed_file_is_an_ordinary_model(monkeypatch, tmp_path) -> None:
     model, inputs = quantized(), batch()
     save_packed(model, tmp_path)
-    for module in ("loading", "fusing"):
+    for module in ("from_disk", "fusion"):
         monkeypatch.setattr(f"hf_sparse.runtime.{module}.load_kernels", lambda: None)
     assert torch.equal(logits(load(tmp_path), inputs), logits(model, inputs))
 

@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from hf_sparse import Recipe
+from hf_sparse.data.qa_answers import AnswerFinder
 from hf_sparse.data.qa_examples import numbered, question_columns
 from hf_sparse.data.qa_features import Cutting, QuestionSet, evaluation_encoder, training_encoder
-from hf_sparse.data.qa_postprocessing import AnswerFinder
-from hf_sparse.training.question_answering import QuestionAnsweringTrainer
+from hf_sparse.training.qa_trainer import QuestionAnsweringTrainer
 from tests.data.tiny_tokenizers import bert, llama, roberta
 from tests.support.tiny import SIZES, arguments
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from hf_sparse.metrics.pretraining import pretraining_scores, scored_pairs
+from hf_sparse.metrics.pretrain import pretraining_scores, scored_pairs
 
 NOT = -100
 

@@ -6,8 +6,8 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from hf_sparse.data.qa_answers import Answer, AnswerFinder
 from hf_sparse.data.qa_features import QuestionSet
-from hf_sparse.data.qa_postprocessing import Answer, AnswerFinder
 from hf_sparse.metrics.squad import Squad, SquadV2
 from hf_sparse.training.trainer import SparseTrainer
 

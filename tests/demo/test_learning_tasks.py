@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from transformers import BertTokenizer, EvalPrediction
 
+from hf_sparse.demo.learning_tasks import classification_task, language_task
 from hf_sparse.demo.settings import Plan, Training
 from hf_sparse.demo.sources import Examples, Sources
-from hf_sparse.demo.tasks import classification_task, language_task
 
 STEPS = Training(1, 1e-3, 1)
 PLAN = Plan(STEPS, STEPS, STEPS, STEPS, length=4, hidden=32, layers=1)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from hf_sparse.metrics.pretraining import masked_accuracy, most_likely
+from hf_sparse.metrics.pretrain import masked_accuracy, most_likely
 
 
 def test_only_masked_tokens_count() -> None:

@@ -12,7 +12,7 @@ from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.checkpoint.load import load_model, load_tokenizer
 from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
-from hf_sparse.oneshot.quantize import (
+from hf_sparse.oneshot.quantize_trained import (
     calibration_recipe,
     quantize_trained,
     require_own,
@@ -134,7 +134,7 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("hf_sparse.oneshot.quantize.write_state", fail)
+    monkeypatch.setattr("hf_sparse.oneshot.quantize_trained.write_state", fail)
     with pytest.raises(OSError, match="disk full"):
         save_quantized(model, tmp_path / "out", recipe)
     assert not any(tmp_path.iterdir())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hf_sparse.hub.legacy.state import Conversion, State, some
+from hf_sparse.hub.legacy.old_checkpoint import Conversion, State, some
 
 _PARAMETRIZED = re.compile(r"(?P<module>.+)\.parametrizations\.(?P<own>\w+)\.original0?")
 

@@ -15,12 +15,12 @@ from hf_sparse.checkpoint.formats import publish
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.hub import write_card
 from hf_sparse.hub.card.render import is_generated
-from hf_sparse.hub.stage import Staged, staged
-from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.hub.push_directory import Staged, staged
+from hf_sparse.oneshot.quantize_trained import calibration_recipe, quantize_trained, save_quantized
 from hf_sparse.quantization.convert import detach
 from hf_sparse.quantization.quantized_layers import quantized_layers
 from hf_sparse.recipe.recipe import Recipe
-from hf_sparse.runtime import loader as load
+from hf_sparse.runtime import load
 from tests.data.tiny_tokenizers import bert as tokenizer
 from tests.hub.pushing import REPO, saved
 from tests.support.tiny import bert

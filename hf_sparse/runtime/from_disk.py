@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from hf_sparse.architectures import EncoderNames
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.packed.entries import quantize_again, quantized_entries, scheme_of, unpack_codes
-from hf_sparse.checkpoint.packed.file import Quantization, damaged
 from hf_sparse.checkpoint.packed.model import (
     OpenedPacked,
     finish,
@@ -18,6 +17,7 @@ from hf_sparse.checkpoint.packed.model import (
     open_packed,
     restored,
 )
+from hf_sparse.checkpoint.packed.packed_file import Quantization, damaged
 from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.quantization.activations import parameters
 from hf_sparse.quantization.quantized_layers import QuantizedLayer, require_finite_tensors

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertForPreTraining, Trainer
 
 from hf_sparse import Recipe
-from hf_sparse.training.pretraining import PreTrainingTrainer
+from hf_sparse.training.pretrain_trainer import PreTrainingTrainer
 from tests.support.tiny import SIZES, arguments, texts
 
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
