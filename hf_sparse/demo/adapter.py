@@ -55,8 +55,9 @@ def try_adapter(directory: Path, task: Task, training: Training, seed: int) -> A
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         # peft uses a deprecated name of transformers.
         warnings.simplefilter("ignore", FutureWarning)
+        model = get_peft_model(base, adapter)
         trainer = SparseTrainer(
-            model=get_peft_model(base, adapter),
+            model=model,
             args=TrainingArguments(
                 folder,
                 max_steps=STEPS,
@@ -75,8 +76,8 @@ def try_adapter(directory: Path, task: Task, training: Training, seed: int) -> A
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    adapted = _logits(trainer.model.eval(), task)
-    merged = merge_adapter(trainer.model)
+    adapted = _logits(model.eval(), task)
+    merged = merge_adapter(model)
     now = _zeros(merged)
     total = sum(part.numel() for part in now.values())
     return Adapted(

@@ -125,7 +125,7 @@ def run_stage(
     trainer.save_state()
     counted = {"eval_samples": len(stage.task.validation), "sparsity": sparsity}
     trainer.save_metrics("eval", scores | counted)
-    sizes = None if trainer.quantizer is None else _pack(trainer.model, tokenizer, staged / PACKED_FORM)
+    sizes = None if trainer.quantizer is None else _pack(model, tokenizer, staged / PACKED_FORM)
     outcome = Outcome(
         name=stage.name,
         fingerprint=fingerprint,

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_sparse.hub import CardOptions
-from hf_sparse.hub import push
+from hf_sparse.hub import CardOptions, push
 from hf_sparse.hub.card.render import is_generated
 from hf_sparse.hub.upload import push_in_background
 from tests.hub.pushing import REPO, pushed, pushing, saved
