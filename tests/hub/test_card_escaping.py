@@ -19,8 +19,7 @@ from markdown_it.token import Token
 
 from hf_sparse.hub.card.card_data import Facts, facts_from_json
 from hf_sparse.hub.card.escape import argument, code, fenced, hub_link, literal, one_line, plain
-from hf_sparse.hub.card.metadata import on_the_hub
-from hf_sparse.hub.card.render import is_generated, render
+from hf_sparse.hub.card.render import is_generated, on_the_hub, render
 
 PUBLISHED = Path(__file__).parents[2] / "model_cards"
 FACTS = facts_from_json(next(PUBLISHED.glob("*/facts.json")).read_text(encoding="utf-8"))

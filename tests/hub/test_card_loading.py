@@ -17,7 +17,7 @@ from transformers import (
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.cli.main import app
 from hf_sparse.hub import write_card
-from hf_sparse.hub.card.snippets import ways_to_load
+from hf_sparse.hub.card.usage import ways_to_load
 from hf_sparse.hub.card.write import describe
 from hf_sparse.quantization.quantized_layers import quantized_layers
 from tests.hub.card_runs import REPO, Runs, make_runs, tokenizer

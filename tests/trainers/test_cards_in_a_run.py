@@ -27,7 +27,7 @@ def test_whatever_goes_wrong_is_a_warning_while_it_trains_and_an_error_after(
     def write_card(*_: Any, **__: Any) -> None:
         raise OSError(reasons.pop(0))
 
-    monkeypatch.setattr("hf_sparse.training.hub.write_card", write_card)
+    monkeypatch.setattr("hf_sparse.training.trainer.write_card", write_card)
     asking = Asking()
     asking.trainer = trainer = SparseTrainer(
         bert(num_hidden_layers=1),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.hub.legacy.test_removed import shrunk
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -16,7 +17,6 @@ from transformers import (
 )
 
 from hf_sparse.hub import load_legacy
-from tests.hub.legacy.test_removed import shrunk
 from tests.hub.legacy.written import SIZES, assert_gives, config_of, logits, tensors_of, wide, write
 
 KINDS = [

@@ -1,13 +1,17 @@
-"""Undo the removal of attention heads and feed-forward neurons from the matrices.
+"""Undo what nn_pruning does beyond zeros: removed heads and neurons, and norms that do not normalize.
 
-nn_pruning (`nn_pruning/inference_model_patcher.py`; the madlag models) removes heads with the `prune_heads`
-that transformers had before release 5: their rows of query, key and value with the biases, their columns of
-the output, listed by layer in `pruned_heads` of config.json, as {"0": [0, 2]}. It removes the neurons that
-are empty in a layer: rows of one feed-forward matrix and columns of the other. Release 5 of transformers
-ignores `pruned_heads` and has one number of neurons for all layers.
+Heads and neurons (`nn_pruning/inference_model_patcher.py`; the madlag models): it removes heads with the
+`prune_heads` that transformers had before release 5: their rows of query, key and value with the biases,
+their columns of the output, listed by layer in `pruned_heads` of config.json, as {"0": [0, 2]}. It removes
+the neurons that are empty in a layer: rows of one feed-forward matrix and columns of the other. Release 5 of
+transformers ignores `pruned_heads` and has one number of neurons for all layers. Both are put back as zeros.
+A head or a neuron whose output columns are zero adds nothing, whatever its activation is.
 
-Both are put back as zeros. A head or a neuron whose output columns are zero adds nothing, whatever its
-activation is.
+Norms (`nn_pruning/modules/nonorm.py`): it replaces the LayerNorm of BERT by the NoNorm of MobileBERT,
+`x * weight + bias`, and writes `layer_norm_type: no_norm` into config.json. Stock BERT loads the same keys
+into LayerNorms and computes something else. MobileBERT without its bottleneck computes the same: one
+feed-forward network per layer, no trigrams, norms of type `no_norm`. Only the transform of its
+masked-language head keeps a LayerNorm.
 """
 
 import re
@@ -182,3 +186,79 @@ def _require_finished(tensors: Mapping[str, Tensor]) -> None:
             f"{unfinished} belongs to an unfinished run, whose masks depend on its settings; finish it with "
             "its own library (compile_model of nn_pruning, bertarize.py of movement pruning)"
         )
+
+
+_KEY = "layer_norm_type"
+_HEADS = (
+    "Model",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForNextSentencePrediction",
+)
+_NORM = re.compile(r"(.+\.LayerNorm)\.(?:weight|gamma)")
+
+
+def turn_into_mobilebert(state: State) -> Conversion | None:
+    """Turn BERT without normalization into the MobileBERT that computes the same; see the module."""
+    config = dict(state.config)
+    kind = config.pop(_KEY, None)
+    if kind in (None, "layer_norm"):
+        return None
+    architecture = (config.get("architectures") or ["BertModel"])[0]
+    if kind != "no_norm" or config.get("model_type") != "bert" or config.get("is_decoder"):
+        raise ValueError(
+            f"{_KEY} {kind!r} of a {config.get('model_type')} has no equivalent in transformers; only "
+            "no_norm of BERT encoders has (MobileBERT)"
+        )
+    if architecture not in {f"Bert{head}" for head in _HEADS}:
+        raise ValueError(
+            f"{architecture} without normalization has no equivalent in transformers, since MobileBERT "
+            "normalizes in its language head; name another class under architectures, such as BertModel, and "
+            "leave out the head"
+        )
+    norms = [match[1] for key in state.tensors if (match := _NORM.fullmatch(key))]
+    tensors = {re.sub(r"^bert\.", "mobilebert.", key): value for key, value in state.tensors.items()}
+    width = config["hidden_size"]
+    prefix = "mobilebert." if any(key.startswith("mobilebert.") for key in tensors) else ""
+    # MobileBERT always has this part, and does not use it if embeddings are as wide as layers. It gets no
+    # zeros, which would look pruned.
+    unused = f"{prefix}embeddings.embedding_transformation"
+    tensors |= {
+        f"{unused}.weight": torch.full((width, width), 1 / width),
+        f"{unused}.bias": torch.zeros(width),
+    }
+    config |= {
+        "model_type": "mobilebert",
+        "architectures": [f"Mobile{architecture}"],
+        "embedding_size": width,
+        "use_bottleneck": False,
+        "trigram_input": False,
+        "key_query_shared_bottleneck": False,
+        "num_feedforward_networks": 1,
+        "normalization_type": "no_norm",
+        "classifier_activation": True,
+        "hidden_act": config.get("hidden_act", "gelu"),
+        "num_attention_heads": config.get("num_attention_heads", 12),
+    }
+    as_written: dict[str, Callable[[nn.Module], nn.Module]] = dict.fromkeys(norms, _without_norm)
+    note = (
+        f"{some(len(norms), 'norm')} that only multiply and add: {architecture} became Mobile{architecture}"
+    )
+    return Conversion(State(tensors, config), (note,), as_written)
+
+
+def _without_norm(module: nn.Module) -> nn.Module:
+    return _NoNorm(module) if isinstance(module, nn.LayerNorm) else module
+
+
+class _NoNorm(nn.Module):
+    """A LayerNorm of BERT that multiplies and adds only."""
+
+    def __init__(self, module: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias = module.weight, module.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.weight + self.bias

@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizer
 
-from hf_sparse.demo.base_model import find_base_model, learn_vocabulary, new_model
 from hf_sparse.demo.settings import DemoSettings, Plan, Training
-from hf_sparse.demo.sources import Examples, Sources
+from hf_sparse.demo.sources import Examples, Sources, find_base_model, learn_vocabulary, new_model
 
 TEXTS = ["Return the length of the list", "the length of a string", "Lists are ordered"] * 3
 ROWS = Examples((["a"],), [0])
