@@ -47,8 +47,8 @@ def test_one_spelling_of_projections_serves_every_reader() -> None:
 
 
 def test_the_names_stand_nowhere_else() -> None:
-    # `nn_pruned` writes settings into configurations, `bypassed` names a child of PyTorch's own.
-    elsewhere = {"architectures.py", "nn_pruned.py", "bypassed.py"}
+    # `nn_pruned` writes settings into configurations, `bypass` names a child of PyTorch's own.
+    elsewhere = {"architectures.py", "nn_pruned.py", "bypass.py"}
     found = {
         path.relative_to(PACKAGE).as_posix(): node.value
         for path in PACKAGE.rglob("*.py")

@@ -36,7 +36,9 @@ def test_the_format_is_registered(lines: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("first", ["import hf_sparse", "import peft, hf_sparse"])
+@pytest.mark.parametrize(
+    "first", ["import hf_sparse", "import peft, hf_sparse", "from hf_sparse import SparseLoraConfig"]
+)
 def test_adapters_are_registered(first: str) -> None:
     done = subprocess.run([sys.executable, "-c", f"{first}\n{ADAPTERS}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

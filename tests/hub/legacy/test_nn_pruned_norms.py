@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.hub.legacy.test_removed import shrunk
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -17,6 +16,7 @@ from transformers import (
 )
 
 from hf_sparse.hub import load_legacy
+from tests.hub.legacy.test_nn_pruned_removed import shrunk
 from tests.hub.legacy.written import SIZES, assert_gives, config_of, logits, tensors_of, wide, write
 
 KINDS = [
