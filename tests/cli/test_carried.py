@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, T
 
 from hf_sparse.hub.push_directory import staged
 from tests.cli.commands import lines
-from tests.trainers import small
+from tests.support import small
 
 TEXTS = [small.text(number) for number in range(8)]
 

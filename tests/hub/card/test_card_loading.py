@@ -20,7 +20,7 @@ from hf_sparse.hub import write_card
 from hf_sparse.hub.card.usage import ways_to_load
 from hf_sparse.hub.card.write import describe
 from hf_sparse.quantization.quantized_layers import quantized_layers
-from tests.hub.card_runs import REPO, Runs, make_runs, tokenizer
+from tests.hub.card.card_runs import REPO, Runs, make_runs, tokenizer
 from tests.support.tiny import SIZES, bert
 
 

@@ -7,7 +7,7 @@ import pytest
 from hf_sparse.hub.card.card_data import facts_from_json
 from hf_sparse.hub.card.render import render
 
-CARDS = Path(__file__).parents[2] / "model_cards"
+CARDS = Path(__file__).parents[3] / "model_cards"
 FOLDERS = sorted(path for path in CARDS.iterdir() if path.is_dir())
 
 

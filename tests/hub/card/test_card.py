@@ -14,7 +14,7 @@ from hf_sparse.hub import CardOptions, write_card
 from hf_sparse.hub.card.card_data import Facts, facts_from_json
 from hf_sparse.hub.card.render import SECTIONS, is_generated, render
 from hf_sparse.hub.card.write import describe
-from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
+from tests.hub.card.card_runs import REPO, Runs, change, copy, make_runs
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 
 from hf_sparse import Recipe, SparseTrainerMixin
-from tests.trainers import small
+from tests.support import small
 
 
 class SparseDPOTrainer(SparseTrainerMixin, DPOTrainer):

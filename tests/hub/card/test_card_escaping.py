@@ -21,7 +21,7 @@ from hf_sparse.hub.card.card_data import Facts, facts_from_json
 from hf_sparse.hub.card.escape import argument, code, fenced, hub_link, literal, one_line, plain
 from hf_sparse.hub.card.render import is_generated, on_the_hub, render
 
-PUBLISHED = Path(__file__).parents[2] / "model_cards"
+PUBLISHED = Path(__file__).parents[3] / "model_cards"
 FACTS = facts_from_json(next(PUBLISHED.glob("*/facts.json")).read_text(encoding="utf-8"))
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 NASTY = (

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from hf_sparse import Recipe, SparseTrainer, SparseTrainerMixin
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.quantization.quantized_layers import quantized_layers
-from tests.trainers import small
+from tests.support import small
 
 
 class SparseSFTTrainer(SparseTrainerMixin, SFTTrainer):

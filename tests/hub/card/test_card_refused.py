@@ -12,7 +12,7 @@ from transformers import BertForSequenceClassification
 
 from hf_sparse.checkpoint.sidecar import read_state, write_state
 from hf_sparse.hub import CardOptions, write_card
-from tests.hub.card_runs import REPO, Runs, change, copy, make_runs
+from tests.hub.card.card_runs import REPO, Runs, change, copy, make_runs
 
 
 @pytest.fixture(scope="module")

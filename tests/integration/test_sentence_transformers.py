@@ -19,7 +19,7 @@ from hf_sparse import Recipe, SparseTrainerMixin
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.packed.hf_quantizer import SUPPORTED
 from hf_sparse.quantization.quantized_layers import quantized_layers
-from tests.trainers import small
+from tests.support import small
 
 EIGHT_BITS = small.RECIPE.override(["quantization.weights=int8_per_channel"])
 

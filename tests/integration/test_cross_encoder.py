@@ -10,7 +10,7 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, M
 from hf_sparse import Recipe, SparseTrainerMixin
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.quantization.quantized_layers import quantized_layers
-from tests.trainers import small
+from tests.support import small
 
 
 class SparseCrossEncoderTrainer(SparseTrainerMixin, CrossEncoderTrainer):
