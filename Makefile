@@ -45,7 +45,7 @@ bench: $(VENV)/benchable  ## measure again what docs/results.md shows; choose wi
 	$(MAKE) readme
 
 readme: $(VENV)/installed  ## write the measured tables and that of architectures into README.md and docs/
-	$(VENV)/bin/python benchmarks/readme.py
+	$(VENV)/bin/python -m benchmarks.readme
 	$(VENV)/bin/python -m tests.support.zoo_table
 
 clean:  ## remove what the other targets have made

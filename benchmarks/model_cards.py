@@ -9,7 +9,7 @@ from hf_sparse.atomic.files import write_atomically
 from hf_sparse.hub.card.options import CardOptions
 from hf_sparse.hub.card.render import render
 from hf_sparse.hub.card.write import describe
-from hf_sparse.hub.stage import staged
+from hf_sparse.hub.push_directory import staged
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 DEMO = "bert-tiny-python-docs-sparse90-int8"

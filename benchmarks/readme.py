@@ -3,7 +3,8 @@
 A result file holds `name`, `columns`, `rows` (one mapping from column to value each), `hardware`,
 `versions`, `settings`, `command` and `date`. Its table goes between the lines `<!-- results:NAME -->`
 and `<!-- /results -->`. `<!-- results:NAME | COLUMN; COLUMN | CELL; CELL & CELL -->` takes a part of it:
-these columns, and of the rows those that hold such a cell, or all such cells.
+these columns, and of the rows those that hold such a cell, or all such cells. Between `<!-- house -->` and
+`<!-- /house -->` goes the table of benchmarks/house.py.
 """
 
 import json
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.house import House, measure, table
 from hf_sparse.atomic.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,12 +21,17 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 # The page that shows every result whole; others show parts.
 WHOLE = DOCS / "results.md"
+DESIGN = DOCS / "design.md"
 RESULTS = ROOT / "benchmarks" / "results"
 KEYS = ("name", "columns", "rows", "hardware", "versions", "settings", "command", "date")
 
 # Of the versions, those that a figure depends on most; the file has all of them.
 _VERSIONS = ("hf_sparse", "torch", "transformers")
 
+# `make lint` fails if the type checker finds any; running it here would take a minute.
+TYPE_ERRORS = 0
+
+_HOUSE = re.compile(r"(<!-- house -->\n).*?(<!-- /house -->)", re.DOTALL)
 _PLACE = re.compile(r"(<!-- results:(\w+)((?: \| [^|\n]+)*) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -134,12 +141,20 @@ def pages() -> dict[Path, str]:
     return {README: ""} | written
 
 
+def fill_house(page: str, house: House) -> str:
+    """Return the page with the table of the house in its marked place."""
+    return _HOUSE.sub(lambda place: f"{place[1]}{table(measure(house, TYPE_ERRORS))}\n{place[2]}", page)
+
+
 def main() -> None:
     """Fill in README.md and the pages of docs/."""
     results = read_results(RESULTS)
     require_places(WHOLE.read_text(encoding="utf-8"), results)
     for page, root in pages().items():
         write_atomically(page, fill(page.read_text(encoding="utf-8"), results, root).encode())
+    # Twice, since the table is a part of the pages that it measures.
+    for _ in range(2):
+        write_atomically(DESIGN, fill_house(DESIGN.read_text(encoding="utf-8"), House(ROOT)).encode())
 
 
 _NOT_MEASURED = "Not measured yet.\n"

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from hf_sparse import find_targets
+from hf_sparse.benchmark.backends import OnnxRuntime, OpenVino
 from hf_sparse.benchmark.eager import Fuse, Optimize, PyTorch, PyTorchInt8
-from hf_sparse.benchmark.exported import OnnxRuntime, OpenVino
 from hf_sparse.benchmark.inputs import Job, random_inputs
 from hf_sparse.benchmark.latency import Prepared, limited, measure
 from hf_sparse.quantization.calibrate import calibrate

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from hf_sparse.register import register
+from hf_sparse.register import register as _register
 
 __version__ = "0.1.0"
 
@@ -40,4 +40,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-register()
+_register()

@@ -20,7 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import speed
 from hf_sparse import SparseArguments, SparseTrainer
 from hf_sparse.checkpoint.load import requantize
-from hf_sparse.cli import old_options
+from hf_sparse.cli.options import OLD_OPTIONS_OF_SCRIPTS, with_new_keys, with_new_options
 from hf_sparse.data.files import load_splits
 from hf_sparse.distillation.teacher import load_teacher
 from hf_sparse.recipe.published_arguments import given_arguments, read_recipe_arguments
@@ -126,8 +126,8 @@ def parse(kinds: Sequence[type], argv: Sequence[str] | None, task: str) -> tuple
     what is fast on this machine and, if the sparse arguments ask for them, the values published for `task`.
     """
     parser = HfArgumentParser((*kinds, TrainingArguments, ScriptArguments))
-    words = old_options.with_new_options(sys.argv[1:] if argv is None else argv, old_options.SCRIPTS)
-    given = old_options.with_new_keys(given_arguments(parser, list(words)), old_options.SCRIPTS)
+    words = with_new_options(sys.argv[1:] if argv is None else argv, OLD_OPTIONS_OF_SCRIPTS)
+    given = with_new_keys(given_arguments(parser, list(words)), OLD_OPTIONS_OF_SCRIPTS)
     # A bad recipe is refused before the data is prepared.
     names = {part.name for part in fields(SparseArguments)} & given.keys()
     recipe = SparseArguments(**{name: given[name] for name in names}).build_recipe()

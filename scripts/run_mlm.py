@@ -37,9 +37,9 @@ import session
 import texts
 import tokenization
 from hf_sparse import SparseTrainer
-from hf_sparse.metrics.pretraining import masked_accuracy, most_likely, pretraining_scores, scored_pairs
+from hf_sparse.metrics.pretrain import masked_accuracy, most_likely, pretraining_scores, scored_pairs
 from hf_sparse.training.mlm import MaskedTokens
-from hf_sparse.training.pretraining import PreTrainingTrainer
+from hf_sparse.training.pretrain_trainer import PreTrainingTrainer
 
 TASK = "fill-mask"
 

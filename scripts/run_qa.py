@@ -21,6 +21,7 @@ import common
 import session
 import tokenization
 from hf_sparse.atomic.files import write_atomically
+from hf_sparse.data.qa_answers import AnswerFinder
 from hf_sparse.data.qa_examples import QuestionColumns, numbered, question_columns, require_answers
 from hf_sparse.data.qa_features import (
     Cutting,
@@ -29,8 +30,7 @@ from hf_sparse.data.qa_features import (
     report_left_out,
     training_encoder,
 )
-from hf_sparse.data.qa_postprocessing import AnswerFinder
-from hf_sparse.training.question_answering import QuestionAnsweringTrainer
+from hf_sparse.training.qa_trainer import QuestionAnsweringTrainer
 
 TASK = "question-answering"
 

@@ -13,6 +13,9 @@ import pytest
 from transformers import Trainer
 from transformers.trainer_callback import CallbackHandler
 
+from benchmarks.house import MEASURED, House, measure
+from benchmarks.readme import DESIGN, fill_house
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_sparse"
 FILLED_INITS = {
@@ -42,6 +45,17 @@ EXTRAS = {
 }
 # Subclasses of what is in an extra; nothing imports these where it is not installed.
 MADE_OF_EXTRAS = {PACKAGE / "adapters" / "lora.py", PACKAGE / "adapters" / "register.py"}
+# Folders of tests/ that are not those of the package.
+BESIDE_TESTS = {
+    "architectures",
+    "benchmarks",
+    "fixtures",
+    "fuzz",
+    "guides",
+    "integration",
+    "scripts",
+    "support",
+}
 PRIVATE_TRAINER_METHODS = {
     "_save_checkpoint": ["self", "model", "trial"],
     "_get_output_dir": ["self", "trial"],
@@ -252,3 +266,31 @@ def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
         relative(path) for path in texts() if any(needle in path.read_text("utf-8") for needle in needles)
     ]
     assert found == []
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return House(ROOT)
+
+
+@pytest.mark.parametrize("goal", ["ing", "twins", "single_use", "fullest_folder", "cycles", "readme"])
+def test_the_house_meets_a_goal(goal: str, house: House) -> None:
+    label, wanted = MEASURED[goal]
+    assert measure(house)[goal].met, f"{label}: not {wanted}; python benchmarks/house.py --list shows why"
+
+
+def test_no_module_has_the_name_of_a_function_that_its_package_exports() -> None:
+    for init in FILLED_INITS:
+        names = re.findall(r'^    "(\w+)": "hf_sparse', init.read_text(encoding="utf-8"), re.MULTILINE)
+        assert [name for name in names if (init.parent / f"{name}.py").exists()] == [], relative(init)
+
+
+def test_the_design_page_shows_the_house_as_it_is(house: House) -> None:
+    page = DESIGN.read_text(encoding="utf-8")
+    assert fill_house(page, house) == page, "the table is out of date; run make readme"
+
+
+def test_tests_lie_in_the_folders_of_what_they_test() -> None:
+    found = {path.parent.relative_to(ROOT / "tests").parts for path in (ROOT / "tests").rglob("test_*.py")}
+    unknown = {parts for parts in found if parts and parts[0] not in BESIDE_TESTS}
+    assert {parts for parts in unknown if not PACKAGE.joinpath(*parts).is_dir()} == set()

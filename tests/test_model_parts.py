@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, DebertaV2Config, DebertaV2ForSeq
 import hf_sparse
 from hf_sparse import architectures
 from hf_sparse.architectures import ENCODERS
-from hf_sparse.sparsity.structured.heads import find_heads
+from hf_sparse.sparsity.structured.heads_and_neurons import find_heads
 
 PACKAGE = Path(hf_sparse.__file__).parent
 SMALL = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9}
@@ -47,8 +47,8 @@ def test_one_spelling_of_projections_serves_every_reader() -> None:
 
 
 def test_the_names_stand_nowhere_else() -> None:
-    # `no_norm` writes settings of a model into its configuration, `bypassed` names a child of PyTorch's own.
-    elsewhere = {"architectures.py", "no_norm.py", "bypassed.py"}
+    # `nn_pruned` writes settings into configurations, `bypass` names a child of PyTorch's own.
+    elsewhere = {"architectures.py", "nn_pruned.py", "bypass.py"}
     found = {
         path.relative_to(PACKAGE).as_posix(): node.value
         for path in PACKAGE.rglob("*.py")

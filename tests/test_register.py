@@ -8,8 +8,8 @@ import pytest
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import Linear, LoraLayer
 
-from hf_sparse.checkpoint.packed.file import METHOD
 from hf_sparse.checkpoint.packed.hf_quantizer import SUPPORTED
+from hf_sparse.checkpoint.packed.packed_file import METHOD
 
 KNOWN = (
     f"from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as known; assert {METHOD!r} in known"
@@ -36,7 +36,9 @@ def test_the_format_is_registered(lines: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("first", ["import hf_sparse", "import peft, hf_sparse"])
+@pytest.mark.parametrize(
+    "first", ["import hf_sparse", "import peft, hf_sparse", "from hf_sparse import SparseLoraConfig"]
+)
 def test_adapters_are_registered(first: str) -> None:
     done = subprocess.run([sys.executable, "-c", f"{first}\n{ADAPTERS}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

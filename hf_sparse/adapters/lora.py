@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 try:
-    from peft import LoraConfig
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig
     from peft.tuners.lora import Linear
     from peft.tuners.lora.layer import LoraVariant
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -176,3 +176,7 @@ def _kept(module: SparseLoraLinear, name: str | None) -> Tensor:
         "compressed-tensors, with quantization_config=CompressedTensorsConfig(dequantize=True)), or write "
         "LoraConfig for an adapter that is not merged"
     )
+
+
+# peft looks up the type as adapter_config.json spells it.
+PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = SparseLoraConfig  # type: ignore[index]  # typed for its own enum

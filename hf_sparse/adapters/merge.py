@@ -96,7 +96,7 @@ def merge_adapter(
     return merged
 
 
-def _check_mergeable(model: nn.Module) -> None:
+def _check_mergeable(model: "PeftModel") -> None:
     if adapter_owner(model) == "transformers":
         raise ValueError(
             "adapters of model.add_adapter cannot be merged in place; save them by "

@@ -10,8 +10,8 @@ from hf_sparse.atomic.directories import replacing_directory, require_free
 from hf_sparse.checkpoint.carry_over import carry
 from hf_sparse.checkpoint.companions import holds_only
 from hf_sparse.checkpoint.compressed_tensors import is_compressed, save_compressed
-from hf_sparse.checkpoint.packed.file import PACKED
 from hf_sparse.checkpoint.packed.model import save_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 
 FORMATS = ("compressed-tensors", "packed")

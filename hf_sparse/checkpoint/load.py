@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import transformers
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported by no __all__
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -32,8 +32,8 @@ from hf_sparse.checkpoint.configuration import (
     read_config,
     require_plausible,
 )
-from hf_sparse.checkpoint.packed.file import METHOD
 from hf_sparse.checkpoint.packed.model import load_packed
+from hf_sparse.checkpoint.packed.packed_file import METHOD
 from hf_sparse.checkpoint.saved_files import module_folders, packed_file, saved_file, weight_files
 from hf_sparse.checkpoint.sidecar import RANGES, SIDECAR, check_weights, read_state
 from hf_sparse.distillation.teacher import HUB_OPTIONS, TOKENIZER_FILES

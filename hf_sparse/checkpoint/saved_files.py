@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 
 from hf_sparse.atomic.directories import recover_directory
 from hf_sparse.checkpoint.configuration import read_config, saved_quantization
-from hf_sparse.checkpoint.packed.file import METHOD, PACKED
+from hf_sparse.checkpoint.packed.packed_file import METHOD, PACKED
 from hf_sparse.readers import parse_json, shortened
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hf_sparse.checkpoint.packed.entries import bit_patterns
-from hf_sparse.checkpoint.packed.file import PACKED, read_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED, read_packed
 from hf_sparse.checkpoint.saved_files import weight_files
 from hf_sparse.quantization.convert import is_quantized
 from hf_sparse.readers import parse_json

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from hf_sparse import __version__
-from hf_sparse.cli import old_options
+from hf_sparse.cli import options
 from hf_sparse.cli.errors import plain_errors
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Command(TyperCommand):
     """One command, which also takes the old names of its options."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        names = old_options.COMMANDS.get(self.name or "", {})
-        return super().parse_args(ctx, list(old_options.with_new_options(args, names)))
+        names = options.OLD_OPTIONS.get(self.name or "", {})
+        return super().parse_args(ctx, list(options.with_new_options(args, names)))
 
 
 class Commands(TyperGroup):

@@ -72,7 +72,7 @@ def prune(
             from hf_sparse.oneshot import prune_with_data as one_shot
             from hf_sparse.oneshot.prune import prune as prune_weights
             from hf_sparse.oneshot.prune_with_data import DATA_METHODS
-            from hf_sparse.oneshot.quantize import load_for_texts
+            from hf_sparse.oneshot.quantize_trained import load_for_texts
             from hf_sparse.sparsity.measure import measure_sparsity
             from hf_sparse.targets import find_targets
             from hf_sparse.training.parts.resolve import is_sparse

@@ -66,7 +66,7 @@ def push(
             from hf_sparse.checkpoint.load import load_model
             from hf_sparse.checkpoint.variants import with_variant
             from hf_sparse.hub.card.options import CardOptions
-            from hf_sparse.hub.stage import staged
+            from hf_sparse.hub.push_directory import staged
             from hf_sparse.hub.upload import not_pushed, upload, whole_name
 
             repo = whole_name(repo_id, dry_run=dry_run)

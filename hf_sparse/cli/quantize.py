@@ -81,7 +81,7 @@ def quantize(
             from hf_sparse.data.calibration import TextBatches, load_texts
             from hf_sparse.data.positions import most_tokens
             from hf_sparse.demo.progress import silence
-            from hf_sparse.oneshot.quantize import (
+            from hf_sparse.oneshot.quantize_trained import (
                 calibration_recipe,
                 load_for_texts,
                 quantize_trained,

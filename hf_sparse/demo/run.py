@@ -16,12 +16,11 @@ import hf_sparse
 from hf_sparse.atomic.directories import require_writable
 from hf_sparse.atomic.file_group import recover_directories
 from hf_sparse.checkpoint.run_record import public_name
-from hf_sparse.demo.adapter import Adapted, try_adapter
-from hf_sparse.demo.base_model import BaseModel, find_base_model
+from hf_sparse.demo.finished_models import Adapted, Speed, measure_speed, speed_table, try_adapter
+from hf_sparse.demo.learning_tasks import Task, classification_task, language_task
 from hf_sparse.demo.progress import StageProgress, silence, stage_lines
 from hf_sparse.demo.settings import DemoSettings, Plan, Training
-from hf_sparse.demo.sources import Sources, load_sources, words
-from hf_sparse.demo.speed import Speed, measure_speed, speed_table
+from hf_sparse.demo.sources import BaseModel, Sources, find_base_model, load_sources, words
 from hf_sparse.demo.stages import (
     UNFINISHED,
     Outcome,
@@ -30,7 +29,6 @@ from hf_sparse.demo.stages import (
     require_own_directories,
     run_stage,
 )
-from hf_sparse.demo.tasks import Task, classification_task, language_task
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.report.history import plot_demo
 from hf_sparse.report.tables import ModelRow, duration, model_table

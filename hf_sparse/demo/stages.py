@@ -21,9 +21,9 @@ from hf_sparse.atomic.directories import replace_directory
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.checkpoint.saved_files import weight_bytes
+from hf_sparse.demo.learning_tasks import Task
 from hf_sparse.demo.settings import Training
-from hf_sparse.demo.tasks import Task
-from hf_sparse.metrics.pretraining import most_likely
+from hf_sparse.metrics.pretrain import most_likely
 from hf_sparse.readers import read_json
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.report.sizes import sizes_as_dict
@@ -125,7 +125,7 @@ def run_stage(
     trainer.save_state()
     counted = {"eval_samples": len(stage.task.validation), "sparsity": sparsity}
     trainer.save_metrics("eval", scores | counted)
-    sizes = None if trainer.quantizer is None else _pack(trainer.model, tokenizer, staged / PACKED_FORM)
+    sizes = None if trainer.quantizer is None else _pack(model, tokenizer, staged / PACKED_FORM)
     outcome = Outcome(
         name=stage.name,
         fingerprint=fingerprint,

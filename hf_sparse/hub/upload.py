@@ -25,8 +25,8 @@ from transformers import PreTrainedModel
 from hf_sparse import __version__
 from hf_sparse.hub.card.options import CardOptions, card_keywords
 from hf_sparse.hub.card.render import CARD, PICTURES, is_generated
+from hf_sparse.hub.push_directory import OWN_FILES, WRITTEN, Staged, staged
 from hf_sparse.hub.retry import with_retries
-from hf_sparse.hub.stage import OWN_FILES, WRITTEN, Staged, staged
 from hf_sparse.renamed import renamed_keywords, warn_renamed
 
 MESSAGE = "Sparse model, pushed with hf_sparse"

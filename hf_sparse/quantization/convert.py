@@ -17,7 +17,7 @@ from hf_sparse.quantization.fake_layers import (
     LayerQuantization,
     Phase,
 )
-from hf_sparse.quantization.shared_rounding import Readers
+from hf_sparse.quantization.shared_inputs import Readers
 from hf_sparse.quantization.weights import WeightScheme, is_short
 from hf_sparse.targets import Target
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.quantization.activations import observe, simulate, simulate_per_token
-from hf_sparse.quantization.shared_rounding import Readers, give, take
+from hf_sparse.quantization.shared_inputs import Readers, give, take
 from hf_sparse.quantization.weights import WeightScheme
 
 ACTIVATIONS = ("uint8_per_tensor", "int8_per_token", "none")

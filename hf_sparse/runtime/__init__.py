@@ -4,7 +4,7 @@ from importlib import import_module
 
 _HOMES = {
     "fuse": "hf_sparse.runtime.fusion",
-    "load": "hf_sparse.runtime.loader",
+    "load": "hf_sparse.runtime.from_disk",
     "optimize": "hf_sparse.runtime.optimization",
 }
 __all__ = [*_HOMES]

@@ -3,10 +3,12 @@
 Contiguous float32 weights on the CPU go through native/groups.cpp, all others through PyTorch.
 """
 
+import ctypes
+
 import torch
 from torch import Tensor
 
-from hf_sparse.native import groups as native
+from hf_sparse.native.build import load_library, once
 from hf_sparse.sparsity.patterns.block import Block
 
 
@@ -25,8 +27,8 @@ def measure_groups(weight: Tensor, block: Block) -> Tensor:
     weight = weight.detach()
     if _is_transposed(weight):
         return measure_groups(weight.t(), _turned(block)).t()
-    if native.suits(weight):
-        return native.norms(weight, block.rows, block.columns)
+    if runs_compiled(weight):
+        return _norms(weight, block.rows, block.columns)
     exact = weight if weight.dtype == torch.float64 else weight.float()
     return block.pool(exact.square()).sqrt_()
 
@@ -42,8 +44,8 @@ def add_gradient(
     weight = weight.detach()
     if _is_transposed(weight):
         return add_gradient(weight.t(), gradient.t(), _turned(block), factors.t().contiguous(), scale)
-    if native.suits(weight, gradient, factors):
-        return native.add_gradient(weight, gradient, factors, scale, block.rows, block.columns)
+    if runs_compiled(weight, gradient, factors):
+        return _add_gradient(weight, gradient, factors, scale, block.rows, block.columns)
     norms = measure_groups(weight, block)
     rates = torch.where(norms > 0, scale * factors / norms, 0.0)
     gradient.add_(block.expand(rates).mul(weight))
@@ -55,8 +57,8 @@ def shorten_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1
     weight = weight.detach()
     if _is_transposed(weight):
         shorten_groups(weight.t(), _turned(block), rates.t().contiguous(), scale)
-    elif native.suits(weight, rates):
-        native.shorten(weight, rates, scale, block.rows, block.columns)
+    elif runs_compiled(weight, rates):
+        _shorten(weight, rates, scale, block.rows, block.columns)
     else:
         norms = measure_groups(weight, block)
         factors = torch.where(norms > 0, 1 - scale * rates / norms, 0.0).clamp_(min=0)
@@ -70,3 +72,77 @@ def _is_transposed(weight: Tensor) -> bool:
 
 def _turned(block: Block) -> Block:
     return Block(block.columns, block.rows)
+
+
+_POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_SHAPE = (_SIZE,) * 4
+
+
+def runs_compiled(*values: Tensor) -> bool:
+    """Return whether groups.cpp takes these tensors, and could be compiled."""
+    return all(_is_plain(value) for value in values) and _load() is not None
+
+
+def _norms(weight: Tensor, tall: int, wide: int) -> Tensor:
+    """Return the Euclidean _norms of the groups, (rows / tall, columns / wide)."""
+    rows, columns = weight.shape
+    # `torch.empty` would use the default dtype and device, which a program may have changed.
+    found = weight.new_empty(rows // tall, columns // wide)
+    _library().group_norms(weight.data_ptr(), *_sizes(weight, tall, wide), _scratch(weight), found.data_ptr())
+    return found
+
+
+def _add_gradient(
+    weight: Tensor, gradient: Tensor, factors: Tensor, scale: float, tall: int, wide: int
+) -> float:
+    """Add scale * factors * w / ||w|| to a gradient, in place; return scale * sum(factors * ||w||)."""
+    return _library().add_group_gradient(
+        weight.data_ptr(),
+        gradient.data_ptr(),
+        factors.data_ptr(),
+        scale,
+        *_sizes(weight, tall, wide),
+        _scratch(weight),
+    )
+
+
+def _shorten(weight: Tensor, rates: Tensor, scale: float, tall: int, wide: int) -> None:
+    """Apply the proximal step, in place: multiply groups by max(0, 1 - scale * rates / ||w||)."""
+    _library().shorten_groups(
+        weight.data_ptr(), rates.data_ptr(), scale, *_sizes(weight, tall, wide), _scratch(weight)
+    )
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.device.type == "cpu" and value.dtype == torch.float32 and value.is_contiguous()
+
+
+def _sizes(weight: Tensor, tall: int, wide: int) -> tuple[int, int, int, int]:
+    return (*weight.shape, tall, wide)
+
+
+def _scratch(weight: Tensor) -> ctypes.Array:
+    """Return two rows of floats, which live as long as the call that they are passed to."""
+    return (_FLOAT * (2 * weight.shape[1]))()
+
+
+def _library() -> ctypes.CDLL:
+    """Return the library; raise `RuntimeError` where `runs_compiled` returns False."""
+    if (library := _load()) is None:
+        raise RuntimeError(
+            "native/groups.cpp is not compiled; ask runs_compiled() before calling its functions"
+        )
+    return library
+
+
+@once
+def _load() -> ctypes.CDLL | None:
+    library = load_library("native/groups.cpp")
+    if library is not None:
+        library.group_norms.argtypes = [_POINTER, *_SHAPE, _POINTER, _POINTER]
+        library.group_norms.restype = None
+        library.add_group_gradient.argtypes = [_POINTER] * 3 + [_FLOAT, *_SHAPE, _POINTER]
+        library.add_group_gradient.restype = ctypes.c_double
+        library.shorten_groups.argtypes = [_POINTER] * 2 + [_FLOAT, *_SHAPE, _POINTER]
+        library.shorten_groups.restype = None
+    return library

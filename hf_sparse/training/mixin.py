@@ -213,7 +213,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             record = record_of(
                 self,
                 self.recipe,
-                teacher=self.distiller and self.distiller.teacher,
+                teacher=None if self.distiller is None else self.distiller.teacher,
                 facts=self.facts,
                 ended=self.trained_at,
                 resumed=self.resumed,

@@ -16,9 +16,8 @@ from transformers import PreTrainedModel
 
 from hf_sparse import prune
 from hf_sparse.benchmark import eager
-from hf_sparse.benchmark.backends import BACKENDS, REFERENCE, Field, prepare
+from hf_sparse.benchmark.backends import BACKENDS, REFERENCE, Field, prepare, quiet_root
 from hf_sparse.benchmark.eager import held_bytes
-from hf_sparse.benchmark.exported import quiet_root
 from hf_sparse.benchmark.inputs import Job, plain_copy, random_inputs, shared_copy
 from hf_sparse.benchmark.latency import largest_difference
 from hf_sparse.quantization.calibrate import calibrate

@@ -15,8 +15,8 @@ from transformers import BertConfig, BertModel
 
 from hf_sparse.checkpoint import saved_files
 from hf_sparse.checkpoint.load import load_model, rounded_as
-from hf_sparse.checkpoint.packed.file import PACKED
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED
 from hf_sparse.checkpoint.saved_files import saved_file, weight_bytes
 from hf_sparse.checkpoint.sidecar import SIDECAR
 from tests.support.tiny import SIZES, bert

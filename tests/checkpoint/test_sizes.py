@@ -12,8 +12,8 @@ from hf_sparse.checkpoint import formats as publishing
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.checkpoint.formats import FORMATS, publish
 from hf_sparse.checkpoint.packed import model as packed_model
-from hf_sparse.checkpoint.packed.file import PACKED
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.fake_layers import Phase

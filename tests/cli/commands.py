@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from typer.testing import CliRunner, Result
 
 from hf_sparse.cli.main import app
-from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.oneshot.quantize_trained import calibration_recipe, quantize_trained, save_quantized
 from tests.data.tiny_tokenizers import bert as tokenizer
 from tests.support.tiny import bert, sentences
 

@@ -78,7 +78,7 @@ def test_packed_and_plain_models_are_measured(tmp_path: Path, no_exports: None) 
 def test_without_a_compiler_it_goes_on_without_this_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_exports: None
 ) -> None:
-    for module in ("library", "fusing", "optimizing"):
+    for module in ("bindings", "fusion", "optimization"):
         monkeypatch.setattr(f"hf_sparse.runtime.{module}.load_kernels", lambda: None)
     monkeypatch.setattr("hf_sparse.benchmark.eager.load_kernels", lambda: None)
     quantized(tmp_path / "int8")

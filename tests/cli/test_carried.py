@@ -7,9 +7,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
-from hf_sparse.hub.stage import staged
+from hf_sparse.hub.push_directory import staged
 from tests.cli.commands import lines
-from tests.trainers import small
+from tests.support import small
 
 TEXTS = [small.text(number) for number in range(8)]
 

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from hf_sparse import Recipe, __version__
-from hf_sparse.checkpoint.packed.file import PACKED
+from hf_sparse.checkpoint.packed.packed_file import PACKED
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.training.parts.sparsifier import Sparsifier
 from tests.cli.commands import lines, quantized, run

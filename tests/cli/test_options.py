@@ -13,8 +13,8 @@ import pytest
 import typer
 from transformers import TrainingArguments
 
-from hf_sparse.cli import old_options
 from hf_sparse.cli.main import app
+from hf_sparse.cli.options import OLD_OPTIONS, OLD_OPTIONS_OF_SCRIPTS, with_new_keys, with_new_options
 from tests.cli.commands import lines, run
 from tests.support.tiny import bert
 
@@ -106,7 +106,7 @@ def test_the_options_of_a_run_have_the_names_of_its_scripts(options: list[Option
     assert of_plan - of_scripts - TRAINING == {"json", "model_option", "png", "processes", "speed"}
 
 
-OLD = [(command, old, new) for command, names in old_options.COMMANDS.items() for old, new in names.items()]
+OLD = [(command, old, new) for command, names in OLD_OPTIONS.items() for old, new in names.items()]
 
 
 @pytest.mark.parametrize(("command", "old", "new"), OLD)
@@ -115,12 +115,12 @@ def test_an_old_name_is_read_as_the_new_one_with_a_warning(command: str, old: st
     known = {option for parameter in group.params for option in parameter.opts}
     assert new in known and old not in known
     with pytest.warns(FutureWarning, match=f"^{re.escape(old)} is an old name; write {re.escape(new)}$"):
-        words = list(old_options.with_new_options([old, "1", f"{old}=2"], old_options.COMMANDS[command]))
+        words = list(with_new_options([old, "1", f"{old}=2"], OLD_OPTIONS[command]))
     assert words == [new, "1", f"{new}=2"]
 
 
 def test_a_value_behind_two_dashes_is_no_option(recwarn: pytest.WarningsRecorder) -> None:
-    assert list(old_options.with_new_options(["--", "--to"], {"--to": "--format"})) == ["--", "--to"]
+    assert list(with_new_options(["--", "--to"], {"--to": "--format"})) == ["--", "--to"]
     assert len(recwarn) == 0
 
 
@@ -138,11 +138,9 @@ def test_commands_run_with_old_names(tmp_path: Path) -> None:
 
 def test_an_old_name_in_a_script_is_read_as_the_new_one(tmp_path: Path) -> None:
     with pytest.warns(FutureWarning, match="--text_column_names is an old name; write --text-column"):
-        assert list(old_options.with_new_options(["--text_column_names"], old_options.SCRIPTS)) == [
-            "--text-column"
-        ]
+        assert list(with_new_options(["--text_column_names"], OLD_OPTIONS_OF_SCRIPTS)) == ["--text-column"]
     with pytest.warns(FutureWarning, match="^text_column_names is an old name; write text_column$"):
-        found = old_options.with_new_keys({"text_column_names": ["a"], "seed": 1}, old_options.SCRIPTS)
+        found = with_new_keys({"text_column_names": ["a"], "seed": 1}, OLD_OPTIONS_OF_SCRIPTS)
     assert found == {"text_column": ["a"], "seed": 1}
 
 

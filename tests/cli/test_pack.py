@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from hf_sparse.checkpoint.load import load_tokenizer
-from hf_sparse.checkpoint.packed.file import PACKED
 from hf_sparse.checkpoint.packed.model import load_packed
-from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.checkpoint.packed.packed_file import PACKED
+from hf_sparse.oneshot.quantize_trained import calibration_recipe, quantize_trained, save_quantized
 from tests.cli.commands import lines, quantized, refused
 from tests.support.tiny import bert
 

@@ -9,7 +9,7 @@ from transformers import BertForSequenceClassification
 
 from tests.cli.commands import lines, refused
 from tests.data.tiny_tokenizers import bert as tokenizer
-from tests.hub.legacy.test_removed import shrunk
+from tests.hub.legacy.test_nn_pruned_removed import shrunk
 from tests.hub.legacy.written import PRUNED, assert_gives, config_of, keep, logits, tensors_of, wide, write
 
 

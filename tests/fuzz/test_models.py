@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 from hf_sparse import find_targets
 from hf_sparse.checkpoint.compressed_tensors import is_compressed
 from hf_sparse.checkpoint.load import load_model, named_class, rounded_as
-from hf_sparse.checkpoint.packed.file import PACKED, index_metadata
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED, index_metadata
 from hf_sparse.checkpoint.saved_files import packed_file, weight_bytes
 from hf_sparse.checkpoint.sizes import measure_sizes
 from hf_sparse.checkpoint.sparsity_record import lost_zeros, read_sparsity_record, recorded_modules

@@ -8,7 +8,7 @@ import pytest
 
 from hf_sparse.checkpoint.formats import publish
 from hf_sparse.checkpoint.load import load_model
-from hf_sparse.hub.stage import staged
+from hf_sparse.hub.push_directory import staged
 from tests.hub.pushing import REPO, saved
 from tests.support.tiny import bert
 

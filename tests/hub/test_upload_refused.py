@@ -172,7 +172,7 @@ def test_offline_means_offline(server: Server, pushers: Clients, model: Path) ->
 
 def test_a_card_the_hub_does_not_take(server: Server, pushers: Clients, model: Path) -> None:
     broken = """
-import hf_sparse.hub.stage as staging
+import hf_sparse.hub.push_directory as staging
 def broken(directory, staged, repo, **_):
     (staged / 'README.md').write_text('---\\na: [\\n---\\n')
 staging.write_card = broken

@@ -9,7 +9,7 @@ import torch
 
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
-from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.oneshot.quantize_trained import calibration_recipe, quantize_trained, save_quantized
 from tests.support.doomed import Moment, cheap_processes
 from tests.support.tiny import bert, sentences
 

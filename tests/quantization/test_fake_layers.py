@@ -16,7 +16,7 @@ from transformers import (
 
 from hf_sparse import find_targets
 from hf_sparse.quantization import fake_layers as linear
-from hf_sparse.quantization import shared_rounding as sharing
+from hf_sparse.quantization import shared_inputs as sharing
 from hf_sparse.quantization.activations import observe, simulate
 from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.fake_layers import FakeQuantConv1D, FakeQuantLinear, Phase

@@ -14,7 +14,7 @@ from hf_sparse import load_packed, save_packed
 from hf_sparse.checkpoint.packed.hf_quantizer import SUPPORTED
 from hf_sparse.export.directory import export_directory
 from hf_sparse.export.session import load_onnx
-from hf_sparse.quantization import shared_rounding as sharing
+from hf_sparse.quantization import shared_inputs as sharing
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import fuse, load, optimize
 from tests.support.tiny import bert, sentences

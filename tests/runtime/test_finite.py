@@ -8,7 +8,7 @@ import torch
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import fuse, optimize
 from hf_sparse.runtime.bindings import load_kernels
-from hf_sparse.runtime.loader import ready
+from hf_sparse.runtime.from_disk import ready
 from tests.support.runtime_models import batch, build, quantized
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")

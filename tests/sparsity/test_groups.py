@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_sparse.native import groups as native
 from hf_sparse.native.build import COMPILERS
+from hf_sparse.sparsity import groups
 from hf_sparse.sparsity.groups import add_gradient, group_norms, measure_groups, shorten_groups
 from hf_sparse.sparsity.patterns.block import Block
 
@@ -20,11 +20,11 @@ BLOCKS += [Block(1, 24), Block(16, 12), Block(16, 1)]
 @pytest.fixture(params=["compiled", "in PyTorch"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in PyTorch":
-        monkeypatch.setattr(native, "suits", lambda *values: False)
+        monkeypatch.setattr(groups, "runs_compiled", lambda *values: False)
     elif not any(map(shutil.which, COMPILERS)):
         pytest.skip("there is no C++ compiler")
     else:
-        assert native.suits(torch.zeros(1, 1))
+        assert groups.runs_compiled(torch.zeros(1, 1))
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -10,9 +10,8 @@ from hf_sparse.sparsity.layout import Layout, Override
 from hf_sparse.sparsity.mask_update import choose, grow
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods.magnitude import absolute
-from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
+from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block, Column, Row
 from hf_sparse.sparsity.patterns.n_of_m import NOfM
-from hf_sparse.sparsity.patterns.row_column import Column, Row
 from hf_sparse.targets import find_targets
 
 FIRST, SECOND, THIRD = (f"layers.{index}.weight" for index in range(3))

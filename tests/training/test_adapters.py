@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, prune
 from hf_sparse.checkpoint.sparsity_record import lost_zeros, read_sparsity_record, recorded_modules
 from hf_sparse.oneshot.prune_with_data import prune_with_data
-from hf_sparse.oneshot.quantize import quantize_trained
+from hf_sparse.oneshot.quantize_trained import quantize_trained
 from tests.support.tiny import SIZES, arguments, bert, pruning, sentences
 
 LORA = LoraConfig(r=4, target_modules=["query", "value"], task_type="SEQ_CLS")

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback
-from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained
+from hf_sparse.oneshot.quantize_trained import calibration_recipe, quantize_trained
 from hf_sparse.training.finite import not_finite
 from tests.support.runs import distil, prune, quantize
 from tests.support.tiny import arguments, bert, pruning, sentences

@@ -18,7 +18,7 @@ from transformers import BertForSequenceClassification, Trainer
 from hf_sparse import Recipe, SparseTrainer, SparsityCallback, find_targets, prune
 from hf_sparse.checkpoint.sparsity_record import lost_zeros
 from hf_sparse.oneshot.prune_with_data import prune_with_data
-from hf_sparse.oneshot.quantize import quantize_trained
+from hf_sparse.oneshot.quantize_trained import quantize_trained
 from tests.support.tiny import arguments, batches, bert, pruning, sentences
 
 NAME = "bert.encoder.layer.0.intermediate.dense"

@@ -16,7 +16,7 @@ from hf_sparse.checkpoint.packed.codec import (
     unpack_words,
 )
 from hf_sparse.checkpoint.packed.codec import unpack_codes as decode
-from hf_sparse.checkpoint.packed.file import DTYPES, FLOATS, Entry, Quantization
+from hf_sparse.checkpoint.packed.packed_file import DTYPES, FLOATS, Entry, Quantization
 from hf_sparse.quantization.convert import as_quantized, attach
 from hf_sparse.quantization.fake_layers import Phase
 from hf_sparse.quantization.quantized_layers import QuantizedLayer

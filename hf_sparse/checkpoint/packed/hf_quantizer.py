@@ -12,14 +12,14 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from hf_sparse.checkpoint.packed.file import METHOD, PACKED, SUFFIX, read_packed
+from hf_sparse.checkpoint.packed.packed_file import METHOD, PACKED, SUFFIX, read_packed
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.core_model_loading import WeightConverter, WeightTransform
 
-    from hf_sparse.checkpoint.packed.file import Entry
+    from hf_sparse.checkpoint.packed.packed_file import Entry
 
 # The methods that the quantizer overrides.
 HOOKS = (

@@ -24,11 +24,21 @@ from hf_sparse.checkpoint.packed.entries import (
     quantized_entries,
     unpack,
 )
-from hf_sparse.checkpoint.packed.file import DTYPES, METHOD, PACKED, Entry, damaged, read_packed, write_packed
+from hf_sparse.checkpoint.packed.packed_file import (
+    DTYPES,
+    METHOD,
+    PACKED,
+    Entry,
+    damaged,
+    read_packed,
+    write_packed,
+)
 from hf_sparse.checkpoint.packed.validation import (
     compare,
     compare_layers,
     require_same,
+    shapes_of,
+    tensors_of,
 )
 from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
@@ -72,8 +82,8 @@ def save_packed(model: PreTrainedModel, directory: str | Path, tokenizer: Tokeni
     find_targets(model)
     require_finite_tensors(model.named_parameters())
     layers = quantized_layers(model)
-    state, ties = _tensors(model)
-    if _shapes(state, ties) != _shapes(*_tensors(_build(kind, model.config, "meta"))):
+    state, ties = tensors_of(model)
+    if shapes_of(state, ties) != shapes_of(*tensors_of(_build(kind, model.config, "meta"))):
         raise ValueError(
             f"the tensors of this {kind.__name__}, their shapes or which of them are tied are not those that "
             "its configuration says; change the configuration"
@@ -210,7 +220,7 @@ def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
     config.quantization_config = None
     with described_by(described):
         skeleton = _build(kind, config, "meta")
-    planned, ties = _tensors(skeleton)
+    planned, ties = tensors_of(skeleton)
     opened = OpenedPacked(path, kind, config, pairs, ties)
     compare(opened.entries, planned, ties, path)
     compare_layers(opened.entries, skeleton, path)
@@ -282,18 +292,3 @@ class Undrawn(TorchFunctionMode):
         if func.__name__ in _DRAW or getattr(func, "__module__", None) == nn.init.__name__:
             return args[0] if args else named["tensor"]
         return func(*args, **named)
-
-
-def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Return the tensors of a model, and all names of each tensor by its first one."""
-    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    names: dict[int, list[str]] = {}
-    for name, tensor in state.items():
-        names.setdefault(id(tensor), []).append(name)
-    return state, {tied[0]: tied for tied in names.values()}
-
-
-def _shapes(
-    state: Mapping[str, Tensor], ties: Mapping[str, list[str]]
-) -> dict[str, tuple[torch.Size, list[str]]]:
-    return {name: (state[name].shape, tied) for name, tied in ties.items()}

@@ -12,11 +12,27 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.checkpoint.packed.entries import bit_patterns, check, unpack
-from hf_sparse.checkpoint.packed.file import DTYPES, FLOATS, Entry, damaged
+from hf_sparse.checkpoint.packed.packed_file import DTYPES, FLOATS, Entry, damaged
 from hf_sparse.quantization.convert import QUANTIZED, as_quantized
 from hf_sparse.sparsity.numpy_ops import parallel_map
 
 _WEIGHT = ".weight"
+
+
+def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Return the tensors of a model, and all names of each tensor by its first one."""
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    names: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        names.setdefault(id(tensor), []).append(name)
+    return state, {tied[0]: tied for tied in names.values()}
+
+
+def shapes_of(
+    state: Mapping[str, Tensor], ties: Mapping[str, list[str]]
+) -> dict[str, tuple[torch.Size, list[str]]]:
+    """Return the shape and all names of each tensor by its first name."""
+    return {name: (state[name].shape, tied) for name, tied in ties.items()}
 
 
 def compare(

@@ -12,7 +12,7 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.checkpoint.compressed_tensors import METHOD as COMPRESSED
 from hf_sparse.checkpoint.configuration import method_of, saved_quantization
 from hf_sparse.checkpoint.load import load_model
-from hf_sparse.checkpoint.packed.file import METHOD as PACKED
+from hf_sparse.checkpoint.packed.packed_file import METHOD as PACKED
 from hf_sparse.checkpoint.saved_files import packed_file, weight_bytes
 from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.checkpoint.sparsity_record import describe_lost, lost_zeros, read_sparsity_record

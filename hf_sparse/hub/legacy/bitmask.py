@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_sparse.hub.legacy.state import Conversion, Grid, Rounds, State, some
+from hf_sparse.hub.legacy.old_checkpoint import Conversion, Grid, Rounds, State, some
 
 _PARTS = ("compressed", "bitmask", "shape", "row_offsets")
 _CONFIGS = ("quantization_config", "compression_config", "sparsity_config")

@@ -16,12 +16,11 @@ from hf_sparse.checkpoint.carry_over import carried, carry
 from hf_sparse.checkpoint.load import load_model, load_tokenizer
 from hf_sparse.checkpoint.sparsity_record import write_sparsity_record
 from hf_sparse.hub.legacy.bitmask import unpack_bitmasks
-from hf_sparse.hub.legacy.masked import fold_intel_masks, fold_parametrizations, fold_torch_masks
-from hf_sparse.hub.legacy.no_norm import turn_into_mobilebert
+from hf_sparse.hub.legacy.masked_weights import fold_intel_masks, fold_parametrizations, fold_torch_masks
+from hf_sparse.hub.legacy.nn_pruned import refill_removed, turn_into_mobilebert
+from hf_sparse.hub.legacy.old_checkpoint import POOLER, Conversion, Rounds, State, listed, read_state
 from hf_sparse.hub.legacy.proof import Proof, Rounding, measure_rounding, prove
 from hf_sparse.hub.legacy.quantization_aware import drop_observers
-from hf_sparse.hub.legacy.removed import refill_removed
-from hf_sparse.hub.legacy.state import POOLER, Conversion, Rounds, State, listed, read_state
 from hf_sparse.sparsity.evidence import IN_PATTERN, pruned_weights
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.sparsity.masks import Masks

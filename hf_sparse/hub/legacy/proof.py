@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_sparse.data.positions import most_tokens
-from hf_sparse.hub.legacy.state import POOLER, Grid, Rounds
+from hf_sparse.hub.legacy.old_checkpoint import POOLER, Grid, Rounds
 
 # Another order of summation gives differences below 1e-6 in tests.
 TOLERANCE = 1e-4

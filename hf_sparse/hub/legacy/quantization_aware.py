@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hf_sparse.hub.legacy.state import Conversion, Grid, Rounds, State, some
+from hf_sparse.hub.legacy.old_checkpoint import Conversion, Grid, Rounds, State, some
 
 _OBSERVED = re.compile(
     r"(?P<module>.+?)(?:\.module|\.quant|\.(?:input|output)_quant_stubs\.\d+)?"

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from hf_sparse.sparsity.patterns.block import read_block
+from hf_sparse.sparsity.patterns.block import read_block, read_whole
 from hf_sparse.sparsity.patterns.n_of_m import read_n_of_m
 from hf_sparse.sparsity.patterns.pattern import Pattern
-from hf_sparse.sparsity.patterns.row_column import read_whole
 
 PATTERNS: dict[str, Callable[[str], Pattern | None]] = {
     "unstructured, or blocks as rows x columns such as 1x4 or 4x4": read_block,

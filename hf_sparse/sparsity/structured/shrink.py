@@ -10,8 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_sparse.sparsity.structured.heads import find_heads
-from hf_sparse.sparsity.structured.neurons import find_neurons
+from hf_sparse.sparsity.structured.heads_and_neurons import find_heads, find_neurons
 from hf_sparse.sparsity.structured.structures import Structures
 
 

@@ -3,7 +3,7 @@
 import logging
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,15 +12,12 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import has_length
 
-if TYPE_CHECKING:
-    from transformers import Trainer as _Host
-else:
-    _Host = object
+from hf_sparse.training.host import Host
 
 logger = logging.getLogger(__name__)
 
 
-class ResumablePasses(_Host):
+class ResumablePasses(Host):
     """Makes a Trainer resume in the middle of any pass over its data, without a step after the last one.
 
     Trainer saves the state of random generators at a checkpoint. If the order of rows is drawn from them

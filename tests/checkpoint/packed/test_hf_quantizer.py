@@ -25,8 +25,8 @@ from transformers import (
 from transformers.quantizers.base import HfQuantizer
 
 from hf_sparse import load_packed, save_packed
-from hf_sparse.checkpoint.packed.file import METHOD, PACKED, read_packed, write_packed
 from hf_sparse.checkpoint.packed.hf_quantizer import HOOKS, SUPPORTED, PackedQuantizer
+from hf_sparse.checkpoint.packed.packed_file import METHOD, PACKED, read_packed, write_packed
 from hf_sparse.quantization.calibrate import calibrate
 from tests.support.tiny import bert, sentences
 

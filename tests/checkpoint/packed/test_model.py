@@ -27,8 +27,8 @@ from transformers import (
 
 from hf_sparse import find_targets
 from hf_sparse.checkpoint.packed.codec import pack_codes
-from hf_sparse.checkpoint.packed.file import PACKED, read_packed, write_packed
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED, read_packed, write_packed
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import attach, detach
 from hf_sparse.quantization.fake_layers import FakeQuantLinear, Phase

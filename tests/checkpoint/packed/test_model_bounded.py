@@ -13,12 +13,12 @@ import torch
 from safetensors.numpy import save_file
 
 from hf_sparse.checkpoint.packed.entries import pack_tensor, unpack
-from hf_sparse.checkpoint.packed.file import PACKED, index_metadata, read_packed, write_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED, index_metadata, read_packed, write_packed
 
 CODE = """
 import resource
 from pathlib import Path
-from hf_sparse.checkpoint.packed.file import read_packed
+from hf_sparse.checkpoint.packed.packed_file import read_packed
 with open("/proc/self/statm") as file:
     now = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + (96 << 20), now + (96 << 20)))

@@ -21,8 +21,8 @@ from safetensors.torch import save_file as save_torch_file
 
 from hf_sparse import find_targets
 from hf_sparse.checkpoint.packed.codec import pack_codes, pack_words
-from hf_sparse.checkpoint.packed.file import PACKED, Entry, index_metadata, read_packed, write_packed
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
+from hf_sparse.checkpoint.packed.packed_file import PACKED, Entry, index_metadata, read_packed, write_packed
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.fake_layers import Phase
 from hf_sparse.quantization.weights import read_weight_scheme

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from hf_sparse.hub import load_legacy
 from hf_sparse.hub.legacy.bitmask import unpack_bitmasks
-from hf_sparse.hub.legacy.state import State
+from hf_sparse.hub.legacy.old_checkpoint import State
 from tests.hub.legacy.written import PRUNED, assert_gives, config_of, keep, logits, tensors_of, wide, write
 
 SPARSITY = {"format": "sparse-bitmask", "global_sparsity": 0.75, "sparsity_structure": "unstructured"}

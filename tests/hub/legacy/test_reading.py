@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_sparse.checkpoint.packed.model import save_packed
-from hf_sparse.hub.legacy.state import read_state
+from hf_sparse.hub.legacy.old_checkpoint import read_state
 from tests.hub.legacy.written import config_of, tensors_of, wide, write
 
 TENSORS = {"one.weight": torch.arange(6.0).reshape(2, 3), "two": torch.zeros(2, dtype=torch.int64)}

@@ -23,6 +23,7 @@ from transformers import (
 
 from hf_sparse import prune
 from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.sparsity.structured import heads_and_neurons
 from hf_sparse.sparsity.structured.shrink import count_dead, shrink
 from tests.support.tiny import SIZES, VOCABULARY, bert, llama
 
@@ -244,7 +245,7 @@ def test_attention_that_does_more_is_left_alone() -> None:
 
 
 def test_outputs_that_change_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_sparse.sparsity.structured.heads._is_plain", lambda attention, projections: True)
+    monkeypatch.setattr(heads_and_neurons, "_is_plain", lambda attention, projections: True)
     model = lively(diff_llama())
     for layer in model.model.layers:
         kill(layer.self_attn.o_proj.weight.t(), [1, 2])

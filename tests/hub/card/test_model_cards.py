@@ -1,0 +1,38 @@
+"""The cards of the models that the project trains are what their facts make of them."""
+
+from pathlib import Path
+
+import pytest
+
+from hf_sparse.hub.card.card_data import facts_from_json
+from hf_sparse.hub.card.render import render
+
+CARDS = Path(__file__).parents[3] / "model_cards"
+FOLDERS = sorted(path for path in CARDS.iterdir() if path.is_dir())
+
+
+def test_there_is_a_card() -> None:
+    assert FOLDERS != []
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_card_is_what_its_facts_make_of_it(folder: Path) -> None:
+    facts = facts_from_json((folder / "facts.json").read_text(encoding="utf-8"))
+    written = (folder / "README.md").read_text(encoding="utf-8")
+    assert str(render(facts)) == written
+    assert facts.name == folder.name
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_pictures_beside_a_card_are_those_it_shows(folder: Path) -> None:
+    facts = facts_from_json((folder / "facts.json").read_text(encoding="utf-8"))
+    assert {path.name for path in (folder / "pictures").iterdir()} == set(facts.pictures)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(f"(pictures/{picture})" in text for picture in facts.pictures)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_facts_under_their_old_names_are_read(folder: Path) -> None:
+    text = (folder / "facts.json").read_text(encoding="utf-8")
+    old = text.replace('"repo_id":', '"repo":').replace('"license":', '"licence":')
+    assert old != text and facts_from_json(old) == facts_from_json(text)
