@@ -237,7 +237,7 @@ def _with_obstacle(candidate: _Candidate, skeleton: bool) -> _Candidate:
             getattr(module, name, None)
         )
         obstacle = Obstacle.MADE_ANEW if remade else obstacle
-        problem = obstacle.value if remade else f"has no {name}: it is kept in another form"
+        problem = obstacle.value if remade else f"lacks {name}: it is kept in another form"
     elif type(parameter) is not nn.Parameter:
         problem = f"is a {type(parameter).__name__}, not a plain tensor"
     elif parameter.is_meta and not skeleton:

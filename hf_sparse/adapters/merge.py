@@ -104,7 +104,7 @@ def _check_mergeable(model: nn.Module) -> None:
         )
     if not hasattr(model, "merge_and_unload") or not any(True for _ in _tuned(model)):
         raise ValueError(
-            f"{type(model).__name__} has no adapters that can be merged; give a PeftModel, as of "
+            f"{type(model).__name__} lacks adapters that can be merged; give a PeftModel, as of "
             "peft.get_peft_model or PeftModel.from_pretrained"
         )
     if merged := next((layer.merged_adapters for _, layer in _tuned(model) if layer.merged), None):

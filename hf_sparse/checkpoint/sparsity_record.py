@@ -134,7 +134,7 @@ def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int | None]]:
     """Return the weights with fewer zeros than recorded: the number removed, and the number of zeros now.
 
     Weights that the model lacks, as of another head, are passed over, and so are weights whose values cannot
-    be read (sharded, offloaded). If the model has no recorded weight, all are returned, with None for zeros.
+    be read (sharded, offloaded). If it lacks every recorded weight, all are returned, with None for zeros.
     """
     lost: dict[str, tuple[int, int | None]] = {}
     for part in _parts(model):
@@ -189,7 +189,7 @@ def describe_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
     if all(zeros is None for _, zeros in lost.values()):
         return (
             f"the configuration records zeros of {len(lost)} weights, such as {next(iter(lost))}, and the "
-            "model has no weight of any of these names"
+            "model lacks all of them"
         )
     shown = [f"{name} ({zeros or 0:,} of {removed:,})" for name, (removed, zeros) in list(lost.items())[:3]]
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""

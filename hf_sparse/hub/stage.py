@@ -95,9 +95,7 @@ def staged(
     """
     directory = Path(directory)
     if not (directory / CONFIG_NAME).is_file():
-        raise ValueError(
-            f"{directory} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
-        )
+        raise ValueError(f"{directory} holds no model: {CONFIG_NAME} is missing; name the directory of one")
     _require_own_files(directory, PICTURES)
     with tempfile.TemporaryDirectory(prefix="hf_sparse_push_") as home:
         # Its writers want a directory that does not exist.
@@ -239,6 +237,6 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _shards(directory: Path) -> list[Path]:
-    """Return the weight files that the index of a directory names, nothing if there is no index."""
+    """Return the weight files that the index of a directory names, nothing without an index."""
     index = directory / SAFE_WEIGHTS_INDEX_NAME
     return [directory / name for name in shards_of(index)] if index.is_file() else []

@@ -36,8 +36,8 @@ def load_for_texts(
     reader = load_tokenizer(tokenizer or name_or_path)
     if reader is None:
         raise ValueError(
-            f"{tokenizer or name_or_path} has no tokenizer; save it there with tokenizer.save_pretrained, or "
-            "say where it is (--tokenizer-name)"
+            f"{tokenizer or name_or_path} lacks a tokenizer; save it there with tokenizer.save_pretrained, "
+            "or say where it is (--tokenizer-name)"
         )
     if model.main_input_name != "input_ids":
         raise ValueError(

@@ -74,7 +74,7 @@ class Recipe(Part):
         """Return a recipe that comes with the package, such as `prune_ofa_90`.
 
         Raises:
-            ValueError: There is no such preset; the message lists those there are.
+            ValueError: The preset does not exist; the message lists those that do.
         """
         if name not in preset_names():
             raise ValueError(

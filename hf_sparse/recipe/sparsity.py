@@ -39,7 +39,7 @@ class ScheduleRecipe(Part):
     def _check_shape(self) -> Self:
         if self.shape in ("one_shot", "constant") and (self.ramp_end is not None or self.initial):
             raise ValueError(
-                f"a {self.shape} schedule has no ramp; leave out initial and ramp_end, or choose another "
+                f"a {self.shape} schedule lacks a ramp; leave out initial and ramp_end, or choose another "
                 "shape"
             )
         if self.shape == "constant" and self.begin not in (0, "0%"):
@@ -166,7 +166,7 @@ class SparsityRecipe(Part):
 
     @classmethod
     def further_keys(cls) -> dict[str, type[Part]]:
-        """Return the class of settings under each key that is no field."""
+        """Return the class of settings under each key that is not a field."""
         return {key: kind for key in method_settings() if (kind := METHODS[key].settings) is not None}
 
     @model_validator(mode="wrap")
@@ -196,7 +196,7 @@ class SparsityRecipe(Part):
             if extra:
                 raise ValueError(
                     f"method {self.method} keeps the zeros the model comes with, so "
-                    f"{', '.join(sorted(extra))} would have no effect; leave it out"
+                    f"{', '.join(sorted(extra))} would be ignored; leave it out"
                 )
         elif self.schedule is None:
             raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")

@@ -104,7 +104,7 @@ class RuntimeLinear(KernelModule):
 def refuse_saving(*_: Any, **__: Any) -> NoReturn:
     """Raise `ValueError`; stands in for `save_pretrained`, which would first write a configuration."""
     raise ValueError(
-        "a model that was made ready to run has no weights left to save; save it before, and call optimize "
+        "a model that was made ready to run lacks the weights to save; save it before, and call optimize "
         "or fuse on what was loaded"
     )
 

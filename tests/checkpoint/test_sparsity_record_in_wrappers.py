@@ -142,7 +142,7 @@ def test_a_record_of_other_names_is_no_proof_of_zeros(tmp_path: Path) -> None:
         SparseTrainer(model=model, args=arguments(tmp_path / "run"), train_dataset=sentences())
     said = run("inspect", str(tmp_path / "model"))
     assert said.exit_code == WANTING
-    assert "no weight of any of these names" in " ".join(said.output.split())
+    assert "and the model lacks all of them" in " ".join(said.output.split())
     assert "at least the zeros" not in said.output
     numbers = json.loads(run("inspect", str(tmp_path / "model"), "--json").output)
     assert numbers["lost_zeros"][f"0.model.{QUERY}.weight"] == {"removed": 819, "zeros": None}

@@ -126,7 +126,7 @@ def test_what_compressed_tensors_cannot_hold_is_rounded_floats(tmp_path: Path) -
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{tmp_path} holds no model, there is no config.json in it; name"):
+    with pytest.raises(ValueError, match=f"^{tmp_path} holds no model: config.json is missing; name"):
         staged(tmp_path, REPO).__enter__()
 
 

@@ -95,7 +95,7 @@ def test_a_text_is_no_longer_than_the_model_takes(
 
 
 def test_a_split_that_is_missing_is_named(script: Script) -> None:
-    with pytest.raises(ValueError, match=r"no split 'train', only \['test'\]; give --train_file"):
+    with pytest.raises(ValueError, match=r"lacks a split 'train' and has \['test'\]; give --train_file"):
         script("common").take({"test": None}, "train")
 
 

@@ -169,7 +169,7 @@ def test_what_an_encoder_alone_cannot_do_is_refused(
                 str(encoder),
             )
         )
-    with pytest.raises(ValueError, match="the recipe has no distillation; give --recipe prune_encoder_90"):
+    with pytest.raises(ValueError, match="the recipe lacks distillation; give --recipe prune_encoder_90"):
         main(arguments(encoder, text, tmp_path / "out", "--sparsity", "0.5", "--max_steps", "20"))
     argv = arguments(encoder, text, tmp_path / "out", *RECIPE)
     with pytest.raises(ValueError, match="sparsity.include names the pooler, .* leave it out"):

@@ -62,7 +62,7 @@ def ways_to_load(facts: Facts) -> list[Way]:
 
 
 def _skips_zeros(facts: Facts) -> bool:
-    """Return whether the runtime of hf_sparse speeds the model up; it has no scales by group of inputs."""
+    """Return whether the runtime of hf_sparse speeds the model up: not with scales by group of inputs."""
     held = facts.quantization
     return facts.sparse if held is None else "group" not in held.weights
 

@@ -22,7 +22,7 @@ def speed(facts: Facts) -> str:
 
 
 def times_as_fast(latency: LatencyReport) -> str | None:
-    """Return one sentence with the speed-up over the fastest other runtime, None if there is no gain."""
+    """Return one sentence with the speed-up over the fastest other runtime, None without a gain."""
     best, rival = latency.best, latency.rival
     if best is None or rival is None or not latency.gain:
         return None
@@ -67,7 +67,7 @@ def _table(latency: LatencyReport) -> Rows:
 
 
 def _notes(latency: LatencyReport) -> str:
-    """Return the verdict if there is no gain, what differences mean, and what was not measured."""
+    """Return notes: the verdict without a gain, what differences mean, what was not measured."""
     notes = [f"{plain(row.name)}: {plain(row.note)}" for row in latency.rows if row.note]
     notes += [f"Not measured: {plain(name)}: {plain(reason)}." for name, reason in latency.missing.items()]
     reference = plain(latency.reference)

@@ -107,7 +107,7 @@ def files_of(model: PreTrainedModel | None, directory: Path, staged: Path) -> tu
 
     `model` is the model they were made from, loaded from `directory`. Without it, or if the weights in
     `directory` were rounded by other software, only the files are measured. Raises `FileNotFoundError` if
-    there are no weights.
+    weights are missing.
     """
     inner = staged / PACKED_FOLDER
     places = [staged, *([inner] if inner.is_dir() and packed_file(str(inner)) else [])]

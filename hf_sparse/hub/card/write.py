@@ -78,7 +78,7 @@ def write_card(
 
     Raises:
         ValueError: If results are of another model or cannot be compared with those of the dense one, if a
-            file is damaged, or if there is no model in `directory`.
+            file is damaged, or if `directory` lacks a model.
     """
     facts = describe(directory, staged, repo_id, model=model, revision=revision, card=card)
     path = Path(staged) / CARD
@@ -170,7 +170,7 @@ def _public_base(base_model: str | None) -> str | None:
 
 
 def _labels(model: PreTrainedModel) -> tuple[str, ...]:
-    """Return the classes of a classifier in their order, nothing if they have no names."""
+    """Return the classes of a classifier in their order, nothing if they are unnamed."""
     labels: Mapping[Any, str] = model.config.id2label or {}
     names = tuple(labels[number] for number in sorted(labels))
     named = any(name != f"LABEL_{number}" for number, name in enumerate(names))
@@ -231,7 +231,7 @@ def draw_pictures(
     for picture in DRAWN:
         (folder / picture).unlink(missing_ok=True)
     if find_spec("matplotlib") is None:
-        logger.warning("The card has no pictures: matplotlib is not installed; pip install hf_sparse[demo]")
+        logger.warning("The card lacks pictures: matplotlib is not installed; pip install hf_sparse[demo]")
         return ()
     drawn = dict(_figures(run, weights, name))
     for picture, draw in drawn.items():

@@ -50,7 +50,7 @@ def unpack_bitmasks(state: State) -> Conversion | None:
     if scales:
         notes.append(
             f"{some(len(scales), 'quantized weight')} turned into floats: codes times scales"
-            + ("; inputs are no longer rounded" if rounded else "")
+            + ("; inputs are not rounded any more" if rounded else "")
         )
     if not notes:
         notes.append("the record of a sparse format (sparsity_config) taken out of the configuration")
@@ -83,7 +83,7 @@ class _Compressed:
 
 
 def _names_sparsity(config: Mapping[str, object]) -> bool:
-    # Transformers reads the first key only, and loads quantized weights well if it has no sparse format.
+    # Transformers reads the first key only, and loads quantized weights well if it lacks a sparse format.
     quantization, *older = (config.get(name) for name in _CONFIGS)
     return any(older) or (isinstance(quantization, dict) and bool(quantization.get("sparsity_config")))
 
@@ -92,7 +92,7 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
     for part in _PARTS[:3]:
         if f"{owner}.{part}" not in tensors:
             raise ValueError(
-                f"{owner} has no {owner}.{part}, so it is not whole; get all files of the checkpoint"
+                f"{owner} lacks {owner}.{part}, so it is not whole; get all files of the checkpoint"
             )
     values, bits, shape = (tensors[f"{owner}.{part}"] for part in _PARTS[:3])
     lengths = tuple(shape.flatten().tolist())

@@ -67,7 +67,7 @@ def _fold_hooks(state: State, ending: str) -> Conversion | None:
 def _require_partner(tensors: Mapping[str, Tensor], key: str, *partners: str) -> None:
     if not any(partner in tensors for partner in partners):
         raise ValueError(
-            f"{key} has no {' or '.join(partners)} beside it, so the weight is not whole; get all files of "
+            f"{key} lacks {' or '.join(partners)} beside it, so the weight is not whole; get all files of "
             "the checkpoint"
         )
 

@@ -35,12 +35,12 @@ def turn_into_mobilebert(state: State) -> Conversion | None:
     architecture = (config.get("architectures") or ["BertModel"])[0]
     if kind != "no_norm" or config.get("model_type") != "bert" or config.get("is_decoder"):
         raise ValueError(
-            f"{_KEY} {kind!r} of a {config.get('model_type')} has no equivalent in transformers; only "
-            "no_norm of BERT encoders has (MobileBERT)"
+            f"{_KEY} {kind!r} of a {config.get('model_type')} cannot be expressed in transformers; only "
+            "no_norm of BERT encoders can (MobileBERT)"
         )
     if architecture not in {f"Bert{head}" for head in _HEADS}:
         raise ValueError(
-            f"{architecture} without normalization has no equivalent in transformers, since MobileBERT "
+            f"{architecture} without normalization cannot be expressed in transformers: MobileBERT "
             "normalizes in its language head; name another class under architectures, such as BertModel, and "
             "leave out the head"
         )

@@ -123,7 +123,7 @@ class _Refill:
     def _weight(self, name: str) -> Tensor:
         weight = self.tensors.get(f"{name}.weight")
         if weight is None or weight.dim() != 2:
-            raise ValueError(f"the checkpoint has no matrix {name}.weight; get all its files")
+            raise ValueError(f"the checkpoint lacks the matrix {name}.weight; get all its files")
         return weight
 
     def _spread(self, name: str, places: Tensor, length: int, dimension: int) -> None:

@@ -94,8 +94,8 @@ def read_state(name_or_path: str, **hub: Any) -> State:
 
     `hub` holds `revision` and `token` for the Hub. Weights come from `model.safetensors` or
     `pytorch_model.bin`, whole or in shards. Pickles are restricted to tensors, so that none of their code
-    runs. Raises `ValueError` for files that are damaged or hold anything else, `FileNotFoundError` if there
-    are no weights.
+    runs. Raises `ValueError` for files that are damaged or hold anything else, `FileNotFoundError` if the
+    weights are missing.
     """
     config = _read_config(name_or_path, **hub)
     if packed_file(name_or_path, **hub) is not None:
@@ -114,7 +114,7 @@ def _read_config(name_or_path: str, **hub: Any) -> dict[str, Any]:
     if file is None:
         at = f" at {hub['revision']}" if hub.get("revision") else ""
         raise ValueError(
-            f"{name_or_path} has no {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
+            f"{name_or_path} lacks {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
         )
     return read_json(file, "JSON", "get the file anew")
 
@@ -128,7 +128,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     try:
-        # Files of torch before 1.6 are no zip archives and cannot be memory-mapped.
+        # Files of torch before 1.6 are not zip archives and cannot be memory-mapped.
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise ValueError(

@@ -75,7 +75,7 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
             path.name for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()
         )
         raise ValueError(
-            f"Can't find a valid checkpoint at {checkpoint}: there is no such directory; name one that is "
+            f"Can't find a valid checkpoint at {checkpoint}: no such directory; name one that is "
             f"there{f', such as {beside[-1]} beside it' if beside else ''}"
         )
     if not (checkpoint / TRAINER_STATE_NAME).is_file():

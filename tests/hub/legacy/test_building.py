@@ -114,10 +114,10 @@ NAME = "bert.encoder.layer.0.output.dense.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop(NAME), f"the checkpoint has no {NAME}|no matrix {NAME}"),
+        (lambda tensors: tensors.pop(NAME), f"the checkpoint lacks {NAME}|the matrix {NAME}"),
         (
             lambda tensors: tensors.pop("classifier.bias"),
-            "the checkpoint has no classifier.bias, which would be random in a BertFor",
+            "the checkpoint lacks classifier.bias, which would be random in a BertFor",
         ),
         (
             lambda tensors: tensors.update(extra=torch.ones(1)),
