@@ -70,7 +70,7 @@ class Obstacle(Enum):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A Linear or similar module that is not a target, and why; `obstacle` if only that keeps it from it."""
+    """A Linear or similar module that is not a target, and why; `obstacle` if nothing else excludes it."""
 
     name: str
     reason: str

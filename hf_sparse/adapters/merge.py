@@ -109,7 +109,7 @@ def _check_mergeable(model: nn.Module) -> None:
         )
     if merged := next((layer.merged_adapters for _, layer in _tuned(model) if layer.merged), None):
         raise ValueError(
-            f"{', '.join(merged)} is merged already, so which weights were zeros is not to be seen; call "
+            f"{', '.join(merged)} is merged already, which hides the zeros of the base; call "
             "model.unmerge_adapter() first"
         )
     if lost := lost_zeros(model):

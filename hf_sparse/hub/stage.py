@@ -17,7 +17,7 @@ from hf_sparse.atomic.files import leaves, write_atomically
 from hf_sparse.checkpoint.carry_over import carry, module_files
 from hf_sparse.checkpoint.companions import companions
 from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
-from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.formats import write_format
 from hf_sparse.checkpoint.load import load_model, rounded_as
 from hf_sparse.checkpoint.packed.file import PACKED
 from hf_sparse.checkpoint.run_record import RECORD, copy_public_record, is_local
@@ -151,7 +151,7 @@ def _write_model(
     model = model or load_model(directory, accept="own", require_class=True)
     notes = _write_weights(model, folder)
     if packed:
-        publish(model, folder / PACKED_FOLDER, "packed")
+        write_format(model, folder / PACKED_FOLDER, "packed")
     return notes
 
 

@@ -118,7 +118,7 @@ def save_quantized(
         tokenizer: Saved beside the model.
         source: Directory or Hub name that the model was loaded from; masks and recipe of a sidecar there are
             kept.
-        carried: Other files to copy, as `checkpoint.carrying.carried` returns them.
+        carried: Other files to copy, as `checkpoint.carry_over.carried` returns them.
 
     Raises:
         ValueError: If the directory holds something else.

@@ -219,15 +219,15 @@ class SparsityRecipe(Part):
                 )
             if getattr(self, part) is not None and self.method not in methods:
                 raise ValueError(
-                    f"{part} says nothing about method {self.method}; leave it out, or set method: "
+                    f"{part} does not apply to method {self.method}; leave it out, or set method: "
                     f"{methods[0]}"
                 )
         patterns = [self.pattern, *(own.pattern for own in self.overrides.values() if own.pattern)]
         METHODS[self.method].check(self.method, [parse_pattern(pattern) for pattern in patterns])
         if self.revive and METHODS[self.method].needs_training:
             raise ValueError(
-                "revive is about magnitude: with learned scores removed weights may return in any case, with "
-                "group_lasso none does; leave it out"
+                "revive applies to magnitude only: with learned scores removed weights may always return, "
+                "with group_lasso they never do; leave it out"
             )
         if self.lr_rewind and self.schedule is not None and self.schedule.shape in ("one_shot", "constant"):
             raise ValueError(

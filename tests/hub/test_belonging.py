@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.formats import write_format
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.hub.stage import staged
 from tests.hub.pushing import REPO, saved
@@ -16,7 +16,7 @@ from tests.support.tiny import bert
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("compressed")
-    publish(load_model(str(saved(home / "model"))), home / "compressed")
+    write_format(load_model(str(saved(home / "model"))), home / "compressed")
     return home / "compressed"
 
 

@@ -58,7 +58,9 @@ def test_a_sparse_model_from_elsewhere_is_locked_and_it_is_said(
 ) -> None:
     model = zeros_anywhere(bert(), share)
     recipe, said = settled(model, caplog)
-    assert recipe == LOCK and "No record names them" in said and "model.config.hf_sparse = False" in said
+    assert (
+        recipe == LOCK and "Their number and places show" in said and "model.config.hf_sparse = False" in said
+    )
     model.config.hf_sparse = False
     assert settled(model, caplog) == (None, caplog.text)
     assert "locked" not in caplog.text

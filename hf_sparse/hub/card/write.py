@@ -66,7 +66,7 @@ def write_card(
 
     Args:
         directory: Output directory of the run, with the files that hold what was measured.
-        staged: Directory with the model files to publish, perhaps with the packed file in `packed/`. May be
+        staged: Directory with the model files to push, perhaps with the packed file in `packed/`. May be
             `directory` itself.
         repo_id: Name on the Hub, `owner/name` or `name`.
         model: The trained model, if transformers does not have its class. Any other is loaded.

@@ -217,7 +217,7 @@ class GroupLassoRun(PenalizedRun):
             self.penalty.proximal_step()
 
     def pace(self, level: float) -> tuple[float, float]:
-        """Return how fast groups should vanish; a proximal step takes as much of the square of every norm."""
+        """Return level and power; proximal steps shorten the square of every norm at a constant rate."""
         # With gamma = 1 / n.
         return ((level / AIM) ** 2, _POWER) if self.proximal else super().pace(level)
 

@@ -1,4 +1,4 @@
-"""What a pruning method answers: which weights matter, and what it does during a run."""
+"""The interface of pruning methods: how they score weights, and what they do during a run."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +86,7 @@ class MethodRun:
     """
 
     traffic: Mapping[str, float] = MappingProxyType({})
-    """What the method adds to a step, as bytes moved for each weight of four bytes; shown in plans."""
+    """Memory traffic that the method adds to a step, in bytes for each weight of four bytes."""
 
     def __init__(self, run: PruningRun) -> None:
         self.run = run
@@ -140,7 +140,7 @@ def _fits_all(name: str, patterns: Sequence[Pattern]) -> None:
 
 
 FORMER: dict[tuple[bool, bool], "Method"] = {}
-"""The methods that the former flags `learned` and `penalized` stand for; their own files enter them."""
+"""The methods that the former flags `learned` and `penalized` stand for; each adds itself in its file."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint, and the model's weights read from it."""
+"""Check that a run may resume from a checkpoint, and read the model's weights from it."""
 
 import logging
 from collections.abc import Iterator, Mapping

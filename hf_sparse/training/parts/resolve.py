@@ -45,8 +45,7 @@ def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | 
         logger.warning("%s; they are pruned anew.", describe_lost(lost))
     if away := recorded_out_of_reach(model):
         logger.warning(
-            "The zeros of %d weights that the configuration records are not kept, which are out of reach: "
-            "%s %s.",
+            "The zeros of %d recorded weights are not kept, since these weights are out of reach: %s %s.",
             len(away),
             away[0].name,
             away[0].reason,
@@ -182,7 +181,7 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
     if not names:
         if share >= IN_PATTERN:
             logger.warning(
-                "%.1f %% of the weights are zero, which without a record and a pattern is taken for chance: "
+                "%.1f %% of the weights are zero, which counts as chance without a record or a pattern: "
                 "they train like all others; to keep them, take a recipe with sparsity.method=lock.",
                 100 * share,
             )
@@ -192,7 +191,9 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
         "The model is %.1f %% sparse and the recipe says nothing about it: its zeros are locked, as by "
         "method lock. %s; %s.",
         100 * share,
-        "Its configuration records them" if recorded else "No record names them, their number and places do",
+        "Its configuration records them"
+        if recorded
+        else "Their number and places show that they were pruned",
         _OTHERWISE,
     )
     locked = recorded_modules(model) if recorded else set(map(module_of, names))
@@ -201,8 +202,8 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
 
 
 def _is_recorded(model: nn.Module) -> bool:
-    contract = read_sparsity_record(model)
-    return contract is not None and contract.achieved > 0 and not lost_zeros(model)
+    record = read_sparsity_record(model)
+    return record is not None and record.achieved > 0 and not lost_zeros(model)
 
 
 def _exactly(modules: set[str]) -> tuple[str, ...]:
