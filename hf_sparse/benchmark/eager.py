@@ -39,7 +39,7 @@ class Optimize(Backend):
         _require_kernels()
         done = optimize(shared_copy(job.model))
         if not any(isinstance(module, RuntimeLinear) for module in done.modules()):
-            raise ValueError("none of the model's layers is quantized in a way it knows, or half zeros")
+            raise ValueError("none of the model's layers is quantized in a supported scheme, or half zeros")
         left = len(quantized_linears(done))
         note = f"{left} quantized layers stay in PyTorch, simulated." if left else ""
         return eager(self, done, job.inputs, note)

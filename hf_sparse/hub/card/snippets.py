@@ -143,7 +143,7 @@ def _onnx(facts: Facts, folder: str) -> Way:
     revision = f" --revision {argument(facts.revision)}" if facts.revision else ""
     code = (
         f"hf download {argument(facts.repo_id)}{revision} --local-dir {argument(facts.name)}\n"
-        f"hf-sparse export {argument(place)} onnx --to onnx"
+        f"hf-sparse export {argument(place)} onnx --format onnx"
     )
     return Way("As ONNX, for ONNX Runtime and others", "bash", code, rare=True)
 
