@@ -1,4 +1,4 @@
-"""What the example scripts share: arguments, data, model and trainer."""
+"""Shared by the example scripts: arguments, data, model and trainer."""
 
 import logging
 import sys

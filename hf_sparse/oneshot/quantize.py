@@ -85,6 +85,12 @@ def calibration_recipe(**settings: object) -> QuantizationRecipe:
 
     Args:
         settings: Fields of `QuantizationRecipe`.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        ValueError: Without settings, or if they contradict each other.
     """
     if settings.get("activations", "uint8_per_tensor") == "uint8_per_tensor":
         settings = {"observer": "min_max"} | settings

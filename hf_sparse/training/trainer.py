@@ -40,8 +40,26 @@ class SparseTrainerMixin(PushMixin, SparseTrainingMixin):
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
-    """A `Trainer` that prunes, distils and quantizes by a recipe; see `SparseTrainerMixin`."""
+    """A `Trainer` that prunes, distils and quantizes by a recipe.
+
+    Args:
+        *args: Arguments of `Trainer`, such as the model.
+        recipe, teacher, allow_schedule_change: As in `SparseTrainerMixin`.
+        **kwargs: Keyword arguments of `Trainer`.
+
+    Raises:
+        TypeError, ValueError: As in `SparseTrainerMixin`.
+    """
 
 
 class SparseSeq2SeqTrainer(SparseTrainerMixin, Seq2SeqTrainer):
-    """A `Seq2SeqTrainer`, with its metrics of generated texts, by a recipe; see `SparseTrainerMixin`."""
+    """A `Seq2SeqTrainer` that prunes, distils and quantizes by a recipe; it can score generated texts.
+
+    Args:
+        *args: Arguments of `Seq2SeqTrainer`, such as the model.
+        recipe, teacher, allow_schedule_change: As in `SparseTrainerMixin`.
+        **kwargs: Keyword arguments of `Seq2SeqTrainer`.
+
+    Raises:
+        TypeError, ValueError: As in `SparseTrainerMixin`.
+    """

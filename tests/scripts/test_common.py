@@ -45,7 +45,7 @@ def test_the_checkpoint_asked_for_wins(script: Script, tmp_path: Path) -> None:
 
 
 def test_resuming_without_a_checkpoint_is_refused(script: Script, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+    with pytest.raises(ValueError, match="lacks a checkpoint to resume from"):
         script("common").find_checkpoint(arguments(tmp_path, resume_from_checkpoint="True"))
 
 

@@ -1,4 +1,4 @@
-"""What a recipe means for one model: which weights it prunes, in which pattern, which zeros stay."""
+"""A recipe applied to one model: which weights it prunes, in which pattern, which zeros stay."""
 
 import logging
 import re
