@@ -83,7 +83,7 @@ def sharded(model: Path, name: object) -> None:
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/outside", r"..\outside", "a/b", "..", "", 3])
 def test_an_index_names_files_beside_it(name: object, model: Path) -> None:
     sharded(model, name)
-    with pytest.raises(ValueError, match=r"index.json names .* no file beside it; restore it, or save"):
+    with pytest.raises(ValueError, match=r"index.json names .* not a file beside it; restore it, or save"):
         names(model)
 
 
