@@ -64,7 +64,7 @@ class Target:
 class Obstacle(Enum):
     """Why a weight cannot be a target although its place in the model is right."""
 
-    MADE_ANEW = "made anew in every forward pass, as by torch.nn.utils.prune or weight_norm"
+    MADE_ANEW = "recomputed in every forward pass, as by torch.nn.utils.prune or weight_norm"
     OUT_OF_REACH = "out of reach"
 
 
@@ -141,7 +141,7 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
 
     By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`, including
     the `Conv1D` of GPT-2 and the experts of mixtures, without the routers that choose among experts. Adapters
-    are never targets, and neither are weights that cannot be written to: those that are made anew in every
+    are never targets, and neither are weights that cannot be written to: those that are recomputed in every
     forward pass, and those that are not plain tensors of floats. Weights that adapters wrap, or that lie in a
     wrapper of the whole model, have the names that they are saved under.
 

@@ -170,7 +170,7 @@ def find_checkpoint(training: TrainingArguments) -> str | None:
         return asked
     last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
     if last is not None:
-        logger.info(f"Going on from {last}; to start anew, choose another --output_dir or delete this one.")
+        logger.info(f"Going on from {last}; to start again, choose another --output_dir or delete this one.")
     elif asked is not None:
         raise ValueError(f"{directory} lacks a checkpoint to resume from; leave --resume_from_checkpoint out")
     elif (directory / "config.json").exists():

@@ -14,7 +14,7 @@ class KernelModule(nn.Module):
     """A module whose weights are packed for the kernels of one path; it cannot be trained or saved.
 
     It copies and pickles like others: the attributes named in `_bound` hold addresses, so they are left out
-    and `_bind` makes them anew.
+    and `_bind` sets them again.
     """
 
     _bound: tuple[str, ...] = ()

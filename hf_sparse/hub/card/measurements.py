@@ -117,8 +117,8 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
     own = scores_of(run)
     if own is None:
         raise ValueError(
-            f"{run.directory} lacks scores to compare with those of {path}; evaluate the model, and keep "
-            'what comes of it: trainer.save_metrics("eval", metrics)'
+            f"{run.directory} lacks scores to compare with those of {path}; evaluate the model, and save "
+            'its scores: trainer.save_metrics("eval", metrics)'
         )
     if path.is_dir() and (path / CONFIG_NAME).is_file():
         found = _dense(read_run(path), teacher)

@@ -161,7 +161,7 @@ def _task(architecture: str) -> str | None:
 
 
 def _public_base(base_model: str | None) -> str | None:
-    """Return the name of a base model on the Hub, None for a directory, whose name tells others nothing."""
+    """Return the name of a base model on the Hub, None for a directory, whose name is of no use to others."""
     # Unlike Path.exists this accepts a text of any length.
     if base_model is not None and (is_local(base_model) or os.path.exists(base_model)):
         logger.warning("The card does not name %s as the base model: it is not a name on the Hub", base_model)

@@ -104,14 +104,14 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
     ):
         raise ValueError(
             f"{owner}.bitmask is {bits.dtype} of shape {tuple(bits.shape)}, which does not fit a tensor "
-            f"of shape {lengths}; get the file anew"
+            f"of shape {lengths}; get the file again"
         )
     flags = np.unpackbits(bits.numpy(), axis=-1, bitorder="little")
     counts, padding = flags.sum(axis=-1, dtype=np.int64), flags[..., lengths[-1] :]
     if counts.sum() != values.numel() or padding.any():
         raise ValueError(
             f"{owner}.bitmask has {int(counts.sum()):,} bits set and {owner}.compressed {values.numel():,} "
-            "values; every bit of an entry has one, get the file anew"
+            "values; every bit of an entry has one, get the file again"
         )
     offsets = tensors.get(f"{owner}.row_offsets")
     if offsets is not None and len(lengths) == 2:
@@ -119,7 +119,7 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
         if offsets.shape != expected.shape or (offsets.numpy() != expected).any():
             raise ValueError(
                 f"{owner}.row_offsets says that rows begin elsewhere than {owner}.bitmask does; get the "
-                "file anew"
+                "file again"
             )
     return _Compressed(values.flatten(), bits, lengths, offsets)
 

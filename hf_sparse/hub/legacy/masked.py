@@ -98,7 +98,7 @@ def _check(name: str, mask: Tensor, original: str, values: Tensor) -> None:
             "entry for every weight"
         )
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"{name} holds other numbers than 0 and 1; a mask says what is kept, get it anew")
+        raise ValueError(f"{name} holds other numbers than 0 and 1; a mask says what is kept, get it again")
 
 
 class _Masked(nn.Module):

@@ -136,7 +136,7 @@ class _Refill:
         ):
             raise ValueError(
                 f"{name} is of shape {tuple(weight.shape)} where {len(places)} of {length} "
-                f"{('outputs', 'inputs')[dimension]} are expected; get the file anew"
+                f"{('outputs', 'inputs')[dimension]} are expected; get the file again"
             )
         self.as_written[name] = partial(_small, weight=weight, bias=bias)
         self.tensors[f"{name}.weight"] = _filled(weight, places, length, dimension)

@@ -104,7 +104,7 @@ def read_state(name_or_path: str, **hub: Any) -> State:
     for file in weight_files(name_or_path, **hub):
         held = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
         if twice := sorted(tensors.keys() & held.keys()):
-            raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files anew")
+            raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files again")
         tensors |= held
     return State(tensors, config)
 
@@ -116,14 +116,14 @@ def _read_config(name_or_path: str, **hub: Any) -> dict[str, Any]:
         raise ValueError(
             f"{name_or_path} lacks {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
         )
-    return read_json(file, "JSON", "get the file anew")
+    return read_json(file, "JSON", "get the file again")
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged ({error}); get the file anew") from error
+        raise ValueError(f"{file} is damaged ({error}); get the file again") from error
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
             "author for safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ValueError(f"{file} is damaged ({first_line(error)}); get the file anew") from error
+        raise ValueError(f"{file} is damaged ({first_line(error)}); get the file again") from error
     if not isinstance(held, dict):
         raise ValueError(f"{file} holds a {type(held).__name__}, no tensors by name; save a state_dict")
     for name, value in held.items():

@@ -116,7 +116,7 @@ class MethodRun:
         """Act on the weights right after the optimizer's step `step` + 1, before masks are applied again."""
 
     def update(self, step: int) -> None:
-        """Act at the end of step `step`, just before the masks are computed anew if that is due."""
+        """Act at the end of step `step`, just before the masks are recomputed if that is due."""
 
     def scores(self) -> Scores:
         """Return the scores that rank blocks; the lowest are removed first.

@@ -85,7 +85,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def refresh(self) -> None:
-        """Compute anew, from the weights, what the penalty holds constant between calls."""
+        """Recompute from the weights what the penalty holds constant between calls."""
 
     @abstractmethod
     def add_gradients(self, scale: float = 1.0) -> float:
@@ -160,7 +160,7 @@ class PenalizedRun(MethodRun):
         penalty: The term of the loss.
         adapt: Adjust the strength of the penalty, so that in the end as many groups are gone as are removed.
         every: Steps between two adjustments, or a share of the run such as "5%".
-        refresh: Steps after which the penalty computes anew what it holds constant, or a share of the run.
+        refresh: Steps after which the penalty recomputes what it holds constant, or a share of the run.
     """
 
     def __init__(

@@ -117,8 +117,8 @@ def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedu
     restored = f" The optimizer of the checkpoint keeps its own {', '.join(kept)}." if kept else ""
     if recipe != Recipe() and not allow_schedule_change:
         raise ValueError(
-            f"{checkpoint} was written with other training arguments ({said}), so the run would go on as "
-            f"another one; resume with its own, or pass allow_schedule_change.{restored}"
+            f"{checkpoint} was written with other training arguments ({said}), so the resumed run would "
+            f"differ; resume with its own, or pass allow_schedule_change.{restored}"
         )
     logger.warning("%s was written with other training arguments (%s).%s", checkpoint, said, restored)
 
@@ -206,7 +206,7 @@ def same_adapters(model: nn.Module, checkpoint: str) -> Iterator[None]:
     if adapter_owner(model) == "transformers":
         raise ValueError(
             "Trainer reads no checkpoint of a model whose adapter was put on by model.add_adapter; put it on "
-            "by peft.get_peft_model, or load it by model.load_adapter(checkpoint) and train anew"
+            "by peft.get_peft_model, or load it by model.load_adapter(checkpoint) and train again"
         )
     # Of a PeftModel, which torch's stubs type as a plain module.
     peft_model: Any = model

@@ -42,7 +42,7 @@ def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | 
     if lost and (recipe is None or recipe.method == "lock"):
         raise ValueError(explain_lost(lost))
     if lost:
-        logger.warning("%s; they are pruned anew.", describe_lost(lost))
+        logger.warning("%s; they are pruned again.", describe_lost(lost))
     if away := recorded_out_of_reach(model):
         logger.warning(
             "The zeros of %d recorded weights are not kept, since these weights are out of reach: %s %s.",
@@ -160,7 +160,7 @@ def lock_standing(masks: Masks, blocks: Mapping[str, Block]) -> None:
 def explain_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
     """Return a message that names the lost zeros, the likely cause and the way out."""
     if all(zeros is None for _, zeros in lost.values()):
-        way_out = "prune the model anew, or remove the record"
+        way_out = "prune the model again, or remove the record"
     else:
         way_out = (
             "something wrote to them, such as merging an adapter, or the model was made with the config "
