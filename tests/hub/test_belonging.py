@@ -90,9 +90,9 @@ def test_an_index_names_files_beside_it(name: object, model: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is no JSON"),
-        ("[]", "is no JSON"),
-        ("[" * 5000, "is no JSON"),
+        ("", "is not a valid JSON"),
+        ("[]", "is not a valid JSON"),
+        ("[" * 5000, "is not a valid JSON"),
         ("{}", "does not say which files hold the weights"),
         ('{"weight_map": 3}', "does not say which files hold the weights"),
     ],

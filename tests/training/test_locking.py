@@ -42,7 +42,7 @@ def test_zeros_by_chance_leave_a_model_dense_and_it_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe, said = settled(zeros_anywhere(bert(), 0.2), caplog)
-    assert recipe is None and "taken for chance" in said and "sparsity.method=lock" in said
+    assert recipe is None and "counts as chance" in said and "sparsity.method=lock" in said
     trained = []
     for kind in (Trainer, SparseTrainer):
         model = zeros_anywhere(bert(), 0.2)
