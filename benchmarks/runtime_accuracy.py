@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eight_bits import RECIPES, accuracy, batches
 from hf_sparse.benchmark.latency import limited
 from hf_sparse.checkpoint.load import load_model
-from hf_sparse.runtime import fusion as fuse
+from hf_sparse.runtime import fuse
 from hf_sparse.runtime.bindings import load_kernels
 from measuring import write_results
 

@@ -17,7 +17,7 @@ from statistics import median
 import torch
 
 from hf_sparse import save_packed
-from hf_sparse.runtime import loader as load
+from hf_sparse.runtime import load
 from hf_sparse.runtime.autotune import pack_layer
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.integer_layer import FIXED, IntegerLayer

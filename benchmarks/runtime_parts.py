@@ -12,7 +12,7 @@ import torch
 
 from hf_sparse.benchmark.inputs import random_inputs
 from hf_sparse.benchmark.latency import limited
-from hf_sparse.runtime import fusion as fuse
+from hf_sparse.runtime import fuse
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.targets import find_targets
 from measuring import write_results

@@ -140,7 +140,7 @@ print(json.dumps({"sparsity": measure_sparsity(loaded).overall,
                   "smallest gone": gone.min().item(), "largest kept": weight.abs().max().item(),
                   "penalties": [row["penalty"] for row in trainer.state.log_history if "penalty" in row],
                   "saved": {part: len(held) for part, held in read_state(sys.argv[1]).extras.items()},
-                  "rate": trainer.scores and trainer.scores.learning_rate,
+                  "rate": trainer.sparsifier.scores and trainer.sparsifier.scores.learning_rate,
                   "squares": sum(values.square().sum().item() for values in before.values()),
                   "zero rows": (weight == 0).all(1).view(-1, 2).sum(1).tolist()}))
 """

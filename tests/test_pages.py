@@ -1,4 +1,4 @@
-"""The pages of docs/ hang together: an index that names all of them, and links that lead somewhere."""
+"""The pages of docs/ hang together: an index names all of them, links lead somewhere, lines are short."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from tests.guides.reading import ROOT
 
 DOCS = ROOT / "docs"
+WIDEST = 150
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
@@ -43,6 +44,22 @@ def test_a_dead_link_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A title\n[a](page.md#a-title) [b](#b) [c](none.md) [d](https://example.org/none)")
     assert dead(page) == ["#b", "none.md#"]
+
+
+def prose(page: str) -> list[str]:
+    """Return the lines of a page outside of code, tables, and places that a program fills."""
+    kept = re.sub(r"^```.*?^```$|^<!-- (\w+)\b.*?^<!-- /\1 -->$", "", page, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in kept.splitlines() if not line.startswith("|")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_prose_is_wrapped(page: Path) -> None:
+    assert [line for line in prose(page.read_text(encoding="utf-8")) if len(line) > WIDEST] == []
+
+
+def test_code_tables_and_filled_places_may_be_wide() -> None:
+    page = "a\n```py\nb\n```\n| c |\n<!-- results:d -->\ne\n<!-- /results -->\n\nf\n"
+    assert [line for line in prose(page) if line] == ["a", "f"]
 
 
 def test_the_index_names_every_page() -> None:

@@ -4,13 +4,16 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from hf_sparse.cli.main import app
-from hf_sparse.readers import read_yaml
+from hf_sparse.readers import keys_of, read_yaml
 from hf_sparse.recipe.recipe import Recipe, preset_names
 from tests.guides.comparing import differences
 from tests.guides.reading import sides
@@ -31,17 +34,21 @@ def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= MOST_LINES
 
 
-@pytest.fixture(scope="module")
-def ten_lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What the ten lines print, and where they leave their model."""
-    folder = tmp_path_factory.mktemp("readme")
-    run = subprocess.run([sys.executable, "-c", block("python")], cwd=folder, capture_output=True, text=True)
+def printed_by(code: str, folder: Path) -> str:
+    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return run.stdout, folder
+    return run.stdout
 
 
-def test_the_ten_lines_print_what_readme_says(ten_lines: tuple[str, Path]) -> None:
-    shown, printed = ([learned(line) for line in text.splitlines()] for text in (block("text"), ten_lines[0]))
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What README's example prints, and where it leaves its model."""
+    folder = tmp_path_factory.mktemp("readme")
+    return printed_by(block("python"), folder), folder
+
+
+def test_the_first_run_prints_what_readme_says(first_run: tuple[str, Path]) -> None:
+    shown, printed = ([learned(line) for line in text.splitlines()] for text in (block("text"), first_run[0]))
     assert len(shown) > 3 and differences(shown, printed) == []
 
 
@@ -50,7 +57,8 @@ def learned(line: str) -> str:
     return re.sub(r"'(loss|grad_norm)': '[^']*'", r"'\1'", line)
 
 
-def test_the_two_lines_that_change_make_a_sparse_trainer(tmp_path: Path) -> None:
+def test_the_three_lines_that_change_make_a_sparse_trainer(tmp_path: Path) -> None:
+    assert len(re.findall(r"^\+", block("diff"), re.MULTILINE)) == 3
     old, new = sides(block("diff"))
     ast.parse(old)
     names = {"model": bert(), "args": arguments(tmp_path), "examples": sentences()}
@@ -62,9 +70,9 @@ def test_the_two_lines_that_change_make_a_sparse_trainer(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("shown", re.findall(r"```console\n\$ hf-sparse (.*?)```", COMMANDS, re.DOTALL))
 def test_commands_print_what_their_page_says(
-    shown: str, ten_lines: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    shown: str, first_run: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ten_lines[1])
+    monkeypatch.chdir(first_run[1])
     monkeypatch.setenv("COLUMNS", "80")
     command, *lines = shown.splitlines()
     result = CliRunner().invoke(app, command.split())
@@ -83,6 +91,26 @@ def steady(lines: list[str]) -> list[str]:
 
 def test_the_recipe_in_full_is_the_preset_prune_ofa_90() -> None:
     assert Recipe.from_dict(read_yaml(block("yaml", RECIPES))) == Recipe.preset("prune_ofa_90")
+
+
+def test_recipes_are_saved_and_loaded_as_their_page_says(first_run: tuple[str, Path]) -> None:
+    assert printed_by(block("python", RECIPES), first_run[1]) == block("text", RECIPES)
+
+
+def test_every_setting_is_under_all_settings() -> None:
+    page = RECIPES.partition("\n## All settings\n")[2]
+    shown = set(re.findall(r"\b(\w+):", page))
+    assert {name for name in settings(Recipe) if name not in shown and f"`{name}`" not in page} == set()
+    assert {"update_end", "learning_rate", "layer_weights"} < set(settings(Recipe))
+
+
+def settings(part: type[BaseModel]) -> Iterator[str]:
+    """Yield the name of every setting of a part of a recipe, those of its own parts included."""
+    for name, kind in keys_of(part).items():
+        yield name
+        for inner in (kind, *get_args(kind)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from settings(inner)
 
 
 def test_every_preset_is_in_the_table() -> None:

@@ -10,7 +10,7 @@ from transformers import BertForSequenceClassification
 
 from hf_sparse import merge_adapter, save_compressed, save_packed
 from hf_sparse.checkpoint.sparsity_record import lost_zeros, read_sparsity_record
-from hf_sparse.runtime import fusion as fuse
+from hf_sparse.runtime import fuse
 from tests.adapters.adapted import (
     TOLERANCE,
     adapted,

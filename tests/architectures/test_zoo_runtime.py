@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_sparse.quantization.quantized_layers import quantized_layers
-from hf_sparse.runtime import optimization as optimize
+from hf_sparse.runtime import optimize
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
 from tests.support.zoo import ARCHITECTURES, calibrated

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.distillation.distance import load_encoders
 from hf_sparse.hub.card.weights import load_to_measure
-from hf_sparse.runtime import loader as load
+from hf_sparse.runtime import load
 from tests.cli.commands import refused
 from tests.report.runs import write_run
 

@@ -183,7 +183,7 @@ def test_the_latencies_lie_beside_the_model_in_8_bits(finished: Finished) -> Non
 
 def test_a_card_can_be_written_of_the_last_model(home: Path, tmp_path: Path) -> None:
     text = write_card(home / "task-int8", home / "task-int8", "somebody/tiny").read_text()
-    assert "dense teacher" in text and "by 5 runs of hf_sparse" in text and "custom" in text
+    assert "dense teacher" in text and "in 5 runs of hf_sparse" in text and "custom" in text
     assert "docstrings" not in text and str(tmp_path) not in text
 
 

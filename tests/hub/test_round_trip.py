@@ -94,7 +94,7 @@ show(hf_sparse.load_packed({REPO!r}, subfolder="packed", revision="main"))
 
 def test_the_runtime_gives_the_same_from_either_form(clients: Clients, logits: torch.Tensor) -> None:
     program = f"""{READ}
-from hf_sparse.runtime import loader as load
+from hf_sparse.runtime import load
 from huggingface_hub import snapshot_download
 from pathlib import Path
 show(load({REPO!r}, subfolder="packed"))
@@ -145,7 +145,7 @@ def test_a_branch_is_loaded_by_its_name(
     program = """
 from transformers import AutoModelForSequenceClassification as Model
 import hf_sparse
-from hf_sparse.runtime import loader as load
+from hf_sparse.runtime import load
 Model.from_pretrained("team/branched", revision="next")
 Model.from_pretrained("team/branched", revision="next", subfolder="packed")
 load("team/branched", subfolder="packed", revision="next")

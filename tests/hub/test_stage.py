@@ -20,7 +20,7 @@ from hf_sparse.oneshot.quantize import calibration_recipe, quantize_trained, sav
 from hf_sparse.quantization.convert import detach
 from hf_sparse.quantization.quantized_layers import quantized_layers
 from hf_sparse.recipe.recipe import Recipe
-from hf_sparse.runtime import loader as load
+from hf_sparse.runtime import load
 from tests.data.tiny_tokenizers import bert as tokenizer
 from tests.hub.pushing import REPO, saved
 from tests.support.tiny import bert

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_sparse.hub import CardOptions
-from hf_sparse.hub import upload as push
+from hf_sparse.hub import CardOptions, push
 from hf_sparse.hub.card.render import is_generated
 from hf_sparse.hub.upload import push_in_background
 from tests.hub.pushing import REPO, pushed, pushing, saved
@@ -147,7 +146,7 @@ def test_a_card_on_the_hub_that_somebody_changed_is_kept(
 
 BACKGROUND = """
 import json, os, shutil, tempfile
-from hf_sparse.hub import upload as push
+from hf_sparse.hub import push
 os.mkdir("temporary"); tempfile.tempdir = os.path.abspath("temporary")
 shutil.copytree({model!r}, "model")
 future = push("model", {repo!r}, run_as_future=True)

@@ -16,9 +16,7 @@ from hf_sparse.export.directory import export_directory
 from hf_sparse.export.session import load_onnx
 from hf_sparse.quantization import shared_rounding as sharing
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.runtime import fusion as fuse
-from hf_sparse.runtime import loader as load
-from hf_sparse.runtime import optimization as optimize
+from hf_sparse.runtime import fuse, load, optimize
 from tests.support.tiny import bert, sentences
 
 CALLERS, CALLS = 4, 15

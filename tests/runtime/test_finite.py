@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.runtime import fusion as fuse
-from hf_sparse.runtime import optimization as optimize
+from hf_sparse.runtime import fuse, optimize
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.loader import ready
 from tests.support.runtime_models import batch, build, quantized

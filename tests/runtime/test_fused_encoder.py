@@ -10,8 +10,7 @@ from transformers import BertConfig, BertModel
 
 from hf_sparse.architectures import BERT
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.runtime import fusion as fuse
-from hf_sparse.runtime import reference
+from hf_sparse.runtime import fuse, reference
 from hf_sparse.runtime.bindings import ACTIVATIONS, load_kernels
 from hf_sparse.runtime.fused_encoder import FusedEncoder, kept_tokens
 from hf_sparse.runtime.fusion import encoder_layers

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from hf_sparse.quantization.convert import detach
-from hf_sparse.runtime import fusion as fuse
-from hf_sparse.runtime import optimization as optimize
+from hf_sparse.runtime import fuse, optimize
 from hf_sparse.runtime.autotune import measured_rates
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.fused_encoder import kept_tokens
@@ -144,7 +143,7 @@ def test_no_memory_is_an_error_and_no_crash() -> None:
 import resource, torch, sys
 sys.path.insert(0, ".")
 from tests.support.runtime_models import quantized
-from hf_sparse.runtime import fusion as fuse
+from hf_sparse.runtime import fuse
 encoder = fuse(quantized()).bert.encoder
 states = torch.zeros(200, 4096, 32)
 held = int(open("/proc/self/statm").read().split()[0]) * 4096

@@ -8,9 +8,7 @@ import torch
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.packed.model import save_packed
-from hf_sparse.runtime import fusion as fuse
-from hf_sparse.runtime import loader as load
-from hf_sparse.runtime import optimization as optimize
+from hf_sparse.runtime import fuse, load, optimize
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.fused_encoder import FusedEncoder
 from tests.support.runtime_models import batch, build, prune, quantized

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.runtime import optimization as optimize
+from hf_sparse.runtime import optimize
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
 from tests.support.runtime_models import batch, build, prune, quantized
@@ -177,7 +177,7 @@ def test_many_calls_take_no_memory() -> None:
 import sys, torch
 sys.path.insert(0, ".")
 from tests.support.runtime_models import quantized
-from hf_sparse.runtime import optimization as optimize
+from hf_sparse.runtime import optimize
 layer, values = optimize(quantized()).bert.encoder.layer[0].output.dense, torch.randn(1, 52)
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
 for _ in range(5000):

@@ -6,6 +6,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hf_sparse import find_targets
+from hf_sparse.checkpoint.packed.codec import Coding, Stream
+from hf_sparse.checkpoint.packed.file import FORMAT_VERSION, PACKED, Entry, Quantization
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
 from hf_sparse.quantization.activations import parameters
 from hf_sparse.quantization.convert import attach
@@ -21,6 +24,8 @@ from hf_sparse.quantization.fake_layers import Phase
 from hf_sparse.quantization.weights import read_weight_scheme
 from tests.support.tiny import bert, sentences
 
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = (ROOT / "docs" / "packed_format.md").read_text(encoding="utf-8")
 SIZES = {"float32": 4, "bfloat16": 2, "int64": 8}
 
 
@@ -139,3 +144,18 @@ def test_a_reader_made_from_the_page_reads_the_file(
             scale = (high - low) / 255
             expected = parameters(module.input_low, module.input_high)
             assert (scale, torch.round(-low / scale)) == expected
+
+
+def test_the_page_has_every_field_of_the_index() -> None:
+    # Keys of entries, of their quantization, and of codings stand in tables; those of streams in a sentence.
+    keys = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
+    assert keys == {field.name for kind in (Entry, Quantization, Coding) for field in fields(kind)}
+    sentence = re.search(r"A stream has the keys ([^.]+)\.", PAGE)[1]
+    assert re.findall(r"`(\w+)`", sentence) == [field.name for field in fields(Stream)]
+
+
+def test_the_page_has_every_version_and_a_file_of_each_is_kept() -> None:
+    assert PAGE.splitlines()[0] == f"# The packed file, format version {FORMAT_VERSION}"
+    kept = [path.read_bytes() for path in (ROOT / "tests" / "fixtures").rglob(PACKED)]
+    words = [re.search(rb'"hf_sparse_packed":"([0-9]+) ', content)[1] for content in kept]
+    assert {int(word) for word in words} == set(range(1, FORMAT_VERSION + 1))
