@@ -51,7 +51,7 @@ def screenshot(page: Path, width: int, height: int, picture: Path) -> None:
     """Write the upper part of a page as PNG in few colours."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        raise SystemExit(f"there is no browser to show pages; install one of {', '.join(BROWSERS)}")
+        raise SystemExit(f"no browser found to show pages; install one of {', '.join(BROWSERS)}")
     with tempfile.TemporaryDirectory() as profile, replacing_file(picture) as written:
         shot = Path(profile) / "shot.png"
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]

@@ -75,7 +75,7 @@ def selection(result: Mapping[str, Any], part: str, root: str = "") -> str:
     """Return some columns and rows of a result; raise `ValueError` where it has none that are asked for."""
     columns, *chosen = ([name.strip() for name in names.split(";")] for names in part.split(" | ")[1:])
     if unknown := [name for name in columns if name not in result["columns"]]:
-        raise ValueError(f"{result['name']} has no column {unknown[0]!r}; it has {result['columns']}")
+        raise ValueError(f"{result['name']} lacks the column {unknown[0]!r}; it has {result['columns']}")
     rows = result["rows"]
     if chosen:
         rows = [row for wanted in chosen[0] for row in _holding(result, wanted.split(" & "))]
@@ -86,7 +86,7 @@ def selection(result: Mapping[str, Any], part: str, root: str = "") -> str:
 def _holding(result: Mapping[str, Any], cells: list[str]) -> list[Mapping[str, Any]]:
     found = [row for row in result["rows"] if set(cells) <= set(map(cell, row.values()))]
     if not found:
-        raise ValueError(f"{result['name']} has no row with {' and '.join(cells)}")
+        raise ValueError(f"{result['name']} lacks a row with {' and '.join(cells)}")
     return found
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/upstream_throughput.py --encoder ENCODER --text TEXT
 
-The commands themselves run in one process, step about. A step counts the tokens that are no padding; wall
+The commands themselves run in one process, step about. A step counts the tokens that are not padding; wall
 time and processor time are those of the whole process while it runs.
 """
 

@@ -1,4 +1,4 @@
-"""What architectures of transformers call their parts: one table for all code that finds parts by name.
+"""Names that architectures of transformers give their parts: one table for all code that needs them.
 
 Only names that differ between architectures are here. `hidden_size`, `num_attention_heads` and
 `num_hidden_layers` can be read from every configuration, since its `attribute_map` translates them.
@@ -69,7 +69,7 @@ PROJECTIONS = (
 )
 # One projection that computes all three.
 FUSED_PROJECTIONS = ("c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv", "in_proj")
-# The projection behind the attention, as its name ends.
+# Endings of the name of the projection behind the attention.
 ATTENTION_OUTPUTS = ("o", "o_proj", "out_proj", "out_lin", "output.dense", "dense")
 # What else an attention module may hold and still treat its heads alike: norms of queries and keys, dropout,
 # positions that act on the attention weights. A regular expression of whole names.

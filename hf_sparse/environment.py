@@ -48,7 +48,7 @@ def bf16_hardware(accelerator: bool = True) -> str | None:
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.cuda.get_device_name() if supported else None
     if accelerator and torch.accelerator.is_available():
-        # Other accelerators cannot be asked, and the processor is not the one that computes.
+        # Other accelerators do not report it, and the processor does not do the computing.
         return None
     return next((name for name in _BF16_FEATURES if name in processor_features()), None)
 

@@ -47,8 +47,8 @@ class Expression:
             return self._pattern.search(name, timeout=max(self._left, 0.001))
         except TimeoutError as error:
             raise ValueError(
-                f"{self.role}: {self.text[:80]!r} takes too long to be looked for in {name!r}; say it "
-                "without repeats within repeats, or of parts that can stand for each other"
+                f"{self.role}: {self.text[:80]!r} takes too long to be looked for in {name!r}; write it "
+                "without nested repeats, or repeats of parts that match the same text"
             ) from error
         finally:
             self._left -= time.process_time() - began

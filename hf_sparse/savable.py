@@ -1,4 +1,4 @@
-"""Whether changes to the weights of a model would still be there when it is saved."""
+"""Checks that changes to the weights of a model survive saving."""
 
 import logging
 
@@ -40,8 +40,8 @@ def require_own_weights(targets: Targets, part: str) -> None:
     """Raise `ValueError` for weights that are computed from others in every forward pass."""
     if remade := [entry for entry in targets.left_out if entry.obstacle is Obstacle.MADE_ANEW]:
         raise ValueError(
-            f"the weight of {remade[0].name} ({len(remade)} in all) is {remade[0].reason}, so what is "
-            "written into it is gone at the next; make it an ordinary one before "
+            f"the weight of {remade[0].name} ({len(remade)} in all) is {remade[0].reason}, so values "
+            "written into it are lost at the next; make it an ordinary weight before "
             "(torch.nn.utils.prune.remove, remove_weight_norm, parametrize.remove_parametrizations), or "
             f"leave it out with {part}.exclude"
         )

@@ -64,13 +64,13 @@ class Target:
 class Obstacle(Enum):
     """Why a weight cannot be a target although its place in the model is right."""
 
-    MADE_ANEW = "made anew in every forward pass, as by torch.nn.utils.prune or weight_norm"
+    MADE_ANEW = "recomputed in every forward pass, as by torch.nn.utils.prune or weight_norm"
     OUT_OF_REACH = "out of reach"
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A Linear or similar module that is not a target, and why; `obstacle` if only that keeps it from it."""
+    """A Linear or similar module that is not a target, and why; `obstacle` if nothing else excludes it."""
 
     name: str
     reason: str
@@ -141,7 +141,7 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
 
     By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`, including
     the `Conv1D` of GPT-2 and the experts of mixtures, without the routers that choose among experts. Adapters
-    are never targets, and neither are weights that cannot be written to: those that are made anew in every
+    are never targets, and neither are weights that cannot be written to: those that are recomputed in every
     forward pass, and those that are not plain tensors of floats. Weights that adapters wrap, or that lie in a
     wrapper of the whole model, have the names that they are saved under.
 
@@ -237,7 +237,7 @@ def _with_obstacle(candidate: _Candidate, skeleton: bool) -> _Candidate:
             getattr(module, name, None)
         )
         obstacle = Obstacle.MADE_ANEW if remade else obstacle
-        problem = obstacle.value if remade else f"has no {name}: it is kept in another form"
+        problem = obstacle.value if remade else f"lacks {name}: it is kept in another form"
     elif type(parameter) is not nn.Parameter:
         problem = f"is a {type(parameter).__name__}, not a plain tensor"
     elif parameter.is_meta and not skeleton:

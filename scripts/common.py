@@ -1,4 +1,4 @@
-"""What the example scripts share: arguments, data, model and trainer."""
+"""Shared by the example scripts: arguments, data, model and trainer."""
 
 import logging
 import sys
@@ -170,9 +170,9 @@ def find_checkpoint(training: TrainingArguments) -> str | None:
         return asked
     last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
     if last is not None:
-        logger.info(f"Going on from {last}; to start anew, choose another --output_dir or delete this one.")
+        logger.info(f"Going on from {last}; to start again, choose another --output_dir or delete this one.")
     elif asked is not None:
-        raise ValueError(f"{directory} has no checkpoint to resume from; leave --resume_from_checkpoint out")
+        raise ValueError(f"{directory} lacks a checkpoint to resume from; leave --resume_from_checkpoint out")
     elif (directory / "config.json").exists():
         raise ValueError(
             f"{directory} holds a model but no checkpoint to go on from; choose another --output_dir"
@@ -201,7 +201,7 @@ def take(splits: DatasetDict, split: str) -> Dataset:
     """Return one split; raise `ValueError` naming the splits there are if it is missing."""
     if split not in splits:
         raise ValueError(
-            f"the data has no split {split!r}, only {list(splits)}; give --{split}_file or other data"
+            f"the data lacks a split {split!r} and has {list(splits)}; give --{split}_file or other data"
         )
     return splits[split]
 

@@ -32,13 +32,13 @@ def run(
     """Train an encoder without a head by a dense teacher; evaluate how far its hidden states are from it."""
     if not training.do_train:
         raise ValueError(
-            "an encoder without a head has no loss to evaluate, only a distance to its teacher; add "
+            "an encoder without a head lacks a loss to evaluate, it has only a distance to its teacher; add "
             "--do_train, or use hf-sparse evaluate-distance"
         )
     recipe = sparse.build_recipe()
     if recipe.distillation is None:
         raise ValueError(
-            "--no_head trains an encoder by its teacher's hidden states, and the recipe has no distillation; "
+            "--no_head trains an encoder by its teacher's hidden states, and the recipe lacks distillation; "
             "give --recipe prune_encoder_90, or another with task: 0, logits: 0 and hidden, attention or "
             "relations"
         )

@@ -80,7 +80,7 @@ def find_task(
     They keep the order that the model was trained with, or for a model new to them that of its teacher.
     """
     if model.model_name_or_path is None:
-        raise ValueError("there is no model to fine-tune; give --model_name_or_path")
+        raise ValueError("a model to fine-tune is missing; give --model_name_or_path")
     config = AutoConfig.from_pretrained(model.config_name or model.model_name_or_path, **model.where)
     labelled = [split for split in ("train", *EVALUATION_ENDINGS) if split in splits]
     if labelled:

@@ -106,7 +106,7 @@ def model_kind(config: PreTrainedConfig, data: MlmDataArguments) -> type:
     possible = known is not None and learns_pairs(known)
     if data.next_sentence and not possible:
         raise ValueError(
-            f"models of type {config.model_type!r} have no next-sentence head to train; leave "
+            f"models of type {config.model_type!r} lack a next-sentence head to train; leave "
             "--next_sentence out, which trains them on masked tokens of the pairs, or take one such as BERT"
         )
     saved = (config.architectures or ["none"])[0]
@@ -127,7 +127,7 @@ def new_config(model: MlmModelArguments, vocabulary: int) -> PreTrainedConfig:
     elif model.model_type is not None:
         config = AutoConfig.for_model(model.model_type, vocab_size=vocabulary)
     else:
-        raise ValueError("there is no model; give --model_name_or_path, or --model_type for a new one")
+        raise ValueError("a model is missing; give --model_name_or_path, or --model_type for a new one")
     if model.config_overrides is not None:
         config.update_from_string(model.config_overrides)
     return config

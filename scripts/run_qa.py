@@ -49,7 +49,7 @@ class QaDataArguments(common.DataArguments):
     n_best_size: int = field(default=20, metadata={"help": "Candidates that are kept for each answer."})
     max_answer_length: int = field(default=30, metadata={"help": "Most tokens of an answer."})
     version_2_with_negative: bool = field(
-        default=False, metadata={"help": "Some questions have no answer, as in SQuAD 2.0."}
+        default=False, metadata={"help": "Some questions cannot be answered, as in SQuAD 2.0."}
     )
     null_score_diff_threshold: float = field(
         default=0.0, metadata={"help": "How far no answer must score above the best answer to be chosen."}
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, evaluate and predict as the command line says."""
     model_args, data, training, sparse = common.parse((common.ModelArguments, QaDataArguments), argv, TASK)
     if model_args.model_name_or_path is None:
-        raise ValueError("there is no model to fine-tune; give --model_name_or_path")
+        raise ValueError("a model to fine-tune is missing; give --model_name_or_path")
     finder = data.finder
     checkpoint = common.find_checkpoint(training)
     splits = common.load_data(data, model_args)

@@ -38,7 +38,7 @@ def defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def use_machine(training: TrainingArguments) -> None:
-    """Log how the run computes, and warn if the CPU has no bfloat16 products in hardware."""
+    """Log how the run computes, and warn if the CPU lacks bfloat16 products in hardware."""
     on_cpu = training.device.type == "cpu"
     hardware = bf16_hardware(accelerator=not on_cpu)
     precision = "float16" if training.fp16 else "float32"

@@ -29,7 +29,7 @@ class TextArguments(common.DataArguments):
     )
     single_share: float = field(default=0.0, metadata={"help": "Share of single segments among the pairs."})
     validation_split_percentage: int = field(
-        default=5, metadata={"help": "Percentage of train that is held out if there is no validation split."}
+        default=5, metadata={"help": "Percentage of train that is held out if a validation split is missing."}
     )
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ def token_rows(
     if not data.line_by_line:
         tokens = tokenization.tokenize(tokens, partial(group_texts, block_length=length), data)
     if not len(tokens):
-        raise ValueError(f"{column!r} has no block of {length} tokens; lower --max_seq_length")
+        raise ValueError(f"{column!r} lacks a block of {length} tokens; lower --max_seq_length")
     return tokens
 
 

@@ -63,7 +63,7 @@ def test_repeats_that_no_name_is_long_enough_for_are_refused(text: str) -> None:
 def test_one_that_would_take_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_sparse.expressions._SECONDS", 0.05)
     expression = Expression(ENDLESS, "include")
-    with pytest.raises(ValueError, match="takes too long to be looked for in .*; say it without repeats"):
+    with pytest.raises(ValueError, match="takes too long to be looked for in .*; write it without nested"):
         expression.search(2 * NAME)
     # What was used up is not given again, however many names there are.
     with pytest.raises(ValueError, match="takes too long"):

@@ -64,7 +64,7 @@ def transfer_points(results: Results, task: str) -> list[Point]:
         if not row["group"].startswith("short transfer") or settings["data"] != task or "accuracy" not in row:
             continue
         if settings["start"] not in results:
-            print(f"{name} is left out: there are no results of {settings['start']}, which it starts from")
+            print(f"{name} is left out: results of {settings['start']}, which it starts from, are missing")
             continue
         tokens = only_row(results[settings["start"]])["tokens"]
         points.append(Point(name, tokens, row["sparsity"], row["accuracy"], row["accuracy_error"]))
@@ -137,7 +137,7 @@ def distance_figure(results: Results) -> "Figure | None":
             )
             shown = {"markersize": 6, **looks[sparsity]}
             axes.plot(*places(line), linestyle=style, linewidth=1.8, label=f"{sparsity}, {layers}", **shown)
-            # They are no point of that curve.
+            # They are not points of that curve.
             axes.plot(*places(rest), linestyle="none", markerfacecolor="white", **shown)
     if any(point.rate != joined[percent(point.sparsity)] for point in last):
         hollow = {"linestyle": "none", "marker": "o", "color": GREY, "markerfacecolor": "white"}
@@ -254,7 +254,7 @@ def main() -> None:
     options = parser.parse_args()
     results = read_finished(options.results)
     if not results:
-        raise SystemExit(f"{options.results} has no results; measure some with benchmarks/accuracy/run.py")
+        raise SystemExit(f"{options.results} lacks results; measure some with benchmarks/accuracy/run.py")
     if missing := [name for name in read_plan(options.plan) if name not in results]:
         print(f"not measured yet: {', '.join(missing)}")
     pictures = {"distance.png": distance_figure(results), "short_transfer.png": transfer_figure(results)}

@@ -134,7 +134,7 @@ def read_plan(path: Path) -> dict[str, Stage]:
     """
     plan = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlanLoader)
     if not isinstance(plan, Mapping) or not isinstance(plan.get("stages"), Mapping):
-        raise ValueError(f"{path.name} has no stages; write under stages: a mapping from names")
+        raise ValueError(f"{path.name} lacks stages; write under stages: a mapping from names")
     stages: dict[str, Stage] = {}
     for name, given in plan["stages"].items():
         values = given or {}

@@ -31,7 +31,7 @@ class _Merged:
 
     `zeros` are those that must stay, `filled` how many of them the update fills. `cut`, `update` and
     `rounding` are sums of squares: of the update at those zeros, of all of it, and of the change by rounding
-    anew, None for layers that do not round.
+    again, None for layers that do not round.
     """
 
     name: str
@@ -47,8 +47,8 @@ def merge_adapter(
 ) -> nn.Module:
     """Merge adapters of peft into their sparse base and return it, with the zeros it had.
 
-    In layers that round their weight, the float weight is merged and rounded anew; a warning says by how much
-    that changes it.
+    In layers that round their weight, the float weight is merged and rounded again; a warning says by how
+    much that changes it.
 
     Args:
         model: The base with its adapters, as `get_peft_model` or `PeftModel.from_pretrained` returns it.
@@ -89,7 +89,7 @@ def merge_adapter(
         )
     if rounded := [layer for layer in layers if layer.rounding is not None]:
         logger.warning(
-            "%d merged layers round their weight anew: that moves them by %.1f %% of the adapter's update.",
+            "%d merged layers round their weight again: that moves them by %.1f %% of the adapter's update.",
             len(rounded),
             100 * (sum(layer.rounding or 0.0 for layer in rounded) / _total(rounded)) ** 0.5,
         )
@@ -104,12 +104,12 @@ def _check_mergeable(model: "PeftModel") -> None:
         )
     if not hasattr(model, "merge_and_unload") or not any(True for _ in _tuned(model)):
         raise ValueError(
-            f"{type(model).__name__} has no adapters that can be merged; give a PeftModel, as of "
+            f"{type(model).__name__} lacks adapters that can be merged; give a PeftModel, as of "
             "peft.get_peft_model or PeftModel.from_pretrained"
         )
     if merged := next((layer.merged_adapters for _, layer in _tuned(model) if layer.merged), None):
         raise ValueError(
-            f"{', '.join(merged)} is merged already, so which weights were zeros is not to be seen; call "
+            f"{', '.join(merged)} is merged already, which hides the zeros of the base; call "
             "model.unmerge_adapter() first"
         )
     if lost := lost_zeros(model):

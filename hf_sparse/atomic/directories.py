@@ -148,7 +148,7 @@ def _staging_prefix(directory: Path) -> str:
 
 
 def _stagings(directory: Path) -> list[Path]:
-    """Return the folders beside a directory in which one to take its place is, or was, being written."""
+    """Return the folders beside a directory in which a replacement is, or was, being written."""
     own = re.compile(re.escape(_staging_prefix(directory)) + r"\w{8}")
     if not directory.parent.is_dir():
         return []

@@ -39,7 +39,7 @@ class Optimize(Backend):
         _require_kernels()
         done = optimize(shared_copy(job.model))
         if not any(isinstance(module, RuntimeLinear) for module in done.modules()):
-            raise ValueError("none of the model's layers is quantized in a way it knows, or half zeros")
+            raise ValueError("none of the model's layers is quantized in a supported scheme, or half zeros")
         left = len(quantized_linears(done))
         note = f"{left} quantized layers stay in PyTorch, simulated." if left else ""
         return eager(self, done, job.inputs, note)
@@ -61,14 +61,14 @@ class PyTorchInt8(Backend):
     name = "PyTorch int8 dynamic"
 
     def prepare(self, job: Job) -> Prepared:
-        """Quantize a plain copy anew."""
+        """Quantize a plain copy again."""
         with warnings.catch_warnings():
             # It is deprecated, and still what people compare with.
             warnings.simplefilter("ignore")
             rounded = torch.ao.quantization.quantize_dynamic(
                 shared_copy(job.plain), {nn.Linear}, dtype=torch.qint8, inplace=True
             )
-        return eager(self, rounded, job.inputs, "Linears rounded anew, with one scale for a weight.")
+        return eager(self, rounded, job.inputs, "Linears rounded again, with one scale for a weight.")
 
 
 def eager(backend: Backend, model: PreTrainedModel, inputs: Mapping[str, Tensor], note: str = "") -> Prepared:

@@ -1,4 +1,4 @@
-"""What every backend is given: a model in the forms that backends take, and random tokens."""
+"""The inputs of backends: a model in the forms that they take, and random tokens."""
 
 import copy
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a backend is, and how long backends take for the same inputs, measured in turns in one process."""
+"""The interface of backends, and their latencies for the same inputs, measured in turns in one process."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence

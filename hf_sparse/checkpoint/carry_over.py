@@ -1,4 +1,4 @@
-"""Files that a directory made from a model takes over from it: everything of the model but its weights."""
+"""Files that are copied from a model to a directory made from it: all but its weights."""
 
 import shutil
 from collections.abc import Iterator, Mapping

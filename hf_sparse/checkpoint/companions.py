@@ -1,4 +1,4 @@
-"""The files that belong to a model beside its weights, by their names."""
+"""The names of files that belong to a model beside its weights."""
 
 import filecmp
 from collections.abc import Mapping

@@ -46,7 +46,7 @@ def save_compressed(
         model: A model whose Linears are quantized, all in one way.
         directory: Where to write. An earlier directory of this format is replaced, with its tokenizer.
         tokenizer: Saved beside the model.
-        carried: Other files to copy, by their relative paths (`checkpoint.carrying.carried`).
+        carried: Other files to copy, by their relative paths (`checkpoint.carry_over.carried`).
 
     Raises:
         ValueError: The model is not quantized, layers differ in their scheme or are not Linears, weights are

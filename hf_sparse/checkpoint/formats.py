@@ -17,7 +17,7 @@ from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 FORMATS = ("compressed-tensors", "packed")
 
 
-def publish(
+def write_format(
     model: PreTrainedModel,
     directory: str | Path,
     form: str = "compressed-tensors",
@@ -26,8 +26,8 @@ def publish(
 ) -> Sizes:
     """Write a model into a directory in one of `FORMATS`; return its sizes.
 
-    `carried` are other files to copy, as `checkpoint.carrying.carried` returns them. A directory of the same
-    format is replaced. Raises `ValueError` for a directory that holds something else, and as
+    `carried` are other files to copy, as `checkpoint.carry_over.carried` returns them. A directory of the
+    same format is replaced. Raises `ValueError` for a directory that holds something else, and as
     `save_compressed` and `save_packed` do.
     """
     require_own(directory, form, carried)

@@ -67,9 +67,8 @@ def load_model(
             (`floats`).
         restore: Quantize layers as they were when the model was saved, with fixed ranges. `False`: load what
             `from_pretrained` does.
-        strict: Refuse a class that transformers lacks, and tensors in the files that the class has no place
-            for; poolers and heads of pre-training may be left over. By default, where transformers has the
-            class.
+        strict: Refuse a class that transformers lacks, and tensors in the files that the class cannot hold;
+            poolers and heads of pre-training may be left over. By default, where transformers has the class.
         require_class: Refuse a configuration that names no class, since a head could be lost; be strict.
         from_pretrained_kwargs: As `from_pretrained` takes them, such as `dtype`; where to find a model on the
             Hub (`revision`, `cache_dir`, `token` ...) holds for its sidecar and configuration, too.
@@ -100,7 +99,7 @@ def load_model(
     model, found = _load(name, hub, from_pretrained_kwargs)
     if strict:
         left_over = (key for key in found["unexpected_keys"] if not _SPARE.search(key))
-        _refuse(f"{name} holds {{}}, and there is no such thing in a {type(model).__name__}", left_over)
+        _refuse(f"{name} holds {{}}, which a {type(model).__name__} cannot hold", left_over)
     if restore:
         requantize(model, name, **hub)
     return model
@@ -234,7 +233,7 @@ def _no_model(name_or_path: str) -> str:
             f"{name_or_path} holds an adapter and no model; load it onto its base in Python, merge it "
             "(hf_sparse.merge_adapter), save that and name its directory"
         )
-    return f"{name_or_path} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
+    return f"{name_or_path} holds no model: {CONFIG_NAME} is missing; name the directory of one"
 
 
 def _configuration(name_or_path: str, **hub: Any) -> PreTrainedConfig:

@@ -80,7 +80,7 @@ def shards_of(index: Path) -> list[str]:
     for shard in shards:
         if not isinstance(shard, str) or not _is_file_name(shard):
             raise ValueError(
-                f"{index} names {shortened(shard)}, which is no file beside it; restore it, or save the "
+                f"{index} names {shortened(shard)}, which is not a file beside it; restore it, or save the "
                 "model again"
             )
     return sorted(set(shards))

@@ -104,14 +104,14 @@ def write_sparsity_record(
             its, asked = (promised.pattern, promised.target) if promised else layers[name]
             promises[own] = WeightRecord(its, asked, round(removed / size, 6), removed)
         gone, size = sum(map(masks.removed, names)), sum(prod(shapes[name]) for name in names)
-        contract = SparsityRecord(
+        record = SparsityRecord(
             pattern=earlier.pattern if earlier else pattern or "unstructured",
             target=earlier.target if earlier else target,
             achieved=round(gone / size, 6) if size else 0.0,
             digest=masks.digest(names),
             layers=promises,
         )
-        setattr(part.model.config, KEY, {"format_version": FORMAT_VERSION, **asdict(contract)})
+        setattr(part.model.config, KEY, {"format_version": FORMAT_VERSION, **asdict(record)})
 
 
 def renew_sparsity_record(model: nn.Module) -> None:
@@ -134,12 +134,12 @@ def lost_zeros(model: nn.Module) -> dict[str, tuple[int, int | None]]:
     """Return the weights with fewer zeros than recorded: the number removed, and the number of zeros now.
 
     Weights that the model lacks, as of another head, are passed over, and so are weights whose values cannot
-    be read (sharded, offloaded). If the model has no recorded weight, all are returned, with None for zeros.
+    be read (sharded, offloaded). If it lacks every recorded weight, all are returned, with None for zeros.
     """
     lost: dict[str, tuple[int, int | None]] = {}
     for part in _parts(model):
-        contract = read_sparsity_record(part.model)
-        promised = {} if contract is None else {n: p for n, p in contract.layers.items() if p.removed}
+        record = read_sparsity_record(part.model)
+        promised = {} if record is None else {n: p for n, p in record.layers.items() if p.removed}
         if not promised:
             continue
         # All weights, since the recorded run may have pruned others than the default.
@@ -160,9 +160,9 @@ def recorded_modules(model: nn.Module) -> set[str]:
     """Return the names of the modules, or 3-D parameters, of a model whose weights are in its record."""
     found: set[str] = set()
     for part in _parts(model):
-        contract = read_sparsity_record(part.model)
-        if contract is not None:
-            recorded = set(map(module_of, contract.layers))
+        record = read_sparsity_record(part.model)
+        if record is not None:
+            recorded = set(map(module_of, record.layers))
             found |= {
                 module_of(name) for name in every_weight(model).names if module_of(part.own(name)) in recorded
             }
@@ -173,11 +173,11 @@ def recorded_out_of_reach(model: nn.Module) -> list[LeftOut]:
     """Return the recorded weights that cannot be written to, such as sharded ones."""
     found = []
     for part in _parts(model):
-        contract = read_sparsity_record(part.model)
+        record = read_sparsity_record(part.model)
         names = (
             set()
-            if contract is None
-            else {module_of(name) for name, own in contract.layers.items() if own.removed}
+            if record is None
+            else {module_of(name) for name, own in record.layers.items() if own.removed}
         )
         away = (entry for entry in every_weight(model).left_out if entry.obstacle is not None)
         found += [entry for entry in away if part.own(entry.name) in names]
@@ -189,7 +189,7 @@ def describe_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
     if all(zeros is None for _, zeros in lost.values()):
         return (
             f"the configuration records zeros of {len(lost)} weights, such as {next(iter(lost))}, and the "
-            "model has no weight of any of these names"
+            "model lacks all of them"
         )
     shown = [f"{name} ({zeros or 0:,} of {removed:,})" for name, (removed, zeros) in list(lost.items())[:3]]
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""

@@ -43,7 +43,7 @@ def with_variant(name_or_path: str, variant: str) -> Iterator[str]:
     renamed = {_with(variant, name): name for name in _WEIGHTS}
     if not any((source / name).is_file() for name in renamed):
         raise ValueError(
-            f"{name_or_path} has no {_with(variant, SAFE_WEIGHTS_NAME)}; name the variant that it was saved "
+            f"{name_or_path} lacks {_with(variant, SAFE_WEIGHTS_NAME)}; name the variant that it was saved "
             "with, or leave --variant out"
         )
     with tempfile.TemporaryDirectory(prefix="hf_sparse_variant_") as home:

@@ -53,7 +53,7 @@ def inspect(
         from hf_sparse.targets import find_targets
 
         if layer is not None and (png is None or weight is not None):
-            raise ValueError("--layer says what --png FILE draws; give that, and no --weight")
+            raise ValueError("--layer chooses what --png FILE draws; add --png, and leave --weight out")
         with working("Loading"):
             loaded = load_model(model)
         if weight is not None:

@@ -157,5 +157,5 @@ def _key(option: str) -> str:
 
 
 def _warn(old: str, new: str) -> None:
-    # There is no line of the user's code to point at.
+    # A command lacks a line of code to point at.
     warnings.warn_explicit(f"{old} is an old name; write {new}", FutureWarning, "hf-sparse", 1)

@@ -37,13 +37,13 @@ def pack(
     with plain_errors(context.obj), chosen_weights(model, variant) as model:
         with working("Packing"):
             from hf_sparse.checkpoint.carry_over import carried
-            from hf_sparse.checkpoint.formats import publish, require_own
+            from hf_sparse.checkpoint.formats import require_own, write_format
             from hf_sparse.checkpoint.load import load_model, load_tokenizer
             from hf_sparse.report.sizes import size_table, sizes_as_dict
 
             others = carried(model)
             require_own(output_dir, form, others)
-            sizes = publish(
+            sizes = write_format(
                 load_model(model, accept="own", require_class=True),
                 output_dir,
                 form,

@@ -168,7 +168,9 @@ def _speedup(student: "PreTrainedModel | None", tokens: int) -> "Speedup":
 
     kernels = load_kernels()
     if kernels is None:
-        raise ValueError("--speed measures kernels that need a C++ compiler, and there is none; leave it out")
+        raise ValueError(
+            "--speed measures kernels that need a C++ compiler, and none was found; leave it out"
+        )
     shapes = {} if student is None else find_targets(student).shapes
     with working("Measuring"):
         # Without a model, the largest layer of BERT-base.

@@ -65,4 +65,4 @@ def _why_none(kind: str, part: "Shrunk") -> str:
     if part.reason:
         return part.reason
     shared = "" if kind == "neurons" else " with all that share their keys and values"
-    return f"{min(part.dead, key=part.dead.__getitem__)} has no dead {kind}{shared}"
+    return f"no dead {kind}{shared} in {min(part.dead, key=part.dead.__getitem__)}"

@@ -92,7 +92,7 @@ def library_docstrings(library: Path | None = None) -> list[Docstring]:
     """Read the docstrings of the standard library from its source, in the order of its files.
 
     Nothing is imported. Docstrings under four words and repetitions of earlier ones are left out. Raises
-    `FileNotFoundError` if this Python has no source files.
+    `FileNotFoundError` if this Python lacks its source files.
     """
     library = library or Path(sysconfig.get_path("stdlib"))
     first: dict[str, Docstring] = {}

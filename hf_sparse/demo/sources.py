@@ -137,7 +137,7 @@ def _texts(rows: Dataset) -> list[str]:
 def _train_validation(splits: DatasetDict) -> tuple[Dataset, Dataset]:
     """Return the train and the validation split; if there is only train, every 20th row of it is held out."""
     if "train" not in splits:
-        raise ValueError(f"the data has no split 'train', only {list(splits)}; name a file train.*")
+        raise ValueError(f"the data lacks a split 'train' and has {list(splits)}; name a file train.*")
     train = splits["train"]
     for name in _VALIDATIONS:
         if name in splits:

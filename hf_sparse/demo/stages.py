@@ -83,7 +83,7 @@ class Stage:
 
 
 def read_outcome(directory: Path) -> Outcome | None:
-    """Read the outcome of a finished stage; None if there is no readable one."""
+    """Read the outcome of a finished stage; None if it is missing or unreadable."""
     try:
         return Outcome(**read_json(directory / _RECORD, "record", "run the stage again"))
     except (OSError, ValueError, TypeError):

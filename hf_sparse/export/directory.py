@@ -38,7 +38,7 @@ def export_directory(
         kind: onnx or openvino.
         tokenizer: The tokenizer to save beside the model.
         inputs: An example batch, as in `export_onnx`.
-        carried: Other files to copy, as `checkpoint.carrying.carried` finds them.
+        carried: Other files to copy, as `checkpoint.carry_over.carried` finds them.
 
     Returns:
         The file that was written, with its inputs, outputs and operators.

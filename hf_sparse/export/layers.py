@@ -79,7 +79,7 @@ class _PerTensor(_WeightOnly):
     def __init__(self, layer: QuantizedLayer, module: _Multiplied) -> None:
         super().__init__(layer, module)
         if layer.input_scale is None or layer.input_zero_point is None:
-            raise ValueError("a layer with uint8_per_tensor activations has no range; calibrate it first")
+            raise ValueError("a layer with uint8_per_tensor activations lacks a range; calibrate it first")
         self.register_buffer("input_scale", layer.input_scale)
         self.register_buffer("input_zero_point", layer.input_zero_point.to(torch.uint8))
 

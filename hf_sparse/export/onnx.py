@@ -111,7 +111,7 @@ def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) ->
     for module in exported.modules():
         if isinstance(module, PreTrainedModel):
             module.config.use_cache = False
-            # The graph has no fused attention, and torch fails to take T5's apart.
+            # The graph lacks fused attention, and torch fails to take T5's apart.
             module.set_attn_implementation("eager")
     exported.config.return_dict = True
     # An implementation without a loop over experts.

@@ -19,8 +19,18 @@ def export_openvino(
 ) -> ExportedOnnx:
     """Write a model as openvino_model.xml and openvino_model.bin; return facts of the ONNX file in between.
 
-    That file is deleted. Weights that are not quantized stay float32. Arguments and errors are as in
-    `export_onnx`; a directory that holds anything but an earlier export is refused with `ValueError`.
+    That file is deleted. Weights that are not quantized stay float32.
+
+    Args:
+        model: A float32 model.
+        directory: The directory to write. An earlier export is replaced.
+        inputs: An example batch, as in `export_onnx`.
+
+    Returns:
+        The inputs, outputs and operators of the ONNX file.
+
+    Raises:
+        ValueError: The directory holds anything else, and as in `export_onnx`.
     """
     import openvino
 

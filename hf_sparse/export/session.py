@@ -30,7 +30,7 @@ class OnnxModel(nn.Module):
         self.eval()
 
     def can_generate(self) -> bool:
-        """Return False, since the file has no cache of keys and values."""
+        """Return False, since the file lacks a cache of keys and values."""
         return False
 
     def forward(self, **inputs: Tensor) -> ModelOutput:
@@ -63,7 +63,7 @@ def load_onnx(directory: str | Path) -> OnnxModel:
         A module on the CPU, whose class has the name of the exported model's class, since pipelines read it.
 
     Raises:
-        FileNotFoundError: There is no ONNX file in the directory.
+        FileNotFoundError: The directory lacks an ONNX file.
     """
     path = Path(directory) / ONNX_NAME
     if not path.is_file():

@@ -17,7 +17,7 @@ from hf_sparse.atomic.files import leaves, write_atomically
 from hf_sparse.checkpoint.carry_over import carry, module_files
 from hf_sparse.checkpoint.companions import companions
 from hf_sparse.checkpoint.compressed_tensors import METHOD, save_compressed
-from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.formats import write_format
 from hf_sparse.checkpoint.load import load_model, rounded_as
 from hf_sparse.checkpoint.packed.packed_file import PACKED
 from hf_sparse.checkpoint.run_record import RECORD, copy_public_record, is_local
@@ -95,9 +95,7 @@ def staged(
     """
     directory = Path(directory)
     if not (directory / CONFIG_NAME).is_file():
-        raise ValueError(
-            f"{directory} holds no model, there is no {CONFIG_NAME} in it; name the directory of one"
-        )
+        raise ValueError(f"{directory} holds no model: {CONFIG_NAME} is missing; name the directory of one")
     _require_own_files(directory, PICTURES)
     with tempfile.TemporaryDirectory(prefix="hf_sparse_push_") as home:
         # Its writers want a directory that does not exist.
@@ -153,7 +151,7 @@ def _write_model(
     model = model or load_model(directory, accept="own", require_class=True)
     notes = _write_weights(model, folder)
     if packed:
-        publish(model, folder / PACKED_FOLDER, "packed")
+        write_format(model, folder / PACKED_FOLDER, "packed")
     return notes
 
 
@@ -239,6 +237,6 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _shards(directory: Path) -> list[Path]:
-    """Return the weight files that the index of a directory names, nothing if there is no index."""
+    """Return the weight files that the index of a directory names, nothing without an index."""
     index = directory / SAFE_WEIGHTS_INDEX_NAME
     return [directory / name for name in shards_of(index)] if index.is_file() else []

@@ -82,5 +82,5 @@ def _explained(error: Exception, repo: str, asked: int) -> Exception:
     if status >= 500:
         return ConnectionError(f"the Hub fails ({status} {said}); {_AGAIN}")
     if status == 404:
-        return ValueError(f"there is no {repo} on the Hub that the token may see; check name and token")
+        return ValueError(f"{repo} is not on the Hub, or the token may not see it; check name and token")
     return ValueError(f"the Hub refuses {repo}: {said or error}")

@@ -158,7 +158,7 @@ def _name(source: str, made_by: tuple[str, ...]) -> str:
 def _compiler() -> list[str]:
     command = shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, COMPILERS))[:1]
     if not command:
-        raise Unavailable(f"there is no C++ compiler ({', '.join(COMPILERS)} or $CXX)")
+        raise Unavailable(f"no C++ compiler found ({', '.join(COMPILERS)} or $CXX)")
     return command
 
 

@@ -97,7 +97,7 @@ def walk(
 
     `visit` gets the targets of the layer, a function that runs the layer on all batches, and the batch that
     is being run. After the visit the layer runs once more, as pruned, to make the inputs of the next layer.
-    Hidden states of all batches are held in memory. Raises `ValueError` if there is no batch, and for models
+    Hidden states of all batches are held in memory. Raises `ValueError` without batches, and for models
     whose layers are not called one after the other, once each.
     """
     name, layers = layer_stack(model, targets)
@@ -105,7 +105,7 @@ def walk(
     with torch.no_grad(), _evaluating(model):
         hidden, calls, tokens = _calls(model, layers, batches)
         if not hidden:
-            raise ValueError("there is no batch to calibrate with; give texts that the model is meant for")
+            raise ValueError("calibration needs at least one batch; give texts that the model is meant for")
 
         def run(number: int) -> list[Tensor]:
             outputs = []

@@ -74,8 +74,8 @@ def prune_with_data(
             )
         if target.expert is not None:
             raise ValueError(
-                f"{target.name} is the weight of an expert, whose inputs cannot be told; exclude experts, or "
-                "use method magnitude"
+                f"{target.name} is the weight of an expert, whose inputs cannot be separated; exclude "
+                "experts, or use method magnitude"
             )
     masks = Masks(targets)
     if kept := standing(model, targets):
@@ -127,7 +127,7 @@ def save_pruned(
 ) -> None:
     """Write a plain directory, new or empty: an earlier model could have been trained further.
 
-    `carried` are other files to copy into it, as `checkpoint.carrying.carried` returns them.
+    `carried` are other files to copy into it, as `checkpoint.carry_over.carried` returns them.
     """
     with replacing_directory(Path(directory)) as staged:
         model.save_pretrained(staged)
@@ -148,7 +148,7 @@ def _watch(target: Target, statistics: InputStatistics, current: Current) -> Rem
         else:
             raise ValueError(
                 f"{target.name} reads {tuple(inputs.shape)} of {tuple(tokens.shape)} tokens, so its padding "
-                "cannot be told; give texts one at a time"
+                "cannot be identified; give texts one at a time"
             )
 
     return target.module.register_forward_pre_hook(note)

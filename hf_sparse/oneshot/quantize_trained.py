@@ -36,8 +36,8 @@ def load_for_texts(
     reader = load_tokenizer(tokenizer or name_or_path)
     if reader is None:
         raise ValueError(
-            f"{tokenizer or name_or_path} has no tokenizer; save it there with tokenizer.save_pretrained, or "
-            "say where it is (--tokenizer-name)"
+            f"{tokenizer or name_or_path} lacks a tokenizer; save it there with tokenizer.save_pretrained, "
+            "or say where it is (--tokenizer-name)"
         )
     if model.main_input_name != "input_ids":
         raise ValueError(
@@ -85,6 +85,12 @@ def calibration_recipe(**settings: object) -> QuantizationRecipe:
 
     Args:
         settings: Fields of `QuantizationRecipe`.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        ValueError: Without settings, or if they contradict each other.
     """
     if settings.get("activations", "uint8_per_tensor") == "uint8_per_tensor":
         settings = {"observer": "min_max"} | settings
@@ -118,7 +124,7 @@ def save_quantized(
         tokenizer: Saved beside the model.
         source: Directory or Hub name that the model was loaded from; masks and recipe of a sidecar there are
             kept.
-        carried: Other files to copy, as `checkpoint.carrying.carried` returns them.
+        carried: Other files to copy, as `checkpoint.carry_over.carried` returns them.
 
     Raises:
         ValueError: If the directory holds something else.

@@ -58,7 +58,7 @@ class SparseGpt(InputStatistics):
             return torch.linalg.cholesky(inverse, upper=True)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented, not exported
             raise ValueError(
-                "the inputs of a layer are too much alike to tell its weights apart, or are not finite; give "
+                "the inputs of a layer are too similar to rank its weights, or are not finite; give "
                 "more texts, or choose method wanda"
             ) from error
 

@@ -60,7 +60,7 @@ class Plan:
 
 
 def count_rows(data: str) -> int:
-    """Return the number of training rows in a file, a directory of files or a data set of the Hub.
+    """Return the number of training rows in a file, a directory of files or a dataset of the Hub.
 
     Raises `ValueError` if the split `train` is missing.
     """

@@ -41,8 +41,8 @@ def calibrate(
         The quantized layers by the names of their modules.
 
     Raises:
-        ValueError: There is no batch, no batch reaches a layer, a weight or a table cannot be quantized. The
-            model is as it was then.
+        ValueError: `batches` is empty, no batch reaches a layer, or a weight or a table cannot be quantized.
+            The model is then as it was before.
     """
     targets = targets or find_targets(model)
     require_lasting(model, targets, "quantization")
@@ -60,7 +60,7 @@ def calibrate(
                 count += 1
         phase.calibrating = phase.observing = False
         if not count and activations == "uint8_per_tensor":
-            raise ValueError("there is no batch to calibrate with; give data that the model is meant for")
+            raise ValueError("calibration needs at least one batch; give data that the model is meant for")
         found = quantized_layers(model)
         if count and (idle := [name for name, layer in layers.items() if not layer.called]):
             raise ValueError(

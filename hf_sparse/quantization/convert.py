@@ -48,7 +48,7 @@ def attach(
 ) -> dict[str, LayerQuantization]:
     """Quantize the modules of targets, by changing their class; return the settings of each layer by name.
 
-    Modules that are quantized already start anew. Embeddings take activations `none`, since they read
+    Modules that are quantized already start again. Embeddings take activations `none`, since they read
     indices. Ranges of inputs are non-persistent buffers, so that checkpoints stay as they are. Raises
     `ValueError` for weights that the scheme cannot cover, and for other classes of modules.
     """

@@ -38,7 +38,7 @@ _RELATIVE = re.compile(RELATIVE_POSITIONS)
 def find_embeddings(model: nn.Module) -> tuple[Target, ...]:
     """Return the embedding tables of the base model, such as words, positions and types.
 
-    Tables of relative positions are left out. Raises `ValueError` if the model has no `nn.Embedding`, or if
+    Tables of relative positions are left out. Raises `ValueError` if the model lacks `nn.Embedding`s, or if
     one shares its weight with another module, which would compute with weights that are not rounded.
     """
     tables = tuple(
@@ -48,7 +48,7 @@ def find_embeddings(model: nn.Module) -> tuple[Target, ...]:
     )
     if not tables:
         raise ValueError(
-            f"{type(model).__name__} has no embeddings of class nn.Embedding; leave quantization.embeddings "
+            f"{type(model).__name__} lacks embeddings of class nn.Embedding; leave quantization.embeddings "
             "out"
         )
     for table in tables:

@@ -45,7 +45,7 @@ class AttachedLayers:
     modules: dict[str, FakeQuantLayer]
 
     def ranges(self) -> dict[str, Tensor]:
-        """Return the observed range of each layer's input, (2,) float32; layers without a finite one lack."""
+        """Return the observed finite range of each layer's input, (2,) float32, by the layer's name."""
         found = {
             name: torch.stack([module.input_low, module.input_high]).cpu()
             for name, module in self.modules.items()

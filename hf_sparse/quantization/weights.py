@@ -42,7 +42,7 @@ class WeightScheme:
         if self.group is not None and shape[1] % self.group:
             raise ValueError(
                 f"scheme {self} does not cover {name} of shape {shape[0]} x {shape[1]}: {shape[1]} inputs "
-                f"are no multiple of {self.group}; exclude it, or choose another group or per_channel"
+                f"are not a multiple of {self.group}; exclude it, or choose another group or per_channel"
             )
 
     def scales(self, weight: Tensor) -> Tensor:

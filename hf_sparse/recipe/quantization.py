@@ -32,8 +32,8 @@ class QuantizationRecipe(Part):
         idle = self.model_fields_set & {"observer", "freeze"}
         if self.activations != "uint8_per_tensor" and idle:
             raise ValueError(
-                f"activations {self.activations} have no range to observe, so {', '.join(sorted(idle))} "
-                "would have no effect; leave it out"
+                f"activations {self.activations} need no range, so {', '.join(sorted(idle))} "
+                "would be ignored; leave it out"
             )
         return self
 

@@ -43,6 +43,12 @@ class Recipe(Part):
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """Return the recipe that a nested mapping describes.
 
+        Args:
+            values: Settings by key, as in a recipe's YAML; what is missing takes its default.
+
+        Returns:
+            The checked recipe.
+
         Raises:
             ValueError: There are unknown keys or wrong values; the message names all of them.
         """
@@ -59,6 +65,12 @@ class Recipe(Part):
     def from_yaml(cls, path: str | Path) -> "Recipe":
         """Return the recipe in a YAML file.
 
+        Args:
+            path: The file, in UTF-8.
+
+        Returns:
+            The checked recipe.
+
         Raises:
             OSError: The file cannot be read.
             ValueError: It holds no recipe; the message names the file and everything wrong in it.
@@ -73,8 +85,14 @@ class Recipe(Part):
     def preset(cls, name: str) -> "Recipe":
         """Return a recipe that comes with the package, such as `prune_ofa_90`.
 
+        Args:
+            name: Name of the preset, one of `preset_names()`.
+
+        Returns:
+            The recipe of the preset, unchanged.
+
         Raises:
-            ValueError: There is no such preset; the message lists those there are.
+            ValueError: The preset does not exist; the message lists those that do.
         """
         if name not in preset_names():
             raise ValueError(
@@ -165,6 +183,9 @@ class Recipe(Part):
             assignments: Dotted keys with YAML values, such as `sparsity.schedule.final=0.8` or
                 `distillation=null`.
 
+        Returns:
+            The changed recipe, checked; this one stays as it is.
+
         Raises:
             ValueError: One is not an assignment, or the result is not a recipe.
         """
@@ -176,6 +197,9 @@ class Recipe(Part):
 
         Args:
             changes: New values by dotted key, such as `{"sparsity.schedule.final": 0.8}`.
+
+        Returns:
+            The changed recipe, checked; this one stays as it is.
 
         Raises:
             ValueError: A key leads through a value, or the result is not a recipe.
@@ -202,7 +226,7 @@ class Recipe(Part):
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     def digest(self) -> str:
-        """Return a hash of all settings, defaults included."""
+        """Return the SHA-256 of all settings, defaults included, in hexadecimal."""
         values = self.model_dump(mode="json")
         if self.sparsity is not None:
             values["sparsity"] = dict.fromkeys(self.sparsity.further_keys()) | values["sparsity"]

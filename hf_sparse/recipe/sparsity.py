@@ -39,7 +39,7 @@ class ScheduleRecipe(Part):
     def _check_shape(self) -> Self:
         if self.shape in ("one_shot", "constant") and (self.ramp_end is not None or self.initial):
             raise ValueError(
-                f"a {self.shape} schedule has no ramp; leave out initial and ramp_end, or choose another "
+                f"a {self.shape} schedule lacks a ramp; leave out initial and ramp_end, or choose another "
                 "shape"
             )
         if self.shape == "constant" and self.begin not in (0, "0%"):
@@ -166,7 +166,7 @@ class SparsityRecipe(Part):
 
     @classmethod
     def further_keys(cls) -> dict[str, type[Part]]:
-        """Return the class of settings under each key that is no field."""
+        """Return the class of settings under each key that is not a field."""
         return {key: kind for key in method_settings() if (kind := METHODS[key].settings) is not None}
 
     @model_validator(mode="wrap")
@@ -196,7 +196,7 @@ class SparsityRecipe(Part):
             if extra:
                 raise ValueError(
                     f"method {self.method} keeps the zeros the model comes with, so "
-                    f"{', '.join(sorted(extra))} would have no effect; leave it out"
+                    f"{', '.join(sorted(extra))} would be ignored; leave it out"
                 )
         elif self.schedule is None:
             raise ValueError(f"method {self.method} needs a schedule; add at least schedule: {{final: 0.9}}")
@@ -219,15 +219,15 @@ class SparsityRecipe(Part):
                 )
             if getattr(self, part) is not None and self.method not in methods:
                 raise ValueError(
-                    f"{part} says nothing about method {self.method}; leave it out, or set method: "
+                    f"{part} does not apply to method {self.method}; leave it out, or set method: "
                     f"{methods[0]}"
                 )
         patterns = [self.pattern, *(own.pattern for own in self.overrides.values() if own.pattern)]
         METHODS[self.method].check(self.method, [parse_pattern(pattern) for pattern in patterns])
         if self.revive and METHODS[self.method].needs_training:
             raise ValueError(
-                "revive is about magnitude: with learned scores removed weights may return in any case, with "
-                "group_lasso none does; leave it out"
+                "revive applies to magnitude only: with learned scores removed weights may always return, "
+                "with group_lasso they never do; leave it out"
             )
         if self.lr_rewind and self.schedule is not None and self.schedule.shape in ("one_shot", "constant"):
             raise ValueError(

@@ -38,7 +38,7 @@ def notes_of(comparison: Comparison) -> list[str]:
         notes.append(f"Scores: {yardsticks[0]}.")
     elif yardsticks:
         notes.append(
-            "Scores are not comparable between models for different tasks, nor between metrics, data sets or "
+            "Scores are not comparable between models for different tasks, nor between metrics, datasets or "
             "numbers of examples: "
             + "; ".join(
                 f"{', '.join(run.name for run in comparison.groups[yardstick])} by {yardstick}"

@@ -37,7 +37,7 @@ _NO_PATTERN = "none, without zeros"
 class InspectedModel:
     """A saved model with what was found in it.
 
-    `file_bytes` is the size of its weight files. `contract` is the sparsity that its configuration records,
+    `file_bytes` is the size of its weight files. `record` is the sparsity record of its configuration,
     or None. `lost` is what `lost_zeros` returns: for each weight with fewer zeros than recorded, the number
     of removed weights and of zeros. `quantized` counts layers by the schemes of weights and inputs, None for
     embeddings. `dead` maps neurons and heads to the number without influence on the output, and to the total.
@@ -48,7 +48,7 @@ class InspectedModel:
     architecture: str
     inspection: Inspection
     file_bytes: int
-    contract: SparsityRecord | None
+    record: SparsityRecord | None
     lost: Mapping[str, tuple[int, int | None]]
     quantized: Mapping[tuple[str, str | None], int]
     dead: Mapping[str, tuple[int, int]]
@@ -119,7 +119,7 @@ def inspection_as_dict(found: InspectedModel) -> dict[str, Any]:
             for (weights, activations), count in found.quantized.items()
         ],
         "dead": {kind: {"dead": dead, "all": total} for kind, (dead, total) in found.dead.items()},
-        "contract": found.contract and asdict(found.contract),
+        "contract": found.record and asdict(found.record),
         "lost_zeros": {
             name: {"removed": removed, "zeros": zeros} for name, (removed, zeros) in found.lost.items()
         },
@@ -194,12 +194,12 @@ def _patterns(weights: Sequence[WeightInspection]) -> str:
 
 
 def _print_contract(found: InspectedModel, console: Console) -> None:
-    if (contract := found.contract) is None:
+    if (record := found.record) is None:
         console.print("The configuration records no sparsity.")
         return
     console.print(
-        f"Recorded: {contract.pattern}, {_percent(contract.target)} asked for, "
-        f"{_percent(contract.achieved)} achieved, masks {contract.digest[:16]}.",
+        f"Recorded: {record.pattern}, {_percent(record.target)} asked for, "
+        f"{_percent(record.achieved)} achieved, masks {record.digest[:16]}.",
         highlight=False,
         markup=False,
     )

@@ -1,4 +1,4 @@
-"""What all figures share: colours, titles, and how they are written as PNG."""
+"""Shared by all figures: colours, titles, and the writing of PNG files."""
 
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ZEROS, RATE, GREY, DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
-# For texts with names in them: a dollar sign is a dollar sign, and begins no formula.
+# For texts with names in them, whose dollar signs must not begin formulas.
 LITERAL: dict[str, Any] = {"parse_math": False}
 
 

@@ -28,7 +28,7 @@ def read_log(directory: str | Path) -> list[dict[str, float]]:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a logged or measured value is a number; true and false are none."""
+    """Return whether a logged or measured value is a number; true and false do not count."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -188,7 +188,7 @@ class LatencyReport:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any], file: str = "") -> "LatencyReport":
-        """Return the report that `to_dict` wrote; what follows from the rest is computed anew.
+        """Return the report that `to_dict` wrote; what follows from the rest is recomputed.
 
         Raises `ValueError` for a value that is missing or of another type.
         """

@@ -21,7 +21,7 @@ from hf_sparse.targets import find_targets
 from hf_sparse.units import DENSE_BELOW
 
 OWN = "model"
-# What an evaluation of answers says of a part of the questions, and what counts less than F1.
+# Scores on a part of the questions, and those that count less than F1.
 _ASIDE = ("HasAns", "NoAns", "exact")
 
 

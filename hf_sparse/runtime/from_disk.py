@@ -52,7 +52,7 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
     Raises:
         ValueError: A file is damaged, or `subfolder` or `revision` is given for a model without a packed
             file; and as `load_model`, `fuse` and `optimize` raise it.
-        OSError: There is no such model.
+        OSError: The model does not exist.
     """
     kernels = load_kernels()
     path = packed_file(str(name_or_path), subfolder=subfolder, revision=revision)

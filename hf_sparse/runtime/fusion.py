@@ -105,7 +105,7 @@ def install(
         for part in names.norms:
             norm = layer.get_submodule(part)
             if not isinstance(norm, nn.LayerNorm) or type(norm) is not nn.LayerNorm:
-                raise ValueError(f"{name} has norms that are no LayerNorms; call optimize(model) instead")
+                raise ValueError(f"{name} has norms other than LayerNorm; call optimize(model) instead")
             norms.append(norm)
             epsilons.add(norm.eps)
         layers.append(

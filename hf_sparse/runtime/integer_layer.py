@@ -100,7 +100,7 @@ def from_codes(name: str, layer: QuantizedLayer, bias: Tensor | None) -> Integer
     if dynamic == FIXED:
         if layer.input_scale is None or layer.input_zero_point is None:
             raise ValueError(
-                f"the range of the input of {name} is unknown; calibrate the model and save it anew"
+                f"the range of the input of {name} is unknown; calibrate the model and save it again"
             )
         step, zero = float(layer.input_scale), int(layer.input_zero_point)
     steps = layer.scales.reshape(-1).expand(rows)

@@ -14,7 +14,7 @@ class KernelModule(nn.Module):
     """A module whose weights are packed for the kernels of one path; it cannot be trained or saved.
 
     It copies and pickles like others: the attributes named in `_bound` hold addresses, so they are left out
-    and `_bind` makes them anew.
+    and `_bind` sets them again.
     """
 
     _bound: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class RuntimeLinear(KernelModule):
 def refuse_saving(*_: Any, **__: Any) -> NoReturn:
     """Raise `ValueError`; stands in for `save_pretrained`, which would first write a configuration."""
     raise ValueError(
-        "a model that was made ready to run has no weights left to save; save it before, and call optimize "
+        "a model that was made ready to run lacks the weights to save; save it before, and call optimize "
         "or fuse on what was loaded"
     )
 

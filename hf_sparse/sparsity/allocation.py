@@ -1,4 +1,4 @@
-"""How many blocks each weight loses at a sparsity of the whole."""
+"""How many blocks each weight loses at an overall sparsity."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

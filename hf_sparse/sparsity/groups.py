@@ -53,7 +53,7 @@ def add_gradient(
 
 
 def shorten_groups(weight: Tensor, block: Block, rates: Tensor, scale: float = 1.0) -> None:
-    """Shorten every group of a weight (out, in) by scale times its rate, in place, to zero at most."""
+    """Shorten every group of a weight (out, in) by scale times its rate, in place, at most to zero."""
     weight = weight.detach()
     if _is_transposed(weight):
         shorten_groups(weight.t(), _turned(block), rates.t().contiguous(), scale)

@@ -128,7 +128,7 @@ def inspect_weights(targets: Targets, candidates: Sequence[str] = CANDIDATES) ->
 
     A block pattern explains them if at least 99 % of the zeros lie in blocks of zeros and at most 10 % of the
     other blocks is zero; of several, the largest block counts. N:M explains them if at least M - N of every M
-    consecutive inputs are zero, and no more than 2 % of the weight besides.
+    consecutive inputs are zero, and at most another 2 % of the weight.
     """
     patterns = [parse_pattern(candidate) for candidate in candidates]
 

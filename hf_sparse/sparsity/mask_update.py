@@ -71,7 +71,7 @@ def kept_if_pruned(budgets: Sequence[Budget], scores: Mapping[str, Tensor]) -> d
 
 
 def _at_least_as_now(masks: Masks, budgets: Sequence[Budget], blocks: Mapping[str, Block]) -> list[Budget]:
-    """Return budgets that are no lower than what is removed already: sparsity never falls."""
+    """Return budgets, raised to what is removed already: sparsity never falls."""
     now = [[masks.removed(name) // blocks[name].size for name in budget.names] for budget in budgets]
     return [
         replace(budget, removed=max(budget.removed, sum(gone)), most=tuple(map(max, budget.most, gone)))

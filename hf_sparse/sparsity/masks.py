@@ -48,7 +48,15 @@ class Masks:
         return nonzero(self._keep[name][:: pattern.rows, :: pattern.columns])
 
     def set(self, name: str, keep: Tensor) -> None:
-        """Replace one mask by a boolean one of the weight's shape."""
+        """Replace one mask.
+
+        Args:
+            name: Name of the target.
+            keep: Booleans of the weight's shape, (out, in), True where kept.
+
+        Raises:
+            ValueError: `keep` has another shape.
+        """
         if keep.shape != self._keep[name].shape:
             raise ValueError(
                 f"the mask of {name} has shape {tuple(keep.shape)}, its weight "

@@ -11,7 +11,16 @@ from hf_sparse.targets import Targets, find_targets
 
 @dataclass(frozen=True)
 class SparsityReport:
-    """Zeros among the target weights of a model; every sparsity is a share of zeros in [0, 1]."""
+    """Zeros among the target weights of a model; every sparsity is a share of zeros in [0, 1].
+
+    Attributes:
+        zeros_per_target: Number of zeros in each weight, by name.
+        size_per_target: Number of entries of each weight, by name.
+        zeros: Number of zeros in all weights.
+        total: Number of entries of all weights.
+        overall: Share of zeros in all weights.
+        per_target: Share of zeros in each weight, by name.
+    """
 
     zeros_per_target: Mapping[str, int]
     size_per_target: Mapping[str, int]
@@ -42,6 +51,9 @@ def measure_sparsity(model: nn.Module, targets: Targets | None = None) -> Sparsi
 
     Returns:
         Zeros and sizes by weight; `overall` is the share of zeros in [0, 1].
+
+    Raises:
+        ValueError: Without `targets`, if the model has nothing to prune.
     """
     weights = {target.name: target.weight.detach() for target in targets or find_targets(model)}
     return SparsityReport(

@@ -143,5 +143,5 @@ def _largest(scores: np.ndarray, count: int) -> np.ndarray:
 
 def _array(values: Tensor) -> np.ndarray:
     values = values.detach().flatten()
-    # numpy has no bfloat16, and its float16 arithmetic is emulated.
+    # numpy lacks bfloat16, and its float16 arithmetic is emulated.
     return (values if values.dtype in (torch.float32, torch.float64) else values.float()).numpy()

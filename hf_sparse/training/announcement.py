@@ -17,7 +17,7 @@ from hf_sparse.training.parts.part import RunPart
 logger = logging.getLogger(__name__)
 
 KEY = "hf_sparse"
-_OURS, _HOST = logging.getLogger("hf_sparse"), logging.getLogger("transformers")
+_LOGGER, _HOST = logging.getLogger("hf_sparse"), logging.getLogger("transformers")
 
 
 class _AsTransformers(logging.Handler):
@@ -25,8 +25,8 @@ class _AsTransformers(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # Logging that the script set up gets the record without this handler.
-        inherited = _OURS.propagate and _OURS.parent is not None and _OURS.parent.hasHandlers()
-        if inherited or any(handler is not self for handler in _OURS.handlers):
+        inherited = _LOGGER.propagate and _LOGGER.parent is not None and _LOGGER.parent.hasHandlers()
+        if inherited or any(handler is not self for handler in _LOGGER.handlers):
             return
         last = [] if logging.lastResort is None else [logging.lastResort]
         for handler in _HOST.handlers or last:
@@ -44,13 +44,13 @@ def follow_transformers() -> None:
     A level that the script gave the logger `hf_sparse` stays, and warnings are always shown.
     """
     global _level
-    if _handler not in _OURS.handlers:
-        _OURS.addHandler(_handler)
-    if _OURS.level not in (logging.NOTSET, _level):
+    if _handler not in _LOGGER.handlers:
+        _LOGGER.addHandler(_handler)
+    if _LOGGER.level not in (logging.NOTSET, _level):
         return
-    _OURS.setLevel(logging.NOTSET)
-    _level = min(transformers_logging.get_verbosity(), _OURS.getEffectiveLevel())
-    _OURS.setLevel(_level)
+    _LOGGER.setLevel(logging.NOTSET)
+    _level = min(transformers_logging.get_verbosity(), _LOGGER.getEffectiveLevel())
+    _LOGGER.setLevel(_level)
 
 
 def announce(parts: Iterable[RunPart]) -> None:

@@ -64,6 +64,9 @@ class SparseArguments:
     def build_recipe(self) -> Recipe:
         """Return the recipe that these arguments describe.
 
+        Returns:
+            The checked recipe, empty if no argument asks for anything.
+
         Raises:
             ValueError: They contradict each other, or the recipe is neither a preset nor a valid file.
         """

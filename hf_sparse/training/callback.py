@@ -177,14 +177,14 @@ def _check_arguments(args: TrainingArguments, sparsity: SparsityRecipe, optimize
         raise ValueError(AUTO_BATCH_SIZE)
     if args.load_best_model_at_end and sparsity.schedule is not None:
         raise ValueError(
-            "a callback cannot keep load_best_model_at_end from choosing a model of before the final "
+            "a callback cannot keep load_best_model_at_end from choosing a model saved before the final "
             "sparsity; "
             "use SparseTrainer, or set load_best_model_at_end=False"
         )
     if sparsity.revives and has_modes(optimizer):
         raise ValueError(
-            f"{args.optim} shows other weights in evaluation, of which a callback is not told in time to "
-            "keep removed ones at zero that may return; use SparseTrainer, or set sparsity.revive=false"
+            f"{args.optim} shows other weights in evaluation, and a callback hears of the switch too late to "
+            "keep removed weights at zero; use SparseTrainer, or set sparsity.revive=false"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether all weights are finite numbers: after training has diverged they are not."""
+"""Check that all weights are finite; after training has diverged they are not."""
 
 import torch
 from torch import Tensor, nn

@@ -58,7 +58,7 @@ class MaskedTokens(Dataset):
             raise ValueError(f"the masking seed is at least 0, got {seed}")
         if tokenizer.mask_token_id is None:
             raise ValueError(
-                f"{type(tokenizer).__name__} has no mask token; masked language modelling needs one, "
+                f"{type(tokenizer).__name__} lacks a mask token; masked language modelling needs one, "
                 "add it with add_special_tokens or use the tokenizer of a masked language model"
             )
         self.examples = examples
@@ -77,7 +77,11 @@ class MaskedTokens(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the masks of an epoch, counted from 0; a fixed set keeps its masks."""
+        """Choose the masks of an epoch; a fixed set keeps its masks.
+
+        Args:
+            epoch: Number of the epoch, counted from 0.
+        """
         if not self.fixed:
             self._epoch.fill_(epoch)
 
@@ -144,6 +148,9 @@ def group_texts(
     Args:
         tokenized: The token lists of each column, by its name.
         block_length: Tokens a block, at least 1. Tokens after the last whole block are dropped.
+
+    Returns:
+        The blocks of each column, by its name.
 
     Raises:
         ValueError: `block_length` is below 1.

@@ -16,8 +16,8 @@ class PreTrainingTrainer(SparseTrainer):
     here that head then adds nothing, in training and in evaluation.
 
     Args:
-        *args: Those of `SparseTrainer`.
-        **kwargs: Those of `SparseTrainer`.
+        *args: Arguments of `SparseTrainer`.
+        **kwargs: Keyword arguments of `SparseTrainer`.
 
     Raises:
         ValueError: `label_smoothing_factor` is set, which transformers applies to one head only.

@@ -20,9 +20,9 @@ class QuestionAnsweringTrainer(SparseTrainer):
     true answers are known. Every process finds all answers.
 
     Args:
-        *args: Those of `SparseTrainer`.
+        *args: Arguments of `SparseTrainer`.
         finder: How answers are chosen; by default an `AnswerFinder()`.
-        **kwargs: Those of `SparseTrainer`.
+        **kwargs: Keyword arguments of `SparseTrainer`.
 
     Raises:
         ValueError: The training arguments reorder or split the windows of evaluation sets, or choose the best
@@ -46,7 +46,7 @@ class QuestionAnsweringTrainer(SparseTrainer):
         questions = dataloader.dataset
         if not isinstance(questions, QuestionSet):
             raise TypeError(
-                f"answers are found in a QuestionSet, got a {type(questions).__name__}; make one of it"
+                f"evaluation needs a QuestionSet, got a {type(questions).__name__}; build one from it"
             )
         # False: without compute_metrics, Trainer would compute the loss alone.
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
@@ -81,8 +81,8 @@ class QuestionAnsweringTrainer(SparseTrainer):
 def _check_arguments(args: TrainingArguments) -> None:
     if args.train_sampling_strategy == "group_by_length":
         raise ValueError(
-            "train_sampling_strategy group_by_length shuffles evaluation sets as well, where the order of "
-            "windows tells their questions; choose another one"
+            "train_sampling_strategy group_by_length shuffles evaluation sets as well, whose order assigns "
+            "windows to questions; choose another one"
         )
     if args.batch_eval_metrics or not args.eval_do_concat_batches:
         raise ValueError(
@@ -91,6 +91,6 @@ def _check_arguments(args: TrainingArguments) -> None:
         )
     if (args.metric_for_best_model or "").endswith("loss"):
         raise ValueError(
-            f"answers are scored without a loss, so no {args.metric_for_best_model!r} tells the best "
+            f"answers are scored without a loss, so {args.metric_for_best_model!r} cannot choose the best "
             "model; set metric_for_best_model to f1"
         )

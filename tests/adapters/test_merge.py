@@ -113,10 +113,10 @@ def test_other_kinds_of_adapters_are_measured_alike() -> None:
 def test_what_cannot_be_merged_is_refused() -> None:
     with pytest.raises(ValueError, match="prune is one of refuse, again, got 'never'"):
         merge_adapter(adapted(sparse_bert(), masked()), prune="never")
-    with pytest.raises(ValueError, match="BertForSequenceClassification has no adapters that can be merged"):
+    with pytest.raises(ValueError, match="BertForSequenceClassification lacks adapters that can be merged"):
         merge_adapter(sparse_bert())
     prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
-    with pytest.raises(ValueError, match="has no adapters that can be merged"):
+    with pytest.raises(ValueError, match="lacks adapters that can be merged"):
         merge_adapter(get_peft_model(sparse_bert(), prompt))
     injected = sparse_bert()
     injected.add_adapter(masked(task_type=None))

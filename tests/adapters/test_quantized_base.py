@@ -61,7 +61,7 @@ def test_merged_it_rounds_anew_and_says_how_far_that_is(
     before = layer.base_layer.weight.detach().clone()
     with caplog.at_level(logging.WARNING, logger="hf_sparse"):
         merged = merge_adapter(model)
-    assert "6 merged layers round their weight anew: that moves them by" in caplog.text
+    assert "6 merged layers round their weight again: that moves them by" in caplog.text
     weight = merged.bert.encoder.layer[0].attention.self.query.weight
     torch.testing.assert_close(weight.detach(), before + update)
     assert lost_zeros(merged) == {} and same_zeros(merged, sparse_bert())

@@ -209,7 +209,7 @@ def test_families_and_schemes_that_it_does_not_know_are_named(tmp_path: Path) ->
     assert "models of type llama are not among bert" in field.missing["hf_sparse fuse"]
     grouped = chosen(small(("int4_group_32", "none")), tmp_path, *OURS)
     assert "a scale for every 32 inputs" in grouped.missing["hf_sparse fuse"]
-    assert "in a way it knows" in grouped.missing["hf_sparse optimize"]
+    assert "in a supported scheme" in grouped.missing["hf_sparse optimize"]
 
 
 @compiled

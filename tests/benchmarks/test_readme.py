@@ -81,7 +81,7 @@ def test_a_place_may_show_a_part(part: str, table: str) -> None:
 
 @pytest.mark.parametrize("part", ["speed", "ratio | dense", "ratio | sparse & 40"])
 def test_a_part_that_is_not_there_is_refused(part: str) -> None:
-    with pytest.raises(ValueError, match="step has no (column|row)"):
+    with pytest.raises(ValueError, match="step lacks (the column|a row)"):
         fill(PAGE.replace("results:step", f"results:step | {part}"), {"step": STEP})
 
 

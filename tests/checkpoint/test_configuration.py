@@ -103,9 +103,9 @@ def test_classes_are_a_list_of_names(value: Any, saved: Path) -> None:
         (None, "does not say which files hold the weights"),
         ([], "does not say which files hold the weights"),
         ({}, "does not say which files hold the weights"),
-        ({"a": 1}, "names 1, which is no file beside it"),
-        ({"a": "../model.safetensors"}, "names '../model.safetensors', which is no file beside it"),
-        ({"a": "/etc/passwd"}, "names '/etc/passwd', which is no file beside it"),
+        ({"a": 1}, "names 1, which is not a file beside it"),
+        ({"a": "../model.safetensors"}, "names '../model.safetensors', which is not a file beside it"),
+        ({"a": "/etc/passwd"}, "names '/etc/passwd', which is not a file beside it"),
     ],
 )
 def test_shards_lie_beside_their_index(held: Any, said: str, saved: Path) -> None:

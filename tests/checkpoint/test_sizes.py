@@ -10,7 +10,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from hf_sparse import find_targets
 from hf_sparse.checkpoint import formats as publishing
 from hf_sparse.checkpoint.compressed_tensors import save_compressed
-from hf_sparse.checkpoint.formats import FORMATS, publish
+from hf_sparse.checkpoint.formats import FORMATS, write_format
 from hf_sparse.checkpoint.packed import model as packed_model
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
 from hf_sparse.checkpoint.packed.packed_file import PACKED
@@ -130,6 +130,6 @@ def test_a_model_is_measured_once_as_it_is_written(
 
     for module in (packed_model, publishing):
         monkeypatch.setattr(module, "measure_sizes", measure)
-    sizes = publish(model, tmp_path / "out", form)
+    sizes = write_format(model, tmp_path / "out", form)
     assert len(measured) == 1
     assert sizes == measure_sizes(model, tmp_path / "out")

@@ -138,11 +138,11 @@ def test_a_record_of_other_names_is_no_proof_of_zeros(tmp_path: Path) -> None:
     lost = lost_zeros(model)
     assert len(lost) == 12 and {zeros for _, zeros in lost.values()} == {None}
     assert describe_lost(lost).startswith("the configuration records zeros of 12 weights, such as 0.model.")
-    with pytest.raises(ValueError, match=r"any of these names; prune .* del model.config.hf_sparse"):
+    with pytest.raises(ValueError, match=r"lacks all of them; prune .* del model.config.hf_sparse"):
         SparseTrainer(model=model, args=arguments(tmp_path / "run"), train_dataset=sentences())
     said = run("inspect", str(tmp_path / "model"))
     assert said.exit_code == WANTING
-    assert "no weight of any of these names" in " ".join(said.output.split())
+    assert "and the model lacks all of them" in " ".join(said.output.split())
     assert "at least the zeros" not in said.output
     numbers = json.loads(run("inspect", str(tmp_path / "model"), "--json").output)
     assert numbers["lost_zeros"][f"0.model.{QUERY}.weight"] == {"removed": 819, "zeros": None}

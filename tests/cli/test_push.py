@@ -106,7 +106,7 @@ def test_a_dry_run_as_json(model: Path) -> None:
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     assert refused("push", tmp_path, "somebody/model", "--dry-run") == (
-        f"{tmp_path} holds no model, there is no config.json in it; name the directory of one"
+        f"{tmp_path} holds no model: config.json is missing; name the directory of one"
     )
 
 

@@ -84,7 +84,7 @@ def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path, texts: Path) -> None:
     bert().save_pretrained(tmp_path / "bare")
     tokenizer().save_pretrained(tmp_path / "words")
     command = ["quantize", tmp_path / "bare", tmp_path / "out", "--calibration", texts]
-    assert "bare has no tokenizer; save it there" in refused(*command)
+    assert "bare lacks a tokenizer; save it there" in refused(*command)
     lines(*command, "--tokenizer-name", tmp_path / "words")
     assert load_tokenizer(str(tmp_path / "out")) is not None
 
@@ -95,7 +95,7 @@ def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path, texts: Path) -> None:
         (["--weights", "int9"], "'int9' is not a scheme of weights; write int8_per_channel"),
         (["--activations", "int8"], "quantization.activations"),
         (["--observer", "guess"], "quantization.observer"),
-        (["--activations", "none", "--observer", "min_max"], "have no range to observe"),
+        (["--activations", "none", "--observer", "min_max"], "need no range, so"),
         (["--text-column", "three"], "text column ['three'] is missing"),
         (["--samples", "0"], "samples must be above 0, got 0"),
         (["--include", "nothing"], "include: 'nothing' matches no Linear"),

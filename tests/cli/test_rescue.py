@@ -59,7 +59,7 @@ def test_what_cannot_be_rescued_is_refused_in_one_sentence(tmp_path: Path, maske
     del held[f"{PRUNED[0]}_mask"]
     torch.save(held, masked / "pytorch_model.bin")
     message = refused("rescue", masked, tmp_path / "out")
-    assert message.startswith(f"{PRUNED[0]}_original has no {PRUNED[0]}_mask beside it")
+    assert message.startswith(f"{PRUNED[0]}_original lacks {PRUNED[0]}_mask beside it")
     assert not (tmp_path / "out").exists()
 
 

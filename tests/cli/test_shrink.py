@@ -27,7 +27,7 @@ def test_the_model_is_smaller_and_the_same(tmp_path: Path, pruned: torch.nn.Modu
     out = tmp_path / "out"
     printed = " ".join(lines("shrink", tmp_path / "pruned", out))
     assert printed.startswith("32 neurons in every layer instead of 64.")
-    assert "As many heads as before: bert.encoder.layer.0.attention has no dead heads" in printed
+    assert "As many heads as before: no dead heads in bert.encoder.layer.0.attention" in printed
     stock = BertForSequenceClassification.from_pretrained(out).eval()
     assert stock.config.intermediate_size == 32
     with torch.no_grad():
@@ -46,5 +46,5 @@ def test_as_json_numbers_are_all_that_is_printed(tmp_path: Path, pruned: torch.n
 def test_where_no_neuron_is_dead_nothing_is_written(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path / "dense")
     message = refused("shrink", tmp_path / "dense", tmp_path / "out")
-    assert "nothing can be removed: bert.encoder.layer.0 has no dead neurons; " in message
+    assert "nothing can be removed: no dead neurons in bert.encoder.layer.0; " in message
     assert not (tmp_path / "out").exists()

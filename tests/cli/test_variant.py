@@ -101,7 +101,7 @@ def test_the_variant_is_published(saved: Path) -> None:
 
 def test_a_variant_that_is_not_there_is_named(saved: Path, tmp_path: Path) -> None:
     assert refused("inspect", saved, "--variant", "bf16") == (
-        f"{saved} has no model.bf16.safetensors; name the variant that it was saved with, or leave --variant "
+        f"{saved} lacks model.bf16.safetensors; name the variant that it was saved with, or leave --variant "
         "out"
     )
     assert "is not a variant; name a word" in refused("inspect", saved, "--variant", "../up")

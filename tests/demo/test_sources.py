@@ -55,7 +55,7 @@ def test_numbers_instead_of_classes_are_refused(tmp_path: Path) -> None:
 
 def test_data_without_train_are_refused(tmp_path: Path) -> None:
     Dataset.from_dict({"text": ["a"], "label": ["x"]}).to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(ValueError, match="no split 'train', only ..test.."):
+    with pytest.raises(ValueError, match="lacks a split 'train' and has ..test.."):
         load_sources(DemoSettings(dataset=str(tmp_path)))
 
 

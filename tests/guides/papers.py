@@ -129,7 +129,7 @@ def follow(words: list[str]) -> None:
         return
     script, *arguments = rest
     if "--task_name" in arguments:
-        # By default this is one data set of the Hub with a configuration for each task.
+        # By default this is one dataset of the Hub with a configuration for each task.
         arguments += ["--dataset_name", f"glue/{arguments[arguments.index('--task_name') + 1]}"]
     importlib.import_module(Path(script).stem).main([*arguments, *LIMITS])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.formats import write_format
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.hub.push_directory import staged
 from tests.hub.pushing import REPO, saved
@@ -16,7 +16,7 @@ from tests.support.tiny import bert
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("compressed")
-    publish(load_model(str(saved(home / "model"))), home / "compressed")
+    write_format(load_model(str(saved(home / "model"))), home / "compressed")
     return home / "compressed"
 
 
@@ -83,16 +83,16 @@ def sharded(model: Path, name: object) -> None:
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/outside", r"..\outside", "a/b", "..", "", 3])
 def test_an_index_names_files_beside_it(name: object, model: Path) -> None:
     sharded(model, name)
-    with pytest.raises(ValueError, match=r"index.json names .* no file beside it; restore it, or save"):
+    with pytest.raises(ValueError, match=r"index.json names .* not a file beside it; restore it, or save"):
         names(model)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is no JSON"),
-        ("[]", "is no JSON"),
-        ("[" * 5000, "is no JSON"),
+        ("", "is not a valid JSON"),
+        ("[]", "is not a valid JSON"),
+        ("[" * 5000, "is not a valid JSON"),
         ("{}", "does not say which files hold the weights"),
         ('{"weight_map": 3}', "does not say which files hold the weights"),
     ],

@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadMo
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse import load_packed
-from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.formats import write_format
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.hub import write_card
 from hf_sparse.hub.card.render import is_generated
@@ -89,7 +89,7 @@ def test_a_plain_model_is_plain(tmp_path: Path) -> None:
 def test_a_packed_model_is_unpacked_for_others(tmp_path: Path) -> None:
     source = saved(tmp_path / "model")
     model = load_model(str(source))
-    publish(model, tmp_path / "packed", "packed")
+    write_format(model, tmp_path / "packed", "packed")
     with staged(tmp_path / "packed", REPO, packed=True) as ready:
         assert torch.equal(logits(load_model(ready.folder, restore=False, strict=False)), logits(model))
         again = (ready.folder / "packed" / "packed.safetensors").read_bytes()
@@ -98,7 +98,7 @@ def test_a_packed_model_is_unpacked_for_others(tmp_path: Path) -> None:
 
 def test_a_compressed_model_is_taken_as_it_is(tmp_path: Path) -> None:
     model = load_model(str(saved(tmp_path / "model")))
-    publish(model, tmp_path / "compressed", tokenizer=tokenizer())
+    write_format(model, tmp_path / "compressed", tokenizer=tokenizer())
     (tmp_path / "compressed" / "training_args.bin").write_bytes(b"secret")
     with staged(tmp_path / "compressed", REPO) as ready:
         assert set(names(ready)) > {"config.json", "model.safetensors", "tokenizer.json"}
@@ -126,7 +126,7 @@ def test_what_compressed_tensors_cannot_hold_is_rounded_floats(tmp_path: Path) -
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{tmp_path} holds no model, there is no config.json in it; name"):
+    with pytest.raises(ValueError, match=f"^{tmp_path} holds no model: config.json is missing; name"):
         staged(tmp_path, REPO).__enter__()
 
 

@@ -143,7 +143,7 @@ def test_processes_that_compile_at_once_all_succeed(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [
-        ("PATH", "", "there is no C++ compiler (c++, g++, clang++ or $CXX)"),
+        ("PATH", "", "no C++ compiler found (c++, g++, clang++ or $CXX)"),
         ("CXX", "false", "false failed: exit code 1"),
         ("CXX", "no-such-compiler", "no-such-compiler"),
         ("XDG_CACHE_HOME", "/dev/null", "/dev/null"),

@@ -74,7 +74,7 @@ def backend(tree: Path, call: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "lines"),
     [
-        ({"PATH": "", "CXX": ""}, ["there is no C++ compiler (c++, g++, clang++ or $CXX)"]),
+        ({"PATH": "", "CXX": ""}, ["no C++ compiler found (c++, g++, clang++ or $CXX)"]),
         ({"CXX": "false"}, ["false failed: exit code 1"]),
         ({SWITCH: "0"}, []),
     ],

@@ -120,7 +120,7 @@ def nothing() -> Iterator[dict[str, Tensor]]:
         (llama, {"sparsity": 1.0}, "share of weights to remove, in"),
         (llama, {"method": "sparse_gpt", "pattern": "4x4"}, "single weights, and pattern 4x4 whole blocks"),
         (llama, {"pattern": "2:4", "sparsity": 0.6}, "pattern 2:4 removes 0.5 of every weight"),
-        (llama, {"batches": []}, "there is no batch to calibrate with"),
+        (llama, {"batches": []}, "calibration needs at least one batch"),
         (encoder_decoder, {}, "lie in several stacks of layers, or in none"),
     ],
 )

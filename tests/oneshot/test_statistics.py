@@ -101,7 +101,7 @@ def test_inputs_that_are_always_zero_lose_their_weights() -> None:
 def test_inputs_that_are_not_finite_are_named() -> None:
     statistics = SparseGpt(noise(6, 16))
     statistics.add(torch.full((4, 16), float("nan")))
-    with pytest.raises(ValueError, match="too much alike to tell its weights apart, or are not finite"):
+    with pytest.raises(ValueError, match="too similar to rank its weights, or are not finite"):
         statistics.prune(0.5, UNSTRUCTURED)
 
 

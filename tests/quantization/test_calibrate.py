@@ -65,7 +65,7 @@ def test_without_ranges_no_data_is_needed(activations: str) -> None:
 
 
 def test_without_data_ranges_cannot_be_found() -> None:
-    with pytest.raises(ValueError, match="there is no batch to calibrate with"):
+    with pytest.raises(ValueError, match="calibration needs at least one batch"):
         calibrate(bert(), [])
 
 

@@ -138,7 +138,7 @@ def test_ties_and_models_without_tables_are_refused_by_name() -> None:
         ValueError, match=r"transformer.wte.weight is tied to lm_head, which .* or untie them"
     ):
         calibrate(gpt2(GPT2LMHeadModel), [batch()], embeddings="int8_per_channel")
-    with pytest.raises(ValueError, match=r"Linear has no embeddings of class nn.Embedding; leave"):
+    with pytest.raises(ValueError, match=r"Linear lacks embeddings of class nn.Embedding; leave"):
         find_embeddings(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="int4_group_5 does not cover bert.embeddings.word_embeddings"):
         calibrate(small_bert(), [batch()], embeddings="int4_group_5")
@@ -155,7 +155,7 @@ def test_what_is_refused_leaves_the_model_plain() -> None:
 
 def test_subclasses_that_do_more_than_look_up_are_left_alone() -> None:
     sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 100}
-    with pytest.raises(ValueError, match="has no embeddings of class"):
+    with pytest.raises(ValueError, match="lacks embeddings of class"):
         find_embeddings(BartModel(BartConfig(**sizes, encoder_ffn_dim=64, decoder_ffn_dim=64)).encoder)
 
 

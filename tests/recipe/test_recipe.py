@@ -205,7 +205,7 @@ def test_a_recipe_is_a_mapping(values: object) -> None:
 @pytest.mark.parametrize("name", ["schedule", "pattern", "allocation", "lr_rewind"])
 def test_lock_refuses_settings_without_effect(name: str) -> None:
     value = {"schedule": {"final": 0.9}, "pattern": "1x4", "allocation": "global", "lr_rewind": True}[name]
-    with pytest.raises(ValueError, match=f"method lock keeps the zeros .* so {name} would have no effect"):
+    with pytest.raises(ValueError, match=f"method lock keeps the zeros .* so {name} would be ignored"):
         Recipe.from_dict({"sparsity": {"method": "lock", name: value}})
 
 
@@ -217,7 +217,7 @@ def test_lock_accepts_a_choice_of_modules() -> None:
 @pytest.mark.parametrize("shape", ["one_shot", "constant"])
 @pytest.mark.parametrize("ramp", [{"ramp_end": "50%"}, {"initial": 0.1}])
 def test_shapes_without_a_ramp_refuse_one(shape: str, ramp: dict) -> None:
-    with pytest.raises(ValueError, match=f"a {shape} schedule has no ramp; leave out initial and ramp_end"):
+    with pytest.raises(ValueError, match=f"a {shape} schedule lacks a ramp; leave out initial and ramp_end"):
         schedule(shape=shape, **ramp)
 
 

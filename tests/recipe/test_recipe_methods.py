@@ -56,8 +56,8 @@ def test_settings_are_read_written_and_default() -> None:
         ({"own": {"warmht": 1.0}}, "sparsity.own.warmht is not a recipe key; did you mean warmth?"),
         ({"own": {"warmth": 0}}, "sparsity.own.warmth is 0: input should be greater than 0"),
         ({"owm": {}}, "sparsity.owm is not a recipe key; did you mean own?"),
-        ({"method": "magnitude", "own": {}}, "own says nothing about method magnitude; leave it out"),
-        ({"revive": True}, "revive is about magnitude"),
+        ({"method": "magnitude", "own": {}}, "own does not apply to method magnitude; leave it out"),
+        ({"revive": True}, "revive applies to magnitude only"),
     ],
 )
 def test_mistakes_in_them_are_named(changes: dict, message: str) -> None:

@@ -148,7 +148,7 @@ def recorded() -> nn.Module:
 def test_what_the_configuration_records_is_shown() -> None:
     found = inspected(recorded())
     text = " ".join(printed(found))
-    digest = found.contract.digest[:16]
+    digest = found.record.digest[:16]
     assert f"Recorded: 4x1, 50.0% asked for, 50.0% achieved, masks {digest}." in text
     assert "at least the zeros recorded" in text and "Warning" not in text
     assert "records no sparsity" in " ".join(printed(inspected(bert())))
@@ -177,7 +177,7 @@ def test_the_numbers_survive_json() -> None:
         "pattern": "4x1",
         "sparsity": 0.5,
     }
-    assert numbers["contract"]["digest"] == found.contract.digest
+    assert numbers["contract"]["digest"] == found.record.digest
     assert numbers["lost_zeros"] == {
         "encoder.layer.0.attention.self.key.weight": {"removed": 512, "zeros": 0}
     }

@@ -156,11 +156,11 @@ def test_inputs_that_do_not_fit_are_refused_by_shape() -> None:
 
 def test_saving_and_training_are_refused(tmp_path) -> None:
     model = optimize(quantized())
-    with pytest.raises(ValueError, match="no weights left to save"):
+    with pytest.raises(ValueError, match="lacks the weights to save"):
         model.save_pretrained(tmp_path)
     # Not even a configuration, which might have been that of a packed file.
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="no weights left to save"):
+    with pytest.raises(ValueError, match="lacks the weights to save"):
         model.state_dict()
     with pytest.raises(ValueError, match="computes no gradients"):
         model.bert.encoder.layer[0].output.dense(torch.randn(2, 52, requires_grad=True))

@@ -45,7 +45,7 @@ def test_the_checkpoint_asked_for_wins(script: Script, tmp_path: Path) -> None:
 
 
 def test_resuming_without_a_checkpoint_is_refused(script: Script, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+    with pytest.raises(ValueError, match="lacks a checkpoint to resume from"):
         script("common").find_checkpoint(arguments(tmp_path, resume_from_checkpoint="True"))
 
 
@@ -95,7 +95,7 @@ def test_a_text_is_no_longer_than_the_model_takes(
 
 
 def test_a_split_that_is_missing_is_named(script: Script) -> None:
-    with pytest.raises(ValueError, match=r"no split 'train', only \['test'\]; give --train_file"):
+    with pytest.raises(ValueError, match=r"lacks a split 'train' and has \['test'\]; give --train_file"):
         script("common").take({"test": None}, "train")
 
 

@@ -201,7 +201,7 @@ def test_bad_input_is_refused(script: Script, model_dir: Path, tmp_path: Path) -
     write_table(tmp_path / "data" / "train.parquet", table(["sentence"], [0, 1], 4))
     with pytest.raises(ValueError, match="'sst3' is not a GLUE task"):
         main(arguments(model_dir, tmp_path / "data", tmp_path / "out", "--task_name", "sst3"))
-    with pytest.raises(ValueError, match=r"no split 'validation', only \['train'\]"):
+    with pytest.raises(ValueError, match=r"lacks a split 'validation' and has \['train'\]"):
         main(arguments(model_dir, tmp_path / "data", tmp_path / "out"))
     write_table(tmp_path / "data" / "validation.parquet", table(["sentence"], [0, 1], 4))
     with pytest.raises(ValueError, match=r"text column \['premise', 'hypothesis'\] is missing"):
@@ -209,5 +209,5 @@ def test_bad_input_is_refused(script: Script, model_dir: Path, tmp_path: Path) -
     nameless = arguments(model_dir, tmp_path / "data", tmp_path / "out", "--tokenizer_name", str(model_dir))[
         2:
     ]
-    with pytest.raises(ValueError, match="no model to fine-tune"):
+    with pytest.raises(ValueError, match="a model to fine-tune is missing"):
         main(nameless)

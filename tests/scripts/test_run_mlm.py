@@ -131,7 +131,7 @@ def test_lines_are_padded_to_the_longest_in_their_batch(
 def test_bad_input_is_refused(script: Script, model_dir: Path, tmp_path: Path) -> None:
     main = script("run_mlm").main
     write_table(tmp_path / "short" / "train.csv", {"text": ["ba be"]})
-    with pytest.raises(ValueError, match="'text' has no block of 16 tokens; lower --max_seq_length"):
+    with pytest.raises(ValueError, match="'text' lacks a block of 16 tokens; lower --max_seq_length"):
         main(arguments(model_dir, tmp_path / "short", tmp_path / "out", "--do_train"))
     with pytest.raises(ValueError, match="--config_overrides is for new models"):
         main(

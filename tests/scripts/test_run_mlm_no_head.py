@@ -169,7 +169,7 @@ def test_what_an_encoder_alone_cannot_do_is_refused(
                 str(encoder),
             )
         )
-    with pytest.raises(ValueError, match="the recipe has no distillation; give --recipe prune_encoder_90"):
+    with pytest.raises(ValueError, match="the recipe lacks distillation; give --recipe prune_encoder_90"):
         main(arguments(encoder, text, tmp_path / "out", "--sparsity", "0.5", "--max_steps", "20"))
     argv = arguments(encoder, text, tmp_path / "out", *RECIPE)
     with pytest.raises(ValueError, match="sparsity.include names the pooler, .* leave it out"):
@@ -179,7 +179,7 @@ def test_what_an_encoder_alone_cannot_do_is_refused(
             ValueError, match=f"{option.split()[0]} .*is about a loss that --no_head does not use"
         ):
             main([*argv, "--do_eval", *option.split()])
-    with pytest.raises(ValueError, match="no loss to evaluate, only a distance .* evaluate-distance"):
+    with pytest.raises(ValueError, match="lacks a loss to evaluate, .* distance .* evaluate-distance"):
         main([word for word in argv if word != "--do_train"] + ["--do_eval"])
     write_table(tmp_path / "lines" / "train.csv", {"text": sentences(40)})
     with pytest.raises(ValueError, match="pairs are made of texts of at least two sentences"):

@@ -231,7 +231,7 @@ def test_a_family_without_the_head_learns_masked_tokens_of_pairs(
     RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
     tokenizer.save_pretrained(tmp_path / "roberta")
     argv = arguments(tmp_path / "roberta", text, tmp_path / "out", "--do_train", "--max_steps", "1")
-    with pytest.raises(ValueError, match="type 'roberta' have no next-sentence head to train; leave --next"):
+    with pytest.raises(ValueError, match="type 'roberta' lack a next-sentence head to train; leave --next"):
         script("run_mlm").main([*argv, "--next_sentence"])
     script("run_mlm").main(argv)
     AutoModelForMaskedLM.from_pretrained(tmp_path / "out")

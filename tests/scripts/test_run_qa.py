@@ -202,7 +202,7 @@ def test_bad_input_is_refused(script: Script, model_dir: Path, data: Path, tmp_p
     def given(folder: Path, *others: str) -> list[str]:
         return arguments(model_dir, folder, tmp_path / "out", *others)
 
-    with pytest.raises(ValueError, match="no model to fine-tune"):
+    with pytest.raises(ValueError, match="a model to fine-tune is missing"):
         main(["--output_dir", str(tmp_path / "out"), "--do_eval"])
     with pytest.raises(ValueError, match="n_best_size is at least 1"):
         main(given(data, "--do_eval", "--n_best_size", "0"))

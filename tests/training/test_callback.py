@@ -122,7 +122,7 @@ def test_recipes_that_a_callback_cannot_follow_are_refused(recipe: Recipe, messa
         ({"auto_find_batch_size": True}, "auto_find_batch_size restarts training"),
         (
             {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"},
-            "cannot keep load_best_model_at_end from choosing a model of before the final sparsity",
+            "cannot keep load_best_model_at_end from choosing a model saved before the final sparsity",
         ),
     ],
     ids=["auto_find_batch_size", "load_best_model_at_end"],

@@ -113,7 +113,7 @@ def test_a_checkpoint_without_a_manifest_resumes_and_its_gaps_are_named(
     unlisted(copied)
     again = trainer(tmp_path)
     again.train(resume_from_checkpoint=True)
-    assert again.state.global_step == 6 and "has no" not in caplog.text
+    assert again.state.global_step == 6 and "lacks" not in caplog.text
     for name in ("optimizer.pt", "rng_state.pth"):
         (copied / name).unlink()
     with caplog.at_level(logging.WARNING):
@@ -136,8 +136,8 @@ def test_a_checkpoint_of_a_plain_trainer_resumes(tmp_path: Path, caplog: pytest.
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("chekpoint-4", "there is no such directory; .*such as checkpoint-6 beside it"),
-        ("nowhere/checkpoint-4", "there is no such directory; name one that is there$"),
+        ("chekpoint-4", "no such directory; .*such as checkpoint-6 beside it"),
+        ("nowhere/checkpoint-4", "no such directory; name one that is there$"),
         ("", "it lacks trainer_state.json, like a saved model; resume from a checkpoint-N"),
     ],
 )

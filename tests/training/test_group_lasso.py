@@ -83,8 +83,8 @@ def test_what_is_removed_stays_removed_while_the_rest_is_retrained(tmp_path) -> 
     ("assignments", "message"),
     [
         (["sparsity.pattern=2:4", "sparsity.allocation=uniform"], "removes a part of every group"),
-        (["sparsity.revive=true"], "with group_lasso none does; leave it out"),
-        (["sparsity.method=magnitude", "sparsity.group_lasso={}"], "says nothing about method magnitude"),
+        (["sparsity.revive=true"], "with group_lasso they never do; leave it out"),
+        (["sparsity.method=magnitude", "sparsity.group_lasso={}"], "does not apply to method magnitude"),
         (["sparsity.group_lasso.strength=0"], "greater than 0"),
         (["sparsity.group_lasso.strength=nan"], "should be a valid number"),
         (["sparsity.group_lasso.refresh=1.0"], "a point in time"),

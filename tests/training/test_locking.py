@@ -42,7 +42,7 @@ def test_zeros_by_chance_leave_a_model_dense_and_it_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe, said = settled(zeros_anywhere(bert(), 0.2), caplog)
-    assert recipe is None and "taken for chance" in said and "sparsity.method=lock" in said
+    assert recipe is None and "counts as chance" in said and "sparsity.method=lock" in said
     trained = []
     for kind in (Trainer, SparseTrainer):
         model = zeros_anywhere(bert(), 0.2)
@@ -58,7 +58,9 @@ def test_a_sparse_model_from_elsewhere_is_locked_and_it_is_said(
 ) -> None:
     model = zeros_anywhere(bert(), share)
     recipe, said = settled(model, caplog)
-    assert recipe == LOCK and "No record names them" in said and "model.config.hf_sparse = False" in said
+    assert (
+        recipe == LOCK and "Their number and places show" in said and "model.config.hf_sparse = False" in said
+    )
     model.config.hf_sparse = False
     assert settled(model, caplog) == (None, caplog.text)
     assert "locked" not in caplog.text

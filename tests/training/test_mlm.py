@@ -165,7 +165,7 @@ def test_bad_arguments_are_refused(tokenizer: BertTokenizerFast) -> None:
         MaskedTokens([], tokenizer, seed=-1)
     unmasked = BertTokenizerFast(vocab={word: i for i, word in enumerate(SPECIAL)})
     unmasked.mask_token = None
-    with pytest.raises(ValueError, match="no mask token"):
+    with pytest.raises(ValueError, match="lacks a mask token"):
         MaskedTokens([], unmasked)
 
 

@@ -87,9 +87,9 @@ def test_what_cannot_learn_scores_refuses() -> None:
         SparsityCallback(recipe)
     with pytest.raises(ValueError, match="method movement prepares in training what it removes"):
         prune(bert(), 0.5, method="movement")
-    with pytest.raises(ValueError, match="movement says nothing about method magnitude"):
+    with pytest.raises(ValueError, match="movement does not apply to method magnitude"):
         pruning("sparsity.movement={learning_rate: 0.1}")
-    with pytest.raises(ValueError, match="revive is about magnitude"):
+    with pytest.raises(ValueError, match="revive applies to magnitude only"):
         Recipe.from_dict({"sparsity": {"method": "movement", "revive": True, "schedule": {"final": 0.5}}})
 
 

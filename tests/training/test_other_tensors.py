@@ -1,4 +1,4 @@
-"""Weights that nothing can be written into: of other tensors, elsewhere, made anew in every forward pass."""
+"""Weights that nothing can be written into: of other tensors, elsewhere, recomputed in every forward pass."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -114,7 +114,7 @@ def test_other_tensors_are_no_targets(
         # Trainer itself cannot move what is on meta.
         trainer = SparseTrainer(model=model, args=arguments(tmp_path))
         assert (trainer.recipe != Recipe()) == (sparse and KINDS[reason] is round_away)
-        assert ("are not kept, which are out of reach" in caplog.text) == sparse
+        assert ("are not kept, since these weights are out of reach" in caplog.text) == sparse
 
 
 @pytest.mark.usefixtures("alone")
@@ -162,7 +162,7 @@ MADE_ANEW = {
     "spectral_norm": parametrizations.spectral_norm,
     "orthogonal": parametrizations.orthogonal,
 }
-REFUSED = rf"the weight of {NAME} \(1 in all\) is made anew in every forward pass.*exclude"
+REFUSED = rf"the weight of {NAME} \(1 in all\) is recomputed in every forward pass.*exclude"
 
 
 def remade(kind: str) -> BertForSequenceClassification:

@@ -174,10 +174,10 @@ def test_answers_are_distilled(tmp_path: Path) -> None:
         ({"train_sampling_strategy": "group_by_length"}, "shuffles evaluation sets as well"),
         ({"batch_eval_metrics": True}, "leave batch_eval_metrics and eval_do_concat_batches out"),
         ({"eval_do_concat_batches": False}, "answers are found after the last one"),
-        ({"metric_for_best_model": "eval_loss"}, "no 'eval_loss' tells the best model; set .* to f1"),
+        ({"metric_for_best_model": "eval_loss"}, "'eval_loss' cannot choose the best model; set .* to f1"),
         (
             {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"},
-            "no 'loss' tells the best",
+            "'loss' cannot choose the best",
         ),
     ],
 )
@@ -190,5 +190,5 @@ def test_arguments_that_would_spoil_an_evaluation_are_refused(
 
 def test_other_sets_than_questions_are_refused(tmp_path: Path) -> None:
     one = trainer(tmp_path)
-    with pytest.raises(TypeError, match="answers are found in a QuestionSet, got a Dataset"):
+    with pytest.raises(TypeError, match="evaluation needs a QuestionSet, got a Dataset"):
         one.evaluate(one.train_dataset)

@@ -182,4 +182,4 @@ def test_an_adapter_that_stays_beside_a_whole_model_is_named(
     with staged_files(tmp_path, MODEL_FILES) as place:
         write(place, NEW)
     assert contents(tmp_path) == NEW | {"adapter_config.json": "old"}
-    assert "holds an adapter of before" in caplog.text
+    assert "holds an adapter from an earlier save" in caplog.text

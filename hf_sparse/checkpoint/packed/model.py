@@ -144,7 +144,7 @@ def load_packed(
         A model of the class that the configuration names, on the CPU, in evaluation mode.
 
     Raises:
-        FileNotFoundError: There is no packed file.
+        FileNotFoundError: The packed file is missing.
         ValueError: The file is damaged, of a newer format, or of another model than the configuration
             describes.
     """

@@ -155,7 +155,7 @@ def _bytes_of(file: safetensors.safe_open, name: str) -> np.ndarray:
 
 def damaged(path: Path, why: object) -> ValueError:
     """Return an error that names the file and the way out."""
-    return ValueError(f"{path} is damaged ({why}); copy it again, or pack the model anew with save_packed")
+    return ValueError(f"{path} is damaged ({why}); copy it again, or pack the model again with save_packed")
 
 
 class _Newer(Exception):

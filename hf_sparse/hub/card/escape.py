@@ -9,7 +9,7 @@ from typing import Any
 _NO_LETTERS = re.compile("[\\s\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
 _LONGEST = 300
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
-# An underscore within a word has no meaning in Markdown.
+# An underscore within a word means nothing in Markdown.
 _MARKS = re.compile(r"[\\`*\[\]~#$&<>|]|(?<![^\W_])_|_(?![^\W_])")
 # Text that the Hub turns into a link by itself; text that begins a list or underlines a title.
 _ADDRESS = re.compile(r"(?i)(?<=[a-z])(?=://)|(?<=www)(?=\.)")
@@ -35,7 +35,7 @@ def plain(text: Any) -> str:
 def code(text: Any) -> str:
     """Return Markdown that shows a text literally as code."""
     line = one_line(text)
-    # Markdown has no empty span of code, and readers differ on a bar in one within a table.
+    # Markdown lacks an empty span of code, and readers differ on a bar in one within a table.
     if not line or "|" in line:
         return plain(line)
     ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))

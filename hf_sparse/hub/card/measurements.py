@@ -117,8 +117,8 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
     own = scores_of(run)
     if own is None:
         raise ValueError(
-            f"{run.directory} has no scores to compare with those of {path}; evaluate the model, and keep "
-            'what comes of it: trainer.save_metrics("eval", metrics)'
+            f"{run.directory} lacks scores to compare with those of {path}; evaluate the model, and save "
+            'its scores: trainer.save_metrics("eval", metrics)'
         )
     if path.is_dir() and (path / CONFIG_NAME).is_file():
         found = _dense(read_run(path), teacher)
@@ -157,7 +157,7 @@ def _dense(run: Run, teacher: Run | None) -> Dense:
     scores = scores_of(run)
     if scores is None:
         raise ValueError(
-            f"{run.directory} has no scores to compare with; evaluate that model, or name its {EVALUATION}"
+            f"{run.directory} lacks scores to compare with; evaluate that model, or name its {EVALUATION}"
         )
     model = load_to_measure(run.directory)
     if (reason := why_not_its_scores(run, model)) is not None:

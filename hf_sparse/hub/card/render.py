@@ -169,9 +169,9 @@ def _labels(facts: Facts) -> str:
     return f"Its {len(facts.labels)} classes are {', '.join(map(plain, facts.labels))}."
 
 
-# The Hub's type of a data set that is not on the Hub.
+# The Hub's type of a dataset that is not on the Hub.
 _CUSTOM = "custom"
-# Names with these endings are files, not data sets of the Hub.
+# Names with these endings are files, not datasets of the Hub.
 _FILES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".txt")
 
 
@@ -196,7 +196,7 @@ def metadata_of(facts: Facts) -> ModelCardData:
 
 
 def on_the_hub(dataset: str | None) -> bool:
-    """Return whether a data set has a name of the Hub, owner/name; files and descriptions do not."""
+    """Return whether a dataset has a name of the Hub, owner/name; files and descriptions do not."""
     if dataset is None or dataset.endswith(_FILES):
         return False
     return "/" in dataset and is_hub_name(dataset)

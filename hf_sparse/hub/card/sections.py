@@ -224,8 +224,8 @@ def _limits(facts: Facts) -> list[str]:
         found.append(f"It was trained and measured on {code(facts.language[0])} only.")
     if facts.sparse:
         found.append(
-            "Only hf_sparse's runtime skips zeros. In PyTorch and ONNX Runtime the model is no faster than a "
-            "dense one with as many bits."
+            "Only hf_sparse's runtime skips zeros. In PyTorch and ONNX Runtime the model is not faster than "
+            "a dense one with as many bits."
         )
     held = facts.quantization
     if held is not None and held.activations == "uint8_per_tensor":

@@ -64,7 +64,7 @@ def ways_to_load(facts: Facts) -> list[Way]:
 
 
 def _skips_zeros(facts: Facts) -> bool:
-    """Return whether the runtime of hf_sparse speeds the model up; it has no scales by group of inputs."""
+    """Return whether the runtime of hf_sparse speeds the model up: not with scales by group of inputs."""
     held = facts.quantization
     return facts.sparse if held is None else "group" not in held.weights
 
@@ -184,7 +184,7 @@ def speed(facts: Facts) -> str:
 
 
 def times_as_fast(latency: LatencyReport) -> str | None:
-    """Return one sentence with the speed-up over the fastest other runtime, None if there is no gain."""
+    """Return one sentence with the speed-up over the fastest other runtime, None without a gain."""
     best, rival = latency.best, latency.rival
     if best is None or rival is None or not latency.gain:
         return None
@@ -229,7 +229,7 @@ def _table(latency: LatencyReport) -> Rows:
 
 
 def _notes(latency: LatencyReport) -> str:
-    """Return the verdict if there is no gain, what differences mean, and what was not measured."""
+    """Return notes: the verdict without a gain, what differences mean, what was not measured."""
     notes = [f"{plain(row.name)}: {plain(row.note)}" for row in latency.rows if row.note]
     notes += [f"Not measured: {plain(name)}: {plain(reason)}." for name, reason in latency.missing.items()]
     reference = plain(latency.reference)

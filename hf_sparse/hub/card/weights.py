@@ -66,7 +66,7 @@ def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
     """
     if lost := lost_zeros(model):
         raise ValueError(f"{run.directory}: {describe_lost(lost)}; train it again with its zeros locked")
-    weights, contract = inspect_weights(targets_of(run, model)), read_sparsity_record(model)
+    weights, record = inspect_weights(targets_of(run, model)), read_sparsity_record(model)
     count = sum(weight.size for weight in weights)
     found = Counter(weight.pattern for weight in weights if weight.pattern).most_common(1)
     rounded = None
@@ -77,9 +77,9 @@ def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
         matrices=len(weights),
         zeros=sum(weight.zeros for weight in weights),
         rounded=rounded,
-        pattern=contract.pattern if contract else found[0][0] if found else None,
-        asked=contract.target if contract else None,
-        achieved=contract.achieved if contract else None,
+        pattern=record.pattern if record else found[0][0] if found else None,
+        asked=record.target if record else None,
+        achieved=record.achieved if record else None,
     )
 
 
@@ -107,7 +107,7 @@ def files_of(model: PreTrainedModel | None, directory: Path, staged: Path) -> tu
 
     `model` is the model they were made from, loaded from `directory`. Without it, or if the weights in
     `directory` were rounded by other software, only the files are measured. Raises `FileNotFoundError` if
-    there are no weights.
+    weights are missing.
     """
     inner = staged / PACKED_FOLDER
     places = [staged, *([inner] if inner.is_dir() and packed_file(str(inner)) else [])]

@@ -66,7 +66,7 @@ def write_card(
 
     Args:
         directory: Output directory of the run, with the files that hold what was measured.
-        staged: Directory with the model files to publish, perhaps with the packed file in `packed/`. May be
+        staged: Directory with the model files to push, perhaps with the packed file in `packed/`. May be
             `directory` itself.
         repo_id: Name on the Hub, `owner/name` or `name`.
         model: The trained model, if transformers does not have its class. Any other is loaded.
@@ -78,7 +78,7 @@ def write_card(
 
     Raises:
         ValueError: If results are of another model or cannot be compared with those of the dense one, if a
-            file is damaged, or if there is no model in `directory`.
+            file is damaged, or if `directory` lacks a model.
     """
     facts = describe(directory, staged, repo_id, model=model, revision=revision, card=card)
     path = Path(staged) / CARD
@@ -161,7 +161,7 @@ def _task(architecture: str) -> str | None:
 
 
 def _public_base(base_model: str | None) -> str | None:
-    """Return the name of a base model on the Hub, None for a directory, whose name tells others nothing."""
+    """Return the name of a base model on the Hub, None for a directory, whose name is of no use to others."""
     # Unlike Path.exists this accepts a text of any length.
     if base_model is not None and (is_local(base_model) or os.path.exists(base_model)):
         logger.warning("The card does not name %s as the base model: it is not a name on the Hub", base_model)
@@ -170,7 +170,7 @@ def _public_base(base_model: str | None) -> str | None:
 
 
 def _labels(model: PreTrainedModel) -> tuple[str, ...]:
-    """Return the classes of a classifier in their order, nothing if they have no names."""
+    """Return the classes of a classifier in their order, nothing if they are unnamed."""
     labels: Mapping[Any, str] = model.config.id2label or {}
     names = tuple(labels[number] for number in sorted(labels))
     named = any(name != f"LABEL_{number}" for number, name in enumerate(names))
@@ -231,7 +231,7 @@ def draw_pictures(
     for picture in DRAWN:
         (folder / picture).unlink(missing_ok=True)
     if find_spec("matplotlib") is None:
-        logger.warning("The card has no pictures: matplotlib is not installed; pip install hf_sparse[demo]")
+        logger.warning("The card lacks pictures: matplotlib is not installed; pip install hf_sparse[demo]")
         return ()
     drawn = dict(_figures(run, weights, name))
     for picture, draw in drawn.items():

@@ -50,7 +50,7 @@ def unpack_bitmasks(state: State) -> Conversion | None:
     if scales:
         notes.append(
             f"{some(len(scales), 'quantized weight')} turned into floats: codes times scales"
-            + ("; inputs are no longer rounded" if rounded else "")
+            + ("; inputs are not rounded any more" if rounded else "")
         )
     if not notes:
         notes.append("the record of a sparse format (sparsity_config) taken out of the configuration")
@@ -83,7 +83,7 @@ class _Compressed:
 
 
 def _names_sparsity(config: Mapping[str, object]) -> bool:
-    # Transformers reads the first key only, and loads quantized weights well if it has no sparse format.
+    # Transformers reads the first key only, and loads quantized weights well if it lacks a sparse format.
     quantization, *older = (config.get(name) for name in _CONFIGS)
     return any(older) or (isinstance(quantization, dict) and bool(quantization.get("sparsity_config")))
 
@@ -92,7 +92,7 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
     for part in _PARTS[:3]:
         if f"{owner}.{part}" not in tensors:
             raise ValueError(
-                f"{owner} has no {owner}.{part}, so it is not whole; get all files of the checkpoint"
+                f"{owner} lacks {owner}.{part}, so it is not whole; get all files of the checkpoint"
             )
     values, bits, shape = (tensors[f"{owner}.{part}"] for part in _PARTS[:3])
     lengths = tuple(shape.flatten().tolist())
@@ -104,14 +104,14 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
     ):
         raise ValueError(
             f"{owner}.bitmask is {bits.dtype} of shape {tuple(bits.shape)}, which does not fit a tensor "
-            f"of shape {lengths}; get the file anew"
+            f"of shape {lengths}; get the file again"
         )
     flags = np.unpackbits(bits.numpy(), axis=-1, bitorder="little")
     counts, padding = flags.sum(axis=-1, dtype=np.int64), flags[..., lengths[-1] :]
     if counts.sum() != values.numel() or padding.any():
         raise ValueError(
             f"{owner}.bitmask has {int(counts.sum()):,} bits set and {owner}.compressed {values.numel():,} "
-            "values; every bit of an entry has one, get the file anew"
+            "values; every bit of an entry has one, get the file again"
         )
     offsets = tensors.get(f"{owner}.row_offsets")
     if offsets is not None and len(lengths) == 2:
@@ -119,7 +119,7 @@ def _read(owner: str, tensors: Mapping[str, Tensor]) -> _Compressed:
         if offsets.shape != expected.shape or (offsets.numpy() != expected).any():
             raise ValueError(
                 f"{owner}.row_offsets says that rows begin elsewhere than {owner}.bitmask does; get the "
-                "file anew"
+                "file again"
             )
     return _Compressed(values.flatten(), bits, lengths, offsets)
 

@@ -135,7 +135,7 @@ def load_legacy(
     Raises:
         ValueError: If files are damaged or contradict each other, if no stock model can express the layout,
             or if the model is dense and in no old layout.
-        FileNotFoundError: If there are no weights.
+        FileNotFoundError: If weights are missing.
     """
     hub: dict[str, Any] = {"revision": revision, "token": token}
     undone = undo_layouts(read_state(name_or_path, **hub))
@@ -226,7 +226,7 @@ def build(state: State) -> tuple[PreTrainedModel, tuple[str, ...]]:
         key for key in report["unexpected_keys"] if f".{key}".endswith((f"{POOLER}.weight", f"{POOLER}.bias"))
     ]
     spoken = f"a {kind.__name__}; name another class under architectures in config.json, or get all files"
-    _refuse("the checkpoint has no {}, which would be random in " + spoken, report["missing_keys"])
+    _refuse("the checkpoint lacks {}, which would be random in " + spoken, report["missing_keys"])
     _refuse("{} has another shape than in " + spoken, [key for key, *_ in report["mismatched_keys"]])
     _refuse("{} is in no layout known and in no " + spoken[2:], set(report["unexpected_keys"]) - set(spare))
     return model.eval(), (f"a pooler left out, which {kind.__name__} lacks",) if spare else ()

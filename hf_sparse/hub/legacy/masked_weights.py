@@ -67,7 +67,7 @@ def _fold_hooks(state: State, ending: str) -> Conversion | None:
 def _require_partner(tensors: Mapping[str, Tensor], key: str, *partners: str) -> None:
     if not any(partner in tensors for partner in partners):
         raise ValueError(
-            f"{key} has no {' or '.join(partners)} beside it, so the weight is not whole; get all files of "
+            f"{key} lacks {' or '.join(partners)} beside it, so the weight is not whole; get all files of "
             "the checkpoint"
         )
 
@@ -98,7 +98,7 @@ def _check(name: str, mask: Tensor, original: str, values: Tensor) -> None:
             "entry for every weight"
         )
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"{name} holds other numbers than 0 and 1; a mask says what is kept, get it anew")
+        raise ValueError(f"{name} holds other numbers than 0 and 1; a mask says what is kept, get it again")
 
 
 class _Masked(nn.Module):

@@ -127,7 +127,7 @@ class _Refill:
     def _weight(self, name: str) -> Tensor:
         weight = self.tensors.get(f"{name}.weight")
         if weight is None or weight.dim() != 2:
-            raise ValueError(f"the checkpoint has no matrix {name}.weight; get all its files")
+            raise ValueError(f"the checkpoint lacks the matrix {name}.weight; get all its files")
         return weight
 
     def _spread(self, name: str, places: Tensor, length: int, dimension: int) -> None:
@@ -140,7 +140,7 @@ class _Refill:
         ):
             raise ValueError(
                 f"{name} is of shape {tuple(weight.shape)} where {len(places)} of {length} "
-                f"{('outputs', 'inputs')[dimension]} are expected; get the file anew"
+                f"{('outputs', 'inputs')[dimension]} are expected; get the file again"
             )
         self.as_written[name] = partial(_small, weight=weight, bias=bias)
         self.tensors[f"{name}.weight"] = _filled(weight, places, length, dimension)
@@ -209,12 +209,12 @@ def turn_into_mobilebert(state: State) -> Conversion | None:
     architecture = (config.get("architectures") or ["BertModel"])[0]
     if kind != "no_norm" or config.get("model_type") != "bert" or config.get("is_decoder"):
         raise ValueError(
-            f"{_KEY} {kind!r} of a {config.get('model_type')} has no equivalent in transformers; only "
-            "no_norm of BERT encoders has (MobileBERT)"
+            f"{_KEY} {kind!r} of a {config.get('model_type')} cannot be expressed in transformers; only "
+            "no_norm of BERT encoders can (MobileBERT)"
         )
     if architecture not in {f"Bert{head}" for head in _HEADS}:
         raise ValueError(
-            f"{architecture} without normalization has no equivalent in transformers, since MobileBERT "
+            f"{architecture} without normalization cannot be expressed in transformers: MobileBERT "
             "normalizes in its language head; name another class under architectures, such as BertModel, and "
             "leave out the head"
         )

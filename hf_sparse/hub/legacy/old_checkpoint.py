@@ -94,8 +94,8 @@ def read_state(name_or_path: str, **hub: Any) -> State:
 
     `hub` holds `revision` and `token` for the Hub. Weights come from `model.safetensors` or
     `pytorch_model.bin`, whole or in shards. Pickles are restricted to tensors, so that none of their code
-    runs. Raises `ValueError` for files that are damaged or hold anything else, `FileNotFoundError` if there
-    are no weights.
+    runs. Raises `ValueError` for files that are damaged or hold anything else, `FileNotFoundError` if the
+    weights are missing.
     """
     config = _read_config(name_or_path, **hub)
     if packed_file(name_or_path, **hub) is not None:
@@ -104,7 +104,7 @@ def read_state(name_or_path: str, **hub: Any) -> State:
     for file in weight_files(name_or_path, **hub):
         held = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
         if twice := sorted(tensors.keys() & held.keys()):
-            raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files anew")
+            raise ValueError(f"{file} holds {twice[0]} again, which another shard has; get the files again")
         tensors |= held
     return State(tensors, config)
 
@@ -114,21 +114,21 @@ def _read_config(name_or_path: str, **hub: Any) -> dict[str, Any]:
     if file is None:
         at = f" at {hub['revision']}" if hub.get("revision") else ""
         raise ValueError(
-            f"{name_or_path} has no {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
+            f"{name_or_path} lacks {CONFIG_NAME}{at}; name the directory of a model, or a Hub name"
         )
-    return read_json(file, "JSON", "get the file anew")
+    return read_json(file, "JSON", "get the file again")
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged ({error}); get the file anew") from error
+        raise ValueError(f"{file} is damaged ({error}); get the file again") from error
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     try:
-        # Files of torch before 1.6 are no zip archives and cannot be memory-mapped.
+        # Files of torch before 1.6 are not zip archives and cannot be memory-mapped.
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -136,7 +136,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
             "author for safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ValueError(f"{file} is damaged ({first_line(error)}); get the file anew") from error
+        raise ValueError(f"{file} is damaged ({first_line(error)}); get the file again") from error
     if not isinstance(held, dict):
         raise ValueError(f"{file} holds a {type(held).__name__}, no tensors by name; save a state_dict")
     for name, value in held.items():

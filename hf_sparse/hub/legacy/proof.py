@@ -2,7 +2,7 @@
 
 Layers of quantized checkpoints round weights, inputs and outputs in every forward pass. A rescued model
 computes in floats: equal logits before rounding prove that it is the same model, and how far rounding moves
-them is measured. Rounding in products of activations, for which stock models have no modules, is left out.
+them is measured. Rounding in products of activations is left out, since stock models lack modules for it.
 """
 
 import inspect

@@ -76,7 +76,7 @@ def write_below(figure: "Figure", text: str) -> None:
 
 
 def name_axes(axes: "Axes", x: str | None = None, y: str | None = None) -> None:
-    """Label axes; dollar signs in names are no formulas."""
+    """Label axes; dollar signs in names are not formulas."""
     if x is not None:
         axes.set_xlabel(printable(x), fontsize=TEXT, color=INK.light, **LITERAL)
     if y is not None:

@@ -208,7 +208,7 @@ class GroupLassoRun(PenalizedRun):
         super().__init__(run, penalty, settings.adapt, settings.every, settings.refresh)
 
     def gradients(self, step: int, scale: float, whole: Callable[[Target], Tensor] | None) -> float:
-        """Add the gradient of the penalty; proximal steps are no part of the loss, so that they return 0."""
+        """Add the gradient of the penalty; 0 with proximal steps, which are not part of the loss."""
         return 0.0 if self.proximal else super().gradients(step, scale, whole)
 
     def after_step(self, step: int) -> None:
@@ -217,7 +217,7 @@ class GroupLassoRun(PenalizedRun):
             self.penalty.proximal_step()
 
     def pace(self, level: float) -> tuple[float, float]:
-        """Return how fast groups should vanish; a proximal step takes as much of the square of every norm."""
+        """Return level and power; proximal steps shorten the square of every norm at a constant rate."""
         # With gamma = 1 / n.
         return ((level / AIM) ** 2, _POWER) if self.proximal else super().pace(level)
 

@@ -1,4 +1,4 @@
-"""What a pruning method answers: which weights matter, and what it does during a run."""
+"""The interface of pruning methods: how they score weights, and what they do during a run."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,14 +28,22 @@ class LearnedScores(Protocol):
     learning_rate: float
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return what joins the optimizer."""
+        """Return the parameters that join the optimizer."""
         ...
 
 
 def settings_as(kind: type[Settings], given: Part | None) -> Settings:
     """Return the settings of a method, the defaults of their class if none are given.
 
-    Raises `TypeError` if they are of another class: the method names one, its run or its scores another.
+    Args:
+        kind: The class of settings that a run or its scores need.
+        given: The settings of the method.
+
+    Returns:
+        `given`, or the defaults of `kind`.
+
+    Raises:
+        TypeError: `given` is of another class: the method names one, its run or its scores another.
     """
     if given is None:
         return kind()
@@ -86,17 +94,21 @@ class MethodRun:
     """
 
     traffic: Mapping[str, float] = MappingProxyType({})
-    """What the method adds to a step, as bytes moved for each weight of four bytes; shown in plans."""
+    """Memory traffic that the method adds to a step, in bytes for each weight of four bytes."""
 
     def __init__(self, run: PruningRun) -> None:
         self.run = run
 
     def gradients(self, step: int, scale: float, whole: Callable[[Target], Tensor] | None) -> float:
-        """Add to the gradients of step `step` + 1, before they are masked and clipped; return the penalty.
+        """Add to the gradients of step `step` + 1, before they are masked and clipped.
 
-        The penalty is added to the loss that is logged. `scale` is the factor that the loss was multiplied by
-        before its gradients were taken. `whole` returns a weight (out, in) without its mask; it is None once
-        no removed weight can return.
+        Args:
+            step: Number of optimizer steps taken so far.
+            scale: Factor that the loss was multiplied by before its gradients were taken.
+            whole: Returns a weight (out, in) without its mask; None once no removed weight can return.
+
+        Returns:
+            The penalty, which is added to the loss that is logged.
         """
         return 0.0
 
@@ -104,12 +116,14 @@ class MethodRun:
         """Act on the weights right after the optimizer's step `step` + 1, before masks are applied again."""
 
     def update(self, step: int) -> None:
-        """Act at the end of step `step`, just before the masks are computed anew if that is due."""
+        """Act at the end of step `step`, just before the masks are recomputed if that is due."""
 
     def scores(self) -> Scores:
-        """Return what ranks blocks: a function of weights, or scores by name, (out / rows, in / columns).
+        """Return the scores that rank blocks; the lowest are removed first.
 
-        The lowest are removed first.
+        Returns:
+            A function from weights to scores, entry by entry, or the scores of the blocks by name,
+            (out / rows, in / columns).
         """
         if self.run.score is None:
             raise NotImplementedError(f"{type(self).__name__} has a method without a score; override scores")
@@ -121,17 +135,25 @@ class MethodRun:
         return self.run.layout.budgets(lambda final: schedule.towards(final).sparsity(step))
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint has to hold: tensors by name, under the name of their part of the sidecar.
+        """Return the tensors that a checkpoint must hold, by part of the sidecar and name.
 
         A method names its part after itself.
         """
         return {}
 
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
-        """Take over the parts of a sidecar written after `step` steps; raise `ValueError` if they differ."""
+        """Take over the parts of a sidecar.
+
+        Args:
+            state: Tensors by part of the sidecar and name, as `state` returned them.
+            step: Number of optimizer steps after which they were written.
+
+        Raises:
+            ValueError: They are of another recipe or model.
+        """
 
     def logs(self) -> dict[str, float]:
-        """Return what is logged beside each training loss."""
+        """Return the numbers, by name, that are logged beside each training loss."""
         return {}
 
 
@@ -140,7 +162,7 @@ def _fits_all(name: str, patterns: Sequence[Pattern]) -> None:
 
 
 FORMER: dict[tuple[bool, bool], "Method"] = {}
-"""The methods that the former flags `learned` and `penalized` stand for; their own files enter them."""
+"""The methods that the former flags `learned` and `penalized` stand for; each adds itself in its file."""
 
 
 @dataclass(frozen=True)

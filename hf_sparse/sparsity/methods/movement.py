@@ -21,7 +21,7 @@ _PART = "movement_scores"
 
 
 class ScoresRecipe(Part):
-    """How scores are learned."""
+    """How scores are learned: at a rate of their own, which follows the schedule of the run."""
 
     learning_rate: Factor = 1e-2
 
@@ -40,6 +40,14 @@ class MovementScores:
 
     The model computes with W' = W * mask(S) while W is kept whole, so the straight-through gradient is
     dL/dS = (dL/dW') * W, summed over a block: weights that move away from zero gain, removed ones too.
+
+    Args:
+        targets: The weights that are pruned.
+        blocks: The blocks of each weight, by its name.
+        settings: A `ScoresRecipe`, by default with its defaults.
+
+    Raises:
+        TypeError: `settings` are of another class.
     """
 
     def __init__(self, targets: Targets, blocks: Mapping[str, Block], settings: Part | None = None) -> None:

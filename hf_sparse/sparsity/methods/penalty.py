@@ -85,13 +85,17 @@ class Penalty(ABC):
 
     @abstractmethod
     def refresh(self) -> None:
-        """Compute anew, from the weights, what the penalty holds constant between calls."""
+        """Recompute from the weights what the penalty holds constant between calls."""
 
     @abstractmethod
     def add_gradients(self, scale: float = 1.0) -> float:
-        """Add the gradient of the penalty, times `scale`, to existing gradients; return the penalty unscaled.
+        """Add the gradient of the penalty, times `scale`, to existing gradients.
 
-        `scale` is the factor that the loss was multiplied by before its gradients were taken.
+        Args:
+            scale: Factor that the loss was multiplied by before its gradients were taken.
+
+        Returns:
+            The penalty, not scaled.
         """
 
     @abstractmethod
@@ -151,9 +155,12 @@ class Penalty(ABC):
 class PenalizedRun(MethodRun):
     """A method that adds a penalty to the loss until the step at which the final sparsity is reached.
 
-    With `adapt` the strength of the penalty is adjusted once per `every`, so that in the end as many groups
-    are gone as are removed. Once per `refresh` the penalty takes anew what it holds constant. Both are steps,
-    or shares of the run such as "5%".
+    Args:
+        run: The run that the method is started for.
+        penalty: The term of the loss.
+        adapt: Adjust the strength of the penalty, so that in the end as many groups are gone as are removed.
+        every: Steps between two adjustments, or a share of the run such as "5%".
+        refresh: Steps after which the penalty recomputes what it holds constant, or a share of the run.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class NOfM(Block):
         if shape[1] % self.group:
             raise ValueError(
                 f"pattern {self} does not fit {name} of shape {shape[0]} x {shape[1]}: its {shape[1]} inputs "
-                f"are no multiple of {self.group}; exclude that module or choose another pattern"
+                f"are not a multiple of {self.group}; exclude that module or choose another pattern"
             )
         return self
 

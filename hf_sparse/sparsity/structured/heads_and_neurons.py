@@ -120,7 +120,7 @@ class Neurons(Structures):
         if len(self.into) == 1:
             return empty[0], self.activation(bias_of(self.into[0])) * empty[0]
         still = [found & (bias_of(target) == 0) for found, target in zip(empty, self.into, strict=True)]
-        # The names do not tell which of the two goes through the activation.
+        # The names do not show which of the two goes through the activation.
         keeps_zero = bool(self.activation(torch.zeros(1)) == 0)
         constant = (still[0] | still[1]) if keeps_zero else torch.zeros_like(still[0])
         return constant, nothing
@@ -133,7 +133,7 @@ class Neurons(Structures):
 def find_neurons(model: PreTrainedModel) -> list[Neurons]:
     """Return the neurons of every layer: matrices with a side of the width that the configuration says.
 
-    Raises `ValueError` where the feed-forward layers cannot be told, and for quantized models.
+    Raises `ValueError` where the feed-forward layers cannot be identified, and for quantized models.
     """
     _, width = width_of(model)
     activation, found = _activation(model), []
@@ -145,7 +145,7 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
         out = [target for target in targets if target.weight.shape[1] == width]
         if len(out) != 1 or not 1 <= len(into) <= 2 or len(into) + 1 != len(targets):
             raise ValueError(
-                f"the feed-forward layer of {name} cannot be told: {len(targets)} of its matrices have a "
+                f"the feed-forward layer of {name} is not clear: {len(targets)} of its matrices have a "
                 f"side of {width}"
             )
         found.append(Neurons(name, into, out[0], width, activation))

@@ -16,9 +16,13 @@ from hf_sparse.sparsity.structured.structures import Structures
 
 @dataclass(frozen=True)
 class Shrunk:
-    """The number of neurons or heads of a layer before and now, and how many were dead in each layer.
+    """The outcome of `shrink` for one kind of structure, neurons or heads.
 
-    `reason` says why none was removed although every layer had dead ones.
+    Attributes:
+        before: Number in each layer before.
+        now: Number in each layer now.
+        dead: How many were dead in each layer, by the layer's name.
+        reason: Why none was removed although every layer had dead ones, else empty.
     """
 
     before: int

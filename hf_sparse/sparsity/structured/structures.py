@@ -92,7 +92,7 @@ def bias_of(target: Target) -> Tensor:
 
 
 def filled(weight: Tensor, dim: int) -> Tensor:
-    """Return where a weight has anything but zeros along a dimension; `any` would be several times slower."""
+    """Return where a weight is not all zeros along a dimension; `any` would be several times slower."""
     return weight.detach().count_nonzero(dim) > 0
 
 

@@ -145,8 +145,8 @@ class AtomicCheckpoints(ResumablePasses):
             if not self._elsewhere:
                 self._elsewhere = True
                 logger.warning(
-                    "%s writes its checkpoints elsewhere than its _get_output_dir says, or none; they are "
-                    "left as it writes them, without a list of their files and save_total_limit.",
+                    "%s does not write its checkpoints where its _get_output_dir points; they stay as "
+                    "written, without a list of their files, and save_total_limit is ignored.",
                     type(self).__name__,
                 )
             return
@@ -233,7 +233,7 @@ class AtomicCheckpoints(ResumablePasses):
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
 
 
-# A key of the last line of a log only.
+# A key that only the last line of a log has.
 _END = "train_runtime"
 
 
@@ -253,8 +253,8 @@ def _remove_outdated(directory: Path, names: Collection[str]) -> None:
         (directory / SIDECAR).unlink()
     if _ADAPTER not in names and (directory / _ADAPTER).is_file():
         logger.warning(
-            "%s holds an adapter of before, which from_pretrained puts on the model that is there now; "
-            "delete %s and its weights unless that is meant.",
+            "%s holds an adapter from an earlier save, which from_pretrained puts on the new model; "
+            "delete %s and its weights unless that is intended.",
             directory,
             _ADAPTER,
         )
@@ -268,7 +268,7 @@ def _has_other_sidecar(directory: Path) -> bool:
     except FileNotFoundError:
         return (directory / SIDECAR).is_file()
     except (ValueError, OSError, SafetensorError):
-        # Its readers get the error.
+        # Whoever reads it gets the error.
         return False
 
 

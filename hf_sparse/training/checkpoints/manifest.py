@@ -37,8 +37,8 @@ def check_manifest(directory: Path) -> None:
     files = _read(path)
     if faults := list(_faults(directory, files)):
         raise ValueError(
-            f"{directory} is not as it was saved ({'; '.join(faults)}), so the run would go on as another "
-            f"one; resume from another checkpoint, or delete {MANIFEST} in it to take it as it is"
+            f"{directory} is not as it was saved ({'; '.join(faults)}), so the resumed run would "
+            f"differ; resume from another checkpoint, or delete {MANIFEST} in it to take it as it is"
         )
 
 

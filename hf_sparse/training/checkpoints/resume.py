@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint, and the model's weights read from it."""
+"""Check that a run may resume from a checkpoint, and read the model's weights from it."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -75,7 +75,7 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
             path.name for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()
         )
         raise ValueError(
-            f"Can't find a valid checkpoint at {checkpoint}: there is no such directory; name one that is "
+            f"Can't find a valid checkpoint at {checkpoint}: no such directory; name one that is "
             f"there{f', such as {beside[-1]} beside it' if beside else ''}"
         )
     if not (checkpoint / TRAINER_STATE_NAME).is_file():
@@ -117,8 +117,8 @@ def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedu
     restored = f" The optimizer of the checkpoint keeps its own {', '.join(kept)}." if kept else ""
     if recipe != Recipe() and not allow_schedule_change:
         raise ValueError(
-            f"{checkpoint} was written with other training arguments ({said}), so the run would go on as "
-            f"another one; resume with its own, or pass allow_schedule_change.{restored}"
+            f"{checkpoint} was written with other training arguments ({said}), so the resumed run would "
+            f"differ; resume with its own, or pass allow_schedule_change.{restored}"
         )
     logger.warning("%s was written with other training arguments (%s).%s", checkpoint, said, restored)
 
@@ -206,7 +206,7 @@ def same_adapters(model: nn.Module, checkpoint: str) -> Iterator[None]:
     if adapter_owner(model) == "transformers":
         raise ValueError(
             "Trainer reads no checkpoint of a model whose adapter was put on by model.add_adapter; put it on "
-            "by peft.get_peft_model, or load it by model.load_adapter(checkpoint) and train anew"
+            "by peft.get_peft_model, or load it by model.load_adapter(checkpoint) and train again"
         )
     # Of a PeftModel, which torch's stubs type as a plain module.
     peft_model: Any = model

@@ -75,7 +75,7 @@ class RunPart:
         """Write what was done into the configuration of the model, which is about to be saved."""
 
     def state(self) -> dict[str, Mapping[str, Tensor]]:
-        """Return the tensors that a checkpoint must hold of this part, by section of the sidecar and name."""
+        """Return this part's tensors for a checkpoint, by section of the sidecar and name."""
         return {}
 
     def end(self, run: Run, best: SavedState | None) -> None:
@@ -128,7 +128,7 @@ class RunPart:
 
 
 def saved_state(run: Run, parts: Iterable[RunPart]) -> SavedState:
-    """Return what the sidecar of a checkpoint holds of a run at this moment."""
+    """Return the contents of a checkpoint's sidecar for a run at this moment."""
     sections = {name: section for part in parts for name, section in part.state().items()}
     masks = sections.pop("masks", {})
     return SavedState(run.recipe, run.step, run.total_steps, masks, sections)

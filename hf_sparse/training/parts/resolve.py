@@ -1,4 +1,4 @@
-"""What a recipe means for one model: which weights it prunes, in which pattern, which zeros stay."""
+"""A recipe applied to one model: which weights it prunes, in which pattern, which zeros stay."""
 
 import logging
 import re
@@ -42,11 +42,10 @@ def settle(recipe: SparsityRecipe | None, model: nn.Module) -> SparsityRecipe | 
     if lost and (recipe is None or recipe.method == "lock"):
         raise ValueError(explain_lost(lost))
     if lost:
-        logger.warning("%s; they are pruned anew.", describe_lost(lost))
+        logger.warning("%s; they are pruned again.", describe_lost(lost))
     if away := recorded_out_of_reach(model):
         logger.warning(
-            "The zeros of %d weights that the configuration records are not kept, which are out of reach: "
-            "%s %s.",
+            "The zeros of %d recorded weights are not kept, since these weights are out of reach: %s %s.",
             len(away),
             away[0].name,
             away[0].reason,
@@ -161,7 +160,7 @@ def lock_standing(masks: Masks, blocks: Mapping[str, Block]) -> None:
 def explain_lost(lost: Mapping[str, tuple[int, int | None]]) -> str:
     """Return a message that names the lost zeros, the likely cause and the way out."""
     if all(zeros is None for _, zeros in lost.values()):
-        way_out = "prune the model anew, or remove the record"
+        way_out = "prune the model again, or remove the record"
     else:
         way_out = (
             "something wrote to them, such as merging an adapter, or the model was made with the config "
@@ -182,7 +181,7 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
     if not names:
         if share >= IN_PATTERN:
             logger.warning(
-                "%.1f %% of the weights are zero, which without a record and a pattern is taken for chance: "
+                "%.1f %% of the weights are zero, which counts as chance without a record or a pattern: "
                 "they train like all others; to keep them, take a recipe with sparsity.method=lock.",
                 100 * share,
             )
@@ -192,7 +191,9 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
         "The model is %.1f %% sparse and the recipe says nothing about it: its zeros are locked, as by "
         "method lock. %s; %s.",
         100 * share,
-        "Its configuration records them" if recorded else "No record names them, their number and places do",
+        "Its configuration records them"
+        if recorded
+        else "Their number and places show that they were pruned",
         _OTHERWISE,
     )
     locked = recorded_modules(model) if recorded else set(map(module_of, names))
@@ -201,8 +202,8 @@ def _default_lock(model: nn.Module) -> SparsityRecipe | None:
 
 
 def _is_recorded(model: nn.Module) -> bool:
-    contract = read_sparsity_record(model)
-    return contract is not None and contract.achieved > 0 and not lost_zeros(model)
+    record = read_sparsity_record(model)
+    return record is not None and record.achieved > 0 and not lost_zeros(model)
 
 
 def _exactly(modules: set[str]) -> tuple[str, ...]:

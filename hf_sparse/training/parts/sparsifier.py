@@ -80,7 +80,7 @@ class Sparsifier:
     def regularize(self, step: int, scale: float = 1.0) -> float:
         """Let the method add to the gradients of step `step` + 1; return its penalty.
 
-        Call it before gradients are masked: learned scores take theirs from those of removed weights too.
+        Call it before gradients are masked: learned scores also use those of removed weights.
         `scale` is the factor that the loss was multiplied by before its gradients were taken.
         """
         if self.method_run is None:
@@ -97,7 +97,7 @@ class Sparsifier:
             self._update(self.method_run, step, optimizer)
 
     def catch_up(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Reach the final sparsity at once where a changed schedule has its ramp behind the resumed step."""
+        """Reach the final sparsity at once if a changed schedule ends its ramp before the resumed step."""
         if self.method_run is None or not self.method_run.run.schedule.is_final(step):
             return
         if self.remembered is None:
@@ -140,7 +140,7 @@ class Sparsifier:
 
     @property
     def traffic(self) -> Mapping[str, float]:
-        """What the method adds to a step, as bytes moved for each weight of four bytes."""
+        """Memory traffic that the method adds to a step, in bytes for each weight of four bytes."""
         return {} if self.method_run is None else self.method_run.traffic
 
     def method_state(self) -> dict[str, dict[str, Tensor]]:
@@ -157,7 +157,7 @@ class Sparsifier:
         if self.remembered is not None:
             self.remembered.restore()
 
-    def shrink(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Let the method act on the weights after the optimizer's step `step` + 1, as by a proximal step."""
         if self.method_run is not None:
             self.method_run.after_step(step)

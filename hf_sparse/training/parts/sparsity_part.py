@@ -111,7 +111,7 @@ class SparsityPart(RunPart):
     def after_step(self, run: Run) -> None:
         """Take the proximal step of a penalty, and put removed weights back to zero."""
         if not was_skipped(run.accelerator, self._scale):
-            self._begun.shrink(run.step)
+            self._begun.after_step(run.step)
         self._begun.after_optimizer_step(run.optimizer)
 
     def step_end(self, run: Run) -> None:

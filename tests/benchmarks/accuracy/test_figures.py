@@ -65,7 +65,7 @@ def test_a_short_transfer_stands_at_the_tokens_of_the_stage_it_starts_from(
         ("s3", 299_000, 0.75, 0.01),
     ]
     assert capsys.readouterr().out == (
-        "s0 is left out: there are no results of up90_3M, which it starts from\n"
+        "s0 is left out: results of up90_3M, which it starts from, are missing\n"
     )
     assert figures.transfer_points(results, "qnli") == []
     assert figures.references(results, "sst2") == {"dense": 0.89, "GMP 85 %": 0.85}
@@ -143,7 +143,7 @@ def test_all_is_written_beside_the_results(
 
 def test_without_results_there_is_nothing_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["figures.py", "--results", str(tmp_path)])
-    with pytest.raises(SystemExit, match="has no results; measure some with"):
+    with pytest.raises(SystemExit, match="lacks results; measure some with"):
         figures.main()
     assert not list(tmp_path.iterdir())
 

@@ -133,5 +133,5 @@ def test_what_is_copied_of_a_stage_ends_with_what_says_that_it_is_whole(places: 
 def test_a_plan_without_stages_is_refused(tmp_path: Path) -> None:
     for text in ("", "stages: hello", "- a"):
         (tmp_path / "plan.yaml").write_text(text)
-        with pytest.raises(ValueError, match="plan.yaml has no stages; write under stages: a mapping"):
+        with pytest.raises(ValueError, match="plan.yaml lacks stages; write under stages: a mapping"):
             read_plan(tmp_path / "plan.yaml")

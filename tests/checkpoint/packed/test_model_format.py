@@ -12,15 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from hf_sparse.checkpoint.packed.file import FORMAT_VERSION
-from hf_sparse.checkpoint.packed.packed_file import PACKED
-from hf_sparse.checkpoint.packed.packed_file import Entry
-from hf_sparse.checkpoint.packed.file import Quantization
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hf_sparse import find_targets
 from hf_sparse.checkpoint.packed.codec import Coding, Stream
 from hf_sparse.checkpoint.packed.model import load_packed, save_packed
+from hf_sparse.checkpoint.packed.packed_file import FORMAT_VERSION, PACKED, Entry, Quantization
 from hf_sparse.quantization.activations import parameters
 from hf_sparse.quantization.convert import attach
 from hf_sparse.quantization.fake_layers import Phase

@@ -36,7 +36,7 @@ def test_no_missing_or_additional_byte_goes_unnoticed(small: Path) -> None:
     whole = small.read_bytes()
     for end in range(len(whole)):
         small.write_bytes(whole[:end])
-        with pytest.raises(ValueError, match="is damaged .*; copy it again, or pack the model anew"):
+        with pytest.raises(ValueError, match="is damaged .*; copy it again, or pack the model again"):
             read_packed(small)
     small.write_bytes(whole + b"\0")
     with pytest.raises(ValueError, match="is damaged"):

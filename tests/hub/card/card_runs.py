@@ -9,7 +9,7 @@ import torch
 from transformers import BertForSequenceClassification, BertTokenizerFast, EvalPrediction
 
 from hf_sparse import Recipe, SparseTrainer, find_targets, measure_sparsity
-from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.formats import write_format
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.runs.latency import LatencyReport, LatencyRow, machine
 from tests.support.tiny import VOCABULARY, arguments, bert, pruning, sentences
@@ -73,8 +73,8 @@ def train(
 def stage(run: Path, folder: Path) -> Path:
     """Write the model of a run as a push does, in both formats."""
     model = load_model(run)
-    publish(model, folder, "compressed-tensors", tokenizer())
-    publish(model, folder / "packed", "packed", tokenizer())
+    write_format(model, folder, "compressed-tensors", tokenizer())
+    write_format(model, folder / "packed", "packed", tokenizer())
     return folder
 
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from hf_sparse import Recipe, SparseTrainer
-from hf_sparse.checkpoint.formats import publish
+from hf_sparse.checkpoint.formats import write_format
 from hf_sparse.checkpoint.load import load_model
 from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.hub import CardOptions, write_card
@@ -80,7 +80,7 @@ def test_the_last_score_of_a_log_is_not_that_of_an_earlier_best_model(tmp_path: 
 def test_weights_of_4_bits_in_groups_are_not_for_the_runtime(tmp_path: Path) -> None:
     recipe = pruning("quantization={weights: int4_group_32, activations: none}")
     run = train(tmp_path / "run", bert(), recipe, sentences())
-    publish(load_model(str(run)), tmp_path / "staged", "compressed-tensors")
+    write_format(load_model(str(run)), tmp_path / "staged", "compressed-tensors")
     save_packed(load_model(str(run)), tmp_path / "staged" / "packed")
     text = card(run, tmp_path / "staged")
     assert "in **4 bits**" in text and "`int4_group_32`" in text and "int4" in ModelCard(text).data.tags
@@ -90,7 +90,7 @@ def test_weights_of_4_bits_in_groups_are_not_for_the_runtime(tmp_path: Path) -> 
 @pytest.mark.parametrize("scheme", ["{}", "{weights: int4_group_32, activations: none}"])
 def test_a_model_that_is_compressed_already(tmp_path: Path, scheme: str) -> None:
     run = train(tmp_path / "run", bert(), pruning(f"quantization={scheme}"), sentences())
-    publish(load_model(str(run)), tmp_path / "there", "compressed-tensors")
+    write_format(load_model(str(run)), tmp_path / "there", "compressed-tensors")
     text, whole = card(tmp_path / "there"), card(run)
     zeros = next(line for line in whole.splitlines() if "weights in the 12 matrices" in line)
     assert zeros in text and "0.04 million parameters" in text
@@ -141,7 +141,7 @@ def test_a_model_of_a_class_that_transformers_does_not_have(tmp_path: Path) -> N
 
 def test_what_no_scheme_here_is_like_is_said_in_the_configuration(tmp_path: Path) -> None:
     run = train(tmp_path / "run", bert(), pruning("quantization={}"), sentences())
-    publish(load_model(str(run)), tmp_path / "there", "compressed-tensors")
+    write_format(load_model(str(run)), tmp_path / "there", "compressed-tensors")
     config = json.loads((tmp_path / "there" / "config.json").read_text())
     config["quantization_config"]["config_groups"]["group_0"]["weights"]["symmetric"] = False
     (tmp_path / "there" / "config.json").write_text(json.dumps(config))

@@ -142,13 +142,13 @@ def test_files_without_results(runs: Runs) -> None:
 def test_a_comparison_for_a_model_without_scores(runs: Runs) -> None:
     (runs.run / "eval_results.json").unlink()
     (runs.run / "trainer_state.json").unlink()
-    refuse(runs, "has no scores to compare with those of .*trainer.save_metrics", dense=runs.dense)
+    refuse(runs, "lacks scores to compare with those of .*trainer.save_metrics", dense=runs.dense)
 
 
 def test_a_comparison_with_a_model_without_scores(runs: Runs) -> None:
     (runs.dense / "eval_results.json").unlink()
     (runs.dense / "trainer_state.json").unlink()
-    refuse(runs, "has no scores to compare with; evaluate that model", dense=runs.dense)
+    refuse(runs, "lacks scores to compare with; evaluate that model", dense=runs.dense)
 
 
 def test_latencies_of_another_model(runs: Runs) -> None:

@@ -175,7 +175,7 @@ def test_parts_that_contradict_each_other_are_refused(
 def test_a_missing_part_is_refused(tmp_path: Path, part: str) -> None:
     written, _, config = bitmasks()
     del written[f"{FIRST}.{part}"]
-    with pytest.raises(ValueError, match=f"{FIRST} has no {FIRST}.{part}, so it is not whole"):
+    with pytest.raises(ValueError, match=f"{FIRST} lacks {FIRST}.{part}, so it is not whole"):
         load_legacy(str(write(tmp_path, written, config, "model.safetensors")))
 
 

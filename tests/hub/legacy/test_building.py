@@ -114,10 +114,10 @@ NAME = "bert.encoder.layer.0.output.dense.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop(NAME), f"the checkpoint has no {NAME}|no matrix {NAME}"),
+        (lambda tensors: tensors.pop(NAME), f"the checkpoint lacks {NAME}|the matrix {NAME}"),
         (
             lambda tensors: tensors.pop("classifier.bias"),
-            "the checkpoint has no classifier.bias, which would be random in a BertFor",
+            "the checkpoint lacks classifier.bias, which would be random in a BertFor",
         ),
         (
             lambda tensors: tensors.update(extra=torch.ones(1)),
@@ -143,11 +143,14 @@ def test_what_is_missing_left_over_or_of_another_shape_is_refused(
     ("change", "message"),
     [
         ({"architectures": ["MaskedBertForSequenceClassification"]}, "which transformers does not have"),
-        ({"architectures": None}, "names None, which is no model"),
-        ({"architectures": ["BertConfig"]}, "names BertConfig, which is no model"),
+        ({"architectures": None}, "names None, which transformers does not have"),
+        ({"architectures": ["BertConfig"]}, "names BertConfig, which transformers does not have"),
         ({"model_type": "masked_bert"}, "is of no model that transformers knows"),
         ({"hidden_size": "wide"}, "is of no model that transformers knows"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by gptq, which is no layout"),
+        (
+            {"quantization_config": {"quant_method": "gptq"}},
+            "quantized by gptq, which this command does not read",
+        ),
         ({"quantization_config": {"quant_method": "compressed-tensors"}}, "quantized by compressed-tensors"),
     ],
 )

@@ -127,8 +127,8 @@ NAME = "bert.encoder.layer.0.output.dense.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda written, ending: written.pop(f"{NAME}_mask"), f"{NAME}_{{}} has no {NAME}_mask beside it"),
-        (lambda written, ending: written.pop(f"{NAME}_{ending}"), f"{NAME}_mask has no {NAME}_original or"),
+        (lambda written, ending: written.pop(f"{NAME}_mask"), f"{NAME}_{{}} lacks {NAME}_mask beside it"),
+        (lambda written, ending: written.pop(f"{NAME}_{ending}"), f"{NAME}_mask lacks {NAME}_original or"),
         (lambda written, ending: written.update({NAME: torch.ones(32, 64)}), f"holds {NAME} and {NAME}_{{}}"),
         (
             lambda written, ending: written.update({f"{NAME}_mask": torch.ones(32, 16)}),

@@ -94,7 +94,7 @@ def test_other_heads_have_twins(tmp_path: Path, kind: type) -> None:
 
 def test_a_language_head_has_none(tmp_path: Path) -> None:
     model = BertForMaskedLM(BertConfig(**SIZES))
-    with pytest.raises(ValueError, match="BertForMaskedLM without normalization has no equivalent"):
+    with pytest.raises(ValueError, match="BertForMaskedLM without normalization cannot be expressed"):
         load_legacy(str(write(tmp_path, tensors_of(model), config_of(model) | NO_NORM)))
 
 
@@ -102,6 +102,6 @@ def test_a_language_head_has_none(tmp_path: Path) -> None:
 def test_other_norms_and_decoders_are_refused(tmp_path: Path, change: dict) -> None:
     written, config = unnormalized()
     with pytest.raises(
-        ValueError, match="has no equivalent in transformers; only no_norm of BERT encoders has"
+        ValueError, match="cannot be expressed in transformers; only no_norm of BERT encoders can"
     ):
         load_legacy(str(write(tmp_path, written, config | change)))

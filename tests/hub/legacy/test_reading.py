@@ -101,7 +101,7 @@ def test_a_pickle_of_anything_else_is_refused(tmp_path: Path, held: object, mess
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not a valid JSON"), ("[]", "does not hold a table of names"), (None, "has no config.json")],
+    [("{", "is not a valid JSON"), ("[]", "does not hold a table of names"), (None, "lacks config.json")],
 )
 def test_a_directory_without_a_configuration_is_refused(
     tmp_path: Path, text: str | None, message: str

@@ -39,11 +39,11 @@ def test_the_revision_asked_for_is_rescued(server: Server, pushers: Clients, tmp
 def test_a_revision_that_is_not_there_is_named(server: Server, pushers: Clients, tmp_path: Path) -> None:
     server.repositories[REPO] = Repository(REPO)
     missing = pushers.run(rescuing(revision="nowhere"))
-    assert missing.returncode == 1 and f"{REPO} has no config.json at nowhere" in missing.stderr
+    assert missing.returncode == 1 and f"{REPO} lacks config.json at nowhere" in missing.stderr
 
 
 def test_a_private_one_needs_the_token(server: Server, pushers: Clients, tmp_path: Path) -> None:
     repository = server.repositories[PRIVATE] = Repository(PRIVATE, private=True)
     repository.write(files(tmp_path, sparse=True))
-    assert "has no config.json" in pushers.run(rescuing(PRIVATE), token=None).stderr
+    assert "lacks config.json" in pushers.run(rescuing(PRIVATE), token=None).stderr
     assert pushers.output(rescuing(PRIVATE, token=TOKEN), token=None).startswith("0.9")

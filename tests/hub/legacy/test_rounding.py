@@ -201,7 +201,7 @@ def test_codes_with_ranges_for_inputs(tmp_path: Path) -> None:
     expected = moved(rescued, plain, change)
     assert rescued.difference < 1e-5 and rescued.rounding.layers == 12
     assert rescued.rounding.difference == pytest.approx(expected, rel=1e-3) and expected > 0.005
-    assert rescued.notes[1].endswith("codes times scales; inputs are no longer rounded")
+    assert rescued.notes[1].endswith("codes times scales; inputs are not rounded any more")
 
 
 @pytest.mark.parametrize(

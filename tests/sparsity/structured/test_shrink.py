@@ -114,7 +114,7 @@ def test_what_cannot_be_told_is_refused() -> None:
     calibrate(model, [INPUTS])
     with pytest.raises(ValueError, match="none once it is quantized"):
         shrink(model)
-    with pytest.raises(ValueError, match="cannot be told: 6 of its matrices have a side of 32"):
+    with pytest.raises(ValueError, match="is not clear: 6 of its matrices have a side of 32"):
         shrink(bert(intermediate_size=32))
 
 

@@ -38,7 +38,7 @@ def test_a_trainer_that_keeps_checkpoints_elsewhere_or_none_trains_to_its_end(
     trainer = Mixed(bert(), args, train_dataset=sentences(), recipe=pruning())
     with caplog.at_level(logging.WARNING):
         trainer.train()
-    assert caplog.text.count("Mixed writes its checkpoints elsewhere than its _get_output_dir says") == 1
+    assert caplog.text.count("Mixed does not write its checkpoints where its _get_output_dir points") == 1
     assert not (tmp_path / STAGING).exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == folders
     for folder in folders:

@@ -190,7 +190,7 @@ def test_decoders_are_quantized_without_their_head(tmp_path: Path) -> None:
             "quantization.observer=mean",
             "choose one of mean_squared_error, min_max, moving_average, percentile",
         ),
-        ("quantization={activations: none, observer: min_max}", "observer would have no effect"),
+        ("quantization={activations: none, observer: min_max}", "observer would be ignored"),
         ("quantization={begin: 8, freeze: 8}", "leaves no step to observe them"),
         ("quantization={begin: 12}", "leaves no step to observe them"),
         ("quantization.weights=int4_group_5", "int4_group_5 does not cover"),
