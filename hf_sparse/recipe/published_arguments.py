@@ -4,15 +4,16 @@ from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_sparse.readers import read_yaml, read_yaml_file, shortened
+from hf_sparse.readers import read_yaml_file, shortened
 from hf_sparse.recipe.recipe import preset_names
 
-_FOLDER = files("hf_sparse.recipe") / "presets" / "arguments"
+_FOLDER = Path(str(files("hf_sparse.recipe"))) / "presets" / "arguments"
 # The most rows a device takes at a time; more are accumulated.
 _MOST_ROWS = 32
 _ROWS, _ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
@@ -127,7 +128,7 @@ def read_recipe_arguments(recipe: str | None, task: str) -> RecipeArguments:
 
 def _read(preset: str) -> dict[str, RecipeArguments]:
     path = _FOLDER / f"{preset}.yaml"
-    found = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
+    found = read_yaml_file(path) if path.is_file() else {}
     try:
         return {task: RecipeArguments(**values) for task, values in found.items()}
     except (AttributeError, TypeError, ValueError) as error:

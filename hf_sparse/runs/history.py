@@ -52,8 +52,12 @@ def _read_state(path: Path) -> dict[str, Any]:
     state = read_json(path, _STATE, _WAY_OUT)
     lines = state.get("log_history")
     if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
-        raise ValueError(f"{path} is not a {_STATE} (its log_history is not a list of tables); {_WAY_OUT}")
+        raise ValueError(
+            f"{path} is not a valid {_STATE} (its log_history is not a list of tables); {_WAY_OUT}"
+        )
     for line in lines:
         if not isinstance(step := line.get("step"), int) or isinstance(step, bool) or step < 0:
-            raise ValueError(f"{path} is not a {_STATE} (a step in it is {shortened(step)}); {_WAY_OUT}")
+            raise ValueError(
+                f"{path} is not a valid {_STATE} (a step in it is {shortened(step)}); {_WAY_OUT}"
+            )
     return state

@@ -265,7 +265,7 @@ def test_a_plan_measures_what_patterns_buy(model_dir: Path) -> None:
         assert "C++ compiler" in run(*command).stderr
         return
     text = lines(*command)
-    assert any("faster than dense" in line for line in text) and max(map(len, text)) <= 80
+    assert any("over dense in 8 bits" in line for line in text) and max(map(len, text)) <= 80
     assert any(line.startswith("unstructured *") for line in text)
     speed = json.loads(lines(*command, "--json")[0])["speed"]
     assert speed["times"]["4x4"]["0.9"] > 0 and speed["tokens"] == 4

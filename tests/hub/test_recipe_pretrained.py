@@ -79,7 +79,7 @@ def test_damaged_files_are_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{RECORD}: sparsty is not a recipe key; did you mean sparsity"):
         Recipe.from_pretrained(tmp_path)
     (tmp_path / RECORD).write_text("[]")
-    with pytest.raises(ValueError, match=f"{RECORD} is no record of a run .*; restore it"):
+    with pytest.raises(ValueError, match=f"{RECORD} is not a valid record of a run .*; restore it"):
         Recipe.from_pretrained(tmp_path)
     (tmp_path / SIDECAR).write_bytes((model / SIDECAR).read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{SIDECAR} is damaged .*; restore it"):

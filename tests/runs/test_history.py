@@ -52,5 +52,5 @@ def test_what_is_further_counts(tmp_path: Path) -> None:
 )
 def test_what_is_no_state_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "trainer_state.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match="trainer_state.json is no(t a)? state of a Trainer"):
+    with pytest.raises(ValueError, match="trainer_state.json is not a valid state of a Trainer"):
         read_log(tmp_path)

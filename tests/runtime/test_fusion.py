@@ -96,7 +96,7 @@ def test_adapters_and_hooks_are_not_lost_silently() -> None:
         fuse(model)
     model = build()
     model.bert.encoder.layer[1].register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match="layer.1 has a hook of .*test_fusing"):
+    with pytest.raises(ValueError, match="layer.1 has a hook of .*test_fusion"):
         fuse(model)
 
 
