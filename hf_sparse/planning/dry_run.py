@@ -1,4 +1,4 @@
-"""A dry run: what a trainer makes of a model before its first step."""
+"""A dry run: make a trainer without training it, and describe what it would do to its model."""
 
 import copy
 import logging
@@ -13,7 +13,7 @@ from hf_sparse.planning.estimate import Batch, memory, sidecar, step_cost
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.sparsity.measure import measure_sparsity
-from hf_sparse.training.mixin import SparseTrainingMixin
+from hf_sparse.training.mixin import PartsMixin
 from hf_sparse.training.parts.sparsifier import Sparsifier
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class DryRun:
     warnings: tuple[str, ...]
 
 
-class _NeverTrained(SparseTrainingMixin, Trainer):
+class _NeverTrained(PartsMixin, Trainer):
     """A trainer that never trains. It accepts a model without a head, since the script may add one."""
 
     def _check_learnable(self, recipe: DistillationRecipe) -> None:

@@ -1,4 +1,4 @@
-"""The encoder of a model of the BERT family, all its layers in one call of the kernels."""
+"""Runs all layers of a BERT-like encoder in one call of the kernels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

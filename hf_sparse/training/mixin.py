@@ -1,4 +1,4 @@
-"""What a recipe adds to a Trainer: the events of a training run, passed on to its parts."""
+"""Turn the hooks of Trainer into events of a training run, and pass them to its parts."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -35,7 +35,7 @@ from hf_sparse.training.parts.sparsity_part import SparsityPart
 from hf_sparse.training.trials import TrialsMixin
 
 
-class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
+class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     """`SparseTrainerMixin` without pushing to the Hub."""
 
     parts: Sequence[RunPart] = ()
@@ -281,7 +281,7 @@ class SparseTrainingMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         announce(self.parts)
 
     def _check_loss(self) -> None:
-        own = (SparseTrainingMixin.compute_loss, Trainer.compute_loss)
+        own = (PartsMixin.compute_loss, Trainer.compute_loss)
         overridden = (type(self).compute_loss, getattr(super().compute_loss, "__func__", None)) != own
         taught = any(part.computes_loss for part in self.parts)
         given = taught or overridden or self.compute_loss_func is not None

@@ -17,7 +17,7 @@ from hf_sparse.hub.card.write import write_card
 from hf_sparse.hub.upload import Pushed, push
 from hf_sparse.training.checkpoints.push import ignore_private
 from hf_sparse.training.host import Host
-from hf_sparse.training.mixin import SparseTrainingMixin
+from hf_sparse.training.mixin import PartsMixin
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class PushMixin(Host):
         )
 
 
-class SparseTrainerMixin(PushMixin, SparseTrainingMixin):
+class SparseTrainerMixin(PushMixin, PartsMixin):
     """Train any Trainer by a recipe: `class Mine(SparseTrainerMixin, TheirTrainer)`.
 
     The run is pruned, distilled and quantized as the recipe asks; its checkpoints are whole or absent and

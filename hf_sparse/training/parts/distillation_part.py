@@ -1,4 +1,4 @@
-"""The distillation of a training run: find its teacher, and add the teacher's losses to the task's loss."""
+"""Distillation as a part of a run: find the teacher, add its losses, which `distiller.py` computes, to the task."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence

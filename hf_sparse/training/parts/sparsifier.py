@@ -1,4 +1,4 @@
-"""The sparsity of one model during one training run."""
+"""Grows the masks of a model on schedule during one training run, and keeps removed weights at zero."""
 
 import logging
 from collections.abc import Mapping
