@@ -1,4 +1,4 @@
-"""Distillation as a part of a run: find the teacher, add its losses, which `distiller.py` computes, to the task."""
+"""Distillation as a part of a run: find the teacher, and add its losses, computed by `distiller.py`."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
