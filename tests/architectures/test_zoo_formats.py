@@ -21,7 +21,7 @@ from tests.support.zoo import ARCHITECTURES, MIXTURES, calibrated
 
 NAMES = [entry.name for entry in ARCHITECTURES]
 REFUSED_BY_COMPRESSED_TENSORS = {
-    "GPT-2": "c_attn is a Conv1D, and compressed-tensors knows Linears only",
+    "GPT-2": "c_attn is a Conv1D, and compressed-tensors has Linears only",
     **dict.fromkeys([*MIXTURES, "Llama 4"], r"experts.*_proj holds weights of experts"),
 }
 REFUSED_BY_TORCH = {"Llama 4": "torch cannot export Llama4ForCausalLM to ONNX: .*complex"}
