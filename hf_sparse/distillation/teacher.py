@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from hf_sparse.distillation.features import term_names
 from hf_sparse.distillation.inputs import TARGET_NAMES, Taken
 from hf_sparse.distillation.unwrap import unwrapped
 
@@ -104,8 +105,8 @@ def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
         if getattr(recipe, name):
             raise ValueError(
                 f"{name} has weight {getattr(recipe, name)}, and {type(student).__name__} lacks a head to "
-                f"compute it; override distillation.{name}=0 and give a weight to hidden, attention or "
-                "relations, or load the model with a head"
+                f"compute it; override distillation.{name}=0 and give a weight to {term_names()}, or load "
+                "the model with a head"
             )
 
 

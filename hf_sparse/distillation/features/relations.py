@@ -51,10 +51,16 @@ class Relations(FeatureTerm):
                 )
         self.heads = settings.heads or configs["student"].num_attention_heads
         self.depths = {role: config.num_hidden_layers for role, config in configs.items()}
+        self.widths = {role: config.hidden_size for role, config in configs.items()}
         for role, model in models.items():
             _check_divides(self.heads, role, find_projections(model, self.depths[role]))
         self.pairs = layer_map(settings.layers, self.depths["student"], self.depths["teacher"])
         self.choices = chosen_pairs(settings.layers, self.depths["student"], self.depths["teacher"])
+
+    def operations(self, tokens: int) -> float:
+        """Return the operations of the products: once in the teacher, thrice in the student, which learns."""
+        widths = 3 * self.widths["student"] + self.widths["teacher"]
+        return len(self.pairs) * len(KINDS) * 2 * tokens * widths
 
     @contextmanager
     def watch(self, model: nn.Module, role: Role) -> Iterator[dict[str, Any]]:
