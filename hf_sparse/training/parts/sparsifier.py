@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # A larger difference between a sparsity and the nearest one that whole blocks make is warned about.
 ROUNDING = 0.02
 
-# The part of the sidecar that holds the values of removed weights.
+# The section of the sidecar that holds the values of removed weights.
 _REMEMBERED = "remembered"
 
 # Optimizers whose update is exactly zero for a zero weight with zero gradient and zero state.
@@ -144,7 +144,7 @@ class Sparsifier:
         return {} if self.method_run is None else self.method_run.traffic
 
     def method_state(self) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint holds of the method, by the parts of the sidecar."""
+        """Return what a checkpoint holds of the method, by the sections of the sidecar."""
         return {} if self.method_run is None else self.method_run.state()
 
     def switch(self, optimizer: torch.optim.Optimizer | None, mode: str) -> None:
