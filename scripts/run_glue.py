@@ -40,7 +40,9 @@ TASK = "text-classification"
 class GlueModelArguments(common.ModelArguments):
     """Model to fine-tune."""
 
-    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "Replace a head of another size."})
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Replace a head of another size by a new one."}
+    )
 
 
 @dataclass
@@ -48,9 +50,11 @@ class GlueDataArguments(common.DataArguments):
     """Task to learn and columns of its data."""
 
     task_name: str | None = field(default=None, metadata={"help": f"GLUE task: {', '.join(GLUE_TASKS)}."})
-    test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
+    test_file: str | None = field(
+        default=None, metadata={"help": "Data to predict: a file of the same kinds as train_file."}
+    )
     max_predict_samples: int | None = field(
-        default=None, metadata={"help": "Predict the first so many rows only."}
+        default=None, metadata={"help": "Number of rows to predict: the first ones. By default all."}
     )
     text_column: list[str] = field(
         default_factory=list,

@@ -68,7 +68,7 @@ class MlmDataArguments(texts.TextArguments):
     next_sentence: bool | None = field(
         default=None,
         metadata={
-            "help": "Learn next sentences, too; by default if the model was saved with that head.",
+            "help": "Train the next-sentence head, too. By default only if the model was saved with one.",
             "nargs": "?",
             "const": True,
         },
