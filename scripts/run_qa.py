@@ -92,7 +92,7 @@ class QaDataArguments(common.DataArguments):
 
 
 def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Dataset:
-    """Return questions cut into windows labelled with their answers."""
+    """Return questions cut into windows labeled with their answers."""
     columns = data.columns(rows)
     windows = tokenization.tokenize(numbered(rows, columns), training_encoder(cutting, columns), data)
     report_left_out(rows, windows)

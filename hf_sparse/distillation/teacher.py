@@ -232,7 +232,7 @@ def _check_same_labels(student: PreTrainedConfig, teacher: PreTrainedConfig) -> 
         pairs = [f"{index}: {names[index]} / {teacher_names.get(index)}" for index in wrong[:_SHOWN]]
         raise ValueError(
             f"student and teacher name {len(wrong)} of {len(names)} labels differently ({', '.join(pairs)}); "
-            "give the student the id2label of its teacher, with the data labelled in that order"
+            "give the student the id2label of its teacher, with the data labeled in that order"
         )
 
 
@@ -268,7 +268,7 @@ def _purpose(class_name: str) -> str | None:
 def _architecture(name_or_path: str, config: PreTrainedConfig, ending: str) -> type[PreTrainedModel]:
     """Return the class to load a checkpoint with: its own, with the student's ending if such a class exists.
 
-    A BertForPreTraining checkpoint, whose heads include masked language modelling, is thus loaded as a
+    A BertForPreTraining checkpoint, whose heads include masked language modeling, is thus loaded as a
     BertForMaskedLM for such a student, and as a BertModel for an encoder.
     """
     saved = (config.architectures or ["no architecture"])[0]

@@ -72,8 +72,8 @@ def test_the_picture_has_a_bar_for_each_the_fastest_first() -> None:
         "OpenVINO int8",
         "PyTorch float32",
     ]
-    colours = [bar.get_facecolor() for bar in axes.patches]
-    assert colours[0] != colours[1] == colours[2]
+    colors = [bar.get_facecolor() for bar in axes.patches]
+    assert colors[0] != colors[1] == colors[2]
     (lines,) = axes.collections
     ends = [segment[:, 0].tolist() for segment in lines.get_segments()]
     assert ends == [pytest.approx(pair) for pair in ([20, 29], [40, 58], [80, 80])]
