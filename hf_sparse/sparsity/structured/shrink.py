@@ -80,8 +80,8 @@ def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
 def count_dead(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Return how many `neurons` and `heads` are dead, and how many there are; only kinds that are recognized.
 
-    `shrink` may remove fewer: here a head counts alone, whether or not those it shares a key and a value with
-    are dead too, and configurations are not asked.
+    `shrink` may remove fewer: here every dead head counts, even if heads that share its key and value are
+    not dead, and even if no configuration can express the number of those that would be left.
     """
     found = _find(model)[0] if isinstance(model, PreTrainedModel) else {}
     return {

@@ -57,7 +57,7 @@ class Sparsifier:
             self._require_zeros(
                 "the checkpoint's weights and masks belong to different steps; resume from another one"
             )
-            self._take_up(saved)
+            self._restore(saved)
         else:
             self._start_from_zeros(model)
         self._check_reachable()
@@ -242,8 +242,8 @@ class Sparsifier:
         }
         write_sparsity_record(model, self.masks, self.recipe.pattern, final, layers)
 
-    def _take_up(self, saved: SavedState) -> None:
-        """Take over the state of a checkpoint; values of removed weights only if an update is left."""
+    def _restore(self, saved: SavedState) -> None:
+        """Restore the state of a checkpoint; values of removed weights only if an update is left."""
         if self.method_run is None:
             return
         self.method_run.load_state(saved.extras, saved.step)
