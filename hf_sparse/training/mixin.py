@@ -67,7 +67,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         self.facts: dict[str, str] = {}
         self._resumed: SavedState | None = None
         self._reading = ExitStack()
-        self._take_up(given)
+        self._make_parts(given)
 
     @property
     def sparsifier(self) -> Sparsifier | None:
@@ -84,7 +84,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         """Quantized layers of this run; None without quantization."""
         return next((part.quantizer for part in self.parts if isinstance(part, QuantizationPart)), None)
 
-    def _take_up(self, recipe: Recipe) -> None:
+    def _make_parts(self, recipe: Recipe) -> None:
         """Make the parts of a run under a recipe; raise as `__init__` does."""
         self._in_force = recipe
         self.recipe = recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
