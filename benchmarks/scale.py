@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_sparse.report.pictures import DENSE, GREY, RATE, ZEROS, hide_frame, new_figure, write_png
+from hf_sparse.report.pictures import DENSE, GRAY, RATE, ZEROS, hide_frame, new_figure, write_png
 from measuring import RESULTS, write_results
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "scale.png"
-COLOURS = (DENSE, ZEROS, GREY, RATE, "#b33f40")
+COLORS = (DENSE, ZEROS, GRAY, RATE, "#b33f40")
 GIGA, TERA, DAY = 1e9, 1e12, 86_400
 
 
@@ -268,9 +268,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     left = [0.0] * len(rows)
     labels = [f"{row['model']} on {row['accelerators']}" for row in rows]
-    for name, colour in zip(("student", "teacher", "optimizer", "masks", "waiting"), COLOURS, strict=True):
+    for name, color in zip(("student", "teacher", "optimizer", "masks", "waiting"), COLORS, strict=True):
         widths = [row[name] for row in rows]
-        axes.barh(labels, widths, left=left, color=colour, label=name)
+        axes.barh(labels, widths, left=left, color=color, label=name)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlim(0, 1)

@@ -275,9 +275,11 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             if (saved.recipe, saved.total_steps) != (self.recipe, self.state.max_steps):
                 # A best model of the old schedule may be less sparse than the new one asks for.
                 self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
+        self._running = ()
         for part in self.parts:
             part.begin(self._run, saved)
-        self._running = self.parts
+            # One by one: if another cannot begin, a model that is saved then has the state of this one.
+            self._running = (*self._running, part)
         announce(self.parts)
 
     def _check_loss(self) -> None:

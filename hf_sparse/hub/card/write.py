@@ -20,6 +20,7 @@ from hf_sparse.hub.card.measurements import dense_of, only_current, scores_of
 from hf_sparse.hub.card.options import CardOptions, card_keywords
 from hf_sparse.hub.card.render import CARD, PICTURES, render
 from hf_sparse.hub.card.weights import files_of, load_to_measure, quantization_of, targets_of, zeros_of
+from hf_sparse.renamed import renamed_keywords
 from hf_sparse.report.grid import arrange
 from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.history import history_figure
@@ -52,6 +53,7 @@ _DEFAULT = "main"
 DRAWN = ("sparsity.png", "training.png", "latency.png")
 
 
+@renamed_keywords(repo="repo_id")
 @card_keywords
 def write_card(
     directory: str | Path,
