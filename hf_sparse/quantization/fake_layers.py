@@ -62,9 +62,7 @@ class LayerQuantization:
         if self.activations == "int8_per_token":
             return simulate_per_token(values)
         low, high = module.input_low, module.input_high
-        # A call inside a backward pass is a recomputation of activation checkpointing: it needs the range of
-        # the forward pass.
-        moves = self.phase.moves(module.training) and torch._C._current_graph_task_id() == -1
+        moves = self.phase.moves(module.training) and not _is_recomputing()
         found = take(self.readers, values)
         if moves:
             if found is None:
@@ -79,6 +77,13 @@ class LayerQuantization:
         quantized = simulate(values, low, high)
         give(self.readers, values, quantized, low, high)
         return quantized
+
+
+@torch.compiler.disable
+def _is_recomputing() -> bool:
+    """Return whether activation checkpointing computes this again, with the ranges of the forward pass."""
+    # Inside a backward pass.
+    return torch._C._current_graph_task_id() != -1
 
 
 class _FakeQuant(nn.Module):
