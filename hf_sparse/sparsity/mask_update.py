@@ -11,7 +11,7 @@ from hf_sparse.sparsity.allocation import Budget
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import Array, Block
-from hf_sparse.sparsity.sharded.blocks import Piece, exchange, pieces_of
+from hf_sparse.sparsity.sharded.pieces import Piece, exchange, pieces_of
 from hf_sparse.sparsity.sharded.selection import SharedRanking, keep_largest_together
 from hf_sparse.sparsity.sharded.weights import whole_weight
 from hf_sparse.sparsity.topk import Ranking, Score, keep_largest
