@@ -144,8 +144,8 @@ def _pool(weight: Tensor, score: Score, block: Block, width: int, mask: Tensor |
     """
     if weight.device.type != "cpu":
         # Squares of half-precision numbers may underflow.
-        scores = score(weight.to(torch.promote_types(weight.dtype, torch.float32)))
-        return block.pool(scores if mask is None else scores.masked_fill(~mask, -torch.inf))
+        every = score(weight.to(torch.promote_types(weight.dtype, torch.float32)))
+        return block.pool(every if mask is None else every.masked_fill(~mask, -torch.inf))
     array = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).numpy()
     rows, bands = max(_BAND // width // block.rows, 1) * block.rows, []
     for start in range(0, array.shape[0], rows):
