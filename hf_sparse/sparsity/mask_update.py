@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.allocation import Budget
+from hf_sparse.sparsity.allocation import Budget, split_by_bounds
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import count_nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import Array, Block
+from hf_sparse.sparsity.sharded.pieces import Piece, pieces_of
+from hf_sparse.sparsity.sharded.update import choose_together, grow_together, kept_together
 from hf_sparse.sparsity.topk import Ranking, Score, keep_largest
 
 # Weights scored at a time before they are pooled into blocks, so that the scores stay in cache.
@@ -34,6 +36,9 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping
         if budget.removed > sum(masks.removed(name) // blocks[name].size for name in budget.names)
     ]
     budgets = _at_least_as_now(masks, due, blocks)
+    if (pieces := pieces_of(masks.targets, blocks)) is not None:
+        grow_together(masks, budgets, score, pieces)
+        return bool(budgets)
     values, rank_by = _values(masks, budgets, score, blocks)
 
     def take_over(choice: tuple[Budget, list[Tensor]]) -> None:
@@ -56,13 +61,23 @@ def choose(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mappi
     Otherwise like `grow`.
     """
     budgets = _at_least_as_now(masks, budgets, blocks)
+    if (pieces := pieces_of(masks.targets, blocks)) is not None:
+        choose_together(masks, budgets, score, pieces)
+        return
     values, rank_by = _values(masks, budgets, score, blocks)
     for budget, keeps in _choices(budgets, values, rank_by):
         _set(masks, budget, keeps, blocks)
 
 
-def kept_if_pruned(budgets: Sequence[Budget], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return as booleans, shaped like the scores, which blocks would stay if the budgets were removed now."""
+def kept_if_pruned(
+    budgets: Sequence[Budget], scores: Mapping[str, Tensor], pieces: Mapping[str, Piece] | None = None
+) -> dict[str, Tensor]:
+    """Return as booleans, shaped like the scores, which blocks would stay if the budgets were removed now.
+
+    `pieces` are those of weights that processes share; see `kept_together`.
+    """
+    if pieces is not None:
+        return kept_together(budgets, scores, pieces)
     return {
         name: keep.view(scores[name].shape)
         for budget, keeps in _choices(budgets, scores, _identity)
@@ -114,25 +129,12 @@ def _choices(
         keeps = keep_largest([_ranking(budget, values) for budget in open_], rank_by)
         pairs, open_ = list(zip(open_, keeps, strict=True)), []
         for budget, chosen in pairs:
-            parts = _within_bounds(budget, chosen)
+            parts = split_by_bounds(budget, [keep.numel() - count_nonzero(keep) for keep in chosen])
             if parts == [budget]:
                 done.append((budget, chosen))
             else:
                 open_ += parts
     return done
-
-
-def _within_bounds(budget: Budget, chosen: list[Tensor]) -> list[Budget]:
-    """Return budgets of their own for weights that lost too much; the other weights lose the difference."""
-    lost = [keep.numel() - count_nonzero(keep) for keep in chosen]
-    over = [index for index, (count, most) in enumerate(zip(lost, budget.most, strict=True)) if count > most]
-    if not over:
-        return [budget]
-    bounded = [Budget((budget.names[i],), budget.most[i], (budget.most[i],)) for i in over]
-    rest = [index for index in range(len(lost)) if index not in over]
-    left = budget.removed - sum(part.removed for part in bounded)
-    names, most = tuple(budget.names[i] for i in rest), tuple(budget.most[i] for i in rest)
-    return [*bounded, Budget(names, left, most)]
 
 
 def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:
