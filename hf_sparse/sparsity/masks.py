@@ -1,4 +1,4 @@
-"""Masks: which entries of the target weights are kept, at one byte per entry."""
+"""Masks: which entries of the target weights are kept, at one bit an entry."""
 
 import hashlib
 import zlib
@@ -8,18 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero, negate, nonzero, parallel_map
+from hf_sparse.sparsity.bit_mask import BitMask, as_integers
+from hf_sparse.sparsity.numpy_ops import any_greater, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.targets import Targets
-
-_INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Masks:
     """The masks of a model's targets, applied in place to weights, gradients and optimizer state.
 
-    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bits that a bitwise AND needs.
-    Removed entries are exact zeros of the weight; not every zero is a removed entry.
+    A mask has one bit an entry, and takes no memory while all are kept. Until masks are set, the targets may
+    be on the meta device. Removed entries are exact zeros of the weight; not every zero is a removed entry.
 
     Args:
         targets: the weights to mask; all entries are kept at first.
@@ -27,25 +26,20 @@ class Masks:
 
     def __init__(self, targets: Targets) -> None:
         self.targets = targets
-        self._keep: dict[str, Tensor] = {
-            # In the memory order of the weight, so that the two are combined in one pass.
-            target.name: torch.full_like(target.weight.detach(), -1, dtype=torch.int8)
-            for target in targets
-        }
-        self._removed: dict[str, int] = dict.fromkeys(self._keep, 0)
+        self._keep = {target.name: BitMask(target.shape) for target in targets}
+        self._target = {target.name: target for target in targets}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return one mask as booleans, (out, in), True where kept."""
-        return nonzero(self._keep[name])
+        return self._keep[name].unpack(self._target[name].parameter.device)
 
     def shape(self, name: str) -> tuple[int, int]:
         """Return the shape of one mask, (out, in)."""
-        rows, columns = self._keep[name].shape
-        return rows, columns
+        return self._keep[name].shape
 
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
         """Return which blocks are kept, (out / rows, in / columns), judged by the first entry of each."""
-        return nonzero(self._keep[name][:: pattern.rows, :: pattern.columns])
+        return self[name][:: pattern.rows, :: pattern.columns].contiguous()
 
     def set(self, name: str, keep: Tensor) -> None:
         """Replace one mask.
@@ -59,15 +53,13 @@ class Masks:
         """
         if keep.shape != self._keep[name].shape:
             raise ValueError(
-                f"the mask of {name} has shape {tuple(keep.shape)}, its weight "
-                f"{tuple(self._keep[name].shape)}"
+                f"the mask of {name} has shape {tuple(keep.shape)}, its weight {self._keep[name].shape}"
             )
-        negate(keep.to(self._keep[name].device).contiguous().view(torch.int8), self._keep[name])
-        self._removed[name] = keep.numel() - count_nonzero(keep)
+        self._keep[name].set(keep, self._target[name].weight)
 
     def covers(self, name: str, blocks: Tensor, pattern: Block) -> bool:
         """Return whether the blocks to keep, flat booleans, are all kept already."""
-        if not self._removed[name]:
+        if not self.removed(name):
             return True
         kept = self.kept_blocks(name, pattern)
         return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept.view(torch.uint8))
@@ -80,17 +72,18 @@ class Masks:
 
     def removed(self, name: str) -> int:
         """Return how many entries of a weight are removed."""
-        return self._removed[name]
+        return self._keep[name].removed
 
     @property
     def sparsity(self) -> float:
         """The share of all target weights that is removed, in [0, 1]."""
-        return sum(self._removed.values()) / sum(keep.numel() for keep in self._keep.values())
+        masks = self._keep.values()
+        return sum(mask.removed for mask in masks) / sum(mask.size for mask in masks)
 
     @property
     def nbytes(self) -> int:
-        """The memory that the masks take, in bytes."""
-        return sum(keep.nbytes for keep in self._keep.values())
+        """The memory that the masks take once entries of every weight are removed, in bytes."""
+        return sum(mask.nbytes for mask in self._keep.values())
 
     def apply_to_weights(self) -> None:
         """Set removed weights to zero."""
@@ -98,18 +91,14 @@ class Masks:
 
     def take_removed(self, values: Mapping[str, Tensor]) -> None:
         """Move removed weights into tensors like the weights, by name; all other entries become zero."""
-        parallel_map(_take, self._beside(values))
+        parallel_map(
+            lambda target: self._keep[target.name].move(target.weight.detach(), values[target.name]),
+            self.targets,
+        )
 
     def fill_removed(self, values: Mapping[str, Tensor]) -> None:
         """Put the values that `take_removed` moved away back into the weights."""
-        parallel_map(_fill, self._beside(values))
-
-    def _beside(self, values: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return the weight, the values moved away and the mask of each target, as integers."""
-        return [
-            (_as_integers(target.weight.detach()), _as_integers(values[target.name]), self._keep[target.name])
-            for target in self.targets
-        ]
+        parallel_map(lambda target: _fill(target.weight.detach(), values[target.name]), self.targets)
 
     def apply_to_gradients(self) -> None:
         """Set the gradients of removed weights to zero, infinite and NaN ones too."""
@@ -129,9 +118,8 @@ class Masks:
     def nonzero_removed(self) -> dict[str, int]:
         """Count, for each weight that has any, the removed entries that are not zero."""
         counts = {
-            target.name: count_nonzero(target.weight.detach().masked_fill(self[target.name], 0))
+            target.name: self._keep[target.name].count_removed(target.weight.detach())
             for target in self.targets
-            if self._removed[target.name]
         }
         return {name: count for name, count in counts.items() if count}
 
@@ -163,27 +151,19 @@ class Masks:
                 "load them into the model they were made for"
             )
         for name, values in packed.items():
-            shape = self._keep[name].shape
+            mask = self._keep[name]
             fits = values.dtype == torch.uint8 and values.dim() == 1
-            bits = _bits(values.cpu().numpy(), -(-shape.numel() // 8)) if fits else None
+            bits = _bits(values.cpu().numpy(), mask.nbytes) if fits else None
             if bits is None:
                 raise ValueError(
-                    f"the stored mask of {name} ({values.numel()} bytes) is not one of {tuple(shape)}; "
+                    f"the stored mask of {name} ({values.numel()} bytes) is not one of {mask.shape}; "
                     "load it into the model it was made for"
                 )
-            keep = np.unpackbits(bits, count=shape.numel()).reshape(shape)
+            keep = np.unpackbits(bits, count=mask.size).reshape(mask.shape)
             self.set(name, torch.from_numpy(keep).view(torch.bool))
 
-    def _apply(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        # Bitwise AND rather than a product: NaN * 0 is NaN, and -1 * 0 is -0.
-        pairs = [_in_memory_order(values, keep) for values, keep in pairs]
-        alike = [values.is_contiguous() and keep.is_contiguous() for values, keep in pairs]
-        on_cpu = [values.device.type == "cpu" for values, _ in pairs]
-        fast = [pair for pair, *flags in zip(pairs, alike, on_cpu, strict=True) if all(flags)]
-        parallel_map(_and_numpy, fast)
-        for (values, keep), *flags in zip(pairs, alike, on_cpu, strict=True):
-            if not all(flags):
-                _as_integers(values).bitwise_and_(keep)
+    def _apply(self, pairs: list[tuple[Tensor, BitMask]]) -> None:
+        parallel_map(lambda pair: pair[1].clear(pair[0]), pairs)
 
 
 def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
@@ -199,39 +179,9 @@ def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
     return bits if bits.size == size and machine.eof and not machine.unused_data else None
 
 
-def _in_memory_order(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Transpose both where that makes them contiguous: weights of `Conv1D` lie as (in, out)."""
-    return (
-        (values, keep) if values.is_contiguous() or not keep.t().is_contiguous() else (values.t(), keep.t())
-    )
-
-
-def _take(parts: tuple[Tensor, Tensor, Tensor]) -> None:
-    weight, aside, keep = parts
+def _fill(weight: Tensor, aside: Tensor) -> None:
+    values, other = as_integers(weight), as_integers(aside)
     if weight.device.type == "cpu":
-        values, kept = weight.numpy(), keep.numpy()
-        np.bitwise_and(values, np.invert(kept), out=aside.numpy())
-        np.bitwise_and(values, kept, out=values)
+        np.bitwise_or(values.numpy(), other.numpy(), out=values.numpy())
     else:
-        torch.bitwise_and(weight, ~keep, out=aside)
-        weight.bitwise_and_(keep)
-
-
-def _fill(parts: tuple[Tensor, Tensor, Tensor]) -> None:
-    weight, aside, _ = parts
-    if weight.device.type == "cpu":
-        np.bitwise_or(weight.numpy(), aside.numpy(), out=weight.numpy())
-    else:
-        weight.bitwise_or_(aside)
-
-
-def _as_integers(values: Tensor) -> Tensor:
-    """Return a view of the bits of numbers as integers of the same size."""
-    return values.view(_INTEGER_OF_SIZE[values.element_size()])
-
-
-def _and_numpy(pair: tuple[Tensor, Tensor]) -> None:
-    # torch converts the int8 operand in a slow loop: three times numpy's cost on the same thread.
-    values, keep = (tensor.detach().view(-1) for tensor in pair)
-    integers = _as_integers(values).numpy()
-    np.bitwise_and(integers, keep.numpy(), out=integers)
+        values.bitwise_or_(other)
