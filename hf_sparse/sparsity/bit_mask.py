@@ -1,14 +1,14 @@
 """The mask of one weight at one bit an entry, in the memory order of the weight."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hf_sparse.native.build import load_library, once
-from hf_sparse.sparsity.numpy_ops import nonzero
+from hf_sparse.sparsity.numpy_ops import count_nonzero, nonzero
 
 # Entries unpacked at a time, a multiple of 8: their bytes stay in a core's cache, or in that of a GPU.
 _CHUNK, _CHUNK_ON_DEVICE = 1 << 17, 1 << 24
@@ -28,7 +28,6 @@ class BitMask:
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
         self.size = shape[0] * shape[1]
-        self.removed = 0
         self._bits: Tensor | None = None
         self._turned = False
 
@@ -37,19 +36,20 @@ class BitMask:
         """The memory that the mask takes once an entry is removed, in bytes."""
         return -(-self.size // 8)
 
-    def set(self, keep: Tensor, weight: Tensor) -> None:
-        """Take over booleans (out, in), True where kept, to be applied to a weight like the one given."""
+    def set(self, keep: Tensor, weight: Tensor) -> int:
+        """Take over booleans (out, in), True where kept, to be applied to a weight like the one given.
+
+        Return how many are removed.
+        """
         self._turned = _is_turned(weight)
         flat = (keep.t() if self._turned else keep).to(weight.device).reshape(-1)
-        self._take_over(_pack(flat), self.size - int(torch.count_nonzero(flat)))
+        removed = self.size - count_nonzero(flat)
+        self._bits = _pack(flat) if removed else None
+        return removed
 
-    def set_bits(self, bits: np.ndarray, removed: int, weight: Tensor) -> None:
+    def set_bits(self, bits: np.ndarray) -> None:
         """Take over the bits of a mask in row-major order, for a weight on the CPU that lies so, too."""
-        self._turned = False
-        self._take_over(torch.from_numpy(bits), removed)
-
-    def _take_over(self, bits: Tensor, removed: int) -> None:
-        self.removed, self._bits = removed, bits if removed else None
+        self._turned, self._bits = False, torch.from_numpy(bits)
 
     def unpack(self, device: torch.device | None = None) -> Tensor:
         """Return booleans (out, in), True where kept."""
@@ -59,10 +59,13 @@ class BitMask:
         flat = _unpack(self._bits if device is None else self._bits.to(device), 0, self.size)
         return flat.view(columns, rows).t() if self._turned else flat.view(rows, columns)
 
-    def row_major_bits(self) -> np.ndarray | None:
-        """Return the bits in row-major order without a copy; None if they lie otherwise, or all are set."""
-        plain = self._bits is not None and not self._turned and self._bits.device.type == "cpu"
-        return self._bits.numpy() if plain and self._bits is not None else None
+    def first_of(self, rows: int, columns: int) -> Tensor:
+        """Return the first entry of every block of rows x columns, True where kept."""
+        width = self.shape[1] // 8
+        if self._bits is None or self._turned or self.shape[1] % 8 or self._bits.device.type != "cpu":
+            return self.unpack()[::rows, ::columns].contiguous()
+        bits = self._bits.numpy().reshape(self.shape[0], width)[::rows]
+        return torch.from_numpy(np.unpackbits(bits, axis=1)[:, ::columns].copy()).view(torch.bool)
 
     def clear(self, values: Tensor) -> None:
         """Set removed entries of a tensor (out, in) to zero: infinite and NaN ones, too, without a sign."""
@@ -102,14 +105,14 @@ class BitMask:
 
     def revives(self, bits: np.ndarray) -> bool:
         """Return whether other bits, row-major, keep an entry that is removed here."""
-        return self._bits is not None and bool(
-            any((bits[at : at + _CHUNK] & ~own[at : at + _CHUNK]).any() for at in range(0, bits.size, _CHUNK))
-            if (own := self.row_major_bits()) is not None
-            else (bits & ~np.packbits(self.unpack().cpu().numpy())).any()
-        )
+        if self._bits is None:
+            return False
+        own = np.packbits(self.unpack().cpu().numpy()) if self._turned else self._bits.cpu().numpy()
+        parts = range(0, bits.size, _CHUNK)
+        return any(bool((bits[at : at + _CHUNK] & ~own[at : at + _CHUNK]).any()) for at in parts)
 
     def _parts(self, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Return booleans and tensors part by part: in flat chunks, or whole if their memory orders differ."""
+        """Return booleans and tensors in flat chunks, or whole if their memory orders differ."""
         if self._bits is None:
             return
         device, flat = values[0].device, [self._flat(tensor) for tensor in values]
@@ -126,6 +129,19 @@ class BitMask:
         """Return a flat view of a tensor in the memory order of the mask; None if it lies otherwise."""
         turned = values.detach().t() if self._turned else values.detach()
         return turned.view(-1) if turned.is_contiguous() else None
+
+
+def pack_flags(chunks: Iterable[np.ndarray], size: int) -> np.ndarray:
+    """Return the bits of `size` flat booleans that come in chunks, as `numpy.packbits` does."""
+    bits = np.empty(-(-size // 8), dtype=np.uint8)
+    start, rest = 0, np.empty(0, dtype=bool)
+    for part in chunks:
+        part = np.concatenate([rest, part]) if rest.size else part
+        whole = part.size // 8
+        bits[start : start + whole] = np.packbits(part[: whole * 8])
+        start, rest = start + whole, part[whole * 8 :]
+    bits[start:] = np.packbits(rest)
+    return bits
 
 
 def as_integers(values: Tensor) -> Tensor:

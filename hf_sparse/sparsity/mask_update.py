@@ -3,19 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.allocation import Budget
+from hf_sparse.sparsity.allocation import Budget, split_by_bounds
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import count_nonzero, parallel_map
-from hf_sparse.sparsity.patterns.block import Array, Block
-from hf_sparse.sparsity.topk import Ranking, Score, keep_largest
-
-# Weights scored at a time before they are pooled into blocks, so that the scores stay in cache.
-_BAND = 1 << 17
-
+from hf_sparse.sparsity.patterns.block import Block
+from hf_sparse.sparsity.ranked_scores import BlockScores, Score, identity
+from hf_sparse.sparsity.streamed_update import StreamedUpdate
+from hf_sparse.sparsity.topk import Ranking, keep_largest
 
 # Either a function from weights to scores, or the scores of all blocks by the names of the weights.
 Scores = Score | Mapping[str, Tensor]
@@ -34,6 +31,9 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping
         if budget.removed > sum(masks.removed(name) // blocks[name].size for name in budget.names)
     ]
     budgets = _at_least_as_now(masks, due, blocks)
+    if (update := StreamedUpdate(masks, score, blocks)).fits():
+        update.grow(budgets)
+        return bool(budgets)
     values, rank_by = _values(masks, budgets, score, blocks)
 
     def take_over(choice: tuple[Budget, list[Tensor]]) -> None:
@@ -41,7 +41,7 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping
         if not all(map(masks.covers, budget.names, keeps, (blocks[name] for name in budget.names))):
             # Weights that are zero without being removed tie with those that are; these go strictly below.
             lowest = {name: _pool_kept(masks, name, score, blocks[name]) for name in budget.names}
-            for part, chosen in _choices([budget], lowest, _identity):
+            for part, chosen in _choices([budget], lowest, identity):
                 _set(masks, part, chosen, blocks)
         else:
             _set(masks, budget, keeps, blocks)
@@ -56,6 +56,9 @@ def choose(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mappi
     Otherwise like `grow`.
     """
     budgets = _at_least_as_now(masks, budgets, blocks)
+    if (update := StreamedUpdate(masks, score, blocks)).fits():
+        update.choose(budgets)
+        return
     values, rank_by = _values(masks, budgets, score, blocks)
     for budget, keeps in _choices(budgets, values, rank_by):
         _set(masks, budget, keeps, blocks)
@@ -65,7 +68,7 @@ def kept_if_pruned(budgets: Sequence[Budget], scores: Mapping[str, Tensor]) -> d
     """Return as booleans, shaped like the scores, which blocks would stay if the budgets were removed now."""
     return {
         name: keep.view(scores[name].shape)
-        for budget, keeps in _choices(budgets, scores, _identity)
+        for budget, keeps in _choices(budgets, scores, identity)
         for name, keep in zip(budget.names, keeps, strict=True)
     }
 
@@ -96,13 +99,13 @@ def _values(
 ) -> tuple[Mapping[str, Tensor], Score]:
     """Return what is ranked, weights or scores of blocks, and the function that scores it."""
     if isinstance(score, Mapping):
-        return score, _identity
+        return score, identity
     weights = {target.name: target.weight.detach() for target in masks.targets}
     names = [name for budget in budgets for name in budget.names]
     if not any(blocks[name].pools for name in names):
         return weights, score
     pooled = parallel_map(lambda name: _pool(weights[name], score, blocks[name]), names)
-    return dict(zip(names, pooled, strict=True)), _identity
+    return dict(zip(names, pooled, strict=True)), identity
 
 
 def _choices(
@@ -114,7 +117,7 @@ def _choices(
         keeps = keep_largest([_ranking(budget, values) for budget in open_], rank_by)
         pairs, open_ = list(zip(open_, keeps, strict=True)), []
         for budget, chosen in pairs:
-            parts = _within_bounds(budget, chosen)
+            parts = split_by_bounds(budget, [keep.numel() - count_nonzero(keep) for keep in chosen])
             if parts == [budget]:
                 done.append((budget, chosen))
             else:
@@ -122,31 +125,12 @@ def _choices(
     return done
 
 
-def _within_bounds(budget: Budget, chosen: list[Tensor]) -> list[Budget]:
-    """Return budgets of their own for weights that lost too much; the other weights lose the difference."""
-    lost = [keep.numel() - count_nonzero(keep) for keep in chosen]
-    over = [index for index, (count, most) in enumerate(zip(lost, budget.most, strict=True)) if count > most]
-    if not over:
-        return [budget]
-    bounded = [Budget((budget.names[i],), budget.most[i], (budget.most[i],)) for i in over]
-    rest = [index for index in range(len(lost)) if index not in over]
-    left = budget.removed - sum(part.removed for part in bounded)
-    names, most = tuple(budget.names[i] for i in rest), tuple(budget.most[i] for i in rest)
-    return [*bounded, Budget(names, left, most)]
-
-
 def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:
     return Ranking([values[name] for name in budget.names], budget.removed)
 
 
 def _pool(weight: Tensor, score: Score, block: Block) -> Tensor:
-    if weight.device.type != "cpu":
-        # Squares of half-precision numbers may underflow.
-        return block.pool(score(weight.to(torch.promote_types(weight.dtype, torch.float32))))
-    array = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).numpy()
-    rows = max(_BAND // array.shape[1] // block.rows, 1) * block.rows
-    bands = [block.pool(score(array[start : start + rows])) for start in range(0, array.shape[0], rows)]
-    return torch.from_numpy(np.concatenate(bands))
+    return BlockScores(weight, score, block).all().view(weight.shape[0] // block.rows, -1)
 
 
 def _pool_kept(masks: Masks, name: str, score: Scores, block: Block) -> Tensor:
@@ -156,7 +140,3 @@ def _pool_kept(masks: Masks, name: str, score: Scores, block: Block) -> Tensor:
     weight = next(target.weight for target in masks.targets if target.name == name).detach()
     weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
     return block.pool(score(weight).masked_fill(~masks[name], -torch.inf))
-
-
-def _identity(weight: Array, out: Array | None = None) -> Array:
-    return weight

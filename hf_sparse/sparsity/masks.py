@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_sparse.sparsity.bit_mask import BitMask, as_integers
 from hf_sparse.sparsity.numpy_ops import any_greater, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.targets import Targets
+from hf_sparse.targets import Target, Targets
 
 
 class Masks:
@@ -26,8 +26,9 @@ class Masks:
 
     def __init__(self, targets: Targets) -> None:
         self.targets = targets
-        self._keep = {target.name: BitMask(target.shape) for target in targets}
         self._target = {target.name: target for target in targets}
+        self._keep = {name: BitMask(target.shape) for name, target in self._target.items()}
+        self._removed = dict.fromkeys(self._keep, 0)
 
     def __getitem__(self, name: str) -> Tensor:
         """Return one mask as booleans, (out, in), True where kept."""
@@ -39,7 +40,7 @@ class Masks:
 
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
         """Return which blocks are kept, (out / rows, in / columns), judged by the first entry of each."""
-        return self[name][:: pattern.rows, :: pattern.columns].contiguous()
+        return self._keep[name].first_of(pattern.rows, pattern.columns)
 
     def set(self, name: str, keep: Tensor) -> None:
         """Replace one mask.
@@ -55,7 +56,12 @@ class Masks:
             raise ValueError(
                 f"the mask of {name} has shape {tuple(keep.shape)}, its weight {self._keep[name].shape}"
             )
-        self._keep[name].set(keep, self._target[name].weight)
+        self._removed[name] = self._keep[name].set(keep, self._target[name].weight)
+
+    def set_bits(self, name: str, bits: np.ndarray, removed: int) -> None:
+        """Replace the mask of a weight that lies in row-major order by packed bits; `removed` are not set."""
+        self._keep[name].set_bits(bits)
+        self._removed[name] = removed
 
     def covers(self, name: str, blocks: Tensor, pattern: Block) -> bool:
         """Return whether the blocks to keep, flat booleans, are all kept already."""
@@ -63,6 +69,18 @@ class Masks:
             return True
         kept = self.kept_blocks(name, pattern)
         return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept.view(torch.uint8))
+
+    def covers_bits(self, name: str, bits: np.ndarray) -> bool:
+        """Return whether the weights to keep, as packed bits in row-major order, are all kept already."""
+        return not self._keep[name].revives(bits)
+
+    def target(self, name: str) -> Target:
+        """Return the weight that a mask belongs to."""
+        return self._target[name]
+
+    def bits(self, name: str) -> BitMask:
+        """Return the mask of a weight itself."""
+        return self._keep[name]
 
     def lock_zeros(self, blocks: Mapping[str, Block]) -> None:
         """Remove exactly the blocks that are all zeros now, in the weights that `blocks` names."""
@@ -72,13 +90,12 @@ class Masks:
 
     def removed(self, name: str) -> int:
         """Return how many entries of a weight are removed."""
-        return self._keep[name].removed
+        return self._removed[name]
 
     @property
     def sparsity(self) -> float:
         """The share of all target weights that is removed, in [0, 1]."""
-        masks = self._keep.values()
-        return sum(mask.removed for mask in masks) / sum(mask.size for mask in masks)
+        return sum(self._removed.values()) / sum(mask.size for mask in self._keep.values())
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_sparse.sparsity.bit_mask import pack_flags
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.ranked_scores import CHUNK, RankedScores, Score, SingleScores, identity
 from hf_sparse.sparsity.score_tally import ScoreTally
@@ -19,7 +20,7 @@ from hf_sparse.sparsity.score_tally import ScoreTally
 # Scores in a sample: so many, or one in so many if that is more.
 _SAMPLE, _SHARE = 8192, 512
 
-_NOT_NUMBERS = (
+NOT_NUMBERS = (
     "weights to be pruned are not numbers, so they cannot be ranked: training has diverged; "
     "lower the learning rate, or resume from an earlier checkpoint"
 )
@@ -76,15 +77,7 @@ class Kept:
 
     def bits(self) -> np.ndarray:
         """Return the same at one bit each, as `numpy.packbits` does, on the CPU."""
-        bits = np.empty(-(-self.scores.size // 8), dtype=np.uint8)
-        start, rest = 0, np.empty(0, dtype=bool)
-        for part in self.chunks():
-            part = np.concatenate([rest, part]) if rest.size else part
-            whole = part.size // 8
-            bits[start : start + whole] = np.packbits(part[: whole * 8])
-            start, rest = start + whole, part[whole * 8 :]
-        bits[start:] = np.packbits(rest)
-        return bits
+        return pack_flags(self.chunks(), self.scores.size)
 
 
 def keep_largest(rankings: Sequence[Ranking], score: Score) -> list[list[Tensor]]:
@@ -137,7 +130,7 @@ def _keep_all(flat: Tensor, removed: int) -> Tensor:
         ties = (flat == threshold).nonzero().flatten()
         surplus = flat.numel() - removed - keep.sum()
         if surplus > ties.numel():
-            raise FloatingPointError(_NOT_NUMBERS)
+            raise FloatingPointError(NOT_NUMBERS)
         keep[ties[ties.numel() - surplus :]] = True
     return keep
 
@@ -153,10 +146,10 @@ def _threshold(scores: Sequence[RankedScores], removed: int, needed: int) -> tup
     low, high = _bracket(scores, total, removed, identity)
     while True:
         tally = ScoreTally(dtype, low, high, total)
-        above = sum(parallel_map(lambda own, tally=tally: _sift(own, tally), scores))
+        above = sum(parallel_map(partial(_sift, tally=tally), scores))
         if not above < needed <= above + tally.count:
             if (tally.low, tally.high) == (-np.inf, np.inf):
-                raise FloatingPointError(_NOT_NUMBERS)
+                raise FloatingPointError(NOT_NUMBERS)
             # The sample missed the threshold, as in a few runs in a hundred thousand: tally every score.
             low, high = -np.inf, np.inf
             continue
