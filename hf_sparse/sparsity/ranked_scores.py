@@ -142,7 +142,11 @@ class BlockScores:
 
     def held(self) -> SingleScores:
         """Return the same scores, computed once and kept in memory."""
-        return SingleScores(torch.from_numpy(np.concatenate([*self.chunks()])), identity)
+        scores, start = np.empty(self.size, self.dtype), 0
+        for chunk in self.chunks():
+            scores[start : start + chunk.size] = chunk
+            start += chunk.size
+        return SingleScores(torch.from_numpy(scores), identity)
 
     def _pool(self, weight: Tensor, keep: Tensor | None) -> np.ndarray:
         scores = self._score((weight if weight.dtype in _EXACT else weight.float()).numpy())

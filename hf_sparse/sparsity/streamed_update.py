@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from hf_sparse.sparsity.allocation import Budget, split_by_bounds
-from hf_sparse.sparsity.bit_mask import pack_flags
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Block
@@ -97,11 +96,10 @@ class StreamedUpdate:
         block = self.blocks[name]
         if isinstance(flags, Tensor):
             keep = flags.view(rows // block.rows, columns // block.columns)
-            if not self._is_plain(name):
+            if columns % 8 or not self._is_plain(name):
                 self.masks.set(name, block.expand(keep))
                 return
-            bands = keep.split(max(CHUNK // columns // block.rows, 1))
-            flags = pack_flags((block.expand(band).reshape(-1).numpy() for band in bands), rows * columns)
+            flags = _bits_of_blocks(keep, block)
         self.masks.set_bits(name, flags, kept.removed * block.size)
 
     def _is_plain(self, name: str) -> bool:
@@ -157,3 +155,15 @@ class StreamedUpdate:
         size, block = self._weight(name).numel(), self.blocks[name]
         bits = size // 8 if self._is_plain(name) else size
         return bits + (2 * size // block.size if block.size > 1 else 0)
+
+
+def _bits_of_blocks(keep: Tensor, block: Block) -> np.ndarray:
+    """Return the bits of a mask whose rows are whole bytes, from booleans for its blocks."""
+    height, width = keep.shape[0], keep.shape[1] * block.columns // 8
+    bits = np.empty((height, block.rows, width), dtype=np.uint8)
+    band = max(CHUNK // width // 8, 1)
+    for start in range(0, height, band):
+        wide = Block(1, block.columns).expand(keep[start : start + band])
+        # All rows of a block are alike.
+        bits[start : start + band] = np.packbits(wide.numpy(), axis=1)[:, None]
+    return bits.reshape(-1)
