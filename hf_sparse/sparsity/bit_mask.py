@@ -49,7 +49,11 @@ class BitMask:
 
     def set_bits(self, bits: np.ndarray) -> None:
         """Take over the bits of a mask in row-major order, for a weight on the CPU that lies so, too."""
-        self._turned, self._bits = False, torch.from_numpy(bits)
+        self._turned = False
+        if self._bits is None:
+            self._bits = torch.from_numpy(bits)
+        else:
+            self._bits.copy_(torch.from_numpy(bits))
 
     def unpack(self, device: torch.device | None = None) -> Tensor:
         """Return booleans (out, in), True where kept."""

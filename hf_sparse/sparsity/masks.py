@@ -151,13 +151,7 @@ class Masks:
 
     def pack(self) -> dict[str, Tensor]:
         """Return the masks as uint8: one bit per weight in row-major order, by zlib if that is smaller."""
-        bits = {name: np.packbits(self[name].cpu().numpy()) for name in self._keep}
-        # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
-        packed = {
-            name: min(bytearray(values), bytearray(zlib.compress(values.tobytes(), 1)), key=len)
-            for name, values in bits.items()
-        }
-        return {name: torch.frombuffer(content, dtype=torch.uint8) for name, content in packed.items()}
+        return {name: _compressed(np.packbits(self[name].cpu().numpy())) for name in self._keep}
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over masks from `pack`; raise `ValueError` if they are of other weights."""
@@ -181,6 +175,12 @@ class Masks:
 
     def _apply(self, pairs: list[tuple[Tensor, BitMask]]) -> None:
         parallel_map(lambda pair: pair[1].clear(pair[0]), pairs)
+
+
+def _compressed(bits: np.ndarray) -> Tensor:
+    # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
+    content = min(bytearray(bits), bytearray(zlib.compress(bits, 1)), key=len)
+    return torch.frombuffer(content, dtype=torch.uint8)
 
 
 def _bits(content: np.ndarray, size: int) -> np.ndarray | None:

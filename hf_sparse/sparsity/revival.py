@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hf_sparse.sparsity.bit_mask import as_integers
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.targets import Target
 
@@ -49,7 +50,7 @@ class RememberedWeights:
 
     def pack(self) -> dict[str, Tensor]:
         """Return the values of removed weights by name, flat, in row-major order."""
-        return {name: values[~self.masks[name]] for name, values in self._values.items()}
+        return {name: _chosen(values, ~self.masks[name]) for name, values in self._values.items()}
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over what `pack` returned, for masks like those it was made with."""
@@ -60,7 +61,21 @@ class RememberedWeights:
                     f"the remembered values of {name} are not those of its removed weights; resume from "
                     "another checkpoint"
                 )
-            values.zero_()[removed] = packed[name].flatten().to(values)
+            _put(values.zero_(), removed, packed[name].flatten().to(values))
+
+
+def _chosen(values: Tensor, where: Tensor) -> Tensor:
+    if values.device.type != "cpu":
+        return values[where]
+    # torch makes a list of places, which takes several times the memory of the values.
+    return torch.from_numpy(as_integers(values).numpy()[where.numpy()]).view(values.dtype)
+
+
+def _put(values: Tensor, where: Tensor, chosen: Tensor) -> None:
+    if values.device.type == "cpu":
+        as_integers(values).numpy()[where.numpy()] = as_integers(chosen).numpy()
+    else:
+        values[where] = chosen
 
 
 def has_modes(optimizer: torch.optim.Optimizer) -> bool:
