@@ -1,4 +1,4 @@
-"""The most memory that a call takes beside what is there before: allocations of numpy and torch are counted."""
+"""The most memory that a call takes, counted in allocations of numpy and torch."""
 
 import tracemalloc
 from collections.abc import Callable
