@@ -36,7 +36,7 @@ class BuildPackage(build_py):
                 return str(reason)
             return None
 
-        libraries = [("native/groups.cpp",)]
+        libraries = [("native/bits.cpp",), ("native/groups.cpp",)]
         libraries += [("runtime/kernels/kernels.cpp", *path.flags) for path in machine_paths()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             reasons = set(pool.map(compile_, libraries)) - {None}

@@ -15,6 +15,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file like `write_atomically`, a part of its content after another."""
+    with replacing_file(path) as temporary, open(temporary, "wb") as file:
+        for part in parts:
+            file.write(part)
+
+
 def copy_atomically(source: Path, path: Path) -> None:
     """Copy a file over another one, so that at any moment the old or the new one is there, whole."""
     with replacing_file(path) as temporary:

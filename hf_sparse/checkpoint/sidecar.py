@@ -3,17 +3,16 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from hf_sparse.atomic.files import hash_files, sha256, write_atomically
+from hf_sparse.atomic.files import hash_files, sha256, write_parts_atomically
 from hf_sparse.readers import parse_json, shortened
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.recipe.saved import as_of_format
@@ -25,6 +24,19 @@ _SHAPED = 4
 # The section with the ranges of quantized layers' inputs.
 RANGES = "ranges"
 _MASKS, _WEIGHTS = "masks", "weights"
+# What safetensors calls the types of numbers.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ def write_state(directory: str | Path, state: SavedState) -> None:
         _WEIGHTS: json.dumps(_hashes(Path(directory))),
     }
     metadata["digest"] = _digest(tensors, metadata)
-    write_atomically(Path(directory) / SIDECAR, save(tensors, metadata))
+    write_parts_atomically(Path(directory) / SIDECAR, _content(tensors, metadata))
 
 
 def read_state(directory: str | Path) -> SavedState:
@@ -165,12 +177,32 @@ def _is_range(tensor: Tensor) -> bool:
     return isfinite(low) and isfinite(high) and low <= high
 
 
+def _content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """Return the content of a safetensors file in parts, without a copy of all tensors."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    # Larger numbers first, so that all are aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        form = {"dtype": _DTYPES[tensors[name].dtype], "shape": list(tensors[name].shape)}
+        header[name] = form | {"data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    yield from (_bytes_of(tensors[name]) for name in names)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    # As bytes, since numpy lacks bfloat16.
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     shaped = int(metadata["format_version"]) >= _SHAPED
     for name in sorted(tensors):
         form = [name, str(tensors[name].dtype), *tensors[name].shape]
         digest.update((json.dumps(form) if shaped else name).encode())
-        # As bytes, since numpy lacks bfloat16.
-        digest.update(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes_of(tensors[name]))
     return digest.hexdigest()

@@ -3,21 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hf_sparse.sparsity.allocation import Budget, split_by_bounds
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import count_nonzero, parallel_map
-from hf_sparse.sparsity.patterns.block import Array, Block
+from hf_sparse.sparsity.patterns.block import Block
+from hf_sparse.sparsity.ranked_scores import BlockScores, Score, identity
 from hf_sparse.sparsity.sharded.pieces import Piece, pieces_of
 from hf_sparse.sparsity.sharded.update import choose_together, grow_together, kept_together
-from hf_sparse.sparsity.topk import Ranking, Score, keep_largest
-
-# Weights scored at a time before they are pooled into blocks, so that the scores stay in cache.
-_BAND = 1 << 17
-
+from hf_sparse.sparsity.streamed_update import StreamedUpdate
+from hf_sparse.sparsity.topk import Ranking, keep_largest
 
 # Either a function from weights to scores, or the scores of all blocks by the names of the weights.
 Scores = Score | Mapping[str, Tensor]
@@ -39,6 +36,9 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping
     if (pieces := pieces_of(masks.targets, blocks)) is not None:
         grow_together(masks, budgets, score, pieces)
         return bool(budgets)
+    if (update := StreamedUpdate(masks, score, blocks)).fits():
+        update.grow(budgets)
+        return bool(budgets)
     values, rank_by = _values(masks, budgets, score, blocks)
 
     def take_over(choice: tuple[Budget, list[Tensor]]) -> None:
@@ -46,7 +46,7 @@ def grow(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mapping
         if not all(map(masks.covers, budget.names, keeps, (blocks[name] for name in budget.names))):
             # Weights that are zero without being removed tie with those that are; these go strictly below.
             lowest = {name: _pool_kept(masks, name, score, blocks[name]) for name in budget.names}
-            for part, chosen in _choices([budget], lowest, _identity):
+            for part, chosen in _choices([budget], lowest, identity):
                 _set(masks, part, chosen, blocks)
         else:
             _set(masks, budget, keeps, blocks)
@@ -64,6 +64,9 @@ def choose(masks: Masks, budgets: Sequence[Budget], score: Scores, blocks: Mappi
     if (pieces := pieces_of(masks.targets, blocks)) is not None:
         choose_together(masks, budgets, score, pieces)
         return
+    if (update := StreamedUpdate(masks, score, blocks)).fits():
+        update.choose(budgets)
+        return
     values, rank_by = _values(masks, budgets, score, blocks)
     for budget, keeps in _choices(budgets, values, rank_by):
         _set(masks, budget, keeps, blocks)
@@ -80,7 +83,7 @@ def kept_if_pruned(
         return kept_together(budgets, scores, pieces)
     return {
         name: keep.view(scores[name].shape)
-        for budget, keeps in _choices(budgets, scores, _identity)
+        for budget, keeps in _choices(budgets, scores, identity)
         for name, keep in zip(budget.names, keeps, strict=True)
     }
 
@@ -111,13 +114,13 @@ def _values(
 ) -> tuple[Mapping[str, Tensor], Score]:
     """Return what is ranked, weights or scores of blocks, and the function that scores it."""
     if isinstance(score, Mapping):
-        return score, _identity
+        return score, identity
     weights = {target.name: target.weight.detach() for target in masks.targets}
     names = [name for budget in budgets for name in budget.names]
     if not any(blocks[name].pools for name in names):
         return weights, score
     pooled = parallel_map(lambda name: _pool(weights[name], score, blocks[name]), names)
-    return dict(zip(names, pooled, strict=True)), _identity
+    return dict(zip(names, pooled, strict=True)), identity
 
 
 def _choices(
@@ -142,13 +145,7 @@ def _ranking(budget: Budget, values: Mapping[str, Tensor]) -> Ranking:
 
 
 def _pool(weight: Tensor, score: Score, block: Block) -> Tensor:
-    if weight.device.type != "cpu":
-        # Squares of half-precision numbers may underflow.
-        return block.pool(score(weight.to(torch.promote_types(weight.dtype, torch.float32))))
-    array = (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()).numpy()
-    rows = max(_BAND // array.shape[1] // block.rows, 1) * block.rows
-    bands = [block.pool(score(array[start : start + rows])) for start in range(0, array.shape[0], rows)]
-    return torch.from_numpy(np.concatenate(bands))
+    return BlockScores(weight, score, block).all().view(weight.shape[0] // block.rows, -1)
 
 
 def _pool_kept(masks: Masks, name: str, score: Scores, block: Block) -> Tensor:
@@ -158,7 +155,3 @@ def _pool_kept(masks: Masks, name: str, score: Scores, block: Block) -> Tensor:
     weight = next(target.weight for target in masks.targets if target.name == name).detach()
     weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
     return block.pool(score(weight).masked_fill(~masks[name], -torch.inf))
-
-
-def _identity(weight: Array, out: Array | None = None) -> Array:
-    return weight

@@ -1,4 +1,4 @@
-"""Masks: which entries of the target weights are kept, at one byte per entry."""
+"""Masks: which entries of the target weights are kept, at one bit an entry."""
 
 import hashlib
 import zlib
@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 
 from hf_sparse.shards import local_shape
-from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero, negate, nonzero, parallel_map
+from hf_sparse.sparsity.bit_mask import BitMask, as_integers
+from hf_sparse.sparsity.numpy_ops import any_greater, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.sharded.weights import group_of, total_counts, whole_weight
-from hf_sparse.targets import Targets
-
-_INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+from hf_sparse.targets import Target, Targets
 
 
 class Masks:
     """The masks of a model's targets, applied in place to weights, gradients and optimizer state.
 
-    A mask is int8, -1 where an entry is kept and 0 where it is removed: the bits that a bitwise AND needs.
-    Removed entries are exact zeros of the weight; not every zero is a removed entry.
+    A mask has one bit an entry, and takes no memory while all are kept. Until masks are set, the targets may
+    be on the meta device. Removed entries are exact zeros of the weight; not every zero is a removed entry.
 
     Args:
         targets: the weights to mask; all entries are kept at first.
@@ -30,11 +29,8 @@ class Masks:
 
     def __init__(self, targets: Targets) -> None:
         self.targets = targets
-        self._keep: dict[str, Tensor] = {
-            # In the memory order of the weight, so that the two are combined in one pass.
-            target.name: torch.full_like(target.weight.detach(), -1, dtype=torch.int8)
-            for target in targets
-        }
+        self._target = {target.name: target for target in targets}
+        self._keep = {name: BitMask(_local(target)) for name, target in self._target.items()}
         self._parts = {target.name: target.part for target in targets}
         # What is removed here of each weight, and in all of it: the same but under FSDP2.
         self._removed: dict[str, int] = dict.fromkeys(self._keep, 0)
@@ -42,7 +38,7 @@ class Masks:
 
     def __getitem__(self, name: str) -> Tensor:
         """Return one mask as booleans, (out, in), True where kept; under FSDP2 the part that is here."""
-        return nonzero(self._keep[name])
+        return self._keep[name].unpack(self._target[name].parameter.device)
 
     def whole(self, name: str) -> Tensor:
         """Return one whole mask; if processes share its weight, all of them must call this."""
@@ -51,12 +47,11 @@ class Masks:
 
     def shape(self, name: str) -> tuple[int, int]:
         """Return the shape of one mask, (out, in); under FSDP2 of the part of it that is here."""
-        rows, columns = self._keep[name].shape
-        return rows, columns
+        return self._keep[name].shape
 
     def kept_blocks(self, name: str, pattern: Block) -> Tensor:
         """Return which blocks are kept, (out / rows, in / columns), judged by the first entry of each."""
-        return nonzero(self._keep[name][:: pattern.rows, :: pattern.columns])
+        return self._keep[name].first_of(pattern.rows, pattern.columns)
 
     def set(self, name: str, keep: Tensor) -> None:
         """Replace one mask.
@@ -70,18 +65,33 @@ class Masks:
         """
         if keep.shape != self._keep[name].shape:
             raise ValueError(
-                f"the mask of {name} has shape {tuple(keep.shape)}, its weight "
-                f"{tuple(self._keep[name].shape)}"
+                f"the mask of {name} has shape {tuple(keep.shape)}, its weight {self._keep[name].shape}"
             )
-        negate(keep.to(self._keep[name].device).contiguous().view(torch.int8), self._keep[name])
-        self._removed[name] = keep.numel() - count_nonzero(keep)
+        self._removed[name] = self._keep[name].set(keep, self._target[name].weight)
+
+    def set_bits(self, name: str, bits: np.ndarray, removed: int) -> None:
+        """Replace the mask of a weight that lies in row-major order by packed bits; `removed` are not set."""
+        self._keep[name].set_bits(bits)
+        self._removed[name] = removed
 
     def covers(self, name: str, blocks: Tensor, pattern: Block) -> bool:
         """Return whether the blocks to keep, flat booleans, are all kept already."""
-        if not self._removed[name]:
+        if not self.removed(name):
             return True
         kept = self.kept_blocks(name, pattern)
         return not any_greater(blocks.view(kept.shape).view(torch.uint8), kept.view(torch.uint8))
+
+    def covers_bits(self, name: str, bits: np.ndarray) -> bool:
+        """Return whether the weights to keep, as packed bits in row-major order, are all kept already."""
+        return not self._keep[name].revives(bits)
+
+    def target(self, name: str) -> Target:
+        """Return the weight that a mask belongs to."""
+        return self._target[name]
+
+    def bits(self, name: str) -> BitMask:
+        """Return the mask of a weight itself."""
+        return self._keep[name]
 
     def lock_zeros(self, blocks: Mapping[str, Block]) -> None:
         """Remove exactly the blocks that are all zeros now, in the weights that `blocks` names."""
@@ -107,8 +117,8 @@ class Masks:
 
     @property
     def nbytes(self) -> int:
-        """The memory that the masks take, in bytes."""
-        return sum(keep.nbytes for keep in self._keep.values())
+        """The memory that the masks take once entries of every weight are removed, in bytes."""
+        return sum(mask.nbytes for mask in self._keep.values())
 
     def apply_to_weights(self) -> None:
         """Set removed weights to zero."""
@@ -116,18 +126,14 @@ class Masks:
 
     def take_removed(self, values: Mapping[str, Tensor]) -> None:
         """Move removed weights into tensors like the weights, by name; all other entries become zero."""
-        parallel_map(_take, self._beside(values))
+        parallel_map(
+            lambda target: self._keep[target.name].move(target.weight.detach(), values[target.name]),
+            self.targets,
+        )
 
     def fill_removed(self, values: Mapping[str, Tensor]) -> None:
         """Put the values that `take_removed` moved away back into the weights."""
-        parallel_map(_fill, self._beside(values))
-
-    def _beside(self, values: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return the weight, the values moved away and the mask of each target, as integers."""
-        return [
-            (_as_integers(target.weight.detach()), _as_integers(values[target.name]), self._keep[target.name])
-            for target in self.targets
-        ]
+        parallel_map(lambda target: _fill(target.weight.detach(), values[target.name]), self.targets)
 
     def apply_to_gradients(self) -> None:
         """Set the gradients of removed weights to zero, infinite and NaN ones too."""
@@ -149,8 +155,7 @@ class Masks:
         """Count, for each weight that has any, the removed entries that are not zero."""
         chosen = [target for target in self.targets if self._counts[target.name]]
         counts = {
-            target.name: count_nonzero(target.weight.detach().masked_fill(self[target.name], 0))
-            for target in chosen
+            target.name: self._keep[target.name].count_removed(target.weight.detach()) for target in chosen
         }
         return {name: count for name, count in total_counts(counts, chosen).items() if count}
 
@@ -168,13 +173,7 @@ class Masks:
 
     def pack(self) -> dict[str, Tensor]:
         """Return the masks as uint8: one bit per weight in row-major order, by zlib if that is smaller."""
-        bits = {name: np.packbits(self.whole(name).cpu().numpy()) for name in self._keep}
-        # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
-        packed = {
-            name: min(bytearray(values), bytearray(zlib.compress(values.tobytes(), 1)), key=len)
-            for name, values in bits.items()
-        }
-        return {name: torch.frombuffer(content, dtype=torch.uint8) for name, content in packed.items()}
+        return {name: _compressed(np.packbits(self.whole(name).cpu().numpy())) for name in self._keep}
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over masks from `pack`; raise `ValueError` if they are of other weights."""
@@ -199,16 +198,20 @@ class Masks:
             self.set(name, mask if part is None else part.cut(mask))
             self._counts[name] = keep.size - int(np.count_nonzero(keep))
 
-    def _apply(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        # Bitwise AND rather than a product: NaN * 0 is NaN, and -1 * 0 is -0.
-        pairs = [_in_memory_order(values, keep) for values, keep in pairs]
-        alike = [values.is_contiguous() and keep.is_contiguous() for values, keep in pairs]
-        on_cpu = [values.device.type == "cpu" for values, _ in pairs]
-        fast = [pair for pair, *flags in zip(pairs, alike, on_cpu, strict=True) if all(flags)]
-        parallel_map(_and_numpy, fast)
-        for (values, keep), *flags in zip(pairs, alike, on_cpu, strict=True):
-            if not all(flags):
-                _as_integers(values).bitwise_and_(keep)
+    def _apply(self, pairs: list[tuple[Tensor, BitMask]]) -> None:
+        parallel_map(lambda pair: pair[1].clear(pair[0]), pairs)
+
+
+def _local(target: Target) -> tuple[int, int]:
+    """Return the shape of the part of a weight that is here, (out, in)."""
+    rows, columns = target.weight.shape
+    return rows, columns
+
+
+def _compressed(bits: np.ndarray) -> Tensor:
+    # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
+    content = min(bytearray(bits), bytearray(zlib.compress(bits, 1)), key=len)
+    return torch.frombuffer(content, dtype=torch.uint8)
 
 
 def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
@@ -224,39 +227,9 @@ def _bits(content: np.ndarray, size: int) -> np.ndarray | None:
     return bits if bits.size == size and machine.eof and not machine.unused_data else None
 
 
-def _in_memory_order(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Transpose both where that makes them contiguous: weights of `Conv1D` lie as (in, out)."""
-    return (
-        (values, keep) if values.is_contiguous() or not keep.t().is_contiguous() else (values.t(), keep.t())
-    )
-
-
-def _take(parts: tuple[Tensor, Tensor, Tensor]) -> None:
-    weight, aside, keep = parts
+def _fill(weight: Tensor, aside: Tensor) -> None:
+    values, other = as_integers(weight), as_integers(aside)
     if weight.device.type == "cpu":
-        values, kept = weight.numpy(), keep.numpy()
-        np.bitwise_and(values, np.invert(kept), out=aside.numpy())
-        np.bitwise_and(values, kept, out=values)
+        np.bitwise_or(values.numpy(), other.numpy(), out=values.numpy())
     else:
-        torch.bitwise_and(weight, ~keep, out=aside)
-        weight.bitwise_and_(keep)
-
-
-def _fill(parts: tuple[Tensor, Tensor, Tensor]) -> None:
-    weight, aside, _ = parts
-    if weight.device.type == "cpu":
-        np.bitwise_or(weight.numpy(), aside.numpy(), out=weight.numpy())
-    else:
-        weight.bitwise_or_(aside)
-
-
-def _as_integers(values: Tensor) -> Tensor:
-    """Return a view of the bits of numbers as integers of the same size."""
-    return values.view(_INTEGER_OF_SIZE[values.element_size()])
-
-
-def _and_numpy(pair: tuple[Tensor, Tensor]) -> None:
-    # torch converts the int8 operand in a slow loop: three times numpy's cost on the same thread.
-    values, keep = (tensor.detach().view(-1) for tensor in pair)
-    integers = _as_integers(values).numpy()
-    np.bitwise_and(integers, keep.numpy(), out=integers)
+        values.bitwise_or_(other)

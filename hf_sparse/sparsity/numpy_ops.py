@@ -50,17 +50,21 @@ def any_greater(one: Tensor, other: Tensor) -> bool:
     return bool((one > other).any())
 
 
-def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], most: int | None = None
+) -> list[Result]:
     """Map a function over items on as many threads as torch uses; numpy releases Python's lock meanwhile.
 
+    `most` is how many threads work at most, where each of them needs much memory.
     Inside a function that is being mapped the work is serial: threads would wait for each other for ever.
     """
-    items, threads = list(items), torch.get_num_threads()
+    items, threads = list(items), min(torch.get_num_threads(), most or torch.get_num_threads())
     if threads == 1 or len(items) < 2 or threading.current_thread().name.startswith(_NAME):
         return [function(item) for item in items]
     # One task a thread: handing over each item would cost more than small items take.
     groups = [items[first::threads] for first in range(threads)]
-    mapped = list(_pool(threads, os.getpid()).map(lambda group: [function(item) for item in group], groups))
+    pool = _pool(torch.get_num_threads(), os.getpid())
+    mapped = list(pool.map(lambda group: [function(item) for item in group], groups))
     return [mapped[index % threads][index // threads] for index in range(len(items))]
 
 

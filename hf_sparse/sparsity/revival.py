@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hf_sparse.sparsity.bit_mask import as_integers
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.targets import Target
 
@@ -53,7 +54,8 @@ class RememberedWeights:
         If processes share the weights, all of them must call this, as well as `unpack`.
         """
         return {
-            target.name: self._whole(target)[~self.masks.whole(target.name)] for target in self.masks.targets
+            target.name: _chosen(self._whole(target), ~self.masks.whole(target.name))
+            for target in self.masks.targets
         }
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
@@ -67,15 +69,29 @@ class RememberedWeights:
                 )
             removed, found = ~self.masks.whole(name), packed[name].flatten().to(values)
             if part is None:
-                values.zero_()[removed] = found
+                _put(values.zero_(), removed, found)
                 continue
             whole = values.new_zeros(target.shape)
-            whole[removed] = found
+            _put(whole, removed, found)
             values.copy_(part.cut(whole))
 
     def _whole(self, target: Target) -> Tensor:
         values, part = self._values[target.name], target.part
         return values if part is None else part.gather(values)
+
+
+def _chosen(values: Tensor, where: Tensor) -> Tensor:
+    if values.device.type != "cpu":
+        return values[where]
+    # torch makes a list of places, which takes several times the memory of the values.
+    return torch.from_numpy(as_integers(values).numpy()[where.numpy()]).view(values.dtype)
+
+
+def _put(values: Tensor, where: Tensor, chosen: Tensor) -> None:
+    if values.device.type == "cpu":
+        as_integers(values).numpy()[where.numpy()] = as_integers(chosen).numpy()
+    else:
+        values[where] = chosen
 
 
 def has_modes(optimizer: torch.optim.Optimizer) -> bool:

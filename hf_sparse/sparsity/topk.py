@@ -1,30 +1,29 @@
-"""Exact choice of the largest scores of one weight or of several together."""
+"""Exact choice of the largest scores of one weight or of several together, in little memory.
 
-from collections.abc import Sequence
+The scores are read several times rather than kept: a sample brackets the threshold, the scores in the bracket
+give it, and equal scores are settled by their count.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hf_sparse.sparsity.bit_mask import pack_flags
 from hf_sparse.sparsity.numpy_ops import parallel_map
-from hf_sparse.sparsity.patterns.block import Array
+from hf_sparse.sparsity.ranked_scores import CHUNK, RankedScores, Score, SingleScores, identity
+from hf_sparse.sparsity.score_tally import ScoreTally
 
-# Scores per pass: 512 KiB of fp32 stay in a core's cache, and numpy's overhead per call is negligible.
-_CHUNK = 1 << 17
-_SAMPLE = 8192
+# Scores in a sample: so many, or one in so many if that is more.
+_SAMPLE, _SHARE = 8192, 512
 
 NOT_NUMBERS = (
     "weights to be pruned are not numbers, so they cannot be ranked: training has diverged; "
     "lower the learning rate, or resume from an earlier checkpoint"
 )
-
-
-class Score(Protocol):
-    """Maps weights to scores entry by entry, numpy arrays and tensors alike, into `out` where it is given."""
-
-    def __call__(self, weight: Array, out: Array | None = None) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,52 @@ class Ranking:
 
     values: Sequence[Tensor]
     removed: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which scores of one tensor are kept, computed from the scores whenever it is asked.
+
+    Scores above `threshold` are kept, and those equal to it but for the first `ties`; all without a
+    threshold. `removed` is how many are not kept. `flags` holds the answer where it is known already.
+    """
+
+    scores: RankedScores
+    removed: int = 0
+    threshold: float | None = None
+    ties: int = 0
+    flags: Tensor | None = None
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Return booleans in the order of the scores, a chunk at a time, True where kept."""
+        if self.threshold is None:
+            for start in range(0, self.scores.size, CHUNK):
+                yield np.ones(min(CHUNK, self.scores.size - start), dtype=bool)
+            return
+        left = self.ties
+        for scores in self.scores.chunks():
+            if left:
+                keep, ties = scores > self.threshold, np.flatnonzero(scores == self.threshold)
+                keep[ties[left:]] = True
+                left -= min(left, ties.size)
+                yield keep
+            else:
+                yield scores >= self.threshold
+
+    def all(self) -> Tensor:
+        """Return flat booleans in the order of the scores, True where kept."""
+        if self.flags is not None:
+            return self.flags
+        keep = np.empty(self.scores.size, dtype=bool)
+        start = 0
+        for part in self.chunks():
+            keep[start : start + part.size] = part
+            start += part.size
+        return torch.from_numpy(keep)
+
+    def bits(self) -> np.ndarray:
+        """Return the same at one bit each, as `numpy.packbits` does, on the CPU."""
+        return pack_flags(self.chunks(), self.scores.size)
 
 
 def keep_largest(rankings: Sequence[Ranking], score: Score) -> list[list[Tensor]]:
@@ -47,78 +92,105 @@ def keep_largest(rankings: Sequence[Ranking], score: Score) -> list[list[Tensor]
     return parallel_map(lambda ranking: _keep_on_cpu(ranking, score), rankings)
 
 
+def rank(scores: Sequence[RankedScores], removed: int) -> list[Kept]:
+    """Return which scores are kept if the `removed` smallest of all go; otherwise like `keep_largest`."""
+    if any(own.device.type != "cpu" for own in scores):
+        flags = _keep_all(torch.cat([own.all() for own in scores]), removed)
+        parts = flags.split([own.size for own in scores])
+        return [
+            Kept(own, own.size - int(torch.count_nonzero(part)), flags=part)
+            for own, part in zip(scores, parts, strict=True)
+        ]
+    needed = sum(own.size for own in scores) - removed
+    if removed == 0:
+        return [Kept(own) for own in scores]
+    if needed == 0:
+        return [Kept(own, own.size, np.inf, own.size) for own in scores]
+    threshold, kept_ties, ties = _threshold(scores, removed, needed)
+    if len(scores) == 1:
+        return [Kept(scores[0], removed, threshold, ties - kept_ties)]
+    cuts, left = [], ties - kept_ties
+    counts = parallel_map(partial(_count, threshold=threshold), scores)
+    for own, (above, equal) in zip(scores, counts, strict=True):
+        cuts.append(Kept(own, own.size - above - equal + min(left, equal), threshold, min(left, equal)))
+        left -= min(left, equal)
+    return cuts
+
+
 def _keep_on_device(ranking: Ranking, score: Score) -> list[Tensor]:
     flat = torch.cat([score(values.detach().flatten()) for values in ranking.values])
+    return list(_keep_all(flat, ranking.removed).split([values.numel() for values in ranking.values]))
+
+
+def _keep_all(flat: Tensor, removed: int) -> Tensor:
     keep = torch.ones_like(flat, dtype=torch.bool)
-    if ranking.removed:
-        threshold = flat.kthvalue(ranking.removed).values
+    if removed:
+        threshold = flat.kthvalue(removed).values
         keep = flat > threshold
         ties = (flat == threshold).nonzero().flatten()
-        surplus = flat.numel() - ranking.removed - keep.sum()
+        surplus = flat.numel() - removed - keep.sum()
         if surplus > ties.numel():
             raise FloatingPointError(NOT_NUMBERS)
         keep[ties[ties.numel() - surplus :]] = True
-    return list(keep.split([values.numel() for values in ranking.values]))
+    return keep
 
 
 def _keep_on_cpu(ranking: Ranking, score: Score) -> list[Tensor]:
-    arrays = [_array(values) for values in ranking.values]
-    total = sum(array.size for array in arrays)
-    if ranking.removed == 0:
-        return [torch.ones(array.size, dtype=torch.bool) for array in arrays]
-    bracket = _bracket(arrays, total, ranking.removed, score)
-    passes = parallel_map(lambda array: _split(array, score, *bracket), arrays)
-    needed = total - ranking.removed - sum(split.sure for split in passes)
-    if not 0 <= needed <= sum(split.scores.size for split in passes):
-        # The sample missed the threshold, as in a few runs in a hundred thousand: rank every score.
-        passes = parallel_map(lambda array: _split(array, score, -np.inf, np.inf), arrays)
-        needed = total - ranking.removed
-        if needed > sum(split.scores.size for split in passes):
-            raise FloatingPointError(NOT_NUMBERS)
-    chosen = _largest(np.concatenate([split.scores for split in passes]), needed)
-    for split, keep in zip(
-        passes, np.split(chosen, np.cumsum([split.scores.size for split in passes])), strict=False
-    ):
-        split.mask[split.index[keep]] = True
-    return [torch.from_numpy(split.mask) for split in passes]
+    scores = [SingleScores(values, score) for values in ranking.values]
+    return [kept.all() for kept in rank(scores, ranking.removed)]
 
 
-@dataclass(frozen=True)
-class _Split:
-    """One pass over a weight: `mask` is True where `sure` entries are kept in any case, the `scores` at
-    `index` lie near the threshold.
-    """
-
-    mask: np.ndarray
-    sure: int
-    scores: np.ndarray
-    index: np.ndarray
-
-
-def _split(array: np.ndarray, score: Score, low: float, high: float) -> _Split:
-    mask = np.empty(array.size, dtype=bool)
-    # Scratch memory, allocated once: at this size fresh pages cost more than the arithmetic.
-    chunk_scores, chunk_near = np.empty(_CHUNK, array.dtype), np.empty(_CHUNK, dtype=bool)
-    scores, index = [], []
-    for start in range(0, array.size, _CHUNK):
-        values = array[start : start + _CHUNK]
-        chunk = score(values, out=chunk_scores[: values.size])
-        above = np.greater(chunk, high, out=mask[start : start + values.size])
-        near = np.greater(chunk, low, out=chunk_near[: values.size])
-        near = np.flatnonzero(np.logical_xor(near, above, out=near))
-        scores.append(chunk[near])
-        index.append(near + start)
-    return _Split(mask, int(np.count_nonzero(mask)), np.concatenate(scores), np.concatenate(index))
+def _threshold(scores: Sequence[RankedScores], removed: int, needed: int) -> tuple[float, int, int]:
+    """Return the lowest score that is kept, how many scores equal to it are kept, and how many there are."""
+    total, dtype = removed + needed, np.result_type(*(own.dtype for own in scores))
+    low, high = _bracket(scores, total, removed, identity)
+    while True:
+        tally = ScoreTally(dtype, low, high, total)
+        above = sum(parallel_map(partial(_sift, tally=tally), scores))
+        if not above < needed <= above + tally.count:
+            if (tally.low, tally.high) == (-np.inf, np.inf):
+                raise FloatingPointError(NOT_NUMBERS)
+            # The sample missed the threshold, as in a few runs in a hundred thousand: tally every score.
+            low, high = -np.inf, np.inf
+            continue
+        found = tally.find(needed - above)
+        if found.equal is not None:
+            return found.high, needed - above - found.above, found.equal
+        low, high = found.low, found.high
 
 
-def _bracket(arrays: Sequence[np.ndarray], total: int, removed: int, score: Score) -> tuple[float, float]:
+def _sift(scores: RankedScores, tally: ScoreTally) -> int:
+    """Add the scores in the bracket to a tally; return how many are above it."""
+    count, masks = 0, np.empty((2, 0), dtype=bool)
+    for chunk in scores.chunks():
+        if chunk.size > masks.shape[1]:
+            masks = np.empty((2, chunk.size), dtype=bool)
+        above = np.greater(chunk, tally.high, out=masks[0, : chunk.size])
+        near = np.greater(chunk, tally.low, out=masks[1, : chunk.size])
+        count += int(np.count_nonzero(above))
+        tally.add(chunk[np.flatnonzero(np.logical_xor(near, above, out=near))])
+    return count
+
+
+def _count(scores: RankedScores, threshold: float) -> tuple[int, int]:
+    """Return how many scores are above the threshold, and how many are equal to it."""
+    above = least = 0
+    for chunk in scores.chunks():
+        above += int(np.count_nonzero(chunk > threshold))
+        least += int(np.count_nonzero(chunk >= threshold))
+    return above, least - above
+
+
+def _bracket(
+    scores: Sequence[RankedScores] | Sequence[np.ndarray], total: int, removed: int, score: Score
+) -> tuple[float, float]:
     """Return two scores with the threshold almost surely between them, estimated from a sample.
 
     A full selection is not only slower: numpy's takes 20 times longer on tensors that are mostly zero.
     """
     # Odd, so that the stride does not follow the columns of matrices whose width is a power of two.
-    stride = (total // _SAMPLE) | 1
-    sample = score(np.concatenate([array[::stride] for array in arrays]))
+    stride = (total // max(_SAMPLE, total // _SHARE)) | 1
+    sample = score(np.concatenate([own[::stride] for own in scores]))
     share, size = removed / total, sample.size
     margin = 4 * (share * (1 - share) / size) ** 0.5 + 2 / size
     first, last = int((share - margin) * size), int((share + margin) * size) + 1
@@ -126,22 +198,3 @@ def _bracket(arrays: Sequence[np.ndarray], total: int, removed: int, score: Scor
     if inside:
         sample.partition(inside)
     return (sample[first] if first >= 0 else -np.inf), (sample[last] if last < size else np.inf)
-
-
-def _largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return a mask of exactly `count` largest scores, later entries first among equals."""
-    removed = scores.size - count
-    if removed == 0:
-        return np.ones(scores.size, dtype=bool)
-    threshold = np.partition(scores, removed - 1)[removed - 1]
-    keep = scores > threshold
-    surplus = count - int(np.count_nonzero(keep))
-    if surplus:
-        keep[np.flatnonzero(scores == threshold)[-surplus:]] = True
-    return keep
-
-
-def _array(values: Tensor) -> np.ndarray:
-    values = values.detach().flatten()
-    # numpy lacks bfloat16, and its float16 arithmetic is emulated.
-    return (values if values.dtype in (torch.float32, torch.float64) else values.float()).numpy()

@@ -80,9 +80,9 @@ def test_a_mask_of_another_shape_is_refused() -> None:
         masks_of(stack((2, 3))).set(FIRST, torch.ones(3, 2, dtype=torch.bool))
 
 
-def test_a_mask_takes_one_byte_a_weight() -> None:
+def test_a_mask_takes_one_bit_a_weight() -> None:
     masks = masks_of(stack((64, 32), (5, 3), dtype=torch.float64))
-    assert masks.nbytes == 64 * 32 + 5 * 3
+    assert masks.nbytes == 64 * 32 // 8 + 2
 
 
 @pytest.mark.parametrize(

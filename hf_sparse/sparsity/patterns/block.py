@@ -92,7 +92,9 @@ class Block:
 
     def filled(self, weight: Tensor) -> Tensor:
         """Return as booleans, (out / rows, in / columns), which blocks of a weight are not all zeros."""
-        return self.pool(nonzero(weight).to(torch.int32)) > 0
+        filled = nonzero(weight)
+        # The sum of booleans is their disjunction.
+        return filled if self.size == 1 else self.sums(filled) > 0
 
     def removed(self, blocks: int, sparsity: float) -> int:
         """Return how many of `blocks` blocks are removed at a sparsity."""

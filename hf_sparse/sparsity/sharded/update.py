@@ -10,10 +10,10 @@ from hf_sparse.shards import Group
 from hf_sparse.sparsity.allocation import Budget, split_by_bounds
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero
-from hf_sparse.sparsity.patterns.block import Array, Block
+from hf_sparse.sparsity.patterns.block import Block
+from hf_sparse.sparsity.ranked_scores import Score, identity
 from hf_sparse.sparsity.sharded.pieces import Piece, exchange
 from hf_sparse.sparsity.sharded.selection import SharedRanking, keep_largest_together
-from hf_sparse.sparsity.topk import Score
 
 # Weights scored at a time before they are pooled into blocks, as in one process.
 _BAND = 1 << 17
@@ -37,7 +37,7 @@ def grow_together(masks: Masks, budgets: Sequence[Budget], score: Scores, pieces
     lowest = {
         name: _values_of(masks, pieces[name], score, lowest=True) for budget in again for name in budget.names
     }
-    _set(masks, done + _choices(again, lowest, _identity, pieces), pieces)
+    _set(masks, done + _choices(again, lowest, identity, pieces), pieces)
 
 
 def choose_together(masks: Masks, budgets: Sequence[Budget], score: Scores, pieces: Pieces) -> None:
@@ -55,7 +55,7 @@ def kept_together(
     own = {name: _ranked(scores[name], piece) for name, piece in pieces.items() if name in scores}
     return {
         name: keep.view(scores[name].shape)
-        for budget, keeps in _exchanged(_choices(budgets, own, _identity, pieces), pieces)
+        for budget, keeps in _exchanged(_choices(budgets, own, identity, pieces), pieces)
         for name, keep in zip(budget.names, keeps, strict=True)
     }
 
@@ -91,7 +91,7 @@ def _values(
     names = [name for budget in budgets for name in budget.names]
     if isinstance(score, Mapping) or any(pieces[name].block.pools for name in names):
         # One weight at a time: processes exchange what they must in the same order.
-        return {name: _values_of(masks, pieces[name], score) for name in names}, _identity
+        return {name: _values_of(masks, pieces[name], score) for name in names}, identity
     return {name: _ranked(pieces[name].target.weight.detach(), pieces[name]) for name in names}, score
 
 
@@ -154,7 +154,3 @@ def _pool(weight: Tensor, score: Score, block: Block, width: int, mask: Tensor |
             scores = np.where(mask[start : start + rows].numpy(), scores, -np.inf)
         bands.append(block.pool(scores))
     return torch.from_numpy(np.concatenate(bands))
-
-
-def _identity(weight: Array, out: Array | None = None) -> Array:
-    return weight
