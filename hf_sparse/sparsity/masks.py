@@ -210,7 +210,7 @@ def _local(target: Target) -> tuple[int, int]:
 
 def _compressed(bits: np.ndarray) -> Tensor:
     # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
-    content = min(bytearray(bits), bytearray(zlib.compress(bits, 1)), key=len)
+    content = min(bytearray(bits), bytearray(zlib.compress(bits.data, 1)), key=len)
     return torch.frombuffer(content, dtype=torch.uint8)
 
 
