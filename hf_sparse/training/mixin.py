@@ -22,6 +22,7 @@ from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.training.announcement import announce, report_recipe
 from hf_sparse.training.checkpoints import resume
 from hf_sparse.training.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from hf_sparse.training.engine import as_first_decides, every_process_saves, give_back_whole
 from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.host import HeardEvents
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
@@ -87,7 +88,8 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _take_up(self, recipe: Recipe) -> None:
         """Make the parts of a run under a recipe; raise as `__init__` does."""
         self._in_force = recipe
-        self.recipe = recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
+        settled = as_first_decides(self, lambda: settle(recipe.sparsity, self.model))
+        self.recipe = recipe = recipe.model_copy(update={"sparsity": settled})
         self._running = ()
         parts: list[RunPart] = []
         teacher = find_teacher(recipe.distillation, self.given_teacher, self)
@@ -176,7 +178,9 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         """Evaluate, with removed weights at zero under optimizers that show other weights in evaluation."""
         for part in self._running:
             part.before_forward(self._run, training=False)
-        return super().evaluation_loop(*args, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
+        give_back_whole(self.model)
+        return output
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -198,6 +202,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model with its sidecar; raise `RuntimeError` if weights are not zero or finite as due."""
+        give_back_whole(self.model)
         if self.recipe != Recipe():
             require_finite_weights(self.model)
         if self.sparsifier is None and (lost := lost_zeros(self.model)):
@@ -209,7 +214,10 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def write_beside_weights(self, directory: Path) -> None:
         """Write run record and sidecar beside a model that has just been saved."""
-        if self.state.max_steps > 0:
+        if self.state.max_steps <= 0:
+            return
+        state = saved_state(self._run, self._running) if self.recipe != Recipe() else None
+        if self.args.should_save:
             record = record_of(
                 self,
                 self.recipe,
@@ -219,8 +227,8 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
                 resumed=self.resumed,
             )
             write_record(directory, record)
-            if self.recipe != Recipe():
-                write_state(directory, saved_state(self._run, self._running))
+            if state is not None:
+                write_state(directory, state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = resume.read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
@@ -258,6 +266,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _begin_training(self) -> None:
         """Check a resumed run against its checkpoint, then begin all parts."""
         self._check_loss()
+        give_back_whole(self.model)
         saved, self._resumed = self._resumed, None
         if saved is not None:
             self.recipe = resume.adopt(self.recipe, saved)
@@ -290,6 +299,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _end_training(self) -> None:
         """Let the parts end; after `load_best_model_at_end` with the sidecar of the model that was loaded."""
         self._reading.close()
+        give_back_whole(self.model)
         # Some Trainers read their best model as they do a checkpoint that they resume from.
         self._resumed = None
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None

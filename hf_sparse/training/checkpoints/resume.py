@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import (
+    FSDP_MODEL_NAME,
     OPTIMIZER_NAME,
     OPTIMIZER_NAME_BIN,
     SCHEDULER_NAME,
@@ -61,12 +63,14 @@ class Resumable(Protocol):
 
     recipe: Recipe
     args: TrainingArguments
-    is_fsdp_enabled: bool
+    accelerator: Accelerator
     is_deepspeed_enabled: bool
 
 
 def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
     """Raise `ValueError` if a path is not a checkpoint or its files have changed; warn of missing parts.
+
+    Under FSDP also raise it if the weights are not in the form that Trainer reads.
 
     With an empty recipe changed files are a warning, since Trainer would go on.
     """
@@ -89,8 +93,10 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
         if trainer.recipe != Recipe():
             raise
         logger.warning("%s", error)
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if not sharded and (parts := _missing(checkpoint, trainer.args)):
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        _require_weights_of(checkpoint, str(plugin.state_dict_type))
+    if not trainer.is_deepspeed_enabled and (parts := _missing(checkpoint, trainer.args)):
         logger.warning(
             "%s lacks %s: the run will differ from an uninterrupted one.",
             checkpoint,
@@ -251,8 +257,27 @@ def read_converted(module: nn.Module, state_dict: dict[str, Tensor], *_: Any) ->
 def _missing(checkpoint: Path, args: TrainingArguments) -> list[str]:
     """Return the files of a training state that a checkpoint lacks."""
     random_state = f"rng_state_{args.process_index}.pth" if args.world_size > 1 else "rng_state.pth"
-    parts = ((OPTIMIZER_NAME, OPTIMIZER_NAME_BIN), (SCHEDULER_NAME,), (random_state,))
-    return [names[0] for names in parts if not any((checkpoint / name).is_file() for name in names)]
+    # The last is a directory that FSDP fills with SHARDED_STATE_DICT.
+    optimizer = (OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, "optimizer_0")
+    parts = (optimizer, (SCHEDULER_NAME,), (random_state,))
+    return [names[0] for names in parts if not any((checkpoint / name).exists() for name in names)]
+
+
+def _require_weights_of(checkpoint: Path, kind: str) -> None:
+    """Raise `ValueError` unless FSDP finds weights in a checkpoint for its kind of state dict."""
+    homes = {"FULL_STATE_DICT": f"{FSDP_MODEL_NAME}.bin", "SHARDED_STATE_DICT": f"{FSDP_MODEL_NAME}_0"}
+    asked = next((name for name in homes if name in kind), None)
+    if asked is None or (checkpoint / homes[asked]).exists():
+        return
+    other = next((name for name, home in homes.items() if (checkpoint / home).exists()), None)
+    way_out = (
+        "it was written without FSDP, so resume without FSDP, or start a new run from its model"
+        if other is None
+        else f"resume with {other}, as it was written"
+    )
+    raise ValueError(
+        f"{checkpoint} lacks {homes[asked]}, from which FSDP resumes with state_dict_type {asked}; {way_out}"
+    )
 
 
 def _existing(directory: Path, name: str) -> Path | None:

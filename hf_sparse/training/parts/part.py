@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.training.engine import require_sharded_by_rows
 from hf_sparse.training.host import Host
 
 # `Trainer.compute_loss`: model, inputs, return_outputs and more; returns the loss, or (loss, outputs).
@@ -138,16 +139,17 @@ def require_one_process_per_device(trainer: Host) -> None:
     """Raise `ValueError` for ways to train that change or share out weights while a part writes to them."""
     if trainer.args.auto_find_batch_size:
         raise ValueError(AUTO_BATCH_SIZE)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_deepspeed_enabled:
         raise ValueError(
-            "pruning or quantizing under FSDP or DeepSpeed is not supported; run with DDP, which "
-            "torchrun does by default"
+            "pruning or quantizing under DeepSpeed is not supported; run with DDP, which torchrun does by "
+            "default, or with FSDP2"
         )
     if trainer.args.n_gpu > 1:
         raise ValueError(
             f"pruning or quantizing on {trainer.args.n_gpu} GPUs in one process (DataParallel) is not "
             "supported; start a process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one"
         )
+    require_sharded_by_rows(trainer.accelerator.state, trainer.model)
 
 
 AUTO_BATCH_SIZE = (

@@ -47,7 +47,9 @@ class QuantizationPart(RunPart):
         return 0.0
 
     def step_end(self, run: Run) -> None:
-        """Switch rounding on, or freeze ranges, when it is time."""
+        """Make ranges equal in all processes; switch rounding on, or freeze ranges, when it is time."""
+        if run.accelerator is not None:
+            self.quantizer.share_ranges(run.accelerator)
         self.quantizer.update(run.step)
 
     def state(self) -> dict[str, Mapping[str, Tensor]]:

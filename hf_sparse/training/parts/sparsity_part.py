@@ -14,6 +14,7 @@ from hf_sparse.recipe.sparsity import SparsityRecipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.methods.method import LearnedScores
 from hf_sparse.targets import Targets
+from hf_sparse.training.engine import every_process_saves
 from hf_sparse.training.host import Host
 from hf_sparse.training.optimizer import join, leave, loss_scale, was_skipped
 from hf_sparse.training.parts.lr_rewind import check_rewindable, rewind_by
@@ -36,6 +37,12 @@ class SparsityPart(RunPart):
     def check(self, trainer: Host) -> None:
         """Raise `ValueError` if model and training arguments do not fit the recipe."""
         require_one_process_per_device(trainer)
+        if METHODS[self.recipe.method].learn is not None and every_process_saves(trainer):
+            raise ValueError(
+                f"the scores of method {self.recipe.method} join the optimizer, and accelerate saves only the "
+                "states of the model's own parameters under FSDP; take method magnitude or group_lasso, or run "
+                "with DDP"
+            )
         check_targets(self.recipe, trainer.model)
         if self.recipe.lr_rewind:
             check_rewindable(trainer.args.lr_scheduler_type)
