@@ -137,9 +137,8 @@ def test_where_the_first_process_alone_reads_weights_all_have_the_same_teacher(
 
 
 REASONS = {
-    "version 1": "FSDP version 1 is not supported.*set version: 2",
-    "version 1, rounded": "FSDP version 1 is not supported.*set version: 2",
     "offloaded": "offloads to the CPU is not supported.*set cpu_offload to false",
+    "offloaded, rounded": "offloads to the CPU is not supported.*set cpu_offload to false",
     "movement": "movement join the optimizer.*take method magnitude or group_lasso",
     "projections": "projections to the teacher's width join the optimizer.*take a teacher of the student's",
 }

@@ -32,10 +32,10 @@ def sharded_arguments(folder: Path | str, **changes: Any) -> TrainingArguments:
     return arguments(folder, **({"use_cpu": False, "fsdp": "full_shard", "fsdp_config": config} | changes))
 
 
-def load_sharded(directory: Path | str, kind: type = AutoModelForSequenceClassification, **sizes: int) -> Any:
-    """Load a model as transformers shards it, over all processes unless `sizes` say otherwise."""
-    sizes = sizes or {"fsdp_size": torch.distributed.get_world_size()}
-    return kind.from_pretrained(directory, distributed_config=DistributedConfig(**sizes))
+def load_sharded(directory: Path | str, kind: Any = AutoModelForSequenceClassification, **given: Any) -> Any:
+    """Load a model as transformers shards it, over all processes unless `distributed_config` says otherwise."""
+    given.setdefault("distributed_config", DistributedConfig(fsdp_size=torch.distributed.get_world_size()))
+    return kind.from_pretrained(directory, **given)
 
 
 def whole(values: Tensor) -> Tensor:

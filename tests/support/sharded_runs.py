@@ -13,7 +13,6 @@ from tests.support.tiny import arguments, bert, sentences
 STATES = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
 BATCH, STEPS = 8, 4
 ALIKE = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-FLAT = {"version": 1, "reshard_after_forward": "full_shard"}
 
 DISTILLED = Recipe.from_dict({"distillation": {"task": 0.3, "logits": 0.7}})
 FEATURES = {
@@ -145,9 +144,8 @@ def refused(folder: Path, args: Any) -> dict[str, str | None]:
     learned = pruned.override(["sparsity.method=movement"])
     wide = calm(seed=1, hidden_size=48)
     cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "version 1": (FLAT, {"recipe": pruned}),
-        "version 1, rounded": (FLAT, {"recipe": ROUNDED["min_max"]}),
         "offloaded": ({"cpu_offload": True}, {"recipe": pruned}),
+        "offloaded, rounded": ({"cpu_offload": True}, {"recipe": ROUNDED["min_max"]}),
         "movement": ({}, {"recipe": learned}),
         "projections": ({}, {"recipe": FEATURES["hidden"], "teacher": wide}),
     }

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,7 +108,7 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
 def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedule_change: bool) -> None:
     """Raise `ValueError` if a run is resumed with other training arguments, unless that is allowed.
 
-    If it is allowed, or the recipe is empty, log a warning; likewise if the run record cannot be read.
+    Another number of processes or micro-batches is allowed if each step reads as many rows as before. If it is allowed, or the recipe is empty, log a warning; likewise if the run record cannot be read.
     """
     try:
         record = read_record(checkpoint)
@@ -118,6 +119,14 @@ def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedu
         return
     if not (changed := {} if record is None else changed_settings(record, trainer)):
         return
+    if _same_rows(changed, trainer):
+        logger.warning(
+            "%s was written by another number of processes or micro-batches (%s). Each step reads the same rows; "
+            "sums are taken in another order, and random numbers, as of dropout, are others.",
+            checkpoint,
+            ", ".join(f"{name} was {before}, is {now}" for name, (before, now) in changed.items()),
+        )
+        return
     said = "; ".join(f"{name} was {before}, is {now}" for name, (before, now) in changed.items())
     kept = [name for name in _RESTORED if name in changed]
     restored = f" The optimizer of the checkpoint keeps its own {', '.join(kept)}." if kept else ""
@@ -127,6 +136,19 @@ def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedu
             f"differ; resume with its own, or pass allow_schedule_change.{restored}"
         )
     logger.warning("%s was written with other training arguments (%s).%s", checkpoint, said, restored)
+
+
+# Their product is the number of rows in a step.
+_ROWS = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
+
+
+def _same_rows(changed: Mapping[str, tuple[Any, Any]], trainer: Host) -> bool:
+    """Return whether settings differ only in how the rows of a step are divided."""
+    args = trainer.args
+    now = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
+    before = [changed.get(name, (value,))[0] for name, value in zip(_ROWS, now, strict=True)]
+    counts = all(isinstance(value, int) for value in before)
+    return changed.keys() <= set(_ROWS) and counts and prod(before) == prod(now)
 
 
 def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change: bool) -> SavedState | None:

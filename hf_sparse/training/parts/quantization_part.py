@@ -41,8 +41,9 @@ class QuantizationPart(RunPart):
         yield f"Rounding {count} layers: weights {recipe.weights}, inputs {recipe.activations}"
 
     def after_backward(self, run: Run, last: bool) -> float:
-        """Refuse, after the first backward pass, layers whose weight is used past their `forward`."""
-        if run.accelerator is not None:
+        """Refuse, before the first step, layers whose weight is used past their `forward`."""
+        # Sharded weights have gradients only after the last micro-batch.
+        if last and run.accelerator is not None:
             self.quantizer.check_called(run.accelerator)
         return 0.0
 

@@ -1,0 +1,56 @@
+"""Runs that one number of processes begins, and another ends."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from hf_sparse import Recipe, SparseTrainer
+from tests.support.engines import let_accelerate_shard, refusal, sharded_arguments
+from tests.support.sharded_runs import STATES, calm, outcome, run, step_by_step
+
+RECIPE = Recipe.from_dict({"quantization": {"freeze": 3}})
+# The kinds of Trainer, each with its name.
+KINDS: dict[str, tuple[type, dict[str, Any]]] = {
+    "Trainer": (Trainer, {}),
+    "SparseTrainer": (SparseTrainer, {"recipe": RECIPE}),
+}
+
+
+def moved(rank: int, folder: Path, processes: int, source: Path | None) -> dict[str, Any]:
+    """Train from the beginning, or from the checkpoints in `source`, as one process of a group."""
+    let_accelerate_shard()
+    results: dict[str, Any] = {}
+    for state in STATES:
+        for name, (kind, parts) in KINDS.items():
+            place = f"{name}-{state}"
+            saving = {"save_strategy": "steps", "save_steps": 2, "fsdp_config": {"state_dict_type": state}}
+            args = sharded_arguments(folder / place, **step_by_step(processes, **saving))
+            resume = source and source / place / "checkpoint-2"
+            trainer = run(kind, folder, calm(), args, resume, **parts)
+            results[place] = outcome(trainer) | {"masks": _masks(trainer)}
+    if source is not None:
+        results["refused"] = _refused(folder, source, processes)
+    return results
+
+
+def _masks(trainer: Any) -> dict[str, Any]:
+    sparsifier = getattr(trainer, "sparsifier", None)
+    return {} if sparsifier is None else dict(sparsifier.masks.pack())
+
+
+def _refused(folder: Path, source: Path, processes: int) -> dict[str, str | None]:
+    """Return the messages of runs that cannot go on from a checkpoint."""
+    kind, parts = KINDS["SparseTrainer"]
+    full, sharded = STATES
+
+    def go_on(state: str, checkpoint: Path, **changes: Any) -> str | None:
+        settings = step_by_step(processes, fsdp_config={"state_dict_type": state}) | changes
+        args = sharded_arguments(folder / "refused", **settings)
+        return refusal(lambda: run(kind, folder, calm(), args, checkpoint, **parts))
+
+    checkpoint = source / f"SparseTrainer-{full}" / "checkpoint-2"
+    return {
+        "state": go_on(sharded, checkpoint),
+        "rows": go_on(full, checkpoint, per_device_train_batch_size=1),
+    }
