@@ -149,3 +149,12 @@ def _wraps(module: nn.Module, key: str) -> bool:
 def _is_of(module: nn.Module, package: str) -> bool:
     """Return whether the class of a module comes from a package or derives from one that does."""
     return any(kind.__module__.partition(".")[0] == package for kind in type(module).__mro__)
+
+
+def is_skeleton(model: nn.Module) -> bool:
+    """Return whether a model has shapes but no values, not even offloaded ones."""
+    return all(parameter.is_meta for parameter in model.parameters()) and not any(
+        # The hook by which accelerate fetches offloaded weights.
+        hasattr(module, "_hf_hook")
+        for module in model.modules()
+    )

@@ -37,13 +37,19 @@ def require_merged(model: nn.Module) -> None:
 
 
 def require_own_weights(targets: Targets, part: str) -> None:
-    """Raise `ValueError` for weights that are computed from others in every forward pass."""
+    """Raise `ValueError` for weights that are made anew in every forward pass, or divided in other ways."""
     if remade := [entry for entry in targets.left_out if entry.obstacle is Obstacle.MADE_ANEW]:
         raise ValueError(
             f"the weight of {remade[0].name} ({len(remade)} in all) is {remade[0].reason}, so values "
             "written into it are lost at the next; make it an ordinary weight before "
             "(torch.nn.utils.prune.remove, remove_weight_norm, parametrize.remove_parametrizations), or "
             f"leave it out with {part}.exclude"
+        )
+    if divided := [entry for entry in targets.left_out if entry.obstacle is Obstacle.DIVIDED]:
+        raise ValueError(
+            f"the weight of {divided[0].name} ({len(divided)} in all) {divided[0].reason}, and only weights "
+            "whose rows FSDP2 divides (Shard(dim=0), beside Replicate) can be changed; switch tensor "
+            f"parallelism off, or leave them out with {part}.exclude"
         )
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_sparse.expressions import Expression
-from hf_sparse.modules import NamedModule, base_names, layer_stack, named_modules, routers
+from hf_sparse.modules import NamedModule, base_names, is_skeleton, layer_stack, named_modules, routers
+from hf_sparse.shards import Part, as_shared, matrix_of, part_of, refused_placements
 
 # Bytes of the smallest floats that can be trained.
 _HALF = 2
@@ -35,14 +36,19 @@ class Target:
 
     @property
     def weight(self) -> Tensor:
-        """The logical matrix, (out, in), as a view of the parameter."""
+        """The logical matrix, (out, in), as a view of the parameter; under FSDP2 what of it is here."""
         return self.view(self.parameter)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The shape of the matrix, (out, in)."""
-        rows, columns = self.weight.shape
-        return rows, columns
+        """The shape of the whole matrix, (out, in)."""
+        *_, rows, columns = self.parameter.shape
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    @property
+    def part(self) -> Part | None:
+        """Which part of the matrix each process holds; None if this one holds all of it."""
+        return part_of(self.parameter, self.expert, self.transposed)
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -56,9 +62,8 @@ class Target:
         return None if gradient is None else self.view(gradient)
 
     def view(self, values: Tensor) -> Tensor:
-        """Return this target's (out, in) part of a tensor shaped like its parameter."""
-        values = values if self.expert is None else values[self.expert]
-        return values.t() if self.transposed else values
+        """Return this target's (out, in) part of a tensor shaped like its parameter, or like what is here."""
+        return matrix_of(self.parameter, values, self.expert, self.transposed)
 
 
 class Obstacle(Enum):
@@ -66,6 +71,7 @@ class Obstacle(Enum):
 
     MADE_ANEW = "recomputed in every forward pass, as by torch.nn.utils.prune or weight_norm"
     OUT_OF_REACH = "out of reach"
+    DIVIDED = "divided among processes in another way than by FSDP2"
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Targets:
         return {target.name: target.shape for target in self.found}
 
     def __str__(self) -> str:
-        total = sum(target.weight.numel() for target in self.found)
+        total = sum(rows * columns for rows, columns in self.shapes.values())
         lines = [f"{len(self.found)} targets, {total:,} weights"]
         lines += [f"  {name}  {rows} x {columns}" for name, (rows, columns) in self.shapes.items()]
         lines += [f"{len(self.left_out)} Linears left out"] if self.left_out else []
@@ -142,8 +148,8 @@ def find_targets(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     By default these are the Linears in the layer stack (an `nn.ModuleList`) of `model.base_model`, including
     the `Conv1D` of GPT-2 and the experts of mixtures, without the routers that choose among experts. Adapters
     are never targets, and neither are weights that cannot be written to: those that are recomputed in every
-    forward pass, and those that are not plain tensors of floats. Weights that adapters wrap, or that lie in a
-    wrapper of the whole model, have the names that they are saved under.
+    forward pass, and those that are not plain tensors of floats, whole or divided by FSDP2. Weights that
+    adapters wrap, or that lie in a wrapper of the whole model, have the names that they are saved under.
 
     Args:
         model: any model; if all of it is on the meta device, weights are found by their shapes.
@@ -205,7 +211,7 @@ def _sorted(
 
 
 def _candidates(model: nn.Module) -> Iterator[_Candidate]:
-    stack, skeleton = layer_stack(model), _is_skeleton(model)
+    stack, skeleton = layer_stack(model), is_skeleton(model)
     for entry in named_modules(model):
         for candidate in _candidates_in(entry, stack):
             yield _with_obstacle(candidate, skeleton)
@@ -238,7 +244,9 @@ def _with_obstacle(candidate: _Candidate, skeleton: bool) -> _Candidate:
         )
         obstacle = Obstacle.MADE_ANEW if remade else obstacle
         problem = obstacle.value if remade else f"lacks {name}: it is kept in another form"
-    elif type(parameter) is not nn.Parameter:
+    elif (placements := refused_placements(parameter)) is not None:
+        obstacle, problem = Obstacle.DIVIDED, f"is a DTensor with placements {placements}"
+    elif type(parameter) is not nn.Parameter and as_shared(parameter) is None:
         problem = f"is a {type(parameter).__name__}, not a plain tensor"
     elif parameter.is_meta and not skeleton:
         problem = "is on meta: its values are elsewhere"
@@ -249,15 +257,6 @@ def _with_obstacle(candidate: _Candidate, skeleton: bool) -> _Candidate:
     else:
         return candidate
     return replace(candidate, problem=problem, obstacle=obstacle)
-
-
-def _is_skeleton(model: nn.Module) -> bool:
-    """Return whether a model has shapes but no values, not even offloaded ones."""
-    return all(parameter.is_meta for parameter in model.parameters()) and not any(
-        # The hook by which accelerate fetches offloaded weights.
-        hasattr(module, "_hf_hook")
-        for module in model.modules()
-    )
 
 
 def _reason_against(

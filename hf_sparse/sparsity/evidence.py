@@ -1,6 +1,7 @@
 """Which weights of a model were pruned, judged by their zeros."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from hf_sparse.sparsity.inspection import inspect_weights, place_of
 from hf_sparse.sparsity.numpy_ops import count_nonzero
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
+from hf_sparse.sparsity.sharded.weights import count_filled, whole_weight
 from hf_sparse.targets import Target, Targets
 
 # Weights with at least these shares of zeros were pruned: zeros anywhere, zeros in a pattern. Training leaves
@@ -26,25 +28,27 @@ def pruned_weights(targets: Targets) -> tuple[str, ...]:
     if 30 % of it are zeros, or 10 % in a pattern. If that holds for half of all weights, all others count as
     pruned too. Three things prove nothing: kinds that are zero or diagonal in every layer, as new ones are;
     rows or columns of zeros at the end, which are padding; the number of zeros among weights that were
-    rounded to a few values.
+    rounded to a few values. All processes that share the weights must call this.
     """
     every: dict[str | tuple[str, str], list[Target]] = {}
     for target in targets:
         place = place_of(target.name)
         every.setdefault((place.stack, place.kind) if place else target.name, []).append(target)
-    kinds = [kind for kind in every.values() if not all(map(_is_new, kind))]
-    pruned = [kind for kind in kinds if _is_pruned(kind)]
+    filled = count_filled(targets)
+    kinds = [kind for kind in every.values() if not all(_is_new(target, filled) for target in kind)]
+    pruned = [kind for kind in kinds if _is_pruned(kind, filled)]
     if 2 * _size(pruned) >= _size(kinds):
         pruned = kinds if pruned else []
     chosen = {target.name for kind in pruned for target in kind}
     return tuple(name for name in targets.names if name in chosen)
 
 
-def _is_pruned(kind: Sequence[Target]) -> bool:
-    if _share([target.weight.detach() for target in kind]) < IN_PATTERN:
+def _is_pruned(kind: Sequence[Target], filled: Mapping[str, int]) -> bool:
+    if _share(_size([kind]), sum(filled[target.name] for target in kind)) < IN_PATTERN:
         return False
-    share = _share([_without_padding(target.weight.detach()) for target in kind])
-    if share >= ANYWHERE and not all(_may_be_rounded(target.weight.detach()) for target in kind):
+    counts = [_count_without_padding(whole_weight(target)) for target in kind]
+    share = _share(*map(sum, zip(*counts, strict=True)))
+    if share >= ANYWHERE and not all(_may_be_rounded(whole_weight(target)) for target in kind):
         return True
     patterns = [weight.pattern for weight in inspect_weights(Targets(tuple(kind), ())) if weight.zeros]
     found = [pattern for pattern in patterns if pattern != str(UNSTRUCTURED)]
@@ -52,19 +56,25 @@ def _is_pruned(kind: Sequence[Target]) -> bool:
 
 
 def _size(kinds: Sequence[Sequence[Target]]) -> int:
-    return sum(target.weight.numel() for kind in kinds for target in kind)
+    return sum(prod(target.shape) for kind in kinds for target in kind)
 
 
-def _share(weights: Sequence[Tensor]) -> float:
-    size = sum(weight.numel() for weight in weights)
-    return 1 - sum(map(count_nonzero, weights)) / size if size else 0.0
+def _share(size: int, filled: int) -> float:
+    return 1 - filled / size if size else 0.0
 
 
-def _is_new(target: Target) -> bool:
+def _is_new(target: Target, filled: Mapping[str, int]) -> bool:
     """Return whether a weight is zero or diagonal."""
-    weight = target.weight.detach()
-    filled = count_nonzero(weight)
-    return filled <= min(weight.shape) and filled == int(torch.count_nonzero(weight.diagonal()))
+    count = filled[target.name]
+    if count > min(target.shape):
+        return False
+    return count == int(torch.count_nonzero(whole_weight(target).diagonal()))
+
+
+def _count_without_padding(weight: Tensor) -> tuple[int, int]:
+    """Return the size of a weight without its padding, and how many entries are not zero."""
+    bare = _without_padding(weight)
+    return bare.numel(), count_nonzero(bare)
 
 
 def _without_padding(weight: Tensor) -> Tensor:

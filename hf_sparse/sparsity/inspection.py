@@ -8,11 +8,13 @@ from math import ceil, log2
 import numpy as np
 from torch import Tensor, nn
 
+from hf_sparse.shards import joined
 from hf_sparse.sparsity.measure import SparsityReport
 from hf_sparse.sparsity.numpy_ops import count_nonzero, nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.patterns.pattern import Pattern
+from hf_sparse.sparsity.sharded.weights import group_of, whole_weight
 from hf_sparse.targets import Target, Targets, find_targets
 
 CANDIDATES = (
@@ -133,17 +135,18 @@ def inspect_weights(targets: Targets, candidates: Sequence[str] = CANDIDATES) ->
     patterns = [parse_pattern(candidate) for candidate in candidates]
 
     def inspect(target: Target) -> WeightInspection:
-        filled = nonzero(target.weight.detach()).cpu().numpy()
+        filled = nonzero(whole_weight(target)).cpu().numpy()
         zeros = filled.size - int(np.count_nonzero(filled))
         return WeightInspection(target.name, filled.shape, zeros, _explain(filled, zeros, patterns))
 
-    return tuple(parallel_map(inspect, targets))
+    # Processes exchange weights that they share, in the same order.
+    return tuple(parallel_map(inspect, targets) if group_of(targets) is None else map(inspect, targets))
 
 
 def count_zeros(parameters: Mapping[str, Tensor]) -> SparsityReport:
-    """Count the zeros of whole parameters, by their names."""
+    """Count the zeros of whole parameters, by their names; all processes that share them must call this."""
     return SparsityReport(
-        {name: values.numel() - count_nonzero(values.detach()) for name, values in parameters.items()},
+        {name: values.numel() - count_nonzero(joined(values)) for name, values in parameters.items()},
         {name: values.numel() for name, values in parameters.items()},
     )
 

@@ -3,13 +3,16 @@
 import hashlib
 import zlib
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hf_sparse.shards import local_shape
 from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero, negate, nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
+from hf_sparse.sparsity.sharded.weights import group_of, total_counts, whole_weight
 from hf_sparse.targets import Targets
 
 _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -32,14 +35,22 @@ class Masks:
             target.name: torch.full_like(target.weight.detach(), -1, dtype=torch.int8)
             for target in targets
         }
+        self._parts = {target.name: target.part for target in targets}
+        # What is removed here of each weight, and in all of it: the same but under FSDP2.
         self._removed: dict[str, int] = dict.fromkeys(self._keep, 0)
+        self._counts = self._removed if group_of(targets) is None else dict(self._removed)
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return one mask as booleans, (out, in), True where kept."""
+        """Return one mask as booleans, (out, in), True where kept; under FSDP2 the part that is here."""
         return nonzero(self._keep[name])
 
+    def whole(self, name: str) -> Tensor:
+        """Return one whole mask; if processes share its weight, all of them must call this."""
+        part = self._parts[name]
+        return self[name] if part is None else part.gather(self[name])
+
     def shape(self, name: str) -> tuple[int, int]:
-        """Return the shape of one mask, (out, in)."""
+        """Return the shape of one mask, (out, in); under FSDP2 of the part of it that is here."""
         rows, columns = self._keep[name].shape
         return rows, columns
 
@@ -76,16 +87,23 @@ class Masks:
         """Remove exactly the blocks that are all zeros now, in the weights that `blocks` names."""
         for target in self.targets:
             if (block := blocks.get(target.name)) is not None:
-                self.set(target.name, block.expand(block.filled(target.weight.detach())))
+                part, filled = target.part, block.expand(block.filled(whole_weight(target)))
+                self.set(target.name, filled if part is None else part.cut(filled))
+        self.count_removed()
 
     def removed(self, name: str) -> int:
-        """Return how many entries of a weight are removed."""
-        return self._removed[name]
+        """Return how many entries of a weight are removed, on all processes."""
+        return self._counts[name]
+
+    def count_removed(self) -> None:
+        """Add up what is removed over all processes, after masks were set; all of them must call this."""
+        if self._counts is not self._removed:
+            self._counts = total_counts(self._removed, self.targets)
 
     @property
     def sparsity(self) -> float:
         """The share of all target weights that is removed, in [0, 1]."""
-        return sum(self._removed.values()) / sum(keep.numel() for keep in self._keep.values())
+        return sum(self._counts.values()) / sum(map(prod, self.targets.shapes.values()))
 
     @property
     def nbytes(self) -> int:
@@ -118,35 +136,39 @@ class Masks:
 
     def apply_to_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the optimizer state of removed weights to zero: old momentum would move them off zero again."""
+        shapes = {t.name: (t.parameter.shape, local_shape(t.parameter)) for t in self.targets}
         state = [
             (target.view(value), self._keep[target.name])
             for target in self.targets
             for value in optimizer.state.get(target.parameter, {}).values()
-            if torch.is_tensor(value) and value.is_floating_point() and value.shape == target.parameter.shape
+            if torch.is_tensor(value) and value.is_floating_point() and value.shape in shapes[target.name]
         ]
         self._apply(state)
 
     def nonzero_removed(self) -> dict[str, int]:
         """Count, for each weight that has any, the removed entries that are not zero."""
+        chosen = [target for target in self.targets if self._counts[target.name]]
         counts = {
             target.name: count_nonzero(target.weight.detach().masked_fill(self[target.name], 0))
-            for target in self.targets
-            if self._removed[target.name]
+            for target in chosen
         }
-        return {name: count for name, count in counts.items() if count}
+        return {name: count for name, count in total_counts(counts, chosen).items() if count}
 
     def digest(self, names: Mapping[str, str] | None = None) -> str:
-        """Return a SHA-256 of all masks, or of those that `names` gives another name."""
+        """Return a SHA-256 of all masks, or of those that `names` gives another name.
+
+        If processes share the weights, all of them must call this, as well as `pack`.
+        """
         names = dict(zip(self._keep, self._keep, strict=True)) if names is None else names
         digest = hashlib.sha256()
         for name in sorted(names):
             digest.update(names[name].encode())
-            digest.update(np.packbits(self[name].cpu().numpy()).tobytes())
+            digest.update(np.packbits(self.whole(name).cpu().numpy()).tobytes())
         return digest.hexdigest()
 
     def pack(self) -> dict[str, Tensor]:
         """Return the masks as uint8: one bit per weight in row-major order, by zlib if that is smaller."""
-        bits = {name: np.packbits(self[name].cpu().numpy()) for name in self._keep}
+        bits = {name: np.packbits(self.whole(name).cpu().numpy()) for name in self._keep}
         # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
         packed = {
             name: min(bytearray(values), bytearray(zlib.compress(values.tobytes(), 1)), key=len)
@@ -162,17 +184,20 @@ class Masks:
                 f"the stored masks and the model's targets differ in {len(other)} names, such as {other[0]}; "
                 "load them into the model they were made for"
             )
+        shapes = self.targets.shapes
         for name, values in packed.items():
-            shape = self._keep[name].shape
+            rows, columns = shapes[name]
             fits = values.dtype == torch.uint8 and values.dim() == 1
-            bits = _bits(values.cpu().numpy(), -(-shape.numel() // 8)) if fits else None
+            bits = _bits(values.cpu().numpy(), -(-rows * columns // 8)) if fits else None
             if bits is None:
                 raise ValueError(
-                    f"the stored mask of {name} ({values.numel()} bytes) is not one of {tuple(shape)}; "
+                    f"the stored mask of {name} ({values.numel()} bytes) is not one of {(rows, columns)}; "
                     "load it into the model it was made for"
                 )
-            keep = np.unpackbits(bits, count=shape.numel()).reshape(shape)
-            self.set(name, torch.from_numpy(keep).view(torch.bool))
+            keep = np.unpackbits(bits, count=rows * columns).reshape(rows, columns)
+            mask, part = torch.from_numpy(keep).view(torch.bool), self._parts[name]
+            self.set(name, mask if part is None else part.cut(mask))
+            self._counts[name] = keep.size - int(np.count_nonzero(keep))
 
     def _apply(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         # Bitwise AND rather than a product: NaN * 0 is NaN, and -1 * 0 is -0.

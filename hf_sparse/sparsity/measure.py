@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
-from hf_sparse.sparsity.numpy_ops import count_nonzero
+from hf_sparse.sparsity.sharded.weights import count_filled
 from hf_sparse.targets import Targets, find_targets
 
 
@@ -45,6 +46,8 @@ class SparsityReport:
 def measure_sparsity(model: nn.Module, targets: Targets | None = None) -> SparsityReport:
     """Count the zeros in the target weights of a model.
 
+    If several processes share the weights (FSDP2), all of them must call this, and get the same counts.
+
     Args:
         model: any model.
         targets: the weights to count in; by default those of `find_targets`.
@@ -55,8 +58,7 @@ def measure_sparsity(model: nn.Module, targets: Targets | None = None) -> Sparsi
     Raises:
         ValueError: Without `targets`, if the model has nothing to prune.
     """
-    weights = {target.name: target.weight.detach() for target in targets or find_targets(model)}
-    return SparsityReport(
-        {name: weight.numel() - count_nonzero(weight) for name, weight in weights.items()},
-        {name: weight.numel() for name, weight in weights.items()},
-    )
+    found = targets or find_targets(model)
+    sizes = {name: prod(shape) for name, shape in found.shapes.items()}
+    filled = count_filled(found)
+    return SparsityReport({name: size - filled[name] for name, size in sizes.items()}, sizes)

@@ -44,23 +44,38 @@ class RememberedWeights:
         self._mode = mode
 
     def whole(self, target: Target) -> Tensor:
-        """Return a weight as it would be without its mask, (out, in)."""
+        """Return a weight as it would be without its mask, (out, in); under FSDP2 what of it is here."""
         return target.weight.detach() + self._values[target.name]
 
     def pack(self) -> dict[str, Tensor]:
-        """Return the values of removed weights by name, flat, in row-major order."""
-        return {name: values[~self.masks[name]] for name, values in self._values.items()}
+        """Return the values of removed weights by name, flat, in row-major order.
+
+        If processes share the weights, all of them must call this, as well as `unpack`.
+        """
+        return {
+            target.name: self._whole(target)[~self.masks.whole(target.name)] for target in self.masks.targets
+        }
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over what `pack` returned, for masks like those it was made with."""
-        for name, values in self._values.items():
-            removed = ~self.masks[name]
+        for target in self.masks.targets:
+            name, part, values = target.name, target.part, self._values[target.name]
             if name not in packed or packed[name].numel() != self.masks.removed(name):
                 raise ValueError(
                     f"the remembered values of {name} are not those of its removed weights; resume from "
                     "another checkpoint"
                 )
-            values.zero_()[removed] = packed[name].flatten().to(values)
+            removed, found = ~self.masks.whole(name), packed[name].flatten().to(values)
+            if part is None:
+                values.zero_()[removed] = found
+                continue
+            whole = values.new_zeros(target.shape)
+            whole[removed] = found
+            values.copy_(part.cut(whole))
+
+    def _whole(self, target: Target) -> Tensor:
+        values, part = self._values[target.name], target.part
+        return values if part is None else part.gather(values)
 
 
 def has_modes(optimizer: torch.optim.Optimizer) -> bool:

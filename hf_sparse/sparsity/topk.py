@@ -15,7 +15,7 @@ from hf_sparse.sparsity.patterns.block import Array
 _CHUNK = 1 << 17
 _SAMPLE = 8192
 
-_NOT_NUMBERS = (
+NOT_NUMBERS = (
     "weights to be pruned are not numbers, so they cannot be ranked: training has diverged; "
     "lower the learning rate, or resume from an earlier checkpoint"
 )
@@ -56,7 +56,7 @@ def _keep_on_device(ranking: Ranking, score: Score) -> list[Tensor]:
         ties = (flat == threshold).nonzero().flatten()
         surplus = flat.numel() - ranking.removed - keep.sum()
         if surplus > ties.numel():
-            raise FloatingPointError(_NOT_NUMBERS)
+            raise FloatingPointError(NOT_NUMBERS)
         keep[ties[ties.numel() - surplus :]] = True
     return list(keep.split([values.numel() for values in ranking.values]))
 
@@ -74,7 +74,7 @@ def _keep_on_cpu(ranking: Ranking, score: Score) -> list[Tensor]:
         passes = parallel_map(lambda array: _split(array, score, -np.inf, np.inf), arrays)
         needed = total - ranking.removed
         if needed > sum(split.scores.size for split in passes):
-            raise FloatingPointError(_NOT_NUMBERS)
+            raise FloatingPointError(NOT_NUMBERS)
     chosen = _largest(np.concatenate([split.scores for split in passes]), needed)
     for split, keep in zip(
         passes, np.split(chosen, np.cumsum([split.scores.size for split in passes])), strict=False
