@@ -96,7 +96,7 @@ def record_of(
     runtimes = [line["train_runtime"] for line in state.log_history if "train_runtime" in line]
     return RunRecord(
         ended=ended or datetime.now(UTC),
-        architecture=class_name(trainer.model),
+        architecture=class_name(trainer.model) if trainer.model is not None else "",
         base_model=_origin(trainer.model),
         teacher=_origin(teacher),
         recipe=recipe,

@@ -12,11 +12,12 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.checkpoint.sidecar import write_state
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.recipe.sparsity import SparsityRecipe
+from hf_sparse.shards import reshard
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.revival import has_modes
 from hf_sparse.training.announcement import announce
 from hf_sparse.training.checkpoints.resume import check_moment, read_resumable
-from hf_sparse.training.engine import give_back_whole, is_sharded, require_sharded_by_rows
+from hf_sparse.training.engine import is_sharded, require_sharded_by_rows
 from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.parts.part import AUTO_BATCH_SIZE, Run, RunPart, saved_state
 from hf_sparse.training.parts.resolve import check_targets, settle
@@ -62,7 +63,7 @@ class SparsityCallback(TrainerCallback):
         model, sparsity = kwargs["model"], self._sparsity.recipe
         _check_arguments(args, sparsity, kwargs["optimizer"])
         require_sharded_by_rows(AcceleratorState(), model)
-        give_back_whole(model)
+        reshard(model)
         settled = settle(sparsity, model) or sparsity
         self.recipe = self.recipe.model_copy(update={"sparsity": settled})
         check_targets(settled, model)
@@ -118,7 +119,7 @@ class SparsityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         run = self._run(state, kwargs)
-        give_back_whole(run.model)
+        reshard(run.model)
         for part in self.parts:
             part.verify(run)
         saved = saved_state(run, self.parts) if args.should_save or is_sharded(run.model) else None
@@ -133,7 +134,7 @@ class SparsityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         run = self._run(state, kwargs)
-        give_back_whole(run.model)
+        reshard(run.model)
         for part in self.parts:
             part.end(run, best=None)
         self._record(run)

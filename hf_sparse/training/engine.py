@@ -8,9 +8,8 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, StateDictType
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from hf_sparse.shards import refused_placements
 from hf_sparse.training.host import Host
 
 T = TypeVar("T")
@@ -18,12 +17,11 @@ T = TypeVar("T")
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether FSDP2 shards a model, or a part of it."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
     return any(isinstance(module, FSDPModule) for module in model.modules())
-
-
-def local_part(values: Tensor) -> Tensor:
-    """Return the part of a tensor that this process holds: all of it unless it is sharded."""
-    return values.to_local() if isinstance(values, DTensor) else values
 
 
 def every_process_saves(trainer: Host) -> bool:
@@ -44,17 +42,24 @@ def require_sharded_by_rows(
     plugin = getattr(state, "fsdp_plugin", None)
     if plugin is not None and plugin.fsdp_version != 2:
         raise ValueError(
-            f"{doing} under FSDP version {plugin.fsdp_version} is not supported, since it lays many weights into "
-            "one flat parameter; set version: 2 in fsdp_config, or run with DDP"
+            f"{doing} under FSDP version {plugin.fsdp_version} is not supported, since it lays many weights "
+            "into one flat parameter; set version: 2 in fsdp_config, or run with DDP"
         )
     own: Any = getattr(getattr(model, "config", None), "distributed_config", None)
-    offloaded = plugin is not None and isinstance(plugin.cpu_offload, CPUOffloadPolicy)
-    if offloaded or getattr(own, "fsdp_cpu_offload", False):
+    if _offloads(plugin) or getattr(own, "fsdp_cpu_offload", False):
         raise ValueError(
             f"{doing} with weights that FSDP offloads to the CPU is not supported, since processes compare "
             "them by collectives of the device; set cpu_offload to false and shard over more processes"
         )
     require_data_parallel(state, model, doing)
+
+
+def _offloads(plugin: Any) -> bool:
+    if plugin is None:
+        return False
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    return isinstance(plugin.cpu_offload, CPUOffloadPolicy)
 
 
 def require_data_parallel(state: AcceleratorState, model: nn.Module, doing: str) -> None:
@@ -71,23 +76,11 @@ def require_data_parallel(state: AcceleratorState, model: nn.Module, doing: str)
                     f"batches and rows of weights; set {name} to 1 and shard by FSDP2 alone"
                 )
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, DTensor) and not _by_rows(parameter):
+        if (placements := refused_placements(parameter)) is not None:
             raise ValueError(
-                f"{doing} a model whose {name} is placed as {parameter.placements} is not supported: only "
-                "whole rows may be shared out; shard by FSDP2 alone"
+                f"{doing} a model whose {name} is placed as {placements} is not supported: only whole rows "
+                "may be shared out; shard by FSDP2 alone"
             )
-
-
-def _by_rows(values: DTensor) -> bool:
-    shards = [place for place in values.placements if not isinstance(place, Replicate)]
-    return len(shards) <= 1 and all(type(place) is Shard and place.dim == 0 for place in shards)
-
-
-def give_back_whole(model: nn.Module) -> None:
-    """Return every weight to its shards: FSDP2 leaves some whole after a forward pass without gradients."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 @contextmanager
@@ -101,6 +94,8 @@ def weights_together(trainer: Host, wanted: bool) -> Iterator[None]:
     if plugin is None or not wanted:
         yield
         return
+    from torch.distributed.fsdp import StateDictType
+
     asked = plugin.state_dict_type
     plugin.state_dict_type = StateDictType.FULL_STATE_DICT
     try:
@@ -134,14 +129,18 @@ def as_first_decides(trainer: Host, decide: Callable[[], T]) -> T:
 def fill_from_first(model: nn.Module, device: torch.device) -> None:
     """Give every process the tensors that the first one has of a model, which others hold on meta."""
     for module in model.modules():
+        # Both kinds of tensors, of which only some are on meta.
         for held in (module._parameters, module._buffers):
             for name, values in held.items():
                 if values is not None and values.is_meta:
-                    empty = torch.empty_like(values, device=device)
-                    grad = values.requires_grad
-                    held[name] = nn.Parameter(empty, grad) if held is module._parameters else empty
+                    setattr(module, name, _empty_like(values, device))
     model.to(device)
     # Tied weights that were made anew are tied again.
     getattr(model, "tie_weights", lambda: None)()
     for values in model.state_dict().values():
         torch.distributed.broadcast(values.detach(), 0)
+
+
+def _empty_like(values: Tensor, device: torch.device) -> Tensor:
+    empty = torch.empty_like(values, device=device)
+    return nn.Parameter(empty, values.requires_grad) if isinstance(values, nn.Parameter) else empty

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from hf_sparse.training.engine import is_sharded, local_part
+from hf_sparse.shards import as_shared
+from hf_sparse.training.engine import is_sharded
 
 _WAY_OUT = (
     "training has diverged; go on from the last checkpoint with a smaller learning rate, more warm-up or "
@@ -24,7 +25,7 @@ def require_finite_weights(model: nn.Module) -> None:
 def not_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter with an infinite or NaN entry, None if all are finite."""
     parameters = dict(model.named_parameters())
-    own = {name: local_part(value.detach()) for name, value in parameters.items() if _may_be_infinite(value)}
+    own = {name: _own_part(value.detach()) for name, value in parameters.items() if _may_be_infinite(value)}
     # A shard may be empty.
     held = {name: value for name, value in own.items() if value.numel()}
     # One norm over all: a norm of each would wait for the device as often. Other tensors cannot join it.
@@ -38,6 +39,11 @@ def not_finite(model: nn.Module) -> str | None:
     first = torch.tensor(names.index(found), device=next(iter(parameters.values())).device)
     torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
     return names[int(first)]
+
+
+def _own_part(values: Tensor) -> Tensor:
+    shared = as_shared(values)
+    return values if shared is None else shared.to_local()
 
 
 def _is_finite(values: Tensor) -> bool:

@@ -19,10 +19,11 @@ from hf_sparse.checkpoint.sparsity_record import lost_zeros
 from hf_sparse.distillation.teacher import check_learnable
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.shards import reshard
 from hf_sparse.training.announcement import announce, report_recipe
 from hf_sparse.training.checkpoints import resume
 from hf_sparse.training.checkpoints.atomic_checkpoints import AtomicCheckpoints
-from hf_sparse.training.engine import as_first_decides, every_process_saves, give_back_whole
+from hf_sparse.training.engine import as_first_decides
 from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.host import HeardEvents
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
@@ -179,7 +180,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         for part in self._running:
             part.before_forward(self._run, training=False)
         output = super().evaluation_loop(*args, **kwargs)
-        give_back_whole(self.model)
+        reshard(self.model)
         return output
 
     def prediction_step(
@@ -202,7 +203,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model with its sidecar; raise `RuntimeError` if weights are not zero or finite as due."""
-        give_back_whole(self.model)
+        reshard(self.model)
         if self.recipe != Recipe():
             require_finite_weights(self.model)
         if self.sparsifier is None and (lost := lost_zeros(self.model)):
@@ -266,7 +267,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _begin_training(self) -> None:
         """Check a resumed run against its checkpoint, then begin all parts."""
         self._check_loss()
-        give_back_whole(self.model)
+        reshard(self.model)
         saved, self._resumed = self._resumed, None
         if saved is not None:
             self.recipe = resume.adopt(self.recipe, saved)
@@ -299,7 +300,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _end_training(self) -> None:
         """Let the parts end; after `load_best_model_at_end` with the sidecar of the model that was loaded."""
         self._reading.close()
-        give_back_whole(self.model)
+        reshard(self.model)
         # Some Trainers read their best model as they do a checkpoint that they resume from.
         self._resumed = None
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None

@@ -78,9 +78,7 @@ def test_a_checkpoint_is_whole_with_plain_weights_and_one_sidecar(
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_what_is_saved_is_the_gathered_model(
-    state: str, ranks: list[dict[str, Any]], folder: Path
-) -> None:
+def test_what_is_saved_is_the_gathered_model(state: str, ranks: list[dict[str, Any]], folder: Path) -> None:
     final = folder / f"quantized-{state}" / "final"
     weights = ranks[0][f"quantized-{state}"]["weights"]
     assert list(differences(saved_weights(final), weights)) == []
@@ -91,9 +89,7 @@ def test_what_is_saved_is_the_gathered_model(
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_run_resumes_bit_for_bit_and_loads_its_best_model(
-    state: str, ranks: list[dict[str, Any]]
-) -> None:
+def test_a_run_resumes_bit_for_bit_and_loads_its_best_model(state: str, ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         straight, resumed = rank[f"quantized-{state}"], rank[f"quantized-{state}-resumed"]
         assert list(differences(straight["weights"], resumed["weights"])) == []
@@ -148,4 +144,3 @@ REASONS = {
 def test_what_is_not_supported_is_refused_on_every_process(case: str, ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         assert rank["refused"][case] and re.search(REASONS[case], rank["refused"][case])
-

@@ -33,7 +33,7 @@ def sharded_arguments(folder: Path | str, **changes: Any) -> TrainingArguments:
 
 
 def load_sharded(directory: Path | str, kind: Any = AutoModelForSequenceClassification, **given: Any) -> Any:
-    """Load a model as transformers shards it, over all processes unless `distributed_config` says otherwise."""
+    """Load a model as transformers shards it, by default over all processes."""
     given.setdefault("distributed_config", DistributedConfig(fsdp_size=torch.distributed.get_world_size()))
     return kind.from_pretrained(directory, **given)
 
@@ -61,5 +61,3 @@ def refusal(work: Callable[[], Any]) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-

@@ -62,7 +62,12 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
 def step_by_step(processes: int, **changes: Any) -> dict[str, Any]:
     """Return arguments of a run that reads the same rows at each step, whatever the number of processes."""
     rows = BATCH // processes
-    return {"per_device_train_batch_size": rows, "per_device_eval_batch_size": rows, "max_steps": STEPS, **changes}
+    return {
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": rows,
+        "max_steps": STEPS,
+        **changes,
+    }
 
 
 def taught(folder: Path, args: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from hf_sparse.training.engine import give_back_whole, is_sharded, require_data_parallel, require_sharded_by_rows
+from hf_sparse.shards import reshard
+from hf_sparse.training.engine import is_sharded, require_data_parallel, require_sharded_by_rows
 from hf_sparse.training.finite import not_finite
 from tests.support.tiny import bert
 
@@ -41,7 +42,9 @@ def configured(**settings: Any) -> nn.Module:
 
 def test_fsdp2_by_rows_is_accepted() -> None:
     require_sharded_by_rows(state(), bert())
-    require_sharded_by_rows(state(fsdp_plugin=None), configured(tp_size=None, fsdp_size=4, dp_replicate_size=2))
+    require_sharded_by_rows(
+        state(fsdp_plugin=None), configured(tp_size=None, fsdp_size=4, dp_replicate_size=2)
+    )
     shared = SimpleNamespace(tp_size=1, cp_size=1, dp_shard_size=4, dp_replicate_size=2)
     require_sharded_by_rows(state(parallelism_config=shared), bert())
 
@@ -81,7 +84,7 @@ def test_weights_are_sharded_again_after_an_evaluation(mesh: Any) -> None:
         model(torch.zeros(1, 4))
     # Weights would be changed in vain: the shards overwrite them before the next forward pass.
     assert not hasattr(model[0].weight, "placements")
-    give_back_whole(model)
+    reshard(model)
     assert model[0].weight.placements == (Shard(0),)
 
 

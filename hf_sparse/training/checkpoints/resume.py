@@ -108,7 +108,8 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
 def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedule_change: bool) -> None:
     """Raise `ValueError` if a run is resumed with other training arguments, unless that is allowed.
 
-    Another number of processes or micro-batches is allowed if each step reads as many rows as before. If it is allowed, or the recipe is empty, log a warning; likewise if the run record cannot be read.
+    Another number of processes or micro-batches is allowed if each step reads as many rows as before. If it
+    is allowed, or the recipe is empty, log a warning; likewise if the run record cannot be read.
     """
     try:
         record = read_record(checkpoint)
@@ -121,8 +122,8 @@ def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedu
         return
     if _same_rows(changed, trainer):
         logger.warning(
-            "%s was written by another number of processes or micro-batches (%s). Each step reads the same rows; "
-            "sums are taken in another order, and random numbers, as of dropout, are others.",
+            "%s was written by another number of processes or micro-batches (%s). Each step reads the same "
+            "rows; sums are taken in another order, and random numbers, as of dropout, are others.",
             checkpoint,
             ", ".join(f"{name} was {before}, is {now}" for name, (before, now) in changed.items()),
         )

@@ -17,7 +17,13 @@ from hf_sparse.distillation.teacher import check_own_tokenizer, has_head
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.targets import find_targets
-from hf_sparse.training.engine import as_first_decides, is_sharded, only_first_reads, fill_from_first, require_data_parallel
+from hf_sparse.training.engine import (
+    as_first_decides,
+    fill_from_first,
+    is_sharded,
+    only_first_reads,
+    require_data_parallel,
+)
 from hf_sparse.training.host import Host
 from hf_sparse.training.optimizer import join
 from hf_sparse.training.parts.distiller import Distiller
@@ -205,8 +211,8 @@ def _own_teacher(kind: str, given: nn.Module | None, trainer: Host) -> nn.Module
         return BaseAsTeacher(trainer.model)
     if is_sharded(trainer.model):
         raise ValueError(
-            "teacher: self copies the model that training starts from, and this one is sharded already, which "
-            "PyTorch does not copy; load it a second time and pass it as teacher= with "
+            "teacher: self copies the model that training starts from, and PyTorch does not copy one that is "
+            "sharded already, like this one; load it a second time and pass it as teacher= with "
             "distillation.teacher=given"
         )
     if (present := as_first_decides(trainer, lambda: _share_removed(trainer.model))) > 0:
@@ -223,8 +229,8 @@ def _check_learned_parameters(trainer: Host) -> None:
     way_out = "take a teacher of the student's hidden size, or leave hidden out of distillation"
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
-            "the projections to the teacher's width join the optimizer, and under FSDP and DeepSpeed its state "
-            f"is saved for the model's own parameters alone; {way_out}, or run with DDP"
+            "the projections to the teacher's width join the optimizer, and under FSDP and DeepSpeed its "
+            f"state is saved for the model's own parameters alone; {way_out}, or run with DDP"
         )
     if trainer.model_init is not None:
         raise ValueError(
