@@ -90,7 +90,12 @@ def _apart(ours: dict[str, bytes], theirs: dict[str, bytes]) -> float:
     """Return the share of weights that only one of two sets of masks removes."""
     masks = [Masks(find_targets(student(False))) for _ in range(2)]
     for held, packed in zip(masks, (ours, theirs), strict=True):
-        held.unpack({name: torch.from_numpy(np.frombuffer(content, np.uint8).copy()) for name, content in packed.items()})
+        held.unpack(
+            {
+                name: torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+                for name, content in packed.items()
+            }
+        )
     names = masks[0].targets.names
     different = sum(int((masks[0][name] != masks[1][name]).sum()) for name in names)
     return different / sum(masks[0][name].numel() for name in names)

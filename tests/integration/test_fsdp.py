@@ -41,7 +41,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def close(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Losses and weights agree up to the order of sums."""
     for mine, expected in zip(ours["losses"], theirs["losses"], strict=True):
-        assert mine == pytest.approx(expected, rel=2e-4)
+        assert mine == pytest.approx(expected, rel=2e-4, abs=1e-6)
     for name, values in theirs["weights"].items():
         torch.testing.assert_close(ours["weights"][name], values, rtol=0, atol=2e-4)
 
@@ -121,15 +121,12 @@ def test_ranges_cover_the_batches_of_all_processes(
         torch.testing.assert_close(ours["ranges"][name], theirs, rtol=0, atol=share * width)
 
 
-def test_where_the_first_process_alone_reads_weights_all_have_the_same_teacher(
+def test_where_the_first_process_alone_reads_weights_all_have_its_zeros_and_teacher(
     ranks: list[dict[str, Any]],
 ) -> None:
-    assert [rank["first"]["on_meta"] for rank in ranks] == [[False, False], [True, True]]
     for rank in ranks:
-        found, expected = rank["first"], rank["taught"]["logits"]
-        assert found["losses"] == expected["losses"]
-        assert list(differences(found["weights"], expected["weights"])) == []
-        assert list(differences(found["teacher"], ranks[0]["first"]["teacher"])) == []
+        assert list(differences(rank["read by one"], rank["read by all"])) == []
+        assert rank["read by one"]["masks"] == ranks[0]["read by one"]["masks"]
 
 
 REASONS = {

@@ -44,7 +44,7 @@ def cells(rank: int, folder: Path, engine: str) -> dict[str, dict[str, Any]]:
 
 
 def cell(folder: Path, engine: str, case: Case) -> dict[str, Any]:
-    """Train by one case; return its outcome, or the message that it was refused with before the first step."""
+    """Train by one case; return its outcome, or the message of its refusal before the first step."""
     sparse, place = case.method == "lock", hashlib.sha256(f"{engine} {case}".encode()).hexdigest()[:12]
     model = student(sparse)
     if engine == LOADED:

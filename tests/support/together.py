@@ -32,7 +32,7 @@ def join_group(rank: int, ranks: int, port: int) -> None:
 
 
 def run_together(job: Job, ranks: int, folder: Path, *given: Any) -> list[Any]:
-    """Run `job(rank, folder, *given)` in each process of a group; return the results, or raise `RuntimeError`."""
+    """Run `job(rank, folder, *given)` in each process; return the results, or raise `RuntimeError`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

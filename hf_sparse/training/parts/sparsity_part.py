@@ -40,8 +40,8 @@ class SparsityPart(RunPart):
         if METHODS[self.recipe.method].learn is not None and every_process_saves(trainer):
             raise ValueError(
                 f"the scores of method {self.recipe.method} join the optimizer, and under FSDP its state is "
-                "saved for the model's own parameters alone; take method magnitude or group_lasso, or run with "
-                "DDP"
+                "saved for the model's own parameters alone; take method magnitude or group_lasso, or run "
+                "with DDP"
             )
         check_targets(self.recipe, trainer.model)
         if self.recipe.lr_rewind:
