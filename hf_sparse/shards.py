@@ -39,6 +39,12 @@ class Group:
         """Return the sums of counts over the processes."""
         return self.sum(torch.tensor(counts, dtype=torch.int64)).tolist() if counts else []
 
+    def largest(self, value: float) -> float:
+        """Return the largest of the numbers of all processes."""
+        found = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, self.processes)
+        return float(found)
+
     def agree(self, flags: Sequence[bool]) -> list[bool]:
         """Return which of several statements are true on all processes."""
         return [missing == 0 for missing in self.totals([not flag for flag in flags])]

@@ -86,10 +86,7 @@ def kept_if_pruned(
         choices = _choices(budgets, scores, _identity)
     else:
         own = {name: _ranked(scores[name], piece) for name, piece in pieces.items() if name in scores}
-        choices = [
-            (budget, exchange([pieces[name] for name in budget.names], keeps))
-            for budget, keeps in _choices(budgets, own, _identity, pieces)
-        ]
+        choices = _exchanged(_choices(budgets, own, _identity, pieces), pieces)
     return {
         name: keep.view(scores[name].shape)
         for budget, keeps in choices
@@ -125,12 +122,11 @@ def _grow_together(
     pieces: Mapping[str, Piece],
 ) -> None:
     """Set the masks of weights that processes share; what was removed stays removed."""
-    covered = []
-    for budget, keeps in choices:
-        own = [pieces[name] for name in budget.names]
-        covered.append(all(_covers(masks, *pair) for pair in zip(own, exchange(own, keeps), strict=True)))
-    group = next(iter(pieces.values())).group
-    stays = group.agree(covered)
+    covered = [
+        all(_covers(masks, pieces[name], keep) for name, keep in zip(budget.names, keeps, strict=True))
+        for budget, keeps in _exchanged(choices, pieces)
+    ]
+    stays = next(iter(pieces.values())).group.agree(covered)
     again = [budget for (budget, _), stay in zip(choices, stays, strict=True) if not stay]
     lowest = {
         name: _pool_kept_together(masks, pieces[name], score) for budget in again for name in budget.names
@@ -149,11 +145,19 @@ def _set_together(
     masks: Masks, choices: Sequence[tuple[Budget, list[Tensor]]], pieces: Mapping[str, Piece]
 ) -> None:
     """Set the masks of weights that processes share, from flags of the blocks that this one has ranked."""
-    names = [name for budget, _ in choices for name in budget.names]
-    flags = [keep for _, keeps in choices for keep in keeps]
-    for name, keep in zip(names, exchange([pieces[name] for name in names], flags), strict=True):
-        masks.set(name, pieces[name].expand(keep))
+    for budget, keeps in _exchanged(choices, pieces):
+        for name, keep in zip(budget.names, keeps, strict=True):
+            masks.set(name, pieces[name].expand(keep))
     masks.count_removed()
+
+
+def _exchanged(
+    choices: Sequence[tuple[Budget, list[Tensor]]], pieces: Mapping[str, Piece]
+) -> list[tuple[Budget, list[Tensor]]]:
+    """Return the choices with all flags that this process needs; see `exchange`."""
+    own = [pieces[name] for budget, _ in choices for name in budget.names]
+    flags = iter(exchange(own, [keep for _, keeps in choices for keep in keeps]))
+    return [(budget, [next(flags) for _ in keeps]) for budget, keeps in choices]
 
 
 def _values(

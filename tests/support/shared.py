@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers.pytorch_utils import Conv1D
 
+from hf_sparse.sparsity.sharded.weights import whole_weight
 from hf_sparse.targets import find_targets
 from tests.support.doomed import cheap_processes
 
@@ -48,16 +49,12 @@ def _layer(shape: tuple[int, ...]) -> nn.Module:
 
 
 def divide(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Divide the weights of a model, layer by layer."""
-    for layer in model.layers:
-        fully_shard(layer, mesh=mesh)
+    """Divide the weights of a model among processes."""
     return fully_shard(model, mesh=mesh)
 
 
 def wholes(model: nn.Module) -> dict[str, Tensor]:
     """Return the whole matrices of a model's targets."""
-    from hf_sparse.sparsity.sharded.weights import whole_weight
-
     return {target.name: whole_weight(target).clone() for target in find_targets(model)}
 
 

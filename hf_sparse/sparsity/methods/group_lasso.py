@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from hf_sparse.fields import Factor, Part, Point, one_of
-from hf_sparse.sparsity.groups import add_gradient, measure_groups, shorten_groups
+from hf_sparse.sparsity.groups import add_gradient, shorten_groups
 from hf_sparse.sparsity.mask_update import kept_if_pruned
 from hf_sparse.sparsity.methods.method import FORMER, Method, PruningRun, settings_as
 from hf_sparse.sparsity.methods.penalty import PenalizedRun, Penalty, Strength
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Array, Block
 from hf_sparse.sparsity.patterns.pattern import Pattern
+from hf_sparse.sparsity.sharded.blocks import pieces_of
+from hf_sparse.sparsity.sharded.norms import SharedGroups
+from hf_sparse.sparsity.sharded.weights import whole_weight
 from hf_sparse.targets import Target, Targets
 
 _GAMMA = "gamma."
@@ -75,6 +78,8 @@ class GroupLasso(Penalty):
         super().__init__(strength)
         self.kept = kept
         self.targets, self.blocks, self.epsilon = targets, blocks, epsilon
+        self._groups = SharedGroups(targets, blocks)
+        self.group = self._groups.group
         self._gammas: dict[str, Tensor] = {}
         self._limits = self._first_limits(threshold)
         self.refresh()
@@ -86,7 +91,7 @@ class GroupLasso(Penalty):
 
     def refresh(self) -> None:
         """Compute gamma from the current weights."""
-        norms = dict(parallel_map(lambda target: (target.name, self._norms(target)), self.targets))
+        norms = self._groups.norms()
         kept = {} if self.kept is None else self.kept(norms)
         self._gammas = {name: of.add_(self.epsilon).reciprocal_() for name, of in norms.items()}
         for name, keep in kept.items():
@@ -94,15 +99,20 @@ class GroupLasso(Penalty):
 
     def add_gradients(self, scale: float = 1.0) -> float:
         """Add the gradient of the penalty to those of the weights that have one; return the penalty."""
-        factor = self.strength.value * scale
+        factor, crossing = self.strength.value * scale, self._groups.crossing_norms()
 
-        def add(target: Target) -> float:
-            if target.gradient is None:
-                return 0.0
+        def add(target: Target) -> tuple[str, float]:
+            if target.gradient is None or not target.gradient.numel():
+                return target.name, 0.0
             gamma, block = self._gammas[target.name], self.blocks[target.name]
-            return add_gradient(target.weight, target.gradient, block, gamma, factor)
+            norms = crossing.get(target.name)
+            if norms is None:
+                return target.name, add_gradient(target.weight, target.gradient, block, gamma, factor)
+            rates = torch.where(norms > 0, factor * gamma / norms, 0.0)
+            target.gradient.add_(self._groups.expand(target.name, rates).mul(target.weight.detach()))
+            return target.name, factor * float((gamma * norms).sum())
 
-        return sum(parallel_map(add, self.targets)) / scale
+        return self._groups.sum(dict(parallel_map(add, self.targets))) / scale
 
     def proximal_step(self) -> None:
         """Apply the proximal step of the penalty to every group: w <- w * max(0, 1 - rate / ||w||).
@@ -110,10 +120,18 @@ class GroupLasso(Penalty):
         `rate` is strength * gamma (Parikh & Boyd 2014, section 6.5.1). After a step of the optimizer it
         shortens groups at a pace that no optimizer rescales, as decoupled weight decay does.
         """
+        crossing = self._groups.crossing_norms()
 
         def step(target: Target) -> None:
             gamma, block = self._gammas[target.name], self.blocks[target.name]
-            shorten_groups(target.weight, block, gamma, self.strength.value)
+            norms = crossing.get(target.name)
+            if not target.weight.numel():
+                return
+            if norms is None:
+                shorten_groups(target.weight, block, gamma, self.strength.value)
+                return
+            factors = torch.where(norms > 0, 1 - self.strength.value * gamma / norms, 0.0).clamp_(min=0)
+            target.weight.detach().mul_(self._groups.expand(target.name, factors).to(target.weight.dtype))
 
         parallel_map(step, self.targets)
 
@@ -124,26 +142,34 @@ class GroupLasso(Penalty):
         the strength.
         """
 
-        def way(target: Target) -> Tensor:
-            norms, aim = self._norms(target), AIM * self._limits[target.name]
+        def way(pair: tuple[str, Tensor]) -> Tensor:
+            name, norms = pair
+            aim = AIM * self._limits[name]
             left = (norms.square() - aim**2) / 2 + self.epsilon * (norms - aim)
-            return left.masked_fill(self._gammas[target.name] == 0, 0).flatten()
+            return self._groups.own(name, left.masked_fill(self._gammas[name] == 0, 0))
 
-        ways = torch.cat(parallel_map(way, self.targets))
-        count = len(ways) if self.kept is not None else round(asked * len(ways))
-        return max(float(ways.kthvalue(count).values) / steps if count else 0.0, _LEAST)
+        ways = torch.cat(parallel_map(way, self._groups.norms().items()))
+        (total,) = self._totals(len(ways))
+        count = total if self.kept is not None else round(asked * total)
+        return max(self._smallest(ways, count) / steps, _LEAST)
 
     def level(self, sizes: Tensor, asked: float) -> float:
         """Return the size of the largest group that is pushed; if none is spared, of those to be removed."""
         if self.kept is None or self.over:
             return super().level(sizes, asked)
-        pushed = torch.cat([self._gammas[target.name].flatten() for target in self.targets]) > 0
-        return float(sizes[pushed].max()) if pushed.any() else 0.0
+        own = [self._groups.own(target.name, self._gammas[target.name]) for target in self.targets]
+        pushed = sizes[torch.cat(own) > 0]
+        largest = float(pushed.max()) if len(pushed) else 0.0
+        return largest if self.group is None else self.group.largest(largest)
 
     def sizes(self) -> Tensor:
         """Return the norms of all groups, flat, as multiples of that below which a group counts as gone."""
-        parts = parallel_map(lambda target: self._norms(target) / self._limits[target.name], self.targets)
-        return torch.cat([part.flatten() for part in parts])
+
+        def sizes(pair: tuple[str, Tensor]) -> Tensor:
+            name, norms = pair
+            return self._groups.own(name, norms / self._limits[name])
+
+        return torch.cat(parallel_map(sizes, self._groups.norms().items()))
 
     def finish(self, step: int, asked: float) -> None:
         """Record the state at the end; from here on only the history of the penalty is left."""
@@ -151,27 +177,25 @@ class GroupLasso(Penalty):
         self._gammas = {}
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors from which an interrupted run goes on exactly."""
+        """Return the tensors from which an interrupted run goes on exactly, on any number of processes."""
         limits = torch.tensor(list(self._limits.values()), dtype=torch.float64)
-        gammas = {_GAMMA + name: gamma.cpu().contiguous() for name, gamma in self._gammas.items()}
+        wholes = {name: self._groups.whole(name, gamma) for name, gamma in self._gammas.items()}
+        gammas = {_GAMMA + name: gamma.cpu().contiguous() for name, gamma in wholes.items()}
         return super().state() | {"limits": limits} | gammas
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned for the same model; raise `ValueError` if it was another."""
         super().load_state(state)
         given = {key.removeprefix(_GAMMA): value for key, value in state.items() if key.startswith(_GAMMA)}
-        self._gammas = {name: given[name].to(self._gammas[name]) for name in given}
+        self._gammas = {name: self._groups.cut(name, given[name]).to(self._gammas[name]) for name in given}
         self._limits = dict(zip(self._limits, state["limits"].tolist(), strict=True))
 
     def _fits(self, state: Mapping[str, Tensor]) -> bool:
         given = {key: gamma.shape for key, gamma in state.items() if key.startswith(_GAMMA)}
-        own = {_GAMMA + name: gamma.shape for name, gamma in self._gammas.items()}
+        own = {_GAMMA + name: shape for name, shape in self._groups.shapes().items() if name in self._gammas}
         limits = state.get("limits")
         alike = given in ({}, own) and limits is not None and limits.shape == (len(self._limits),)
         return alike and super()._fits(state)
-
-    def _norms(self, target: Target) -> Tensor:
-        return measure_groups(target.weight, self.blocks[target.name])
 
     def _first_limits(self, threshold: float) -> dict[str, float]:
         """Return by weight the norm below which a group is gone; weights of zeros get the mean of others."""
@@ -182,7 +206,7 @@ class GroupLasso(Penalty):
 
     def _spread(self, target: Target) -> float:
         """Return the norm of an average group."""
-        weight = target.weight.detach()
+        weight = whole_weight(target)
         return (self.blocks[target.name].size / weight.numel()) ** 0.5 * float(weight.float().norm())
 
 
@@ -197,7 +221,8 @@ class GroupLassoRun(PenalizedRun):
         self.proximal = settings.step == "proximal"
         if self.proximal:
             _require_full_precision(run.targets)
-        kept = partial(kept_if_pruned, run.final_budgets) if settings.spare else None
+        pieces = pieces_of(run.targets, run.layout.blocks)
+        kept = partial(kept_if_pruned, run.final_budgets, pieces=pieces) if settings.spare else None
         strength = settings.strength or _STRENGTH
         penalty = GroupLasso(
             run.targets, run.layout.blocks, strength, settings.epsilon, settings.threshold, kept

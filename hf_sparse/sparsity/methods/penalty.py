@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from hf_sparse.fields import steps_of
+from hf_sparse.shards import Group
 from hf_sparse.sparsity.methods.method import MethodRun, PruningRun
+from hf_sparse.sparsity.sharded.selection import kth_smallest
 from hf_sparse.targets import Target
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,9 @@ class Measurement:
 class Penalty(ABC):
     """A term of the training loss with an adjustable strength, and the history of its measurements.
 
+    `group` are the processes that share the weights (FSDP2), if there are several: each has the sizes of some
+    groups, and all of them must call the same methods.
+
     Args:
         strength: the factor of the term to begin with.
     """
@@ -77,6 +82,7 @@ class Penalty(ABC):
     def __init__(self, strength: float) -> None:
         self.strength = Strength(strength)
         self.history: list[Measurement] = []
+        self.group: Group | None = None
 
     @property
     def over(self) -> bool:
@@ -100,20 +106,24 @@ class Penalty(ABC):
 
     @abstractmethod
     def sizes(self) -> Tensor:
-        """Return the sizes of all groups, flat, as multiples of that below which a group counts as gone."""
+        """Return the sizes of all groups, flat, as multiples of that below which a group counts as gone.
+
+        If processes share the weights, each group is among the sizes of one process.
+        """
 
     def measure(self, step: int, asked: float) -> Measurement:
         """Record and return the state after a step; `asked` is the share of groups to be removed."""
         sizes = self.sizes()
         level = self.level(sizes, asked)
-        gone = (sizes < 1).sum().item() / len(sizes)
+        count, total = self._totals(int((sizes < 1).sum()), len(sizes))
+        gone = count / total
         self.history.append(Measurement(step, self.strength.value, gone, level))
         return self.history[-1]
 
     def level(self, sizes: Tensor, asked: float) -> float:
         """Return the size of the largest group to be removed."""
-        count = round(asked * len(sizes))
-        return float(sizes.kthvalue(count).values) if count else 0.0
+        (total,) = self._totals(len(sizes))
+        return self._smallest(sizes, round(asked * total))
 
     def finish(self, step: int, asked: float) -> None:
         """Record the state at the end."""
@@ -137,6 +147,18 @@ class Penalty(ABC):
         first, value, level = state["strength"].tolist()
         self.strength = Strength(first, value, None if isnan(level) else level)
         self.history = [Measurement(int(step), *rest) for step, *rest in state["history"].tolist()]
+
+    def _totals(self, *counts: int) -> list[int]:
+        """Return the sums of counts over all processes."""
+        return list(counts) if self.group is None else self.group.totals(counts)
+
+    def _smallest(self, numbers: Tensor, count: int) -> float:
+        """Return the `count`-th smallest of the numbers of all processes; 0 if `count` is 0."""
+        if not count:
+            return 0.0
+        if self.group is not None:
+            return kth_smallest(numbers, count, self.group)
+        return float(numbers.kthvalue(count).values)
 
     def _fits(self, state: Mapping[str, Tensor]) -> bool:
         """Return whether tensors are a `state` of some run of the same model."""
