@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -34,6 +33,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Cells]]:
 
 def of_engine(engine: str, results: dict[str, list[Cells]], factory: pytest.TempPathFactory) -> list[Cells]:
     if engine not in results:
+        # Tried once.
+        results[engine] = []
         folder = factory.mktemp("engine")
         results[engine] = run_together(cells, ENGINES[engine].processes, folder, engine)
     return results[engine]
@@ -49,6 +50,7 @@ def test_a_cell_of_the_table(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     ranks = of_engine(engine, results, tmp_path_factory)
+    assert len(ranks) == ENGINES[engine].processes
     found, expected = [rank[case] for rank in ranks], alone[case]
     if case in ENGINES[engine].refused:
         for rank in found:
@@ -90,12 +92,8 @@ def _apart(ours: dict[str, bytes], theirs: dict[str, bytes]) -> float:
     """Return the share of weights that only one of two sets of masks removes."""
     masks = [Masks(find_targets(student(False))) for _ in range(2)]
     for held, packed in zip(masks, (ours, theirs), strict=True):
-        held.unpack(
-            {
-                name: torch.from_numpy(np.frombuffer(content, np.uint8).copy())
-                for name, content in packed.items()
-            }
-        )
+        bits = {name: bytearray(content) for name, content in packed.items()}
+        held.unpack({name: torch.frombuffer(content, dtype=torch.uint8) for name, content in bits.items()})
     names = masks[0].targets.names
     different = sum(int((masks[0][name] != masks[1][name]).sum()) for name in names)
     return different / sum(masks[0][name].numel() for name in names)

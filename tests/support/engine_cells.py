@@ -103,6 +103,8 @@ def _arguments(folder: Path, engine: str) -> Any:
         "per_device_train_batch_size": ROWS // 2 // ENGINES[engine].processes,
         "gradient_accumulation_steps": 2,
         "max_grad_norm": 0.5,
+        # Otherwise Trainer multiplies the loss of an encoder by the number of processes.
+        "average_tokens_across_devices": False,
         "max_steps": STEPS,
         "weight_decay": 0.1,
         "eval_strategy": "steps",
