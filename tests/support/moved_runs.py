@@ -3,13 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer
+from transformers.distributed import DistributedConfig
 
 from hf_sparse import Recipe, SparseTrainer
-from tests.support.engines import let_accelerate_shard, refusal, sharded_arguments
+from tests.support.engines import let_accelerate_shard, load_sharded, refusal, sharded_arguments
 from tests.support.sharded_runs import STATES, calm, outcome, run, step_by_step
+from tests.support.tiny import arguments
 
-RECIPE = Recipe.from_dict({"quantization": {"freeze": 3}})
+SCHEDULE = {"initial": 0.3, "final": 0.6, "ramp_end": 3, "every": 1}
+RECIPE = Recipe.from_dict(
+    {"sparsity": {"pattern": "1x4", "schedule": SCHEDULE}, "quantization": {"freeze": 3}}
+).override(["sparsity.revive=true"])
 # The kinds of Trainer, each with its name.
 KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "Trainer": (Trainer, {}),
@@ -31,7 +37,23 @@ def moved(rank: int, folder: Path, processes: int, source: Path | None) -> dict[
             results[place] = outcome(trainer) | {"masks": _masks(trainer)}
     if source is not None:
         results["refused"] = _refused(folder, source, processes)
+    if processes == 4:
+        results["replicas"] = _in_replicas(rank, folder)
     return results
+
+
+def _in_replicas(rank: int, folder: Path) -> dict[str, Any]:
+    """Train in two replicas of two processes, among which the weights are divided."""
+    if rank == 0:
+        calm().save_pretrained(folder / "student")
+    torch.distributed.barrier()
+    sizes = DistributedConfig(fsdp_size=2, dp_replicate_size=2)
+    model = load_sharded(folder / "student", attn_implementation="eager", distributed_config=sizes)
+    args = arguments(folder / "replicas", **step_by_step(4))
+    trainer = run(SparseTrainer, folder, model, args, recipe=RECIPE)
+    trainer.save_model(str(folder / "replicas"))
+    placements = {str(values.placements) for values in trainer.model.parameters()}
+    return outcome(trainer) | {"masks": _masks(trainer), "placements": placements}
 
 
 def _masks(trainer: Any) -> dict[str, Any]:

@@ -122,9 +122,8 @@ def together(rank: int, folder: Path, processes: int) -> dict[str, Any]:
             trainer.save_model(str(folder / f"{name}{again}" / "final"))
             results[f"{name}{again}"] = outcome(trainer)
     results["refused"] = refused(folder, args)
-    results["read by one"], results["read by all"] = (
-        first_reads(folder, args, alone) for alone in (True, False)
-    )
+    for name, alone in (("read by one", True), ("read by all", False)):
+        results[name] = first_reads(folder, args, alone)
     return results
 
 
