@@ -15,7 +15,7 @@ from hf_sparse.training.checkpoints.manifest import MANIFEST, check_manifest
 from tests.support import sharded_runs
 from tests.support.engines import saved_weights
 from tests.support.runs import differences
-from tests.support.sharded_runs import FEATURES, ROUNDED, STATES, files
+from tests.support.sharded_runs import FEATURES, ROUNDED, STATES, close, files
 from tests.support.together import run_together
 
 PROCESSES = 2
@@ -36,14 +36,6 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return sharded_runs.alone(tmp_path_factory.mktemp("alone"))
-
-
-def close(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Losses and weights agree up to the order of sums."""
-    for mine, expected in zip(ours["losses"], theirs["losses"], strict=True):
-        assert mine == pytest.approx(expected, rel=2e-4, abs=1e-6)
-    for name, values in theirs["weights"].items():
-        torch.testing.assert_close(ours["weights"][name], values, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -9,12 +9,12 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForSequenceClassification, TrainingArguments
-from transformers.distributed import DistributedConfig
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from tests.support.tiny import arguments
 
 LAYERS = ["BertLayer"]
+LOADS_SHARDED = hasattr(Trainer, "_defer_fsdp_gradient_reduction")
 
 
 def let_accelerate_shard() -> None:
@@ -34,6 +34,8 @@ def sharded_arguments(folder: Path | str, **changes: Any) -> TrainingArguments:
 
 def load_sharded(directory: Path | str, kind: Any = AutoModelForSequenceClassification, **given: Any) -> Any:
     """Load a model as transformers shards it, by default over all processes."""
+    from transformers.distributed import DistributedConfig
+
     given.setdefault("distributed_config", DistributedConfig(fsdp_size=torch.distributed.get_world_size()))
     return kind.from_pretrained(directory, **given)
 

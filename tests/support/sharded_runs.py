@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import Trainer
 
@@ -40,6 +41,14 @@ def losses(trainer: Trainer) -> list[dict[str, float]]:
 
 def files(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+
+
+def close(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Check that losses and weights of two outcomes agree up to the order of sums."""
+    for mine, expected in zip(ours["losses"], theirs["losses"], strict=True):
+        assert mine == pytest.approx(expected, rel=2e-4, abs=1e-6)
+    for name, values in theirs["weights"].items():
+        torch.testing.assert_close(ours["weights"][name], values, rtol=0, atol=2e-4)
 
 
 def run(kind: type, folder: Path, model: Any, args: Any, resume: Path | None = None, **parts: Any) -> Any:
