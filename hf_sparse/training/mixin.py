@@ -13,8 +13,8 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_sparse.atomic.directories import require_writable
-from hf_sparse.checkpoint.run_record import record_of, write_record
-from hf_sparse.checkpoint.sidecar import SavedState, write_state
+from hf_sparse.checkpoint.run_record import record_of
+from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.checkpoint.sparsity_record import lost_zeros
 from hf_sparse.distillation.teacher import check_learnable
 from hf_sparse.recipe.distillation import DistillationRecipe
@@ -28,7 +28,7 @@ from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.host import HeardEvents
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
 from hf_sparse.training.parts.distiller import Distiller
-from hf_sparse.training.parts.part import Run, RunPart, saved_state
+from hf_sparse.training.parts.part import Run, RunPart, write_beside
 from hf_sparse.training.parts.quantization_part import QuantizationPart
 from hf_sparse.training.parts.quantizer import Quantizer
 from hf_sparse.training.parts.resolve import explain_lost, settle
@@ -179,9 +179,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         """Evaluate, with removed weights at zero under optimizers that show other weights in evaluation."""
         for part in self._running:
             part.before_forward(self._run, training=False)
-        output = super().evaluation_loop(*args, **kwargs)
-        reshard(self.model)
-        return output
+        return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -215,21 +213,11 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def write_beside_weights(self, directory: Path) -> None:
         """Write run record and sidecar beside a model that has just been saved."""
-        if self.state.max_steps <= 0:
-            return
-        state = saved_state(self._run, self._running) if self.recipe != Recipe() else None
-        if self.args.should_save:
-            record = record_of(
-                self,
-                self.recipe,
-                teacher=None if self.distiller is None else self.distiller.teacher,
-                facts=self.facts,
-                ended=self.trained_at,
-                resumed=self.resumed,
-            )
-            write_record(directory, record)
-            if state is not None:
-                write_state(directory, state)
+        if self.state.max_steps > 0:
+            teacher = None if self.distiller is None else self.distiller.teacher
+            ended, resumed, facts = self.trained_at, self.resumed, self.facts
+            record = record_of(self, self.recipe, teacher=teacher, facts=facts, ended=ended, resumed=resumed)
+            write_beside(directory, record, self._run, self._running, self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = resume.read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
@@ -259,6 +247,8 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             case "on_step_end":
                 for part in self._running:
                     part.step_end(self._run)
+            case "on_evaluate" | "on_predict":
+                reshard(self.model)
             case "on_train_end":
                 self._end_training()
             case "on_push_begin":
@@ -267,7 +257,6 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _begin_training(self) -> None:
         """Check a resumed run against its checkpoint, then begin all parts."""
         self._check_loss()
-        reshard(self.model)
         saved, self._resumed = self._resumed, None
         if saved is not None:
             self.recipe = resume.adopt(self.recipe, saved)
@@ -300,7 +289,6 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _end_training(self) -> None:
         """Let the parts end; after `load_best_model_at_end` with the sidecar of the model that was loaded."""
         self._reading.close()
-        reshard(self.model)
         # Some Trainers read their best model as they do a checkpoint that they resume from.
         self._resumed = None
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None

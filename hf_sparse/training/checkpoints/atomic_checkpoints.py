@@ -36,10 +36,9 @@ from hf_sparse.atomic.files import hash_files
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.sidecar import SIDECAR, weight_hashes
 from hf_sparse.recipe.recipe import Recipe
-from hf_sparse.training.checkpoints.manifest import write_manifest
+from hf_sparse.training.checkpoints.manifest import check_checkpoint, write_manifest
 from hf_sparse.training.checkpoints.passes import ResumablePasses
 from hf_sparse.training.checkpoints.push import copy_beside_weights, copy_clean
-from hf_sparse.training.checkpoints.resume import check_checkpoint
 from hf_sparse.training.engine import every_process_saves, weights_together
 
 if TYPE_CHECKING:

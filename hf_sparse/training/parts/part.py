@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainingArguments
 
-from hf_sparse.checkpoint.sidecar import SavedState
+from hf_sparse.checkpoint.run_record import RunRecord, write_record
+from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.training.engine import require_sharded_by_rows
 from hf_sparse.training.host import Host
@@ -133,6 +135,21 @@ def saved_state(run: Run, parts: Iterable[RunPart]) -> SavedState:
     sections = {name: section for part in parts for name, section in part.state().items()}
     masks = sections.pop("masks", {})
     return SavedState(run.recipe, run.step, run.total_steps, masks, sections)
+
+
+def write_beside(
+    directory: Path, record: RunRecord, run: Run, parts: Iterable[RunPart], writes: bool
+) -> None:
+    """Write the record of a run, and its sidecar unless the recipe is empty, beside a saved model.
+
+    Only the process that `writes` does, but every one has a part of what a sharded model saves.
+    """
+    state = None if run.recipe == Recipe() else saved_state(run, parts)
+    if not writes:
+        return
+    write_record(directory, record)
+    if state is not None:
+        write_state(directory, state)
 
 
 def require_one_process_per_device(trainer: Host) -> None:
