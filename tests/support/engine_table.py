@@ -95,19 +95,16 @@ class Engine:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
-_SCORES = "scores join the optimizer, whose state is saved for the model's own parameters alone"
-_SHARDED = {
-    "movement, unstructured": _SCORES,
-    "soft_movement, unstructured": _SCORES,
-    "hidden of another width": "projections join the optimizer, as scores do",
-}
+_SCORES = "scores join the optimizer, and accelerate saves its state for the model's own parameters alone"
+_LEARNED = dict.fromkeys(("movement, unstructured", "soft_movement, unstructured"), _SCORES)
+_PROJECTED = {"hidden of another width": "projections to that width join the optimizer, as scores do"}
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine("one process", "`python train.py`", 1),
         Engine("DDP", "`torchrun train.py`", 2),
-        Engine("FSDP2", "`torchrun train.py --fsdp`, version 2", 2, _SHARDED),
-        Engine("FSDP2 at load time", "`from_pretrained(distributed_config=...)`", 2, _SHARDED),
+        Engine("FSDP2", "`torchrun train.py --fsdp`, version 2", 2, _LEARNED | _PROJECTED),
+        Engine("FSDP2 at load time", "`from_pretrained(distributed_config=...)`", 2, _LEARNED),
     )
 }
 
