@@ -37,19 +37,18 @@ def moved(rank: int, folder: Path, processes: int, source: Path | None) -> dict[
             results[place] = outcome(trainer) | {"masks": _masks(trainer)}
     if source is not None:
         results["refused"] = _refused(folder, source, processes)
-    if processes == 4:
-        results["replicas"] = _in_replicas(rank, folder)
     return results
 
 
-def _in_replicas(rank: int, folder: Path) -> dict[str, Any]:
-    """Train in two replicas of two processes, among which the weights are divided."""
+def in_replicas(rank: int, folder: Path) -> dict[str, Any]:
+    """Train as one of two replicas of two processes each, among which the weights are divided."""
+    # Made first, since it starts the group of processes.
+    args = arguments(folder / "replicas", **step_by_step(4))
     if rank == 0:
         calm().save_pretrained(folder / "student")
     torch.distributed.barrier()
     sizes = DistributedConfig(fsdp_size=2, dp_replicate_size=2)
     model = load_sharded(folder / "student", attn_implementation="eager", distributed_config=sizes)
-    args = arguments(folder / "replicas", **step_by_step(4))
     trainer = run(SparseTrainer, folder, model, args, recipe=RECIPE)
     trainer.save_model(str(folder / "replicas"))
     placements = {str(values.placements) for values in trainer.model.parameters()}

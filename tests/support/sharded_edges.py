@@ -42,7 +42,7 @@ def edges(rank: int, folder: Path, processes: int) -> dict[str, Any]:
         "diverged": lambda: diverged(folder, args("diverged")),
         "best": lambda: best(folder, args("best", **SAVING, **_BEST)),
         "weights alone": lambda: pruned(folder, args("alone", **SAVING, save_only_model=True)),
-        "bf16": lambda: pruned(folder, args("bf16", bf16=True), "quantization={}"),
+        "bf16": lambda: pruned(folder, args("bf16", bf16=True, use_cpu=True), "quantization={}"),
         "checkpointed": lambda: pruned(
             folder, args("checkpointed", fsdp_config={"activation_checkpointing": True}), "quantization={}"
         ),
@@ -90,6 +90,7 @@ def pruned(folder: Path, args: Any, *more: str) -> dict[str, Any]:
     trainer = run(SparseTrainer, folder, calm(), args, recipe=recipe, teacher=calm(seed=1))
     place = Path(args.output_dir) / "final"
     trainer.save_model(str(place))
+    trainer.accelerator.wait_for_everyone()
     saved = read_state(place)
     sections = {name: sorted(section) for name, section in saved.extras.items()}
     return outcome(trainer) | {
