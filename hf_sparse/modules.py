@@ -45,6 +45,11 @@ def saved_model(model: nn.Module) -> nn.Module:
     return model
 
 
+def class_name(model: nn.Module) -> str:
+    """Return the name of a model's class, without what FSDP2 puts before it."""
+    return type(model).__name__.removeprefix("FSDP")
+
+
 def pretrained_parts(model: nn.Module) -> Iterator[PreTrainedModel]:
     """Yield the outermost transformers models in a module; it may be one itself."""
     if isinstance(model, PreTrainedModel):

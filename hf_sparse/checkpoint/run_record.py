@@ -13,6 +13,7 @@ from torch import nn
 
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.environment import hardware, versions
+from hf_sparse.modules import class_name
 from hf_sparse.readers import read_json, shortened
 from hf_sparse.recipe.recipe import Recipe
 
@@ -96,7 +97,7 @@ def record_of(
     runtimes = [line["train_runtime"] for line in state.log_history if "train_runtime" in line]
     return RunRecord(
         ended=ended or datetime.now(UTC),
-        architecture=type(trainer.model).__name__,
+        architecture=class_name(trainer.model) if trainer.model is not None else "",
         base_model=_origin(trainer.model),
         teacher=_origin(teacher),
         recipe=recipe,

@@ -144,6 +144,22 @@ def observe(observer: str, values: Tensor, low: Tensor, high: Tensor) -> None:
             _follow(share, lowest, highest, low, high)
 
 
+def merge(observer: str, lows: Tensor, highs: Tensor) -> Range:
+    """Return one range for each layer from those that several processes have observed, (processes, layers).
+
+    The widest for observers that keep the widest range, else the mean. Ranges that are not finite are left
+    out; [inf, -inf] where none is.
+    """
+    seen = lows.isfinite() & highs.isfinite()
+    low, high = lows.masked_fill(~seen, torch.inf), highs.masked_fill(~seen, -torch.inf)
+    if OBSERVERS[observer][1] is None:
+        return low.amin(0), high.amax(0)
+    # In float64, so that the mean of equal ranges is that range.
+    low, high = (torch.where(seen, ends.double(), 0.0).sum(0) / seen.sum(0) for ends in (low, high))
+    none = ~seen.any(0)
+    return low.float().masked_fill_(none, torch.inf), high.float().masked_fill_(none, -torch.inf)
+
+
 def _follow_numbers(share: float | None, lowest: float, highest: float, low: Tensor, high: Tensor) -> None:
     """Do the same as `_follow` on the CPU, in a tenth of the time."""
     if not (isfinite(lowest) and isfinite(highest)):

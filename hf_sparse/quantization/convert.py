@@ -60,13 +60,15 @@ def attach(
                 f"{target.name} belongs to a {type(target.module).__name__}, which cannot be quantized; "
                 "exclude it"
             )
-        rows, columns = target.weight.shape
-        weights.check(target.name, (rows, columns))
+        weights.check(target.name, target.shape)
     inputs = [_input_of(target) for target in targets]
     readers = {source: Readers(count) for source, count in Counter(inputs).items() if source and count > 1}
     layers = {}
     for target, source in zip(targets, inputs, strict=True):
         module, device = target.module, target.parameter.device
+        if device.type == "meta":
+            # A buffer outside the state dict gets its value here alone, wherever weights come from.
+            device = torch.device("cpu")
         for name, nothing in ((_LOW, torch.inf), (_HIGH, -torch.inf)):
             module.register_buffer(name, torch.tensor(nothing, device=device), persistent=False)
         module.__class__ = QUANTIZED[type(module)]
@@ -99,4 +101,4 @@ def _input_of(target: Target) -> tuple[str, int, bool] | None:
     """Return a key that modules share which probably read the same input; None for all other modules."""
     parent, _, name = target.name.removesuffix(".weight").rpartition(".")
     attention = name in _PROJECTIONS
-    return (parent, target.weight.shape[1], attention) if attention or name in GATED_INPUTS else None
+    return (parent, target.shape[1], attention) if attention or name in GATED_INPUTS else None

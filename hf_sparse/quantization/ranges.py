@@ -1,7 +1,7 @@
 """The layers that a recipe quantizes in one model, and the observed ranges of their inputs."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from hf_sparse.quantization.activations import merge
 from hf_sparse.quantization.bypass import require_called
 from hf_sparse.quantization.convert import FakeQuantLayer, as_quantized, attach
 from hf_sparse.quantization.embeddings import find_embeddings
@@ -60,6 +61,19 @@ class AttachedLayers:
             low, high = ranges.get(name, (torch.tensor(torch.inf), torch.tensor(-torch.inf)))
             module.input_low.copy_(low)
             module.input_high.copy_(high)
+
+    def merge_ranges(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Merge the ranges that several processes have observed; `gather` joins their tensors by rows."""
+        modules = list(self.modules.values())
+        own = torch.stack([end for module in modules for end in (module.input_low, module.input_high)])
+        both = gather(own[None]).view(-1, len(modules), 2)
+        observer = next(iter(self.layers.values())).observer
+        low, high = merge(observer, both[..., 0], both[..., 1])
+        seen = low.isfinite().tolist()
+        for number, (name, module) in enumerate(self.modules.items()):
+            module.input_low.copy_(low[number])
+            module.input_high.copy_(high[number])
+            self.layers[name].seen = self.layers[name].seen or seen[number]
 
     def warn_of_unseen(self) -> None:
         """Warn of layers that need a range of their input and have seen no data."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -11,10 +12,12 @@ from transformers.utils import CONFIG_NAME
 from hf_sparse.checkpoint.sidecar import write_state
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.recipe.sparsity import SparsityRecipe
+from hf_sparse.shards import reshard
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.revival import has_modes
 from hf_sparse.training.announcement import announce
 from hf_sparse.training.checkpoints.resume import check_moment, read_resumable
+from hf_sparse.training.engine import is_sharded, require_sharded_by_rows
 from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.parts.part import AUTO_BATCH_SIZE, Run, RunPart, saved_state
 from hf_sparse.training.parts.resolve import check_targets, settle
@@ -59,6 +62,8 @@ class SparsityCallback(TrainerCallback):
     ) -> None:
         model, sparsity = kwargs["model"], self._sparsity.recipe
         _check_arguments(args, sparsity, kwargs["optimizer"])
+        require_sharded_by_rows(AcceleratorState(), model)
+        reshard(model)
         settled = settle(sparsity, model) or sparsity
         self.recipe = self.recipe.model_copy(update={"sparsity": settled})
         check_targets(settled, model)
@@ -114,11 +119,13 @@ class SparsityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         run = self._run(state, kwargs)
+        reshard(run.model)
         for part in self.parts:
             part.verify(run)
-        if args.should_save:
-            write_state(_checkpoint(args, state), saved_state(run, self.parts))
-            self._record(run)
+        saved = saved_state(run, self.parts) if args.should_save or is_sharded(run.model) else None
+        self._record(run)
+        if args.should_save and saved is not None:
+            write_state(_checkpoint(args, state), saved)
             # Saving may have been requested after the end of the step, when the sparsity was recorded.
             if (_checkpoint(args, state) / CONFIG_NAME).is_file():
                 kwargs["model"].config.save_pretrained(_checkpoint(args, state))
@@ -127,6 +134,7 @@ class SparsityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         run = self._run(state, kwargs)
+        reshard(run.model)
         for part in self.parts:
             part.end(run, best=None)
         self._record(run)

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from hf_sparse.shards import as_shared
+from hf_sparse.training.engine import is_sharded
+
 _WAY_OUT = (
     "training has diverged; go on from the last checkpoint with a smaller learning rate, more warm-up or "
     "gradients clipped lower, and look at the data if it happens again"
@@ -11,19 +14,36 @@ _WAY_OUT = (
 
 
 def require_finite_weights(model: nn.Module) -> None:
-    """Raise `RuntimeError` if a weight of a model in training is infinite or NaN."""
+    """Raise `RuntimeError` if a weight of a model in training is infinite or NaN.
+
+    Every process has to call it if the model is sharded; then it is raised on all.
+    """
     if (name := not_finite(model)) is not None:
         raise RuntimeError(f"{name} holds NaN or infinite weights: {_WAY_OUT}")
 
 
 def not_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter with an infinite or NaN entry, None if all are finite."""
-    held = {name: value.detach() for name, value in model.named_parameters() if _may_be_infinite(value)}
-    # One norm over all: a norm of each would wait for the device as often. Sharded tensors cannot join it.
+    parameters = dict(model.named_parameters())
+    own = {name: _own_part(value.detach()) for name, value in parameters.items() if _may_be_infinite(value)}
+    # A shard may be empty.
+    held = {name: value for name, value in own.items() if value.numel()}
+    # One norm over all: a norm of each would wait for the device as often. Other tensors cannot join it.
     plain = [value for value in held.values() if type(value) is Tensor]
     if plain and get_total_norm(plain, torch.inf, foreach=False).isfinite():
         held = {name: value for name, value in held.items() if type(value) is not Tensor}
-    return next((name for name, value in held.items() if not _is_finite(value)), None)
+    found = next((name for name, value in held.items() if not _is_finite(value)), None)
+    if not is_sharded(model):
+        return found
+    names = [*parameters, None]
+    first = torch.tensor(names.index(found), device=next(iter(parameters.values())).device)
+    torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
+    return names[int(first)]
+
+
+def _own_part(values: Tensor) -> Tensor:
+    shared = as_shared(values)
+    return values if shared is None else shared.to_local()
 
 
 def _is_finite(values: Tensor) -> bool:

@@ -13,20 +13,22 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_sparse.atomic.directories import require_writable
-from hf_sparse.checkpoint.run_record import record_of, write_record
-from hf_sparse.checkpoint.sidecar import SavedState, write_state
+from hf_sparse.checkpoint.run_record import record_of
+from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.checkpoint.sparsity_record import lost_zeros
 from hf_sparse.distillation.teacher import check_learnable
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.shards import reshard
 from hf_sparse.training.announcement import announce, report_recipe
 from hf_sparse.training.checkpoints import resume
 from hf_sparse.training.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from hf_sparse.training.engine import as_first_decides
 from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.host import HeardEvents
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
 from hf_sparse.training.parts.distiller import Distiller
-from hf_sparse.training.parts.part import Run, RunPart, saved_state
+from hf_sparse.training.parts.part import Run, RunPart, write_beside
 from hf_sparse.training.parts.quantization_part import QuantizationPart
 from hf_sparse.training.parts.quantizer import Quantizer
 from hf_sparse.training.parts.resolve import explain_lost, settle
@@ -87,7 +89,8 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _make_parts(self, recipe: Recipe) -> None:
         """Make the parts of a run under a recipe; raise as `__init__` does."""
         self._in_force = recipe
-        self.recipe = recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
+        settled = as_first_decides(self, lambda: settle(recipe.sparsity, self.model))
+        self.recipe = recipe = recipe.model_copy(update={"sparsity": settled})
         self._running = ()
         parts: list[RunPart] = []
         teacher = find_teacher(recipe.distillation, self.given_teacher, self)
@@ -198,6 +201,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model with its sidecar; raise `RuntimeError` if weights are not zero or finite as due."""
+        reshard(self.model)
         if self.recipe != Recipe():
             require_finite_weights(self.model)
         if self.sparsifier is None and (lost := lost_zeros(self.model)):
@@ -210,17 +214,10 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def write_beside_weights(self, directory: Path) -> None:
         """Write run record and sidecar beside a model that has just been saved."""
         if self.state.max_steps > 0:
-            record = record_of(
-                self,
-                self.recipe,
-                teacher=None if self.distiller is None else self.distiller.teacher,
-                facts=self.facts,
-                ended=self.trained_at,
-                resumed=self.resumed,
-            )
-            write_record(directory, record)
-            if self.recipe != Recipe():
-                write_state(directory, saved_state(self._run, self._running))
+            teacher = None if self.distiller is None else self.distiller.teacher
+            ended, resumed, facts = self.trained_at, self.resumed, self.facts
+            record = record_of(self, self.recipe, teacher=teacher, facts=facts, ended=ended, resumed=resumed)
+            write_beside(directory, record, self._run, self._running, self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed = resume.read_resumable(resume_from_checkpoint, self.recipe, self.allow_schedule_change)
@@ -250,6 +247,8 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             case "on_step_end":
                 for part in self._running:
                     part.step_end(self._run)
+            case "on_evaluate" | "on_predict":
+                reshard(self.model)
             case "on_train_end":
                 self._end_training()
             case "on_push_begin":

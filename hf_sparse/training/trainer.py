@@ -15,6 +15,7 @@ from hf_sparse.hub.card.options import CardOptions
 from hf_sparse.hub.card.render import CARD, is_generated
 from hf_sparse.hub.card.write import write_card
 from hf_sparse.hub.upload import Pushed, push
+from hf_sparse.modules import class_name
 from hf_sparse.training.checkpoints.push import ignore_private
 from hf_sparse.training.host import Host
 from hf_sparse.training.mixin import PartsMixin
@@ -134,7 +135,7 @@ class PushMixin(Host):
 
     def _unknown(self, model: PreTrainedModel) -> PreTrainedModel | None:
         """Return the model if transformers lacks its class, so that it cannot be loaded, else None."""
-        return None if hasattr(transformers, type(model).__name__) else model
+        return None if hasattr(transformers, class_name(model)) else model
 
     def _card_options(self, given: Mapping[str, Any]) -> CardOptions:
         """Take the facts of the run out of the keywords of `create_model_card`; return the card's options."""

@@ -1,21 +1,17 @@
 """The job of each of two processes that train together."""
 
-import os
-import socket
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import torch
-
 from hf_sparse import Recipe, SparseTrainer
-from tests.support.doomed import cheap_processes
 from tests.support.lessons import LESSONS, TEMPERATURE, Gradients
 from tests.support.pairs import make
 from tests.support.runs import checkpoint, outcome
 from tests.support.tiny import arguments, bert, sentences
+from tests.support.together import run_together
 
 RANKS = 2
 TEACHING = Recipe.from_dict({"distillation": {"temperature": TEMPERATURE, "task": 0.3, "logits": 0.7}})
@@ -90,45 +86,16 @@ def pushing_run(folder: Path) -> int:
     return len(uploads)
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    """Do everything as one process of two; leave the results in `rank-N.pt`."""
-    place = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": RANKS,
-        "LOCAL_WORLD_SIZE": RANKS,
-        "MASTER_PORT": port,
-    }
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
-    # transformers 5.17 loads the optimizer of several processes to "cpu:0", a place that torch does not know.
-    torch.serialization.register_package(0, lambda storage: None, _restore)
+def work(rank: int, folder: Path) -> dict[str, Any]:
+    """Do everything as one process of two."""
     results = {name: lesson(name, folder, batch=4) for name in ("masked", "causal", "classification")}
     results["features"] = lesson("classification", folder, batch=4, features=True)
     results["straight"] = pruning_run(folder / "run")
     results["pushed"] = pushing_run(folder / "pushed")
     results["resumed"] = pruning_run(folder / "again", resume=checkpoint(folder / "run", 6))
-    torch.save(results, folder / f"rank-{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def _restore(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
-    return storage if location == "cpu:0" else None
+    return results
 
 
 def train_together(folder: Path) -> list[dict[str, Any]]:
-    """Run all processes; return the results of each, or raise `RuntimeError`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = cheap_processes()
-    processes = [context.Process(target=work, args=(rank, port, folder)) for rank in range(RANKS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    if codes != [0] * RANKS:
-        raise RuntimeError(f"the processes ended with exit codes {codes}")
-    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(RANKS)]
+    """Run both processes; return the results of each, or raise `RuntimeError`."""
+    return run_together(work, RANKS, folder)

@@ -36,10 +36,10 @@ from hf_sparse.atomic.files import hash_files
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.sidecar import SIDECAR, weight_hashes
 from hf_sparse.recipe.recipe import Recipe
-from hf_sparse.training.checkpoints.manifest import write_manifest
+from hf_sparse.training.checkpoints.manifest import check_checkpoint, write_manifest
 from hf_sparse.training.checkpoints.passes import ResumablePasses
 from hf_sparse.training.checkpoints.push import copy_beside_weights, copy_clean
-from hf_sparse.training.checkpoints.resume import check_checkpoint
+from hf_sparse.training.engine import every_process_saves, weights_together
 
 if TYPE_CHECKING:
     import optuna
@@ -100,18 +100,22 @@ class AtomicCheckpoints(ResumablePasses):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model and the files that belong to it, so that they are all old or all new."""
         directory = Path(output_dir) if output_dir else self._output
-        # Under FSDP and DeepSpeed every process writes, and all would have to agree on a place.
-        direct = self._staged is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        # Under DeepSpeed every process writes, and all would have to agree on a place.
+        direct = self._staged is not None or self.is_deepspeed_enabled
         staged = self.args.should_save and not direct
         with staged_files(directory, MODEL_FILES) if staged else nullcontext(directory) as place:
-            super().save_model(str(place), _internal_call=True)
-            if self.args.should_save:
+            with weights_together(self, self.recipe != Recipe()):
+                super().save_model(str(place), _internal_call=True)
+            if self.args.should_save or every_process_saves(self):
                 self.write_beside_weights(place)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def write_beside_weights(self, directory: Path) -> None:
-        """Write the files that belong to a model that has just been saved; by default none."""
+        """Write the files that belong to a model that has just been saved; by default none.
+
+        Called on each process that writes (`args.should_save`), and on all if a model is sharded.
+        """
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log; at the end of training, delete the last checkpoint if only the best one is to stay.

@@ -1,16 +1,40 @@
-"""The list of a checkpoint's files with their hashes, to check that they are as they were saved."""
+"""The files of a checkpoint: a list with their hashes, and whether all that a run needs are there."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from accelerate import Accelerator
+from transformers import TrainingArguments
+from transformers.trainer import (
+    FSDP_MODEL_NAME,
+    OPTIMIZER_NAME,
+    OPTIMIZER_NAME_BIN,
+    SCHEDULER_NAME,
+    TRAINER_STATE_NAME,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_sparse.atomic.files import hash_files, write_atomically
 from hf_sparse.checkpoint.sidecar import SIDECAR, weight_hashes
 from hf_sparse.readers import parse_json
+from hf_sparse.recipe.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "hf_sparse_files.json"
 FORMAT_VERSION = 1
+
+
+class Resumable(Protocol):
+    """A Trainer with a recipe, about to resume."""
+
+    recipe: Recipe
+    args: TrainingArguments
+    accelerator: Accelerator
+    is_deepspeed_enabled: bool
 
 
 def write_manifest(directory: Path) -> None:
@@ -39,6 +63,43 @@ def check_manifest(directory: Path) -> None:
         raise ValueError(
             f"{directory} is not as it was saved ({'; '.join(faults)}), so the resumed run would "
             f"differ; resume from another checkpoint, or delete {MANIFEST} in it to take it as it is"
+        )
+
+
+def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
+    """Raise `ValueError` if a path is not a checkpoint or its files have changed; warn of missing parts.
+
+    Under FSDP also raise it if the weights are not in the form that Trainer reads.
+
+    With an empty recipe changed files are a warning, since Trainer would go on.
+    """
+    if not checkpoint.is_dir():
+        beside = sorted(
+            path.name for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()
+        )
+        raise ValueError(
+            f"Can't find a valid checkpoint at {checkpoint}: no such directory; name one that is "
+            f"there{f', such as {beside[-1]} beside it' if beside else ''}"
+        )
+    if not (checkpoint / TRAINER_STATE_NAME).is_file():
+        raise ValueError(
+            f"Can't find a valid checkpoint at {checkpoint}: it lacks {TRAINER_STATE_NAME}, like a saved "
+            "model; resume from a checkpoint-N, or start a new run from that model"
+        )
+    try:
+        check_manifest(checkpoint)
+    except ValueError as error:
+        if trainer.recipe != Recipe():
+            raise
+        logger.warning("%s", error)
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        _require_weights_of(checkpoint, str(plugin.state_dict_type))
+    if not trainer.is_deepspeed_enabled and (parts := _missing(checkpoint, trainer.args)):
+        logger.warning(
+            "%s lacks %s: the run will differ from an uninterrupted one.",
+            checkpoint,
+            ", ".join(parts),
         )
 
 
@@ -71,3 +132,29 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
             f"{path} has format version {version}, this release reads {FORMAT_VERSION}; upgrade hf_sparse"
         )
     return files
+
+
+def _missing(checkpoint: Path, args: TrainingArguments) -> list[str]:
+    """Return the files of a training state that a checkpoint lacks."""
+    random_state = f"rng_state_{args.process_index}.pth" if args.world_size > 1 else "rng_state.pth"
+    # The last is a directory that FSDP fills with SHARDED_STATE_DICT.
+    optimizer = (OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, "optimizer_0")
+    parts = (optimizer, (SCHEDULER_NAME,), (random_state,))
+    return [names[0] for names in parts if not any((checkpoint / name).exists() for name in names)]
+
+
+def _require_weights_of(checkpoint: Path, kind: str) -> None:
+    """Raise `ValueError` unless FSDP finds weights in a checkpoint for its kind of state dict."""
+    homes = {"FULL_STATE_DICT": f"{FSDP_MODEL_NAME}.bin", "SHARDED_STATE_DICT": f"{FSDP_MODEL_NAME}_0"}
+    asked = next((name for name in homes if name in kind), None)
+    if asked is None or (checkpoint / homes[asked]).exists():
+        return
+    other = next((name for name, home in homes.items() if (checkpoint / home).exists()), None)
+    way_out = (
+        "it was written without FSDP, so resume without FSDP, or start a new run from its model"
+        if other is None
+        else f"resume with {other}, as it was written"
+    )
+    raise ValueError(
+        f"{checkpoint} lacks {homes[asked]}, from which FSDP resumes with state_dict_type {asked}; {way_out}"
+    )

@@ -5,18 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainingArguments
-from transformers.trainer import (
-    OPTIMIZER_NAME,
-    OPTIMIZER_NAME_BIN,
-    SCHEDULER_NAME,
-    TRAINER_STATE_NAME,
-)
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedModel
 
 from hf_sparse.checkpoint.run_record import changed_settings, read_record
 from hf_sparse.checkpoint.sidecar import SIDECAR, SavedState, check_weights, read_state
@@ -24,7 +18,6 @@ from hf_sparse.modules import adapter_owner
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.recipe.saved import NORMALIZED
 from hf_sparse.recipe.sparsity import method_settings
-from hf_sparse.training.checkpoints.manifest import check_manifest
 from hf_sparse.training.host import Host
 
 logger = logging.getLogger(__name__)
@@ -56,52 +49,11 @@ _FIXED = (
 )
 
 
-class Resumable(Protocol):
-    """A Trainer with a recipe, about to resume."""
-
-    recipe: Recipe
-    args: TrainingArguments
-    is_fsdp_enabled: bool
-    is_deepspeed_enabled: bool
-
-
-def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
-    """Raise `ValueError` if a path is not a checkpoint or its files have changed; warn of missing parts.
-
-    With an empty recipe changed files are a warning, since Trainer would go on.
-    """
-    if not checkpoint.is_dir():
-        beside = sorted(
-            path.name for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()
-        )
-        raise ValueError(
-            f"Can't find a valid checkpoint at {checkpoint}: no such directory; name one that is "
-            f"there{f', such as {beside[-1]} beside it' if beside else ''}"
-        )
-    if not (checkpoint / TRAINER_STATE_NAME).is_file():
-        raise ValueError(
-            f"Can't find a valid checkpoint at {checkpoint}: it lacks {TRAINER_STATE_NAME}, like a saved "
-            "model; resume from a checkpoint-N, or start a new run from that model"
-        )
-    try:
-        check_manifest(checkpoint)
-    except ValueError as error:
-        if trainer.recipe != Recipe():
-            raise
-        logger.warning("%s", error)
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if not sharded and (parts := _missing(checkpoint, trainer.args)):
-        logger.warning(
-            "%s lacks %s: the run will differ from an uninterrupted one.",
-            checkpoint,
-            ", ".join(parts),
-        )
-
-
 def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedule_change: bool) -> None:
     """Raise `ValueError` if a run is resumed with other training arguments, unless that is allowed.
 
-    If it is allowed, or the recipe is empty, log a warning; likewise if the run record cannot be read.
+    Another number of processes or micro-batches is allowed if each step reads as many rows as before. If it
+    is allowed, or the recipe is empty, log a warning; likewise if the run record cannot be read.
     """
     try:
         record = read_record(checkpoint)
@@ -112,6 +64,14 @@ def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedu
         return
     if not (changed := {} if record is None else changed_settings(record, trainer)):
         return
+    if _same_rows(changed, trainer):
+        logger.warning(
+            "%s was written by another number of processes or micro-batches (%s). Each step reads the same "
+            "rows; sums are taken in another order, and random numbers, as of dropout, are others.",
+            checkpoint,
+            ", ".join(f"{name} was {before}, is {now}" for name, (before, now) in changed.items()),
+        )
+        return
     said = "; ".join(f"{name} was {before}, is {now}" for name, (before, now) in changed.items())
     kept = [name for name in _RESTORED if name in changed]
     restored = f" The optimizer of the checkpoint keeps its own {', '.join(kept)}." if kept else ""
@@ -121,6 +81,19 @@ def check_settings(checkpoint: Path, trainer: Host, recipe: Recipe, allow_schedu
             f"differ; resume with its own, or pass allow_schedule_change.{restored}"
         )
     logger.warning("%s was written with other training arguments (%s).%s", checkpoint, said, restored)
+
+
+# Their product is the number of rows in a step.
+_ROWS = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
+
+
+def _same_rows(changed: Mapping[str, tuple[Any, Any]], trainer: Host) -> bool:
+    """Return whether settings differ only in how the rows of a step are divided."""
+    args = trainer.args
+    now = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
+    before = [changed.get(name, (value,))[0] for name, value in zip(_ROWS, now, strict=True)]
+    counts = all(isinstance(value, int) for value in before)
+    return changed.keys() <= set(_ROWS) and counts and prod(before) == prod(now)
 
 
 def read_resumable(checkpoint: str | Path, recipe: Recipe, allow_schedule_change: bool) -> SavedState | None:
@@ -248,13 +221,6 @@ def read_converted(module: nn.Module, state_dict: dict[str, Tensor], *_: Any) ->
     found = {key: value for key, value in converted.state_dict().items() if key not in report["missing_keys"]}
     state_dict.clear()
     state_dict.update(found)
-
-
-def _missing(checkpoint: Path, args: TrainingArguments) -> list[str]:
-    """Return the files of a training state that a checkpoint lacks."""
-    random_state = f"rng_state_{args.process_index}.pth" if args.world_size > 1 else "rng_state.pth"
-    parts = ((OPTIMIZER_NAME, OPTIMIZER_NAME_BIN), (SCHEDULER_NAME,), (random_state,))
-    return [names[0] for names in parts if not any((checkpoint / name).is_file() for name in names)]
 
 
 def _existing(directory: Path, name: str) -> Path | None:

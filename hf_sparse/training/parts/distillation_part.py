@@ -18,6 +18,13 @@ from hf_sparse.distillation.teacher import check_own_tokenizer, has_head
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.targets import find_targets
+from hf_sparse.training.engine import (
+    as_first_decides,
+    fill_from_first,
+    is_sharded,
+    only_first_reads,
+    require_data_parallel,
+)
 from hf_sparse.training.host import Host
 from hf_sparse.training.optimizer import join
 from hf_sparse.training.parts.distiller import Distiller
@@ -41,6 +48,11 @@ class DistillationPart(RunPart):
 
     def __init__(self, recipe: DistillationRecipe, teacher: nn.Module, trainer: Host) -> None:
         check_own_tokenizer(trainer.processing_class, teacher)
+        state = trainer.accelerator.state
+        for model, doing in ((trainer.model, "distilling"), (teacher, "distilling from")):
+            require_data_parallel(state, model, doing)
+        if only_first_reads(trainer) and not is_sharded(teacher):
+            fill_from_first(teacher, trainer.accelerator.device)
         self.distiller = Distiller(recipe, teacher, trainer.model, trainer.accelerator)
         if self.distiller.features and trainer.args.n_gpu > 1:
             raise ValueError(
@@ -198,7 +210,13 @@ def _own_teacher(kind: str, given: nn.Module | None, trainer: Host) -> nn.Module
         )
     if kind == "base":
         return BaseAsTeacher(trainer.model)
-    if (present := _share_removed(trainer.model)) > 0:
+    if is_sharded(trainer.model):
+        raise ValueError(
+            "teacher: self copies the model that training starts from, and PyTorch does not copy one that is "
+            "sharded already, like this one; load it a second time and pass it as teacher= with "
+            "distillation.teacher=given"
+        )
+    if (present := as_first_decides(trainer, lambda: _share_removed(trainer.model))) > 0:
         raise ValueError(
             f"teacher: self copies the dense model that training starts from, and {present:.1%} of this "
             "one is zero already; pass the dense model that it was made from as teacher= "
@@ -212,7 +230,8 @@ def _check_learned_parameters(trainer: Host) -> None:
     way_out = "take a teacher of the student's hidden size, or leave hidden out of distillation"
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
-            f"the projections to the teacher's width are not sharded under FSDP or DeepSpeed; {way_out}"
+            "the projections to the teacher's width join the optimizer, and under FSDP and DeepSpeed its "
+            f"state is saved for the model's own parameters alone; {way_out}, or run with DDP"
         )
     if trainer.model_init is not None:
         raise ValueError(

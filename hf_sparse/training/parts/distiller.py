@@ -27,6 +27,7 @@ from hf_sparse.distillation.inputs import (
 from hf_sparse.distillation.losses import LossTerm, add_up, logits_terms, task_terms
 from hf_sparse.distillation.teacher import check_compatible, freeze, has_head
 from hf_sparse.recipe.distillation import DistillationRecipe
+from hf_sparse.training.engine import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Distiller:
     ) -> None:
         check_compatible(student, teacher, outputs=recipe.logits > 0)
         self.recipe = recipe
-        self.teacher = freeze(teacher).to(accelerator.device)
+        # A sharded teacher is in its place, and one offloaded by FSDP cannot be moved.
+        self.teacher = freeze(teacher) if is_sharded(teacher) else freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
         # A teacher that runs the layers of another module names it `watched`.
         self.teachers_layers = getattr(teacher, "watched", teacher)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainingArguments
 
-from hf_sparse.checkpoint.sidecar import SavedState
+from hf_sparse.checkpoint.run_record import RunRecord, write_record
+from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.training.engine import require_sharded_by_rows
 from hf_sparse.training.host import Host
 
 # `Trainer.compute_loss`: model, inputs, return_outputs and more; returns the loss, or (loss, outputs).
@@ -134,20 +137,36 @@ def saved_state(run: Run, parts: Iterable[RunPart]) -> SavedState:
     return SavedState(run.recipe, run.step, run.total_steps, masks, sections)
 
 
+def write_beside(
+    directory: Path, record: RunRecord, run: Run, parts: Iterable[RunPart], writes: bool
+) -> None:
+    """Write the record of a run, and its sidecar unless the recipe is empty, beside a saved model.
+
+    Only the process that `writes` does, but every one has a part of what a sharded model saves.
+    """
+    state = None if run.recipe == Recipe() else saved_state(run, parts)
+    if not writes:
+        return
+    write_record(directory, record)
+    if state is not None:
+        write_state(directory, state)
+
+
 def require_one_process_per_device(trainer: Host) -> None:
     """Raise `ValueError` for ways to train that change or share out weights while a part writes to them."""
     if trainer.args.auto_find_batch_size:
         raise ValueError(AUTO_BATCH_SIZE)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_deepspeed_enabled:
         raise ValueError(
-            "pruning or quantizing under FSDP or DeepSpeed is not supported; run with DDP, which "
-            "torchrun does by default"
+            "pruning or quantizing under DeepSpeed is not supported; run with DDP, which torchrun does by "
+            "default, or with FSDP2"
         )
     if trainer.args.n_gpu > 1:
         raise ValueError(
             f"pruning or quantizing on {trainer.args.n_gpu} GPUs in one process (DataParallel) is not "
             "supported; start a process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one"
         )
+    require_sharded_by_rows(trainer.accelerator.state, trainer.model)
 
 
 AUTO_BATCH_SIZE = (

@@ -41,13 +41,16 @@ class QuantizationPart(RunPart):
         yield f"Rounding {count} layers: weights {recipe.weights}, inputs {recipe.activations}"
 
     def after_backward(self, run: Run, last: bool) -> float:
-        """Refuse, after the first backward pass, layers whose weight is used past their `forward`."""
-        if run.accelerator is not None:
+        """Refuse, before the first step, layers whose weight is used past their `forward`."""
+        # Sharded weights have gradients only after the last micro-batch.
+        if last and run.accelerator is not None:
             self.quantizer.check_called(run.accelerator)
         return 0.0
 
     def step_end(self, run: Run) -> None:
-        """Switch rounding on, or freeze ranges, when it is time."""
+        """Make ranges equal in all processes; switch rounding on, or freeze ranges, when it is time."""
+        if run.accelerator is not None:
+            self.quantizer.share_ranges(run.accelerator)
         self.quantizer.update(run.step)
 
     def state(self) -> dict[str, Mapping[str, Tensor]]:

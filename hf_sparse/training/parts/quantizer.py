@@ -61,6 +61,11 @@ class Quantizer:
             if self._attached.modules[name].weight.grad is not None and not times
         )
 
+    def share_ranges(self, accelerator: Accelerator) -> None:
+        """Give every process the same ranges, made of those that each has observed of its own batches."""
+        if accelerator.num_processes > 1 and self.phase.active and self.phase.observing:
+            self._attached.merge_ranges(accelerator.gather)
+
     def update(self, step: int) -> None:
         """Switch rounding and observing as they are after `step` optimizer steps."""
         self.phase.active = step >= self._begin

@@ -13,7 +13,9 @@ from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.recipe.sparsity import SparsityRecipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.methods.method import LearnedScores
+from hf_sparse.sparsity.sharded.agreement import require_same_masks
 from hf_sparse.targets import Targets
+from hf_sparse.training.engine import every_process_saves
 from hf_sparse.training.host import Host
 from hf_sparse.training.optimizer import join, leave, loss_scale, was_skipped
 from hf_sparse.training.parts.lr_rewind import check_rewindable, rewind_by
@@ -36,6 +38,12 @@ class SparsityPart(RunPart):
     def check(self, trainer: Host) -> None:
         """Raise `ValueError` if model and training arguments do not fit the recipe."""
         require_one_process_per_device(trainer)
+        if METHODS[self.recipe.method].learn is not None and every_process_saves(trainer):
+            raise ValueError(
+                f"the scores of method {self.recipe.method} join the optimizer, and under FSDP its state is "
+                "saved for the model's own parameters alone; take method magnitude or group_lasso, or run "
+                "with DDP"
+            )
         check_targets(self.recipe, trainer.model)
         if self.recipe.lr_rewind:
             check_rewindable(trainer.args.lr_scheduler_type)
@@ -77,6 +85,7 @@ class SparsityPart(RunPart):
             self.sparsifier.update(0, run.optimizer)
         else:
             self.sparsifier.catch_up(run.step, run.optimizer)
+        require_same_masks(self.sparsifier.masks)
 
     def describe(self) -> Iterator[str]:
         """Yield which weights are pruned, or locked, and which Linears are left out."""
@@ -115,8 +124,10 @@ class SparsityPart(RunPart):
         self._begun.after_optimizer_step(run.optimizer)
 
     def step_end(self, run: Run) -> None:
-        """Update the masks, if the schedule says so."""
+        """Update the masks, if the schedule says so; raise `RuntimeError` if processes differ in them."""
         self._begun.update(run.step, run.optimizer)
+        if self._begun.schedule is not None and self._begun.schedule.is_update(run.step):
+            require_same_masks(self._begun.masks)
 
     def logs(self) -> dict[str, float]:
         """Return the sparsity, and what the method logs."""
