@@ -111,7 +111,7 @@ def _line(death: "Death", processes: int) -> str:
     )
     return (
         f"Killed in step {moment.step} ({moment.where}{who}), inside {death.inside}; "
-        f"resumed from step {death.resumed_from}."
+        f"newest checkpoint: step {death.checkpoint}."
     )
 
 
@@ -122,6 +122,7 @@ def _verdict(found: "Verification") -> list[str]:
     sentences = [f"Not whole: {fault}." for fault in found.faults]
     if found.difference is not None:
         where = "After the end" if found.step is None else f"Step {found.step}"
+        where += f", resumed from step {found.resumed_from}"
         process = "" if found.job.processes == 1 else f", process {found.rank}"
         sentences.append(
             f"{where}{process}, the first difference: {found.difference}. "
@@ -144,14 +145,19 @@ def _as_dict(found: "Verification") -> dict[str, Any]:
                 "where": death.kill.moment.where,
                 "inside": death.inside,
                 "process": None if death.kill.everybody else death.kill.rank,
-                "resumed_from": death.resumed_from,
+                "newest_checkpoint": death.checkpoint,
             }
             for death in found.deaths
         ],
         "states_equal": found.compared,
         "first_difference": None
         if found.difference is None
-        else {"step": found.step, "process": found.rank, **asdict(found.difference)},
+        else {
+            "step": found.step,
+            "resumed_from": found.resumed_from,
+            "process": found.rank,
+            **asdict(found.difference),
+        },
         "faults": found.faults,
         "seconds": {"straight": round(found.seconds_straight, 1), "killed": round(found.seconds_killed, 1)},
     }

@@ -98,6 +98,8 @@ class Job:
             logging_steps=1,
             save_steps=self.save_steps,
             save_total_limit=2,
+            # Seconds that a process waits for the others.
+            ddp_timeout=300,
             use_cpu=True,
             report_to="none",
             disable_tqdm=True,

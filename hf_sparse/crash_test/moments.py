@@ -63,20 +63,21 @@ def draw_kills(
 ) -> list[Kill]:
     """Draw kills at different steps of a run, in order; kinds of places take turns in random order.
 
-    `places` gives the steps that have a place of each kind. With several processes, all die in every fourth
-    kill, else one of them.
+    `places` gives the steps that have a place of each kind, STEP all of them. With several processes, all
+    die in about every fourth kill, else one of them.
     """
     if not 1 <= count <= steps:
         raise ValueError(f"a run of {steps} steps is killed between 1 and {steps} times, got {count}")
     draw = random.Random(seed)
+    free = {where: set(found) for where, found in places.items()}
+    moments: list[Moment] = []
+    while len(moments) < count:
+        for where in draw.sample(list(places), len(places)):
+            if len(moments) < count and (steps_left := sorted(free[where])):
+                moments.append(Moment(draw.choice(steps_left), where, draw.random()))
+                free = {other: left - {moments[-1].step} for other, left in free.items()}
     kills = []
-    kinds: list[str] = []
-    for step in sorted(draw.sample(range(1, steps + 1), count)):
-        if not any(step in places[kind] for kind in kinds):
-            kinds += draw.sample(list(places), len(places))
-        where = next(kind for kind in kinds if step in places[kind])
-        kinds.remove(where)
-        moment = Moment(step, where, draw.random())
+    for moment in sorted(moments, key=lambda moment: moment.step):
         everybody = processes > 1 and draw.random() < 0.25
         kills.append(Kill(moment, draw.randrange(processes), everybody))
     return kills

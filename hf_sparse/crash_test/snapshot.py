@@ -17,8 +17,8 @@ from hf_sparse.training.trainer import SparseTrainer
 KINDS = {
     "random states": "random",
     "learning rate": "rate",
-    "masks": "masks",
     "remembered values": "remembered",
+    "masks": "masks",
     "ranges of quantized inputs": "ranges",
     "state of the method": "method",
     "learned scores and projections": "learned",
@@ -88,7 +88,8 @@ def first_difference(straight: Snapshot, resumed: Snapshot) -> Difference | None
     if not found:
         return None
     kind, name = found[0]
-    ours, theirs = straight[kind].get(name), resumed[kind].get(name)
+    ours: Any = straight[kind].get(name)
+    theirs: Any = resumed[kind].get(name)
     position = None
     if _comparable(ours, theirs):
         position = tuple((~_same(ours, theirs)).nonzero()[0].tolist())

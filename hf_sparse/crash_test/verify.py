@@ -1,6 +1,7 @@
 """Train straight through, and again with kills and resumptions; compare both runs step by step."""
 
 import json
+import logging
 import multiprocessing
 import shutil
 import signal
@@ -29,23 +30,26 @@ from hf_sparse.training.checkpoints.manifest import MANIFEST, check_manifest
 _TASK = "task.json"
 # Signals that the launcher handles, for good.
 _HANDLED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+# They report every death.
+_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 _AGAIN = "start the test again"
 
 
 @dataclass(frozen=True)
 class Death:
-    """A kill that happened: the function it fell into, and the step that the run was resumed from."""
+    """A kill that happened: the function it fell into, and the step of the newest checkpoint it left, or 0."""
 
     kill: Kill
     inside: str
-    resumed_from: int
+    checkpoint: int
 
 
 @dataclass
 class Verification:
     """What a crash test found; `faults` are checkpoints that were not whole and files left behind.
 
-    `step` and `rank` are those of the first difference; the step is None if it showed after the end.
+    `step` and `rank` are those of the first difference, in a run resumed from the checkpoint of step
+    `resumed_from`; the step is None if it showed after the end.
     """
 
     job: Job
@@ -55,6 +59,7 @@ class Verification:
     difference: Difference | None = None
     step: int | None = None
     rank: int = 0
+    resumed_from: int = 0
     faults: list[str] = field(default_factory=list)
     seconds_straight: float = 0.0
     seconds_killed: float = 0.0
@@ -104,6 +109,7 @@ def verify_resume(
     found.seconds_straight = time.perf_counter() - began
     killed = _Runs(job, home / "killed", every, straight.calls)
     for kill in (*planned, None):
+        found.resumed_from = killed.last_step()
         inside = killed.launch(kill)
         found.faults += _incomplete(killed.output, straight.output)
         found.compared += _compare(straight.folder, killed.folder, found)
@@ -199,14 +205,19 @@ class _Runs:
             start_method="forkserver",
         )
         _preloaded()
+        levels = {logging.getLogger(name): logging.getLogger(name).level for name in _LOGGERS}
         handlers = {
             number: signal.getsignal(number) for name in _HANDLED if (number := getattr(signal, name, None))
         }
         try:
+            for logger in levels:
+                logger.setLevel(logging.CRITICAL)
             elastic_launch(config, train)(task, True)
         except ChildFailedError as error:
             return f"{error}"
         finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return ""
