@@ -29,7 +29,8 @@ KINDS = {
 # Log entries that depend on the clock, and the mean loss, which Trainer takes over the steps of one process.
 _OF_THE_CLOCK = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_OWN_SECTIONS = ("masks", "remembered", "ranges")
+# Sections of a sidecar that are taken as they are in memory, where all have the shape of their weights.
+_IN_MEMORY = ("masks", "remembered")
 
 Snapshot = Mapping[str, Mapping[str, Any]]
 
@@ -62,9 +63,16 @@ def take(trainer: SparseTrainer) -> dict[str, dict[str, Any]]:
     found["rate"] |= _flat(trainer.lr_scheduler.state_dict() if trainer.lr_scheduler else {}, "scheduler")
     model = trainer.accelerator.unwrap_model(trainer.model)
     found["weights"] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    if (sparsifier := trainer.sparsifier) is not None:
+        masks = sparsifier.masks
+        found["masks"] = {target.name: masks[target.name].clone() for target in masks.targets}
+        if (remembered := sparsifier.remembered) is not None:
+            whole = {target.name: remembered.whole(target).clone() for target in masks.targets}
+            found["remembered"] = whole
     for part in trainer.parts:
-        for section, tensors in part.state().items():
-            kind = section if section in _OWN_SECTIONS else "method"
+        sections = {name: tensors for name, tensors in part.state().items() if name not in _IN_MEMORY}
+        for section, tensors in sections.items():
+            kind = section if section == "ranges" else "method"
             before = "" if kind == section else f"{section}/"
             found[kind] |= {f"{before}{name}": tensor.detach().clone() for name, tensor in tensors.items()}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
