@@ -37,7 +37,7 @@ _AGAIN = "start the test again"
 
 @dataclass(frozen=True)
 class Death:
-    """A kill that happened: the function it fell into, and the step of the newest checkpoint, 0 without one."""
+    """A kill that happened: the function it fell into, and the step of the newest checkpoint, or 0."""
 
     kill: Kill
     inside: str
