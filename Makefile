@@ -13,7 +13,7 @@ BENCHMARKS ?= benchmarks/mask_update.py benchmarks/training_overhead.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-transformers lint format bench readme clean
+.PHONY: help demo test test-oldest test-transformers lint format bench soak readme clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -42,6 +42,10 @@ format: $(VENV)/installed  ## rewrite the code in the project's layout
 
 bench: $(VENV)/benchable  ## measure again what docs/results.md shows; choose with BENCHMARKS="benchmarks/NAME.py"
 	for script in $(BENCHMARKS); do $(VENV)/bin/python $$script $(ARGS) || exit 1; done
+	$(MAKE) readme
+
+soak: $(VENV)/installed  ## kill and resume a run of 2,000 steps on 2 processes again and again, and compare
+	$(VENV)/bin/python benchmarks/soak.py $(ARGS)
 	$(MAKE) readme
 
 readme: $(VENV)/installed  ## write the measured tables and that of architectures into README.md and docs/

@@ -29,6 +29,7 @@ COMMANDS = (
     "benchmark",
     "report",
     "compare",
+    "verify_resume",
     "push",
     "rescue",
 )

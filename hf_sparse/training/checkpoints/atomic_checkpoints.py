@@ -36,6 +36,7 @@ from hf_sparse.atomic.files import hash_files
 from hf_sparse.checkpoint.run_record import RECORD
 from hf_sparse.checkpoint.sidecar import SIDECAR, weight_hashes
 from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.training.checkpoints.agreement import failing_together
 from hf_sparse.training.checkpoints.manifest import check_checkpoint, write_manifest
 from hf_sparse.training.checkpoints.passes import ResumablePasses
 from hf_sparse.training.checkpoints.push import copy_beside_weights, copy_clean
@@ -141,8 +142,11 @@ class AtomicCheckpoints(ResumablePasses):
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staged, final = staging / name, home / name
         self._staged = staging.name
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         try:
-            super()._save_checkpoint(model, trial)
+            # Sharded weights are gathered inside, so a process that failed could not meet the others.
+            with nullcontext() if sharded else failing_together(self, f"saving {name}"):
+                super()._save_checkpoint(model, trial)
         finally:
             self._staged = None
         if not self._agreed(staged.is_dir()):
@@ -154,16 +158,16 @@ class AtomicCheckpoints(ResumablePasses):
                     type(self).__name__,
                 )
             return
-        self.save_pass(staged)
-        self._point_to_best(home, staged)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            write_manifest(staged)
-            replace_directory(staged, final)
-            self._rotate(home, final)
-            shutil.rmtree(staging, ignore_errors=True)
-            remove_if_empty(staging.parent)
-        self.accelerator.wait_for_everyone()
+        with failing_together(self, f"saving {name}"):
+            self.save_pass(staged)
+            self._point_to_best(home, staged)
+        with failing_together(self, f"saving {name}"):
+            if self.args.should_save:
+                write_manifest(staged)
+                replace_directory(staged, final)
+                self._rotate(home, final)
+                shutil.rmtree(staging, ignore_errors=True)
+                remove_if_empty(staging.parent)
         if self._push_pending:
             self._push_pending = False
             self._push_from_checkpoint(str(final))

@@ -12,6 +12,8 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import has_length
 
+from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.training.checkpoints.agreement import require_agreement
 from hf_sparse.training.host import Host
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ class ResumablePasses(Host):
 
     # The checkpoint that `train` resumes from.
     resumed_from: Path | None = None
+    # Set by the mixin that inherits from this class.
+    recipe: Recipe
     _begins = False
     _in_pass = False
     _pass_state: dict[str, Any] | None = None
@@ -35,6 +39,7 @@ class ResumablePasses(Host):
         """Return the lengths that Trainer counts by, with the length of passes over a stream as before."""
         values = super().set_initial_training_values(args, dataloader)
         self._in_pass, self._pass_state = False, None
+        require_agreement(self, self.recipe)
         if self.resumed_from is None:
             return values
         state = TrainerState.load_from_json(str(self.resumed_from / TRAINER_STATE_NAME))

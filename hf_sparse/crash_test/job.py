@@ -1,0 +1,181 @@
+"""The training run that a crash test repeats: model, data and training arguments, the same in any process."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_sparse.checkpoint.load import load_model, load_tokenizer
+from hf_sparse.data.calibration import TextBatches, load_texts
+from hf_sparse.data.positions import most_tokens
+from hf_sparse.distillation.teacher import load_teacher
+from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.targets import find_targets
+from hf_sparse.training.trainer import SparseTrainer
+
+# Passes over the data in a run, so that it crosses the ends of some.
+_PASSES = 3
+_TOKENS = 16
+_TINY: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 128,
+    "max_position_embeddings": _TOKENS,
+    # Terms that compare attention need both.
+    "attn_implementation": "eager",
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run that can be made again in any process, bit for bit.
+
+    `recipe` is its mapping. Without `model` a new tiny BERT is trained, without `dataset` on random tokens.
+    Rows of classifiers get made-up labels: the run is about what is saved, not about what is learned.
+    `batch` is the number of rows in a micro-batch of each of the `processes`; `save_steps` is the number of
+    steps between checkpoints, by default about eight in a run.
+    """
+
+    recipe: Mapping[str, Any]
+    max_steps: int = 24
+    seed: int = 0
+    model: str | None = None
+    teacher: str | None = None
+    dataset: str | None = None
+    text_columns: tuple[str, ...] = ()
+    processes: int = 1
+    batch: int = 4
+    save_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 2:
+            raise ValueError(f"a run to interrupt has at least 2 steps, got {self.max_steps}")
+        if self.dataset is not None and self.model is None:
+            raise ValueError("a dataset is read by a model's tokenizer; give the model as well")
+        if self.teacher is not None and self.model is None:
+            raise ValueError("a teacher teaches a given model; give the model as well")
+        object.__setattr__(self, "save_steps", self.save_steps or max(1, self.max_steps // 8))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as values that JSON can hold."""
+        return asdict(self)
+
+    def make_trainer(self, output_dir: Path) -> SparseTrainer:
+        """Return a new trainer of this run; raise `ValueError` if recipe, model and data do not fit."""
+        recipe = Recipe.from_dict(self.recipe)
+        set_seed(self.seed)
+        model = self._model(recipe)
+        return SparseTrainer(
+            model=model,
+            args=self._arguments(output_dir),
+            train_dataset=self._rows(model),
+            recipe=recipe,
+            teacher=self._teacher(recipe, model),
+        )
+
+    def _arguments(self, output_dir: Path) -> TrainingArguments:
+        return TrainingArguments(
+            output_dir=str(output_dir),
+            max_steps=self.max_steps,
+            per_device_train_batch_size=self.batch,
+            gradient_accumulation_steps=2,
+            learning_rate=1e-3 if self.model is None else 5e-5,
+            warmup_steps=2,
+            weight_decay=0.1,
+            logging_steps=1,
+            save_steps=self.save_steps,
+            save_total_limit=2,
+            # Seconds that a process waits for the others.
+            ddp_timeout=300,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            seed=self.seed,
+        )
+
+    def _model(self, recipe: Recipe) -> PreTrainedModel:
+        if self.model is not None:
+            return load_model(self.model, restore=False, strict=False)
+        model = BertForSequenceClassification(BertConfig(**_TINY))
+        if recipe.sparsity is not None and recipe.sparsity.schedule is None:
+            _remove_half(model)
+        return model
+
+    def _teacher(self, recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel | None:
+        if recipe.distillation is None or recipe.distillation.teacher != "given":
+            return None
+        if self.model is None:
+            return BertForSequenceClassification(BertConfig(**_TINY))
+        return load_teacher(self.teacher or self.model, model)
+
+    def _rows(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+        """Return the training set: a few passes over it make the run."""
+        count = max(1, self.max_steps // _PASSES) * 2 * self.batch * self.processes - 1
+        rows = list(self._texts(model, count) if self.dataset else _random_tokens(model, count, self.seed))
+        kind = type(model).__name__
+        return [row | _labels(kind, row["input_ids"], index, model) for index, row in enumerate(rows)]
+
+    def _texts(self, model: PreTrainedModel, count: int) -> list[dict[str, Any]]:
+        tokenizer = load_tokenizer(self.model or "")
+        if tokenizer is None:
+            raise ValueError(
+                f"{self.model} is saved without a tokenizer, which --dataset-name needs; save it there"
+            )
+        length = min(_TOKENS, most_tokens(model) or _TOKENS)
+        accepted = ("input_ids", "attention_mask", "token_type_ids")
+        texts = load_texts(self.dataset or "", self.text_columns, count)
+        batches = TextBatches(texts, tokenizer, accepted, 1, length)
+        rows = [{name: value[0] for name, value in batch.items()} for batch in batches]
+        return [_padded(row, length, tokenizer.pad_token_id or 0) for row in rows]
+
+
+def _padded(row: Mapping[str, Tensor], length: int, padding: int) -> dict[str, Tensor]:
+    missing = length - len(row["input_ids"])
+    return {
+        name: nn.functional.pad(value, (0, missing), value=padding if name == "input_ids" else 0)
+        for name, value in row.items()
+    }
+
+
+def _random_tokens(model: PreTrainedModel, count: int, seed: int) -> list[dict[str, Any]]:
+    vocabulary = model.config.get_text_config().vocab_size
+    length = min(_TOKENS, most_tokens(model) or _TOKENS)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(min(10, vocabulary - 1), vocabulary, (count, length), generator=generator)
+    mask = torch.ones(length, dtype=torch.long)
+    return [{"input_ids": row, "attention_mask": mask} for row in ids]
+
+
+def _labels(kind: str, ids: Tensor, index: int, model: PreTrainedModel) -> dict[str, Any]:
+    """Return labels of a row for a class of models; nothing for a model without a known head."""
+    if kind.endswith("ForSequenceClassification"):
+        classes = model.config.num_labels or 1
+        return {"labels": float(index % 3) if classes == 1 else index % classes}
+    if kind.endswith("ForTokenClassification"):
+        return {"labels": ids % (model.config.num_labels or 1)}
+    if kind.endswith("ForQuestionAnswering"):
+        return {"start_positions": index % len(ids), "end_positions": len(ids) - 1}
+    if kind.endswith(("LM", "LMHeadModel", "ForConditionalGeneration", "ForPreTraining")):
+        return {"labels": ids.clone()}
+    return {}
+
+
+def _remove_half(model: PreTrainedModel) -> None:
+    """Zero the smaller half of every target, for recipes that keep the zeros of a sparse model."""
+    with torch.no_grad():
+        for target in find_targets(model):
+            sizes = target.weight.abs()
+            target.weight[sizes < sizes.flatten().median()] = 0.0
