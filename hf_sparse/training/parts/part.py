@@ -138,10 +138,9 @@ def require_one_process_per_device(trainer: Host) -> None:
     """Raise `ValueError` for ways to train that change or share out weights while a part writes to them."""
     if trainer.args.auto_find_batch_size:
         raise ValueError(AUTO_BATCH_SIZE)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_fsdp_enabled:
         raise ValueError(
-            "pruning or quantizing under FSDP or DeepSpeed is not supported; run with DDP, which "
-            "torchrun does by default"
+            "pruning or quantizing under FSDP is not supported; run with DDP, which torchrun does by default"
         )
     if trainer.args.n_gpu > 1:
         raise ValueError(

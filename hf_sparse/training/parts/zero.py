@@ -1,0 +1,255 @@
+"""Pruning and quantization under DeepSpeed ZeRO, or why they are refused there."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from hf_sparse.checkpoint.sidecar import SavedState
+from hf_sparse.recipe.quantization import QuantizationRecipe
+from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.recipe.sparsity import SparsityRecipe
+from hf_sparse.sparsity.methods import METHODS
+from hf_sparse.training.host import Host
+from hf_sparse.training.parts.part import Run
+from hf_sparse.training.parts.partitions import (
+    WEIGHTS,
+    Partitions,
+    inner_optimizer,
+    is_divided,
+    matrices,
+    whole,
+)
+from hf_sparse.training.parts.quantization_part import QuantizationPart
+from hf_sparse.training.parts.sparsity_part import SparsityPart
+
+# Their step leaves a zero weight with zero gradient and zero state at zero; those of DeepSpeed by name, since
+# only an import of DeepSpeed would make their classes known.
+_KEEPS_ZEROS = ("Adam", "AdamW", "SGD", "FusedAdam", "DeepSpeedCPUAdam")
+
+_STAGES = (1, 2, WEIGHTS)
+
+# Settings of DeepSpeed that change what this package reaches, the values that switch them off, the way out.
+_LEFT_OFF: dict[str, tuple[Any, ...]] = {
+    "tensor_parallel.autotp_size": (None, 0, 1),
+    "zero_optimization.offload_param.device": (None, "none"),
+    "zero_optimization.offload_optimizer.device": (None, "none", "cpu"),
+    "zero_optimization.zero_quantized_weights": (None, False),
+    "zero_optimization.zero_quantized_gradients": (None, False),
+    "zero_optimization.mics_shard_size": (None, -1),
+    "zero_optimization.zero_hpz_partition_size": (None, 0, 1),
+}
+
+
+def stage(trainer: Host) -> int | None:
+    """Return the stage of ZeRO that a Trainer runs under, None without DeepSpeed."""
+    return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else None
+
+
+def readable(model: nn.Module) -> AbstractContextManager[None]:
+    """Gather the matrices of a model that was loaded under ZeRO-3, so that they can be looked at."""
+    return whole(matrices(model))
+
+
+def sparsity_part(recipe: SparsityRecipe, trainer: Host) -> SparsityPart:
+    """Return the part that prunes in a run of a Trainer."""
+    return ZeroSparsityPart(recipe) if trainer.is_deepspeed_enabled else SparsityPart(recipe)
+
+
+def quantization_part(recipe: QuantizationRecipe, trainer: Host) -> QuantizationPart:
+    """Return the part that quantizes in a run of a Trainer."""
+    kind = ZeroQuantizationPart if trainer.is_deepspeed_enabled else QuantizationPart
+    return kind(recipe, trainer.model)
+
+
+def require_saved_whole(trainer: Host, recipe: Recipe) -> None:
+    """Raise `ValueError` if checkpoints of a run would hold no plain weights for a recipe's sidecar."""
+    if stage(trainer) != WEIGHTS or recipe == Recipe():
+        return
+    if not _setting(trainer, "zero_optimization.stage3_gather_16bit_weights_on_model_save"):
+        raise ValueError(
+            "DeepSpeed's zero_optimization.stage3_gather_16bit_weights_on_model_save is false, so checkpoints "
+            "and models would lack model.safetensors, beside which masks, ranges and recipe are saved; set it "
+            "to true"
+        )
+
+
+def require_own_teacher(trainer: Host, teacher: nn.Module) -> None:
+    """Raise `ValueError` for a teacher that ZeRO-3 has divided, or that computes with a divided student."""
+    if stage(trainer) != WEIGHTS:
+        return
+    if any(map(is_divided, teacher.parameters())):
+        raise ValueError(
+            "the teacher was loaded while ZeRO-3 divides every model that is loaded, and only the trained "
+            "model is gathered in its forward pass; load the teacher before the TrainingArguments are made"
+        )
+
+
+class ZeroSparsityPart(SparsityPart):
+    """Prunes, or keeps zeros, where DeepSpeed takes the optimizer's step inside of the backward pass.
+
+    Gradients of removed weights are cleared as they are computed. When masks change, so do the optimizer's
+    copies of the weights and its states. With revival these copies hold the values that removed weights would
+    have, and the model's weights are masked after each step.
+    """
+
+    _partitions: Partitions | None = None
+
+    def check(self, trainer: Host) -> None:
+        """Raise `ValueError` if model, training arguments and settings of DeepSpeed do not fit the recipe."""
+        _require_reachable(trainer)
+        if METHODS[self.recipe.method].needs_training:
+            raise ValueError(
+                f"method {self.recipe.method} changes gradients or weights at every step, and DeepSpeed holds "
+                "them in parts; run with DDP, which torchrun does without deepspeed=, or take method magnitude"
+            )
+        if self.recipe.revives and stage(trainer) == WEIGHTS:
+            raise ValueError(
+                "revive needs the values of removed weights at every step, and ZeRO-3 holds weights in parts; "
+                "take stage 1 or 2, or set sparsity.revive=false"
+            )
+        if self.recipe.lr_rewind and _setting(trainer, "scheduler") is not None:
+            raise ValueError(
+                "lr_rewind builds the learning-rate scheduler from the training arguments, and the "
+                "configuration of DeepSpeed has one; leave scheduler out of it, or set sparsity.lr_rewind=false"
+            )
+        super().check(trainer)
+
+    def begin(self, run: Run, saved: SavedState | None) -> None:
+        """Make or load the masks, and clear removed weights wherever DeepSpeed keeps them."""
+        kind = type(inner_optimizer(run.optimizer)).__name__
+        if kind not in _KEEPS_ZEROS:
+            raise ValueError(
+                f"{kind} may move removed weights off zero, and DeepSpeed holds the optimizer's copies of them "
+                f"in parts; take one of {', '.join(_KEEPS_ZEROS)}, such as by --optim adamw_torch"
+            )
+        with whole(matrices(run.model), write=True):
+            super().begin(run, saved)
+        if self._partitions is not None:
+            for hook in self._hooks:
+                hook.remove()
+        self._partitions = Partitions(self._begun.masks, run.optimizer)
+        self._hooks: list[RemovableHandle] = self._partitions.mask_gradients()
+        if self._begun.remembered is None:
+            self._partitions.clear(states=run.step > 0)
+
+    def describe(self) -> Iterator[str]:
+        """Yield which weights are pruned, or locked, and which Linears are left out."""
+        with whole(self._parameters):
+            yield from super().describe()
+
+    def after_backward(self, run: Run, last: bool) -> float:
+        """Mask the weights that revival has let the optimizer move; DeepSpeed has taken its step already."""
+        if last and self._begun.remembered is not None and not _was_skipped(run):
+            self._begun.remembered.withdraw()
+        return 0.0
+
+    def before_step(self, run: Run) -> None:
+        """Do nothing: the step was taken in the backward pass."""
+
+    def after_step(self, run: Run) -> None:
+        """Do nothing: removed weights without gradient and state have stayed zero."""
+
+    def step_end(self, run: Run) -> None:
+        """Update the masks, if the schedule says so, also where DeepSpeed keeps weights and states."""
+        schedule = self._begun.schedule
+        if schedule is None or not schedule.is_update(run.step):
+            return
+        before, revived = self._begun.masks.sparsity, self._begun.remembered is not None
+        with whole(self._parameters, write=True):
+            super().step_end(run)
+        ended = revived and self._begun.remembered is None
+        if self._partitions is not None and (ended or (not revived and self._begun.masks.sparsity != before)):
+            self._partitions.clear(states=True)
+
+    def verify(self, run: Run) -> None:
+        """Raise `RuntimeError` unless removed weights are zero and, after the ramp, as many as asked for."""
+        with whole(self._parameters):
+            super().verify(run)
+
+    def record(self, run: Run) -> None:
+        """Write the sparsity record into the configuration of the model."""
+        with whole(matrices(run.model)):
+            super().record(run)
+
+    @property
+    def _parameters(self) -> Iterable[nn.Parameter]:
+        return () if self._partitions is None else self._partitions.parameters
+
+
+class ZeroQuantizationPart(QuantizationPart):
+    """Quantizes where DeepSpeed, unlike DDP, neither copies ranges between processes nor keeps gradients."""
+
+    def __init__(self, recipe: QuantizationRecipe, model: nn.Module) -> None:
+        super().__init__(recipe, model)
+        self._reached: set[str] = set()
+        self._hooks: list[RemovableHandle] = []
+
+    def check(self, trainer: Host) -> None:
+        """Raise `ValueError` if training arguments and settings of DeepSpeed do not fit the recipe."""
+        _require_reachable(trainer)
+        super().check(trainer)
+
+    def begin(self, run: Run, saved: SavedState | None) -> None:
+        """Start with the ranges of the checkpoint, or with none, in float32."""
+        for module in self.quantizer.modules.values():
+            for name in ("input_low", "input_high"):
+                # DeepSpeed has cast all of the model to its own precision.
+                module.register_buffer(name, getattr(module, name).float(), persistent=False)
+        super().begin(run, saved)
+        self._reached.clear()
+        self._hooks = [
+            module.weight.register_hook(lambda gradient, name=name: self._reached.add(name))
+            for name, module in self.quantizer.modules.items()
+            if module.weight.requires_grad
+        ]
+
+    def before_forward(self, run: Run, training: bool) -> None:
+        """Give all processes the ranges of the first one, as DDP does."""
+        if not training or run.accelerator is None or run.accelerator.num_processes == 1:
+            return
+        ends = [
+            end
+            for module in self.quantizer.modules.values()
+            for end in (module.input_low, module.input_high)
+        ]
+        together = torch.stack([end.float() for end in ends])
+        torch.distributed.broadcast(together, src=0)
+        for end, value in zip(ends, together, strict=True):
+            end.copy_(value)
+
+    def after_backward(self, run: Run, last: bool) -> float:
+        """Refuse, after the first backward pass, layers whose weight is used past their `forward`."""
+        if run.accelerator is not None and self._hooks:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
+            self.quantizer.check_called(run.accelerator, self._reached)
+        return 0.0
+
+
+def _require_reachable(trainer: Host) -> None:
+    """Raise `ValueError` for settings of DeepSpeed under which weights and states cannot be reached."""
+    if (number := stage(trainer)) not in _STAGES:
+        raise ValueError(
+            f"pruning or quantizing under DeepSpeed needs ZeRO stage 1, 2 or 3, got stage {number}; set "
+            "zero_optimization.stage, or run with DDP, which torchrun does without deepspeed="
+        )
+    for name, off in _LEFT_OFF.items():
+        if (value := _setting(trainer, name)) not in off:
+            raise ValueError(
+                f"pruning or quantizing under DeepSpeed is not supported with {name}={value}; leave it out "
+                "of DeepSpeed's configuration"
+            )
+
+
+def _setting(trainer: Host, name: str) -> Any:
+    """Return a setting of DeepSpeed's configuration by its dotted name, None without it."""
+    return trainer.accelerator.state.deepspeed_plugin.hf_ds_config.get_value(name)
+
+
+def _was_skipped(run: Run) -> bool:
+    return run.accelerator is not None and run.accelerator.optimizer_step_was_skipped
