@@ -24,6 +24,7 @@ from hf_sparse.training.checkpoints import resume
 from hf_sparse.training.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.host import HeardEvents
+from hf_sparse.training.parts import zero
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
 from hf_sparse.training.parts.distiller import Distiller
 from hf_sparse.training.parts.part import Run, RunPart, saved_state
@@ -32,13 +33,6 @@ from hf_sparse.training.parts.quantizer import Quantizer
 from hf_sparse.training.parts.resolve import explain_lost, settle
 from hf_sparse.training.parts.sparsifier import Sparsifier
 from hf_sparse.training.parts.sparsity_part import SparsityPart
-from hf_sparse.training.parts.zero import (
-    quantization_part,
-    readable,
-    require_own_teacher,
-    require_saved_whole,
-    sparsity_part,
-)
 from hf_sparse.training.trials import TrialsMixin
 
 
@@ -93,26 +87,18 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def _take_up(self, recipe: Recipe) -> None:
         """Make the parts of a run under a recipe; raise as `__init__` does."""
-        with readable(self.model):
-            self._take_up_whole(recipe)
-
-    def _take_up_whole(self, recipe: Recipe) -> None:
-        self._in_force = recipe
-        self.recipe = recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
-        self._running = ()
-        parts: list[RunPart] = []
-        teacher = find_teacher(recipe.distillation, self.given_teacher, self)
-        if recipe.distillation is not None and teacher is not None:
-            require_own_teacher(self, teacher)
-            self._check_learnable(recipe.distillation)
-            parts.append(DistillationPart(recipe.distillation, teacher, self))
-        if recipe.quantization is not None:
-            parts.append(quantization_part(recipe.quantization, self))
-        if recipe.sparsity is not None:
-            parts.append(sparsity_part(recipe.sparsity, self))
-        require_saved_whole(self, recipe)
-        for part in parts:
-            part.check(self)
+        self._in_force, self._running = recipe, ()
+        with zero.readable(self.model, recipe):
+            self.recipe = recipe = recipe.model_copy(update={"sparsity": settle(recipe.sparsity, self.model)})
+            parts: list[RunPart] = []
+            teacher = find_teacher(recipe.distillation, self.given_teacher, self)
+            zero.check_run(self, recipe, teacher)
+            if recipe.distillation is not None and teacher is not None:
+                self._check_learnable(recipe.distillation)
+                parts.append(DistillationPart(recipe.distillation, teacher, self))
+            parts += zero.parts_on_weights(self, recipe)
+            for part in parts:
+                part.check(self)
         self.parts = parts
 
     def _check_learnable(self, recipe: DistillationRecipe) -> None:
@@ -271,8 +257,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _begin_training(self) -> None:
         """Check a resumed run against its checkpoint, then begin all parts."""
         self._check_loss()
-        if self.is_deepspeed_enabled and self.resumed_from is not None:
-            # DeepSpeed reads its checkpoints past `_load_from_checkpoint`.
+        if self.is_deepspeed_enabled and self.resumed_from is not None:  # It has no `_load_from_checkpoint`.
             self._resumed = resume.read_resumable(self.resumed_from, self.recipe, self.allow_schedule_change)
         saved, self._resumed = self._resumed, None
         if saved is not None:

@@ -37,13 +37,6 @@ def whole(parameters: Iterable[nn.Parameter], write: bool = False) -> Iterator[N
         yield
 
 
-def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the divided parameters of a model that have two or more dimensions when they are whole."""
-    return [
-        parameter for parameter in model.parameters() if is_divided(parameter) and len(parameter.ds_shape) > 1
-    ]
-
-
 class Partitions:
     """What an engine of DeepSpeed holds of the weights that masks belong to, reached by its documented API.
 

@@ -67,9 +67,7 @@ class Quantizer:
         if reached is None:
             reached = {name for name, module in self.modules.items() if module.weight.grad is not None}
         require_seen(
-            name
-            for name, times in zip(self.layers, called, strict=True)
-            if name in reached and not times
+            name for name, times in zip(self.layers, called, strict=True) if name in reached and not times
         )
 
     def update(self, step: int) -> None:

@@ -9,18 +9,18 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_sparse.checkpoint.sidecar import SavedState
+from hf_sparse.checkpoint.sparsity_record import read_sparsity_record
+from hf_sparse.distillation.base_teacher import BaseAsTeacher
 from hf_sparse.recipe.quantization import QuantizationRecipe
 from hf_sparse.recipe.recipe import Recipe
-from hf_sparse.recipe.sparsity import SparsityRecipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.training.host import Host
-from hf_sparse.training.parts.part import Run
+from hf_sparse.training.parts.part import Run, RunPart
 from hf_sparse.training.parts.partitions import (
     WEIGHTS,
     Partitions,
     inner_optimizer,
     is_divided,
-    matrices,
     whole,
 )
 from hf_sparse.training.parts.quantization_part import QuantizationPart
@@ -30,6 +30,7 @@ from hf_sparse.training.parts.sparsity_part import SparsityPart
 # only an import of DeepSpeed would make their classes known.
 _KEEPS_ZEROS = ("Adam", "AdamW", "SGD", "FusedAdam", "DeepSpeedCPUAdam")
 
+_DDP = "run with DDP, which torchrun does without deepspeed="
 _STAGES = (1, 2, WEIGHTS)
 
 # Settings of DeepSpeed that change what this package reaches, the values that switch them off, the way out.
@@ -49,39 +50,42 @@ def stage(trainer: Host) -> int | None:
     return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else None
 
 
-def readable(model: nn.Module) -> AbstractContextManager[None]:
-    """Gather the matrices of a model that was loaded under ZeRO-3, so that they can be looked at."""
-    return whole(matrices(model))
+def readable(model: nn.Module, recipe: Recipe) -> AbstractContextManager[None]:
+    """Gather a model that was loaded under ZeRO-3, to look at its weights before a run.
+
+    With an empty recipe, weights that no sparsity record speaks of stay divided: gathering them takes memory.
+    """
+    looked_at = recipe != Recipe() or read_sparsity_record(model) is not None
+    return whole(model.parameters() if looked_at else ())
 
 
-def sparsity_part(recipe: SparsityRecipe, trainer: Host) -> SparsityPart:
-    """Return the part that prunes in a run of a Trainer."""
-    return ZeroSparsityPart(recipe) if trainer.is_deepspeed_enabled else SparsityPart(recipe)
+def parts_on_weights(trainer: Host, recipe: Recipe) -> Iterator[RunPart]:
+    """Yield the parts of a run that write to weights or layers, sparsity last."""
+    divided = trainer.is_deepspeed_enabled
+    if recipe.quantization is not None:
+        quantizes = ZeroQuantizationPart if divided else QuantizationPart
+        yield quantizes(recipe.quantization, trainer.model)
+    if recipe.sparsity is not None:
+        yield (ZeroSparsityPart if divided else SparsityPart)(recipe.sparsity)
 
 
-def quantization_part(recipe: QuantizationRecipe, trainer: Host) -> QuantizationPart:
-    """Return the part that quantizes in a run of a Trainer."""
-    kind = ZeroQuantizationPart if trainer.is_deepspeed_enabled else QuantizationPart
-    return kind(recipe, trainer.model)
-
-
-def require_saved_whole(trainer: Host, recipe: Recipe) -> None:
-    """Raise `ValueError` if checkpoints of a run would hold no plain weights for a recipe's sidecar."""
+def check_run(trainer: Host, recipe: Recipe, teacher: nn.Module | None) -> None:
+    """Raise `ValueError` for a teacher, or ways to save, that do not fit ZeRO-3."""
     if stage(trainer) != WEIGHTS or recipe == Recipe():
         return
     if not _setting(trainer, "zero_optimization.stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(
-            "DeepSpeed's zero_optimization.stage3_gather_16bit_weights_on_model_save is false, so checkpoints "
-            "and models would lack model.safetensors, beside which masks, ranges and recipe are saved; set it "
-            "to true"
+            "DeepSpeed's zero_optimization.stage3_gather_16bit_weights_on_model_save is false, so "
+            "checkpoints and models would lack model.safetensors, beside which masks, ranges and recipe are "
+            "saved; set it to true"
         )
-
-
-def require_own_teacher(trainer: Host, teacher: nn.Module) -> None:
-    """Raise `ValueError` for a teacher that ZeRO-3 has divided, or that computes with a divided student."""
-    if stage(trainer) != WEIGHTS:
-        return
-    if any(map(is_divided, teacher.parameters())):
+    if isinstance(teacher, BaseAsTeacher):
+        raise ValueError(
+            "teacher: base runs the layers of the student out of turn, and ZeRO-3 gathers their weights in "
+            "the order of the student's passes; take stage 1 or 2, or pass the base model as teacher= with "
+            "distillation.teacher=given"
+        )
+    if teacher is not None and any(map(is_divided, teacher.parameters())):
         raise ValueError(
             "the teacher was loaded while ZeRO-3 divides every model that is loaded, and only the trained "
             "model is gathered in its forward pass; load the teacher before the TrainingArguments are made"
@@ -103,18 +107,19 @@ class ZeroSparsityPart(SparsityPart):
         _require_reachable(trainer)
         if METHODS[self.recipe.method].needs_training:
             raise ValueError(
-                f"method {self.recipe.method} changes gradients or weights at every step, and DeepSpeed holds "
-                "them in parts; run with DDP, which torchrun does without deepspeed=, or take method magnitude"
+                f"method {self.recipe.method} changes gradients or weights at every step, and DeepSpeed "
+                f"holds them in parts; {_DDP}, or take method magnitude"
             )
         if self.recipe.revives and stage(trainer) == WEIGHTS:
             raise ValueError(
-                "revive needs the values of removed weights at every step, and ZeRO-3 holds weights in parts; "
-                "take stage 1 or 2, or set sparsity.revive=false"
+                "revive needs the values of removed weights at every step, and ZeRO-3 holds weights in "
+                "parts; take stage 1 or 2, or set sparsity.revive=false"
             )
         if self.recipe.lr_rewind and _setting(trainer, "scheduler") is not None:
             raise ValueError(
                 "lr_rewind builds the learning-rate scheduler from the training arguments, and the "
-                "configuration of DeepSpeed has one; leave scheduler out of it, or set sparsity.lr_rewind=false"
+                "configuration of DeepSpeed has one; leave scheduler out of it, or set "
+                "sparsity.lr_rewind=false"
             )
         super().check(trainer)
 
@@ -123,10 +128,10 @@ class ZeroSparsityPart(SparsityPart):
         kind = type(inner_optimizer(run.optimizer)).__name__
         if kind not in _KEEPS_ZEROS:
             raise ValueError(
-                f"{kind} may move removed weights off zero, and DeepSpeed holds the optimizer's copies of them "
-                f"in parts; take one of {', '.join(_KEEPS_ZEROS)}, such as by --optim adamw_torch"
+                f"{kind} may move removed weights off zero, and DeepSpeed holds the optimizer's copies of "
+                f"them in parts; take one of {', '.join(_KEEPS_ZEROS)}, as by --optim adamw_torch"
             )
-        with whole(matrices(run.model), write=True):
+        with whole(run.model.parameters(), write=True):
             super().begin(run, saved)
         if self._partitions is not None:
             for hook in self._hooks:
@@ -172,7 +177,7 @@ class ZeroSparsityPart(SparsityPart):
 
     def record(self, run: Run) -> None:
         """Write the sparsity record into the configuration of the model."""
-        with whole(matrices(run.model)):
+        with whole(run.model.parameters()):
             super().record(run)
 
     @property
@@ -212,9 +217,7 @@ class ZeroQuantizationPart(QuantizationPart):
         if not training or run.accelerator is None or run.accelerator.num_processes == 1:
             return
         ends = [
-            end
-            for module in self.quantizer.modules.values()
-            for end in (module.input_low, module.input_high)
+            end for module in self.quantizer.modules.values() for end in (module.input_low, module.input_high)
         ]
         together = torch.stack([end.float() for end in ends])
         torch.distributed.broadcast(together, src=0)
@@ -236,7 +239,7 @@ def _require_reachable(trainer: Host) -> None:
     if (number := stage(trainer)) not in _STAGES:
         raise ValueError(
             f"pruning or quantizing under DeepSpeed needs ZeRO stage 1, 2 or 3, got stage {number}; set "
-            "zero_optimization.stage, or run with DDP, which torchrun does without deepspeed="
+            f"zero_optimization.stage, or {_DDP}"
         )
     for name, off in _LEFT_OFF.items():
         if (value := _setting(trainer, name)) not in off:
