@@ -18,7 +18,9 @@ def require_finite_weights(model: nn.Module) -> None:
 
 def not_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter with an infinite or NaN entry, None if all are finite."""
-    held = {name: value.detach() for name, value in model.named_parameters() if _may_be_infinite(value)}
+    # Under ZeRO-3 a parameter is empty, and this process' part of it beside it.
+    parts = {name: getattr(value, "ds_tensor", value) for name, value in model.named_parameters()}
+    held = {name: value.detach() for name, value in parts.items() if _may_be_infinite(value)}
     # One norm over all: a norm of each would wait for the device as often. Sharded tensors cannot join it.
     plain = [value for value in held.values() if type(value) is Tensor]
     if plain and get_total_norm(plain, torch.inf, foreach=False).isfinite():

@@ -10,6 +10,8 @@ from tests.support.zero import RECIPES, STAGES, run, run_together
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not among the pinned packages: make test-deepspeed")
 
+# A tenth of the largest step of Adam, which is as long for gradients of rounding errors as for others.
+CLOSE = 1e-4
 WORKS = [name for name in RECIPES if name not in ("group_lasso", "movement", "projections")]
 REFUSED = {
     "group_lasso": "method group_lasso changes gradients or weights at every step",
@@ -45,13 +47,13 @@ def test_a_run_equals_that_of_ddp(name: str, stage: int, ranks: list[Any]) -> No
         for target, mask in expected["masks"].items():
             assert torch.equal(ours["masks"][target], mask)
         for key, value in expected["weights"].items():
-            torch.testing.assert_close(ours["weights"][key], value, rtol=0, atol=1e-5)
+            torch.testing.assert_close(ours["weights"][key], value, rtol=0, atol=CLOSE)
             assert torch.equal(ours["weights"][key] == 0, value == 0)
         for key, value in expected["ranges"].items():
             torch.testing.assert_close(ours["ranges"][key], value, rtol=1e-4, atol=0)
         assert len(ours["log"]) == len(expected["log"]) == 8
         for line, other in zip(ours["log"], expected["log"], strict=True):
-            assert line == pytest.approx(other, rel=1e-4)
+            assert line == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers.training_args
 from safetensors.torch import load_file
 from torch import nn
 
@@ -102,14 +103,6 @@ def masked(made: SparseTrainer) -> list[str]:
     return [] if made.sparsifier is None else made.sparsifier.masks.targets.names
 
 
-def attempt(work: Callable[[], Any]) -> Any:
-    """Return what `work` returns, or the message of its `ValueError`."""
-    try:
-        return work()
-    except ValueError as error:
-        return str(error)
-
-
 def run(folder: Path, stage: int | None, name: str, resume: Path | None = None, **changes: Any) -> Any:
     """Train; return the outcome, or why it was refused, with the number of steps until then."""
     made = None
@@ -148,6 +141,8 @@ def let_accelerate_divide() -> None:
         return on_cpu(self, cpu, *args, **kwargs) if cpu else ("gloo", DistributedType.MULTI_GPU)
 
     state._prepare_backend = prepare
+    # transformers asks a GPU whether it has bfloat16.
+    transformers.training_args.is_torch_bf16_gpu_available = lambda: True
     state.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
 
 

@@ -40,6 +40,7 @@ from hf_sparse.training.checkpoints.manifest import write_manifest
 from hf_sparse.training.checkpoints.passes import ResumablePasses
 from hf_sparse.training.checkpoints.push import copy_beside_weights, copy_clean
 from hf_sparse.training.checkpoints.resume import check_checkpoint
+from hf_sparse.training.parts.partitions import saves_in_parts
 
 if TYPE_CHECKING:
     import optuna
@@ -100,8 +101,8 @@ class AtomicCheckpoints(ResumablePasses):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model and the files that belong to it, so that they are all old or all new."""
         directory = Path(output_dir) if output_dir else self._output
-        # Under FSDP and DeepSpeed every process writes, and all would have to agree on a place.
-        direct = self._staged is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        # Where every process writes, all would have to agree on a place.
+        direct = self._staged is not None or self.is_fsdp_enabled or saves_in_parts(self)
         staged = self.args.should_save and not direct
         with staged_files(directory, MODEL_FILES) if staged else nullcontext(directory) as place:
             super().save_model(str(place), _internal_call=True)

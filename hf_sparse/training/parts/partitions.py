@@ -10,9 +10,26 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.targets import Target
+from hf_sparse.training.host import Host
 
 # The stage that divides the weights themselves.
 WEIGHTS = 3
+GATHERED_TO_SAVE = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
+
+
+def stage(trainer: Host) -> int | None:
+    """Return the stage of ZeRO that a Trainer runs under, None without DeepSpeed."""
+    return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else None
+
+
+def setting(trainer: Host, name: str) -> Any:
+    """Return a setting of DeepSpeed's configuration by its dotted name, None without it."""
+    return trainer.accelerator.state.deepspeed_plugin.hf_ds_config.get_value(name)
+
+
+def saves_in_parts(trainer: Host) -> bool:
+    """Return whether every process saves its own part of a model, in place of whole weights by one."""
+    return stage(trainer) == WEIGHTS and not setting(trainer, GATHERED_TO_SAVE)
 
 
 def is_divided(parameter: nn.Parameter) -> bool:

@@ -17,18 +17,22 @@ from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.training.host import Host
 from hf_sparse.training.parts.part import Run, RunPart
 from hf_sparse.training.parts.partitions import (
+    GATHERED_TO_SAVE,
     WEIGHTS,
     Partitions,
     inner_optimizer,
     is_divided,
+    saves_in_parts,
+    setting,
+    stage,
     whole,
 )
 from hf_sparse.training.parts.quantization_part import QuantizationPart
+from hf_sparse.training.parts.sparsifier import KEEPS_ZEROS
 from hf_sparse.training.parts.sparsity_part import SparsityPart
 
-# Their step leaves a zero weight with zero gradient and zero state at zero; those of DeepSpeed by name, since
-# only an import of DeepSpeed would make their classes known.
-_KEEPS_ZEROS = ("Adam", "AdamW", "SGD", "FusedAdam", "DeepSpeedCPUAdam")
+# Like those of PyTorch, their step leaves a zero weight with zero gradient and zero state at zero.
+_DEEPSPEEDS = ("FusedAdam", "DeepSpeedCPUAdam")
 
 _DDP = "run with DDP, which torchrun does without deepspeed="
 _STAGES = (1, 2, WEIGHTS)
@@ -43,11 +47,6 @@ _LEFT_OFF: dict[str, tuple[Any, ...]] = {
     "zero_optimization.mics_shard_size": (None, -1),
     "zero_optimization.zero_hpz_partition_size": (None, 0, 1),
 }
-
-
-def stage(trainer: Host) -> int | None:
-    """Return the stage of ZeRO that a Trainer runs under, None without DeepSpeed."""
-    return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else None
 
 
 def readable(model: nn.Module, recipe: Recipe) -> AbstractContextManager[None]:
@@ -73,9 +72,9 @@ def check_run(trainer: Host, recipe: Recipe, teacher: nn.Module | None) -> None:
     """Raise `ValueError` for a teacher, or ways to save, that do not fit ZeRO-3."""
     if stage(trainer) != WEIGHTS or recipe == Recipe():
         return
-    if not _setting(trainer, "zero_optimization.stage3_gather_16bit_weights_on_model_save"):
+    if saves_in_parts(trainer):
         raise ValueError(
-            "DeepSpeed's zero_optimization.stage3_gather_16bit_weights_on_model_save is false, so "
+            f"DeepSpeed's {GATHERED_TO_SAVE} is false, so "
             "checkpoints and models would lack model.safetensors, beside which masks, ranges and recipe are "
             "saved; set it to true"
         )
@@ -115,7 +114,7 @@ class ZeroSparsityPart(SparsityPart):
                 "revive needs the values of removed weights at every step, and ZeRO-3 holds weights in "
                 "parts; take stage 1 or 2, or set sparsity.revive=false"
             )
-        if self.recipe.lr_rewind and _setting(trainer, "scheduler") is not None:
+        if self.recipe.lr_rewind and setting(trainer, "scheduler") is not None:
             raise ValueError(
                 "lr_rewind builds the learning-rate scheduler from the training arguments, and the "
                 "configuration of DeepSpeed has one; leave scheduler out of it, or set "
@@ -125,12 +124,7 @@ class ZeroSparsityPart(SparsityPart):
 
     def begin(self, run: Run, saved: SavedState | None) -> None:
         """Make or load the masks, and clear removed weights wherever DeepSpeed keeps them."""
-        kind = type(inner_optimizer(run.optimizer)).__name__
-        if kind not in _KEEPS_ZEROS:
-            raise ValueError(
-                f"{kind} may move removed weights off zero, and DeepSpeed holds the optimizer's copies of "
-                f"them in parts; take one of {', '.join(_KEEPS_ZEROS)}, as by --optim adamw_torch"
-            )
+        _require_kept_zeros(inner_optimizer(run.optimizer))
         with whole(run.model.parameters(), write=True):
             super().begin(run, saved)
         if self._partitions is not None:
@@ -234,6 +228,18 @@ class ZeroQuantizationPart(QuantizationPart):
         return 0.0
 
 
+def _require_kept_zeros(optimizer: torch.optim.Optimizer) -> None:
+    """Raise `ValueError` for an optimizer whose step may change a zero weight."""
+    kind = type(optimizer)
+    deepspeeds = kind.__module__.startswith("deepspeed.") and kind.__name__ in _DEEPSPEEDS
+    if kind not in KEEPS_ZEROS and not deepspeeds:
+        names = ", ".join([known.__name__ for known in KEEPS_ZEROS] + list(_DEEPSPEEDS))
+        raise ValueError(
+            f"{kind.__name__} may move removed weights off zero, and DeepSpeed holds the optimizer's copies "
+            f"of them in parts; take {names}, as by --optim adamw_torch"
+        )
+
+
 def _require_reachable(trainer: Host) -> None:
     """Raise `ValueError` for settings of DeepSpeed under which weights and states cannot be reached."""
     if (number := stage(trainer)) not in _STAGES:
@@ -242,16 +248,11 @@ def _require_reachable(trainer: Host) -> None:
             f"zero_optimization.stage, or {_DDP}"
         )
     for name, off in _LEFT_OFF.items():
-        if (value := _setting(trainer, name)) not in off:
+        if (value := setting(trainer, name)) not in off:
             raise ValueError(
                 f"pruning or quantizing under DeepSpeed is not supported with {name}={value}; leave it out "
                 "of DeepSpeed's configuration"
             )
-
-
-def _setting(trainer: Host, name: str) -> Any:
-    """Return a setting of DeepSpeed's configuration by its dotted name, None without it."""
-    return trainer.accelerator.state.deepspeed_plugin.hf_ds_config.get_value(name)
 
 
 def _was_skipped(run: Run) -> bool:
