@@ -29,7 +29,9 @@ def gpt2() -> GPT2ForSequenceClassification:
 
 
 def job(rank: int, folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"gpt2": run(folder / "gpt2", None, "magnitude", model=gpt2())}
+    found: dict[Any, Any] = {("gpt2", None): run(folder / "gpt2", None, "magnitude", model=gpt2())}
+    for stage in (None, *STAGES):
+        found["sooner", stage] = sooner(folder / f"sooner-{stage}", stage)
     bert().save_pretrained(folder / f"base-{rank}")
     for stage in STAGES:
         name = WHOLE if stage == 3 else "revive"
@@ -49,11 +51,19 @@ def job(rank: int, folder: Path) -> dict[str, Any]:
         best = {"eval_strategy": "steps", "eval_steps": 4, "load_best_model_at_end": True}
         place = folder / f"best-{stage}"
         made = trainer(place, stage, "magnitude", metric_for_best_model="loss", **best)
-        made.eval_dataset = made.train_dataset
         made.train()
-        found["best", stage] = made.state.best_model_checkpoint, held_by_deepspeed(made)
+        found["best", stage] = made.state.best_model_checkpoint, held_by_deepspeed(made, states=())
     found["divided", 3] = divided(folder, rank)
     return found
+
+
+def sooner(folder: Path, stage: int | None) -> Any:
+    """Resume in the middle of a ramp under a schedule whose ramp has ended by then."""
+    later, now = "sparsity.schedule.ramp_end=7", "sparsity.schedule.ramp_end=4"
+    run(folder / "begun", stage, "magnitude", changed=[later])
+    middle = folder / "begun" / "checkpoint-4"
+    given = {"changed": [now], "allow_schedule_change": True}
+    return run(folder / "again", stage, "magnitude", resume=middle, **given)
 
 
 def divided(folder: Path, rank: int) -> dict[str, Any]:
@@ -92,6 +102,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(stage: int, ranks
     for rank in ranks:
         assert same(rank["resumed", stage], rank["straight", stage], "weights", "masks", "ranges")
         assert rank["resumed", stage]["log"] == rank["straight", stage]["log"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_changed_schedule_removes_at_once_stays_zero(stage: int, ranks: list[Any]) -> None:
+    for rank in ranks:
+        ours, expected = rank["sooner", stage], ranks[0]["sooner", None]
+        assert "refused" not in ours, ours
+        assert same(ours, expected, "masks")
+        for key, value in expected["weights"].items():
+            torch.testing.assert_close(ours["weights"][key], value, rtol=0, atol=1e-4)
+            assert torch.equal(ours["weights"][key] == 0, value == 0)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -143,7 +164,7 @@ def test_a_saved_model_is_that_of_stock_transformers(stage: int, ranks: list[Any
 @pytest.mark.parametrize("stage", STAGES)
 def test_weights_that_are_stored_transposed_are_masked_alike(stage: int, ranks: list[Any]) -> None:
     for rank in ranks:
-        for name, mask in ranks[0]["gpt2"]["masks"].items():
+        for name, mask in ranks[0]["gpt2", None]["masks"].items():
             assert torch.equal(rank["gpt2", stage]["masks"][name], mask)
 
 

@@ -1,11 +1,11 @@
 """Pruning and quantization under DeepSpeed ZeRO, or why they are refused there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_sparse.checkpoint.sidecar import SavedState
@@ -100,6 +100,8 @@ class ZeroSparsityPart(SparsityPart):
     """
 
     _partitions: Partitions | None = None
+    # States of a checkpoint are out of reach until the next step, which may move weights by old momentum.
+    _late = False
 
     def check(self, trainer: Host) -> None:
         """Raise `ValueError` if model, training arguments and settings of DeepSpeed do not fit the recipe."""
@@ -133,7 +135,9 @@ class ZeroSparsityPart(SparsityPart):
         self._partitions = Partitions(self._begun.masks, run.optimizer)
         self._hooks: list[RemovableHandle] = self._partitions.mask_gradients()
         if self._begun.remembered is None:
-            self._partitions.clear(states=run.step > 0)
+            self._partitions.clear(states=False)
+            removed_more = saved is not None and not _same(saved.masks, self._begun.masks.pack())
+            self._late = run.step > 0 and (removed_more or self.recipe.revives)
 
     def describe(self) -> Iterator[str]:
         """Yield which weights are pruned, or locked, and which Linears are left out."""
@@ -155,6 +159,11 @@ class ZeroSparsityPart(SparsityPart):
     def step_end(self, run: Run) -> None:
         """Update the masks, if the schedule says so, also where DeepSpeed keeps weights and states."""
         schedule = self._begun.schedule
+        if self._late and self._partitions is not None:
+            self._late = False
+            with whole(self._parameters, write=True):
+                self._begun.masks.apply_to_weights()
+            self._partitions.clear(states=True)
         if schedule is None or not schedule.is_update(run.step):
             return
         before, revived = self._begun.masks.sparsity, self._begun.remembered is not None
@@ -253,6 +262,10 @@ def _require_reachable(trainer: Host) -> None:
                 f"pruning or quantizing under DeepSpeed is not supported with {name}={value}; leave it out "
                 "of DeepSpeed's configuration"
             )
+
+
+def _same(saved: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bool:
+    return saved.keys() == masks.keys() and all(torch.equal(saved[name], masks[name]) for name in masks)
 
 
 def _was_skipped(run: Run) -> bool:
