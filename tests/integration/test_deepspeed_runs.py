@@ -14,11 +14,23 @@ from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 from hf_sparse.checkpoint.sparsity_record import read_sparsity_record
 from hf_sparse.training.checkpoints.manifest import check_manifest
 from tests.support.tiny import VOCABULARY, bert
-from tests.support.zero import STAGES, config, held_by_deepspeed, result, run, run_together, trainer
+from tests.support.zero import (
+    EMPTY,
+    MAGNITUDE,
+    REVIVE,
+    STAGES,
+    WHOLE,
+    Case,
+    config,
+    held_by_deepspeed,
+    result,
+    run,
+    run_together,
+    trainer,
+)
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not among the pinned packages: make test-deepspeed")
 
-WHOLE = "pruning, logits, quantization"
 ODD = {"hidden_size": 30, "intermediate_size": 35}
 
 
@@ -29,52 +41,56 @@ def gpt2() -> GPT2ForSequenceClassification:
 
 
 def job(rank: int, folder: Path) -> dict[str, Any]:
-    found: dict[Any, Any] = {("gpt2", None): run(folder / "gpt2", None, "magnitude", model=gpt2())}
+    found: dict[Any, Any] = {("gpt2", None): run(folder / "gpt2", None, MAGNITUDE, model=gpt2())}
     for stage in (None, *STAGES):
         found["sooner", stage] = sooner(folder / f"sooner-{stage}", stage)
-    bert().save_pretrained(folder / f"base-{rank}")
+    if rank == 0:
+        bert().save_pretrained(folder / "base")
     for stage in STAGES:
-        name = WHOLE if stage == 3 else "revive"
+        case = WHOLE if stage == 3 else REVIVE
         place = folder / f"straight-{stage}"
-        made = trainer(place, stage, name)
+        made = trainer(place, stage, case)
         made.train()
         made.save_model(str(folder / f"saved-{stage}"))
         found["straight", stage] = result(made, place) | {"held": held_by_deepspeed(made)}
         again = folder / f"again-{stage}"
-        found["resumed", stage] = run(again, stage, name, resume=place / "checkpoint-4")
-        found["other recipe", stage] = run(again, stage, "magnitude", resume=place / "checkpoint-4")
+        found["resumed", stage] = run(again, stage, case, resume=place / "checkpoint-4")
+        found["other recipe", stage] = run(again, stage, MAGNITUDE, resume=place / "checkpoint-4")
         place = folder / f"bf16-{stage}"
         made = trainer(place, stage, WHOLE, bf16=True)
         made.train()
         found["bf16", stage] = result(made, place) | {"held": held_by_deepspeed(made)}
-        found["gpt2", stage] = run(folder / f"gpt2-{stage}", stage, "magnitude", model=gpt2())
+        found["gpt2", stage] = run(folder / f"gpt2-{stage}", stage, MAGNITUDE, model=gpt2())
         best = {"eval_strategy": "steps", "eval_steps": 4, "load_best_model_at_end": True}
         place = folder / f"best-{stage}"
-        made = trainer(place, stage, "magnitude", metric_for_best_model="loss", **best)
+        made = trainer(place, stage, MAGNITUDE, metric_for_best_model="loss", **best)
         made.train()
         found["best", stage] = made.state.best_model_checkpoint, held_by_deepspeed(made, states=())
-    found["divided", 3] = divided(folder, rank)
+    found["divided", 3] = divided(folder)
     return found
 
 
 def sooner(folder: Path, stage: int | None) -> Any:
     """Resume in the middle of a ramp under a schedule whose ramp has ended by then."""
     later, now = "sparsity.schedule.ramp_end=7", "sparsity.schedule.ramp_end=4"
-    run(folder / "begun", stage, "magnitude", changed=[later])
+    run(folder / "begun", stage, MAGNITUDE, changed=[later])
     middle = folder / "begun" / "checkpoint-4"
     given = {"changed": [now], "allow_schedule_change": True}
-    return run(folder / "again", stage, "magnitude", resume=middle, **given)
+    return run(folder / "again", stage, MAGNITUDE, resume=middle, **given)
 
 
-def divided(folder: Path, rank: int) -> dict[str, Any]:
+def divided(folder: Path) -> dict[str, Any]:
     """Load a model while ZeRO-3 divides what is loaded; return outcomes and refusals."""
-    ready = trainer(folder / "ready", 3, "empty")
-    base = folder / f"base-{rank}"
+    ready = trainer(folder / "ready", 3, EMPTY)
+    base = folder / "base"
     model = AutoModelForSequenceClassification.from_pretrained(base)
     shapes = {tuple(parameter.shape) for parameter in model.parameters()}
-    found = {"shapes": shapes, "magnitude": run(folder / "divided", 3, "magnitude", model=model)}
+    found: dict[str, Any] = {
+        "shapes": shapes,
+        "magnitude": run(folder / "divided", 3, MAGNITUDE, model=model),
+    }
     other = AutoModelForSequenceClassification.from_pretrained(base)
-    found["teacher"] = run(folder / "divided-teacher", 3, "logits", teacher=other)
+    found["teacher"] = run(folder / "divided-teacher", 3, Case(distillation="logits"), teacher=other)
     del ready
     return found
 
@@ -189,9 +205,7 @@ def test_a_teacher_that_is_divided_is_refused(ranks: list[Any]) -> None:
 
 
 def uneven(rank: int, folder: Path) -> dict[int | None, Any]:
-    return {
-        stage: run(folder / f"{stage}", stage, "magnitude", model=bert(**ODD)) for stage in (None, *STAGES)
-    }
+    return {stage: run(folder / f"{stage}", stage, MAGNITUDE, model=bert(**ODD)) for stage in (None, *STAGES)}
 
 
 def test_weights_that_processes_cannot_share_evenly_are_masked_alike(tmp_path: Path) -> None:
@@ -202,20 +216,20 @@ def test_weights_that_processes_cannot_share_evenly_are_masked_alike(tmp_path: P
 
 
 def settings(rank: int, folder: Path) -> dict[str, Any]:
-    def attempt(name: str, method: str, stage: int, zero: dict[str, Any] | None = None, **more: Any) -> Any:
+    def attempt(name: str, case: Case, stage: int, zero: dict[str, Any] | None = None, **more: Any) -> Any:
         given = config(stage, zero, **more.pop("engine", {}))
-        return run(folder / name, stage, method, deepspeed=given, **more)
+        return run(folder / name, stage, case, deepspeed=given, **more)
 
     unsaved = {"stage3_gather_16bit_weights_on_model_save": False}
     warmup = {"scheduler": {"type": "WarmupLR", "params": {}}}
     return {
-        "stage 0": attempt("0", "magnitude", 0),
-        "unsaved": attempt("unsaved", "magnitude", 3, unsaved),
-        "unsaved empty": attempt("unsaved-empty", "empty", 3, {}),
-        "offloaded": attempt("offloaded", "magnitude", 3, {"offload_param": {"device": "cpu"}}),
-        "scheduler": attempt("scheduler", "magnitude", 2, engine=warmup),
-        "optimizer": attempt("optimizer", "magnitude", 2, optim="adafactor"),
-        "states on the CPU": attempt("cpu", "magnitude", 2, {"offload_optimizer": {"device": "cpu"}}),
+        "stage 0": attempt("0", MAGNITUDE, 0),
+        "unsaved": attempt("unsaved", MAGNITUDE, 3, unsaved),
+        "unsaved empty": attempt("unsaved-empty", EMPTY, 3, {}),
+        "offloaded": attempt("offloaded", MAGNITUDE, 3, {"offload_param": {"device": "cpu"}}),
+        "scheduler": attempt("scheduler", MAGNITUDE, 2, engine=warmup),
+        "optimizer": attempt("optimizer", MAGNITUDE, 2, optim="adafactor"),
+        "states on the CPU": attempt("cpu", MAGNITUDE, 2, {"offload_optimizer": {"device": "cpu"}}),
     }
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,48 @@ STATES = ("exp_avg", "exp_avg_sq")
 LIMIT_S = 540
 _HALF_WAY, _END = 4, 8
 
-TAUGHT = {"logits": 0.7, "task": 0.3}
-RECIPES: dict[str, Recipe] = {
-    "empty": Recipe(),
+NONE = "none"
+SPARSITY: dict[str, Recipe] = {
+    NONE: Recipe(),
     "magnitude": pruning(),
-    "global": pruning("sparsity.allocation=global"),
-    "blocks": pruning("sparsity.pattern=2x4"),
-    "revive": pruning("sparsity.revive=true"),
-    "lock": Recipe(),
+    "magnitude, global": pruning("sparsity.allocation=global"),
+    "magnitude, 2x4 blocks": pruning("sparsity.pattern=2x4"),
+    "magnitude with revive": pruning("sparsity.revive=true"),
+    "lock": Recipe.from_dict({"sparsity": {"method": "lock"}}),
     "group_lasso": Recipe.preset("group_lasso_block"),
     "movement": Recipe.from_dict(
-        {"sparsity": {"method": "movement", "pattern": "1x1", "schedule": {"final": 0.5, "begin": 1}}}
+        {"sparsity": {"method": "movement", "schedule": {"final": 0.5, "begin": 1}, "allocation": "global"}}
     ),
-    "logits": Recipe.from_dict({"distillation": TAUGHT}),
-    "hidden": Recipe.from_dict({"distillation": {"hidden": 1.0, "relations": 0.5}}),
-    "projections": Recipe.from_dict({"distillation": {"hidden": 1.0}}),
-    "quantization": Recipe.from_dict({"quantization": {}}),
-    "pruning, logits, quantization": pruning(f"distillation={TAUGHT}", "quantization={begin: 2, freeze: 6}"),
 }
+DISTILLATION: dict[str, dict[str, Any] | None] = {
+    NONE: None,
+    "logits": {"logits": 0.7, "task": 0.3},
+    "hidden, relations": {"hidden": 1.0, "relations": 0.5},
+    "hidden, wider teacher": {"hidden": 1.0},
+}
+QUANTIZATION: dict[str, dict[str, Any] | None] = {NONE: None, "int8": {"begin": 2, "freeze": 6}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe by its parts."""
+
+    method: str = NONE
+    distillation: str = NONE
+    quantization: str = NONE
+
+    @property
+    def recipe(self) -> Recipe:
+        parts = {
+            "distillation": DISTILLATION[self.distillation],
+            "quantization": QUANTIZATION[self.quantization],
+        }
+        given = {name: settings for name, settings in parts.items() if settings is not None}
+        return Recipe.from_dict(SPARSITY[self.method].model_dump(mode="json", exclude_none=True) | given)
+
+
+EMPTY, MAGNITUDE, REVIVE = Case(), Case("magnitude"), Case("magnitude with revive")
+WHOLE = Case("magnitude", "logits", "int8")
 
 
 def config(stage: int, zero: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -61,7 +86,7 @@ def config(stage: int, zero: Mapping[str, Any] | None = None, **changes: Any) ->
 def trainer(
     folder: Path,
     stage: int | None,
-    name: str,
+    case: Case,
     model: nn.Module | None = None,
     deepspeed: dict[str, Any] | None = None,
     changed: Sequence[str] = (),
@@ -81,11 +106,11 @@ def trainer(
     }
     args = arguments(folder, **(settings | engine | changes))
     model = bert() if model is None else model
-    if name == "lock":
+    if case.method == "lock":
         prune(model, 0.6)
-    recipe = RECIPES[name].override(changed)
+    recipe = case.recipe.override(changed)
     if recipe.distillation is not None:
-        kwargs.setdefault("teacher", bert(seed=1, hidden_size=48 if name == "projections" else 32))
+        kwargs.setdefault("teacher", bert(seed=1, hidden_size=48 if "wider" in case.distillation else 32))
     data = {"train_dataset": sentences(20), "eval_dataset": sentences(8)}
     return SparseTrainer(model, args, recipe=recipe, **data, **kwargs)
 
@@ -95,7 +120,7 @@ def result(made: SparseTrainer, folder: Path) -> dict[str, Any]:
     lines = [line for line in made.state.log_history if "loss" in line]
     keys = ("loss", "grad_norm", "sparsity", "loss_logits", "loss_hidden", "loss_relations")
     return {
-        "weights": load_file(folder / f"checkpoint-{_END}" / "model.safetensors"),
+        "weights": load_file(folder / f"checkpoint-{made.state.max_steps}" / "model.safetensors"),
         "masks": {} if made.sparsifier is None else {n: made.sparsifier.masks[n] for n in masked(made)},
         "ranges": {} if made.quantizer is None else made.quantizer.state(),
         "log": [{key: line[key] for key in keys if key in line} for line in lines],
@@ -106,11 +131,11 @@ def masked(made: SparseTrainer) -> list[str]:
     return [] if made.sparsifier is None else made.sparsifier.masks.targets.names
 
 
-def run(folder: Path, stage: int | None, name: str, resume: Path | None = None, **changes: Any) -> Any:
+def run(folder: Path, stage: int | None, case: Case, resume: Path | None = None, **changes: Any) -> Any:
     """Train; return the outcome, or why it was refused, with the number of steps until then."""
     made = None
     try:
-        made = trainer(folder, stage, name, **changes)
+        made = trainer(folder, stage, case, **changes)
         made.train(resume_from_checkpoint=None if resume is None else str(resume))
     except ValueError as error:
         return {"refused": str(error), "steps": 0 if made is None else made.state.global_step}

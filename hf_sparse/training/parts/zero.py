@@ -180,7 +180,7 @@ class ZeroSparsityPart(SparsityPart):
 
     def record(self, run: Run) -> None:
         """Write the sparsity record into the configuration of the model."""
-        with whole(run.model.parameters()):
+        with whole(self._parameters):
             super().record(run)
 
     @property
