@@ -72,10 +72,10 @@ def job(rank: int, folder: Path) -> dict[str, Any]:
 
 def sooner(folder: Path, stage: int | None) -> Any:
     """Resume in the middle of a ramp under a schedule whose ramp has ended by then."""
-    later, now = "sparsity.schedule.ramp_end=7", "sparsity.schedule.ramp_end=4"
-    run(folder / "begun", stage, MAGNITUDE, changed=[later])
+    later = ["sparsity.schedule.ramp_end=7", "sparsity.schedule.update_end=7"]
+    run(folder / "begun", stage, MAGNITUDE, changed=later)
     middle = folder / "begun" / "checkpoint-4"
-    given = {"changed": [now], "allow_schedule_change": True}
+    given = {"changed": ["sparsity.schedule.ramp_end=4"], "allow_schedule_change": True}
     return run(folder / "again", stage, MAGNITUDE, resume=middle, **given)
 
 
@@ -134,7 +134,7 @@ def test_what_a_changed_schedule_removes_at_once_stays_zero(stage: int, ranks: l
 @pytest.mark.parametrize("stage", STAGES)
 def test_another_recipe_does_not_resume(stage: int, ranks: list[Any]) -> None:
     for rank in ranks:
-        assert "was written with another recipe" in rank["other recipe", stage]["refused"]
+        assert "was written under another recipe" in rank["other recipe", stage]["refused"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
