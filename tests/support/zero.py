@@ -41,7 +41,7 @@ DISTILLATION: dict[str, dict[str, Any] | None] = {
     "hidden, relations": {"hidden": 1.0, "relations": 0.5},
     "hidden, wider teacher": {"hidden": 1.0},
 }
-QUANTIZATION: dict[str, dict[str, Any] | None] = {NONE: None, "int8": {"begin": 2, "freeze": 6}}
+QUANTIZATION: dict[str, dict[str, Any] | None] = {NONE: None, "int8": {"begin": 2, "freeze": 4}}
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Case:
             "distillation": DISTILLATION[self.distillation],
             "quantization": QUANTIZATION[self.quantization],
         }
-        given = {name: settings for name, settings in parts.items() if settings is not None}
-        return Recipe.from_dict(SPARSITY[self.method].model_dump(mode="json", exclude_none=True) | given)
+        given = Recipe.from_dict({name: settings for name, settings in parts.items() if settings is not None})
+        return given.model_copy(update={"sparsity": SPARSITY[self.method].sparsity})
 
 
 EMPTY, MAGNITUDE, REVIVE = Case(), Case("magnitude"), Case("magnitude with revive")

@@ -216,8 +216,8 @@ class ZeroQuantizationPart(QuantizationPart):
         ]
 
     def before_forward(self, run: Run, training: bool) -> None:
-        """Give all processes the ranges of the first one, as DDP does."""
-        if not training or run.accelerator is None or run.accelerator.num_processes == 1:
+        """Give all processes the ranges of the first one, as DDP does in training."""
+        if run.accelerator is None or run.accelerator.num_processes == 1:
             return
         ends = [
             end for module in self.quantizer.modules.values() for end in (module.input_low, module.input_high)
