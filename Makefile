@@ -5,6 +5,7 @@ ARGS ?=
 
 VENV := .venv
 OLDEST := .venv-oldest
+DEEPSPEED := .venv-deepspeed
 PINS := requirements/torch.txt requirements/pinned.txt setup.cfg setup.py
 RUFF := $(VENV)/bin/ruff
 # Those that need no data; prune_once_for_all.py is told on its command line where to find some.
@@ -13,7 +14,7 @@ BENCHMARKS ?= benchmarks/mask_update.py benchmarks/training_overhead.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-transformers lint format bench soak readme clean
+.PHONY: help demo test test-oldest test-deepspeed test-transformers lint format bench soak readme clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -27,6 +28,9 @@ test: $(VENV)/installed  ## run the tests; pass options with ARGS="-k masks", pr
 
 test-oldest: $(OLDEST)/installed  ## run the tests on the oldest supported transformers
 	$(OLDEST)/bin/python -m pytest -n $(JOBS) -p no:cacheprovider $(ARGS)
+
+test-deepspeed: $(DEEPSPEED)/with-deepspeed  ## run the tests under DeepSpeed, which compiles C++ when it is first used
+	DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -p no:cacheprovider tests/integration/test_deepspeed.py tests/integration/test_deepspeed_runs.py $(ARGS)
 
 test-transformers: $(VENV)/installed  ## run transformers' own tests of Trainer with ours in its place: CHECKOUT=../transformers
 	$(VENV)/bin/python tests/integration/transformers_tests.py $(CHECKOUT) $(ARGS)
@@ -53,7 +57,7 @@ readme: $(VENV)/installed  ## write the measured tables and that of architecture
 	$(VENV)/bin/python -m tests.support.zoo_table
 
 clean:  ## remove what the other targets have made
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis hf_sparse_demo
+	rm -rf $(VENV) $(OLDEST) $(DEEPSPEED) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis hf_sparse_demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each step may be interrupted: the stamp `installed` comes last, and pip continues with what is missing.
@@ -69,6 +73,10 @@ clean:  ## remove what the other targets have made
 
 $(OLDEST)/installed: LAID_OVER := requirements/oldest.txt
 $(OLDEST)/installed: requirements/oldest.txt
+
+$(DEEPSPEED)/with-deepspeed: requirements/deepspeed.txt $(DEEPSPEED)/installed
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pip install -q --no-deps --no-build-isolation -r requirements/deepspeed.txt
+	@touch $@
 
 $(VENV)/benchable: requirements/bench.txt $(VENV)/installed
 	$(VENV)/bin/python -m pip install -q --no-deps -r requirements/bench.txt

@@ -183,6 +183,11 @@ def _check_arguments(args: TrainingArguments, sparsity: SparsityRecipe, optimize
     """Raise `ValueError` for training arguments under which a callback comes too late."""
     if args.auto_find_batch_size:
         raise ValueError(AUTO_BATCH_SIZE)
+    if args.deepspeed_plugin is not None:
+        raise ValueError(
+            "a callback comes after the step that DeepSpeed takes in the backward pass, so it cannot keep "
+            "removed weights at zero; use SparseTrainer or SparseTrainerMixin, or run without deepspeed="
+        )
     if args.load_best_model_at_end and sparsity.schedule is not None:
         raise ValueError(
             "a callback cannot keep load_best_model_at_end from choosing a model saved before the final "

@@ -25,7 +25,7 @@ def require_finite_weights(model: nn.Module) -> None:
 def not_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter with an infinite or NaN entry, None if all are finite."""
     parameters = dict(model.named_parameters())
-    own = {name: _own_part(value.detach()) for name, value in parameters.items() if _may_be_infinite(value)}
+    own = {name: _own_part(value) for name, value in parameters.items() if _may_be_infinite(value)}
     # A shard may be empty.
     held = {name: value for name, value in own.items() if value.numel()}
     # One norm over all: a norm of each would wait for the device as often. Other tensors cannot join it.
@@ -41,7 +41,9 @@ def not_finite(model: nn.Module) -> str | None:
     return names[int(first)]
 
 
-def _own_part(values: Tensor) -> Tensor:
+def _own_part(parameter: Tensor) -> Tensor:
+    """Return what this process holds of a parameter, which is beside an empty one under ZeRO-3."""
+    values = getattr(parameter, "ds_tensor", parameter).detach()
     shared = as_shared(values)
     return values if shared is None else shared.to_local()
 

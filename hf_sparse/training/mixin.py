@@ -26,6 +26,7 @@ from hf_sparse.training.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from hf_sparse.training.engine import as_first_decides
 from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.host import HeardEvents
+from hf_sparse.training.parts import zero
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
 from hf_sparse.training.parts.distiller import Distiller
 from hf_sparse.training.parts.part import Run, RunPart, write_beside
@@ -88,21 +89,19 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
 
     def _make_parts(self, recipe: Recipe) -> None:
         """Make the parts of a run under a recipe; raise as `__init__` does."""
-        self._in_force = recipe
-        settled = as_first_decides(self, lambda: settle(recipe.sparsity, self.model))
-        self.recipe = recipe = recipe.model_copy(update={"sparsity": settled})
-        self._running = ()
-        parts: list[RunPart] = []
-        teacher = find_teacher(recipe.distillation, self.given_teacher, self)
-        if recipe.distillation is not None and teacher is not None:
-            self._check_learnable(recipe.distillation)
-            parts.append(DistillationPart(recipe.distillation, teacher, self))
-        if recipe.quantization is not None:
-            parts.append(QuantizationPart(recipe.quantization, self.model))
-        if recipe.sparsity is not None:
-            parts.append(SparsityPart(recipe.sparsity))
-        for part in parts:
-            part.check(self)
+        self._in_force, self._running = recipe, ()
+        with zero.readable(self.model, recipe):
+            settled = as_first_decides(self, lambda: settle(recipe.sparsity, self.model))
+            self.recipe = recipe = recipe.model_copy(update={"sparsity": settled})
+            parts: list[RunPart] = []
+            teacher = find_teacher(recipe.distillation, self.given_teacher, self)
+            zero.check_run(self, recipe, teacher)
+            if recipe.distillation is not None and teacher is not None:
+                self._check_learnable(recipe.distillation)
+                parts.append(DistillationPart(recipe.distillation, teacher, self))
+            parts += zero.parts_on_weights(self, recipe)
+            for part in parts:
+                part.check(self)
         self.parts = parts
 
     def _check_learnable(self, recipe: DistillationRecipe) -> None:
@@ -257,6 +256,8 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
     def _begin_training(self) -> None:
         """Check a resumed run against its checkpoint, then begin all parts."""
         self._check_loss()
+        if self.is_deepspeed_enabled and self.resumed_from is not None:  # It has no `_load_from_checkpoint`.
+            self._resumed = resume.read_resumable(self.resumed_from, self.recipe, self.allow_schedule_change)
         saved, self._resumed = self._resumed, None
         if saved is not None:
             self.recipe = resume.adopt(self.recipe, saved)

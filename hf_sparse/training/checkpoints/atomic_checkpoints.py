@@ -41,6 +41,7 @@ from hf_sparse.training.checkpoints.manifest import check_checkpoint, write_mani
 from hf_sparse.training.checkpoints.passes import ResumablePasses
 from hf_sparse.training.checkpoints.push import copy_beside_weights, copy_clean
 from hf_sparse.training.engine import every_process_saves, weights_together
+from hf_sparse.training.parts.partitions import saves_in_parts
 
 if TYPE_CHECKING:
     import optuna
@@ -101,8 +102,8 @@ class AtomicCheckpoints(ResumablePasses):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model and the files that belong to it, so that they are all old or all new."""
         directory = Path(output_dir) if output_dir else self._output
-        # Under DeepSpeed every process writes, and all would have to agree on a place.
-        direct = self._staged is not None or self.is_deepspeed_enabled
+        # Where every process writes its own part, all would have to agree on a place.
+        direct = self._staged is not None or saves_in_parts(self)
         staged = self.args.should_save and not direct
         with staged_files(directory, MODEL_FILES) if staged else nullcontext(directory) as place:
             with weights_together(self, self.recipe != Recipe()):

@@ -156,11 +156,6 @@ def require_one_process_per_device(trainer: Host) -> None:
     """Raise `ValueError` for ways to train that change or share out weights while a part writes to them."""
     if trainer.args.auto_find_batch_size:
         raise ValueError(AUTO_BATCH_SIZE)
-    if trainer.is_deepspeed_enabled:
-        raise ValueError(
-            "pruning or quantizing under DeepSpeed is not supported; run with DDP, which torchrun does by "
-            "default, or with FSDP2"
-        )
     if trainer.args.n_gpu > 1:
         raise ValueError(
             f"pruning or quantizing on {trainer.args.n_gpu} GPUs in one process (DataParallel) is not "

@@ -1,12 +1,13 @@
 """Layers of one model that compute with rounded weights and inputs during one training run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_sparse.quantization.bypass import require_seen
+from hf_sparse.quantization.convert import FakeQuantLayer
 from hf_sparse.quantization.fake_layers import LayerQuantization, Phase
 from hf_sparse.quantization.ranges import attach_layers
 from hf_sparse.recipe.quantization import QuantizationRecipe
@@ -34,6 +35,11 @@ class Quantizer:
         """How each layer is quantized, by the name of its module."""
         return self._attached.layers
 
+    @property
+    def modules(self) -> Mapping[str, FakeQuantLayer]:
+        """The quantized modules by name."""
+        return self._attached.modules
+
     def begin(self, model: nn.Module, step: int, total_steps: int) -> None:
         """Prepare for a run of `model`; raise `RuntimeError` if another model was quantized."""
         inside = {id(module) for module in model.modules()}
@@ -47,18 +53,21 @@ class Quantizer:
         self._unchecked = True
         self.update(step)
 
-    def check_called(self, accelerator: Accelerator) -> None:
-        """Raise `ValueError` if the first backward pass reached a weight whose layer was not called."""
+    def check_called(self, accelerator: Accelerator, reached: Collection[str] | None = None) -> None:
+        """Raise `ValueError` if the first backward pass reached a weight whose layer was not called.
+
+        `reached` has the names of layers with a gradient, if gradients are not kept in the weights.
+        """
         if not self._unchecked:
             return
         self._unchecked = False
         called = torch.tensor([float(layer.called) for layer in self.layers.values()])
         # DDP averages gradients, so a layer has one if any process called it.
         called = accelerator.reduce(called.to(accelerator.device), "sum").tolist()
+        if reached is None:
+            reached = {name for name, module in self.modules.items() if module.weight.grad is not None}
         require_seen(
-            name
-            for name, times in zip(self.layers, called, strict=True)
-            if self._attached.modules[name].weight.grad is not None and not times
+            name for name, times in zip(self.layers, called, strict=True) if name in reached and not times
         )
 
     def share_ranges(self, accelerator: Accelerator) -> None:

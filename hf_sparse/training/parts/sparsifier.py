@@ -28,7 +28,7 @@ ROUNDING = 0.02
 _REMEMBERED = "remembered"
 
 # Optimizers whose update is exactly zero for a zero weight with zero gradient and zero state.
-_KEEPS_ZEROS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
+KEEPS_ZEROS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 
 
 class Sparsifier:
@@ -166,7 +166,7 @@ class Sparsifier:
         """Set removed weights to zero again, if the optimizer may have moved them."""
         if self.remembered is not None:
             self.remembered.withdraw()
-        elif type(getattr(optimizer, "optimizer", optimizer)) not in _KEEPS_ZEROS:
+        elif type(getattr(optimizer, "optimizer", optimizer)) not in KEEPS_ZEROS:
             self.masks.apply_to_weights()
 
     def verify(self, step: int) -> None:
