@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,27 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that at any moment its old or its new content is there, whole."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(content)
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """Write a file that does not exist yet; return False if another process has written it first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes on several machines may share a directory, and even a process number.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as own:
+        whole = Path(own) / path.name
+        whole.write_bytes(content)
+        sync(whole)
+        try:
+            os.link(whole, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            # Some file systems lack links; the first of two processes then loses, and reads what it finds.
+            if path.exists():
+                return False
+            os.replace(whole, path)
+    sync(path.parent)
+    return True
 
 
 def copy_atomically(source: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ from hf_sparse.checkpoint.run_record import record_of, write_record
 from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.checkpoint.sparsity_record import lost_zeros
 from hf_sparse.distillation.teacher import check_learnable
+from hf_sparse.distillation.teacher_cache import TeacherCache, as_cache
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.training.announcement import announce, report_recipe
@@ -26,7 +27,7 @@ from hf_sparse.training.finite import require_finite_weights
 from hf_sparse.training.host import HeardEvents
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
 from hf_sparse.training.parts.distiller import Distiller
-from hf_sparse.training.parts.part import Run, RunPart, saved_state
+from hf_sparse.training.parts.part import EVENTS, Run, RunPart, saved_state
 from hf_sparse.training.parts.quantization_part import QuantizationPart
 from hf_sparse.training.parts.quantizer import Quantizer
 from hf_sparse.training.parts.resolve import explain_lost, settle
@@ -48,6 +49,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         *args: Any,
         recipe: Recipe | None = None,
         teacher: nn.Module | None = None,
+        teacher_cache: TeacherCache | str | Path | None = None,
         allow_schedule_change: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -63,6 +65,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             require_writable(training_args.output_dir)
         super().__init__(*args, **kwargs)
         self.given_recipe, self.given_teacher = (given := recipe or Recipe()), teacher
+        self.teacher_cache = as_cache(teacher_cache, given.distillation is not None)
         self.allow_schedule_change = allow_schedule_change
         self.facts: dict[str, str] = {}
         self._resumed: SavedState | None = None
@@ -93,7 +96,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         teacher = find_teacher(recipe.distillation, self.given_teacher, self)
         if recipe.distillation is not None and teacher is not None:
             self._check_learnable(recipe.distillation)
-            parts.append(DistillationPart(recipe.distillation, teacher, self))
+            parts.append(DistillationPart(recipe.distillation, teacher, self, self.teacher_cache))
         if recipe.quantization is not None:
             parts.append(QuantizationPart(recipe.quantization, self.model))
         if recipe.sparsity is not None:
@@ -241,19 +244,12 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
                 self._begin_training()
             case "on_epoch_begin":
                 self.begin_pass()
-            case "on_pre_optimizer_step":
-                for part in self._running:
-                    part.before_step(self._run)
-            case "on_optimizer_step":
-                for part in self._running:
-                    part.after_step(self._run)
-            case "on_step_end":
-                for part in self._running:
-                    part.step_end(self._run)
             case "on_train_end":
                 self._end_training()
             case "on_push_begin":
                 self.begin_push()
+        for part in self._running if event in EVENTS else ():
+            getattr(part, EVENTS[event])(self._run)
 
     def _begin_training(self) -> None:
         """Check a resumed run against its checkpoint, then begin all parts."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from hf_sparse.distillation.batch_counts import fitting_mask
+from hf_sparse.distillation.cached_outputs import Place, Rows
 from hf_sparse.distillation.features.projections import KINDS, Projections, find_projections, recorded
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
@@ -55,6 +56,10 @@ class Relations(FeatureTerm):
             _check_divides(self.heads, role, find_projections(model, self.depths[role]))
         self.pairs = layer_map(settings.layers, self.depths["student"], self.depths["teacher"])
         self.choices = chosen_pairs(settings.layers, self.depths["student"], self.depths["teacher"])
+
+    def reads(self) -> Mapping[Place, Rows]:
+        layers = self.pairs.values()
+        return {("projections", layer, kind): "tokens" for layer in layers for kind in KINDS}
 
     @contextmanager
     def watch(self, model: nn.Module, role: Role) -> Iterator[dict[str, Any]]:
