@@ -108,7 +108,8 @@ def _chosen_rows(keep: Tensor) -> Tensor | None:
     return None if len(chosen) == keep.numel() else chosen
 
 
-# From rows of the student's logits, what is known of the teacher's, and T: the sum of KL, and the slope.
+# From rows of the student's logits, T, and what is known of the teacher's: the sum of KL, and T times the
+# difference of the student's and the teacher's probabilities, the slope.
 _Divergence = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -137,7 +138,7 @@ class _Categorical(torch.autograd.Function):
             divergence, slope = divide(student[rows], temperature, *(values[rows] for values in teacher))
             total += divergence
             if gradient is not None:
-                gradient[rows] = slope.mul_(temperature).to(gradient.dtype)
+                gradient[rows] = slope.to(gradient.dtype)
         ctx.gradient = gradient
         return total * temperature**2
 
@@ -184,7 +185,7 @@ def _shifted(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _divergence(student: Tensor, temperature: float, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of KL over rows of logits, and softmax(student / T) - softmax(teacher / T).
+    """Return the sum of KL over rows of logits, and T (softmax(student / T) - softmax(teacher / T)).
 
     With Z the sum of a row's exponentials, KL = sum(exp(t) (t - s)) / Z_t + log Z_s - log Z_t, which takes
     one exponential per element.
@@ -195,7 +196,8 @@ def _divergence(student: Tensor, temperature: float, teacher: Tensor) -> tuple[T
     # For a teacher's logit of -inf the product is NaN; its limit is 0.
     gap = teacher.sub_(student).mul_(weight).nansum(-1, keepdim=True)
     divergence = (gap / normaliser + student_normaliser.log() - normaliser.log()).sum()
-    return divergence, student_weight.div_(student_normaliser).sub_(weight.div_(normaliser))
+    slope = student_weight.div_(student_normaliser).sub_(weight.div_(normaliser))
+    return divergence, slope.mul_(temperature)
 
 
 def _divergence_of_largest(
@@ -205,17 +207,17 @@ def _divergence_of_largest(
 
     The slope of the others is shared out by the student's own probabilities among them.
     """
-    student = _shifted(student, temperature)
-    known = student.gather(-1, classes)
-    student.scatter_(-1, classes, -torch.inf)
+    scaled = torch.mul(student.to(_precision(student)), 1 / temperature)
+    known = scaled.gather(-1, classes)
+    scaled.scatter_(-1, classes, -torch.inf)
     # Relative to their own largest, since the exponentials of all others may underflow.
-    limits = torch.finfo(student.dtype)
-    highest = student.amax(-1, keepdim=True).clamp_(min=limits.min)
-    shares = student.sub_(highest).exp_()
+    limits = torch.finfo(scaled.dtype)
+    highest = scaled.amax(-1, keepdim=True).clamp_(min=limits.min)
+    shares = scaled.sub_(highest).exp_()
     total = shares.sum(-1, keepdim=True).clamp_(min=limits.tiny)
     ours = torch.cat([known, highest + total.log()], -1).log_softmax(-1)
     theirs = torch.cat([values, rest], -1).to(ours.dtype).div_(temperature).log_softmax(-1)
     weight = theirs.exp()
-    divergence = (theirs.sub_(ours)).mul_(weight).nansum()
-    slope = ours.exp().sub_(weight)
+    divergence = theirs.sub_(ours).mul_(weight).nansum()
+    slope = ours.exp().sub_(weight).mul_(temperature)
     return divergence, shares.mul_(slope[:, -1:] / total).scatter_(-1, classes, slope[:, :-1])
