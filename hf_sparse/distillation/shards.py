@@ -71,7 +71,7 @@ class Shard:
 
     def check(self) -> None:
         """Read every entry that has not been read yet; raise as `read` does."""
-        for number in range(len(self.keys)):
+        for number in range(len(self._sums)):
             if not self._checked[number]:
                 self.read(number)
 

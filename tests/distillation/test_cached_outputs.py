@@ -1,4 +1,4 @@
-"""Outputs of a teacher survive the way into entries and back, without padding and within the stated bounds."""
+"""Outputs of a teacher survive the way into entries and back, without padding, within the stated bounds."""
 
 import json
 from collections.abc import Mapping
