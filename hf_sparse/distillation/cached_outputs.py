@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -135,11 +135,26 @@ def to_text(layout: Layout) -> str:
 def from_values(values: Any) -> Layout:
     """Return the layout that `to_text` wrote, from parsed JSON; raise `ValueError` for anything else."""
     try:
-        return tuple(
+        layout = tuple(
             Output(**held | {name: tuple(held[name]) for name in ("place", "shape")}) for held in values
         )
+        for output in layout:
+            _check(output)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a layout of outputs: {error}") from error
+    return layout
+
+
+def _check(output: Output) -> None:
+    """Raise `ValueError` for an output that `to_entries` never describes."""
+    counts = (*output.shape, output.largest)
+    _float(output.dtype)
+    if output.rows not in get_args(Rows) or not output.place:
+        raise ValueError(f"not a layout of outputs: rows of {output.rows} at {output.place}")
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError(f"not a layout of outputs: a shape of {counts}")
+    if output.largest and (output.rows != "tokens" or not output.shape):
+        raise ValueError(f"not a layout of outputs: the largest logits of {output.rows}")
 
 
 def _stored(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _IDS, _EMBEDS, _MASK = "input_ids", "inputs_embeds", "attention_mask"
-_BYTES = 16
+KEY_BYTES = 16
 # Columns with more dimensions are not of tokens; those of images may be as large as a text is long.
 _MOST = 3
 
@@ -47,7 +47,7 @@ class Examples:
         others = {name: value for name, value in given.items() if name not in columns and value is not None}
         _check(columns, others)
         keep = _tokens(columns)
-        known = hashlib.blake2b(repr(sorted(others.items())).encode(), digest_size=_BYTES)
+        known = hashlib.blake2b(repr(sorted(others.items())).encode(), digest_size=KEY_BYTES)
         hashes = [known.copy() for _ in range(len(next(iter(columns.values()))))]
         places = None if keep is None else _places(keep)
         for name in sorted(columns):

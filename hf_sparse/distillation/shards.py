@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.distillation.cached_outputs import Layout, from_values, to_text
+from hf_sparse.distillation.example_keys import KEY_BYTES
 from hf_sparse.readers import parse_json
 
 _PREFIX, _SUFFIX = "outputs-", ".safetensors"
@@ -39,8 +40,10 @@ class Shard:
                 metadata = file.metadata() or {}
                 keys, starts, sums = (file.get_tensor(name) for name in _INDEX)
                 length = file.get_slice("data").get_shape()[0]
-            if metadata.get("digest") != _digest(metadata, keys, starts, sums) or starts[-1] != length:
+            if metadata.get("digest") != _digest(metadata, keys, starts, sums):
                 raise ValueError("its index does not match its digest")
+            if not _is_index(keys, starts, sums, length):
+                raise ValueError("its index does not fit its entries")
             self.identity = metadata["identity"]
             self.layout: Layout = from_values(parse_json(metadata["layout"], own=True))
             self._begin = _place_of_data(path)
@@ -126,6 +129,16 @@ def _place_of_data(path: Path) -> int:
         length = struct.unpack("<Q", file.read(8))[0]
         header = parse_json(file.read(length))
     return 8 + length + header["data"]["data_offsets"][0]
+
+
+def _is_index(keys: Tensor, starts: Tensor, sums: Tensor, length: int) -> bool:
+    """Return whether keys, places and checksums are those of as many entries, in `length` bytes together."""
+    count = len(sums) if sums.dim() else -1
+    shaped = keys.shape == (count, KEY_BYTES) and starts.shape == (count + 1,) and sums.shape == (count,)
+    typed = (keys.dtype, starts.dtype, sums.dtype) == (torch.uint8, torch.int64, torch.int64)
+    if not (shaped and typed):
+        return False
+    return bool(starts[0] == 0 and starts[-1] == length and (starts.diff() >= 0).all())
 
 
 def _digest(metadata: Mapping[str, str], *index: Tensor) -> str:

@@ -154,7 +154,31 @@ def test_logits_have_rows_for_what_they_are_of() -> None:
     assert wanted_logits(answers) == {("start_logits",): "tokens", ("end_logits",): "tokens"}
 
 
-@pytest.mark.parametrize("values", [3, [{}], [{"place": 1}], [None]])
+OUTPUT = {"place": ["logits"], "rows": "tokens", "dtype": "float32", "shape": [3]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        3,
+        [{}],
+        [{"place": 1}],
+        [None],
+        [OUTPUT | {"rows": "words"}],
+        [OUTPUT | {"place": []}],
+        [OUTPUT | {"shape": [-1]}],
+        [OUTPUT | {"shape": ["3"]}],
+        [OUTPUT | {"shape": [], "largest": 1}],
+        [OUTPUT | {"other": 1}],
+    ],
+    ids=str,
+)
 def test_a_layout_that_was_not_written_here_is_refused(values: object) -> None:
     with pytest.raises(ValueError, match="not a layout"):
         from_values(values)
+
+
+def test_numbers_of_other_types_are_not_read() -> None:
+    assert len(from_values([OUTPUT])) == 1
+    with pytest.raises(ValueError, match="outputs are not stored as int8"):
+        from_values([OUTPUT | {"dtype": "int8"}])

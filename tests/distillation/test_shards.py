@@ -5,9 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from hf_sparse.distillation import shards
-from hf_sparse.distillation.cached_outputs import Output
+from hf_sparse.distillation.cached_outputs import Output, to_text
 from hf_sparse.distillation.shards import Shard, shards_in, write_shard
 from tests.support.doomed import cheap_processes
 
@@ -56,6 +59,31 @@ def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
             ValueError, match=r"damaged.*delete that file, and its outputs are computed again"
         ):
             Shard(path).check()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"starts": torch.tensor([0, 4, 2, 8])},
+        {"starts": torch.tensor([0, 4, 6, 2**60])},
+        {"starts": torch.tensor([-4, 4, 6, 8])},
+        {"starts": torch.tensor([0, 8])},
+        {"keys": torch.zeros(3, 8, dtype=torch.uint8)},
+        {"sums": torch.zeros(3)},
+    ],
+    ids=str,
+)
+def test_an_index_that_does_not_fit_is_refused_whatever_its_digest(
+    change: dict[str, Tensor], tmp_path: Path
+) -> None:
+    index = {"keys": torch.zeros(3, 16, dtype=torch.uint8), "starts": torch.tensor([0, 4, 6, 8])}
+    index |= {"sums": torch.zeros(3, dtype=torch.int64)} | change
+    metadata = {"identity": "whose", "layout": to_text(LAYOUT)}
+    metadata["digest"] = shards._digest(metadata, *index.values())
+    path = tmp_path / "outputs-1.safetensors"
+    save_file(index | {"data": torch.zeros(8, dtype=torch.uint8)}, path, metadata)
+    with pytest.raises(ValueError, match="its index does not fit its entries"):
+        Shard(path)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])

@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration, TrainerCallback
 
 from hf_sparse import Recipe, SparseTrainer, TeacherCache
+from hf_sparse.distillation.features.hidden import Hidden
+from hf_sparse.distillation.features.term import FeatureTerm
 from tests.support.lessons import LESSONS, Spoiled
 from tests.support.runs import checkpoint
 from tests.support.tiny import arguments, bert, same_weights, sentences
@@ -203,6 +205,15 @@ def test_a_foreign_cache_is_refused_when_the_trainer_is_made(tmp_path: Path) -> 
     lesson(tmp_path / "run", str(tmp_path / "cache")).train()
     with pytest.raises(ValueError, match="was written with a teacher whose digest is"):
         lesson(tmp_path / "run", str(tmp_path / "cache"), teacher=LESSONS["classification"].make(2))
+
+
+def test_a_term_that_does_not_say_what_it_reads_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hidden, "reads", FeatureTerm.reads)
+    cache = TeacherCache(tmp_path / "cache", states=True)
+    with pytest.raises(ValueError, match="what hidden reads of the teacher is unknown.*define `reads`"):
+        lesson(tmp_path / "run", cache, recipe=TEACHING.override(["distillation.hidden=0.5"]))
 
 
 def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
