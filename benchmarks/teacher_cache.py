@@ -152,9 +152,10 @@ def rows_of(
                 "paired CPU ratio, quartiles": " ".join(
                     f"{value:.3f}" for value in statistics.quantiles(paired, n=4)
                 ),
-                "kB an example": round(kilobytes, 2) if name == "cached teacher" else "",
             }
         )
+        if name == "cached teacher":
+            rows[-1]["kB an example"] = round(kilobytes, 2)
         print(rows[-1], flush=True)
     return rows
 
@@ -183,7 +184,7 @@ def main() -> None:
         "first steps dropped": options.warmup,
     }
     print(
-        write_results("teacher_cache", "Cost of a step with a cached teacher", rows, settings, list(rows[0]))
+        write_results("teacher_cache", "Cost of a step with a cached teacher", rows, settings, list(rows[-1]))
     )
 
 
