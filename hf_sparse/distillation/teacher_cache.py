@@ -119,7 +119,12 @@ class TeacherOutputs:
     def describe(self) -> str:
         """Return a line for the log: where the cache is, and what it holds."""
         held = size(sum(shard.size for shard in self._shards))
-        return f"Keeping the teacher's outputs in {self.directory}: {len(self):,} examples so far, {held}"
+        most = self.storage.top_k
+        logits = (
+            "all logits" if most is None else f"of more than {2 * most} classes the {most} largest logits"
+        )
+        so_far = f"{len(self):,} examples so far, {held}"
+        return f"Keeping the teacher's outputs, {logits}, in {self.directory}: {so_far}"
 
     def refresh(self) -> None:
         """Take up what other processes have written since; raise as `__init__` does."""

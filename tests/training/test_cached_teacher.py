@@ -196,9 +196,15 @@ def test_teachers_that_are_made_from_the_student_are_cached(kind: str, tmp_path:
 
 
 def test_the_log_says_what_is_kept_where(tmp_path: Path) -> None:
-    trainer = lesson(tmp_path / "run", str(tmp_path / "cache"), max_steps=1, log_level="info")
-    lines = [*trainer.parts[0].describe()]
-    assert lines[1] == f"Keeping the teacher's outputs in {tmp_path / 'cache'}: 0 examples so far, 0.0 kB"
+    said = {
+        64: "of more than 128 classes the 64 largest logits",
+        None: "all logits",
+    }
+    for top_k, logits in said.items():
+        where = tmp_path / str(top_k)
+        trainer = lesson(tmp_path / "run", TeacherCache(where, top_k=top_k))
+        line = f"Keeping the teacher's outputs, {logits}, in {where}: 0 examples so far, 0.0 kB"
+        assert [*trainer.parts[0].describe()][1] == line
 
 
 def test_a_foreign_cache_is_refused_when_the_trainer_is_made(tmp_path: Path) -> None:
