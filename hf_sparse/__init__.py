@@ -14,6 +14,7 @@ _HOMES = {
     "SparseTrainer": "hf_sparse.training.trainer",
     "SparseTrainerMixin": "hf_sparse.training.trainer",
     "SparsityCallback": "hf_sparse.training.callback",
+    "TeacherCache": "hf_sparse.distillation.teacher_cache",
     "find_targets": "hf_sparse.targets",
     "load_model": "hf_sparse.checkpoint.load",
     "load_packed": "hf_sparse.checkpoint.packed.model",

@@ -271,6 +271,7 @@ def make_trainer(
         processing_class=tokenizer,
         recipe=recipe,
         teacher=teacher,
+        teacher_cache=sparse.build_teacher_cache() if training.do_train else None,
         allow_schedule_change=sparse.allow_schedule_change,
         train_dataset=speed.arrange(train_dataset, training, max_tokens),
         callbacks=[EpochCallback()],

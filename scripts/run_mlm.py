@@ -64,6 +64,10 @@ class MlmDataArguments(texts.TextArguments):
     """Text to train on and how to mask it."""
 
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to predict."})
+    fixed_masks: bool = field(
+        default=False,
+        metadata={"help": "Mask the same tokens in every epoch, so that a teacher cache serves them all."},
+    )
     # Without these settings the parser would require a value, since the default is None.
     next_sentence: bool | None = field(
         default=None,
@@ -152,7 +156,9 @@ def masked_sets(
 
     sets = {}
     if training.do_train:
-        sets["train_dataset"] = MaskedTokens(rows("train"), tokenizer, data.mlm_probability, training.seed)
+        sets["train_dataset"] = MaskedTokens(
+            rows("train"), tokenizer, data.mlm_probability, training.seed, fixed=data.fixed_masks
+        )
     if training.do_eval:
         sets["eval_dataset"] = MaskedTokens(rows("validation"), tokenizer, data.mlm_probability, fixed=True)
     return sets
@@ -171,6 +177,7 @@ def refuse_for_encoders(
     unused = {
         "--next_sentence": data.next_sentence,
         f"--mlm_probability {data.mlm_probability}": data.mlm_probability != default,
+        "--fixed_masks": data.fixed_masks,
         f"--eval_strategy {training.eval_strategy.value}": training.eval_strategy != "no",
     }
     if given := [option for option, wrong in unused.items() if wrong]:
@@ -191,6 +198,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse_for_encoders(model_args, data, training)
         encoders.run(model_args, data, training, sparse)
         return
+    if sparse.teacher_cache is not None and not data.fixed_masks:
+        common.logger.warning(
+            "Every epoch masks other tokens, so its examples are new to the teacher cache, which grows; "
+            "--fixed_masks masks the same ones."
+        )
     checkpoint = common.find_checkpoint(training)
     tokenizer = tokenization.load_tokenizer(model_args)
     model = load_model(model_args, data, tokenizer, training)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,27 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
     with replacing_file(path) as temporary, open(temporary, "wb") as file:
         for part in parts:
             file.write(part)
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """Write a file that does not exist yet; return False if another process has written it first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes on several machines may share a directory, and even a process number.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as own:
+        whole = Path(own) / path.name
+        whole.write_bytes(content)
+        sync(whole)
+        try:
+            os.link(whole, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            # Some file systems lack links; the first of two processes then loses, and reads what it finds.
+            if path.exists():
+                return False
+            os.replace(whole, path)
+    sync(path.parent)
+    return True
 
 
 def copy_atomically(source: Path, path: Path) -> None:

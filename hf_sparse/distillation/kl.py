@@ -1,6 +1,7 @@
 """Temperature-scaled Kullback-Leibler divergence with little memory for large vocabularies."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,11 +13,57 @@ _ELEMENTS_AT_ONCE = {"cpu": 2**17}
 _ELEMENTS_AT_ONCE_ELSEWHERE = 2**24
 
 
-def categorical(student: Tensor, teacher: Tensor, temperature: float, keep: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Largest:
+    """Logits (..., classes) of which only the largest are known, and the mass of all others together.
+
+    Args:
+        values: The k largest logits (..., k).
+        classes: Their classes, int64 (..., k).
+        rest: T log of the sum of exp(logit / T) over all other classes (...), T being `temperature`.
+        count: The number of all classes, above k.
+        temperature: The temperature that `rest` holds for.
+    """
+
+    values: Tensor
+    classes: Tensor
+    rest: Tensor
+    count: int
+    temperature: float
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of all logits."""
+        return torch.Size((*self.values.shape[:-1], self.count))
+
+    @classmethod
+    def of(cls, logits: Tensor, k: int, temperature: float) -> "Largest":
+        """Return the `k` largest logits of each row (..., classes), computed in blocks of rows."""
+        rows, found = logits.reshape(-1, logits.shape[-1]), []
+        for block in _blocks(rows, None):
+            known = rows[block].to(_precision(rows))
+            values, classes = known.topk(k)
+            others = (known / temperature).scatter_(-1, classes, -torch.inf)
+            found.append((values, classes, others.logsumexp(-1) * temperature))
+        values, classes, rest = (torch.cat(parts) for parts in zip(*found, strict=True))
+        place = logits.shape[:-1]
+        return cls(
+            values.to(logits.dtype).view(*place, k),
+            classes.view(*place, k),
+            rest.to(logits.dtype).view(place),
+            logits.shape[-1],
+            temperature,
+        )
+
+
+def categorical(
+    student: Tensor, teacher: Tensor | Largest, temperature: float, keep: Tensor | None = None
+) -> Tensor:
     """Return the sum over rows of T^2 KL(softmax(teacher / T) || softmax(student / T)).
 
     Only the student receives a gradient. A second backward pass through the result raises `RuntimeError`,
-    except in float64.
+    except in float64. If only the teacher's largest logits are known, all other classes count as one, whose
+    probability is their sum, in student and teacher.
 
     Args:
         student: Logits (..., classes).
@@ -29,8 +76,19 @@ def categorical(student: Tensor, teacher: Tensor, temperature: float, keep: Tens
     """
     if not temperature > 0:
         raise ValueError(f"a temperature is above 0, got {temperature}; 1 leaves the logits as they are")
-    rows = (logits.reshape(-1, logits.shape[-1]) for logits in (student, teacher))
-    return _Categorical.apply(*rows, temperature, None if keep is None else _chosen_rows(keep))
+    chosen = None if keep is None else _chosen_rows(keep)
+    divide: _Divergence = _divergence
+    if isinstance(teacher, Largest):
+        if teacher.temperature != temperature:
+            raise ValueError(
+                f"the mass of the other classes is known at temperature {teacher.temperature}, got "
+                f"{temperature}; compute the largest logits again"
+            )
+        divide, known = _divergence_of_largest, [teacher.values, teacher.classes, teacher.rest[..., None]]
+    else:
+        known = [teacher]
+    rows = [values.reshape(-1, values.shape[-1]) for values in (student, *known)]
+    return _Categorical.apply(rows[0], temperature, chosen, divide, *rows[1:])
 
 
 def bernoulli(student: Tensor, teacher: Tensor, temperature: float, keep: Tensor | None = None) -> Tensor:
@@ -50,6 +108,11 @@ def _chosen_rows(keep: Tensor) -> Tensor | None:
     return None if len(chosen) == keep.numel() else chosen
 
 
+# From rows of the student's logits, T, and what is known of the teacher's: the sum of KL, and T times the
+# difference of the student's and the teacher's probabilities, the slope.
+_Divergence = Callable[..., tuple[Tensor, Tensor]]
+
+
 class _Context(Protocol):
     """The parts of autograd's context that are used here; its stub lacks them."""
 
@@ -62,23 +125,26 @@ class _Categorical(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: _Context, student: Tensor, teacher: Tensor, temperature: float, chosen: Tensor | None
+        ctx: _Context,
+        student: Tensor,
+        temperature: float,
+        chosen: Tensor | None,
+        divide: _Divergence,
+        *teacher: Tensor,
     ) -> Tensor:
         gradient = _empty_gradient(student, chosen) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=_precision(student), device=student.device)
         for rows in _blocks(student, chosen):
-            divergence, slope = _divergence(
-                *(_shifted(logits[rows], temperature) for logits in (student, teacher))
-            )
+            divergence, slope = divide(student[rows], temperature, *(values[rows] for values in teacher))
             total += divergence
             if gradient is not None:
-                gradient[rows] = slope.mul_(temperature).to(gradient.dtype)
+                gradient[rows] = slope.to(gradient.dtype)
         ctx.gradient = gradient
         return total * temperature**2
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: _Context, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient = ctx.gradient
         if upstream.dtype != torch.float64:
             # Numerical checks of gradients use float64 and run backward several times.
@@ -89,7 +155,7 @@ class _Categorical(torch.autograd.Function):
                 "compute the loss again instead of using retain_graph=True"
             )
         scaled = gradient * upstream if upstream.dtype == torch.float64 else gradient.mul_(upstream)
-        return scaled, None, None, None
+        return scaled, *[None] * (len(ctx.needs_input_grad) - 1)
 
 
 def _empty_gradient(student: Tensor, chosen: Tensor | None) -> Tensor:
@@ -118,15 +184,40 @@ def _shifted(logits: Tensor, temperature: float) -> Tensor:
     return torch.add(logits.amax(-1, keepdim=True) / -temperature, logits, alpha=1 / temperature)
 
 
-def _divergence(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of KL over rows of shifted logits, and softmax(student) - softmax(teacher).
+def _divergence(student: Tensor, temperature: float, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of KL over rows of logits, and T (softmax(student / T) - softmax(teacher / T)).
 
     With Z the sum of a row's exponentials, KL = sum(exp(t) (t - s)) / Z_t + log Z_s - log Z_t, which takes
-    one exponential per element. Overwrites its arguments.
+    one exponential per element.
     """
+    student, teacher = (_shifted(logits, temperature) for logits in (student, teacher))
     weight, student_weight = teacher.exp(), student.exp()
     normalizer, student_normalizer = weight.sum(-1, keepdim=True), student_weight.sum(-1, keepdim=True)
     # For a teacher's logit of -inf the product is NaN; its limit is 0.
     gap = teacher.sub_(student).mul_(weight).nansum(-1, keepdim=True)
     divergence = (gap / normalizer + student_normalizer.log() - normalizer.log()).sum()
-    return divergence, student_weight.div_(student_normalizer).sub_(weight.div_(normalizer))
+    slope = student_weight.div_(student_normalizer).sub_(weight.div_(normalizer))
+    return divergence, slope.mul_(temperature)
+
+
+def _divergence_of_largest(
+    student: Tensor, temperature: float, values: Tensor, classes: Tensor, rest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the same over the largest classes and the others as one.
+
+    The slope of the others is shared out by the student's own probabilities among them.
+    """
+    scaled = torch.mul(student.to(_precision(student)), 1 / temperature)
+    known = scaled.gather(-1, classes)
+    scaled.scatter_(-1, classes, -torch.inf)
+    # Relative to their own largest, since the exponentials of all others may underflow.
+    limits = torch.finfo(scaled.dtype)
+    highest = scaled.amax(-1, keepdim=True).clamp_(min=limits.min)
+    shares = scaled.sub_(highest).exp_()
+    total = shares.sum(-1, keepdim=True).clamp_(min=limits.tiny)
+    ours = torch.cat([known, highest + total.log()], -1).log_softmax(-1)
+    theirs = torch.cat([values, rest], -1).to(ours.dtype).div_(temperature).log_softmax(-1)
+    weight = theirs.exp()
+    divergence = theirs.sub_(ours).mul_(weight).nansum()
+    slope = ours.exp().sub_(weight).mul_(temperature)
+    return divergence, shares.mul_(slope[:, -1:] / total).scatter_(-1, classes, slope[:, :-1])

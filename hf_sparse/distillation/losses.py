@@ -21,13 +21,14 @@ from hf_sparse.distillation.batch_counts import (
     has_tokens,
     label_mask,
 )
-from hf_sparse.distillation.kl import bernoulli, categorical
+from hf_sparse.distillation.kl import Largest, bernoulli, categorical
 
 __all__ = [
     "Counts",
     "LossTerm",
     "add_up",
     "count",
+    "is_discriminator",
     "logits_terms",
     "mean_loss",
     "position_term",
@@ -68,7 +69,7 @@ def task_terms(
         counts: The counts of this micro-batch.
     """
     loss = precise(loss)
-    if _is_discriminator(student):
+    if is_discriminator(student):
         return [LossTerm(loss * counts.tokens.to(loss.device), "tokens")]
     terms = []
     for head, label in _SENTENCE_HEADS.items():
@@ -94,7 +95,7 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def logits_terms(
     student: Mapping[str, Tensor],
-    teacher: Mapping[str, Tensor],
+    teacher: Mapping[str, Any],
     inputs: Mapping[str, Any],
     temperature: float,
     problem_type: str | None,
@@ -107,7 +108,7 @@ def logits_terms(
 
     Args:
         student: The student's outputs by name, with gradients.
-        teacher: The teacher's outputs by name.
+        teacher: The teacher's outputs by name; logits of tokens may be `Largest`.
         inputs: The micro-batch.
         temperature: T, above 0.
         problem_type: That of the student's configuration.
@@ -121,7 +122,7 @@ def logits_terms(
         return _pretraining_terms(student, teacher, inputs, temperature)
     pair = _pair(student, teacher, "logits")
     shape = pair[0].shape
-    if _is_discriminator(student):
+    if is_discriminator(student):
         return [LossTerm(bernoulli(*pair, temperature, fitting_mask(shape, inputs)), "tokens")]
     if len(shape) == 3:
         if "encoder_last_hidden_state" in student:
@@ -133,7 +134,7 @@ def logits_terms(
 
 def _pretraining_terms(
     student: Mapping[str, Tensor],
-    teacher: Mapping[str, Tensor],
+    teacher: Mapping[str, Any],
     inputs: Mapping[str, Any],
     temperature: float,
 ) -> list[LossTerm]:
@@ -144,14 +145,16 @@ def _pretraining_terms(
     return terms
 
 
-def _token_term(student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], temperature: float) -> LossTerm:
+def _token_term(
+    student: Tensor, teacher: Tensor | Largest, inputs: Mapping[str, Any], temperature: float
+) -> LossTerm:
     total = categorical(student, teacher, temperature, fitting_mask(student.shape[:2], inputs))
     return position_term(total, student.shape[1], inputs)
 
 
 def _answer_term(
     student: Mapping[str, Tensor],
-    teacher: Mapping[str, Tensor],
+    teacher: Mapping[str, Any],
     inputs: Mapping[str, Any],
     temperature: float,
 ) -> LossTerm:
@@ -186,7 +189,7 @@ def _sequence_term(
     return LossTerm(categorical(student, teacher, temperature), "sequences")
 
 
-def _pair(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+def _pair(student: Mapping[str, Tensor], teacher: Mapping[str, Any], name: str) -> tuple[Tensor, Any]:
     for role, output in (("student", student), ("teacher", teacher)):
         if name not in output:
             raise ValueError(
@@ -207,7 +210,7 @@ def position_term(total: Tensor, length: int, inputs: Mapping[str, Any]) -> Loss
     return LossTerm(total, "tokens") if has_tokens(inputs) else LossTerm(total / length, "sequences")
 
 
-def _is_discriminator(output: Mapping[str, Tensor]) -> bool:
+def is_discriminator(output: Mapping[str, Tensor]) -> bool:
     """Return whether logits (batch, length) are of replaced tokens (ELECTRA), by the type of the output."""
     return type(output).__name__.endswith("ForPreTrainingOutput") and "logits" in output
 

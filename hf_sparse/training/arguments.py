@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_sparse.distillation.teacher_cache import TeacherCache
 from hf_sparse.recipe.recipe import Recipe, preset_names
 
 
@@ -18,6 +19,9 @@ class SparseArguments:
         pattern: `unstructured`, or the rows x columns of blocks, such as `4x1`.
         quantize: Scheme of weights: `int8`, `int4`, or a full name such as `int4_group_32`.
         teacher_name_or_path: Model to distill from.
+        teacher_cache: Directory that keeps the teacher's outputs, so that each example is computed once.
+        teacher_cache_top_k, teacher_cache_states, teacher_cache_half: See `TeacherCache`; a `top_k` of 0
+            keeps all logits.
         allow_schedule_change: See `SparseTrainerMixin`.
     """
 
@@ -55,6 +59,25 @@ class SparseArguments:
         default=None,
         metadata={"help": "Model to distill from, if the recipe has distillation: Hub name or directory."},
     )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory that keeps the teacher's outputs, so that later epochs and runs read them."
+        },
+    )
+    teacher_cache_top_k: int = field(
+        default=TeacherCache.top_k or 0,
+        metadata={
+            "help": "Of the logits of a token, keep so many largest ones and the mass of the rest; 0: all."
+        },
+    )
+    teacher_cache_states: bool = field(
+        default=False,
+        metadata={"help": "Keep the hidden states, attention or relations that the recipe compares, too."},
+    )
+    teacher_cache_half: bool = field(
+        default=False, metadata={"help": "Round what the teacher cache keeps to float16."}
+    )
     allow_schedule_change: bool = field(
         default=False,
         metadata={
@@ -82,6 +105,31 @@ class SparseArguments:
         if self.pattern is not None:
             assignments.insert(0, f"sparsity.pattern={self.pattern}")
         return self._base().override(assignments)
+
+    def build_teacher_cache(self) -> TeacherCache | None:
+        """Return the cache that these arguments describe.
+
+        Returns:
+            The cache, None without a directory.
+
+        Raises:
+            ValueError: Its settings are given without a directory, or are out of range.
+        """
+        cache = TeacherCache(
+            self.teacher_cache or "",
+            top_k=self.teacher_cache_top_k or None,
+            states=self.teacher_cache_states,
+            half=self.teacher_cache_half,
+        )
+        if self.teacher_cache is not None:
+            return cache
+        settings = ("top_k", "states", "half")
+        if changed := [name for name in settings if getattr(cache, name) != getattr(TeacherCache, name)]:
+            raise ValueError(
+                f"--teacher_cache_{changed[0]} is about a teacher cache, and none is given; add "
+                "--teacher_cache DIRECTORY, or leave it out"
+            )
+        return None
 
     def _check_changes(self) -> None:
         if self.pattern is not None:

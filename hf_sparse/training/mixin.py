@@ -17,6 +17,7 @@ from hf_sparse.checkpoint.run_record import record_of
 from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.checkpoint.sparsity_record import lost_zeros
 from hf_sparse.distillation.teacher import check_learnable
+from hf_sparse.distillation.teacher_cache import TeacherCache, as_cache
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.shards import reshard
@@ -29,7 +30,7 @@ from hf_sparse.training.host import HeardEvents
 from hf_sparse.training.parts import zero
 from hf_sparse.training.parts.distillation_part import DistillationPart, find_teacher, require_loss
 from hf_sparse.training.parts.distiller import Distiller
-from hf_sparse.training.parts.part import Run, RunPart, write_beside
+from hf_sparse.training.parts.part import EVENTS, Run, RunPart, write_beside
 from hf_sparse.training.parts.quantization_part import QuantizationPart
 from hf_sparse.training.parts.quantizer import Quantizer
 from hf_sparse.training.parts.resolve import explain_lost, settle
@@ -51,6 +52,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         *args: Any,
         recipe: Recipe | None = None,
         teacher: nn.Module | None = None,
+        teacher_cache: TeacherCache | str | Path | None = None,
         allow_schedule_change: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -66,6 +68,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             require_writable(training_args.output_dir)
         super().__init__(*args, **kwargs)
         self.given_recipe, self.given_teacher = (given := recipe or Recipe()), teacher
+        self.teacher_cache = as_cache(teacher_cache, given.distillation is not None)
         self.allow_schedule_change = allow_schedule_change
         self.facts: dict[str, str] = {}
         self._resumed: SavedState | None = None
@@ -98,7 +101,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             zero.check_run(self, recipe, teacher)
             if recipe.distillation is not None and teacher is not None:
                 self._check_learnable(recipe.distillation)
-                parts.append(DistillationPart(recipe.distillation, teacher, self))
+                parts.append(DistillationPart(recipe.distillation, teacher, self, self.teacher_cache))
             parts += zero.parts_on_weights(self, recipe)
             for part in parts:
                 part.check(self)
@@ -237,21 +240,14 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
                 self._begin_training()
             case "on_epoch_begin":
                 self.begin_pass()
-            case "on_pre_optimizer_step":
-                for part in self._running:
-                    part.before_step(self._run)
-            case "on_optimizer_step":
-                for part in self._running:
-                    part.after_step(self._run)
-            case "on_step_end":
-                for part in self._running:
-                    part.step_end(self._run)
             case "on_evaluate" | "on_predict":
                 reshard(self.model)
             case "on_train_end":
                 self._end_training()
             case "on_push_begin":
                 self.begin_push()
+        for part in self._running if event in EVENTS else ():
+            getattr(part, EVENTS[event])(self._run)
 
     def _begin_training(self) -> None:
         """Check a resumed run against its checkpoint, then begin all parts."""

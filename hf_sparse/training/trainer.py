@@ -170,6 +170,8 @@ class SparseTrainerMixin(PushMixin, PartsMixin):
         teacher: The model to distill from, which reads the same inputs. It is frozen and put into evaluation
             mode, and neither saved nor optimized. Needed if the recipe has distillation with
             `teacher: given`, refused otherwise.
+        teacher_cache: The directory that keeps the teacher's outputs, so that later epochs and runs read
+            them; a `TeacherCache` says what is kept.
         allow_schedule_change: Let a resumed run have another schedule, another length or other training
             arguments than the run that wrote the checkpoint. Sparsity never falls.
         **kwargs: Keyword arguments of the base Trainer.
@@ -194,7 +196,7 @@ class SparseTrainer(SparseTrainerMixin, Trainer):
 
     Args:
         *args: Arguments of `Trainer`, such as the model.
-        recipe, teacher, allow_schedule_change: As in `SparseTrainerMixin`.
+        recipe, teacher, teacher_cache, allow_schedule_change: As in `SparseTrainerMixin`.
         **kwargs: Keyword arguments of `Trainer`.
 
     Raises:
@@ -207,7 +209,7 @@ class SparseSeq2SeqTrainer(SparseTrainerMixin, Seq2SeqTrainer):
 
     Args:
         *args: Arguments of `Seq2SeqTrainer`, such as the model.
-        recipe, teacher, allow_schedule_change: As in `SparseTrainerMixin`.
+        recipe, teacher, teacher_cache, allow_schedule_change: As in `SparseTrainerMixin`.
         **kwargs: Keyword arguments of `Seq2SeqTrainer`.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.atomic.files import copy_atomically, replacing_file, write_atomically
+from hf_sparse.atomic.files import copy_atomically, create_file, replacing_file, write_atomically
 
 
 class Killed(BaseException):
@@ -66,3 +66,18 @@ def test_a_file_is_copied_over_another(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     copy_atomically(tmp_path / "source", tmp_path / "file")
     assert contents(tmp_path) == {"source": "new", "file": "new"}
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_the_first_process_that_creates_a_file_decides_its_content(
+    linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*paths: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", unsupported)
+    path = tmp_path / "new" / "file"
+    assert create_file(path, b"first") and not create_file(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(path.parent.iterdir()) == [path]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import HfArgumentParser
 
+from hf_sparse import TeacherCache
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.training.arguments import SparseArguments
 
@@ -94,6 +95,21 @@ def test_teacher_and_permission_are_passed_on() -> None:
     arguments = parse("--teacher_name_or_path", "teacher", "--allow_schedule_change")
     assert (arguments.teacher_name_or_path, arguments.allow_schedule_change) == ("teacher", True)
     assert arguments.build_recipe() == Recipe()
+
+
+def test_a_teacher_cache_is_described() -> None:
+    assert parse().build_teacher_cache() is None
+    assert parse("--teacher_cache", "outputs").build_teacher_cache() == TeacherCache("outputs")
+    changed = parse(
+        "--teacher_cache", "outputs", "--teacher_cache_top_k", "0", "--teacher_cache_half", "True"
+    )
+    assert changed.build_teacher_cache() == TeacherCache("outputs", top_k=None, half=True)
+    with pytest.raises(
+        ValueError, match="--teacher_cache_states is about a teacher cache, and none is given"
+    ):
+        parse("--teacher_cache_states").build_teacher_cache()
+    with pytest.raises(ValueError, match="top_k is at least 1, got -1"):
+        parse("--teacher_cache", "outputs", "--teacher_cache_top_k", "-1").build_teacher_cache()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hf_sparse.distillation.batch_counts import fitting_mask
+from hf_sparse.distillation.cached_outputs import Place, Rows
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
     FeatureTerm,
@@ -18,6 +19,7 @@ from hf_sparse.distillation.features.term import (
     configuration,
     learnable,
     require_same_shape,
+    state_at,
 )
 from hf_sparse.distillation.kl import categorical
 from hf_sparse.distillation.layer_map import chosen_pairs, layer_map
@@ -45,6 +47,9 @@ class Attention(FeatureTerm):
         depths = student_config.num_hidden_layers, teacher_config.num_hidden_layers
         self.pairs = layer_map(settings.layers, *depths)
         self.choices = chosen_pairs(settings.layers, *depths)
+
+    def reads(self) -> Mapping[Place, Rows]:
+        return {("attentions", layer - 1): "pairs" for layer in self.pairs.values()}
 
     def forward(
         self, student: Mapping[str, Any], teacher: Mapping[str, Any], inputs: Mapping[str, Any]
@@ -93,10 +98,10 @@ def _check_no_dropout(config: PreTrainedConfig) -> None:
 
 
 def _probabilities(outputs: Mapping[str, Any], layer: int) -> Tensor:
-    attentions = outputs.get("attentions") or ()
-    if len(attentions) < layer or attentions[layer - 1] is None or attentions[layer - 1].dim() != 4:
+    attention = state_at(outputs.get("attentions"), layer - 1)
+    if attention is None or attention.dim() != 4:
         raise ValueError(
             f"the model returned no attentions of layer {layer} and shape (batch, heads, queries, keys); "
             "use relations"
         )
-    return attentions[layer - 1]
+    return attention

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from hf_sparse.architectures import DECODER_DEPTHS, ENCODER_DEPTHS
 from hf_sparse.distillation.batch_counts import fitting_mask, label_mask
+from hf_sparse.distillation.cached_outputs import Place, Rows
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
     FeatureTerm,
@@ -18,6 +19,7 @@ from hf_sparse.distillation.features.term import (
     configuration,
     learnable,
     require_same_shape,
+    state_at,
 )
 from hf_sparse.distillation.layer_map import chosen_pairs, layer_map
 from hf_sparse.distillation.losses import LossTerm, add_up, position_term, precise
@@ -85,6 +87,10 @@ class Hidden(FeatureTerm):
                 matrix = torch.empty(teacher_config.hidden_size, student_config.hidden_size)
                 nn.init.xavier_uniform_(matrix, generator=generator)
                 self.projections[name] = nn.Parameter(matrix)
+
+    def reads(self) -> Mapping[Place, Rows]:
+        stacks = self.pairs.items()
+        return {(stack, layer): "tokens" for stack, layers in stacks for layer in layers.values()}
 
     @property
     def normalizes(self) -> bool:
@@ -192,10 +198,10 @@ def _depths(config: PreTrainedConfig) -> dict[str, int]:
 
 
 def _state(outputs: Mapping[str, Any], stack: str, layer: int) -> Tensor:
-    states = outputs.get(stack)
-    if states is None or len(states) <= layer or states[layer].dim() != 3:
+    state = state_at(outputs.get(stack), layer)
+    if state is None or state.dim() != 3:
         raise ValueError(
             f"the model returned no {stack} of layer {layer} and shape (batch, length, width); "
             "leave hidden out"
         )
-    return states[layer]
+    return state

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_sparse.architectures import FUSED_PROJECTIONS, PROJECTIONS
 from hf_sparse.distillation.batch_counts import fitting_mask
+from hf_sparse.distillation.cached_outputs import Place, Rows
 from hf_sparse.distillation.features.term import (
     FeatureSettings,
     FeatureTerm,
@@ -65,6 +66,10 @@ class Relations(FeatureTerm):
         """Return the operations of the products: once in the teacher, thrice in the student, which learns."""
         widths = 3 * self.widths["student"] + self.widths["teacher"]
         return len(self.pairs) * len(KINDS) * 2 * tokens * widths
+
+    def reads(self) -> Mapping[Place, Rows]:
+        layers = self.pairs.values()
+        return {("projections", layer, kind): "tokens" for layer in layers for kind in KINDS}
 
     @contextmanager
     def watch(self, model: nn.Module, role: Role) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from hf_sparse.distillation.cached_outputs import Place, Rows
 from hf_sparse.distillation.losses import LossTerm
 from hf_sparse.distillation.unwrap import unwrapped
 
@@ -52,6 +53,13 @@ class FeatureTerm(nn.Module, ABC):
         """Record states that a forward pass inside the block does not return; it fills the mapping."""
         return nullcontext({})
 
+    def reads(self) -> Mapping[Place, Rows] | None:
+        """Return where the teacher's states are that the term compares, and what each has rows for.
+
+        They can then be kept in a cache; of None, the default, none can.
+        """
+        return None
+
     @property
     def unprepared(self) -> bool:
         """Whether `prepare` must be called with a whole batch before the term can be computed."""
@@ -90,6 +98,13 @@ def configuration(model: nn.Module, role: Role) -> PreTrainedConfig:
             "unknown; give weights to task and logits alone"
         )
     return config if config.is_encoder_decoder else config.get_text_config()
+
+
+def state_at(states: Any, number: int) -> Any:
+    """Return a state by its number, from the tuple that a model returns or a cache's mapping; else None."""
+    if isinstance(states, Mapping):
+        return states.get(number)
+    return states[number] if states is not None and len(states) > number else None
 
 
 def learnable(state: Tensor, what: str) -> Tensor:

@@ -15,6 +15,7 @@ from hf_sparse.distillation.batch_counts import count_items
 from hf_sparse.distillation.features import term_names
 from hf_sparse.distillation.inputs import teacher_inputs
 from hf_sparse.distillation.teacher import check_own_tokenizer, has_head
+from hf_sparse.distillation.teacher_cache import TeacherCache
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.targets import find_targets
@@ -46,14 +47,22 @@ class DistillationPart(RunPart):
 
     computes_loss = True
 
-    def __init__(self, recipe: DistillationRecipe, teacher: nn.Module, trainer: Host) -> None:
+    def __init__(
+        self,
+        recipe: DistillationRecipe,
+        teacher: nn.Module,
+        trainer: Host,
+        cache: TeacherCache | None = None,
+    ) -> None:
         check_own_tokenizer(trainer.processing_class, teacher)
         state = trainer.accelerator.state
         for model, doing in ((trainer.model, "distilling"), (teacher, "distilling from")):
             require_data_parallel(state, model, doing)
         if only_first_reads(trainer) and not is_sharded(teacher):
             fill_from_first(teacher, trainer.accelerator.device)
-        self.distiller = Distiller(recipe, teacher, trainer.model, trainer.accelerator)
+        self.distiller = Distiller(
+            recipe, teacher, trainer.model, trainer.accelerator, cache, trainer.processing_class
+        )
         if self.distiller.features and trainer.args.n_gpu > 1:
             raise ValueError(
                 f"{', '.join(self.distiller.features)} on {trainer.args.n_gpu} GPUs in one process "
@@ -92,10 +101,20 @@ class DistillationPart(RunPart):
     def describe(self) -> Iterator[str]:
         """Yield the class of the teacher."""
         yield f"Learning from a teacher, {type(self.distiller.teacher).__name__}"
+        if self.distiller.cache is not None:
+            yield self.distiller.cache.describe()
+
+    def begin_pass(self, run: Run) -> None:
+        """Exchange what the processes have computed of the teacher, at a moment that does not vary."""
+        self.distiller.share_cache()
 
     def before_batch(self, run: Run, batches: Sequence[Mapping[str, Any]]) -> None:
         """Count the items that the losses of the next optimizer step are divided by."""
         self.distiller.begin_step(run.model, batches)
+
+    def record(self, run: Run) -> None:
+        """Write down what the teacher has computed so far, so that a resumed run finds it."""
+        self.distiller.flush_cache()
 
     def after_backward(self, run: Run, last: bool) -> float:
         """Average the gradients of feature terms over processes; DDP averages those of the model alone."""
@@ -112,8 +131,9 @@ class DistillationPart(RunPart):
         return {_LEARNED: self.distiller.state()}
 
     def end(self, run: Run, best: SavedState | None) -> None:
-        """Discard the counts of the last step, so that later losses use their own."""
+        """Discard the counts of the last step, so that later losses use their own; complete the cache."""
         self.distiller.forget()
+        self.distiller.flush_cache()
 
     def wrap_loss(self, trainer: Host, compute: ComputeLoss) -> ComputeLoss:
         """Return a `compute_loss` that adds the teacher's losses to what `compute` returns."""

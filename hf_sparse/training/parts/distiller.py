@@ -12,6 +12,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from hf_sparse.distillation.batch_counts import Counts, count
+from hf_sparse.distillation.cached_outputs import Place, Rows, wanted_logits
 from hf_sparse.distillation.features import TERMS
 from hf_sparse.distillation.features.hidden import Hidden
 from hf_sparse.distillation.features.term import FeatureTerm, Role
@@ -26,6 +27,8 @@ from hf_sparse.distillation.inputs import (
 )
 from hf_sparse.distillation.losses import LossTerm, add_up, logits_terms, task_terms
 from hf_sparse.distillation.teacher import check_compatible, freeze, has_head
+from hf_sparse.distillation.teacher_cache import TeacherCache, TeacherOutputs, check_kept
+from hf_sparse.distillation.teacher_identity import identity_of
 from hf_sparse.recipe.distillation import DistillationRecipe
 from hf_sparse.training.engine import is_sharded
 
@@ -40,12 +43,20 @@ class Distiller:
     """
 
     def __init__(
-        self, recipe: DistillationRecipe, teacher: nn.Module, student: nn.Module, accelerator: Accelerator
+        self,
+        recipe: DistillationRecipe,
+        teacher: nn.Module,
+        student: nn.Module,
+        accelerator: Accelerator,
+        cache: TeacherCache | None = None,
+        processing_class: Any = None,
     ) -> None:
         check_compatible(student, teacher, outputs=recipe.logits > 0)
         self.recipe = recipe
-        # A sharded teacher is in its place, and one offloaded by FSDP cannot be moved.
-        self.teacher = freeze(teacher) if is_sharded(teacher) else freeze(teacher).to(accelerator.device)
+        freeze(teacher)
+        # With a cache, a teacher that is never asked needs no memory on the device. A sharded one is in its
+        # place, and one offloaded by FSDP cannot be moved.
+        self.teacher = teacher if cache or is_sharded(teacher) else teacher.to(accelerator.device)
         self.accelerator = accelerator
         # A teacher that runs the layers of another module names it `watched`.
         self.teachers_layers = getattr(teacher, "watched", teacher)
@@ -62,6 +73,7 @@ class Distiller:
         self.headed = has_head(student)
         self.shifts_labels = shifts_labels(student)
         self.student_takes, self.teacher_takes = Taken.by(student), Taken.by(teacher)
+        self.cache = None if cache is None else self._open(cache, processing_class)
         self._totals: Counts | None = None
         self._logged: dict[str, Tensor] = {}
         self._steps = 0
@@ -135,6 +147,18 @@ class Distiller:
         self._checked = False
         self.forget()
 
+    def flush_cache(self) -> None:
+        """Write the outputs that the cache does not hold yet."""
+        if self.cache is not None:
+            self.cache.flush()
+
+    def share_cache(self) -> None:
+        """Make the outputs that every process has computed known to all."""
+        if self.cache is not None:
+            self.cache.flush()
+            self.accelerator.wait_for_everyone()
+            self.cache.refresh()
+
     def forget(self) -> None:
         """Drop the counts and logs of earlier steps."""
         self._totals = None
@@ -159,12 +183,34 @@ class Distiller:
         return self.teacher_takes.of(teacher_inputs(inputs) | decoder_inputs(student, inputs))
 
     def _teach(self, student: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the teacher's outputs and recorded states for one micro-batch."""
-        given = self._given(student, inputs) | self.forward_options(self.teacher)
+        """Return the teacher's outputs and recorded states for one micro-batch, also from the cache."""
+        given = self._given(student, inputs)
+        if self.cache is None:
+            return self._compute(given, inputs)[0]
+        return self.cache.outputs(given, lambda part: self._compute(part, inputs), self.accelerator.device)
+
+    def _compute(
+        self, given: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], Mapping[Place, Rows]]:
+        """Run the teacher; return its outputs and recorded states, and which of them a cache keeps."""
+        if self.cache is not None:
+            self.teacher.to(self.accelerator.device)
+        options = self.forward_options(self.teacher)
         watching = self.watching(self.teachers_layers, "teacher")
         with torch.no_grad(), self.accelerator.autocast(), watching as seen:
-            outputs = named(self.teacher(**given), inputs, "teacher")
-        return _joined(outputs, *seen)
+            outputs = named(self.teacher(**given, **options), inputs, "teacher")
+        kept = wanted_logits(outputs) if self.recipe.logits else {}
+        for term in self.terms.values():
+            kept |= term.reads() or {}
+        return _joined(outputs, *seen), kept
+
+    def _open(self, cache: TeacherCache, processing_class: Any) -> TeacherOutputs:
+        check_kept(cache, self.teacher, {name: term.reads() for name, term in self.terms.items()})
+        kept = [place for term in self.terms.values() for place in term.reads() or ()]
+        names = {"/".join(map(str, place)) for place in kept} | ({"logits"} if self.recipe.logits else set())
+        precision = str(self.accelerator.mixed_precision)
+        identity = identity_of(self.teacher, processing_class, precision, names)
+        return TeacherOutputs(cache, identity, self.recipe.temperature)
 
     def loss(
         self,

@@ -40,10 +40,11 @@ class RunPart:
     """One part of a training run: it overrides the events that it needs, the others do nothing.
 
     `SparseTrainerMixin` and `SparsityCallback` call every event of every part, in the order of their lists.
-    A run calls, in this order: `begin`; for every optimizer step `before_batch`, then for each micro-batch
-    `before_forward`, `wrap_loss`, `after_backward`, then `before_step`, `after_step`, `step_end`, `logs`;
-    before a model is saved `verify` and `record`, beside it `state`; `end`. A callback calls `after_backward`
-    once for each step, after clipping, and nothing under "Only in a Trainer".
+    A run calls, in this order: `begin`; `begin_pass` for every epoch; for every optimizer step
+    `before_batch`, then for each micro-batch `before_forward`, `wrap_loss`, `after_backward`, then
+    `before_step`, `after_step`, `step_end`, `logs`; before a model is saved `verify` and `record`, beside it
+    `state`; `end`. A callback calls `after_backward` once for each step, after clipping, and nothing under
+    "Only in a Trainer".
     """
 
     # In a Trainer and in a callback.
@@ -111,6 +112,9 @@ class RunPart:
         """Return a batch without the columns that only this part reads."""
         return inputs
 
+    def begin_pass(self, run: Run) -> None:
+        """Prepare for another pass over the training data."""
+
     def before_batch(self, run: Run, batches: Sequence[Mapping[str, Any]]) -> None:
         """Look at all micro-batches of the next optimizer step in this process."""
 
@@ -128,6 +132,15 @@ class RunPart:
     def reached(self, step: int) -> bool:
         """Return whether a model after `step` steps is what the recipe asks for, so may be the best one."""
         return True
+
+
+# The events of a Trainer's callbacks that are events of its parts, too.
+EVENTS = {
+    "on_epoch_begin": "begin_pass",
+    "on_pre_optimizer_step": "before_step",
+    "on_optimizer_step": "after_step",
+    "on_step_end": "step_end",
+}
 
 
 def saved_state(run: Run, parts: Iterable[RunPart]) -> SavedState:

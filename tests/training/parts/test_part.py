@@ -64,7 +64,7 @@ def test_a_part_hears_every_event_of_a_trainer_in_order(tmp_path: Path) -> None:
     part = Listening()
     run = trainer(tmp_path, part)
     run.train()
-    expected = ["columns", "join_optimizer", "adapt_scheduler False", "begin 0", "describe"]
+    expected = ["columns", "join_optimizer", "adapt_scheduler False", "begin 0", "describe", "begin_pass 0"]
     for step in range(STEPS):
         expected += [f"before_batch {step}", *micro_batch(step, False), *micro_batch(step, True)]
         expected += [f"before_step {step}", f"after_step {step}", f"step_end {step + 1}", "logs"]
