@@ -58,4 +58,4 @@ def _may_be_infinite(values: Tensor) -> bool:
     if type(values) not in (Tensor, nn.Parameter) and not values.requires_grad:
         return False
     # One-byte floats lack infinities, and a tensor on the meta device holds no values.
-    return bool(values.is_floating_point() and values.itemsize > 1 and not values.is_meta and values.numel())
+    return bool(values.is_floating_point() and values.itemsize > 1 and not values.is_meta)

@@ -58,6 +58,11 @@ class DistillationPart(RunPart):
         state = trainer.accelerator.state
         for model, doing in ((trainer.model, "distilling"), (teacher, "distilling from")):
             require_data_parallel(state, model, doing)
+        if cache is not None and is_sharded(teacher):
+            raise ValueError(
+                "a sharded teacher runs on all processes at once, and a teacher cache spares each one its own "
+                "examples; load the teacher without sharding, or drop teacher_cache"
+            )
         if only_first_reads(trainer) and not is_sharded(teacher):
             fill_from_first(teacher, trainer.accelerator.device)
         self.distiller = Distiller(

@@ -132,7 +132,7 @@ def under_deepspeed(made: SparseTrainer, stage: int, **settings: Any) -> None:
     state = SimpleNamespace(deepspeed_plugin=plugin)
     made.accelerator = SimpleNamespace(state=state, device=torch.device("cpu"))
     made.is_deepspeed_enabled = True
-    made._take_up(made.given_recipe)
+    made._make_parts(made.given_recipe)
 
 
 @pytest.mark.parametrize(
