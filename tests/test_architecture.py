@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_sparse"
 FILLED_INITS = {
     PACKAGE / "__init__.py",
+    PACKAGE / "data" / "__init__.py",
     PACKAGE / "distillation" / "features" / "__init__.py",
     PACKAGE / "hub" / "__init__.py",
     PACKAGE / "runtime" / "__init__.py",
