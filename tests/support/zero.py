@@ -19,7 +19,7 @@ from tests.support.tiny import arguments, bert, pruning, sentences
 
 STAGES = (1, 2, 3)
 STATES = ("exp_avg", "exp_avg_sq")
-LIMIT_S = 540
+LIMIT_S = 1200
 _HALF_WAY, _END = 4, 8
 
 NONE = "none"
