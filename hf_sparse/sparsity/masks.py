@@ -179,7 +179,7 @@ class Masks:
 
 def _compressed(bits: np.ndarray) -> Tensor:
     # Level 1: the bits are nearly random, so higher levels cost time and gain nothing.
-    content = min(bytearray(bits), bytearray(zlib.compress(bits, 1)), key=len)
+    content = min(bytearray(bits), bytearray(zlib.compress(bits.tobytes(), 1)), key=len)
     return torch.frombuffer(content, dtype=torch.uint8)
 
 
