@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.bit_mask import BitMask, as_integers
 from hf_sparse.sparsity.numpy_ops import any_greater, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
+from hf_sparse.sparsity.streamed.mask_storage import BitMask, as_integers
 from hf_sparse.targets import Target, Targets
 
 

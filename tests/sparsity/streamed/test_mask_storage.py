@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from hf_sparse.native.build import COMPILERS
-from hf_sparse.sparsity import bit_mask
-from hf_sparse.sparsity.bit_mask import BitMask
+from hf_sparse.sparsity.streamed import mask_storage
+from hf_sparse.sparsity.streamed.mask_storage import BitMask
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SHAPES = [(1, 1), (3, 5), (7, 9), (33, 31), (600, 257)]
@@ -15,8 +15,8 @@ SHAPES = [(1, 1), (3, 5), (7, 9), (33, 31), (600, 257)]
 @pytest.fixture(params=["compiled", "numpy"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "numpy":
-        monkeypatch.setattr(bit_mask, "_load", lambda: None)
-    elif bit_mask._load() is None:
+        monkeypatch.setattr(mask_storage, "_load", lambda: None)
+    elif mask_storage._load() is None:
         pytest.skip(f"there is no compiler of {COMPILERS}")
     return request.param
 
@@ -90,7 +90,7 @@ def test_entries_that_would_return_are_noticed() -> None:
     keep = random_keep((5, 9))
     for turned in (False, True):
         mask = mask_of(keep, turned)
-        assert not mask.revives(bit_mask._pack(keep.flatten()).numpy())
+        assert not mask.revives(mask_storage._pack(keep.flatten()).numpy())
         again = keep.clone()
         again[tuple((~keep).nonzero()[-1])] = True
-        assert mask.revives(bit_mask._pack(again.flatten()).numpy())
+        assert mask.revives(mask_storage._pack(again.flatten()).numpy())
