@@ -94,3 +94,12 @@ def test_entries_that_would_return_are_noticed() -> None:
         again = keep.clone()
         again[tuple((~keep).nonzero()[-1])] = True
         assert mask.revives(mask_storage._pack(again.flatten()).numpy())
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 1001])
+def test_other_devices_pack_alike(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_storage, "_CHUNK_ON_DEVICE", 64)
+    flags = random_keep((1, size)).flatten()
+    bits = mask_storage._pack_by_torch(flags)
+    assert torch.equal(bits, mask_storage._pack(flags))
+    assert torch.equal(mask_storage._unpack_by_torch(bits)[:size], flags)
