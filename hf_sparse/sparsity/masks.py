@@ -109,7 +109,7 @@ class Masks:
     def take_removed(self, values: Mapping[str, Tensor]) -> None:
         """Move removed weights into tensors like the weights, by name; all other entries become zero."""
         parallel_map(
-            lambda target: self._keep[target.name].move(target.weight.detach(), values[target.name]),
+            lambda target: self._keep[target.name].take(target.weight.detach(), values[target.name]),
             self.targets,
         )
 

@@ -83,7 +83,7 @@ class BitMask:
         for keep, part in self._parts(values):
             _clear(keep, part)
 
-    def move(self, values: Tensor, aside: Tensor) -> None:
+    def take(self, values: Tensor, aside: Tensor) -> None:
         """Move removed entries into a tensor of the same kind; all other entries of it become zero."""
         if self._bits is None:
             aside.zero_()

@@ -58,7 +58,7 @@ def test_removed_entries_are_cleared_and_moved(
     kept = torch.where(keep, before, torch.zeros((), dtype=dtype))
     assert torch.equal(bits_of(values), bits_of(kept))
     values, aside = before.clone(), torch.full_like(before, 7)
-    mask.move(values, aside)
+    mask.take(values, aside)
     assert torch.equal(bits_of(values), bits_of(kept))
     assert torch.equal(bits_of(aside), bits_of(torch.where(keep, torch.zeros((), dtype=dtype), before)))
 
@@ -74,7 +74,7 @@ def test_where_nothing_is_removed_no_memory_is_taken() -> None:
     mask = BitMask((4, 8))
     values, aside = torch.ones(4, 8), torch.ones(4, 8)
     mask.clear(values)
-    mask.move(values, aside)
+    mask.take(values, aside)
     assert values.all() and not aside.any() and mask.unpack().all()
     assert mask._bits is None and mask.nbytes == 4
 
