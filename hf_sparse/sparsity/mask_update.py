@@ -10,10 +10,10 @@ from hf_sparse.sparsity.allocation import Budget, split_by_bounds
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import count_nonzero, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.sparsity.ranked_scores import BlockScores, Score, identity
 from hf_sparse.sparsity.sharded.pieces import Piece, pieces_of
 from hf_sparse.sparsity.sharded.update import choose_together, grow_together, kept_together
-from hf_sparse.sparsity.streamed_update import StreamedUpdate
+from hf_sparse.sparsity.streamed.ranked_scores import BlockScores, Score, identity
+from hf_sparse.sparsity.streamed.streamed_update import StreamedUpdate
 from hf_sparse.sparsity.topk import Ranking, keep_largest
 
 # Either a function from weights to scores, or the scores of all blocks by the names of the weights.

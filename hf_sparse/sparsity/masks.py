@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hf_sparse.shards import local_shape
-from hf_sparse.sparsity.bit_mask import BitMask, as_integers
 from hf_sparse.sparsity.numpy_ops import any_greater, parallel_map
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.sharded.weights import group_of, total_counts, whole_weight
+from hf_sparse.sparsity.streamed.mask_storage import BitMask, as_integers
 from hf_sparse.targets import Target, Targets
 
 
@@ -127,7 +127,7 @@ class Masks:
     def take_removed(self, values: Mapping[str, Tensor]) -> None:
         """Move removed weights into tensors like the weights, by name; all other entries become zero."""
         parallel_map(
-            lambda target: self._keep[target.name].move(target.weight.detach(), values[target.name]),
+            lambda target: self._keep[target.name].take(target.weight.detach(), values[target.name]),
             self.targets,
         )
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.bit_mask import as_integers
 from hf_sparse.sparsity.masks import Masks
+from hf_sparse.sparsity.streamed.mask_storage import as_integers
 from hf_sparse.targets import Target
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.bit_mask import pack_flags
 from hf_sparse.sparsity.numpy_ops import parallel_map
-from hf_sparse.sparsity.ranked_scores import CHUNK, RankedScores, Score, SingleScores, identity
-from hf_sparse.sparsity.score_tally import ScoreTally
+from hf_sparse.sparsity.streamed.mask_storage import pack_flags
+from hf_sparse.sparsity.streamed.ranked_scores import CHUNK, RankedScores, Score, SingleScores, identity
+from hf_sparse.sparsity.streamed.score_tally import ScoreTally
 
 # Scores in a sample: so many, or one in so many if that is more.
 _SAMPLE, _SHARE = 8192, 512

@@ -15,8 +15,8 @@ from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.mask_update import Scores
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.patterns.pattern import Pattern
-from hf_sparse.sparsity.ranked_scores import Score
 from hf_sparse.sparsity.schedules import Schedule
+from hf_sparse.sparsity.streamed.ranked_scores import Score
 from hf_sparse.targets import Target, Targets
 
 Settings = TypeVar("Settings", bound=Part)

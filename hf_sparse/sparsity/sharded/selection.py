@@ -15,7 +15,7 @@ from torch import Tensor
 from hf_sparse.shards import Group
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Array
-from hf_sparse.sparsity.ranked_scores import Score
+from hf_sparse.sparsity.streamed.ranked_scores import Score
 from hf_sparse.sparsity.topk import NOT_NUMBERS
 
 # Scores at a time, and bits of one histogram.

@@ -11,9 +11,9 @@ from hf_sparse.sparsity.allocation import Budget, split_by_bounds
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.sparsity.ranked_scores import Score, identity
 from hf_sparse.sparsity.sharded.pieces import Piece, exchange
 from hf_sparse.sparsity.sharded.selection import SharedRanking, keep_largest_together
+from hf_sparse.sparsity.streamed.ranked_scores import Score, identity
 
 # Weights scored at a time before they are pooled into blocks, as in one process.
 _BAND = 1 << 17

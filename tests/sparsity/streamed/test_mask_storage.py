@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from hf_sparse.native.build import COMPILERS
-from hf_sparse.sparsity import bit_mask
-from hf_sparse.sparsity.bit_mask import BitMask
+from hf_sparse.sparsity.streamed import mask_storage
+from hf_sparse.sparsity.streamed.mask_storage import BitMask
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SHAPES = [(1, 1), (3, 5), (7, 9), (33, 31), (600, 257)]
@@ -15,8 +15,8 @@ SHAPES = [(1, 1), (3, 5), (7, 9), (33, 31), (600, 257)]
 @pytest.fixture(params=["compiled", "numpy"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "numpy":
-        monkeypatch.setattr(bit_mask, "_load", lambda: None)
-    elif bit_mask._load() is None:
+        monkeypatch.setattr(mask_storage, "_load", lambda: None)
+    elif mask_storage._load() is None:
         pytest.skip(f"there is no compiler of {COMPILERS}")
     return request.param
 
@@ -58,7 +58,7 @@ def test_removed_entries_are_cleared_and_moved(
     kept = torch.where(keep, before, torch.zeros((), dtype=dtype))
     assert torch.equal(bits_of(values), bits_of(kept))
     values, aside = before.clone(), torch.full_like(before, 7)
-    mask.move(values, aside)
+    mask.take(values, aside)
     assert torch.equal(bits_of(values), bits_of(kept))
     assert torch.equal(bits_of(aside), bits_of(torch.where(keep, torch.zeros((), dtype=dtype), before)))
 
@@ -74,7 +74,7 @@ def test_where_nothing_is_removed_no_memory_is_taken() -> None:
     mask = BitMask((4, 8))
     values, aside = torch.ones(4, 8), torch.ones(4, 8)
     mask.clear(values)
-    mask.move(values, aside)
+    mask.take(values, aside)
     assert values.all() and not aside.any() and mask.unpack().all()
     assert mask._bits is None and mask.nbytes == 4
 
@@ -90,7 +90,16 @@ def test_entries_that_would_return_are_noticed() -> None:
     keep = random_keep((5, 9))
     for turned in (False, True):
         mask = mask_of(keep, turned)
-        assert not mask.revives(bit_mask._pack(keep.flatten()).numpy())
+        assert not mask.revives(mask_storage._pack(keep.flatten()).numpy())
         again = keep.clone()
         again[tuple((~keep).nonzero()[-1])] = True
-        assert mask.revives(bit_mask._pack(again.flatten()).numpy())
+        assert mask.revives(mask_storage._pack(again.flatten()).numpy())
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 1001])
+def test_other_devices_pack_alike(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_storage, "_CHUNK_ON_DEVICE", 64)
+    flags = random_keep((1, size)).flatten()
+    bits = mask_storage._pack_by_torch(flags)
+    assert torch.equal(bits, mask_storage._pack(flags))
+    assert torch.equal(mask_storage._unpack_by_torch(bits)[:size], flags)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_sparse.sparsity import score_tally
-from hf_sparse.sparsity.score_tally import ScoreTally
+from hf_sparse.sparsity.streamed import score_tally
+from hf_sparse.sparsity.streamed.score_tally import ScoreTally
 
 _scores = st.one_of(
     st.floats(width=32, allow_nan=False), st.sampled_from([0.0, -0.0, 1.0, 1e-45, -1e-45, np.inf, -1.0])

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import MixtralConfig, MixtralModel
 
-from hf_sparse.sparsity import ranked_scores, score_tally, streamed_update, topk
+from hf_sparse.sparsity import topk
 from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.mask_update import choose, grow
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods.magnitude import absolute
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.patterns.pattern import Pattern
+from hf_sparse.sparsity.streamed import ranked_scores, score_tally, streamed_update
 from hf_sparse.targets import Targets, find_targets
 from tests.support.memory import most_extra_bytes
 

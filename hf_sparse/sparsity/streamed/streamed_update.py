@@ -15,7 +15,14 @@ from hf_sparse.sparsity.allocation import Budget, split_by_bounds
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.sparsity.ranked_scores import CHUNK, BlockScores, RankedScores, Score, SingleScores, identity
+from hf_sparse.sparsity.streamed.ranked_scores import (
+    CHUNK,
+    BlockScores,
+    RankedScores,
+    Score,
+    SingleScores,
+    identity,
+)
 from hf_sparse.sparsity.topk import Kept, rank
 
 # Bytes that an update may take: so many, or this share of the weights if that is more.

@@ -83,7 +83,7 @@ class BitMask:
         for keep, part in self._parts(values):
             _clear(keep, part)
 
-    def move(self, values: Tensor, aside: Tensor) -> None:
+    def take(self, values: Tensor, aside: Tensor) -> None:
         """Move removed entries into a tensor of the same kind; all other entries of it become zero."""
         if self._bits is None:
             aside.zero_()
@@ -170,6 +170,10 @@ def _pack(flat: Tensor) -> Tensor:
     """Return the bits of flat booleans, eight a byte, the first in the highest bit."""
     if flat.device.type == "cpu":
         return torch.from_numpy(np.packbits(flat.numpy()))
+    return _pack_by_torch(flat)
+
+
+def _pack_by_torch(flat: Tensor) -> Tensor:
     bits = flat.new_zeros(-(-flat.numel() // 8), dtype=torch.uint8)
     places = _places(flat.device)
     for start in range(0, flat.numel(), _CHUNK_ON_DEVICE):
@@ -184,7 +188,11 @@ def _unpack(bits: Tensor, start: int, stop: int) -> Tensor:
     part = bits[start // 8 : -(-stop // 8)]
     if part.device.type == "cpu":
         return torch.from_numpy(np.unpackbits(part.numpy(), count=stop - start)).view(torch.bool)
-    return (part[:, None] & (1 << _places(part.device))).ne(0).view(-1)[: stop - start]
+    return _unpack_by_torch(part)[: stop - start]
+
+
+def _unpack_by_torch(bits: Tensor) -> Tensor:
+    return (bits[:, None] & (1 << _places(bits.device))).ne(0).view(-1)
 
 
 def _places(device: torch.device) -> Tensor:

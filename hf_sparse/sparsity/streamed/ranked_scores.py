@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_sparse.sparsity.bit_mask import BitMask
 from hf_sparse.sparsity.patterns.block import Array, Block
+from hf_sparse.sparsity.streamed.mask_storage import BitMask
 
 # Scores per chunk: 512 KiB of fp32 stay in a core's cache, and numpy's overhead per call is negligible.
 CHUNK = 1 << 17

@@ -8,6 +8,8 @@ import numpy as np
 # Scores that are listed: so many, or one in so many of all if that is more.
 _LIST, _SHARE = 1 << 20, 256
 _BINS_LOG2 = 16
+# Scores that are sorted into bins at a time: their keys and places take six times their memory.
+_PART = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class ScoreTally:
     def _sort_into_bins(self, scores: np.ndarray) -> None:
         if self._bins is None:
             self._bins = np.zeros((self._last >> self._shift) - (self._first >> self._shift) + 1, np.int64)
-        for part in np.array_split(scores, -(-scores.size // _LIST) or 1):
+        for part in np.array_split(scores, -(-scores.size // _PART) or 1):
             keys = _keys(part)
             if part.size:
                 self._loose |= int(np.bitwise_or.reduce(keys))
