@@ -1,6 +1,6 @@
 """How many blocks each weight loses at an overall sparsity."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -17,6 +17,22 @@ class Budget:
     names: tuple[str, ...]
     removed: int
     most: tuple[int, ...]
+
+
+def split_by_bounds(budget: Budget, lost: Sequence[int]) -> list[Budget]:
+    """Return budgets of their own for weights that lost too much; the other weights lose the difference.
+
+    `lost` is how many blocks each weight loses if the budget is ranked as one; the budget is returned alone
+    if none lost too much.
+    """
+    over = [index for index, (count, most) in enumerate(zip(lost, budget.most, strict=True)) if count > most]
+    if not over:
+        return [budget]
+    bounded = [Budget((budget.names[i],), budget.most[i], (budget.most[i],)) for i in over]
+    rest = [index for index in range(len(lost)) if index not in over]
+    left = budget.removed - sum(part.removed for part in bounded)
+    names, most = tuple(budget.names[i] for i in rest), tuple(budget.most[i] for i in rest)
+    return [*bounded, Budget(names, left, most)]
 
 
 def uniform(weights: Mapping[str, Tiled], sparsity: float, least: float) -> list[Budget]:

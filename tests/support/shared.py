@@ -3,6 +3,7 @@
 import os
 import traceback
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import torch
@@ -58,12 +59,10 @@ def wholes(model: nn.Module) -> dict[str, Tensor]:
     return {target.name: whole_weight(target).clone() for target in find_targets(model)}
 
 
-def run_together(checks: dict[str, Check], ranks: int, folder: Path, **mesh: object) -> dict[str, list[str]]:
-    """Run checks in several processes; return for each the errors of those that failed it."""
-    context = cheap_processes()
-    processes = [
-        context.Process(target=_work, args=(checks, rank, ranks, folder, mesh)) for rank in range(ranks)
-    ]
+def run_together(checks: dict[str, Check], shape: tuple[int, ...], folder: Path) -> dict[str, list[str]]:
+    """Run checks in a mesh of processes; return for each check the errors of the processes that failed it."""
+    context, ranks = cheap_processes(), prod(shape)
+    processes = [context.Process(target=_work, args=(checks, rank, shape, folder)) for rank in range(ranks)]
     for process in processes:
         process.start()
     for process in processes:
@@ -77,18 +76,16 @@ def run_together(checks: dict[str, Check], ranks: int, folder: Path, **mesh: obj
     return {name: [errors[name] for errors in found if name in errors] for name in checks}
 
 
-def _work(checks: dict[str, Check], rank: int, ranks: int, folder: Path, mesh: dict) -> None:
+def _work(checks: dict[str, Check], rank: int, shape: tuple[int, ...], folder: Path) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
-    store = torch.distributed.FileStore(str(folder / "store"), ranks)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    shape = mesh.pop("shape", (ranks,))
-    names = tuple(f"dim{index}" for index in range(len(shape)))
-    device_mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+    store = torch.distributed.FileStore(str(folder / "store"), prod(shape))
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=prod(shape))
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
     errors = {}
     for name, check in checks.items():
         try:
-            check(device_mesh)
+            check(mesh)
         except Exception:
             errors[name] = f"rank {rank}: {traceback.format_exc()}"
     torch.save(errors, folder / f"errors-{rank}.pt")

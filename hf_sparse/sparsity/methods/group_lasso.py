@@ -16,8 +16,8 @@ from hf_sparse.sparsity.methods.penalty import PenalizedRun, Penalty, Strength
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Array, Block
 from hf_sparse.sparsity.patterns.pattern import Pattern
-from hf_sparse.sparsity.sharded.blocks import pieces_of
 from hf_sparse.sparsity.sharded.norms import SharedGroups
+from hf_sparse.sparsity.sharded.pieces import pieces_of
 from hf_sparse.sparsity.sharded.weights import whole_weight
 from hf_sparse.targets import Target, Targets
 

@@ -9,7 +9,7 @@ from hf_sparse.shards import Group, Part
 from hf_sparse.sparsity.groups import measure_groups
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Block
-from hf_sparse.sparsity.sharded.blocks import Piece, pieces_of
+from hf_sparse.sparsity.sharded.pieces import Piece, pieces_of
 from hf_sparse.sparsity.sharded.weights import group_of
 from hf_sparse.targets import Target, Targets
 

@@ -144,7 +144,7 @@ CHECKS: dict[str, Check] = {
 
 @pytest.fixture(scope="module", params=[2, 4])
 def errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    return run_together(CHECKS, request.param, tmp_path_factory.mktemp("shared"))
+    return run_together(CHECKS, (request.param,), tmp_path_factory.mktemp("shared"))
 
 
 @pytest.mark.parametrize("check", CHECKS)
