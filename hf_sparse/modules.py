@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 # The child that holds the original module: in tuner layers, in trained copies (`modules_to_save`), in
-# trainable tokens.
-_WRAPPED = ("base_layer", "original_module", "token_adapter")
+# trainable tokens; and in PyTorch's wrapper that checkpoints activations.
+_WRAPPED = ("base_layer", "original_module", "token_adapter", "_checkpoint_wrapped_module")
 
 
 @dataclass(frozen=True)
