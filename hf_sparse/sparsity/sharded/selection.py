@@ -191,12 +191,24 @@ def _histograms(
         prefix, lowest = prefixes[index], _lowest(prefixes[index], width)
         counts = torch.zeros(1 << width, dtype=torch.int64, device=streams[index].device)
         for keys in streams[index]():
-            chosen = keys if prefix is None else keys[(keys >> (shift + width)) == prefix]
-            if chosen.numel():
-                counts += torch.bincount((chosen >> shift) - lowest, minlength=1 << width)
+            places = (keys >> shift) - lowest
+            if prefix is not None:
+                places = _within(places, 1 << width)
+            if places.numel():
+                counts += torch.bincount(places, minlength=1 << width)[: 1 << width]
         return counts
 
     return torch.stack(parallel_map(count, range(len(streams))))
+
+
+def _within(places: Tensor, size: int) -> Tensor:
+    """Return the places from 0 to `size` - 1, and `size` or nothing for all others."""
+    if places.device.type != "cpu":
+        return places[(places >= 0) & (places < size)]
+    # Without a sign, negative ones are too large as well. A choice by booleans takes longer.
+    unsigned = places.numpy().view(f"u{places.element_size()}")
+    np.minimum(unsigned, size, out=unsigned)
+    return places
 
 
 def _ties(ranking: SharedRanking, score: Score, found: _Found) -> list[tuple[Tensor, Tensor]]:
@@ -232,7 +244,7 @@ def _above(share: Share, score: Score, found: _Found) -> Tensor:
     mask = _ones(share.values)
     for number, chunk in enumerate(_chunks(share.values)):
         keys = _keys(_scores(chunk, score), found.dtype)
-        torch.gt(keys, found.key, out=mask[number * _CHUNK : number * _CHUNK + keys.numel()])
+        _greater(keys, found.key, mask[number * _CHUNK : number * _CHUNK + keys.numel()])
     return mask
 
 
@@ -260,13 +272,23 @@ def _keys(scores: Tensor, dtype: torch.dtype) -> Tensor:
     # The sum makes of -0 a 0, which is equal to it.
     scores = scores.to(dtype) + 0.0
     keys = _in_order(scores.view(_INTEGERS[dtype]))
-    return keys.masked_fill_(scores.isnan(), torch.iinfo(keys.dtype).min)
+    if scores.device.type != "cpu" or np.isnan(scores.numpy()).any():
+        keys.masked_fill_(scores.isnan(), torch.iinfo(keys.dtype).min)
+    return keys
 
 
 def _in_order(bits: Tensor) -> Tensor:
     """Return the bits of numbers as signed integers in their order, or those integers as bits."""
     limits = torch.iinfo(bits.dtype)
     return (bits >> (limits.bits - 1)).bitwise_and_(limits.max).bitwise_xor_(bits)
+
+
+def _greater(keys: Tensor, key: int, out: Tensor) -> None:
+    """Write which keys are greater than another into booleans."""
+    if keys.device.type == "cpu":
+        np.greater(keys.numpy(), key, out=out.numpy())
+    else:
+        torch.gt(keys, key, out=out)
 
 
 def _ones(values: Tensor) -> Tensor:
