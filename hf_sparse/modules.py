@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from accelerate.utils import is_compiled_module
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -36,7 +37,12 @@ def named_modules(model: nn.Module) -> Iterator[NamedModule]:
 
 
 def saved_model(model: nn.Module) -> nn.Module:
-    """Return the part of a model whose weights are saved, without peft or sentence-transformers wrappers."""
+    """Return the part of a model whose weights are saved, without wrappers of the whole.
+
+    These are the compiler's, which FSDP2 leaves around a model, and those of peft and sentence-transformers.
+    """
+    if is_compiled_module(model):
+        return saved_model(model.get_submodule("_orig_mod"))
     if _is_of(model, "peft") and (base_model := getattr(model, "get_base_model", None)) is not None:
         return saved_model(base_model())
     if _is_of(model, "sentence_transformers"):

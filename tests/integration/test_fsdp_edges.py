@@ -68,7 +68,7 @@ def test_a_checkpoint_of_weights_alone_has_its_sidecar(ranks: Ranks) -> None:
         assert not any(name.startswith(f"checkpoint-{step}/optimizer") for name in files)
 
 
-@pytest.mark.parametrize("way", ["bf16", "checkpointed"])
+@pytest.mark.parametrize("way", ["bf16", "checkpointed", "compiled"])
 def test_other_ways_to_compute_leave_zeros_ranges_and_names(way: str, ranks: Ranks, folder: Path) -> None:
     names = find_targets(bert()).names
     for rank in ranks:

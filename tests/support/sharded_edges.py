@@ -47,6 +47,9 @@ def edges(rank: int, folder: Path, processes: int) -> dict[str, Any]:
             folder, args("checkpointed", fsdp_config={"activation_checkpointing": True}), "quantization={}"
         ),
     }
+    # Last, since compiled code looks at everything that the process has done.
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
+    jobs["compiled"] = lambda: pruned(folder, args("compiled", **compiled), "quantization={}")
     return {name: job() for name, job in jobs.items()}
 
 
