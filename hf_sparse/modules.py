@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from accelerate.utils import is_compiled_module
 from torch import nn
 from transformers import PreTrainedModel
 
 # The child that holds the original module: in tuner layers, in trained copies (`modules_to_save`), in
-# trainable tokens.
-_WRAPPED = ("base_layer", "original_module", "token_adapter")
+# trainable tokens; and in PyTorch's wrapper that checkpoints activations.
+_WRAPPED = ("base_layer", "original_module", "token_adapter", "_checkpoint_wrapped_module")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,12 @@ def named_modules(model: nn.Module) -> Iterator[NamedModule]:
 
 
 def saved_model(model: nn.Module) -> nn.Module:
-    """Return the part of a model whose weights are saved, without peft or sentence-transformers wrappers."""
+    """Return the part of a model whose weights are saved, without wrappers of the whole.
+
+    These are the compiler's, which FSDP2 leaves around a model, and those of peft and sentence-transformers.
+    """
+    if is_compiled_module(model):
+        return saved_model(model.get_submodule("_orig_mod"))
     if _is_of(model, "peft") and (base_model := getattr(model, "get_base_model", None)) is not None:
         return saved_model(base_model())
     if _is_of(model, "sentence_transformers"):

@@ -48,7 +48,7 @@ def test_the_callback_prunes_and_resumes_bit_for_bit(ranks: Ranks, folder: Path)
 
 def test_infinite_weights_of_one_process_end_the_run_on_all(ranks: Ranks) -> None:
     for rank in ranks:
-        assert "bert.encoder.layer.1.output.dense.weight holds NaN" in rank["diverged"]["error"]
+        assert "bert.pooler.dense.weight holds NaN" in rank["diverged"]["error"]
 
 
 def test_the_best_model_comes_with_its_masks(ranks: Ranks, folder: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_weights_alone_has_its_sidecar(ranks: Ranks) -> None:
         assert not any(name.startswith(f"checkpoint-{step}/optimizer") for name in files)
 
 
-@pytest.mark.parametrize("way", ["bf16", "checkpointed"])
+@pytest.mark.parametrize("way", ["bf16", "checkpointed", "compiled"])
 def test_other_ways_to_compute_leave_zeros_ranges_and_names(way: str, ranks: Ranks, folder: Path) -> None:
     names = find_targets(bert()).names
     for rank in ranks:

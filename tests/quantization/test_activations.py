@@ -10,6 +10,7 @@ from hf_sparse.quantization.activations import (
     _follow,
     _follow_numbers,
     _numbers,
+    merge,
     observe,
     parameters,
     simulate,
@@ -138,3 +139,23 @@ def test_rounding_is_that_of_torch(low: float, high: float, dtype: torch.dtype) 
     ours.backward(gradient.to(dtype)), theirs.backward(gradient)
     assert torch.equal(found.grad == 0, expected.grad == 0)
     assert torch.allclose(found.grad.float(), expected.grad, atol=0.02)
+
+
+# Rows are processes, columns are layers: seen by both, by one, by none.
+LOWS = torch.tensor([[-1.0, torch.inf, torch.inf], [-3.0, -2.0, torch.inf]])
+HIGHS = torch.tensor([[2.0, -torch.inf, -torch.inf], [1.0, 5.0, -torch.inf]])
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_ranges_of_several_processes_become_one(observer: str) -> None:
+    low, high = merge(observer, LOWS, HIGHS)
+    widest = OBSERVERS[observer][1] is None
+    assert low.tolist() == [-3.0 if widest else -2.0, -2.0, torch.inf]
+    assert high.tolist() == [2.0 if widest else 1.5, 5.0, -torch.inf]
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_equal_ranges_of_three_processes_stay(observer: str) -> None:
+    low, high = torch.tensor([-0.1, -1 / 3]), torch.tensor([0.7, 1e-30])
+    merged = merge(observer, low.expand(3, 2), high.expand(3, 2))
+    assert torch.equal(merged[0], low) and torch.equal(merged[1], high)

@@ -24,7 +24,7 @@ class SpoilShard(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         if state.global_step == 2 and args.process_index == args.world_size - 1:
-            model.bert.encoder.layer[1].output.dense.weight.to_local().data[0, 0] = torch.nan
+            model.bert.pooler.dense.weight.to_local().data[0, 0] = torch.nan
 
 
 def edges(rank: int, folder: Path, processes: int) -> dict[str, Any]:
@@ -47,6 +47,9 @@ def edges(rank: int, folder: Path, processes: int) -> dict[str, Any]:
             folder, args("checkpointed", fsdp_config={"activation_checkpointing": True}), "quantization={}"
         ),
     }
+    # Last, since compiled code looks at everything that the process has done.
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
+    jobs["compiled"] = lambda: pruned(folder, args("compiled", **compiled), "quantization={}")
     return {name: job() for name, job in jobs.items()}
 
 

@@ -60,7 +60,7 @@ class DistillationPart(RunPart):
             require_data_parallel(state, model, doing)
         if cache is not None and is_sharded(teacher):
             raise ValueError(
-                "a sharded teacher runs on all processes at once, and a teacher cache spares each one its own "
+                "a sharded teacher runs on all processes at once, and a teacher cache spares each its own "
                 "examples; load the teacher without sharding, or drop teacher_cache"
             )
         if only_first_reads(trainer) and not is_sharded(teacher):
