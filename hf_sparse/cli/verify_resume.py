@@ -34,7 +34,7 @@ def verify_resume(
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     max_steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of the run.")] = 24,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes that share the dataset, under torchrun.")
+        int, typer.Option(min=1, help="Number of processes that share the dataset, as under torchrun.")
     ] = 1,
     model_name_or_path: Annotated[
         str | None,
@@ -43,7 +43,7 @@ def verify_resume(
     teacher_name_or_path: Annotated[
         str | None,
         typer.Option(
-            help="Model to distil from: Hub name or directory. By default a copy of the model to train."
+            help="Model to distill from: Hub name or directory. By default a copy of the model to train."
         ),
     ] = None,
     dataset_name: Annotated[

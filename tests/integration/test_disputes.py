@@ -39,6 +39,12 @@ def test_a_full_disk_of_one_process_ends_both(scenario: str, full: int, ranks: l
     assert ranks[0][scenario]["left"] == []
 
 
+def test_a_directory_that_another_run_uses_ends_both(ranks: list) -> None:
+    own, other = (rank["claimed"]["error"] for rank in ranks)
+    assert own.startswith("ValueError: ") and "is in use by another run" in own
+    assert other.startswith("RuntimeError: claiming ") and "failed on rank 0 (ValueError: " in other
+
+
 def test_nan_on_one_process_ends_both(ranks: list) -> None:
     errors = [rank["nan"]["error"] for rank in ranks]
     assert errors[0] == errors[1] and "training has diverged" in errors[0]

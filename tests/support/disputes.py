@@ -13,6 +13,7 @@ from unittest.mock import patch
 import torch
 
 from hf_sparse import Recipe, SparseTrainer
+from hf_sparse.atomic.directory_lock import locked
 from tests.support.doomed import cheap_processes
 from tests.support.tiny import arguments, bert, pruning, sentences
 
@@ -69,6 +70,11 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
         with on(rank, 0, lambda: patch("hf_sparse.training.mixin.write_state", full_disk)):
             train(folder, recipe, rows)
 
+    def claimed() -> None:
+        folder.mkdir(exist_ok=True)
+        with on(rank, 0, lambda: locked(folder)):
+            train(folder, recipe, rows)
+
     def nan() -> None:
         loss = torch.nn.functional.cross_entropy
 
@@ -90,6 +96,7 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
         full_beside,
         full_first,
         full_weights,
+        claimed,
         nan,
         agreed,
     )

@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 from collections.abc import Collection
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,11 +82,13 @@ class AtomicCheckpoints(ResumablePasses):
         is missing, incomplete or changed.
         """
         home = Path(super()._get_output_dir(kwargs.get("trial", args[0] if args else None)))
-        if self.args.should_save:
-            home.mkdir(parents=True, exist_ok=True)
-            require_same_disk(home)
-        with locked(home) if self.args.should_save else nullcontext():
-            self._recover(home)
+        with ExitStack() as held:
+            with failing_together(self, f"claiming {home}"):
+                if self.args.should_save:
+                    home.mkdir(parents=True, exist_ok=True)
+                    require_same_disk(home)
+                    held.enter_context(locked(home))
+                    recover_directories(home / STAGING, home, MODEL_FILES)
             if resume_from_checkpoint is True:
                 resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
             self.trained_at, self.resumed, self.resumed_from = None, bool(resume_from_checkpoint), None
@@ -221,11 +223,6 @@ class AtomicCheckpoints(ResumablePasses):
     def _forget_pushed(self) -> None:
         if self.args.should_save:
             shutil.rmtree(self._output / _PUSHING, ignore_errors=True)
-
-    def _recover(self, home: Path) -> None:
-        if self.args.should_save:
-            recover_directories(home / STAGING, home, MODEL_FILES)
-        self.accelerator.wait_for_everyone()
 
     def _agreed(self, value: T) -> T:
         """Return the value of the first process."""
