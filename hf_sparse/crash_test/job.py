@@ -1,5 +1,15 @@
-"""The training run that a crash test repeats: model, data and training arguments, the same in any process."""
+"""The run that a crash test repeats, and one process of it: `python -m hf_sparse.crash_test.job TASK`.
 
+Model, data and training arguments are the same in any process.
+"""
+
+import io
+import json
+import os
+import shutil
+import sys
+import threading
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,22 +17,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     PreTrainedModel,
+    PrinterCallback,
     TrainingArguments,
     set_seed,
 )
 
+from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.load import load_model, load_tokenizer
+from hf_sparse.crash_test.moments import PROCESSES, Kill, Timeline
+from hf_sparse.crash_test.snapshot import take
 from hf_sparse.data.calibration import TextBatches, load_texts
 from hf_sparse.data.positions import most_tokens
 from hf_sparse.distillation.teacher import load_teacher
+from hf_sparse.readers import read_json
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.targets import find_targets
 from hf_sparse.training.trainer import SparseTrainer
 
+OUTPUT, END = "output", "end"
 # Passes over the data in a run, so that it crosses the ends of some.
 _PASSES = 3
 _TOKENS = 16
@@ -179,3 +196,74 @@ def _remove_half(model: PreTrainedModel) -> None:
         for target in find_targets(model):
             sizes = target.weight.abs()
             target.weight[sizes < sizes.flatten().median()] = 0.0
+
+
+def train(task: Path, quiet: bool = False) -> None:
+    """Run the task of a file, which may end in this process's death; leave results beside the file.
+
+    They are `steps/RANK/STEP.pt`, the state after each step; `calls-RANK.json`, how many calls were counted;
+    `error-RANK.json` if the run failed. With `quiet` nothing is printed.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    # tqdm's own lock is a semaphore, which multiprocessing reports as leaked where a process is killed.
+    tqdm.set_lock(threading.RLock())
+    if "WORLD_SIZE" in os.environ and "OMP_NUM_THREADS" not in os.environ:
+        # As torchrun does, or processes would compete for the same cores.
+        torch.set_num_threads(1)
+    if quiet:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+    try:
+        write_atomically(task.parent / PROCESSES / f"{os.getpid()}", b"")
+        _train(read_json(task, "task", "start the test again"), task.parent, rank)
+    except Exception as error:
+        said = {"kind": type(error).__name__, "message": f"{error}", "traceback": traceback.format_exc()}
+        write_atomically(task.parent / f"error-{rank}.json", json.dumps(said).encode())
+        raise
+
+
+def _train(task: dict[str, Any], folder: Path, rank: int) -> None:
+    job = Job(**task["job"])
+    # transformers 5.17 loads the optimizer of several processes to "cpu:0", a place that torch does not know.
+    torch.serialization.register_package(0, lambda storage: None, _restore)
+    trainer = job.make_trainer(folder / OUTPUT)
+    trainer.remove_callback(PrinterCallback)
+    kill = Kill.from_dict(task["kill"]) if task["kill"] and task["kill"]["rank"] == rank else None
+    left = 1 + job.max_steps // task["every"]
+
+    def keep(name: str) -> None:
+        buffer = io.BytesIO()
+        torch.save(take(trainer), buffer)
+        file = folder / "steps" / f"{rank}" / f"{name}.pt"
+        _require_room(folder, 2 * left * job.processes * len(buffer.getvalue()))
+        write_atomically(file, buffer.getvalue())
+
+    def ended() -> None:
+        nonlocal left
+        step = trainer.state.global_step
+        if step % task["every"] == 0:
+            keep(f"{step}")
+            left -= 1
+
+    timeline = Timeline(task["counted"], kill, task["calls"].get(f"{rank}", {}), folder, ended)
+    trainer.add_callback(timeline)
+    trainer.train(resume_from_checkpoint=True if task["resume"] else None)
+    keep(END)
+    write_atomically(folder / f"calls-{rank}.json", json.dumps(timeline.calls).encode())
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise OSError(
+            f"the states of all steps take about {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB "
+            "left; take a smaller model or fewer steps, or set TMPDIR to a larger disk"
+        )
+
+
+def _restore(storage: Any, location: str) -> Any:
+    return storage if location == "cpu:0" else None
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]))

@@ -19,8 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from hf_sparse.atomic.files import write_atomically
-from hf_sparse.crash_test.child import END, OUTPUT, train
-from hf_sparse.crash_test.job import Job
+from hf_sparse.crash_test.job import END, OUTPUT, Job, train
 from hf_sparse.crash_test.moments import DEATH, PROCESSES, SAVE, STEP, UPDATE, Kill, draw_kills
 from hf_sparse.crash_test.snapshot import Difference, first_difference
 from hf_sparse.readers import read_json

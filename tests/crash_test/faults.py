@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_sparse.crash_test.child import train
+from hf_sparse.crash_test.job import train
 from hf_sparse.sparsity.revival import RememberedWeights
 from hf_sparse.training.checkpoints import atomic_checkpoints
 from hf_sparse.training.parts.sparsity_part import SparsityPart

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from hf_sparse.fields import Factor, Part, Point, one_of
-from hf_sparse.sparsity.groups import add_gradient, shorten_groups
+from hf_sparse.sparsity.groups import SharedGroups, add_gradient, shorten_groups
 from hf_sparse.sparsity.mask_update import kept_if_pruned
 from hf_sparse.sparsity.methods.method import FORMER, Method, PruningRun, settings_as
 from hf_sparse.sparsity.methods.penalty import PenalizedRun, Penalty, Strength
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Array, Block
 from hf_sparse.sparsity.patterns.pattern import Pattern
-from hf_sparse.sparsity.sharded.norms import SharedGroups
 from hf_sparse.sparsity.sharded.pieces import pieces_of
 from hf_sparse.sparsity.sharded.weights import whole_weight
 from hf_sparse.targets import Target, Targets

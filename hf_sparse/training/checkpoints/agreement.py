@@ -2,8 +2,8 @@
 
 import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from torch import Tensor
 
 from hf_sparse.checkpoint.run_record import record_of
 from hf_sparse.environment import versions
 from hf_sparse.recipe.recipe import Recipe
+from hf_sparse.shards import Part
+from hf_sparse.sparsity.masks import Masks
 from hf_sparse.training.host import Host
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,35 @@ def require_agreement(trainer: Host, recipe: Recipe) -> None:
     if recipe != Recipe() or any(_is_of_recipe(name) for name in disputed):
         raise ValueError(message)
     logger.warning("%s", message)
+
+
+def require_same_masks(masks: Masks) -> None:
+    """Raise `RuntimeError`, on every process, if processes have other masks for weights that they all have.
+
+    Digests of the masks are compared, layer by layer: of whole masks under DDP, of the same part under FSDP2
+    with replicas. All processes of a run must call this; a single process returns at once.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    own = {target.name: (_place(target.part), _mask_digest(masks[target.name])) for target in masks.targets}
+    gathered: list[dict[str, tuple[tuple[int, ...], bytes]]] = [{}] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    if len({tuple(found) for found in gathered}) > 1:
+        raise RuntimeError(
+            f"processes prune other weights: {_listed([len(found) for found in gathered])} targets; start "
+            "every process with the same recipe, model and versions"
+        )
+    for name in own:
+        for place in {found[name][0] for found in gathered}:
+            alike = [rank for rank, found in enumerate(gathered) if found[name][0] == place]
+            digests = {rank: gathered[rank][name][1] for rank in alike}
+            usual = Counter(digests.values()).most_common(1)[0][0]
+            if other := [rank for rank in alike if digests[rank] != usual]:
+                raise RuntimeError(
+                    f"the mask of {name} differs between processes: rank {_listed(other)} from rank "
+                    f"{_listed(rank for rank in alike if rank not in other)}; their weights or versions "
+                    "differ, so resume from the last checkpoint, with the same software on every machine"
+                )
 
 
 @contextmanager
@@ -134,3 +166,15 @@ def _pieces(value: Any) -> Iterator[str]:
         yield f"{value.tolist()}"
     else:
         yield repr(value) if isinstance(value, str | bytes | int | float | None) else type(value).__name__
+
+
+def _place(part: Part | None) -> tuple[int, ...]:
+    return () if part is None else (part.start, part.stop)
+
+
+def _mask_digest(mask: Tensor) -> bytes:
+    return hashlib.blake2b(np.packbits(mask.cpu().numpy()).tobytes(), digest_size=8).digest()
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -13,8 +13,8 @@ from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.recipe.sparsity import SparsityRecipe
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.methods.method import LearnedScores
-from hf_sparse.sparsity.sharded.agreement import require_same_masks
 from hf_sparse.targets import Targets
+from hf_sparse.training.checkpoints.agreement import require_same_masks
 from hf_sparse.training.engine import every_process_saves
 from hf_sparse.training.host import Host
 from hf_sparse.training.optimizer import join, leave, loss_scale, was_skipped

@@ -21,9 +21,9 @@ from hf_sparse.sparsity.methods.magnitude import absolute
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED, Block
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.revival import RememberedWeights
-from hf_sparse.sparsity.sharded.agreement import require_same_masks
 from hf_sparse.sparsity.sharded.weights import whole_weight
 from hf_sparse.targets import find_targets
+from hf_sparse.training.checkpoints.agreement import require_same_masks
 from tests.support.shared import Check, divide, layered, run_together, wholes
 
 SHAPES = [(16, 16), (10, 16), (1, 8), (16, 8, -1), (3, 8, 16, 0), (5, 16, 8, 1)]
