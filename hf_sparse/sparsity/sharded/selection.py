@@ -18,7 +18,7 @@ from hf_sparse.sparsity.patterns.block import Array
 from hf_sparse.sparsity.topk import NOT_NUMBERS, Score
 
 # Scores at a time, and bits of one histogram.
-_CHUNK, _BITS = 1 << 17, 11
+_CHUNK, _BITS = 1 << 16, 11
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -195,20 +195,19 @@ def _histograms(
             if prefix is not None:
                 places = _within(places, 1 << width)
             if places.numel():
-                counts += torch.bincount(places, minlength=1 << width)[: 1 << width]
+                counts += torch.bincount(places, minlength=1 << width)
         return counts
 
     return torch.stack(parallel_map(count, range(len(streams))))
 
 
 def _within(places: Tensor, size: int) -> Tensor:
-    """Return the places from 0 to `size` - 1, and `size` or nothing for all others."""
+    """Return the places from 0 to `size` - 1."""
     if places.device.type != "cpu":
         return places[(places >= 0) & (places < size)]
     # Without a sign, negative ones are too large as well. A choice by booleans takes longer.
-    unsigned = places.numpy().view(f"u{places.element_size()}")
-    np.minimum(unsigned, size, out=unsigned)
-    return places
+    chosen = np.flatnonzero(places.numpy().view(f"u{places.element_size()}") < size)
+    return places[torch.from_numpy(chosen)]
 
 
 def _ties(ranking: SharedRanking, score: Score, found: _Found) -> list[tuple[Tensor, Tensor]]:

@@ -1,6 +1,7 @@
 """Masks of weights that FSDP2 divides: on 2 and 4 processes they are those of one, bit for bit."""
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -107,6 +108,12 @@ def ties(mesh: DeviceMesh) -> None:
     same(mesh, "conv1d", 2, tied)
 
 
+def chunks(mesh: DeviceMesh) -> None:
+    with patch("hf_sparse.sparsity.sharded.selection._CHUNK", 16):
+        same(mesh, "linear", 0, tied)
+        same(mesh, "conv1d", 4)
+
+
 def half(mesh: DeviceMesh) -> None:
     same(mesh, "linear", 3, dtype=torch.bfloat16)
     same(mesh, "experts", 4, dtype=torch.float16)
@@ -138,7 +145,7 @@ def parts_are_views(mesh: DeviceMesh) -> None:
 
 CHECKS: dict[str, Check] = {
     check.__name__: check
-    for check in (linear, conv1d, experts, tall, ties, half, double, not_a_number, parts_are_views)
+    for check in (linear, conv1d, experts, tall, ties, chunks, half, double, not_a_number, parts_are_views)
 }
 
 
