@@ -227,7 +227,7 @@ def measure(house: House, type_errors: int | None = None) -> dict[str, Line]:
     typed = None if house.is_typed and type_errors is None else house.is_typed and type_errors == 0
     found = {
         "lines": Line([middle, longest], f"{middle:g}, {longest:,}", longest <= 300),
-        "single_use": Line(share, f"{100 * share:.0f} %", share < 0.2),
+        "single_use": Line(share, f"{100 * share:.1f} %", share < 0.2),
         "fullest_folder": Line(fullest, f"{folder} {fullest}", fullest <= 15),
         "negations": Line(rate, f"{rate:.2f}", rate < 0.5),
         "readme": Line(house.readme_lines, f"{house.readme_lines}", house.readme_lines <= 200),

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def screenshot(page: Path, width: int, height: int, picture: Path) -> None:
-    """Write the upper part of a page as PNG in few colours."""
+    """Write the upper part of a page as PNG in few colors."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         raise SystemExit(f"no browser found to show pages; install one of {', '.join(BROWSERS)}")

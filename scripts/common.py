@@ -81,24 +81,29 @@ class DataArguments:
     train_file: str | None = field(
         default=None, metadata={"help": "Training data: parquet, csv, json, jsonl or txt file."}
     )
-    validation_file: str | None = field(default=None, metadata={"help": "Evaluation data, as train_file."})
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Evaluation data: a file of the same kinds as train_file."}
+    )
     max_seq_length: int | None = field(
         default=None, metadata={"help": "Tokens of each text: longer ones are cut."}
     )
     pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad every text to that length, not to the longest of its batch."}
+        default=False,
+        metadata={"help": "Pad every text to max_seq_length, instead of to the longest text of its batch."},
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many rows only."}
+        default=None, metadata={"help": "Number of rows to train on: the first ones. By default all."}
     )
     max_tokens: int | None = field(
         default=None,
-        metadata={"help": "Tokens to train on: sets the number of steps to as many as see about these."},
+        metadata={"help": "Number of tokens to train on, which gives the number of steps."},
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first so many rows only."}
+        default=None, metadata={"help": "Number of rows to evaluate on: the first ones. By default all."}
     )
-    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Number of processes that tokenize the data."}
+    )
 
     @property
     def files(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ import texts
 import tokenization
 from hf_sparse import Recipe, SparseArguments, SparseTrainer, find_targets
 from hf_sparse.distillation.distance import layer_distances
+from hf_sparse.distillation.features import term_names
 
 _POOLER = "pooler."
 
@@ -39,8 +40,7 @@ def run(
     if recipe.distillation is None:
         raise ValueError(
             "--no_head trains an encoder by its teacher's hidden states, and the recipe lacks distillation; "
-            "give --recipe prune_encoder_90, or another with task: 0, logits: 0 and hidden, attention or "
-            "relations"
+            f"give --recipe prune_encoder_90, or another with task: 0, logits: 0 and {term_names()}"
         )
     if source.model_name_or_path is None:
         raise ValueError("--no_head needs an existing encoder; give --model_name_or_path")

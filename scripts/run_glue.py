@@ -40,7 +40,9 @@ TASK = "text-classification"
 class GlueModelArguments(common.ModelArguments):
     """Model to fine-tune."""
 
-    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "Replace a head of another size."})
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Replace a head of another size by a new one."}
+    )
 
 
 @dataclass
@@ -48,9 +50,11 @@ class GlueDataArguments(common.DataArguments):
     """Task to learn and columns of its data."""
 
     task_name: str | None = field(default=None, metadata={"help": f"GLUE task: {', '.join(GLUE_TASKS)}."})
-    test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
+    test_file: str | None = field(
+        default=None, metadata={"help": "Data to predict: a file of the same kinds as train_file."}
+    )
     max_predict_samples: int | None = field(
-        default=None, metadata={"help": "Predict the first so many rows only."}
+        default=None, metadata={"help": "Number of rows to predict: the first ones. By default all."}
     )
     text_column: list[str] = field(
         default_factory=list,
@@ -82,9 +86,9 @@ def find_task(
     if model.model_name_or_path is None:
         raise ValueError("a model to fine-tune is missing; give --model_name_or_path")
     config = AutoConfig.from_pretrained(model.config_name or model.model_name_or_path, **model.where)
-    labelled = [split for split in ("train", *EVALUATION_ENDINGS) if split in splits]
-    if labelled:
-        labels = find_labels(splits[labelled[0]], data.label_column_name, data.task_name)
+    labeled = [split for split in ("train", *EVALUATION_ENDINGS) if split in splits]
+    if labeled:
+        labels = find_labels(splits[labeled[0]], data.label_column_name, data.task_name)
     else:
         labels = known_labels(config, data.task_name)
     if sparse.teacher_name_or_path is not None:
@@ -170,9 +174,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     length = tokenization.text_length(data.max_seq_length, tokenizer, config, most=128)
     reader = tokenization.for_both(tokenizer, model_args, training, sparse)
 
-    def rows(split: str, limit: int | None, labelled: bool = True) -> Dataset:
+    def rows(split: str, limit: int | None, labeled: bool = True) -> Dataset:
         part = common.first(common.take(splits, split), limit)
-        return encode(part, reader, length, data, labels if labelled else None)
+        return encode(part, reader, length, data, labels if labeled else None)
 
     sets, names = {}, [None]
     if training.do_eval:
@@ -204,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         session.keep_results(trainer, "eval", session.evaluate(trainer, sets) | sizes)
     if training.do_predict:
         for split in [split for split in TESTS if split in splits] or ["test"]:
-            predict(trainer, split, rows(split, data.max_predict_samples, labelled=False), labels)
+            predict(trainer, split, rows(split, data.max_predict_samples, labeled=False), labels)
     session.hand_over(trainer)
 
 

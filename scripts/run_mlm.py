@@ -68,7 +68,7 @@ class MlmDataArguments(texts.TextArguments):
     next_sentence: bool | None = field(
         default=None,
         metadata={
-            "help": "Learn next sentences, too; by default if the model was saved with that head.",
+            "help": "Train the next-sentence head, too. By default only if the model was saved with one.",
             "nargs": "?",
             "const": True,
         },
@@ -139,16 +139,16 @@ def masked_sets(
     length: int,
     data: MlmDataArguments,
     training: TrainingArguments,
-    labelled: bool,
+    labeled: bool,
 ) -> dict[str, MaskedTokens]:
     """Return the train and validation sets; the latter is paired and masked the same in every run.
 
-    If `labelled`, pairs keep the label of their second segment.
+    If `labeled`, pairs keep the label of their second segment.
     """
 
     def rows(split: str) -> Dataset:
         found = texts.read(splits, split, tokenizer, length, data, training)
-        return found if labelled or not data.sentence_pairs else found.remove_columns("next_sentence_label")
+        return found if labeled or not data.sentence_pairs else found.remove_columns("next_sentence_label")
 
     sets = {}
     if training.do_train:
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model_args,
         data.max_tokens,
         kind=PreTrainingTrainer if paired else SparseTrainer,
-        **masked_sets(splits, reader, length, data, training, labelled=paired),
+        **masked_sets(splits, reader, length, data, training, labeled=paired),
         data_collator=DataCollatorForTokenClassification(reader) if data.ragged else default_data_collator,
         compute_metrics=pretraining_scores if paired else masked_accuracy,
         preprocess_logits_for_metrics=scored_pairs if paired else most_likely,

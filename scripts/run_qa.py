@@ -39,20 +39,25 @@ TASK = "question-answering"
 class QaDataArguments(common.DataArguments):
     """Questions to train and evaluate on, and how an answer is chosen."""
 
-    test_file: str | None = field(default=None, metadata={"help": "Data to predict, as train_file."})
+    test_file: str | None = field(
+        default=None, metadata={"help": "Data to predict: a file of the same kinds as train_file."}
+    )
     max_predict_samples: int | None = field(
-        default=None, metadata={"help": "Predict the first so many rows only."}
+        default=None, metadata={"help": "Number of rows to predict: the first ones. By default all."}
     )
     doc_stride: int = field(
-        default=128, metadata={"help": "Tokens that neighbouring windows of a long context share."}
+        default=128, metadata={"help": "Number of tokens that neighboring windows of a long context share."}
     )
-    n_best_size: int = field(default=20, metadata={"help": "Candidates that are kept for each answer."})
-    max_answer_length: int = field(default=30, metadata={"help": "Most tokens of an answer."})
+    n_best_size: int = field(
+        default=20, metadata={"help": "Number of candidate answers to keep for each question."}
+    )
+    max_answer_length: int = field(default=30, metadata={"help": "Largest number of tokens in an answer."})
     version_2_with_negative: bool = field(
-        default=False, metadata={"help": "Some questions cannot be answered, as in SQuAD 2.0."}
+        default=False, metadata={"help": "Allow questions that cannot be answered, as in SQuAD 2.0."}
     )
     null_score_diff_threshold: float = field(
-        default=0.0, metadata={"help": "How far no answer must score above the best answer to be chosen."}
+        default=0.0,
+        metadata={"help": "Give no answer if its score exceeds that of the best answer by more than this."},
     )
     question_column_name: str | None = field(
         default=None, metadata={"help": "Column of the questions; by default found by its name."}
@@ -87,7 +92,7 @@ class QaDataArguments(common.DataArguments):
 
 
 def training_set(rows: Dataset, cutting: Cutting, data: QaDataArguments) -> Dataset:
-    """Return questions cut into windows labelled with their answers."""
+    """Return questions cut into windows labeled with their answers."""
     columns = data.columns(rows)
     windows = tokenization.tokenize(numbered(rows, columns), training_encoder(cutting, columns), data)
     report_left_out(rows, windows)

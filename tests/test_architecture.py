@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_sparse"
 FILLED_INITS = {
     PACKAGE / "__init__.py",
+    PACKAGE / "data" / "__init__.py",
     PACKAGE / "distillation" / "features" / "__init__.py",
     PACKAGE / "hub" / "__init__.py",
     PACKAGE / "runtime" / "__init__.py",
@@ -260,7 +261,7 @@ def texts() -> Iterator[Path]:
 
 
 def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
-    # Spelt apart, or this file would be found itself.
+    # Spelled apart, or this file would be found itself.
     needles = ["/" + "work" + "/", "/" + "root" + "/", "shared" + "/docs", "shared" + "/data"]
     found = [
         relative(path) for path in texts() if any(needle in path.read_text("utf-8") for needle in needles)

@@ -1,10 +1,13 @@
 """Old keywords of functions keep working and name the new ones."""
 
+import importlib
 import inspect
 import warnings
+from pathlib import Path
 
 import pytest
 
+from hf_sparse.hub import write_card
 from hf_sparse.renamed import renamed_keywords, warn_renamed
 
 
@@ -52,3 +55,32 @@ def test_a_renamed_function_warns_at_its_caller() -> None:
     with pytest.warns(FutureWarning, match=r"old\(\) is an old name; write new\(\)") as seen:
         old()
     assert [warning.filename for warning in seen] == [__file__]
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("hf_sparse.training.post_training.quantize_trained", "hf_sparse.oneshot.quantize_trained"),
+        ("hf_sparse.training.post_training.save_quantized", "hf_sparse.oneshot.quantize_trained"),
+        ("hf_sparse.training.post_training.calibration_recipe", "hf_sparse.oneshot.quantize_trained"),
+        ("hf_sparse.training.loading.load_trained", "hf_sparse"),
+        ("hf_sparse.data.answers.AnswerFinder", "hf_sparse.data.qa_answers"),
+        ("hf_sparse.hub.pushing.push", "hf_sparse.hub.upload"),
+        ("hf_sparse.hub.pushing.push_in_background", "hf_sparse.hub.upload"),
+    ],
+)
+def test_documented_modules_are_importable_under_their_old_names(old: str, new: str) -> None:
+    module, _, name = old.rpartition(".")
+    importlib.import_module(module.rpartition(".")[0])
+    with pytest.warns(FutureWarning, match=f"{name} is an old name; write {new}"):
+        found = getattr(importlib.import_module(module), name)
+    if name != "load_trained":
+        assert found is getattr(importlib.import_module(new), name)
+
+
+def test_a_card_is_written_for_a_repository_under_its_old_keyword(tmp_path: Path) -> None:
+    with (
+        pytest.warns(FutureWarning, match=r"write_card\(repo=\.\.\.\) is an old name; write repo_id="),
+        pytest.raises(ValueError, match=str(tmp_path)),
+    ):
+        write_card(tmp_path, tmp_path, repo="me/model")

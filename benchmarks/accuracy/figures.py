@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stages import read_finished, read_plan
 
 from hf_sparse.atomic.files import write_atomically
-from hf_sparse.report.pictures import DENSE, GREY, RATE, ZEROS, hide_frame, new_figure, write_png
+from hf_sparse.report.pictures import DENSE, GRAY, RATE, ZEROS, hide_frame, new_figure, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "accuracy"
 _TASKS = {"sst2": "SST-2", "qnli": "QNLI"}
-# Colour and marker of an arm, in the order of sparsity.
-_LOOKS = ((RATE, "s"), (ZEROS, "o"), (GREY, "^"), (DENSE, "D"))
+# Color and marker of an arm, in the order of sparsity.
+_LOOKS = ((RATE, "s"), (ZEROS, "o"), (GRAY, "^"), (DENSE, "D"))
 _SIZES = ((1e6, "M"), (1e3, "k"))
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -115,9 +115,9 @@ def percent(share: float) -> str:
 
 
 def looks_of(results: Results) -> dict[str, dict[str, str]]:
-    """Give each sparsity a colour and a marker of its own, the same in all figures."""
+    """Give each sparsity a color and a marker of its own, the same in all figures."""
     shares = {row["sparsity"] for _, row in rows(results) if row["group"].startswith(("upstream", "short"))}
-    looks = ({"color": colour, "marker": marker} for colour, marker in _LOOKS)
+    looks = ({"color": color, "marker": marker} for color, marker in _LOOKS)
     return dict(zip(dict.fromkeys(percent(share) for share in sorted(shares)), looks, strict=False))
 
 
@@ -140,7 +140,7 @@ def distance_figure(results: Results) -> "Figure | None":
             # They are not points of that curve.
             axes.plot(*places(rest), linestyle="none", markerfacecolor="white", **shown)
     if any(point.rate != joined[percent(point.sparsity)] for point in last):
-        hollow = {"linestyle": "none", "marker": "o", "color": GREY, "markerfacecolor": "white"}
+        hollow = {"linestyle": "none", "marker": "o", "color": GRAY, "markerfacecolor": "white"}
         axes.plot([], [], label="other learning rates", **hollow)
     tokens_axis(axes, [point.tokens for point in last])
     axes.set_ylim(bottom=0)
@@ -170,7 +170,7 @@ def transfer_figure(results: Results) -> "Figure | None":
                 **looks[sparsity],
             )
         for number, (name, accuracy) in enumerate(references(results, task).items()):
-            style = {"color": GREY, "linestyle": ("-", "--", ":")[min(number, 2)], "linewidth": 1.2}
+            style = {"color": GRAY, "linestyle": ("-", "--", ":")[min(number, 2)], "linewidth": 1.2}
             axes.axhline(100 * accuracy, label=f"{name}, {100 * accuracy:.1f}", **style)
         tokens_axis(axes, [point.tokens for point in points])
         axes.set_ylabel("accuracy, held out (%)")

@@ -1,5 +1,6 @@
 """Directories that a crash cannot leave half written, and their recovery after one."""
 
+import errno
 import logging
 import os
 import re
@@ -122,9 +123,18 @@ def discard_directory(directory: Path, staging: Path) -> None:
 
 
 def remove_if_empty(directory: Path) -> None:
-    """Remove a directory if it exists and is empty."""
-    if directory.is_dir() and not any(directory.iterdir()):
+    """Remove a directory if it exists and is empty; another process may do the same, or fill it."""
+    try:
         directory.rmdir()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        if error.errno not in _FILLED:
+            raise
+
+
+# POSIX allows either.
+_FILLED = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def require_writable(directory: str | Path) -> None:

@@ -31,14 +31,27 @@ def locked(directory: Path) -> Iterator[None]:
         _release(descriptor)
 
 
-def is_locked(directory: Path, unknown: bool = False) -> bool:
-    """Return whether a living process has locked a directory; `unknown` where nothing can be locked."""
+@contextmanager
+def locked_if_free(directory: Path, unknown: bool = True) -> Iterator[bool]:
+    """Lock a directory for the block unless another process has, or it is gone; give whether that was done.
+
+    `unknown` is given where nothing can be locked.
+    """
     try:
         descriptor = _lock(directory)
-    except ValueError:
-        return True
-    _release(descriptor)
-    return unknown if descriptor is None else False
+    except (ValueError, FileNotFoundError):
+        yield False
+        return
+    try:
+        yield unknown if descriptor is None else True
+    finally:
+        _release(descriptor)
+
+
+def is_locked(directory: Path, unknown: bool = False) -> bool:
+    """Return whether a living process has locked a directory; `unknown` where nothing can be locked."""
+    with locked_if_free(directory, unknown=not unknown) as free:
+        return not free
 
 
 def _lock(directory: Path) -> int | None:

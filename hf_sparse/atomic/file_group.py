@@ -4,13 +4,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_sparse.atomic.directories import put_back, remove_if_empty, replaced_in
-from hf_sparse.atomic.directory_lock import is_locked, locked
+from hf_sparse.atomic.directory_lock import locked, locked_if_free
 from hf_sparse.atomic.files import sync, sync_all, write_atomically
 
 # Trainer leaves names with an underscore out of what it pushes to the Hub.
@@ -27,14 +27,16 @@ class FileGroup:
 
     Args:
         kind: Begins the names of the folders that such files are staged in.
-        order: Sort key of the files' names: they are moved in this order. An earlier version of the last of
-            several is deleted before the first move, so that it is there only if all others are.
+        order: Sort key of the files' names: they are moved in this order.
+        marker: The last of the files. An earlier version is deleted before the first move, so that it is
+            there only if all others are. None: each file is replaced when its turn comes.
         updated: Files that are copied to the staging folder first, to be updated there.
         finish: Called with the directory and the names of all files after the last move.
     """
 
     kind: str
     order: Callable[[str], tuple[Any, ...]]
+    marker: str | None = None
     updated: tuple[str, ...] = ()
     finish: Callable[[Path, Collection[str]], None] = _nothing
 
@@ -47,36 +49,55 @@ def staged_files(directory: Path, group: FileGroup) -> Iterator[Path]:
     in their places, the next writer of such files, `recover_files` or `recover_directories` moves the rest.
     """
     recover_files(directory, group)
-    staging = directory / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    own = Path(tempfile.mkdtemp(prefix=group.kind, dir=staging))
-    staged, ready = own / "new", own / _READY
-    try:
-        with locked(own):
-            staged.mkdir()
-            for name in group.updated:
-                if (directory / name).is_file():
-                    shutil.copy2(directory / name, staged)
-            yield staged
-            names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
-            write_atomically(own / _NAMES, "\n".join(sorted(names, key=group.order)).encode())
-            sync_all(staged)
-            os.rename(staged, ready)
-            sync(own)
-            _move_into(own, directory, group)
-    finally:
-        # Files that could not all be moved are whole, and wait for the next attempt.
-        if not ready.exists():
-            shutil.rmtree(own, ignore_errors=True)
-            remove_if_empty(staging)
+    with _own_folder(directory / STAGING, group.kind) as own:
+        staged = own / "new"
+        staged.mkdir()
+        for name in group.updated:
+            if (directory / name).is_file():
+                shutil.copy2(directory / name, staged)
+        yield staged
+        names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
+        write_atomically(own / _NAMES, "\n".join(sorted(names, key=group.order)).encode())
+        sync_all(staged)
+        os.rename(staged, own / _READY)
+        sync(own)
+        _move_into(own, directory, group)
+
+
+@contextmanager
+def _own_folder(staging: Path, kind: str) -> Iterator[Path]:
+    """Give a new folder in a staging folder, locked for the block, and delete it afterwards.
+
+    Files in it that are complete and could not all be moved wait for the next attempt.
+    """
+    for _ in range(_ATTEMPTS):
+        with ExitStack() as stack:
+            # Until it is locked, another process may take it for one of a process that died.
+            try:
+                staging.mkdir(parents=True, exist_ok=True)
+                own = Path(tempfile.mkdtemp(prefix=kind, dir=staging))
+                stack.enter_context(locked(own))
+            except (FileNotFoundError, ValueError):
+                continue
+            if not own.is_dir():
+                continue
+            try:
+                yield own
+            finally:
+                if not (own / _READY).exists():
+                    shutil.rmtree(own, ignore_errors=True)
+                    remove_if_empty(staging)
+            return
+    raise OSError(f"folders in {staging} are deleted as they are made; write to another directory")
 
 
 def recover_files(directory: Path, group: FileGroup) -> None:
     """Finish what processes that died have begun to write of a group; incomplete files are deleted."""
     staging = directory / STAGING
     for own in staging.glob(f"{group.kind}*"):
-        if not is_locked(own, unknown=True):
-            _finish_or_delete(own, directory, group)
+        with locked_if_free(own, unknown=False) as free:
+            if free:
+                _finish_or_delete(own, directory, group)
     remove_if_empty(staging)
 
 
@@ -90,9 +111,13 @@ def recover_directories(staging: Path, home: Path, *groups: FileGroup) -> None:
     for replaced in replaced_in(staging):
         put_back(replaced, home)
     for entry in list(staging.iterdir()) if staging.is_dir() else ():
-        if not entry.is_dir() or not is_locked(entry):
-            known = (group for group in groups if entry.name.startswith(group.kind))
-            _finish_or_delete(entry, home, next(known, None))
+        group = next((group for group in groups if entry.name.startswith(group.kind)), None)
+        if not entry.is_dir():
+            entry.unlink(missing_ok=True)
+            continue
+        with locked_if_free(entry) as free:
+            if free:
+                _finish_or_delete(entry, home, group)
     remove_if_empty(staging)
 
 
@@ -113,14 +138,9 @@ def _disk(path: Path) -> int:
 def _finish_or_delete(own: Path, directory: Path, group: FileGroup | None) -> None:
     if (own / _READY).is_dir():
         _move_into(own, directory, group)
-    _remove(own)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink()
+    if own.is_symlink():
+        own.unlink()
+    shutil.rmtree(own, ignore_errors=True)
 
 
 def _move_into(own: Path, directory: Path, group: FileGroup | None) -> None:
@@ -129,8 +149,8 @@ def _move_into(own: Path, directory: Path, group: FileGroup | None) -> None:
     names = (own / _NAMES).read_text(encoding="utf-8").splitlines()
     if group is not None:
         names.sort(key=group.order)
-    if len(names) > 1 and (ready / names[-1]).exists():
-        (directory / names[-1]).unlink(missing_ok=True)
+    if group is not None and group.marker is not None and (ready / group.marker).exists():
+        (directory / group.marker).unlink(missing_ok=True)
     for name in names:
         if (ready / name).exists():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -142,3 +162,4 @@ def _move_into(own: Path, directory: Path, group: FileGroup | None) -> None:
 
 
 _READY, _NAMES = "ready", "names"
+_ATTEMPTS = 100

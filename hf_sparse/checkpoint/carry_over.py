@@ -53,7 +53,7 @@ _HIDDEN = (".*", "_*")
 def carried(name_or_path: str, tokenizer: bool = True, **hub: Any) -> dict[str, Path]:
     """Return the files that stay with a model whatever is done to its weights, by their relative paths.
 
-    These are tokenizer, processor, chat templates, licences, files that somebody added, and the modules of
+    These are tokenizer, processor, chat templates, licenses, files that somebody added, and the modules of
     sentence-transformers with their own weights. Left out are weights in any format, files of a run
     (checkpoints, optimizers, records), and the card and results, which are about the old weights. With
     `tokenizer=False`, for a model that gets another tokenizer, its files are left out, too.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RECORD = "hf_sparse_run.json"
 FORMAT_VERSION = 1
-# The training arguments that decide what is learnt; paths and tokens are left out.
+# The training arguments that decide what is learned; paths and tokens are left out.
 _ARGUMENTS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -65,7 +65,8 @@ class RunRecord:
     `ended`: when training ended; what was measured earlier is not of this model. `base_model` and `teacher`:
     Hub names or absolute paths, None for new models. `train_samples`: rows of the training data, None for
     streams. `seconds`: None where the run resumed, since Trainer times the last session alone. `arguments`:
-    the training arguments that decide what is learnt; `facts`: what only the caller knows, such as `dataset`.
+    the training arguments that decide what is learned; `facts`: what only the caller knows, such as
+    `dataset`.
     """
 
     ended: datetime
@@ -135,8 +136,8 @@ def write_record(directory: str | Path, record: RunRecord) -> None:
 def changed_settings(record: Mapping[str, Any], trainer: "Trainer") -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ between a record and a Trainer, both values by name.
 
-    Compared are the training arguments that decide what is learnt and the rows of the training data; one that
-    is missing on either side is left out.
+    Compared are the training arguments that decide what is learned and the rows of the training data; one
+    that is missing on either side is left out.
     """
     # As JSON gives it back.
     now = json.loads(json.dumps(_settings(trainer), default=str)) | {"train_samples": _rows(trainer)}

@@ -47,8 +47,10 @@ class SavedState:
 
 def write_state(directory: str | Path, state: SavedState) -> None:
     """Write the sidecar into a checkpoint or model directory, with the hashes of the weights there."""
-    parts = {_MASKS: state.masks, **state.extras}
-    tensors = {f"{part}/{name}": value for part, held in parts.items() for name, value in held.items()}
+    sections = {_MASKS: state.masks, **state.extras}
+    tensors = {
+        f"{section}/{name}": value for section, held in sections.items() for name, value in held.items()
+    }
     metadata = {
         "format_version": str(FORMAT_VERSION),
         "recipe": json.dumps(state.recipe.to_dict()),
@@ -100,18 +102,18 @@ def _understood(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> S
             raise ValueError(f"{name} is {shortened(metadata.get(name))}")
     values = parse_json(metadata.get("recipe", ""), own=True)
     recipe = Recipe.from_dict(as_of_format(values, version))
-    parts: dict[str, dict[str, Tensor]] = {_MASKS: {}}
+    sections: dict[str, dict[str, Tensor]] = {_MASKS: {}}
     for key, tensor in tensors.items():
         # Version 1 held masks alone, under the names of their weights.
-        part, _, name = (_MASKS, "", key) if version == 1 else key.partition("/")
-        if part == _MASKS and (tensor.dtype != torch.uint8 or tensor.dim() != 1):
+        section, _, name = (_MASKS, "", key) if version == 1 else key.partition("/")
+        if section == _MASKS and (tensor.dtype != torch.uint8 or tensor.dim() != 1):
             raise ValueError(f"{key} is not a mask")
-        if part == RANGES and not _is_range(tensor):
+        if section == RANGES and not _is_range(tensor):
             raise ValueError(f"{key} is not a range of numbers")
-        parts.setdefault(part, {})[name] = tensor
-    masks = parts.pop(_MASKS)
+        sections.setdefault(section, {})[name] = tensor
+    masks = sections.pop(_MASKS)
     steps = int(metadata["step"]), int(metadata["total_steps"])
-    return SavedState(recipe, *steps, masks, parts, version, _read_hashes(metadata))
+    return SavedState(recipe, *steps, masks, sections, version, _read_hashes(metadata))
 
 
 def weight_hashes(directory: str | Path) -> dict[str, str]:

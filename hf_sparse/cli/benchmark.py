@@ -25,13 +25,15 @@ def benchmark(
         int | None,
         typer.Option(
             min=1,
-            help="Tokens of each text: exactly so many. By default 128, or as many as the model takes if "
-            "that is less.",
+            help="Tokens of each text: every text has exactly this length. By default 128, or the most that "
+            "the model takes if that is less.",
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads that each runtime may use.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each runtime.")] = 20,
-    warm_up: Annotated[int, typer.Option(min=0, help="Untimed calls of each runtime before those.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Number of CPU threads that each runtime may use.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of timed calls of each runtime.")] = 20,
+    warm_up: Annotated[
+        int, typer.Option(min=0, help="Number of calls of each runtime before the timed ones.")
+    ] = 2,
     png: Png = None,
     as_json: Json = False,
 ) -> None:

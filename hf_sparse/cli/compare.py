@@ -16,7 +16,7 @@ def compare(
     png: Png = None,
     as_json: Json = False,
 ) -> None:
-    """Compare runs: zeros, scores, sizes, what differs.
+    """Compare the zeros, scores, sizes and settings of runs.
 
     Scores are compared only if metric, task and examples are the same, latencies only if the machine is.
 

@@ -39,14 +39,15 @@ def demo(
     sparsity: Sparsity = 0.9,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     budget: Annotated[
-        float, typer.Option(help="Factor on the training steps of every stage, above 0, at most 1000.")
+        float,
+        typer.Option(help="Factor that multiplies the training steps of every stage: above 0, at most 1000."),
     ] = 1.0,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Train a few steps only, to see that everything works.")
+        bool, typer.Option("--quick", help="Train for a few steps only, to see that everything works.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Prune a small model once, transfer, quantize, compare.
+    """Prune, transfer and quantize a small model, and compare.
 
     The demo needs no network. Without --model-name-or-path and --dataset-name, it reads Python's own
     documentation, and the task is to tell which part of the standard library a docstring comes from. Stages

@@ -56,9 +56,14 @@ class Commands(TyperGroup):
                 parameter.hidden = True
         return parameters
 
-    def get_help(self, ctx: Context) -> str:
-        """Leave out the empty line below the first: with so many commands a screen has none to spare."""
-        return super().get_help(ctx).replace("\n\n", "\n", 1)
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:
+        """Name every option: with so many commands a screen lacks the lines to list them."""
+        shown = [each for each in self.get_params(ctx) if isinstance(each, TyperOption) and not each.hidden]
+        return [*(f"[{each.opts[0]}]" for each in shown), *super().collect_usage_pieces(ctx)[1:]]
+
+    def format_options(self, ctx: Context, formatter: Any) -> None:
+        """Write the list of commands, without that of options."""
+        self.format_commands(ctx, formatter)
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)

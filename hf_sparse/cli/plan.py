@@ -46,11 +46,11 @@ def plan(
     ] = 8,
     num_train_epochs: Annotated[float, typer.Option(min=0, help="Passes over the dataset.")] = 3.0,
     gradient_accumulation_steps: Annotated[
-        int, typer.Option(min=1, help="Batches of one optimizer step.")
+        int, typer.Option(min=1, help="Number of batches in one optimizer step.")
     ] = 1,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that share the dataset.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes that share the dataset.")] = 1,
     max_seq_length: Annotated[
-        int, typer.Option(help="Tokens of each text: all this long, for the estimated cost.")
+        int, typer.Option(help="Tokens of each text: the estimated cost assumes this length for all.")
     ] = 128,
     model_name_or_path: Annotated[
         str | None,
@@ -61,7 +61,7 @@ def plan(
     teacher_name_or_path: Annotated[
         str | None,
         typer.Option(
-            help="Model to distil from: Hub name or directory. By default a copy of the model to train."
+            help="Model to distill from: Hub name or directory. By default a copy of the model to train."
         ),
     ] = None,
     model_option: Annotated[

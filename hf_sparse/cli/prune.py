@@ -38,7 +38,7 @@ def prune(
         typer.Option(
             autocompletion=one_of(PATTERNS),
             help="Pattern of the zeros: unstructured, blocks of rows x columns such as 4x4, N:M such as "
-            "2:4, row or column.",
+            "2:4, row, column, or segments of them such as row/8.",
         ),
     ] = "unstructured",
     method: Annotated[

@@ -26,7 +26,7 @@ def report(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a page of runs with figures, show what they logged.
+    """Draw runs on a page, and show what they logged.
 
     Writes one HTML file that needs no other, and every figure as PNG: stages, losses, sparsity and learning
     rate over the steps, sparsity by layer, scores against size and latency, recipes. The models that a run

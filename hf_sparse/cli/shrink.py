@@ -21,7 +21,7 @@ def shrink(
     variant: Variant = None,
     as_json: Json = False,
 ) -> None:
-    """Take dead neurons and heads out, for equal outputs.
+    """Remove dead neurons and heads; the outputs stay equal.
 
     Neurons of feed-forward layers and attention heads are dead if pruning has left them without weights. The
     same number is removed from every layer, that of the layer with the fewest, so that stock transformers

@@ -17,7 +17,7 @@ def targets(
     exclude: Exclude = None,
     as_json: Json = False,
 ) -> None:
-    """Show which weights a recipe prunes, and why not others.
+    """Show which weights can be pruned, and why others cannot.
 
     Try: hf-sparse targets bert-base-uncased --exclude intermediate
     """
@@ -26,7 +26,7 @@ def targets(
             from hf_sparse.checkpoint.load import load_model
             from hf_sparse.targets import find_targets
 
-            # The head is loaded too, since a recipe may include its layers.
+            # The head is loaded too, since --include may name its layers.
             found = find_targets(load_model(model, restore=False, strict=False), include or (), exclude or ())
         if as_json:
             shapes = [{"name": name, "shape": shape} for name, shape in found.shapes.items()]

@@ -16,7 +16,7 @@ class Rows(Protocol):
 
 
 class LengthGroups(Dataset):
-    """A view of a data set in which neighbours have similar lengths, so batches need little padding.
+    """A view of a data set in which neighbors have similar lengths, so batches need little padding.
 
     The order is that of transformers' `group_by_length`, new in every epoch. It is a pure function of (seed,
     epoch), so a resumed run gets it again; transformers draws it from the state of a random generator that a

@@ -1,4 +1,4 @@
-"""Turn start and end logits into answers: the best part of each context, or none."""
+"""Turn start and end logits into answers: the best span of each context, or none."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from hf_sparse.data.qa_features import QuestionSet
 _TOGETHER = 64
 # The odds against an answer without candidates; JSON cannot represent infinity.
 _NO_CANDIDATE = float(np.finfo(np.float32).max)
-# A part of the context of a row: characters `first` up to, but excluding, `end`.
+# A span of the context of a row: characters `first` up to, but excluding, `end`.
 _SPAN = np.dtype(
     [("row", int), ("score", "f4"), ("first", int), ("end", int), ("start_logit", "f4"), ("end_logit", "f4")]
 )
@@ -44,9 +44,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerFinder:
-    """Chooses answers among all parts of a context (Devlin et al. 2018, arXiv:1810.04805, section 4.3).
+    """Chooses answers among all spans of a context (Devlin et al. 2018, arXiv:1810.04805, section 4.3).
 
-    The score of a part is the start logit of its first token plus the end logit of its last token. The part
+    The score of a span is the start logit of its first token plus the end logit of its last token. The span
     with the highest score in all windows of a question is the answer.
 
     Args:
@@ -54,7 +54,7 @@ class AnswerFinder:
             means "no answer", in the window where that sum is lowest.
         n_best_size: Candidates of a question.
         max_answer_length: Tokens in an answer, at most.
-        null_score_diff_threshold: The answer is "" if its score exceeds that of the best part by more.
+        null_score_diff_threshold: The answer is "" if its score exceeds that of the best span by more.
 
     Raises:
         ValueError: A size is below 1.
@@ -79,9 +79,9 @@ class AnswerFinder:
             ends: End logits (N, L). Logits that are not finite are ignored.
         """
         starts, ends = starts.astype(np.float32), ends.astype(np.float32)
-        parts = range(0, len(questions), _TOGETHER)
+        starting = range(0, len(questions), _TOGETHER)
         spans = np.concatenate(
-            [self._best_spans(questions, starts, ends, slice(at, at + _TOGETHER)) for at in parts]
+            [self._best_spans(questions, starts, ends, slice(at, at + _TOGETHER)) for at in starting]
         )
         spans = spans[np.lexsort((spans["end"], spans["first"], -spans["score"], spans["row"]))]
         edges = np.searchsorted(spans["row"], np.arange(len(questions.ids) + 1))
@@ -92,15 +92,15 @@ class AnswerFinder:
         ]
 
     def _best_spans(
-        self, questions: QuestionSet, starts: np.ndarray, ends: np.ndarray, part: slice
+        self, questions: QuestionSet, starts: np.ndarray, ends: np.ndarray, chosen: slice
     ) -> np.ndarray:
         """Return the best spans of a slice of windows."""
-        first, end = questions.first[part], questions.end[part]
+        first, end = questions.first[chosen], questions.end[chosen]
         width = first.shape[1]
         reach = min(self.max_answer_length, width)
         start, stop = (
             np.where((end > first) & np.isfinite(logits), logits, -np.inf)
-            for logits in (starts[part, :width], ends[part, :width])
+            for logits in (starts[chosen, :width], ends[chosen, :width])
         )
         beyond = np.pad(stop, ((0, 0), (0, reach - 1)), constant_values=-np.inf)
         # For each window (axis 0) and first token (axis 1): spans of 1, 2, ... tokens.
@@ -113,13 +113,13 @@ class AnswerFinder:
         window, place = window[real], place[real]
         token, last = place // reach, place // reach + place % reach
         spans = np.empty(len(window), dtype=_SPAN)
-        spans["row"], spans["score"] = questions.row[part][window], scores[window, place]
+        spans["row"], spans["score"] = questions.row[chosen][window], scores[window, place]
         spans["first"], spans["end"] = first[window, token], end[window, last]
         spans["start_logit"], spans["end_logit"] = start[window, token], stop[window, last]
         return spans
 
     def _answer(self, name: str, context: str, spans: np.ndarray, null: list[float]) -> Answer:
-        # Neighbouring windows overlap and find the same parts; spans are sorted, so the best is kept.
+        # Neighboring windows overlap and find the same spans; spans are sorted, so the best is kept.
         found: dict[tuple[int, int], list[float]] = {}
         for _, _, first, end, *logits in spans.tolist():
             found.setdefault((first, end), logits)

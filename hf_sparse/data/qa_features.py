@@ -49,7 +49,7 @@ class Cutting:
     Args:
         tokenizer: A fast tokenizer.
         max_length: Tokens in a window, at most.
-        doc_stride: Tokens of the context that neighbouring windows share.
+        doc_stride: Tokens of the context that neighboring windows share.
         pad: Pad windows to `max_length`. Tokenizers that pad on the left always do, because padding that a
             collator adds there would move the tokens.
 
@@ -128,7 +128,7 @@ class Cutting:
 
 
 def training_encoder(cutting: Cutting, columns: QuestionColumns) -> Callable[[Batch], Columns]:
-    """Return a function from a batch of `numbered` rows to labelled windows, for `map(..., batched=True)`.
+    """Return a function from a batch of `numbered` rows to labeled windows, for `map(..., batched=True)`.
 
     The labels `start_positions` and `end_positions` are the first and last token of the first answer that is
     at its `answer_start`. In windows that do not hold all of it, and for unanswerable questions, both are the

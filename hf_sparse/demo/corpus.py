@@ -19,7 +19,7 @@ _VALIDATION_PERCENT = 15
 # Docstrings that begin with the same words count as one, since models read only the beginning.
 _KEY_WORDS = 40
 _FEWEST_WORDS = 4
-# After the chapters of the Python Library Reference, with small chapters joined to their neighbours. A
+# After the chapters of the Python Library Reference, with small chapters joined to their neighbors. A
 # package stands for all its modules, unless one of them is listed as well.
 SECTIONS: dict[str, str] = {
     "text": """
@@ -128,7 +128,7 @@ def library_topics() -> list[str]:
 
 
 def library_texts(docstrings: Sequence[Docstring]) -> DatasetDict:
-    """Return texts for masked language modelling: topics and docstrings; docstrings alone for validation."""
+    """Return texts for masked language modeling: topics and docstrings; docstrings alone for validation."""
     kept = [docstring.text for docstring in docstrings if not docstring.held_out]
     held_out = [docstring.text for docstring in docstrings if docstring.held_out]
     return DatasetDict(
@@ -139,8 +139,8 @@ def library_texts(docstrings: Sequence[Docstring]) -> DatasetDict:
 
 def library_sections(docstrings: Sequence[Docstring]) -> DatasetDict:
     """Return the task: docstrings as `text`, the section of the library that each comes from as `label`."""
-    labelled = [(docstring, section_of(docstring.module)) for docstring in docstrings]
-    present = {section for _, section in labelled}
+    labeled = [(docstring, section_of(docstring.module)) for docstring in docstrings]
+    present = {section for _, section in labeled}
     features = Features(
         {"text": Value("string"), "label": ClassLabel(names=[name for name in SECTIONS if name in present])}
     )
@@ -148,7 +148,7 @@ def library_sections(docstrings: Sequence[Docstring]) -> DatasetDict:
     def rows(held_out: bool) -> Dataset:
         chosen = [
             (docstring.text, section)
-            for docstring, section in labelled
+            for docstring, section in labeled
             if section is not None and docstring.held_out is held_out
         ]
         columns = {"text": [text for text, _ in chosen], "label": [section for _, section in chosen]}

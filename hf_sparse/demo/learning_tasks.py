@@ -50,7 +50,7 @@ class Task:
 
 
 def language_task(sources: Sources, tokenizer: PreTrainedTokenizerBase, plan: Plan, seed: int) -> Task:
-    """Return masked language modelling of the running text, in blocks of `plan.length` tokens."""
+    """Return masked language modeling of the running text, in blocks of `plan.length` tokens."""
     train = _blocks(sources.texts, tokenizer, plan.length)
     validation = _blocks(sources.held_out_texts, tokenizer, plan.length)
     return Task(

@@ -212,7 +212,7 @@ def _report(
 def _notes(settings: DemoSettings, sources: Sources, quantized: Outcome) -> str:
     plan, sizes = settings.plan, quantized.sizes or {}
     return (
-        f"All models learnt the task in {plan.task.steps:,} steps, the one in 8 bits in "
+        f"All models learned the task in {plan.task.steps:,} steps, the one in 8 bits in "
         f"{plan.quantize.steps:,} more. Pruning once took {plan.prune.steps:,} steps of pre-training more, "
         "once for any number of tasks.\n"
         f"Always answering the most frequent class scores {sources.majority:.1%}.\n"

@@ -35,7 +35,7 @@ _HELD_OUT_SHARE = 20
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled texts: one column of texts or two, a class number for each row."""
+    """Labeled texts: one column of texts or two, a class number for each row."""
 
     texts: tuple[list[str], ...]
     labels: list[int]
@@ -46,7 +46,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Sources:
-    """Data of the demo: running text for masked language modelling, labelled examples of the task."""
+    """Data of the demo: running text for masked language modeling, labeled examples of the task."""
 
     texts: list[str]
     held_out_texts: list[str]
@@ -169,7 +169,7 @@ class BaseModel:
 
 
 def find_base_model(settings: DemoSettings, sources: Sources) -> BaseModel:
-    """Return the model that the settings name, or a new one with a vocabulary learnt from the text.
+    """Return the model that the settings name, or a new one with a vocabulary learned from the text.
 
     Raises `ValueError` if the named model cannot be loaded as a masked language model.
     """
@@ -184,7 +184,7 @@ def _new(settings: DemoSettings, sources: Sources) -> BaseModel:
 
 
 def _given(name: str, settings: DemoSettings) -> BaseModel:
-    # If a checkpoint lacks the masked-language-modelling head, a random one is drawn.
+    # If a checkpoint lacks the masked-language-modeling head, a random one is drawn.
     set_seed(settings.seed)
     try:
         load = partial(AutoModelForMaskedLM.from_pretrained, name)

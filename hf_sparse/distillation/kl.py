@@ -125,8 +125,8 @@ def _divergence(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     one exponential per element. Overwrites its arguments.
     """
     weight, student_weight = teacher.exp(), student.exp()
-    normaliser, student_normaliser = weight.sum(-1, keepdim=True), student_weight.sum(-1, keepdim=True)
+    normalizer, student_normalizer = weight.sum(-1, keepdim=True), student_weight.sum(-1, keepdim=True)
     # For a teacher's logit of -inf the product is NaN; its limit is 0.
     gap = teacher.sub_(student).mul_(weight).nansum(-1, keepdim=True)
-    divergence = (gap / normaliser + student_normaliser.log() - normaliser.log()).sum()
-    return divergence, student_weight.div_(student_normaliser).sub_(weight.div_(normaliser))
+    divergence = (gap / normalizer + student_normalizer.log() - normalizer.log()).sum()
+    return divergence, student_weight.div_(student_normalizer).sub_(weight.div_(normalizer))

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from hf_sparse.distillation.features import term_names
 from hf_sparse.distillation.inputs import TARGET_NAMES, Taken
 from hf_sparse.distillation.unwrap import unwrapped
 
@@ -104,8 +105,8 @@ def check_learnable(student: nn.Module, recipe: LearnedTerms) -> None:
         if getattr(recipe, name):
             raise ValueError(
                 f"{name} has weight {getattr(recipe, name)}, and {type(student).__name__} lacks a head to "
-                f"compute it; override distillation.{name}=0 and give a weight to hidden, attention or "
-                "relations, or load the model with a head"
+                f"compute it; override distillation.{name}=0 and give a weight to {term_names()}, or load "
+                "the model with a head"
             )
 
 
@@ -231,7 +232,7 @@ def _check_same_labels(student: PreTrainedConfig, teacher: PreTrainedConfig) -> 
         pairs = [f"{index}: {names[index]} / {teacher_names.get(index)}" for index in wrong[:_SHOWN]]
         raise ValueError(
             f"student and teacher name {len(wrong)} of {len(names)} labels differently ({', '.join(pairs)}); "
-            "give the student the id2label of its teacher, with the data labelled in that order"
+            "give the student the id2label of its teacher, with the data labeled in that order"
         )
 
 
@@ -267,7 +268,7 @@ def _purpose(class_name: str) -> str | None:
 def _architecture(name_or_path: str, config: PreTrainedConfig, ending: str) -> type[PreTrainedModel]:
     """Return the class to load a checkpoint with: its own, with the student's ending if such a class exists.
 
-    A BertForPreTraining checkpoint, whose heads include masked language modelling, is thus loaded as a
+    A BertForPreTraining checkpoint, whose heads include masked language modeling, is thus loaded as a
     BertForMaskedLM for such a student, and as a BertModel for an encoder.
     """
     saved = (config.architectures or ["no architecture"])[0]

@@ -2,6 +2,12 @@
 
 from importlib import import_module
 
+from hf_sparse.renamed import renamed_module
+
+renamed_module(
+    "hf_sparse.hub.pushing",
+    {name: f"hf_sparse.hub.upload.{name}" for name in ("Pushed", "push", "push_in_background")},
+)
 _HOMES = {
     "CardOptions": "hf_sparse.hub.card.options",
     "load_legacy": "hf_sparse.hub.legacy.load",

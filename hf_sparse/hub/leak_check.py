@@ -121,7 +121,7 @@ def _own_paths(text: str, directory: Path, vocabulary: bool) -> Iterator[str]:
     own = [directory.resolve(), Path.home()]
     # Vocabularies hold words like /tmp/.
     own += [] if vocabulary else [Path(tempfile.gettempdir())]
-    for known in dict.fromkeys(spelt for path in own for spelt in (str(path), path.as_posix())):
+    for known in dict.fromkeys(spelled for path in own for spelled in (str(path), path.as_posix())):
         match = re.search(rf"{re.escape(known)}(?![\w-])[/\\\w.-]*", text)
         # Every path begins with a home at /, and a vocabulary may hold a word as short as /root.
         if match and known != "/" and not (vocabulary and len(match[0]) <= len(known) + 1):

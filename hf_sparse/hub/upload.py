@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -59,54 +59,38 @@ class Pushed:
         return self.repo_id
 
 
+class PushOptions(TypedDict, total=False):
+    """The keywords of `push` that do not change what it returns."""
+
+    model: PreTrainedModel | None
+    packed: bool
+    private: bool | None
+    token: str | None
+    revision: str | None
+    commit_message: str | None
+    card: CardOptions | None
+    dry_run: bool
+
+
 @overload
 def push(
     directory: str | Path,
     repo_id: str,
     *,
-    model: PreTrainedModel | None = ...,
-    packed: bool = ...,
-    private: bool | None = ...,
-    token: str | None = ...,
-    revision: str | None = ...,
-    commit_message: str | None = ...,
-    card: CardOptions | None = ...,
-    dry_run: bool = ...,
     run_as_future: Literal[False] = ...,
+    **options: Unpack[PushOptions],
 ) -> Pushed: ...
 
 
 @overload
 def push(
-    directory: str | Path,
-    repo_id: str,
-    *,
-    model: PreTrainedModel | None = ...,
-    packed: bool = ...,
-    private: bool | None = ...,
-    token: str | None = ...,
-    revision: str | None = ...,
-    commit_message: str | None = ...,
-    card: CardOptions | None = ...,
-    dry_run: bool = ...,
-    run_as_future: Literal[True],
+    directory: str | Path, repo_id: str, *, run_as_future: Literal[True], **options: Unpack[PushOptions]
 ) -> "Future[Pushed]": ...
 
 
 @overload
 def push(
-    directory: str | Path,
-    repo_id: str,
-    *,
-    model: PreTrainedModel | None = ...,
-    packed: bool = ...,
-    private: bool | None = ...,
-    token: str | None = ...,
-    revision: str | None = ...,
-    commit_message: str | None = ...,
-    card: CardOptions | None = ...,
-    dry_run: bool = ...,
-    run_as_future: bool,
+    directory: str | Path, repo_id: str, *, run_as_future: bool, **options: Unpack[PushOptions]
 ) -> "Pushed | Future[Pushed]": ...
 
 
@@ -181,7 +165,9 @@ def push(
     return HfApi().run_as_future(send) if run_as_future else send()
 
 
-def push_in_background(directory: str | Path, repo_id: str, **options: Any) -> "Future[Pushed]":
+def push_in_background(
+    directory: str | Path, repo_id: str, **options: Unpack[PushOptions]
+) -> "Future[Pushed]":
     """Return `push(..., run_as_future=True)`, of which this is the old name."""
     warn_renamed("push_in_background(...)", "push(..., run_as_future=True)")
     return push(directory, repo_id, run_as_future=True, **options)

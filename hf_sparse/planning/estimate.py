@@ -7,8 +7,6 @@ from typing import cast
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_sparse.distillation.features.projections import KINDS
-from hf_sparse.distillation.features.relations import Relations
 from hf_sparse.training.parts.distiller import Distiller
 from hf_sparse.training.parts.sparsifier import Sparsifier
 
@@ -83,10 +81,10 @@ def step_cost(
     A plain step takes 6 operations for each token and each parameter outside the embeddings, 2 of them in the
     forward pass (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). A teacher's forward pass therefore takes
     a third of a step times the ratio of the parameters, and projections of hidden states take the share of
-    their own parameters. Relations take the products of the vectors they compare: once in the teacher, and
-    three times in the student, for the forward and the backward pass. Parts that only move data are counted
-    in bytes, at `BALANCE` operations each. Left out are parts that depend on the machine more than on the
-    recipe: comparing outputs, attention in its slower form, mask updates, rounding.
+    their own parameters. Each distillation term states what else it computes (`FeatureTerm.operations`), each
+    method what it moves (`MethodRun.traffic`). Parts that only move data are counted in bytes, at `BALANCE`
+    operations each. Left out are parts that depend on the machine more than on the recipe: comparing outputs,
+    attention in its slower form, mask updates, rounding.
     """
     plain = 6 * _computing(model)
     cost: dict[str, float] = {}
@@ -96,10 +94,9 @@ def step_cost(
         cost["teacher's forward pass"] = 2 * _computing(teacher) / plain
         if learned := sum(parameter.numel() for parameter in distiller.parameters()):
             cost["projections to the teacher"] = 6 * learned / plain
-        for name, term in distiller.features.items():
-            if isinstance(term, Relations):
-                products = _products(term, model, teacher, batch.tokens)
-                cost[name] = products / plain
+        for name, term in distiller.terms.items():
+            if operations := term.operations(batch.tokens):
+                cost[name] = operations / plain
     if sparsifier is not None:
         size = sum(target.weight.nbytes for target in sparsifier.masks.targets) / 4
         moved = BALANCE * size / (plain * batch.tokens_in_all)
@@ -108,12 +105,6 @@ def step_cost(
             cost["removed weights that may return"] = _REVIVING * moved
         cost |= {name: count * moved for name, count in sparsifier.traffic.items()}
     return cost
-
-
-def _products(relations: Relations, student: PreTrainedModel, teacher: PreTrainedModel, tokens: int) -> float:
-    """Return the operations for each token that comparing relations takes."""
-    widths = [model.config.get_text_config().hidden_size for model in (student, teacher)]
-    return len(relations.pairs) * len(KINDS) * 2 * tokens * (3 * widths[0] + widths[1])
 
 
 def _remembered(sparsifier: Sparsifier | None) -> int:

@@ -40,7 +40,7 @@ def measure_speedup(kernels: Kernels, shape: tuple[int, int] = (3072, 768), toke
     """Time a layer with random zeros in every pattern, on the threads that PyTorch is set to.
 
     Each time is the least of several, measured in turns. Trained masks are less even than random ones, and
-    rows of different length cost a few per cent.
+    rows of different length cost a few percent.
     """
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(1, 128, shape, generator=generator, dtype=torch.int8)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from hf_sparse.planning.plan import Plan
 from hf_sparse.planning.plan_table import notes_of
-from hf_sparse.report.pictures import GREY, RATE, ZEROS, hide_frame, new_figure
+from hf_sparse.report.pictures import GRAY, RATE, ZEROS, hide_frame, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def plan_figure(plan: Plan, title: str) -> "Figure":
         axes.grid(axis="y", alpha=0.2)
         axes.set_axisbelow(True)
         for step in plan.key_steps[1:-1]:
-            axes.axvline(step, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
+            axes.axvline(step, color=GRAY, linewidth=0.8, linestyle=(0, (2, 3)))
         hide_frame(axes, "top", "right")
     _name_key_steps(panels[0], plan)
     figure.align_ylabels(panels)
@@ -59,7 +59,7 @@ def _name_key_steps(axes: "Axes", plan: Plan) -> None:
                 textcoords="offset points",
                 horizontalalignment="center",
                 fontsize=8,
-                color=GREY,
+                color=GRAY,
             )
             last = step
 
@@ -96,19 +96,19 @@ def _draw_rate(axes: "Axes", plan: Plan) -> None:
 
 def _draw_losses(axes: "Axes", plan: Plan) -> None:
     """Stack the weights, so that equal ones do not hide each other."""
-    floor, colours = 0.0, iter(_LOSSES)
+    floor, colors = 0.0, iter(_LOSSES)
     for name, weight in plan.loss_weights.items():
         if weight:
-            colour = next(colours)
+            color = next(colors)
             axes.fill_between(
-                [0, plan.total_steps], floor, floor + weight, color=colour, alpha=0.25, linewidth=0
+                [0, plan.total_steps], floor, floor + weight, color=color, alpha=0.25, linewidth=0
             )
             axes.text(
                 0.01 * plan.total_steps,
                 floor + weight / 2,
                 f"{name} {weight:g}",
                 fontsize=8,
-                color=colour,
+                color=color,
                 fontweight="bold",
                 verticalalignment="center",
             )

@@ -28,6 +28,8 @@ def simulate(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
     Values outside the range become its ends and get no gradient.
     """
+    if torch.compiler.is_compiling():
+        return _traced(values, *parameters(low, high))
     if values.device.type == "cpu":
         return _on_cpu(values, *_numbers(low, high))
     return torch.fake_quantize_per_tensor_affine(values, *parameters(low, high), 0, LEVELS)
@@ -51,6 +53,23 @@ def _on_cpu(values: Tensor, scale: float, zero_point: float) -> Tensor:
     with torch.no_grad():
         clipped.mul_(1 / scale).round_().mul_(scale)
     return clipped.to(values.dtype)
+
+
+def _traced(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Do the same where a compiler traces: it would make numbers constants, and cannot trace torch's own."""
+    lowest = -zero_point.float()
+    limits = (lowest - 0.499) * scale, (lowest + LEVELS + 0.499) * scale
+    return _OnGrid.apply(torch.clamp(values.float(), *limits), scale).to(values.dtype)
+
+
+class _OnGrid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor, scale: Tensor) -> Tensor:
+        return (values * (1 / scale)).round_().mul_(scale)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 class _PerToken(torch.autograd.Function):
@@ -119,7 +138,7 @@ def observe(observer: str, values: Tensor, low: Tensor, high: Tensor) -> None:
     measure, share = OBSERVERS[observer]
     with torch.no_grad():
         lowest, highest = measure(values.detach())
-        if low.device.type == "cpu":
+        if low.device.type == "cpu" and not torch.compiler.is_compiling():
             _follow_numbers(share, lowest.item(), highest.item(), low, high)
         else:
             _follow(share, lowest, highest, low, high)

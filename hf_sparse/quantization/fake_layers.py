@@ -1,6 +1,7 @@
 """Linears that compute in floats with weights and inputs rounded to few bits."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -51,7 +52,7 @@ class LayerQuantization:
         """Whether the input can be rounded; only uint8_per_tensor needs a range for that."""
         return self.activations != "uint8_per_tensor" or self.seen
 
-    def input(self, module: "FakeQuantLinear | FakeQuantConv1D", values: Tensor) -> Tensor:
+    def input(self, module: "_FakeQuant", values: Tensor) -> Tensor:
         """Return the input rounded; in training, the range first moves towards it.
 
         Without a range, as in an evaluation before training, return the input as it is.
@@ -61,9 +62,7 @@ class LayerQuantization:
         if self.activations == "int8_per_token":
             return simulate_per_token(values)
         low, high = module.input_low, module.input_high
-        # A call inside a backward pass is a recomputation of activation checkpointing: it needs the range of
-        # the forward pass.
-        moves = self.phase.moves(module.training) and torch._C._current_graph_task_id() == -1
+        moves = self.phase.moves(module.training) and not _is_recomputing()
         found = take(self.readers, values)
         if moves:
             if found is None:
@@ -80,31 +79,41 @@ class LayerQuantization:
         return quantized
 
 
-class FakeQuantLinear(nn.Linear):
-    """A Linear whose `forward` rounds weight and input; its parameters keep their names and values."""
+@torch.compiler.disable
+def _is_recomputing() -> bool:
+    """Return whether activation checkpointing computes this again, with the ranges of the forward pass."""
+    # Inside a backward pass.
+    return torch._C._current_graph_task_id() != -1
+
+
+class _FakeQuant(nn.Module):
+    """A forward pass that rounds weight and input; parameters keep their names and values."""
 
     quantization: LayerQuantization
     input_low: Tensor
     input_high: Tensor
+    weight: Any
+    bias: Any
+
+    def matrix(self) -> Tensor:
+        """Return the weight (out, in)."""
+        return self.weight
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.quantization.called = True
         if not self.quantization.phase.active:
             return super().forward(inputs)
-        weight = self.quantization.weights.simulate(self.weight)
+        weight = self.quantization.weights.simulate(self.matrix())
         return functional.linear(self.quantization.input(self, inputs), weight, self.bias)
 
 
-class FakeQuantConv1D(Conv1D):
+class FakeQuantLinear(_FakeQuant, nn.Linear):
+    """A Linear whose `forward` rounds weight and input."""
+
+
+class FakeQuantConv1D(_FakeQuant, Conv1D):
     """The same for GPT-2's `Conv1D`, whose weight is stored as (in, out)."""
 
-    quantization: LayerQuantization
-    input_low: Tensor
-    input_high: Tensor
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.quantization.called = True
-        if not self.quantization.phase.active:
-            return super().forward(inputs)
-        weight = self.quantization.weights.simulate(self.weight.t())
-        return functional.linear(self.quantization.input(self, inputs), weight, self.bias)
+    def matrix(self) -> Tensor:
+        """Return the weight (out, in), of which `weight` is the transpose."""
+        return self.weight.t()

@@ -45,12 +45,14 @@ class _Last(threading.local):
 _LAST = _Last()
 
 
-@torch.compiler.disable
 def take(readers: Readers | None, source: Tensor) -> Rounded | None:
     """Return this input as the layer before rounded it; None if that layer read another input.
 
     The other input is dropped, since it would keep the graph of a forward pass alive until the next one.
+    Nothing is shared where a compiler traces: it sees by itself what is computed twice.
     """
+    if torch.compiler.is_compiling():
+        return None
     found = _LAST.rounded
     if found is None:
         return None
@@ -61,10 +63,9 @@ def take(readers: Readers | None, source: Tensor) -> Rounded | None:
     return found if fits else None
 
 
-@torch.compiler.disable
 def give(readers: Readers | None, source: Tensor, outcome: Tensor, low: Tensor, high: Tensor) -> None:
     """Keep an input that was rounded if other layers read it."""
-    if readers is not None:
+    if readers is not None and not torch.compiler.is_compiling():
         _LAST.rounded = Rounded(readers, source, _version(source), outcome, low, high, readers.count - 1)
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from hf_sparse.distillation.features import term_names
 from hf_sparse.distillation.layer_map import CHOICES
 from hf_sparse.fields import Part, Weight, one_of
 
@@ -121,6 +122,6 @@ class DistillationRecipe(Part):
         if not self.logits and not self.features:
             raise ValueError(
                 "logits has weight 0, so the teacher would be run for nothing; leave distillation out, or "
-                "give a weight to logits, hidden, attention or relations"
+                f"give a weight to logits, {term_names()}"
             )
         return self

@@ -225,9 +225,10 @@ class SparsityRecipe(Part):
         patterns = [self.pattern, *(own.pattern for own in self.overrides.values() if own.pattern)]
         METHODS[self.method].check(self.method, [parse_pattern(pattern) for pattern in patterns])
         if self.revive and METHODS[self.method].needs_training:
+            others = [name for name, known in METHODS.items() if known.scheduled and not known.needs_training]
             raise ValueError(
-                "revive applies to magnitude only: with learned scores removed weights may always return, "
-                "with group_lasso they never do; leave it out"
+                f"revive applies to {', '.join(others)} only: method {self.method} decides itself whether "
+                "removed weights return; leave it out"
             )
         if self.lr_rewind and self.schedule is not None and self.schedule.shape in ("one_shot", "constant"):
             raise ValueError(

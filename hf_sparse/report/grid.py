@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_sparse.report.colours import Scale
+from hf_sparse.report.colors import Scale
 from hf_sparse.sparsity.inspection import Place, WeightInspection
 
 # More kinds than this mean that the number in the names does not count equal layers.
@@ -64,7 +64,7 @@ def arrange(weights: Sequence[WeightInspection]) -> tuple[list[Grid], list[Weigh
 
 @dataclass(frozen=True)
 class Cell:
-    """A share in per cent, and its step on the scale of colours."""
+    """A share in percent, and its step on the scale of colors."""
 
     text: str
     step: int

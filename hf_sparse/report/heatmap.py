@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
-from hf_sparse.report.colours import Scale, colour_map, shades
+from hf_sparse.report.colors import Scale, color_map, shades
 from hf_sparse.report.grid import Grid, arrange
-from hf_sparse.report.pictures import GREY, LITERAL, hide_frame, new_figure
+from hf_sparse.report.pictures import GRAY, LITERAL, hide_frame, new_figure
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights, place_of, zero_density
 from hf_sparse.targets import Target, Targets
 
@@ -43,7 +43,7 @@ def sparsity_figure(weights: Sequence[WeightInspection], title: str) -> "Figure"
         _draw_grid(axes, grid, scale)
         axes.set_xlim(-0.5, columns - 0.3)
     bar = figure.colorbar(
-        ScalarMappable(Normalize(scale.low, scale.high), colour_map()),
+        ScalarMappable(Normalize(scale.low, scale.high), color_map()),
         ax=panels,
         location="bottom",
         ticks=[scale.low, scale.high],
@@ -52,7 +52,7 @@ def sparsity_figure(weights: Sequence[WeightInspection], title: str) -> "Figure"
         shrink=0.4,
         pad=0.02,
     )
-    bar.ax.tick_params(length=0, labelsize=8, colors=GREY)
+    bar.ax.tick_params(length=0, labelsize=8, colors=GRAY)
     bar.outline.set_visible(False)
     return figure
 
@@ -66,7 +66,7 @@ def weight_figure(target: Target) -> "Figure":
     axes = figure.subplots()
     image = axes.imshow(
         zero_density(weight),
-        cmap=colour_map(),
+        cmap=color_map(),
         vmin=0,
         vmax=1,
         aspect="auto",
@@ -106,12 +106,12 @@ def layer_figure(targets: Targets, layer: int, title: str) -> "Figure":
     for axes, target, weight in zip(panels, chosen, found, strict=False):
         place = places[target.name]
         image = axes.imshow(
-            zero_density(target.weight, _CELLS), cmap=colour_map(), vmin=0, vmax=1, interpolation="nearest"
+            zero_density(target.weight, _CELLS), cmap=color_map(), vmin=0, vmax=1, interpolation="nearest"
         )
         axes.set_aspect("auto")
         axes.set_title(f"{place.stack}.{place.kind}" if stacks else place.kind, fontsize=9, **LITERAL)
-        axes.set_xlabel(f"{weight.sparsity:.1%} {weight.pattern or ''}", fontsize=8, color=GREY)
-        axes.set_ylabel(f"{weight.shape[0]:,} x {weight.shape[1]:,}", fontsize=8, color=GREY)
+        axes.set_xlabel(f"{weight.sparsity:.1%} {weight.pattern or ''}", fontsize=8, color=GRAY)
+        axes.set_ylabel(f"{weight.shape[0]:,} x {weight.shape[1]:,}", fontsize=8, color=GRAY)
         axes.set_xticks([])
         axes.set_yticks([])
         hide_frame(axes, "top", "right", "bottom", "left")
@@ -133,8 +133,8 @@ def _draw_grid(axes: "Axes", grid: Grid, scale: Scale) -> None:
     axes.set_ylim(ys[-1] + 0.5, -0.5)
     axes.set_xticks(xs, [*(label.replace(".", "\n") for label in grid.labels), "all"], **LITERAL)
     axes.set_yticks(ys, [*map(str, grid.layers), "all"])
-    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False, colors=GREY)
-    axes.set_ylabel(grid.stack, color=GREY, fontsize=9, **LITERAL)
+    axes.tick_params(length=0, labelsize=9, labeltop=True, labelbottom=False, colors=GRAY)
+    axes.set_ylabel(grid.stack, color=GRAY, fontsize=9, **LITERAL)
     hide_frame(axes, "top", "right", "bottom", "left")
 
 

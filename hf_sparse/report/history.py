@@ -8,7 +8,7 @@ from rich.console import Console
 
 from hf_sparse.report.pictures import (
     DENSE,
-    GREY,
+    GRAY,
     LITERAL,
     RATE,
     ZEROS,
@@ -121,7 +121,7 @@ def _draw_zeros(axes: "Axes", log: Log) -> None:
     if gone[0]:
         axes.legend(loc="lower right", frameon=False, fontsize=8)
     axes.set_ylim(0, 105)
-    axes.set_ylabel("%", color=GREY)
+    axes.set_ylabel("%", color=GRAY)
 
 
 def _draw_strength(axes: "Axes", log: Log) -> None:
@@ -184,10 +184,10 @@ def _draw_run(zeros: "Axes", log: Log) -> None:
 
 def _draw_accuracies(axes: "Axes", accuracies: Mapping[str, float], majority: float) -> None:
     names, values = list(accuracies), [100 * value for value in accuracies.values()]
-    colours = [DENSE] + [ZEROS] * (len(names) - 1)
-    drawn = axes.bar(names, values, color=colours, width=0.62)
+    colors = [DENSE] + [ZEROS] * (len(names) - 1)
+    drawn = axes.bar(names, values, color=colors, width=0.62)
     axes.bar_label(drawn, fmt="%.1f", padding=2)
-    axes.axhline(100 * majority, color=GREY, linestyle="--", linewidth=1, label="most frequent class")
+    axes.axhline(100 * majority, color=GRAY, linestyle="--", linewidth=1, label="most frequent class")
     axes.legend(loc="upper right", frameon=False, fontsize=8)
     axes.set_title("The task, after fine-tuning", fontsize=10)
     axes.set_ylabel("accuracy on held-out texts (%)")

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hf_sparse.report.pictures import DENSE, GREY, LITERAL, ZEROS, hide_frame, new_figure
+from hf_sparse.report.pictures import DENSE, GRAY, LITERAL, ZEROS, hide_frame, new_figure
 from hf_sparse.report.tables import narrow_table
 from hf_sparse.runs.latency import RUNTIMES, LatencyReport, milliseconds
 from hf_sparse.units import counted, short
@@ -45,12 +45,12 @@ def latency_figure(report: LatencyReport) -> "Figure":
         9, 1.7 + 0.42 * len(rows), f"{Path(report.model).name}: {report.conditions.inputs}", 12
     )
     axes = figure.subplots()
-    axes.set_title(_hardware(report), fontsize=9, color=GREY, loc="left", **LITERAL)
+    axes.set_title(_hardware(report), fontsize=9, color=GRAY, loc="left", **LITERAL)
     medians, lates = [row.median_ms for row in rows], [row.p95_ms for row in rows]
-    colours = [ZEROS if row.own else DENSE for row in rows]
+    colors = [ZEROS if row.own else DENSE for row in rows]
     places = range(len(rows))
-    axes.barh(places, medians, color=colours, height=0.62)
-    axes.hlines(places, medians, lates, color=GREY, linewidth=1.2)
+    axes.barh(places, medians, color=colors, height=0.62)
+    axes.hlines(places, medians, lates, color=GRAY, linewidth=1.2)
     for place, row, late in zip(places, rows, map(max, medians, lates), strict=True):
         axes.annotate(
             f"{milliseconds(row.median_ms)} ms",

@@ -1,4 +1,4 @@
-"""Shared by all figures: colours, titles, and the writing of PNG files."""
+"""Shared by all figures: colors, titles, and the writing of PNG files."""
 
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ZEROS, RATE, GREY, DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
+ZEROS, RATE, GRAY, DENSE = "#1f6f8b", "#d9822b", "#666666", "#9aa5ad"
 # For texts with names in them, whose dollar signs must not begin formulas.
 LITERAL: dict[str, Any] = {"parse_math": False}
 

@@ -17,7 +17,7 @@ from hf_sparse.runs.measured_run import (
     names_of,
     teachers_of,
 )
-from hf_sparse.runs.run import Run
+from hf_sparse.runs.run import SavedRun
 
 # Entries of a record that are compared besides recipe and arguments, with the names that are shown.
 _FACTS = {
@@ -103,7 +103,7 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
     return pairs
 
 
-def compare_runs(runs: Sequence[Run]) -> Comparison:
+def compare_runs(runs: Sequence[SavedRun]) -> Comparison:
     """Measure runs under unique names; raises what `measure_run` raises."""
     return Comparison(tuple(map(measure_run, runs, names_of(runs))))
 
@@ -162,7 +162,7 @@ class Lineage:
         }
 
 
-def trace_runs(runs: Sequence[Run]) -> Lineage:
+def trace_runs(runs: Sequence[SavedRun]) -> Lineage:
     """Measure runs, those they started from and their teachers, as far as these lie on this machine."""
     lines = lines_of(runs)
     stages = [run for line in lines for run in line]

@@ -14,7 +14,7 @@ from hf_sparse.checkpoint.run_record import fact_text, read_record
 from hf_sparse.checkpoint.saved_files import weight_bytes
 from hf_sparse.runs.history import STATE, read_log
 from hf_sparse.runs.latency import Conditions
-from hf_sparse.runs.run import Run, find_runs, origin_of, pipeline_of
+from hf_sparse.runs.run import SavedRun, find_runs, origin_of, pipeline_of
 from hf_sparse.runs.score_text import worth_showing
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 from hf_sparse.targets import find_targets
@@ -62,7 +62,7 @@ class MeasuredRun:
     to its bytes: `model` for the run's own, the name of a directory in the run for others.
     """
 
-    run: Run
+    run: SavedRun
     name: str
     weights: tuple[WeightInspection, ...]
     files: Mapping[str, int]
@@ -113,7 +113,7 @@ class MeasuredRun:
         return {report.conditions: report.best.median_ms for report in reports if report.best is not None}
 
 
-def gather_runs(directories: Iterable[Path]) -> list[Run]:
+def gather_runs(directories: Iterable[Path]) -> list[SavedRun]:
     """Return the run in each directory, or the runs in its subdirectories, every run once.
 
     An interrupted run is represented by its last checkpoint. Raises `ValueError` if a directory is empty.
@@ -122,26 +122,26 @@ def gather_runs(directories: Iterable[Path]) -> list[Run]:
     return list({run.directory.resolve(): run for run in found}.values())
 
 
-def _runs_in(directory: Path) -> list[Run]:
+def _runs_in(directory: Path) -> list[SavedRun]:
     if (directory / STATE).is_file() and not (directory / CONFIG_NAME).is_file():
-        return [Run(directory, read_record(directory), read_log(directory))]
+        return [SavedRun(directory, read_record(directory), read_log(directory))]
     return find_runs(directory)
 
 
-def lines_of(runs: Sequence[Run]) -> list[list[Run]]:
+def lines_of(runs: Sequence[SavedRun]) -> list[list[SavedRun]]:
     """Return the pipelines that end in one of the runs, except those that are part of a longer one."""
     pipelines = [pipeline_of(run) for run in runs]
     earlier = {stage.directory.resolve() for stages in pipelines for stage in stages[:-1]}
     return [stages for stages in pipelines if stages[-1].directory.resolve() not in earlier]
 
 
-def teachers_of(runs: Iterable[Run]) -> list[Run]:
+def teachers_of(runs: Iterable[SavedRun]) -> list[SavedRun]:
     """Return the runs that trained the teachers of others, each once, if they lie on this machine."""
     found = [teacher for run in runs if (teacher := origin_of(run, "teacher")) is not None]
     return list({run.directory.resolve(): run for run in found}.values())
 
 
-def measure_run(run: Run, name: str) -> MeasuredRun:
+def measure_run(run: SavedRun, name: str) -> MeasuredRun:
     """Load the model of a run and inspect its weights; raises what `load_model` raises."""
     files = _files(run.directory)
     return MeasuredRun(run, name, _inspect(run.directory) if OWN in files else (), files)
@@ -178,7 +178,7 @@ def _other_forms(directory: Path) -> list[Path]:
     return found
 
 
-def names_of(runs: Sequence[Run]) -> list[str]:
+def names_of(runs: Sequence[SavedRun]) -> list[str]:
     """Return the shortest ends of the runs' paths that are unique."""
     paths = [run.directory.resolve().parts for run in runs]
     names = []

@@ -14,7 +14,7 @@ from hf_sparse.runs.history import is_number
 
 EVALUATION = "eval_results.json"
 _PREFIX = "eval_"
-# Scripts for masked language modelling write the perplexity without a prefix.
+# Scripts for masked language modeling write the perplexity without a prefix.
 _PREFIXES = (_PREFIX, "perplexity")
 _MEASURED, _WAY_OUT = "measurement of a model", "measure again, or delete it"
 # Values of an evaluation that describe its speed, not the model.

@@ -20,7 +20,7 @@ LATENCY = "latency*.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class SavedRun:
     """One run: its directory and the contents of its files, None or empty for a missing file.
 
     `scores` maps metrics to the results of the last evaluation, on `samples` examples, read from
@@ -59,7 +59,7 @@ class Run:
             ) from error
 
 
-def read_run(directory: str | Path) -> Run:
+def read_run(directory: str | Path) -> SavedRun:
     """Read the files of a run; raise `ValueError` if the model is missing or a file is damaged.
 
     Scores come from `eval_results.json`, as `Trainer.save_metrics("eval", ...)` writes it, else from the
@@ -77,7 +77,7 @@ def read_run(directory: str | Path) -> Run:
     scores, samples, source = _scores(directory, log, record)
     timed = sorted(directory.glob(LATENCY))
     latencies, files = tuple(read_measured(path) for path in timed), tuple(path.name for path in timed)
-    return Run(directory, record, log, scores, samples, source, latencies, files)
+    return SavedRun(directory, record, log, scores, samples, source, latencies, files)
 
 
 def is_outdated(file: Path, record: Mapping[str, Any] | None) -> bool:
@@ -89,7 +89,7 @@ def is_outdated(file: Path, record: Mapping[str, Any] | None) -> bool:
     return bool(date) and file.stat().st_mtime < datetime.fromisoformat(str(date)).timestamp()
 
 
-def pipeline_of(run: Run) -> list[Run]:
+def pipeline_of(run: SavedRun) -> list[SavedRun]:
     """Return the runs that led to a run, in order, and the run itself, if they lie on this machine."""
     stages, seen = [run], {run.directory.resolve()}
     while (
@@ -100,7 +100,7 @@ def pipeline_of(run: Run) -> list[Run]:
     return stages
 
 
-def origin_of(run: Run, role: str) -> Run | None:
+def origin_of(run: SavedRun, role: str) -> SavedRun | None:
     """Return the run of the model that another run names as its `base_model` or `teacher`.
 
     It is looked for where the record says, then in a directory of the same name beside the run. None if it is
@@ -116,7 +116,7 @@ def origin_of(run: Run, role: str) -> Run | None:
     return None
 
 
-def find_runs(directory: str | Path) -> list[Run]:
+def find_runs(directory: str | Path) -> list[SavedRun]:
     """Return the run in a directory, or else the runs in its subdirectories, in the order they were made.
 
     An interrupted run is represented by its last checkpoint. Raises `ValueError` if there are none.

@@ -6,7 +6,7 @@ from math import sqrt
 _LOSSES = ("loss", "perplexity")
 _LOWER_IS_BETTER = (*_LOSSES, "wer", "cer")
 _SHARES = ("accuracy", "f1", "precision", "recall")
-# Metrics of SQuAD, in per cent: of all questions, and of those with and without an answer.
+# Metrics of SQuAD, in percent: of all questions, and of those with and without an answer.
 _ANSWERS = ("exact", "exact_match", "f1")
 _QUESTIONS = ("HasAns_", "NoAns_")
 _NAMES = {
@@ -46,13 +46,13 @@ def title(name: str) -> str:
 
 
 def written(name: str, value: float, task: str | None, decimals: int = 2) -> str:
-    """Return a score as text: in per cent if it is surely a share or a percentage, else as it is."""
+    """Return a score as text: in percent if it is surely a share or a percentage, else as it is."""
     factor = _percent(name, task, value)
     return f"{value:.4g}" if factor is None else f"{factor * value:.{decimals}f} %"
 
 
 def change(name: str, before: float, after: float, task: str | None) -> str:
-    """Return the signed difference, in points for percentages, and relative to `before` in per cent."""
+    """Return the signed difference, in points for percentages, and relative to `before` in percent."""
     factor = _percent(name, task, before, after)
     points = f"{after - before:+.4g}" if factor is None else f"{factor * (after - before):+.2f} points"
     return f"{points} ({(after - before) / abs(before):+.1%})".replace("%", " %") if before else points

@@ -9,7 +9,7 @@ from torch import Tensor
 from hf_sparse.native.build import once
 from hf_sparse.runtime.bindings import Grid, Kernels, pointer
 from hf_sparse.runtime.integer_layer import IntegerLayer
-from hf_sparse.runtime.weight_layout import (
+from hf_sparse.runtime.weight_forms import (
     ROWS,
     Form,
     PackedWeight,

@@ -1,4 +1,4 @@
-"""The compiled kernels of one path, and the structures they read, as `ctypes` sees them."""
+"""Load the compiled kernels of one path; the `ctypes` structures that they read."""
 
 import ctypes
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _SIZE, _POINTER, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 
 
 class Matrix(ctypes.Structure):
-    """A weight as kernels/product.h reads it."""
+    """A weight in the memory layout of the structure `Matrix` in kernels/product.h."""
 
     _fields_ = [
         *((name, _SIZE) for name in ("rows", "columns", "tall", "wide", "by_columns")),
@@ -19,7 +19,7 @@ class Matrix(ctypes.Structure):
 
 
 class Grid(ctypes.Structure):
-    """The grid of an input as kernels/tiles.h reads it."""
+    """The grid that an input is rounded to; the structure `Grid` in kernels/tiles.h."""
 
     _fields_ = [("step", _FLOAT), ("zero", _FLOAT), ("dynamic", _SIZE)]
 
@@ -29,7 +29,7 @@ NORMS = ("first_weight", "first_bias", "second_weight", "second_bias")
 
 
 class Layer(ctypes.Structure):
-    """A layer as kernels/encoder.h reads it."""
+    """The weights, grids and norms of a layer; the structure `Layer` in kernels/encoder.h."""
 
     _fields_ = [
         *((name, Matrix) for name in LINEARS),
@@ -39,7 +39,7 @@ class Layer(ctypes.Structure):
 
 
 class Encoder(ctypes.Structure):
-    """A stack of layers as kernels/encoder.h reads it."""
+    """The layers and sizes of an encoder; the structure `Encoder` in kernels/encoder.h."""
 
     _fields_ = [
         *((name, _SIZE) for name in ("hidden", "inner", "heads", "activation", "count")),
@@ -48,7 +48,7 @@ class Encoder(ctypes.Structure):
     ]
 
 
-# In the order of kernels/functions.h; the names of transformers' configurations.
+# The number of each activation in kernels/functions.h, by its name in configurations of transformers.
 ACTIVATIONS = {
     "relu": 1,
     "gelu": 2,
@@ -62,7 +62,15 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """The library of one path, whose words hold `group` features, tiles `tokens` tokens, vectors `lanes`."""
+    """The compiled library of one path.
+
+    Attributes:
+        path: Name of the path.
+        library: The loaded library.
+        group: Number of features in a word.
+        tokens: Number of tokens in a tile.
+        lanes: Number of lanes in a vector.
+    """
 
     path: str
     library: ctypes.CDLL
@@ -111,5 +119,5 @@ def require_memory(result: int) -> None:
 
 
 def pointer(structure: ctypes.Structure) -> ctypes.c_void_p:
-    """Return the address of a structure, which must outlive it."""
+    """Return the address of a structure; the structure must live as long as the address is used."""
     return ctypes.c_void_p(ctypes.addressof(structure))

@@ -1,8 +1,6 @@
 """The paths of the kernels: one for each set of instructions, the best first, and those that run here.
 
-A path is a `ProcessorPath` in `PATHS`, the code behind its macro in kernels/vectors.h, a row of the table in
-docs/runtime.md, and an entry in tests/runtime/emulations.py; tests/runtime/test_paths.py
-compares the four.
+"How to add" in docs/design.md lists what a path consists of; tests/runtime/test_paths.py compares the places.
 """
 
 import os

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from hf_sparse.runtime.bindings import LINEARS, NORMS, Encoder, Grid, Kernels, Layer, pointer, require_memory
 from hf_sparse.runtime.linear import KernelModule, refuse_gradient
-from hf_sparse.runtime.weight_layout import PackedWeight
+from hf_sparse.runtime.weight_forms import PackedWeight
 
 # A mask that adds this or less to a score leaves its token out.
 _LEFT_OUT = -1e4

@@ -13,10 +13,11 @@ class SparseArguments:
     Attributes:
         recipe: Name of a preset, or path of a recipe in YAML. None, with no other field, prunes nothing.
         recipe_override: Assignments of dotted keys, such as `sparsity.schedule.final=0.85`.
-        sparsity: Final share of zeros, in [0, 1); without a recipe it means the preset `gmp_finetune`.
+        sparsity: Final share of removed weights, in [0, 1). Without a recipe it means the preset
+            `gmp_finetune`.
         pattern: `unstructured`, or the rows x columns of blocks, such as `4x1`.
         quantize: Scheme of weights: `int8`, `int4`, or a full name such as `int4_group_32`.
-        teacher_name_or_path: Model to distil from.
+        teacher_name_or_path: Model to distill from.
         allow_schedule_change: See `SparseTrainerMixin`.
     """
 
@@ -52,7 +53,7 @@ class SparseArguments:
     )
     teacher_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Model to distil from, if the recipe has distillation: Hub name or directory."},
+        metadata={"help": "Model to distill from, if the recipe has distillation: Hub name or directory."},
     )
     allow_schedule_change: bool = field(
         default=False,

@@ -157,7 +157,7 @@ def _within_reach(recipe: Recipe) -> SparsityRecipe:
         )
     if recipe.distillation is not None:
         raise ValueError(
-            "a callback cannot change the loss, so it cannot distil; use SparseTrainer or "
+            "a callback cannot change the loss, so it cannot distill; use SparseTrainer or "
             "SparseTrainerMixin, "
             "or leave distillation out of the recipe"
         )

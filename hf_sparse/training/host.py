@@ -1,4 +1,4 @@
-"""The Trainer that mixins extend and parts work in: the types of its attributes, and its events."""
+"""The type of the Trainer that mixins extend and parts are called by; delivery of its events."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,13 @@ else:
 
 
 class ListenedEvents(CallbackHandler):
-    """The callbacks of a Trainer; after them it calls `hear` with the name of the event.
+    """A callback handler that, after the callbacks, calls `hear` with the name of the event.
 
-    A callback would do the same, but it would stand in the list of callbacks, which people compare, save and
-    clear.
+    `hear` is not a callback of its own, since users compare, save and clear the list of callbacks.
+
+    Args:
+        handler: The handler whose callbacks and state are taken over.
+        hear: Called with the name of each event.
     """
 
     def __init__(self, handler: CallbackHandler, hear: Callable[[str], None]) -> None:
@@ -50,11 +53,11 @@ class ListenedEvents(CallbackHandler):
 
 
 class HeardEvents(Host):
-    """Calls `_hear` of a Trainer after each of its events, whichever callback handler is set, and when."""
+    """A Trainer whose method `_hear` is called after each event, also if its callback handler is replaced."""
 
     @property
     def callback_handler(self) -> CallbackHandler:
-        """The handler that was set last, wrapped so that the Trainer hears each event after the callbacks."""
+        """The callback handler that was set last, wrapped in `ListenedEvents`."""
         return self._events
 
     @callback_handler.setter
@@ -62,4 +65,4 @@ class HeardEvents(Host):
         self._events = ListenedEvents(handler, self._hear)
 
     def _hear(self, event: str) -> None:
-        """Do what follows the callbacks of an event."""
+        """Act on an event, after its callbacks; subclasses override this."""

@@ -69,7 +69,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         self.facts: dict[str, str] = {}
         self._resumed: SavedState | None = None
         self._reading = ExitStack()
-        self._take_up(given)
+        self._make_parts(given)
 
     @property
     def sparsifier(self) -> Sparsifier | None:
@@ -86,7 +86,7 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         """Quantized layers of this run; None without quantization."""
         return next((part.quantizer for part in self.parts if isinstance(part, QuantizationPart)), None)
 
-    def _take_up(self, recipe: Recipe) -> None:
+    def _make_parts(self, recipe: Recipe) -> None:
         """Make the parts of a run under a recipe; raise as `__init__` does."""
         self._in_force = recipe
         settled = as_first_decides(self, lambda: settle(recipe.sparsity, self.model))
@@ -274,9 +274,11 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
             if (saved.recipe, saved.total_steps) != (self.recipe, self.state.max_steps):
                 # A best model of the old schedule may be less sparse than the new one asks for.
                 self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
+        self._running = ()
         for part in self.parts:
             part.begin(self._run, saved)
-        self._running = self.parts
+            # One by one: if another cannot begin, a model that is saved then has the state of this one.
+            self._running = (*self._running, part)
         announce(self.parts)
 
     def _check_loss(self) -> None:

@@ -1,4 +1,4 @@
-"""Masked language modelling whose masks are a pure function of seed, epoch, example index."""
+"""Masked language modeling whose masks are a pure function of seed, epoch, example index."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -58,7 +58,7 @@ class MaskedTokens(Dataset):
             raise ValueError(f"the masking seed is at least 0, got {seed}")
         if tokenizer.mask_token_id is None:
             raise ValueError(
-                f"{type(tokenizer).__name__} lacks a mask token; masked language modelling needs one, "
+                f"{type(tokenizer).__name__} lacks a mask token; masked language modeling needs one, "
                 "add it with add_special_tokens or use the tokenizer of a masked language model"
             )
         self.examples = examples

@@ -167,7 +167,7 @@ class SparseTrainerMixin(PushMixin, PartsMixin):
         *args: Arguments of the base Trainer, such as the model.
         recipe: What to do to the model. None, or an empty recipe, does nothing, except that the zeros of a
             model that is sparse already are kept.
-        teacher: The model to distil from, which reads the same inputs. It is frozen and put into evaluation
+        teacher: The model to distill from, which reads the same inputs. It is frozen and put into evaluation
             mode, and neither saved nor optimized. Needed if the recipe has distillation with
             `teacher: given`, refused otherwise.
         allow_schedule_change: Let a resumed run have another schedule, another length or other training
@@ -190,7 +190,7 @@ class SparseTrainerMixin(PushMixin, PartsMixin):
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
-    """A `Trainer` that prunes, distils and quantizes by a recipe.
+    """A `Trainer` that prunes, distills and quantizes by a recipe.
 
     Args:
         *args: Arguments of `Trainer`, such as the model.
@@ -203,7 +203,7 @@ class SparseTrainer(SparseTrainerMixin, Trainer):
 
 
 class SparseSeq2SeqTrainer(SparseTrainerMixin, Seq2SeqTrainer):
-    """A `Seq2SeqTrainer` that prunes, distils and quantizes by a recipe; it can score generated texts.
+    """A `Seq2SeqTrainer` that prunes, distills and quantizes by a recipe; it can score generated texts.
 
     Args:
         *args: Arguments of `Seq2SeqTrainer`, such as the model.

@@ -58,15 +58,15 @@ class TrialsMixin(Host):
             return model
         recipe = self._recipe_of(self.given_recipe, trial)
         if recipe != self._in_force:
-            # Trainer sets this attribute after this method returns, too late for _take_up.
+            # Trainer sets this attribute after this method returns, too late for _make_parts.
             self.model = model
-            self._take_up(recipe)
+            self._make_parts(recipe)
         else:
             for part in self.parts:
                 part.attach(model)
         return model
 
-    def _take_up(self, recipe: Recipe) -> None:
+    def _make_parts(self, recipe: Recipe) -> None:
         """Make the parts of a run under a recipe."""
 
     def _recipe_of(self, given: Recipe, trial: Any) -> Recipe:

@@ -97,7 +97,7 @@ def test_every_expert_bears_the_same_sparsity(name: str, trained: Trained) -> No
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_kept_weights_have_learnt_and_removed_ones_have_no_momentum(name: str, trained: Trained) -> None:
+def test_kept_weights_have_learned_and_removed_ones_have_no_momentum(name: str, trained: Trained) -> None:
     run = trained(name, "unstructured", 0.8)
     before = {target.name: target.weight for target in find_targets(run.architecture.model())}
     masks = run.trainer.sparsifier.masks

@@ -16,7 +16,7 @@ from hf_sparse.atomic.file_group import FileGroup, recover_files, staged_files
 from hf_sparse.atomic.files import write_atomically
 
 NAMES = ("config.json", "weights", "weights.index", "inner/tokenizer")
-GROUP = FileGroup("test-", order=lambda name: (name == "weights", name))
+GROUP = FileGroup("test-", marker="weights", order=lambda name: (name == "weights", name))
 
 
 def write_file(folder: Path) -> None:

@@ -49,7 +49,10 @@ def test_a_command_takes_one_file_and_one_word(tmp_path: Path) -> None:
             env={"PYTHONPATH": str(tmp_path), "PATH": "", "HOME": str(tmp_path)},
         )
 
-    assert "  count-layers       Count the prunable layers of a model.\n" in run("--help").stdout
+    listed = run("--help").stdout
+    assert "  count-layers       Count the prunable layers of a model.\n" in listed
+    # There is room for one more.
+    assert len(listed.splitlines()) < 24
     assert "--variant NAME" in run("count-layers", "--help").stdout
     assert json.loads(run("count-layers", str(tmp_path), "--json").stdout) == {"layers": 2}
     refused = run("count-layers", "nowhere")

@@ -36,7 +36,7 @@ def test_a_directory_gives_its_training_texts_or_the_first_ones(tmp_path: Path) 
     csv(tmp_path / "dev.csv", "text", "dev")
     csv(tmp_path / "train.csv", "text", "train")
     assert load_texts(str(tmp_path)) == [("train",)]
-    (tmp_path / "train.csv").rename(tmp_path / "unlabelled.csv")
+    (tmp_path / "train.csv").rename(tmp_path / "unlabeled.csv")
     assert load_texts(str(tmp_path)) == [("dev",)]
 
 

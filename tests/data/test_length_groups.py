@@ -1,4 +1,4 @@
-"""Neighbouring rows have similar lengths, in an order that depends on seed and epoch alone."""
+"""Neighboring rows have similar lengths, in an order that depends on seed and epoch alone."""
 
 import pytest
 import torch

@@ -51,7 +51,7 @@ def test_a_context_that_fits_is_one_window_with_the_answer_marked() -> None:
     assert (windows["start_positions"], windows["end_positions"], windows["row"]) == ([5], [6], [0])
 
 
-def test_a_window_without_all_of_the_answer_is_labelled_with_cls() -> None:
+def test_a_window_without_all_of_the_answer_is_labeled_with_cls() -> None:
     windows = encode(training_encoder, Cutting(bert(), 13, 3), table(asked(CONTEXT, "in paris")))
     texts = [bert().decode(ids[5:]).split(" [SEP]")[0] for ids in windows["input_ids"]]
     shown = ["in paris" in text for text in texts]
@@ -61,7 +61,7 @@ def test_a_window_without_all_of_the_answer_is_labelled_with_cls() -> None:
         assert bert().decode(ids[start : end + 1]) == ("in paris" if "in paris" in text else "[CLS]")
 
 
-def test_neighbouring_windows_share_the_stride() -> None:
+def test_neighboring_windows_share_the_stride() -> None:
     windows = encode(evaluation_encoder, Cutting(bert(), 13, 3), table(asked(CONTEXT, "cat")))
     places = [[first for first, end in zip(*pair, strict=True) if end] for pair in characters(windows)]
     assert all(ours[-3:] == theirs[:3] for ours, theirs in zip(places, places[1:], strict=False))
@@ -125,12 +125,12 @@ def test_the_marked_tokens_are_the_answer(
         start = len(" ".join([*before, ""]))
         rows.append(("who?", context, [(" ".join(answer), start)]))
     cutting = Cutting(KINDS[kind](), 80, 45, pad)
-    labelled = encode(training_encoder, cutting, table(*rows))
+    labeled = encode(training_encoder, cutting, table(*rows))
     plain = encode(evaluation_encoder, cutting, table(*rows))
-    assert labelled["input_ids"] == plain["input_ids"] and set(labelled["row"]) == set(range(len(rows)))
+    assert labeled["input_ids"] == plain["input_ids"] and set(labeled["row"]) == set(range(len(rows)))
     found = set()
-    for i, row in enumerate(labelled["row"]):
-        start, end = labelled["start_positions"][i], labelled["end_positions"][i]
+    for i, row in enumerate(labeled["row"]):
+        start, end = labeled["start_positions"][i], labeled["end_positions"][i]
         (text, at), context = rows[row][2][0], rows[row][1]
         if start != plain["no_answer"][i]:
             found.add(row)
@@ -154,7 +154,7 @@ def test_where_padding_is_on_the_left_windows_are_padded_at_once(kind: str) -> N
         assert tokenizer.decode(ids[start : end + 1]).strip() in ("cat", "mat")
 
 
-def test_questions_without_an_answer_are_labelled_with_cls() -> None:
+def test_questions_without_an_answer_are_labeled_with_cls() -> None:
     windows = encode(training_encoder, Cutting(bert(), 13, 3), table(("who ?", CONTEXT, [])))
     assert len(windows["row"]) > 2 and set(windows["start_positions"] + windows["end_positions"]) == {0}
 

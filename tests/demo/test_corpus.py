@@ -65,11 +65,11 @@ def test_this_python_has_enough_text_in_every_section(docstrings: list[Docstring
     assert min(train["label"][:].count(number) for number in range(len(names))) > 100
 
 
-def test_nothing_held_out_is_learnt_from(docstrings: list[Docstring]) -> None:
+def test_nothing_held_out_is_learned_from(docstrings: list[Docstring]) -> None:
     task, texts = library_sections(docstrings), library_texts(docstrings)
-    learnt = {Docstring("", text).key for text in task["train"]["text"][:] + texts["train"]["text"][:]}
+    learned = {Docstring("", text).key for text in task["train"]["text"][:] + texts["train"]["text"][:]}
     held_out = [Docstring("", text).key for text in task["validation"]["text"][:]]
-    assert learnt.isdisjoint(held_out)
+    assert learned.isdisjoint(held_out)
     assert len(held_out) == len(set(held_out)) == pytest.approx(0.15 * len(docstrings), rel=0.2)
 
 

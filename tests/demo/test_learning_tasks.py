@@ -1,4 +1,4 @@
-"""Tasks of the demo: blocks of text, labelled examples, scores."""
+"""Tasks of the demo: blocks of text, labeled examples, scores."""
 
 import numpy as np
 import pytest

@@ -110,7 +110,7 @@ def test_the_quantized_model_goes_on_from_the_transferred_one_in_8_bits(finished
 def test_the_quantized_model_is_scored_as_it_lies_in_the_packed_file(
     home: Path, task_dir: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With 2 bits, so that rounding shows in the loss of a model that has learnt next to nothing."""
+    """With 2 bits, so that rounding shows in the loss of a model that has learned next to nothing."""
     coarse = Recipe.preset("transfer_int8").override(["quantization.weights=int2_per_tensor"])
     monkeypatch.setattr(DemoSettings, "quantize_recipe", coarse)
     outcome = run(home, task_dir).outcomes.quantized

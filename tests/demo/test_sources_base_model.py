@@ -77,5 +77,5 @@ def test_it_is_saved_as_a_plain_tokenizer(tmp_path: Path) -> None:
 
 def test_the_same_text_gives_the_same_vocabulary_every_time() -> None:
     texts = [f"{first}{second}{third}" for first in "abcd" for second in "efgh" for third in "ijkl"]
-    learnt = [learn_vocabulary(texts, size=60, length=16).get_vocab() for _ in range(5)]
-    assert all(vocabulary == learnt[0] for vocabulary in learnt)
+    learned = [learn_vocabulary(texts, size=60, length=16).get_vocab() for _ in range(5)]
+    assert all(vocabulary == learned[0] for vocabulary in learned)

@@ -131,6 +131,6 @@ def decoding_classes() -> Iterator[type[PreTrainedModel]]:
 def test_every_class_takes_the_labels_that_its_decoder_starts_from() -> None:
     kinds = list(decoding_classes())
     assert len(kinds) > 50
-    unlabelled = {kind.__name__ for kind in kinds if "labels" not in Taken.by(object.__new__(kind)).names}
+    unlabeled = {kind.__name__ for kind in kinds if "labels" not in Taken.by(object.__new__(kind)).names}
     # It is no encoder-decoder: its decoder denoises blocks of the text itself.
-    assert unlabelled <= {"DiffusionGemmaForBlockDiffusion"}
+    assert unlabeled <= {"DiffusionGemmaForBlockDiffusion"}

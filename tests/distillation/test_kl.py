@@ -53,9 +53,9 @@ def test_at_temperature_one_it_is_cross_entropy_less_the_teachers_entropy() -> N
 
 def test_gradients_tend_to_a_limit_as_the_temperature_grows() -> None:
     student, teacher = logits(4, 6), logits(4, 6, seed=1)
-    centred = (student - student.mean(-1, keepdim=True)) - (teacher - teacher.mean(-1, keepdim=True))
+    centered = (student - student.mean(-1, keepdim=True)) - (teacher - teacher.mean(-1, keepdim=True))
     for temperature in (1e3, 1e4):
-        assert torch.allclose(gradient(student, teacher, temperature), centred / 6, atol=5e-3)
+        assert torch.allclose(gradient(student, teacher, temperature), centered / 6, atol=5e-3)
 
 
 @pytest.mark.parametrize("elements", [1, 40, 2**17])

@@ -60,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(home: Path) -> Path:
-    """Write two runs, the second of which started from the first and learnt from it."""
+    """Write two runs, the second of which started from the first and learned from it."""
     first = write_run(home / "first", sparsity=None, log=LOG)
     second = write_run(
         home / "second", sparsity=None, base_model=str(first), teacher=str(first), recipe=PRUNED, log=LOG

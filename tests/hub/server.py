@@ -132,14 +132,14 @@ class _Handler(BaseHTTPRequestHandler):
                     if fault.happen(self):
                         return
                     break
-            self._fulfil()
+            self._fulfill()
         finally:
             sent = int(self.headers.get("Content-Length") or len(self.received))
             self.hub.requests.append(Request(self.command, self.route, self.token, sent, self.status))
 
     do_HEAD = do_POST = do_PUT = do_GET
 
-    def _fulfil(self) -> None:
+    def _fulfill(self) -> None:
         try:
             if self.token is not None and self.token not in (TOKEN, READER):
                 raise Refused(401, "Invalid credentials in Authorization header")

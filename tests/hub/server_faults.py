@@ -91,7 +91,7 @@ class Block(Fault):
             raise TimeoutError(f"no request to {self.pattern} came")
 
     def release(self) -> None:
-        """Fulfil the request."""
+        """Fulfill the request."""
         self.decided.set()
 
     def abandon(self) -> None:

@@ -33,7 +33,7 @@ def test_every_kind_of_text_is_read(tmp_path: Path) -> None:
             chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"hidden")),
             chunk(b"iTXt", b"Title\0\1\0en\0Titre\0" + zlib.compress(b"deep")),
             chunk(b"iTXt", b"Title\0\0\0en\0Titre\0plain"),
-            chunk(b"iCCP", b"profile\0\0" + zlib.compress(b"colours")),
+            chunk(b"iCCP", b"profile\0\0" + zlib.compress(b"colors")),
         )
         + b"trailing",
     )
@@ -42,7 +42,7 @@ def test_every_kind_of_text_is_read(tmp_path: Path) -> None:
         b"Comment\nhidden",
         b"Title\nen\nTitre\ndeep",
         b"Title\n\n\nen\nTitre\nplain",
-        b"profile\ncolours",
+        b"profile\ncolors",
     ]
 
 

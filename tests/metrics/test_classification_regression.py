@@ -12,7 +12,7 @@ def test_pearson_of_a_line_is_one() -> None:
 
 def test_pearson_sees_the_curve_where_spearman_sees_the_order() -> None:
     predictions, references = [1.0, 2.0, 3.0], [1.0, 2.0, 9.0]
-    # centred: (-1, 0, 1) and (-3, -2, 5)
+    # centered: (-1, 0, 1) and (-3, -2, 5)
     expected = 8 / (2 * 38) ** 0.5
     assert Pearson().compute(predictions=predictions, references=references) == {
         "pearson": pytest.approx(expected)

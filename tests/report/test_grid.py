@@ -21,7 +21,7 @@ def test_layers_are_rows_and_kinds_are_columns_with_totals_at_the_ends() -> None
     assert (found.scale.low, found.scale.high) == (0.8, 1.0) and rest == []
 
 
-def test_colours_are_spread_over_the_tenths_that_occur() -> None:
+def test_colors_are_spread_over_the_tenths_that_occur() -> None:
     weights = [weight("layer.0.a.weight", 80), weight("layer.1.a.weight", 85), weight("layer.2.a.weight", 90)]
     (found,), _ = heat_maps(weights)
     assert [cells[0].step for _, cells in found.rows] == [0, 10, 20, 10]

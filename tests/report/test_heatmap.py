@@ -33,8 +33,8 @@ def test_the_heat_map_shows_every_cell_and_the_totals() -> None:
     assert len(texts) == 3 * 7 and texts[:2] == ["75.0", "50.0"] and texts[-1] == "39.1"
     assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["query", "key"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "all"]
-    colours = [patch.get_facecolor() for patch in axes.patches]
-    assert colours[0] != colours[1] == colours[2]
+    colors = [patch.get_facecolor() for patch in axes.patches]
+    assert colors[0] != colors[1] == colors[2]
 
 
 def test_dark_cells_have_light_numbers() -> None:
@@ -43,7 +43,7 @@ def test_dark_cells_have_light_numbers() -> None:
     assert axes.texts[7].get_color() == "#000000"
 
 
-def test_colours_span_the_shares_that_occur() -> None:
+def test_colors_span_the_shares_that_occur() -> None:
     def span(sparsity: float) -> tuple[float, float]:
         model = bert()
         prune(model, sparsity)

@@ -6,27 +6,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from hf_sparse.environment import versions
 from hf_sparse.report.latency import latency_figure, print_latency
 from hf_sparse.runs.latency import LatencyReport, LatencyRow
-
-OURS = LatencyRow.measured("hf_sparse fuse", True, (0.02, 0.01, 0.03), 12_000_000, 0.01)
-EAGER = LatencyRow.measured("PyTorch float32", False, (0.08, 0.08, 0.08), 400_000_000, 0.0)
-OTHER = LatencyRow.measured(
-    "OpenVINO int8", False, (0.04, 0.04, 0.06), 110_000_000, float("inf"), "In its own way."
-)
-REPORT = LatencyReport(
-    "models/small",
-    "BertModel",
-    4,
-    128,
-    2,
-    {"processor": "Some CPU", "cores": 8, "system": "Linux", "kernels": "avx2", "versions": versions()},
-    "PyTorch float32",
-    2.5,
-    (EAGER, OURS, OTHER),
-    {"ONNX Runtime int8": "onnxruntime is not installed"},
-)
+from tests.support.latencies import EAGER, OTHER, REPORT
 
 
 def printed(report: LatencyReport) -> list[str]:
@@ -90,8 +72,8 @@ def test_the_picture_has_a_bar_for_each_the_fastest_first() -> None:
         "OpenVINO int8",
         "PyTorch float32",
     ]
-    colours = [bar.get_facecolor() for bar in axes.patches]
-    assert colours[0] != colours[1] == colours[2]
+    colors = [bar.get_facecolor() for bar in axes.patches]
+    assert colors[0] != colors[1] == colors[2]
     (lines,) = axes.collections
     ends = [segment[:, 0].tolist() for segment in lines.get_segments()]
     assert ends == [pytest.approx(pair) for pair in ([20, 29], [40, 58], [80, 80])]

@@ -135,6 +135,6 @@ def test_among_runs_one_that_was_interrupted_is_its_last_checkpoint(tmp_path: Pa
     assert [run.name for run in find_runs(tmp_path / "home" / "broken_off")] == ["checkpoint-8"]
 
 
-def test_the_score_of_masked_language_modelling_has_no_prefix() -> None:
+def test_the_score_of_masked_language_modeling_has_no_prefix() -> None:
     results = {"eval_loss": 2.0, "perplexity": 7.4, "eval_samples": 8, "sparsity": 0.9}
     assert scores_in(results) == ({"loss": 2.0, "perplexity": 7.4}, 8)

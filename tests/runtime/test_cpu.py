@@ -46,9 +46,9 @@ def test_a_path_can_be_named(machine, monkeypatch) -> None:
     monkeypatch.setenv(processor.SWITCH, "avx2")
     assert [path.name for path in processor.chosen_paths()] == ["avx2"]
     monkeypatch.setenv(processor.SWITCH, "neon")
-    with pytest.raises(
-        ValueError, match=r"neon \(HF_SPARSE_RUNTIME_PATH\) .* avx512_vnni, avx_vnni, avx2, portable"
-    ):
+    runs = ", ".join(processor.available_paths())
+    assert runs.startswith("avx512_vnni, ") and runs.endswith(", portable")
+    with pytest.raises(ValueError, match=rf"neon \(HF_SPARSE_RUNTIME_PATH\) .* {runs}"):
         processor.chosen_paths()
 
 

@@ -14,7 +14,7 @@ from hf_sparse.native import build as building
 from hf_sparse.runtime.bindings import ACTIVATIONS, Grid, load_kernels, pointer
 from hf_sparse.runtime.fused_encoder import FusedEncoder, FusedLayer
 from hf_sparse.runtime.integer_layer import FIXED, RANGE, SYMMETRIC, IntegerLayer
-from hf_sparse.runtime.weight_layout import Form, PackedWeight, pack
+from hf_sparse.runtime.weight_forms import Form, PackedWeight, pack
 from tests.runtime.emulations import EMULATIONS, Emulation
 
 KERNELS = load_kernels()

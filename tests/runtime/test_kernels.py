@@ -13,7 +13,7 @@ from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.cpu import available_paths
 from hf_sparse.runtime.integer_layer import FIXED, RANGE, SYMMETRIC, IntegerLayer
 from hf_sparse.runtime.linear import RuntimeLinear
-from hf_sparse.runtime.weight_layout import Form, count_entries, forms, pack
+from hf_sparse.runtime.weight_forms import Form, count_entries, forms, pack
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
 PATHS = available_paths()

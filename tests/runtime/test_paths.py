@@ -62,6 +62,17 @@ def test_every_path_is_run_by_the_tests() -> None:
     assert EMULATIONS.keys() | NATIVE == set(NAMES)
 
 
+def test_the_head_of_the_header_lists_what_differs_by_path() -> None:
+    head, _, code = (KERNELS / "vectors.h").read_text(encoding="utf-8").partition("#pragma once")
+    listed = head.partition("has a branch of\n")[2].partition("\n//\n")[0]
+    constants = re.findall(r"\b([A-Z]+) = \d+\b", code)
+    functions = re.findall(r"^inline \w+ (\w+)\([^{;]*\) \{\n(.*?)^\}", code, re.MULTILINE | re.DOTALL)
+    expected = {name for name in constants if constants.count(name) > 1}
+    expected |= {f"{name}()" for name, body in functions if "#if defined(HF_SPARSE_" in body}
+    expected |= {f"{name}()" for name in re.findall(r"^inline Int (\w+)\([^{]*?\);$", code, re.MULTILINE)}
+    assert set(re.findall(r"[a-z_]+\(\)|LANES|GROUP(?=  )|SHIFT", listed)) == expected
+
+
 def test_every_path_has_a_product_of_its_own() -> None:
     found = written_for("inline Int dot").keys() | written_for("#ifdef HF_SPARSE_EMULATED").keys()
     assert found == set(NAMES)

@@ -1,4 +1,4 @@
-"""run_glue: GLUE tasks, other labelled texts, models with labels of their own."""
+"""run_glue: GLUE tasks, other labeled texts, models with labels of their own."""
 
 import json
 from collections.abc import Callable

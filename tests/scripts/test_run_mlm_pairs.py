@@ -103,16 +103,16 @@ def test_pairs_are_padded_if_asked(script: Script, tokenizer: BertTokenizerFast)
         assert [token == 0 for token in row["input_ids"]] == [seen == 0 for seen in row["attention_mask"]]
 
 
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 def test_labels_are_there_for_a_model_that_learns_them(
-    labelled: bool, script: Script, tokenizer: BertTokenizerFast, tmp_path: Path
+    labeled: bool, script: Script, tokenizer: BertTokenizerFast, tmp_path: Path
 ) -> None:
     run_mlm = script("run_mlm")
     splits = DatasetDict(train=Dataset.from_dict({"text": paragraphs(4)}))
     training = TrainingArguments(str(tmp_path), do_train=True, use_cpu=True)
     data = run_mlm.MlmDataArguments(sentence_pairs=True)
-    made = run_mlm.masked_sets(splits, tokenizer, 16, data, training, labelled)["train_dataset"]
-    assert all(("next_sentence_label" in made[row]) is labelled for row in range(len(made)))
+    made = run_mlm.masked_sets(splits, tokenizer, 16, data, training, labeled)["train_dataset"]
+    assert all(("next_sentence_label" in made[row]) is labeled for row in range(len(made)))
 
 
 def test_a_model_of_two_heads_is_pruned_with_its_pooler(

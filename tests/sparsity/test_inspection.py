@@ -96,7 +96,7 @@ def test_a_few_zeros_beside_the_blocks_do_not_matter() -> None:
     assert pattern_of(weight) != "4x4"
 
 
-def test_neighbours_that_are_zero_by_chance_are_no_blocks() -> None:
+def test_neighbors_that_are_zero_by_chance_are_no_blocks() -> None:
     weight = random(512, 512)
     weight[torch.rand(512, 512, generator=torch.Generator().manual_seed(1)) < 0.999] = 0.0
     assert pattern_of(weight) == "unstructured"

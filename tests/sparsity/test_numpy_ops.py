@@ -48,7 +48,7 @@ def test_parameters_are_counted() -> None:
     ("one", "other", "exceeds"),
     [([0, 0], [0, 0], False), ([0, 1], [255, 1], False), ([1, 0], [0, 255], True), ([1, 1], [255, 0], True)],
 )
-def test_one_number_that_exceeds_its_neighbour_is_enough(one: list, other: list, exceeds: bool) -> None:
+def test_one_number_that_exceeds_its_neighbor_is_enough(one: list, other: list, exceeds: bool) -> None:
     assert any_greater(torch.tensor(one).to(torch.uint8), torch.tensor(other).to(torch.uint8)) is exceeds
 
 

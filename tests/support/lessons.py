@@ -91,7 +91,7 @@ def _pretraining(ours: Any, theirs: Any, batch: Row) -> Tensor:
     return _tokens(ours, theirs, batch, "prediction_logits") + sentences
 
 
-def _relabelled(make: Callable[[int], list[Row]], label: Callable[[int, Row], Row]) -> Callable:
+def _relabeled(make: Callable[[int], list[Row]], label: Callable[[int, Row], Row]) -> Callable:
     def rows(count: int) -> list[Row]:
         return [label(index, row) for index, row in enumerate(make(count))]
 
@@ -114,13 +114,13 @@ LESSONS = {
     "classification": Lesson(BertForSequenceClassification, sentences, _sequences, {"num_labels": 2}),
     "regression": Lesson(
         BertForSequenceClassification,
-        _relabelled(sentences, lambda index, row: row | {"labels": torch.tensor(index / 3)}),
+        _relabeled(sentences, lambda index, row: row | {"labels": torch.tensor(index / 3)}),
         _squares,
         {"num_labels": 1},
     ),
     "multi-label": Lesson(
         BertForSequenceClassification,
-        _relabelled(
+        _relabeled(
             sentences,
             lambda index, row: row | {"labels": torch.tensor([index % 2, 1.0, index % 3 == 0]).float()},
         ),
@@ -128,21 +128,21 @@ LESSONS = {
         {"num_labels": 3, "problem_type": "multi_label_classification"},
     ),
     "token classes": Lesson(
-        BertForTokenClassification, _relabelled(texts, _classes), _tokens, {"num_labels": 3}
+        BertForTokenClassification, _relabeled(texts, _classes), _tokens, {"num_labels": 3}
     ),
     "masked": Lesson(BertForMaskedLM, texts, _tokens, {}),
     "causal": Lesson(LlamaForCausalLM, texts, _tokens, {}),
-    "answers": Lesson(BertForQuestionAnswering, _relabelled(sentences, _with_answer), _answers, {}),
+    "answers": Lesson(BertForQuestionAnswering, _relabeled(sentences, _with_answer), _answers, {}),
     "pre-training": Lesson(
         BertForPreTraining,
-        _relabelled(texts, lambda index, row: row | {"next_sentence_label": torch.tensor(index // 2 % 2)}),
+        _relabeled(texts, lambda index, row: row | {"next_sentence_label": torch.tensor(index // 2 % 2)}),
         _pretraining,
         {},
     ),
     # However eight rows are cut, some micro-batches have no pair.
     "pre-training with single texts": Lesson(
         BertForPreTraining,
-        _relabelled(
+        _relabeled(
             texts,
             lambda index, row: row | {"next_sentence_label": torch.tensor({2: 0, 5: 1}.get(index % 8, -100))},
         ),

@@ -105,7 +105,7 @@ def lock(folder: Path | str, **changes: Any) -> SparseTrainer:
 
 
 def mlm(folder: Path | str, **changes: Any) -> SparseTrainer:
-    """A trainer of masked language modelling whose masks are drawn anew in every epoch."""
+    """A trainer of masked language modeling whose masks are drawn anew in every epoch."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words += [f"w{i}" for i in range(VOCABULARY - len(words))]
     tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(words)})

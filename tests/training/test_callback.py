@@ -107,7 +107,7 @@ def test_a_checkpoint_without_its_sidecar_is_refused(tmp_path: Path) -> None:
     ("recipe", "message"),
     [
         (Recipe(), "needs a recipe with sparsity"),
-        (Recipe.preset("prune_ofa_90"), "cannot change the loss, so it cannot distil; use SparseTrainer"),
+        (Recipe.preset("prune_ofa_90"), "cannot change the loss, so it cannot distill; use SparseTrainer"),
     ],
     ids=["empty", "distillation"],
 )

@@ -164,4 +164,4 @@ def test_several_gpus_in_one_process_are_refused(tmp_path: Path, monkeypatch: py
     run = trainer(tmp_path, WEIGHTS)
     monkeypatch.setattr(type(run.args), "n_gpu", 2)
     with pytest.raises(ValueError, match=r"hidden, attention, relations on 2 GPUs in one process"):
-        run._take_up(run.given_recipe)
+        run._make_parts(run.given_recipe)

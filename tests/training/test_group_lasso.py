@@ -83,7 +83,10 @@ def test_what_is_removed_stays_removed_while_the_rest_is_retrained(tmp_path) -> 
     ("assignments", "message"),
     [
         (["sparsity.pattern=2:4", "sparsity.allocation=uniform"], "removes a part of every group"),
-        (["sparsity.revive=true"], "with group_lasso they never do; leave it out"),
+        (
+            ["sparsity.revive=true"],
+            "method group_lasso decides itself whether",
+        ),
         (["sparsity.method=magnitude", "sparsity.group_lasso={}"], "does not apply to method magnitude"),
         (["sparsity.group_lasso.strength=0"], "greater than 0"),
         (["sparsity.group_lasso.strength=nan"], "should be a valid number"),

@@ -70,13 +70,13 @@ def test_a_model_with_a_head_learns_from_text_without_labels(tmp_path: Path) -> 
 
 
 def test_labels_are_left_out_where_there_is_no_head(tmp_path: Path) -> None:
-    plain, labelled = (distil(tmp_path, encoder(), hidden=1.0, relations=1.0) for _ in "ab")
-    labelled.train_dataset = sentences(8)
-    for run in (plain, labelled):
+    plain, labeled = (distil(tmp_path, encoder(), hidden=1.0, relations=1.0) for _ in "ab")
+    labeled.train_dataset = sentences(8)
+    for run in (plain, labeled):
         run.train()
     lines = [
         {name: line[name] for name in line if "loss" in name}
-        for line in (plain.state.log_history[0], labelled.state.log_history[0])
+        for line in (plain.state.log_history[0], labeled.state.log_history[0])
     ]
     assert lines[0] == lines[1] and "loss_task" not in lines[1]
 

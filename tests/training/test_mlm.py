@@ -1,4 +1,4 @@
-"""Masks of masked language modelling: which tokens, in which epoch, after which interruption."""
+"""Masks of masked language modeling: which tokens, in which epoch, after which interruption."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_a_fixed_set_ignores_the_epoch(tokenizer: BertTokenizerFast) -> None:
     assert rows.epoch == 0 and same(rows[0], before)
 
 
-def test_chosen_tokens_are_labelled_with_the_original(tokenizer: BertTokenizerFast) -> None:
+def test_chosen_tokens_are_labeled_with_the_original(tokenizer: BertTokenizerFast) -> None:
     original = np.array(sentence(500)["input_ids"])
     item = MaskedTokens([sentence(500)], tokenizer)[0]
     chosen = item["labels"] != -100

@@ -87,9 +87,9 @@ def test_projections_that_would_have_to_be_sharded_are_refused(tmp_path: Path) -
     run = trainer(tmp_path, {"hidden": 1.0}, teacher=make("bert", 1, **WIDE))
     run.is_fsdp_enabled = True
     with pytest.raises(ValueError, match="are not sharded under FSDP or DeepSpeed; take a teacher of the"):
-        run._take_up(run.given_recipe)
+        run._make_parts(run.given_recipe)
     run.given_teacher = make("bert", 1)
-    run._take_up(run.given_recipe)
+    run._make_parts(run.given_recipe)
 
 
 def test_gradients_of_projections_are_those_of_one_step(tmp_path: Path) -> None:

@@ -35,11 +35,11 @@ def rows(answers: tuple[str, ...] = ("mat",)) -> Dataset:
 
 def sets(data: Dataset, tokenizer: Any, pad: bool = False) -> dict[str, Any]:
     columns, cutting = question_columns(data), Cutting(tokenizer, 24, 4, pad)
-    labelled, plain = (
+    labeled, plain = (
         Dataset.from_dict(make(cutting, columns)(numbered(data, columns)[:]))
         for make in (training_encoder, evaluation_encoder)
     )
-    return {"train_dataset": labelled, "eval_dataset": QuestionSet(data, plain, columns)}
+    return {"train_dataset": labeled, "eval_dataset": QuestionSet(data, plain, columns)}
 
 
 def trainer(folder: Path, finder: AnswerFinder | None = None, **changes: Any) -> QuestionAnsweringTrainer:
@@ -144,7 +144,7 @@ def test_models_without_types_of_tokens_are_trained(tmp_path: Path, family: str)
         model = RobertaForQuestionAnswering(RobertaConfig(**sizes))
     data = rows()
     columns, cutting = question_columns(data), Cutting(tokenizer, 60, 20)
-    labelled, plain = (
+    labeled, plain = (
         Dataset.from_dict(make(cutting, columns)(numbered(data, columns)[:]))
         for make in (training_encoder, evaluation_encoder)
     )
@@ -152,7 +152,7 @@ def test_models_without_types_of_tokens_are_trained(tmp_path: Path, family: str)
         model,
         arguments(tmp_path, max_steps=2),
         data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=labelled,
+        train_dataset=labeled,
         eval_dataset=QuestionSet(data, plain, columns),
     )
     one.train()

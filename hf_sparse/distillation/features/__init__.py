@@ -10,3 +10,9 @@ TERMS: dict[str, type[FeatureTerm]] = {
     "attention": Attention,
     "relations": Relations,
 }
+
+
+def term_names() -> str:
+    """Return the names of all terms as messages list them: hidden, attention or relations."""
+    *names, last = TERMS
+    return f"{', '.join(names)} or {last}"

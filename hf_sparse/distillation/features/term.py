@@ -37,6 +37,17 @@ class FeatureTerm(nn.Module, ABC):
     choices: tuple[str, ...] = ()
     """Sentences that describe automatic choices, such as layer pairs (`chosen_pairs`); each is logged."""
 
+    def operations(self, tokens: int) -> float:
+        """Return the operations for each token that the comparison adds to a step, for `plan`.
+
+        Forward passes and the term's own parameters are counted elsewhere; 0, the default, means that the
+        rest is negligible.
+
+        Args:
+            tokens: The number of tokens in a row.
+        """
+        return 0.0
+
     def watch(self, model: nn.Module, role: Role) -> AbstractContextManager[Mapping[str, Any]]:
         """Record states that a forward pass inside the block does not return; it fills the mapping."""
         return nullcontext({})
@@ -76,7 +87,7 @@ def configuration(model: nn.Module, role: Role) -> PreTrainedConfig:
     if not isinstance(config, PreTrainedConfig):
         raise ValueError(
             f"the {role} {type(model).__name__} lacks a transformers configuration, so its layers are "
-            "unknown; leave hidden, attention and relations out of distillation"
+            "unknown; give weights to task and logits alone"
         )
     return config if config.is_encoder_decoder else config.get_text_config()
 

@@ -142,37 +142,38 @@ class Stage:
     versions: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """Everything that a card is made of; the card leaves out facts that are None or empty.
 
     `repo_id` is the name of the repository, `revision` a branch or tag other than the default, `stock`
     whether transformers has the class `architecture`, `labels` the named classes of a classifier, `stages`
     the runs in order with that of this model last, `pictures` the file names of the pictures beside the card.
+    A fact that earlier versions did not write has a default, so that their files can be read.
     """
 
     repo_id: Annotated[str, Field(validation_alias=AliasChoices("repo_id", "repo"))]
-    revision: str | None
+    revision: str | None = None
     architecture: str
     stock: bool
     parameters: int
-    task: str | None
-    dataset: str | None
-    config: str | None
-    split: str | None
-    base_model: str | None
-    license: Annotated[str | None, Field(validation_alias=AliasChoices("license", "licence"))]
-    language: tuple[str, ...]
-    tokenizer: bool
-    labels: tuple[str, ...]
+    task: str | None = None
+    dataset: str | None = None
+    config: str | None = None
+    split: str | None = None
+    base_model: str | None = None
+    license: Annotated[str | None, Field(validation_alias=AliasChoices("license", "licence"))] = None
+    language: tuple[str, ...] = ()
+    tokenizer: bool = False
+    labels: tuple[str, ...] = ()
     zeros: Zeros
-    quantization: Quantization | None
-    scores: Scores | None
-    dense: Dense | None
+    quantization: Quantization | None = None
+    scores: Scores | None = None
+    dense: Dense | None = None
     files: tuple[Files, ...]
-    latencies: tuple[Latency, ...]
-    stages: tuple[Stage, ...]
-    pictures: tuple[str, ...]
+    latencies: tuple[Latency, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    pictures: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

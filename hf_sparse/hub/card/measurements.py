@@ -14,7 +14,7 @@ from hf_sparse.hub.card.card_data import Dense, Scores
 from hf_sparse.hub.card.options import Outdated
 from hf_sparse.hub.card.weights import format_of, load_to_measure, targets_of
 from hf_sparse.runs.results import EVALUATION, read_measured, scores_in
-from hf_sparse.runs.run import Run, is_outdated, origin_of, read_run
+from hf_sparse.runs.run import SavedRun, is_outdated, origin_of, read_run
 from hf_sparse.runs.score_text import worth_showing
 from hf_sparse.sparsity.measure import measure_sparsity
 
@@ -26,7 +26,7 @@ _OLDER = "is older than the end of the training, so it is of an earlier model"
 _TASK = ("task", "dataset", "config", "split")
 
 
-def only_current(run: Run, model: PreTrainedModel, architecture: str, outdated: Outdated) -> Run:
+def only_current(run: SavedRun, model: PreTrainedModel, architecture: str, outdated: Outdated) -> SavedRun:
     """Return a run with only the scores and latencies that are of its model.
 
     For others `outdated="refuse"` raises `ValueError`, and `"leave out"` warns.
@@ -51,7 +51,7 @@ def _refuse_or_warn(reason: str, outdated: Outdated) -> None:
     logger.warning("Left out of the card: %s", reason)
 
 
-def why_not_its_scores(run: Run, model: PreTrainedModel) -> str | None:
+def why_not_its_scores(run: SavedRun, model: PreTrainedModel) -> str | None:
     """Return why the scores of a run are not those of its model, None if they may be."""
     if run.scores_file is None:
         return None
@@ -71,14 +71,14 @@ def why_not_its_scores(run: Run, model: PreTrainedModel) -> str | None:
     return None
 
 
-def _said_sparsity(run: Run) -> float | None:
+def _said_sparsity(run: SavedRun) -> float | None:
     """Return the share of zeros that the file with the scores names, None if it names none."""
     if run.scores_file == EVALUATION:
         return read_measured(run.directory / EVALUATION).get("sparsity")
     return next((line["sparsity"] for line in reversed(run.log) if "sparsity" in line), None)
 
 
-def _why_not_its_latency(run: Run, name: str, found: Mapping[str, Any], architecture: str) -> str | None:
+def _why_not_its_latency(run: SavedRun, name: str, found: Mapping[str, Any], architecture: str) -> str | None:
     file = run.directory / name
     if is_outdated(file, run.record):
         return f"{file} {_OLDER}; measure again, or delete it"
@@ -89,7 +89,7 @@ def _why_not_its_latency(run: Run, name: str, found: Mapping[str, Any], architec
     return None
 
 
-def scores_of(run: Run) -> Scores | None:
+def scores_of(run: SavedRun) -> Scores | None:
     """Return the scores of a run, None if no file holds any."""
     values = worth_showing(run.scores)
     if not values or run.scores_file is None:
@@ -97,7 +97,7 @@ def scores_of(run: Run) -> Scores | None:
     return Scores(values, run.scores_file, run.samples)
 
 
-def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
+def dense_of(run: SavedRun, dense: str | Path | None) -> Dense | None:
     """Return the dense model to compare the model of a run with, None if there is none.
 
     `dense` is the directory of a run, or a results file as `Trainer.save_metrics` writes it; by default the
@@ -138,7 +138,7 @@ def dense_of(run: Run, dense: str | Path | None) -> Dense | None:
     return found
 
 
-def _compared_with_teacher(run: Run, teacher: Run) -> Dense | None:
+def _compared_with_teacher(run: SavedRun, teacher: SavedRun) -> Dense | None:
     student, other = scores_of(run), scores_of(teacher)
     if student is None or other is None or not student.values.keys() & other.values.keys():
         return None
@@ -153,7 +153,7 @@ def _compared_with_teacher(run: Run, teacher: Run) -> Dense | None:
     return found
 
 
-def _dense(run: Run, teacher: Run | None) -> Dense:
+def _dense(run: SavedRun, teacher: SavedRun | None) -> Dense:
     scores = scores_of(run)
     if scores is None:
         raise ValueError(
@@ -185,7 +185,7 @@ def _dense_from_file(path: Path) -> Dense:
     return Dense(path.resolve().parent.name, False, Scores(values, path.name, samples), zeros)
 
 
-def _require_same_samples(run: Run, dense: Dense) -> None:
+def _require_same_samples(run: SavedRun, dense: Dense) -> None:
     if run.samples is None or run.samples != dense.scores.samples:
         own, other = (
             "an unknown number of" if count is None else f"{count:,}"
@@ -197,7 +197,7 @@ def _require_same_samples(run: Run, dense: Dense) -> None:
         )
 
 
-def _require_same_data(run: Run, dense: Run) -> None:
+def _require_same_data(run: SavedRun, dense: SavedRun) -> None:
     if (name := _differing(run, dense)) is not None:
         own, other = _data(run)[name], _data(dense)[name]
         raise ValueError(
@@ -206,7 +206,7 @@ def _require_same_data(run: Run, dense: Run) -> None:
         )
 
 
-def _differing(run: Run, other: Run) -> str | None:
+def _differing(run: SavedRun, other: SavedRun) -> str | None:
     """Return the first fact on which the data of two runs differ; a missing fact differs from nothing."""
     first, second = _data(run), _data(other)
     return next(
@@ -214,5 +214,5 @@ def _differing(run: Run, other: Run) -> str | None:
     )
 
 
-def _data(run: Run) -> dict[str, str]:
+def _data(run: SavedRun) -> dict[str, str]:
     return (run.record or {}).get("facts") or {}

@@ -21,7 +21,7 @@ SECTIONS: dict[str, Callable[[Facts], str]] = {
     "How fast it is": speed,
     "Limits": limits,
     "How it was made": runs,
-    "Licence": license_terms,
+    "License": license_terms,
 }
 """The sections below the summary, by heading; a section whose function returns "" is left out."""
 

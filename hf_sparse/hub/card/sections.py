@@ -1,4 +1,4 @@
-"""The sections "What is in it", "How it was made", "Limits" and "Licence" of a card."""
+"""The sections "What is in it", "How it was made", "Limits" and "License" of a card."""
 
 from collections.abc import Callable
 
@@ -256,10 +256,10 @@ def _certainty(facts: Facts, scores: Scores) -> str:
 
 
 def license_terms(facts: Facts) -> str:
-    """Return the licence of the model, or where to ask for it."""
+    """Return the license of the model, or where to ask for it."""
     if facts.license is not None:
         return f"{plain(facts.license)}."
     if facts.base_model is not None:
         where = hub_link(facts.base_model)
-        return f"No licence was stated; follow the licence of its base model, {where}."
-    return "No licence was stated; ask the author of the model."
+        return f"No license was stated; follow the license of its base model, {where}."
+    return "No license was stated; ask the author of the model."

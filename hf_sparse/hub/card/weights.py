@@ -18,7 +18,7 @@ from hf_sparse.checkpoint.sizes import Sizes, measure_sizes
 from hf_sparse.checkpoint.sparsity_record import describe_lost, lost_zeros, read_sparsity_record
 from hf_sparse.hub.card.card_data import Files, Quantization, Zeros
 from hf_sparse.quantization.quantized_layers import QuantizedLayer, quantized_layers
-from hf_sparse.runs.run import Run
+from hf_sparse.runs.run import SavedRun
 from hf_sparse.sparsity.inspection import inspect_weights
 from hf_sparse.targets import Targets, find_targets
 
@@ -53,13 +53,13 @@ def format_of(directory: str | Path) -> str | None:
     return method_of(held) if held else None
 
 
-def targets_of(run: Run, model: PreTrainedModel) -> Targets:
+def targets_of(run: SavedRun, model: PreTrainedModel) -> Targets:
     """Return the weights that the recipe of a run selects, by default those that any recipe would."""
     chosen = run.recipe.sparsity
     return find_targets(model, *([chosen.include, chosen.exclude] if chosen else []))
 
 
-def zeros_of(model: PreTrainedModel, run: Run, sizes: Sizes | None) -> Zeros:
+def zeros_of(model: PreTrainedModel, run: SavedRun, sizes: Sizes | None) -> Zeros:
     """Count the zeros of the weights that the recipe of a run selects.
 
     Raises `ValueError` for a model with fewer zeros than its configuration records.

@@ -20,12 +20,13 @@ from hf_sparse.hub.card.measurements import dense_of, only_current, scores_of
 from hf_sparse.hub.card.options import CardOptions, card_keywords
 from hf_sparse.hub.card.render import CARD, PICTURES, render
 from hf_sparse.hub.card.weights import files_of, load_to_measure, quantization_of, targets_of, zeros_of
+from hf_sparse.renamed import renamed_keywords
 from hf_sparse.report.grid import arrange
 from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.history import history_figure
 from hf_sparse.report.latency import latency_figure
 from hf_sparse.report.pictures import write_png
-from hf_sparse.runs.run import Run, origin_of, pipeline_of, read_run
+from hf_sparse.runs.run import SavedRun, origin_of, pipeline_of, read_run
 from hf_sparse.sparsity.inspection import WeightInspection, inspect_weights
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ _DEFAULT = "main"
 DRAWN = ("sparsity.png", "training.png", "latency.png")
 
 
+@renamed_keywords(repo="repo_id")
 @card_keywords
 def write_card(
     directory: str | Path,
@@ -139,7 +141,7 @@ def architecture_of(model: PreTrainedModel, loaded: bool = True) -> str:
     return (named or [type(model).__name__])[0]
 
 
-def _said(run: Run) -> dict[str, Any]:
+def _said(run: SavedRun) -> dict[str, Any]:
     """Return the facts in the record of a run, without paths."""
     return dict(public_record(run.record)["facts"]) if run.record else {}
 
@@ -177,7 +179,7 @@ def _labels(model: PreTrainedModel) -> tuple[str, ...]:
     return names if named and len(names) <= _MOST_LABELS else ()
 
 
-def _base_model(run: Run) -> str | None:
+def _base_model(run: SavedRun) -> str | None:
     """Return the last model on the Hub that this one comes from, None if there is none."""
     for stage in reversed(pipeline_of(run)):
         named = stage.record and stage.record.get("base_model")
@@ -186,7 +188,7 @@ def _base_model(run: Run) -> str | None:
     return None
 
 
-def _all_runs(run: Run, seen: set[Path] | None = None) -> list[Run]:
+def _all_runs(run: SavedRun, seen: set[Path] | None = None) -> list[SavedRun]:
     """Return a run after the runs of its base model and its teacher, as far as they are on this machine."""
     seen = set() if seen is None else seen
     seen.add(run.directory.resolve())
@@ -198,7 +200,7 @@ def _all_runs(run: Run, seen: set[Path] | None = None) -> list[Run]:
     return [*before, run]
 
 
-def _stage(run: Run) -> Stage:
+def _stage(run: SavedRun) -> Stage:
     record = public_record(run.record or {})
     return Stage(
         name=run.name,
@@ -222,7 +224,7 @@ def _last_part(model: str | None) -> str | None:
 
 
 def draw_pictures(
-    folder: Path, run: Run, weights: tuple[WeightInspection, ...], name: str
+    folder: Path, run: SavedRun, weights: tuple[WeightInspection, ...], name: str
 ) -> tuple[str, ...]:
     """Draw the pictures that there is data for into a folder; return their file names.
 
@@ -240,7 +242,7 @@ def draw_pictures(
 
 
 def _figures(
-    run: Run, weights: tuple[WeightInspection, ...], name: str
+    run: SavedRun, weights: tuple[WeightInspection, ...], name: str
 ) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
     if any(weight.zeros for weight in weights) and arrange(weights)[0]:
         yield DRAWN[0], lambda: sparsity_figure(weights, f"{name}: zeros (%)")

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from hf_sparse.report.colours import COLOURS, INK, LINE, MUTED
+from hf_sparse.report.colors import COLORS, INK, LINE, MUTED
 from hf_sparse.report.pictures import LITERAL, hide_frame, new_figure, printable
 from hf_sparse.runs.history import Log
 
@@ -157,7 +157,7 @@ def to_logarithms(axes: "Axes") -> None:
 def to_svg(picture: Picture) -> str:
     """Return a figure as an SVG element of the page.
 
-    Its colours are variables of the style sheet, its identifiers are unique on the page, and its letters are
+    Its colors are variables of the style sheet, its identifiers are unique on the page, and its letters are
     text in the font of the page.
     """
     from matplotlib import rc_context
@@ -209,9 +209,9 @@ def _names(value: str) -> list[str]:
 
 
 def _own_style(style: str) -> str:
-    """Replace the font and the colours by those of the page."""
+    """Replace the font and the colors by those of the page."""
     style = re.sub(r"(?<=font: )([^;]*?[\d.]+px)[^;]*", r"\1 inherit", style)
     style = re.sub(r"font-family: [^;]*;?", "", style)
-    for colour in COLOURS:
-        style = style.replace(colour.light, colour.variable)
+    for color in COLORS:
+        style = style.replace(color.light, color.variable)
     return style

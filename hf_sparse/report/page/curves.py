@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from hf_sparse.report.colours import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Colour
+from hf_sparse.report.colors import BLUE, GREEN, INK, MUTED, ORANGE, SERIES, SLATE, Color
 from hf_sparse.report.page.canvas import (
     MOST_POINTS,
     TEXT,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _TERM = "loss_"
 _DASHES = ("-", (0, (5, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
-# Panels of the figure of stages: key of the log, label, factor, colour.
-_PANELS: tuple[tuple[str, str, float, Colour], ...] = (
+# Panels of the figure of stages: key of the log, label, factor, color.
+_PANELS: tuple[tuple[str, str, float, Color], ...] = (
     ("sparsity", "zeros (%)", 100, BLUE),
     ("loss", "loss", 1, SLATE),
     ("learning_rate", "learning rate", 1, ORANGE),
@@ -202,16 +202,16 @@ def _rate(run: MeasuredRun, log: Log) -> Picture | None:
 
 
 def _line(axes: "Axes", log: Log, key: str, name: str, place: int, marker: str | None) -> None:
-    colour: Colour = SERIES[place % len(SERIES)]
+    color: Color = SERIES[place % len(SERIES)]
     rows = [row for row in log if key in row]
     steps, values = [row["step"] for row in rows], [row[key] for row in rows]
     if len(rows) > MOST_POINTS:
         steps, values, low, high = average(steps, values)
-        axes.fill_between(steps, low, high, color=colour.light, alpha=0.15, linewidth=0)
+        axes.fill_between(steps, low, high, color=color.light, alpha=0.15, linewidth=0)
     axes.plot(
         steps,
         values,
-        color=colour.light,
+        color=color.light,
         linewidth=2 if place == 0 else 1.5,
         linestyle=_DASHES[place % len(_DASHES)] if marker is None else ":",
         marker=marker,
@@ -251,14 +251,14 @@ def stages_figure(stages: Sequence[MeasuredRun], key: str, numbers: Mapping[str,
         return None
     title = f"Stages up to {stages[-1].name}"
     figure, every = new_panels(title, len(panels), 1.0 + 1.35 * len(panels))
-    for axes, (name, label, factor, colour) in zip(every, panels, strict=True):
+    for axes, (name, label, factor, color) in zip(every, panels, strict=True):
         drawn: list[float] = []
         for place, stage in enumerate(logged):
             # A run that was only evaluated ends at step 0.
             last = max(stage.run.log[-1]["step"], 1)
             steps, values = series(stage.run.log, name, factor)
             drawn += values
-            axes.plot([place + step / last for step in steps], values, color=colour.light, linewidth=1.8)
+            axes.plot([place + step / last for step in steps], values, color=color.light, linewidth=1.8)
         _lay_out(axes, name, len(logged), wide=name == "loss" and is_wide(drawn))
         name_axes(axes, y=label)
     figure.align_ylabels(every)

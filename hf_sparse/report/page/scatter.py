@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hf_sparse.report.colours import BLUE, INK, ORANGE
+from hf_sparse.report.colors import BLUE, INK, ORANGE
 from hf_sparse.report.page.canvas import TEXT, Picture, name_axes, new_panels, write_below
 from hf_sparse.report.page.curves import score_limits
 from hf_sparse.report.page.sentences import capital
@@ -142,8 +142,8 @@ def _on_dense(points: Sequence[_Point]) -> str:
 
 def _draw(axes: "Axes", plot: _Plot) -> None:
     for point in plot.points:
-        marker, colour = ("D", ORANGE) if point.run.dense else ("o", BLUE)
-        axes.plot(point.place, point.score, marker, markersize=8, color=colour.light, clip_on=False)
+        marker, color = ("D", ORANGE) if point.run.dense else ("o", BLUE)
+        axes.plot(point.place, point.score, marker, markersize=8, color=color.light, clip_on=False)
     axes.set_xlim(0, 1.08 * max(point.place for point in plot.points))
     axes.set_ylim(*score_limits(point.score for point in plot.points))
     axes.xaxis.set_major_formatter("{x:,g}")

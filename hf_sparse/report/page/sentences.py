@@ -9,7 +9,7 @@ from hf_sparse.units import megabytes, milliseconds
 
 
 def percent(share: float) -> str:
-    """Write a share in per cent, with a space that does not break."""
+    """Write a share in percent, with a space that does not break."""
     return units.percent(share, "\u00a0")
 
 

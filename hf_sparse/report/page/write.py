@@ -11,7 +11,7 @@ import hf_sparse
 from hf_sparse.atomic.directories import replacing_directory
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.checkpoint.companions import holds_only
-from hf_sparse.report.colours import COLOURS, STEPS, shades
+from hf_sparse.report.colors import COLORS, STEPS, shades
 from hf_sparse.report.grid import arrange
 from hf_sparse.report.heatmap import sparsity_figure
 from hf_sparse.report.page.canvas import Picture, entitle, to_svg
@@ -96,7 +96,7 @@ def _render(page: Page, figures: _Figures) -> str:
             for name in (page.rows[0].cells if page.rows else ())
             if any(row.cells[name] for row in page.rows)
         ],
-        colours=COLOURS,
+        colors=COLORS,
         light_shades=shades(dark=False),
         dark_shades=shades(dark=True),
         last_shade=STEPS,

@@ -1,5 +1,11 @@
-// The vectors of one path, chosen by the macro that its flags define. This is the only file that differs by path:
-// a new one needs its branch of LANES and GROUP, dot(), dot_halves(), store_line() and words().
+// The vectors of one path, chosen by the macro that its flags define. This is the only file that differs by path.
+// A path has a branch of
+//   the #include block             for the header of its intrinsics
+//   LANES, GROUP                   its vectors and words
+//   SHIFT                          if it multiplies signed bytes
+//   dot(), dot_halves()            its products
+//   words()                        if GROUP is 4; else the portable code will do
+//   at_least(), at_most(), store_line()    if its instructions do better than the portable code
 //
 // All arithmetic runs along tokens: a lane is a token. So nothing is ever summed across lanes, and every path
 // gives the same bits, however wide its vectors are.

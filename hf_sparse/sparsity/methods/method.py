@@ -135,17 +135,18 @@ class MethodRun:
         return self.run.layout.budgets(lambda final: schedule.towards(final).sparsity(step))
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors that a checkpoint must hold, by part of the sidecar and name.
+        """Return the tensors that a checkpoint must hold, by section of the sidecar and name.
 
-        A method names its part after itself.
+        A section has a name that no other has, such as `penalty` and `movement_scores`. Methods that never
+        run together may share one.
         """
         return {}
 
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
-        """Take over the parts of a sidecar.
+        """Take over the sections of a sidecar.
 
         Args:
-            state: Tensors by part of the sidecar and name, as `state` returned them.
+            state: Tensors by section of the sidecar and name, as `state` returned them.
             step: Number of optimizer steps after which they were written.
 
         Raises:

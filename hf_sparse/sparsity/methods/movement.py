@@ -16,7 +16,7 @@ from hf_sparse.targets import Target, Targets
 
 logger = logging.getLogger(__name__)
 
-# The part of the sidecar that holds learned scores.
+# The section of the sidecar that holds learned scores.
 _PART = "movement_scores"
 
 
@@ -184,7 +184,7 @@ class MovementRun(MethodRun):
         return self.learned.ranked()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return the scores as part `movement_scores`."""
+        """Return the scores as section `movement_scores`."""
         return {_PART: self.learned.state()} | super().state()
 
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]], step: int) -> None:

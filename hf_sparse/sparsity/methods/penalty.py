@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _MOST = 100.0
 # At the end a level above this is warned about.
 _SMALL = 1.5
-# The part of the sidecar that holds the state of a penalty.
+# The section of the sidecar that holds the state of a penalty.
 _PART = "penalty"
 
 

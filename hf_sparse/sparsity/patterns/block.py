@@ -1,4 +1,4 @@
-"""Blocks of neighbouring weights, kept or removed whole: single weights, rectangles, rows and columns."""
+"""Blocks of neighboring weights, kept or removed whole: single weights, rectangles, rows and columns."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from hf_sparse.sparsity.numpy_ops import nonzero
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 # The share of the zeros that must lie in blocks of zeros, the share of the other blocks that may be zero. The
-# second keeps a weight with hardly an entry left from counting as blocks: neighbours are zero by chance.
+# second keeps a weight with hardly an entry left from counting as blocks: neighbors are zero by chance.
 _EXPLAINED, _STRAY = 0.99, 0.1
 
 
@@ -51,7 +51,7 @@ class Block:
 
     @property
     def group(self) -> int:
-        """Neighbouring inputs that compete only with each other; 1 if all blocks of a weight compete."""
+        """Neighboring inputs that compete only with each other; 1 if all blocks of a weight compete."""
         return 1
 
     def fit(self, name: str, shape: tuple[int, int]) -> "Block":
@@ -65,7 +65,7 @@ class Block:
 
     def sums(self, values: Array) -> Array:
         """Sum values (out, in) over each block to (out / rows, in / columns)."""
-        return _sum_neighbours(_sum_neighbours(values, self.rows).T, self.columns).T
+        return _sum_neighbors(_sum_neighbors(values, self.rows).T, self.columns).T
 
     def pool(self, scores: Array) -> Array:
         """Sum the scores of weights, (out, in), to those of blocks, (out / rows, in / columns)."""
@@ -110,7 +110,7 @@ class Block:
         return bool(stray <= (1 - _EXPLAINED) * zeros and stray <= _STRAY * kept)
 
 
-def _sum_neighbours(scores: Array, count: int) -> Array:
+def _sum_neighbors(scores: Array, count: int) -> Array:
     """Sum `count` rows at a time."""
     if 1 < count == scores.shape[0]:
         return scores.sum(0)[None]

@@ -56,7 +56,7 @@ def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
         What was done to `neurons` and to `heads`, for each kind that the model is found to have.
 
     Raises:
-        ValueError: if nothing can be removed because layers are not recognised, and for quantized models.
+        ValueError: if nothing can be removed because layers are not recognized, and for quantized models.
         RuntimeError: if the outputs of the smaller model differ.
     """
     found, errors = _find(model)
@@ -72,16 +72,16 @@ def shrink(model: PreTrainedModel) -> dict[str, Shrunk]:
     if before is not None and not _agree(before, _outputs(model)):
         raise RuntimeError(
             f"{type(model).__name__} does something with its neurons or heads that is not known here: its "
-            "outputs changed. Load the model again; this one is spoilt, and nothing has been written"
+            "outputs changed. Load the model again; this one is spoiled, and nothing has been written"
         )
     return done
 
 
 def count_dead(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return how many `neurons` and `heads` are dead, and how many there are; only kinds that are recognised.
+    """Return how many `neurons` and `heads` are dead, and how many there are; only kinds that are recognized.
 
-    `shrink` may remove fewer: here a head counts alone, whether or not those it shares a key and a value with
-    are dead too, and configurations are not asked.
+    `shrink` may remove fewer: here every dead head counts, even if heads that share its key and value are
+    not dead, and even if no configuration can express the number of those that would be left.
     """
     found = _find(model)[0] if isinstance(model, PreTrainedModel) else {}
     return {
@@ -91,7 +91,7 @@ def count_dead(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _find(model: PreTrainedModel) -> tuple[dict[str, Sequence[Structures]], list[ValueError]]:
-    """Return the structures of every kind that is recognised, and why others are not."""
+    """Return the structures of every kind that is recognized, and why others are not."""
     found: dict[str, Sequence[Structures]] = {}
     errors = []
     for kind, (find, _) in _KINDS.items():

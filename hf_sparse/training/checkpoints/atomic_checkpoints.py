@@ -282,6 +282,7 @@ _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\
 # old ones. The record holds none, so it is moved last. Some models do not write their card but update it.
 MODEL_FILES = FileGroup(
     "model-",
+    marker=RECORD,
     order=lambda name: (name == RECORD, name != SIDECAR, name),
     updated=("README.md",),
     finish=_remove_outdated,

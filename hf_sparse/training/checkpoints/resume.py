@@ -157,9 +157,10 @@ def check_moment(saved: SavedState, step: int, total_steps: int, allow_schedule_
 
 @contextmanager
 def loading(model: nn.Module, checkpoint: str) -> Iterator[None]:
-    """Let `Trainer` load a checkpoint as it was saved: converted weights, the same active adapters.
+    """Correct what `Trainer` does while it loads a checkpoint inside the block.
 
-    Raises `ValueError` as `same_adapters` does.
+    Weights that were saved under other keys than the model's are converted (`read_converted`), and the
+    adapters that were active stay active (`same_adapters`, which may raise `ValueError`).
     """
     reading = model.register_load_state_dict_pre_hook(read_converted)
     try:
@@ -171,10 +172,11 @@ def loading(model: nn.Module, checkpoint: str) -> Iterator[None]:
 
 @contextmanager
 def same_adapters(model: nn.Module, checkpoint: str) -> Iterator[None]:
-    """Keep which adapters are active and which weights train while a checkpoint is loaded.
+    """Restore, after the block, which adapters are active and which weights require gradients.
 
-    `Trainer` activates the first of several adapters and lets all of it train. Raises `ValueError` for
-    adapters of `model.add_adapter`, which it does not load.
+    `Trainer` loads a checkpoint inside the block. Of several adapters it activates the first, and it makes
+    all weights of that adapter trainable. Raises `ValueError` for an adapter of `model.add_adapter`, whose
+    checkpoints `Trainer` does not load.
     """
     if adapter_owner(model) == "transformers":
         raise ValueError(

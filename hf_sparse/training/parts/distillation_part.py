@@ -12,6 +12,7 @@ from transformers import Trainer
 from hf_sparse.checkpoint.sidecar import SavedState
 from hf_sparse.distillation.base_teacher import BaseAsTeacher
 from hf_sparse.distillation.batch_counts import count_items
+from hf_sparse.distillation.features import term_names
 from hf_sparse.distillation.inputs import teacher_inputs
 from hf_sparse.distillation.teacher import check_own_tokenizer, has_head
 from hf_sparse.recipe.distillation import DistillationRecipe
@@ -190,9 +191,9 @@ def require_loss(model: nn.Module, elsewhere: bool) -> None:
     """Raise `ValueError` for an encoder without a head, unless its loss is computed `elsewhere`."""
     if not elsewhere and not has_head(model):
         raise ValueError(
-            f"{type(model).__name__} cannot compute a loss, so it would learn nothing; add "
-            "distillation with task: 0, logits: 0 and a weight for hidden, attention or relations, "
-            "load the model with a head, or pass compute_loss_func"
+            f"{type(model).__name__} cannot compute a loss, so it would learn nothing; add distillation with "
+            f"task: 0, logits: 0 and a weight for {term_names()}, load the model with a head, or pass "
+            "compute_loss_func"
         )
 
 

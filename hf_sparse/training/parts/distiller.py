@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Distiller:
     """Adds the teacher's losses to the task's loss, each divided by its count over the whole batch.
 
-    Averaging the means of micro-batches would weigh a token by the lengths of its neighbours. Sums divided by
+    Averaging the means of micro-batches would weigh a token by the lengths of its neighbors. Sums divided by
     the counts of the whole batch give the loss of one large batch.
     """
 
@@ -151,8 +151,8 @@ class Distiller:
 
         Never for an encoder without a head.
         """
-        labelled = teacher_inputs(inputs).keys() != inputs.keys()
-        return self.headed and (bool(self.recipe.task) or labelled)
+        labeled = teacher_inputs(inputs).keys() != inputs.keys()
+        return self.headed and (bool(self.recipe.task) or labeled)
 
     def _given(self, student: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of the teacher for one micro-batch."""

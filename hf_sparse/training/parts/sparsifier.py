@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # A larger difference between a sparsity and the nearest one that whole blocks make is warned about.
 ROUNDING = 0.02
 
-# The part of the sidecar that holds the values of removed weights.
+# The section of the sidecar that holds the values of removed weights.
 _REMEMBERED = "remembered"
 
 # Optimizers whose update is exactly zero for a zero weight with zero gradient and zero state.
@@ -57,7 +57,7 @@ class Sparsifier:
             self._require_zeros(
                 "the checkpoint's weights and masks belong to different steps; resume from another one"
             )
-            self._take_up(saved)
+            self._restore(saved)
         else:
             self._start_from_zeros(model)
         self._check_reachable()
@@ -144,7 +144,7 @@ class Sparsifier:
         return {} if self.method_run is None else self.method_run.traffic
 
     def method_state(self) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint holds of the method, by the parts of the sidecar."""
+        """Return what a checkpoint holds of the method, by the sections of the sidecar."""
         return {} if self.method_run is None else self.method_run.state()
 
     def switch(self, optimizer: torch.optim.Optimizer | None, mode: str) -> None:
@@ -242,8 +242,8 @@ class Sparsifier:
         }
         write_sparsity_record(model, self.masks, self.recipe.pattern, final, layers)
 
-    def _take_up(self, saved: SavedState) -> None:
-        """Take over the state of a checkpoint; values of removed weights only if an update is left."""
+    def _restore(self, saved: SavedState) -> None:
+        """Restore the state of a checkpoint; values of removed weights only if an update is left."""
         if self.method_run is None:
             return
         self.method_run.load_state(saved.extras, saved.step)

@@ -100,8 +100,8 @@ def test_the_figure_of_transfers_has_their_errors_and_what_they_are_compared_wit
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[74.0, 76.0], [79.0, 81.0]]
     heights = {name: set(y) for name, (_, y) in drawn(axes).items()}
     assert heights == {"dense, 89.0": {89.0}, "GMP 85 %, 85.0": {85.0}}
-    (colour,) = {data.get_color()}
-    assert colour == figures.looks_of(read_finished(folder))["90 %"]["color"]
+    (color,) = {data.get_color()}
+    assert color == figures.looks_of(read_finished(folder))["90 %"]["color"]
 
 
 def test_nothing_is_drawn_of_nothing() -> None:

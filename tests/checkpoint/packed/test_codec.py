@@ -139,12 +139,12 @@ def test_whatever_is_decoded_is_refused_or_of_the_size_that_was_asked_for(data: 
         data.draw(st.just(coding.count) | sizes),
         streams[: data.draw(st.integers(0, 3))],
     )
-    spoilt = bytearray(content)
+    spoiled = bytearray(content)
     for place in data.draw(st.lists(st.integers(0, len(content)), max_size=3)):
-        spoilt[place : place + 1] = bytes([data.draw(st.integers(0, 255))])
+        spoiled[place : place + 1] = bytes([data.draw(st.integers(0, 255))])
     for unpack, width in ((unpack_codes, 7), (unpack_words, 1), (unpack_words, 4)):
         try:
-            found = unpack(changed, memoryview(bytes(spoilt)), 240, width)
+            found = unpack(changed, memoryview(bytes(spoiled)), 240, width)
         except ValueError:
             continue
         assert found.shape == (240,)

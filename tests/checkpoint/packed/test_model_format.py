@@ -35,7 +35,7 @@ def entries(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     header, payload = json.loads(content[8:length]), content[length:]
     version, checksum, text = header.pop("__metadata__")["hf_sparse_packed"].split(" ")
     index = base64.b64decode(text)
-    assert (version, zlib.crc32(index)) == ("1", int(checksum))
+    assert (version, zlib.crc32(index)) == (str(FORMAT_VERSION), int(checksum))
     for entry in json.loads(zlib.decompress(index, -15)):
         place = header.pop(entry["name"] + ".packed")
         part = payload[slice(*place["data_offsets"])]

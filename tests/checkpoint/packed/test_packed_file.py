@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from hf_sparse.checkpoint.packed.codec import pack_words
-from hf_sparse.checkpoint.packed.packed_file import PACKED, Entry, read_packed, write_packed
+from hf_sparse.checkpoint.packed.packed_file import FORMAT_VERSION, PACKED, Entry, read_packed, write_packed
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def test_no_missing_or_additional_byte_goes_unnoticed(small: Path) -> None:
 
 
 def test_a_newer_format_asks_for_a_newer_release(small: Path) -> None:
-    small.write_bytes(small.read_bytes().replace(b'hf_sparse_packed":"1 ', b'hf_sparse_packed":"2 '))
-    with pytest.raises(
-        ValueError, match="has format version 2, this release reads up to 1; upgrade hf_sparse"
-    ):
+    now, newer = (b'hf_sparse_packed":"%d ' % version for version in (FORMAT_VERSION, FORMAT_VERSION + 1))
+    small.write_bytes(small.read_bytes().replace(now, newer))
+    said = f"has format version {FORMAT_VERSION + 1}, this release reads up to {FORMAT_VERSION}; upgrade"
+    with pytest.raises(ValueError, match=said):
         read_packed(small)
 
 

@@ -35,6 +35,9 @@ class Embedding(FeatureTerm):
         super().__init__()
         self.scale = settings.scale
 
+    def operations(self, tokens: int) -> float:
+        return 1000.0
+
     def forward(
         self, student: Mapping[str, Any], teacher: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> list[LossTerm]:
@@ -52,6 +55,7 @@ class DistillationRecipe(Part):
 TRAINING = """
 import json, sys, torch
 from hf_sparse import Recipe, SparseTrainer
+from hf_sparse.planning.estimate import Batch, step_cost
 from tests.support.tiny import arguments, bert, sentences
 
 distillation = {"task": 0.0, "logits": 0.0, "embedding": {"weight": 3.0, "scale": 2.0}}
@@ -60,6 +64,10 @@ student, teacher = bert(), bert()
 with torch.no_grad():
     for weight in teacher.parameters():
         weight.add_(0.1)
+try:
+    Recipe.from_dict({"distillation": {"task": 1.0, "logits": 0.0}})
+except ValueError as error:
+    refused = str(error)
 before = student.bert.embeddings.word_embeddings.weight.detach().clone()
 args = arguments(sys.argv[1], learning_rate=1e-3, max_steps=1, logging_steps=1)
 trainer = SparseTrainer(
@@ -68,7 +76,9 @@ trainer = SparseTrainer(
 trainer.train()
 row = trainer.state.log_history[0]
 moved = student.bert.embeddings.word_embeddings.weight.detach() - before
-print(json.dumps({"loss": row["loss"], "term": row["loss_embedding"], "moved": moved.abs().max().item()}))
+cost = step_cost(student, None, trainer.distiller, Batch())
+found = {"loss": row["loss"], "term": row["loss_embedding"], "moved": moved.abs().max().item()}
+print(json.dumps(found | {"refused": refused, "cost": cost["embedding"]}))
 """
 
 
@@ -104,3 +114,6 @@ def test_a_distillation_term_takes_a_file_a_line_and_a_field(tmp_path: Path) -> 
     assert found["term"] > 0
     assert found["loss"] == pytest.approx(3 * found["term"], rel=1e-3)
     assert found["moved"] > 0
+    # It states its own cost, and messages that list the terms name it.
+    assert found["cost"] > 0
+    assert "give a weight to logits, hidden, embedding, attention or relations" in found["refused"]

@@ -68,12 +68,12 @@ def test_padding_may_hold_anything() -> None:
     ours, theirs = states(chosen, student, teacher, inputs)
     keep = inputs["attention_mask"].bool()
 
-    def spoilt(seen):
+    def spoiled(seen):
         fill = [torch.where(keep[..., None], state, float("nan")) for state in seen["hidden_states"]]
         return {"hidden_states": fill}
 
-    chosen.prepare([(spoilt(theirs), inputs)], Accelerator(cpu=True))
-    assert mean(chosen(spoilt(ours), spoilt(theirs), inputs), inputs).isfinite()
+    chosen.prepare([(spoiled(theirs), inputs)], Accelerator(cpu=True))
+    assert mean(chosen(spoiled(ours), spoiled(theirs), inputs), inputs).isfinite()
 
 
 def test_layers_may_count_more_or_less() -> None:

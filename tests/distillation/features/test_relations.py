@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_sparse.distillation.features.projections import KINDS as VECTORS
-from hf_sparse.distillation.features.projections import recorded
+from hf_sparse.distillation.features.relations import KINDS as VECTORS
+from hf_sparse.distillation.features.relations import recorded
 from tests.support.pairs import KINDS, batch, compare, encoder_decoder, make, mean, positions, states, term_of
 
 SIZES = {

@@ -15,7 +15,7 @@ EVERY = [(name, kind) for name in TERMS for kind in KINDS]
 
 
 def test_every_term_has_its_settings_and_the_reverse() -> None:
-    everything = DistillationRecipe(hidden=1.0, attention=1.0, relations=1.0)
+    everything = DistillationRecipe(**dict.fromkeys(TERMS, 1.0))
     fields = [name for name, value in everything if isinstance(value, FeatureRecipe)]
     assert sorted(fields) == sorted(TERMS) == sorted(everything.features)
 

@@ -181,11 +181,11 @@ def test_what_is_given_goes_to_metadata_and_text(runs: Runs) -> None:
     text = written(runs, base_model="other/base", license="apache-2.0", language=["en", "de"])
     data = ModelCard(text).data
     assert (data.base_model, data.license, data.language) == ("other/base", "apache-2.0", ["en", "de"])
-    assert "## Licence\n\napache-2.0." in text and "huggingface.co/other/base" in text
+    assert "## License\n\napache-2.0." in text and "huggingface.co/other/base" in text
 
 
-def test_without_a_licence_that_of_the_base_model_is_referred_to(card: str) -> None:
-    assert "follow the licence of its base model, [somebody/bert-tiny]" in card
+def test_without_a_license_that_of_the_base_model_is_referred_to(card: str) -> None:
+    assert "follow the license of its base model, [somebody/bert-tiny]" in card
 
 
 def test_the_directory_of_the_run_can_have_its_own_card(runs: Runs) -> None:
@@ -252,6 +252,6 @@ def test_a_section_is_one_function_and_one_line(finished: Runs, monkeypatch: pyt
     monkeypatch.setitem(SECTIONS, "Carbon", carbon)
     facts = describe(finished.run, finished.staged, REPO)
     text = str(render(facts))
-    assert re.search(r"## Licence\n\n.*\n\n## Carbon\n\nTraining took [0-9]+ s\.\n\n<!--", text)
+    assert re.search(r"## License\n\n.*\n\n## Carbon\n\nTraining took [0-9]+ s\.\n\n<!--", text)
     assert is_generated(text)
     assert "Carbon" not in str(render(replace(facts, stages=())))

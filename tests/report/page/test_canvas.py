@@ -3,7 +3,7 @@
 import re
 from math import inf, isnan, nan
 
-from hf_sparse.report.colours import BLUE, COLOURS
+from hf_sparse.report.colors import BLUE, COLORS
 from hf_sparse.report.page.canvas import Picture, average, name_axes, new_panels, thin_out, to_svg
 
 
@@ -24,10 +24,10 @@ def test_two_figures_share_no_identifier_and_refer_to_their_own() -> None:
         )
 
 
-def test_every_colour_is_a_variable_of_the_page() -> None:
+def test_every_color_is_a_variable_of_the_page() -> None:
     svg = to_svg(picture("one"))
     assert "var(--blue)" in svg and "var(--ink)" in svg
-    assert not [colour.name for colour in COLOURS if colour.light in svg]
+    assert not [color.name for color in COLORS if color.light in svg]
     assert not re.findall(r"#[0-9a-f]{6}\b", svg)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_sparse.report.colours import contrast
+from hf_sparse.report.colors import contrast
 from hf_sparse.report.page.write import PAGE, write_page
 from hf_sparse.runs.comparison import trace_runs
 from hf_sparse.runs.measured_run import gather_runs
@@ -38,8 +38,8 @@ _SIZES = """
   return [size * Math.sqrt(scale), element.textContent.trim().slice(0, 40)];
 })
 """
-# The colour of every text, and that of what it stands on.
-_COLOURS = """
+# The color of every text, and that of what it stands on.
+_COLORS = """
 [...document.querySelectorAll("body *")].filter(
   element => [...element.childNodes].some(node => node.nodeType == 3 && node.textContent.trim())
     && element.tagName != "title"
@@ -148,7 +148,7 @@ def test_no_text_in_a_figure_covers_another_or_is_cut_off(
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_letter_has_contrast(browser: Browser, page: Path, dark: bool) -> None:
     browser.open(page, *DESKTOP, dark)
-    pairs = {tuple(pair) for pair in browser.evaluate(_COLOURS)}
+    pairs = {tuple(pair) for pair in browser.evaluate(_COLORS)}
     ratios = {pair: contrast(*map(_hexadecimal, pair)) for pair in pairs}
     assert len(pairs) > 4 and {pair: ratio for pair, ratio in ratios.items() if ratio < 4.5} == {}
 
@@ -179,6 +179,6 @@ def test_every_value_is_shown(browser: Browser, page: Path, width: int, height: 
     assert browser.evaluate(_HIDDEN) == []
 
 
-def _hexadecimal(colour: str) -> str:
-    channels = json.loads(f"[{colour[colour.index('(') + 1 : -1]}]")
+def _hexadecimal(color: str) -> str:
+    channels = json.loads(f"[{color[color.index('(') + 1 : -1]}]")
     return "#" + "".join(f"{channel:02x}" for channel in channels[:3])

@@ -158,3 +158,16 @@ def test_best_models_are_compared_when_every_part_allows_it(tmp_path: Path) -> N
 def test_an_empty_recipe_has_no_parts(tmp_path: Path) -> None:
     run = SparseTrainer(bert(), arguments(tmp_path), train_dataset=sentences(8), recipe=Recipe())
     assert run.parts == [] and run.sparsifier is run.distiller is run.quantizer is None
+
+
+def test_a_part_that_has_begun_is_saved_though_another_could_not_begin(tmp_path: Path) -> None:
+    class Failing(RunPart):
+        def begin(self, run: Run, saved: SavedState | None) -> None:
+            raise ValueError("it cannot begin")
+
+    run, own = trainer(tmp_path, Failing()), Adding()
+    run.parts = [own, *run.parts]
+    with pytest.raises(ValueError, match="it cannot begin"):
+        run.train()
+    run.save_model(str(tmp_path / "saved"))
+    assert read_state(tmp_path / "saved").extras["own"]["kept"].tolist() == [1.0, 2.0]

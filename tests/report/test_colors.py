@@ -1,14 +1,14 @@
-"""Colours can be told from what they stand on."""
+"""Colors can be told from what they stand on."""
 
 import pytest
 
-from hf_sparse.report.colours import COLOURS, INK, MUTED, PAPER, SERIES, contrast, shades
+from hf_sparse.report.colors import COLORS, INK, MUTED, PAPER, SERIES, contrast, shades
 
 
 @pytest.mark.parametrize("side", ["light", "dark"])
 def test_text_and_lines_have_contrast(side: str) -> None:
     paper = getattr(PAPER, side)
-    assert all(contrast(getattr(colour, side), paper) >= 4.5 for colour in (INK, MUTED, *SERIES))
+    assert all(contrast(getattr(color, side), paper) >= 4.5 for color in (INK, MUTED, *SERIES))
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -22,5 +22,5 @@ def test_contrast_is_that_of_the_standard() -> None:
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
 
-def test_no_two_colours_are_drawn_alike() -> None:
-    assert len({colour.light for colour in COLOURS}) == len(COLOURS)
+def test_no_two_colors_are_drawn_alike() -> None:
+    assert len({color.light for color in COLORS}) == len(COLORS)

@@ -1,4 +1,4 @@
-"""Colours of the page, each for light and for dark surroundings, and the scale of shares."""
+"""Colors of the page, each for light and for dark surroundings, and the scale of shares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Colour:
-    """A colour with a name: `light` on white, `dark` on nearly black.
+class Color:
+    """A color with a name: `light` on white, `dark` on nearly black.
 
-    Figures are drawn with the light colours, each of which is unique, so that the page can replace them by
+    Figures are drawn with the light colors, each of which is unique, so that the page can replace them by
     variables of its style sheet.
     """
 
@@ -27,29 +27,29 @@ class Colour:
         return f"var(--{self.name})"
 
 
-PAPER = Colour("paper", "#ffffff", "#12181c")
-INK = Colour("ink", "#1b2429", "#e6ebee")
-MUTED = Colour("muted", "#55636b", "#a5b3bb")
-LINE = Colour("line", "#d3dadd", "#3a474f")
-BLUE = Colour("blue", "#1f6f8b", "#62b8d6")
-ORANGE = Colour("orange", "#b4570a", "#f0a04b")
-PURPLE = Colour("purple", "#7a4a9e", "#c6a2e4")
-GREEN = Colour("green", "#3b7a37", "#88c77f")
-RED = Colour("red", "#b02a5b", "#f28cab")
-OLIVE = Colour("olive", "#79670f", "#d3be5a")
-SLATE = Colour("slate", "#5b6b7b", "#a9b8c5")
+PAPER = Color("paper", "#ffffff", "#12181c")
+INK = Color("ink", "#1b2429", "#e6ebee")
+MUTED = Color("muted", "#55636b", "#a5b3bb")
+LINE = Color("line", "#d3dadd", "#3a474f")
+BLUE = Color("blue", "#1f6f8b", "#62b8d6")
+ORANGE = Color("orange", "#b4570a", "#f0a04b")
+PURPLE = Color("purple", "#7a4a9e", "#c6a2e4")
+GREEN = Color("green", "#3b7a37", "#88c77f")
+RED = Color("red", "#b02a5b", "#f28cab")
+OLIVE = Color("olive", "#79670f", "#d3be5a")
+SLATE = Color("slate", "#5b6b7b", "#a9b8c5")
 
 SERIES = (BLUE, ORANGE, PURPLE, GREEN, RED, OLIVE, SLATE)
-COLOURS = (PAPER, INK, MUTED, LINE, *SERIES)
+COLORS = (PAPER, INK, MUTED, LINE, *SERIES)
 
-# Colours of the scale of shares, from the smallest to the largest, for light and for dark surroundings.
+# Colors of the scale of shares, from the smallest to the largest, for light and for dark surroundings.
 _STOPS = (("#eef3f5", "#a9cbd6", "#1f6f8b", "#0d3b4c"), ("#18242b", "#234857", "#3d8fad", "#b5e3f5"))
 STEPS = 20
 
 
 @dataclass(frozen=True)
 class Shade:
-    """One step of the scale of shares: the colour of a cell and that of the number in it."""
+    """One step of the scale of shares: the color of a cell and that of the number in it."""
 
     cell: str
     text: str
@@ -93,7 +93,7 @@ def shades(dark: bool) -> tuple[Shade, ...]:
     return tuple(found)
 
 
-def colour_map() -> "Colormap":
+def color_map() -> "Colormap":
     """Return the scale on light surroundings as matplotlib takes it."""
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -101,18 +101,18 @@ def colour_map() -> "Colormap":
 
 
 def contrast(one: str, other: str) -> float:
-    """Return the contrast of two colours, from 1 to 21, as WCAG 2.2 defines it."""
+    """Return the contrast of two colors, from 1 to 21, as WCAG 2.2 defines it."""
     high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
-def _luminance(colour: str) -> float:
+def _luminance(color: str) -> float:
     linear = [
         value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-        for value in (channel / 255 for channel in _channels(colour))
+        for value in (channel / 255 for channel in _channels(color))
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _channels(colour: str) -> list[int]:
-    return [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+def _channels(color: str) -> list[int]:
+    return [int(color[place : place + 2], 16) for place in (1, 3, 5)]
