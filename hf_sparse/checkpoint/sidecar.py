@@ -194,8 +194,11 @@ def _content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iter
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    # A single number counts as contiguous whatever its stride, and only one of 1 can be seen as bytes.
+    flat = flat if flat.stride() == (1,) else flat.clone(memory_format=torch.contiguous_format)
     # As bytes, since numpy lacks bfloat16.
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return flat.view(torch.uint8).numpy().data
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

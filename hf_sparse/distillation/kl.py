@@ -218,6 +218,7 @@ def _divergence_of_largest(
     ours = torch.cat([known, highest + total.log()], -1).log_softmax(-1)
     theirs = torch.cat([values, rest], -1).to(ours.dtype).div_(temperature).log_softmax(-1)
     weight = theirs.exp()
-    divergence = theirs.sub_(ours).mul_(weight).nansum()
+    # A teacher's logit of -inf makes NaN of a product whose limit is 0; any other NaN has to show.
+    divergence = theirs.sub_(ours).mul_(weight).masked_fill_(weight == 0, 0).sum()
     slope = ours.exp().sub_(weight).mul_(temperature)
     return divergence, shares.mul_(slope[:, -1:] / total).scatter_(-1, classes, slope[:, :-1])

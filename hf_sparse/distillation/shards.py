@@ -28,7 +28,7 @@ _LEFT_SECONDS = 24 * 3600
 
 
 class Shard:
-    """A file of entries; `keys` are in their order. Entries are read from the disk when they are asked for.
+    """A file of entries; `keys` and checksums, `sums`, are in their order. Entries are read when needed.
 
     Raises `ValueError` if the file is damaged or holds something else.
     """
@@ -50,7 +50,7 @@ class Shard:
         except (SafetensorError, ValueError, KeyError, IndexError) as error:
             raise ValueError(f"{path} is damaged ({error}); {_WAY_OUT}") from error
         self.keys = [bytes(key) for key in keys.numpy()]
-        self._starts, self._sums = starts.tolist(), sums.tolist()
+        self._starts, self.sums = starts.tolist(), sums.tolist()
         self._checked = bytearray(len(self.keys))
 
     @property
@@ -74,14 +74,14 @@ class Shard:
 
     def check(self) -> None:
         """Read every entry that has not been read yet; raise as `read` does."""
-        for number in range(len(self._sums)):
+        for number in range(len(self.sums)):
             if not self._checked[number]:
                 self.read(number)
 
     def _is_intact(self, number: int, entry: bytearray) -> bool:
         # Once for each entry and process: later readings come from the same pages.
         if not self._checked[number]:
-            if zlib.crc32(entry) != self._sums[number]:
+            if zlib.crc32(entry) != self.sums[number]:
                 return False
             self._checked[number] = True
         return True

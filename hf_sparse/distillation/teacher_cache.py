@@ -207,6 +207,10 @@ class TeacherOutputs:
         shard, number = divmod(self._places[key], _ENTRIES)
         return self._shards[shard].read(number), self._shards[shard].layout
 
+    def _sum(self, key: bytes) -> int:
+        shard, number = divmod(self._places[key], _ENTRIES)
+        return self._shards[shard].sums[number]
+
     def _take_up(self, shard: Shard) -> None:
         if shard.identity != self._identity:
             raise ValueError(f"{shard.path} belongs to another teacher or other settings; {_WAY_OUT}")
@@ -220,7 +224,9 @@ class TeacherOutputs:
         first = len(self._shards) * _ENTRIES
         self._shards.append(shard)
         for number, key in enumerate(shard.keys):
-            self._places.setdefault(key, first + number)
+            # Of an example that two processes computed, whose bits may differ, all take the same entry.
+            if key not in self._places or shard.sums[number] < self._sum(key):
+                self._places[key] = first + number
         # Only their places are needed from here on.
         shard.keys = []
 

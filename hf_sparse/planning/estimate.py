@@ -15,8 +15,8 @@ from hf_sparse.training.parts.sparsifier import Sparsifier
 BALANCE = 20
 
 # Bytes moved for each target weight of four bytes. Clearing a gradient reads it, reads its mask, writes it.
-# Reviving adds remembered values to weights, then moves them out again, by two masks.
-_CLEARING, _REVIVING = 9, 32
+# Reviving adds remembered values to weights, then moves them out again. A mask has a bit for each weight.
+_CLEARING, _REVIVING = 8 + 1 / 8, 30 + 1 / 8
 
 # Values that AdamW, the default of Trainer, keeps for each trained parameter.
 _MOMENTS = 2

@@ -32,6 +32,8 @@ class Masks:
         self._target = {target.name: target for target in targets}
         self._keep = {name: BitMask(_local(target)) for name, target in self._target.items()}
         self._parts = {target.name: target.part for target in targets}
+        # Kept, since a parameter is empty between the steps of ZeRO-3.
+        self._shapes = targets.shapes
         # What is removed here of each weight, and in all of it: the same but under FSDP2.
         self._removed: dict[str, int] = dict.fromkeys(self._keep, 0)
         self._counts = self._removed if group_of(targets) is None else dict(self._removed)
@@ -113,7 +115,7 @@ class Masks:
     @property
     def sparsity(self) -> float:
         """The share of all target weights that is removed, in [0, 1]."""
-        return sum(self._counts.values()) / sum(map(prod, self.targets.shapes.values()))
+        return sum(self._counts.values()) / sum(map(prod, self._shapes.values()))
 
     @property
     def nbytes(self) -> int:
@@ -183,9 +185,8 @@ class Masks:
                 f"the stored masks and the model's targets differ in {len(other)} names, such as {other[0]}; "
                 "load them into the model they were made for"
             )
-        shapes = self.targets.shapes
         for name, values in packed.items():
-            rows, columns = shapes[name]
+            rows, columns = self._shapes[name]
             fits = values.dtype == torch.uint8 and values.dim() == 1
             bits = _bits(values.cpu().numpy(), -(-rows * columns // 8)) if fits else None
             if bits is None:

@@ -54,7 +54,7 @@ class RememberedWeights:
         If processes share the weights, all of them must call this, as well as `unpack`.
         """
         return {
-            target.name: _chosen(self._whole(target), ~self.masks.whole(target.name))
+            target.name: _chosen(self._whole(target), ~self.masks.whole(target.name)).cpu()
             for target in self.masks.targets
         }
 

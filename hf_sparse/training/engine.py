@@ -115,12 +115,15 @@ def as_first_decides(trainer: Host, decide: Callable[[], T]) -> T:
     if not only_first_reads(trainer):
         return decide()
     found: list[Any] = [None, None]
+    failed: Exception | None = None
     if trainer.accelerator.is_main_process:
         try:
             found[0] = decide()
-        except ValueError as error:
-            found[1] = f"{error}"
+        except Exception as error:
+            found[1], failed = f"{error}" or type(error).__name__, error
     broadcast_object_list(found)
+    if failed is not None:
+        raise failed
     if found[1] is not None:
         raise ValueError(found[1])
     return found[0]

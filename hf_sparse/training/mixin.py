@@ -240,7 +240,8 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
                 self._begin_training()
             case "on_epoch_begin":
                 self.begin_pass()
-            case "on_evaluate" | "on_predict":
+            # A callback may have called the model.
+            case "on_step_end" | "on_evaluate" | "on_predict":
                 reshard(self.model)
             case "on_train_end":
                 self._end_training()

@@ -99,7 +99,7 @@ def test_a_wheel_with_libraries_needs_no_compiler(tree: Path) -> None:
     (tree / "hf_sparse" / "runtime" / "kernels" / "kernels.cpp").write_text(KERNELS, encoding="utf-8")
     wheel, said = build(tree)
     assert wheel.name.split("-")[-3:-1] == ["py3", "none"] and not wheel.name.endswith("any.whl")
-    assert len(libraries(wheel)) == 1 + len(machine_paths()) and "C++" not in said
+    assert len(libraries(wheel)) == 2 + len(machine_paths()) and "C++" not in said
     assert not (tree / "hf_sparse" / PREBUILT).exists()
 
     installed = tree.parent / "installed"
@@ -112,6 +112,7 @@ from hf_sparse.runtime.cpu import machine_paths
 
 assert hf_sparse.__file__.startswith({str(installed)!r})
 assert load_library("native/groups.cpp").group_norms
+assert load_library("native/bits.cpp").clear_removed
 for path in machine_paths():
     assert load_library("runtime/kernels/kernels.cpp", *path.flags).answer() == 42
 """

@@ -82,8 +82,8 @@ def test_what_is_unknown_is_a_dash() -> None:
 def test_a_model_adds_its_numbers() -> None:
     lines = printed(make(model=bert()))
     assert any(line.startswith("12 weight matrices, 16,384 entries in all: 0 (0.0%) are") for line in lines)
-    assert any(line.split() == ["masks", "16.4", "kB"] for line in lines)
-    assert any("estimated" in line and "1.45 x a plain one" in line for line in lines)
+    assert any(line.split() == ["masks", "2.0", "kB"] for line in lines)
+    assert any("estimated" in line and "1.44 x a plain one" in line for line in lines)
     assert any(line.split() == ["teacher's", "forward", "pass", "+", "0.33"] for line in lines)
 
 

@@ -67,7 +67,7 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
             train(folder, recipe, rows)
 
     def full_weights() -> None:
-        with on(rank, 0, lambda: patch("hf_sparse.training.mixin.write_state", full_disk)):
+        with on(rank, 0, lambda: patch("hf_sparse.training.parts.part.write_state", full_disk)):
             train(folder, recipe, rows)
 
     def claimed() -> None:

@@ -19,7 +19,7 @@ from hf_sparse.sparsity.streamed.ranked_scores import Score
 from hf_sparse.sparsity.topk import NOT_NUMBERS
 
 # Scores at a time, and bits of one histogram.
-_CHUNK, _BITS = 1 << 16, 11
+_CHUNK, _CHUNK_ON_DEVICE, _BITS = 1 << 16, 1 << 24, 11
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -147,7 +147,7 @@ class _KeysOf:
 
     def __call__(self) -> Iterator[Tensor]:
         for share in self.ranking.shares:
-            for chunk in _chunks(share.values):
+            for _, chunk in _chunks(share.values):
                 yield _keys(_scores(chunk, self.score), self.dtype)
 
     @property
@@ -216,8 +216,8 @@ def _ties(ranking: SharedRanking, score: Score, found: _Found) -> list[tuple[Ten
     ties = []
     for share, offset in zip(ranking.shares, ranking.offsets, strict=True):
         parts = [
-            (_keys(_scores(chunk, score), found.dtype) == found.key).nonzero().flatten() + number * _CHUNK
-            for number, chunk in enumerate(_chunks(share.values))
+            (_keys(_scores(chunk, score), found.dtype) == found.key).nonzero().flatten() + start
+            for start, chunk in _chunks(share.values)
         ]
         empty = torch.empty(0, dtype=torch.int64, device=share.values.device)
         positions = torch.cat([empty, *parts])
@@ -242,9 +242,9 @@ class _NumbersOf:
 def _above(share: Share, score: Score, found: _Found) -> Tensor:
     """Return which values are greater than the last one to be removed."""
     mask = _ones(share.values)
-    for number, chunk in enumerate(_chunks(share.values)):
+    for start, chunk in _chunks(share.values):
         keys = _keys(_scores(chunk, score), found.dtype)
-        _greater(keys, found.key, mask[number * _CHUNK : number * _CHUNK + keys.numel()])
+        _greater(keys, found.key, mask[start : start + keys.numel()])
     return mask
 
 
@@ -254,9 +254,11 @@ def _score_type(ranking: SharedRanking, score: Score) -> torch.dtype:
     return torch.float64 if torch.float64 in types else torch.float32
 
 
-def _chunks(values: Tensor) -> Iterator[Tensor]:
+def _chunks(values: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Return parts of values, flat, with their places."""
     flat = values.detach().flatten()
-    return (flat[start : start + _CHUNK] for start in range(0, flat.numel(), _CHUNK))
+    step = _CHUNK if flat.device.type == "cpu" else _CHUNK_ON_DEVICE
+    return ((start, flat[start : start + step]) for start in range(0, flat.numel(), step))
 
 
 def _scores(values: Tensor, score: Score) -> Tensor:

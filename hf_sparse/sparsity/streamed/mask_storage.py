@@ -1,6 +1,7 @@
 """The mask of one weight at one bit an entry, in the memory order of the weight."""
 
 import ctypes
+import hashlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -77,7 +78,7 @@ class BitMask:
             return
         # A bitwise AND rather than a product: NaN * 0 is NaN, and -1 * 0 is -0.
         flat = self._flat(values)
-        if flat is not None and _compiled(flat):
+        if flat is not None and self._compiled_for(flat):
             _library().clear_removed(flat.data_ptr(), self._bits.data_ptr(), self.size, flat.element_size())
             return
         for keep, part in self._parts(values):
@@ -89,7 +90,7 @@ class BitMask:
             aside.zero_()
             return
         flat, other = self._flat(values), self._flat(aside)
-        if flat is not None and other is not None and _compiled(flat) and _compiled(other):
+        if flat is not None and other is not None and self._compiled_for(flat) and self._compiled_for(other):
             _library().move_removed(
                 flat.data_ptr(), other.data_ptr(), self._bits.data_ptr(), self.size, flat.element_size()
             )
@@ -129,8 +130,20 @@ class BitMask:
             stop = min(start + step, self.size)
             yield _unpack(bits, start, stop), *(tensor[start:stop] for tensor in plain)
 
+    def _compiled_for(self, flat: Tensor) -> bool:
+        """Return whether native/bits.cpp can apply the bits to a flat tensor."""
+        near = flat.device.type == "cpu" and self._bits is not None and self._bits.device.type == "cpu"
+        return near and flat.element_size() in _INTEGER_OF_SIZE and _load() is not None
+
+    def digest(self) -> bytes:
+        """Return a short hash of the mask, in the memory order of the weight."""
+        bits = b"" if self._bits is None else self._bits.cpu().numpy().data
+        return hashlib.blake2b(bits, digest_size=8).digest()
+
     def _flat(self, values: Tensor) -> Tensor | None:
         """Return a flat view of a tensor in the memory order of the mask; None if it lies otherwise."""
+        if values.numel() != self.size:
+            raise ValueError(f"a mask of {self.shape} does not fit a tensor of {tuple(values.shape)}")
         turned = values.detach().t() if self._turned else values.detach()
         return turned.view(-1) if turned.is_contiguous() else None
 
@@ -199,13 +212,11 @@ def _places(device: torch.device) -> Tensor:
     return torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
 
 
-def _compiled(flat: Tensor) -> bool:
-    return flat.device.type == "cpu" and _load() is not None
-
-
 def _library() -> ctypes.CDLL:
     if (library := _load()) is None:
-        raise RuntimeError("native/bits.cpp is not compiled; ask _compiled() before calling its functions")
+        raise RuntimeError(
+            "native/bits.cpp is not compiled; ask _compiled_for() before calling its functions"
+        )
     return library
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from torch import Tensor
 
 from hf_sparse.checkpoint.run_record import record_of
 from hf_sparse.environment import versions
@@ -65,7 +64,7 @@ def require_same_masks(masks: Masks) -> None:
     """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
-    own = {target.name: (_place(target.part), _mask_digest(masks[target.name])) for target in masks.targets}
+    own = {target.name: (_place(target.part), masks.bits(target.name).digest()) for target in masks.targets}
     gathered: list[dict[str, tuple[tuple[int, ...], bytes]]] = [{}] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, own)
     if len({tuple(found) for found in gathered}) > 1:
@@ -170,10 +169,6 @@ def _pieces(value: Any) -> Iterator[str]:
 
 def _place(part: Part | None) -> tuple[int, ...]:
     return () if part is None else (part.start, part.stop)
-
-
-def _mask_digest(mask: Tensor) -> bytes:
-    return hashlib.blake2b(np.packbits(mask.cpu().numpy()).tobytes(), digest_size=8).digest()
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -107,13 +107,21 @@ class AtomicCheckpoints(ResumablePasses):
         # Where every process writes its own part, all would have to agree on a place.
         direct = self._staged is not None or saves_in_parts(self)
         staged = self.args.should_save and not direct
-        with staged_files(directory, MODEL_FILES) if staged else nullcontext(directory) as place:
+        # Trainer may go on to a barrier. Outside of a checkpoint the first process may save alone.
+        agreed = failing_together(self, "saving the model") if self._fails_together else nullcontext()
+        with agreed, staged_files(directory, MODEL_FILES) if staged else nullcontext(directory) as place:
             with weights_together(self, self.recipe != Recipe()):
                 super().save_model(str(place), _internal_call=True)
             if self.args.should_save or every_process_saves(self):
                 self.write_beside_weights(place)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    @property
+    def _fails_together(self) -> bool:
+        """Whether a checkpoint is saved now, and without a gathering inside at which others would wait."""
+        gathers = every_process_saves(self) or self.is_deepspeed_enabled
+        return self._staged is not None and not gathers
 
     def write_beside_weights(self, directory: Path) -> None:
         """Write the files that belong to a model that has just been saved; by default none.
@@ -138,17 +146,15 @@ class AtomicCheckpoints(ResumablePasses):
     def _save_checkpoint(self, model: nn.Module, trial: "optuna.Trial | dict[str, Any] | None") -> None:
         home = Path(super()._get_output_dir(trial))
         staging = home / STAGING / self._agreed(_process_name())
-        if self.args.should_save:
-            # Files that this process failed to move before.
-            recover_directories(staging, home, MODEL_FILES)
-        self.accelerator.wait_for_everyone()
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with failing_together(self, f"saving {name}"):
+            if self.args.should_save:
+                # Files that this process failed to move before.
+                recover_directories(staging, home, MODEL_FILES)
         staged, final = staging / name, home / name
         self._staged = staging.name
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         try:
-            # Sharded weights are gathered inside, so a process that failed could not meet the others.
-            with nullcontext() if sharded else failing_together(self, f"saving {name}"):
+            with failing_together(self, f"saving {name}") if self._fails_together else nullcontext():
                 super()._save_checkpoint(model, trial)
         finally:
             self._staged = None

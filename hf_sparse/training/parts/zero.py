@@ -189,7 +189,7 @@ class ZeroSparsityPart(SparsityPart):
 
 
 class ZeroQuantizationPart(QuantizationPart):
-    """Quantizes where DeepSpeed, unlike DDP, neither copies ranges between processes nor keeps gradients."""
+    """Quantizes where DeepSpeed, unlike DDP, keeps no gradients."""
 
     def __init__(self, recipe: QuantizationRecipe, model: nn.Module) -> None:
         super().__init__(recipe, model)
@@ -214,18 +214,6 @@ class ZeroQuantizationPart(QuantizationPart):
             for name, module in self.quantizer.modules.items()
             if module.weight.requires_grad
         ]
-
-    def before_forward(self, run: Run, training: bool) -> None:
-        """Give all processes the ranges of the first one, as DDP does in training."""
-        if run.accelerator is None or run.accelerator.num_processes == 1:
-            return
-        ends = [
-            end for module in self.quantizer.modules.values() for end in (module.input_low, module.input_high)
-        ]
-        together = torch.stack([end.float() for end in ends])
-        torch.distributed.broadcast(together, src=0)
-        for end, value in zip(ends, together, strict=True):
-            end.copy_(value)
 
     def after_backward(self, run: Run, last: bool) -> float:
         """Refuse, after the first backward pass, layers whose weight is used past their `forward`."""
