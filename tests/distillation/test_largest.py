@@ -88,3 +88,10 @@ def test_student_and_teacher_that_agree_have_no_loss_and_no_gradient() -> None:
 def test_another_temperature_is_refused() -> None:
     with pytest.raises(ValueError, match=r"known at temperature 2.0, got 1.0; compute"):
         categorical(logits(0), Largest.of(logits(1), 3, 2.0), 1.0)
+
+
+@pytest.mark.parametrize("broken", ["student", "teacher"])
+def test_what_is_not_a_number_shows_in_the_loss(broken: str) -> None:
+    student, teacher = logits(0).float(), logits(1).float()
+    {"student": student, "teacher": teacher}[broken][0, 0] = torch.nan
+    assert categorical(student, Largest.of(teacher, 3, 1.0), 1.0).isnan()

@@ -76,6 +76,30 @@ def test_what_others_write_is_seen_after_refreshing(tmp_path: Path) -> None:
     assert teacher.rows == 2 and len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
+def test_of_two_that_computed_an_example_all_take_the_same(tmp_path: Path) -> None:
+    class Rounded(Teacher):
+        """Differs in the last bits, as a batch of another length makes it."""
+
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.by = by
+
+        def __call__(self, given: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping]:
+            outputs, wanted = super().__call__(given)
+            return {"logits": outputs["logits"] + self.by}, wanted
+
+    caches = [opened(tmp_path) for _ in range(4)]
+    for number, cache in enumerate(caches):
+        cache.outputs(BATCH, Rounded(1e-6 * number), CPU)
+    for cache in caches:
+        cache.flush()
+    for cache in caches:
+        cache.refresh()
+    caches.append(opened(tmp_path))
+    found = [cache.outputs(BATCH, Teacher(), CPU)["logits"] for cache in caches]
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
 def test_much_that_waits_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher_cache, "_SHARD", 100)
     cache, teacher = opened(tmp_path), Teacher()

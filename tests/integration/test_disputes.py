@@ -30,7 +30,11 @@ def test_processes_that_disagree_are_refused_on_both(scenario: str, said: str, r
     assert ranks[0][scenario]["left"] == []
 
 
-@pytest.mark.parametrize(("scenario", "full"), [("full_beside", 1), ("full_first", 0), ("full_weights", 0)])
+# The process whose disk is full. Beside the best model, Trainer lets all wait for the first one.
+FULL = [("full_beside", 1), ("full_first", 0), ("full_weights", 0), ("full_at_best", 0)]
+
+
+@pytest.mark.parametrize(("scenario", "full"), FULL)
 def test_a_full_disk_of_one_process_ends_both(scenario: str, full: int, ranks: list) -> None:
     own, other = ranks[full][scenario]["error"], ranks[1 - full][scenario]["error"]
     assert own == "OSError: [Errno 28] No space left on device"

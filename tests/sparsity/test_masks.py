@@ -271,3 +271,13 @@ def test_zeros_that_are_kept_and_negative_zeros_are_in_order() -> None:
     layer, masks, _ = masked()
     layer.weight.data.fill_(-0.0)
     assert masks.nonzero_removed() == {}
+
+
+def test_masks_know_their_shapes_while_weights_are_divided_elsewhere() -> None:
+    """Between the steps of ZeRO-3 the parameters of a model are empty."""
+    layer, masks, keep = masked()
+    packed, sparsity = masks.pack(), masks.sparsity
+    layer.weight.data = torch.empty(0)
+    assert masks.sparsity == sparsity
+    masks.unpack(packed)
+    assert torch.equal(masks[FIRST], keep)

@@ -34,7 +34,11 @@ def on(rank: int, where: int, fault: Callable[[], AbstractContextManager]) -> Ab
 def train(folder: Path, recipe: Recipe, rows: list[dict[str, Any]], **changes: Any) -> None:
     settings = {"per_device_train_batch_size": 2, "max_steps": 3, "save_strategy": "steps", "save_steps": 2}
     SparseTrainer(
-        bert(), arguments(folder, **(settings | changes)), train_dataset=rows, recipe=recipe
+        bert(),
+        arguments(folder, **(settings | changes)),
+        train_dataset=rows,
+        eval_dataset=rows[:4],
+        recipe=recipe,
     ).train()
 
 
@@ -70,6 +74,12 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
         with on(rank, 0, lambda: patch("hf_sparse.training.parts.part.write_state", full_disk)):
             train(folder, recipe, rows)
 
+    def full_at_best() -> None:
+        best = {"metric_for_best_model": "loss", "load_best_model_at_end": True}
+        every = {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "constant"}
+        with on(rank, 0, lambda: patch("hf_sparse.training.parts.part.write_state", full_disk)):
+            train(folder, recipe, rows, **best, **every)
+
     def claimed() -> None:
         folder.mkdir(exist_ok=True)
         with on(rank, 0, lambda: locked(folder)):
@@ -96,6 +106,7 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
         full_beside,
         full_first,
         full_weights,
+        full_at_best,
         claimed,
         nan,
         agreed,

@@ -108,7 +108,8 @@ class AtomicCheckpoints(ResumablePasses):
         direct = self._staged is not None or saves_in_parts(self)
         staged = self.args.should_save and not direct
         # Trainer may go on to a barrier. Outside of a checkpoint the first process may save alone.
-        agreed = failing_together(self, "saving the model") if self._fails_together else nullcontext()
+        saving = f"saving {directory.name}"
+        agreed = failing_together(self, saving) if self._fails_together else nullcontext()
         with agreed, staged_files(directory, MODEL_FILES) if staged else nullcontext(directory) as place:
             with weights_together(self, self.recipe != Recipe()):
                 super().save_model(str(place), _internal_call=True)

@@ -103,3 +103,17 @@ def test_other_devices_pack_alike(size: int, monkeypatch: pytest.MonkeyPatch) ->
     bits = mask_storage._pack_by_torch(flags)
     assert torch.equal(bits, mask_storage._pack(flags))
     assert torch.equal(mask_storage._unpack_by_torch(bits)[:size], flags)
+
+
+def test_a_tensor_of_another_size_is_refused(way: str) -> None:
+    mask = mask_of(random_keep((8, 8)), turned=False)
+    with pytest.raises(ValueError, match=r"a mask of \(8, 8\) does not fit a tensor of \(4, 8\)"):
+        mask.clear(torch.ones(4, 8))
+
+
+def test_equal_masks_have_equal_digests() -> None:
+    keep = random_keep((5, 9))
+    one, other = mask_of(keep, turned=False), mask_of(keep.clone(), turned=False)
+    assert one.digest() == other.digest()
+    keep[0, 0] = ~keep[0, 0]
+    assert mask_of(keep, turned=False).digest() != one.digest() != BitMask((5, 9)).digest()
