@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers.trainer import TRAINER_STATE_NAME
@@ -214,6 +215,9 @@ class _Runs:
             elastic_launch(config, train)(task, True)
         except ChildFailedError as error:
             return f"{error}"
+        except SignalException as error:
+            # As one process has it.
+            raise KeyboardInterrupt from error
         finally:
             for logger, level in levels.items():
                 logger.setLevel(level)

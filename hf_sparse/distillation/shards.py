@@ -47,7 +47,7 @@ class Shard:
             self.identity = metadata["identity"]
             self.layout: Layout = from_values(parse_json(metadata["layout"], own=True))
             self._begin = _place_of_data(path)
-        except (SafetensorError, ValueError, KeyError, IndexError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
             raise ValueError(f"{path} is damaged ({error}); {_WAY_OUT}") from error
         self.keys = [bytes(key) for key in keys.numpy()]
         self._starts, self.sums = starts.tolist(), sums.tolist()
@@ -118,8 +118,8 @@ def _delete_left_over(path: Path) -> None:
     try:
         if path.stat().st_mtime < time.time() - _LEFT_SECONDS:
             os.unlink(path)
-    except FileNotFoundError:
-        # Another process has finished or deleted it.
+    except OSError:
+        # Another process has finished or deleted it, or it is not ours to delete.
         return
 
 

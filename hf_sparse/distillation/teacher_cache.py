@@ -40,6 +40,10 @@ _ENTRIES = 1 << 32
 Compute = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], Mapping[Place, Rows]]]
 
 
+# Models that mix padding into their outputs: by convolution, pooling, Fourier transforms, or hashing.
+_SEE_PADDING = ("convbert", "fnet", "funnel", "nystromformer", "yoso")
+
+
 @dataclass(frozen=True)
 class TeacherCache:
     """Where a run keeps the outputs of its teacher, and what it keeps.
@@ -52,7 +56,7 @@ class TeacherCache:
         half: Round all numbers to float16.
 
     Raises:
-        ValueError: `top_k` is below 1.
+        ValueError: `top_k` is no whole number of at least 1, or `directory` is empty or a file.
     """
 
     directory: str | Path
@@ -61,8 +65,15 @@ class TeacherCache:
     half: bool = False
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is at least 1, got {self.top_k}; None keeps all logits")
+        whole = isinstance(self.top_k, int) and not isinstance(self.top_k, bool)
+        if self.top_k is not None and not (whole and self.top_k >= 1):
+            raise ValueError(
+                f"top_k is a whole number, at least 1, got {self.top_k!r}; None keeps all logits"
+            )
+        if not str(self.directory):
+            raise ValueError("the directory of a teacher cache is empty; name one")
+        if Path(self.directory).exists() and not Path(self.directory).is_dir():
+            raise ValueError(f"teacher_cache {self.directory} is a file; name a directory")
 
 
 def as_cache(given: TeacherCache | str | Path | None, distils: bool) -> TeacherCache | None:
@@ -257,6 +268,12 @@ def check_kept(
         raise ValueError(
             f"the teacher {type(model).__name__} is an encoder-decoder, and a cache keeps texts of one "
             "length each; leave teacher_cache out"
+        )
+    kind = getattr(getattr(model, "config", None), "model_type", "")
+    if kind in _SEE_PADDING:
+        raise ValueError(
+            f"the outputs of {kind} depend on how far a text is padded, and a cache keeps those of the text; "
+            "leave teacher_cache out"
         )
     if unknown := [name for name, reads in compared.items() if reads is None]:
         raise ValueError(

@@ -26,6 +26,8 @@ _SAID = {
     "top_k": "top_k",
     "half": "half",
 }
+# Attributes of modules that say in what state they are, not what they compute.
+_STATES = ("training", "gradient_checkpointing", "name_or_path", "warnings_issued", "hf_device_map")
 # Settings of a configuration that do not change what a model computes.
 _NAMES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "hf_sparse")
 
@@ -56,7 +58,8 @@ def identity_of(
     """Return what the outputs of a teacher depend on besides the example.
 
     Args:
-        teacher: The model; its weights, buffers, kinds of modules and configuration count.
+        teacher: The model; its weights, buffers, modules with their plain attributes, adapters and hooks, and
+            its configuration count.
         processing_class: The tokenizer or a processor that holds one; anything else is unknown.
         precision: The mixed precision that the teacher computes in.
         outputs: What is kept.
@@ -78,7 +81,8 @@ def digest_of(teacher: nn.Module) -> str:
     known = {name: value for name, value in settings.items() if name not in _NAMES}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
     for name, module in model.named_modules():
-        digest.update(f"{name} {type(module).__qualname__}\n".encode())
+        held = json.dumps([name, type(module).__qualname__, _attributes(module)], sort_keys=True, default=str)
+        digest.update(f"{held}\n".encode())
     # The adapters of a student that is its own teacher are off, and train.
     base = isinstance(teacher, BaseAsTeacher)
     weights = {name: value for name, value in model.named_parameters() if not (base and value.requires_grad)}
@@ -87,6 +91,29 @@ def digest_of(teacher: nn.Module) -> str:
         for found in pool.map(_hash, *zip(*tensors, strict=True)) if tensors else ():
             digest.update(found)
     return digest.hexdigest()
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Return what besides tensors may change the outputs of a module: numbers, texts, adapters, hooks."""
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    held = {name: value for name, value in public.items() if name not in _STATES and _is_plain(value)}
+    for name in ("_active_adapter", "_disable_adapters", "merged_adapters"):
+        held[name] = getattr(module, name, None)
+    quantization = getattr(module, "quantization", None)
+    if quantization is not None:
+        held["quantization"] = f"{quantization.weights} {quantization.activations}"
+    for kind in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks = vars(module)[kind].values()
+        held[kind] = [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in hooks]
+    return held
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def _hash(name: str, tensor: Tensor) -> bytes:

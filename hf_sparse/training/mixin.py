@@ -235,14 +235,13 @@ class PartsMixin(HeardEvents, TrialsMixin, AtomicCheckpoints):
         return super()._determine_best_metric(metrics, trial)
 
     def _hear(self, event: str) -> None:
+        # A callback may have called the model, whose outermost weights FSDP2 then leaves whole.
+        reshard(self.model)
         match event:
             case "on_train_begin":
                 self._begin_training()
             case "on_epoch_begin":
                 self.begin_pass()
-            # A callback may have called the model.
-            case "on_step_end" | "on_evaluate" | "on_predict":
-                reshard(self.model)
             case "on_train_end":
                 self._end_training()
             case "on_push_begin":

@@ -1,6 +1,7 @@
 """A directory of outputs belongs to one teacher, tokenizer and set of settings; anything else is refused."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,8 @@ from torch import nn
 
 from hf_sparse import TeacherCache
 from hf_sparse.distillation import teacher_cache
-from hf_sparse.distillation.base_teacher import BaseAsTeacher
-from hf_sparse.distillation.teacher_cache import IDENTITY, TeacherOutputs, as_cache
-from hf_sparse.distillation.teacher_identity import digest_of, identity_of
+from hf_sparse.distillation.teacher_cache import IDENTITY, TeacherOutputs, as_cache, check_kept
+from hf_sparse.distillation.teacher_identity import identity_of
 from tests.support.tiny import bert, masked_lm
 
 CPU = torch.device("cpu")
@@ -247,17 +247,6 @@ def test_the_first_of_two_that_begin_at_once_decides(tmp_path: Path, monkeypatch
         opened(tmp_path)
 
 
-def test_the_digest_of_a_base_below_adapters_does_not_change_in_training() -> None:
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"]))
-    before = digest_of(BaseAsTeacher(model))
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(1)
-    assert digest_of(BaseAsTeacher(model)) == before != digest_of(model)
-
-
 def test_what_a_trainer_is_given_is_checked() -> None:
     assert as_cache(None, False) is None
     assert as_cache("here", True) == TeacherCache("here") == as_cache(TeacherCache("here"), True)
@@ -265,5 +254,27 @@ def test_what_a_trainer_is_given_is_checked() -> None:
         as_cache("here", False)
     with pytest.raises(TypeError, match="teacher_cache is a directory or a TeacherCache, got 3"):
         as_cache(3, True)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="top_k is at least 1, got 0; None keeps all"):
+    with pytest.raises(ValueError, match="top_k is a whole number, at least 1, got 0; None keeps all"):
         TeacherCache("here", top_k=0)
+
+
+def test_models_whose_outputs_depend_on_padding_are_refused() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.config = SimpleNamespace(model_type="convbert", is_encoder_decoder=False)
+    with pytest.raises(ValueError, match="the outputs of convbert depend on how far a text is padded"):
+        check_kept(TeacherCache("somewhere"), model, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"directory": ""}, "is empty; name one"),
+        ({"directory": __file__}, "is a file; name a directory"),
+        ({"directory": "here", "top_k": 2.5}, "top_k is a whole number, at least 1, got 2.5"),
+        ({"directory": "here", "top_k": True}, "got True"),
+        ({"directory": "here", "top_k": "64"}, "got '64'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TeacherCache(**settings)

@@ -95,6 +95,11 @@ def check_checkpoint(checkpoint: Path, trainer: Resumable) -> None:
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
         _require_weights_of(checkpoint, str(plugin.state_dict_type))
+    elif any(checkpoint.glob("pytorch_model_fsdp*")):
+        raise ValueError(
+            f"{checkpoint} was written under FSDP, and Trainer reads it under FSDP alone; resume with "
+            "--fsdp, for one process by torchrun --nproc_per_node 1, or start a new run from its weights"
+        )
     if not trainer.is_deepspeed_enabled and (parts := _missing(checkpoint, trainer.args)):
         logger.warning(
             "%s lacks %s: the run will differ from an uninterrupted one.",
