@@ -42,18 +42,7 @@ from hf_sparse.training.trainer import SparseTrainer
 OUTPUT, END = "output", "end"
 # Passes over the data in a run, so that it crosses the ends of some.
 _PASSES = 3
-_TOKENS = 16
-_TINY: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "vocab_size": 128,
-    "max_position_embeddings": _TOKENS,
-    # Terms that compare attention need both.
-    "attn_implementation": "eager",
-    "attention_probs_dropout_prob": 0.0,
-}
+_TOKENS, _WORDS = 16, 128
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,7 @@ class Job:
     def _model(self, recipe: Recipe) -> PreTrainedModel:
         if self.model is not None:
             return load_model(self.model, restore=False, strict=False)
-        model = BertForSequenceClassification(BertConfig(**_TINY))
+        model = _tiny()
         if recipe.sparsity is not None and recipe.sparsity.schedule is None:
             _remove_half(model)
         return model
@@ -135,7 +124,7 @@ class Job:
         if recipe.distillation is None or recipe.distillation.teacher != "given":
             return None
         if self.model is None:
-            return BertForSequenceClassification(BertConfig(**_TINY))
+            return _tiny()
         return load_teacher(self.teacher or self.model, model)
 
     def _rows(self, model: PreTrainedModel) -> list[dict[str, Any]]:
@@ -188,6 +177,22 @@ def _labels(kind: str, ids: Tensor, index: int, model: PreTrainedModel) -> dict[
     if kind.endswith(("LM", "LMHeadModel", "ForConditionalGeneration", "ForPreTraining")):
         return {"labels": ids.clone()}
     return {}
+
+
+def _tiny() -> PreTrainedModel:
+    """Return a small model with random weights."""
+    config = BertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        vocab_size=_WORDS,
+        max_position_embeddings=_TOKENS,
+        # Terms that compare attention need both.
+        attention_probs_dropout_prob=0.0,
+        **{"attn_implementation": "eager"},
+    )
+    return BertForSequenceClassification(config)
 
 
 def _remove_half(model: PreTrainedModel) -> None:

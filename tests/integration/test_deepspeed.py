@@ -17,7 +17,7 @@ REASONS = {
     "group_lasso": "method group_lasso changes gradients or weights at every step",
     "movement": "method movement changes gradients or weights at every step",
     "magnitude with revive": "take stage 1 or 2, or set sparsity.revive=false",
-    "hidden, wider teacher": "projections to the teacher's width are not sharded under FSDP or DeepSpeed",
+    "hidden, wider teacher": "projections to the teacher's width join the optimizer",
 }
 
 

@@ -86,7 +86,10 @@ def test_projections_belong_to_one_student(tmp_path: Path) -> None:
 def test_projections_that_would_have_to_be_sharded_are_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path, {"hidden": 1.0}, teacher=make("bert", 1, **WIDE))
     run.is_fsdp_enabled = True
-    with pytest.raises(ValueError, match="are not sharded under FSDP or DeepSpeed; take a teacher of the"):
+    with pytest.raises(
+        ValueError,
+        match="its state is saved for the model's own parameters alone; take a teacher",
+    ):
         run._make_parts(run.given_recipe)
     run.given_teacher = make("bert", 1)
     run._make_parts(run.given_recipe)

@@ -18,7 +18,7 @@ from hf_sparse.sparsity.patterns.block import Array
 from hf_sparse.sparsity.streamed.ranked_scores import Score
 from hf_sparse.sparsity.topk import NOT_NUMBERS
 
-# Scores at a time, and bits of one histogram.
+# Scores at a time, and bits of a histogram.
 _CHUNK, _CHUNK_ON_DEVICE, _BITS = 1 << 16, 1 << 24, 11
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -256,8 +256,7 @@ def _score_type(ranking: SharedRanking, score: Score) -> torch.dtype:
 
 def _chunks(values: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Return parts of values, flat, with their places."""
-    flat = values.detach().flatten()
-    step = _CHUNK if flat.device.type == "cpu" else _CHUNK_ON_DEVICE
+    flat, step = values.detach().flatten(), _CHUNK if values.device.type == "cpu" else _CHUNK_ON_DEVICE
     return ((start, flat[start : start + step]) for start in range(0, flat.numel(), step))
 
 
