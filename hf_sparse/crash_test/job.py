@@ -181,6 +181,8 @@ def _labels(kind: str, ids: Tensor, index: int, model: PreTrainedModel) -> dict[
 
 def _tiny() -> PreTrainedModel:
     """Return a small model with random weights."""
+    # Terms that compare attention need it, and attention without dropout.
+    eager: dict[str, Any] = {"attn_implementation": "eager"}
     config = BertConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -188,9 +190,8 @@ def _tiny() -> PreTrainedModel:
         intermediate_size=64,
         vocab_size=_WORDS,
         max_position_embeddings=_TOKENS,
-        # Terms that compare attention need both.
         attention_probs_dropout_prob=0.0,
-        **{"attn_implementation": "eager"},
+        **eager,
     )
     return BertForSequenceClassification(config)
 
