@@ -116,7 +116,7 @@ class SparseArguments:
             ValueError: Its settings are given without a directory, or are out of range.
         """
         cache = TeacherCache(
-            self.teacher_cache or "",
+            "unused" if self.teacher_cache is None else self.teacher_cache,
             top_k=self.teacher_cache_top_k or None,
             states=self.teacher_cache_states,
             half=self.teacher_cache_half,
