@@ -108,7 +108,7 @@ def test_a_teacher_cache_is_described() -> None:
         ValueError, match="--teacher_cache_states is about a teacher cache, and none is given"
     ):
         parse("--teacher_cache_states").build_teacher_cache()
-    with pytest.raises(ValueError, match="top_k is at least 1, got -1"):
+    with pytest.raises(ValueError, match="top_k is a whole number, at least 1, got -1"):
         parse("--teacher_cache", "outputs", "--teacher_cache_top_k", "-1").build_teacher_cache()
 
 
