@@ -42,7 +42,7 @@ def resumed(folder: Path, **changes: Any) -> dict[str, Any]:
         (Moment(TRAINER, "training_step", 9), 4),
         (Moment("torch.optim:AdamW", "step", 5, after=True), 4),
         # The third checkpoint, at the end of the ramp.
-        (Moment("hf_sparse.training.mixin", "write_state", 3, after=True), 4),
+        (Moment("hf_sparse.training.parts.part", "write_state", 3, after=True), 4),
         (Moment(TRAINER, "_save", 3, after=True), 4),
         (Moment(TRAINER, "_save_optimizer_and_scheduler", 3, after=True), 4),
         (Moment("transformers.trainer_callback:TrainerState", "save_to_json", 5, after=True), 4),

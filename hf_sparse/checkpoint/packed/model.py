@@ -1,6 +1,7 @@
 """Models in one small file, `packed.safetensors`, beside the configuration and in place of the weights."""
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from hf_sparse.atomic.directories import recover_directory
-from hf_sparse.atomic.file_group import FileGroup, recover_files, staged_files
+from hf_sparse.atomic.file_group import STAGING, FileGroup, recover_files, staged_files
 from hf_sparse.checkpoint.configuration import described_by, require_plausible
 from hf_sparse.checkpoint.packed.entries import (
     pack_layer,
@@ -51,7 +52,8 @@ from hf_sparse.targets import find_targets
 _WEIGHT = ".weight"
 # Methods of tensors that draw random values.
 _DRAW = {"normal_", "uniform_"}
-_FILES = FileGroup("packed-", order=lambda name: (name == PACKED, name))
+# The file is absent while its configuration is replaced, which readers wait for.
+_FILES = FileGroup("packed-", marker=PACKED, order=lambda name: (name == PACKED, name))
 
 
 def save_packed(model: PreTrainedModel, directory: str | Path, tokenizer: Tokenizer | None = None) -> Sizes:
@@ -196,7 +198,11 @@ class OpenedPacked:
 def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
     """Open what `save_packed` wrote into a directory; raises as `load_packed` does."""
     path = Path(directory) / PACKED
+    writers, until = Path(directory) / STAGING, time.monotonic() + 5.0
     recover_files(Path(directory), _FILES)
+    while not path.is_file() and any(writers.glob(f"{_FILES.kind}*")) and time.monotonic() < until:
+        time.sleep(0.01)
+        recover_files(Path(directory), _FILES)
     pairs = {entry.name: (entry, content) for entry, content in read_packed(path)}
     described = Path(directory) / CONFIG_NAME
     require_plausible(described)
