@@ -98,7 +98,7 @@ EXAMPLES, TASK_BATCH, TASK_LENGTH, EPOCHS, EPOCHS_8BIT = 392_702, 32, 128, 9, 3
 
 # Bytes of a parameter: float32 weights, gradients and two moments of Adam; the teacher's weights. Of a
 # target: its mask, its remembered value.
-TRAINED, TEACHER, MASK, REMEMBERED = 16, 4, 1, 4
+TRAINED, TEACHER, MASK, REMEMBERED = 16, 4, 1 / 8, 4
 # Bytes that Adam moves for a parameter: it reads all four and writes three.
 ADAM = 28
 # Bytes that are sent for a parameter and step: two gathers in bfloat16 and a reduction in float32 (FSDP), or
@@ -111,7 +111,7 @@ HIDDEN = 2 / 3
 ACTIVATION = 34
 # Bytes moved for a target in a step: gradient read and written, mask read; remembered values are put into the
 # weight and taken out of it.
-MASKED, REMEMBERING = 9, 26
+MASKED, REMEMBERING = 8 + 1 / 8, 24 + 1 / 8
 # A mask update reads every score in three passes of a radix selection and writes the mask; the sums of
 # histograms take a few rounds, for scores and for ties.
 RANKED, ROUNDS, BINS, LATENCY = 13, 6, 2048, 50e-6
