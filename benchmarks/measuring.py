@@ -6,9 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_sparse.environment import hardware
 from hf_sparse.runs import results
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def instructions() -> str:
+    """Return this processor's fastest instructions for 8-bit integers, or `none`.
+
+    Files of latencies are named after them, because ratios between engines depend on them.
+    """
+    return next(iter(hardware()["instructions"].split()), "none")
 
 
 def write_results(

@@ -3,7 +3,7 @@
 from hf_sparse.benchmark.latency import limited
 from hf_sparse.planning.pattern_speedup import SPARSITIES, measure_speedup
 from hf_sparse.runtime.bindings import load_kernels
-from measuring import write_results
+from measuring import instructions, write_results
 
 
 def main() -> None:
@@ -23,7 +23,12 @@ def main() -> None:
         "dense in 8 bits, ms": round(speedup.dense * 1e3, 2),
         "PyTorch in float32, ms": round(speedup.floats * 1e3, 2),
     }
-    print(write_results("patterns", "What patterns buy", rows, settings, list(rows[0])))
+    fastest = instructions()
+    print(
+        write_results(
+            f"patterns_{fastest}", f"What patterns buy with {fastest}", rows, settings, list(rows[0])
+        )
+    )
 
 
 if __name__ == "__main__":

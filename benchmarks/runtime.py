@@ -2,7 +2,8 @@
 
 Weights and masks are random, since the time does not depend on their values. Models take turns in one
 process, with two calls in a row, of which the second counts. Ratios are medians over the rounds. The other
-runtimes compute zeros like other weights, so they are measured with one pattern.
+runtimes compute zeros like other weights, so they are measured with one pattern. The result file is named
+after the processor's fastest instructions for 8 bits, because ratios differ between them.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from hf_sparse.benchmark.latency import Prepared, limited, measure
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runs.latency import LatencyRow
 from hf_sparse.runtime.bindings import load_kernels
-from measuring import write_results
+from measuring import instructions, write_results
 
 # Rows and columns of a block, share of zeros, the name in the table.
 PATTERNS = {
@@ -130,7 +131,8 @@ def main() -> None:
         "threads": options.threads,
         "rounds": {f"{batch} x {length}": rounds for (batch, length), (_, rounds) in SHAPES.items()},
     }
-    print(write_results("runtime", "The CPU runtime", rows, settings, COLUMNS))
+    fastest = instructions()
+    print(write_results(f"runtime_{fastest}", f"The CPU runtime with {fastest}", rows, settings, COLUMNS))
 
 
 if __name__ == "__main__":

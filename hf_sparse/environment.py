@@ -15,14 +15,20 @@ from hf_sparse.native.features import processor_features
 
 # In the order of preference: tiles multiply several times as fast as vectors.
 _BF16_FEATURES = ("amx_bf16", "avx512_bf16")
+# Which of these a processor has decides how fast any engine runs in 8 bits.
+_INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "avx2", "asimddp")
 _SIZE, _TIMES = 512, 5
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
 
 def hardware() -> dict[str, Any]:
-    """Return processor, cores of this process, threads of torch, system, and the accelerator if any."""
+    """Return processor, instructions, cores of this process, threads of torch, system, any accelerator.
+
+    `instructions` are those that multiply 8-bit integers, the fastest first, as Linux names them.
+    """
     found: dict[str, Any] = {
         "processor": _processor(),
+        "instructions": " ".join(name for name in _INT8_FEATURES if name in processor_features()),
         "cores": _cores(),
         "torch_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",

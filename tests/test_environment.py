@@ -55,6 +55,12 @@ def test_the_gain_is_a_ratio_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.bf16_speedup() == 4.0
 
 
+def test_hardware_names_the_8_bit_instructions_the_fastest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = frozenset({"avx2", "sse4_2", "avx512_vnni", "amx_int8"})
+    monkeypatch.setattr(environment, "processor_features", lambda: features)
+    assert hardware()["instructions"] == "amx_int8 avx512_vnni avx2"
+
+
 def test_hardware_and_versions_are_named() -> None:
     assert hardware()["processor"] and hardware()["cores"] >= 1 and hardware()["torch_threads"] >= 1
     assert versions()["hf_sparse"] == hf_sparse.__version__
