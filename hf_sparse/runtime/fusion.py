@@ -13,11 +13,11 @@ from hf_sparse.runtime.bindings import ACTIVATIONS, Kernels, load_kernels
 from hf_sparse.runtime.fused_encoder import FusedEncoder, FusedLayer, norm_vectors
 from hf_sparse.runtime.integer_layer import as_integers, quantized_linears
 from hf_sparse.runtime.linear import forbid_saving
-from hf_sparse.runtime.optimization import replace, require_cpu
+from hf_sparse.runtime.optimization import Model, replace, require_cpu, transformers_model
 from hf_sparse.savable import require_merged
 
 
-def fuse(model: PreTrainedModel) -> PreTrainedModel:
+def fuse(model: Model) -> Model:
     """Replace the encoder of a model of the BERT family, in place, by one of the kernels; return the model.
 
     Quantized layers compute with the codes and the ranges that training gave them. Plain layers are rounded
@@ -29,7 +29,8 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
 
     Args:
         model: A model on the CPU whose `model_type` is bert, camembert, distilbert, electra, roberta or
-            xlm-roberta. Save it before: the fused model cannot be saved or trained.
+            xlm-roberta, or a `SentenceTransformer` or `CrossEncoder` with one inside, whose pooling and
+            normalization stay. Save it before: the fused model cannot be saved or trained.
 
     Returns:
         The same model, in evaluation mode and without gradients.
@@ -39,10 +40,15 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
             that would be lost, weights have scales for groups of inputs or are not finite. The model is
             unchanged then.
     """
-    require_cpu(model)
     require_merged(model)
-    if any(isinstance(module, FusedEncoder) for module in model.modules()):
-        return model
+    inner = transformers_model(model)
+    require_cpu(inner)
+    if not any(isinstance(module, FusedEncoder) for module in inner.modules()):
+        _fuse_encoder(inner)
+    return model.eval().requires_grad_(False)
+
+
+def _fuse_encoder(model: PreTrainedModel) -> None:
     names = encoder_names(model)
     require_finite_tensors(model.named_parameters())
     kernels, base = load_kernels(), model.base_model
@@ -55,7 +61,6 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
             for part, linear in zip(names.linears, linears, strict=True)
         ]
         install(kernels, model, names, packed)
-    return model.eval().requires_grad_(False)
 
 
 def encoder_names(model: PreTrainedModel) -> EncoderNames:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_sparse.modules import pretrained_parts
 from hf_sparse.quantization.bypass import bypassed
 from hf_sparse.quantization.quantized_layers import QuantizedLayer, require_finite_tensors
 from hf_sparse.runtime.autotune import pack_layer
@@ -19,8 +21,10 @@ logger = logging.getLogger(__name__)
 # A plain Linear with a smaller share of zeros was hardly pruned, and stays as it is.
 SPARSE = 0.5
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def optimize(model: PreTrainedModel) -> PreTrainedModel:
+
+def optimize(model: Model) -> Model:
     """Replace the sparse or quantized Linears of a model, in place, by layers of the kernels; return it.
 
     Quantized layers compute with their codes and ranges. Plain ones with at least half of their weights zero
@@ -31,8 +35,8 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
     Without a C++ compiler the model stays in PyTorch, after one warning.
 
     Args:
-        model: Any model of transformers on the CPU. Save it before: the optimized model cannot be saved or
-            trained.
+        model: Any model of transformers on the CPU, or a `SentenceTransformer` or `CrossEncoder` with one
+            inside. Save it before: the optimized model cannot be saved or trained.
 
     Returns:
         The same model, in evaluation mode and without gradients.
@@ -40,13 +44,30 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ValueError: The model is not on the CPU, or weights are not finite.
     """
-    require_cpu(model)
-    require_finite_tensors(model.named_parameters())
-    kernels = load_kernels()
-    layers, left = quantized_linears(model), list[tuple[str, object]]()
+    inner = transformers_model(model)
+    require_cpu(inner)
+    require_finite_tensors(inner.named_parameters())
     model.eval().requires_grad_(False)
+    _replace_linears(inner)
+    return model
+
+
+def transformers_model(model: nn.Module) -> PreTrainedModel:
+    """Return a model of transformers, or the one inside a model of sentence-transformers."""
+    found = list(pretrained_parts(model))
+    if len(found) != 1:
+        raise ValueError(
+            f"{type(model).__name__} holds {len(found)} models of transformers, and exactly one can be made "
+            "ready to run; call the function for each of those that it holds"
+        )
+    return found[0]
+
+
+def _replace_linears(model: PreTrainedModel) -> None:
+    kernels = load_kernels()
     if kernels is None:
-        return model
+        return
+    layers, left = quantized_linears(model), list[tuple[str, object]]()
     made: dict[nn.Module, RuntimeLinear] = {}
     past = bypassed(model)
     # A layer that is used in several places has as many names.
@@ -68,7 +89,6 @@ def optimize(model: PreTrainedModel) -> PreTrainedModel:
         logger.warning("%d layers stay in PyTorch, such as %s: %s", len(left), name, reason)
     if made:
         forbid_saving(model)
-    return model
 
 
 def require_cpu(model: PreTrainedModel) -> None:
