@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention.h"
+#include "norms.h"
 #include "threads.h"
 #include "transpose.h"
 
@@ -20,31 +21,6 @@ struct Encoder {
     const Layer* layers;
     double epsilon;
 };
-
-// LayerNorm of each token of a tile of floats, in place.
-inline void normalize(float* values, int64_t features, const float* weight, const float* bias, double epsilon) {
-    const Float count = every((float)features), little = every((float)epsilon);
-    Float mean[DEPTH] = {}, inverse[DEPTH] = {};
-    for (int64_t feature = 0; feature < features; feature++)
-        for (int part = 0; part < DEPTH; part++) mean[part] += load(values + feature * TOKENS + part * LANES);
-    for (int part = 0; part < DEPTH; part++) mean[part] = mean[part] / count;
-    for (int64_t feature = 0; feature < features; feature++)
-        for (int part = 0; part < DEPTH; part++) {
-            const Float apart = load(values + feature * TOKENS + part * LANES) - mean[part];
-            inverse[part] += apart * apart;
-        }
-    for (int part = 0; part < DEPTH; part++) {
-        const Float variance = inverse[part] / count + little;
-        float deviation[LANES];
-        for (int lane = 0; lane < LANES; lane++) deviation[lane] = std::sqrt(variance[lane]);
-        inverse[part] = every(1.0f) / load(deviation);
-    }
-    for (int64_t feature = 0; feature < features; feature++)
-        for (int part = 0; part < DEPTH; part++) {
-            float* to = values + feature * TOKENS + part * LANES;
-            store(to, (load(to) - mean[part]) * inverse[part] * every(weight[feature]) + every(bias[feature]));
-        }
-}
 
 // Tiles in a chunk: the values between the two products of a layer should stay in the cache.
 constexpr int64_t CHUNK = 128 / TOKENS > 0 ? 128 / TOKENS : 1;
