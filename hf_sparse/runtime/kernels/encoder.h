@@ -64,8 +64,9 @@ inline void product(const Matrix& matrix, const Codes& codes, int64_t count, con
         next = panel(matrix, first);
         for (int64_t tile = 0; tile < count; tile++)
             for (int64_t stripe = first; stripe < next; stripe++) {
-                alignas(64) int32_t sums[ROWS * TOKENS];
-                multiply(matrix, stripe, codes.tiles + tile * size, sums);
+                alignas(64) int32_t initial[ROWS], sums[ROWS * TOKENS];
+                initial_sums(matrix, stripe, codes.grid, initial);
+                multiply(matrix, stripe, codes.tiles + tile * size, initial, sums);
                 Float found[ROWS][DEPTH];
                 restore(matrix, stripe, codes.grid, codes.scales[tile], sums, found);
                 take(stripe, tile, found);

@@ -18,7 +18,7 @@ inline void normalize(float* values, int64_t features, const float* weight, cons
     for (int64_t feature = 0; feature < features; feature++)
         for (int part = 0; part < DEPTH; part++) {
             const Float apart = load(values + feature * TOKENS + part * LANES) - mean[part];
-            inverse[part] += apart * apart;
+            inverse[part] = fused(apart, apart, inverse[part]);
         }
     for (int part = 0; part < DEPTH; part++) {
         const Float variance = inverse[part] / count + little;
@@ -29,7 +29,8 @@ inline void normalize(float* values, int64_t features, const float* weight, cons
     for (int64_t feature = 0; feature < features; feature++)
         for (int part = 0; part < DEPTH; part++) {
             float* to = values + feature * TOKENS + part * LANES;
-            store(to, (load(to) - mean[part]) * inverse[part] * every(weight[feature]) + every(bias[feature]));
+            const Float scaled = (load(to) - mean[part]) * inverse[part];
+            store(to, fused(scaled, every(weight[feature]), every(bias[feature])));
         }
 }
 

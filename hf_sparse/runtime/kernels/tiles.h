@@ -21,10 +21,9 @@ struct Scales {
     bool any_broken;
 };
 
+// The code of a value, still to be clipped to 0 by those that store it. NaN becomes any code.
 inline Int code_of(Float value, Float inverse, Float zero) {
-    // Clipped as a float, so that NaN becomes a code as well.
-    const Float lowest = every(0.0f) - zero;
-    return to_int(nearest(at_most(at_least(value * inverse, lowest), lowest + every(255.0f))) + zero) - SHIFT;
+    return rounded(at_most(fused(value, inverse, zero), every(255.0f)));
 }
 
 // Stores the codes of ROWS features, from `first` on, in a tile of codes.
@@ -103,7 +102,7 @@ inline void quantize(Scales& scales, const Grid& grid, const float* values, int6
         for (int row = 0; row < ROWS; row++)
             for (int part = 0; part < DEPTH; part++) {
                 if (first + row >= features) {
-                    codes[row][part] = scales.zero[part] - SHIFT;
+                    codes[row][part] = scales.zero[part];
                     continue;
                 }
                 const Float value = load(values + (first + row) * TOKENS + part * LANES);
@@ -115,23 +114,26 @@ inline void quantize(Scales& scales, const Grid& grid, const float* values, int6
     mark_broken(scales, grid, largest);
 }
 
+// What the sums of a row begin with: on a fixed grid the part of its zero point, the same for all tokens.
+inline void initial_sums(const Matrix& matrix, int64_t stripe, const Grid& grid, int32_t initial[ROWS]) {
+    for (int row = 0; row < ROWS; row++)
+        initial[row] = grid.dynamic ? 0 : (SHIFT - (int32_t)grid.zero) * matrix.row_sums[stripe * ROWS + row];
+}
+
 // Turns the sums of a stripe into floats, [ROWS][TOKENS], before any activation; NaN for broken tokens.
 inline void restore(const Matrix& matrix, int64_t stripe, const Grid& grid, const Scales& scales,
                     const int32_t* sums, Float found[ROWS][DEPTH]) {
     for (int row = 0; row < ROWS; row++) {
         const int64_t index = stripe * ROWS + row;
-        const int32_t weights = matrix.row_sums[index];
         const Float multiplier = every(matrix.multipliers[index]), bias = every(matrix.biases[index]);
-        if (grid.dynamic) {
-            for (int part = 0; part < DEPTH; part++) {
-                const Int sum = load(sums + row * TOKENS + part * LANES) - (scales.zero[part] - SHIFT) * weights;
-                found[row][part] = to_float(sum) * multiplier * scales.step[part] + bias;
-            }
-            continue;
+        const int32_t weights = matrix.row_sums[index];
+        for (int part = 0; part < DEPTH; part++) {
+            const Int sum = load(sums + row * TOKENS + part * LANES);
+            found[row][part] =
+                grid.dynamic ? fused(to_float(sum - (scales.zero[part] - SHIFT) * weights) * multiplier,
+                                     scales.step[part], bias)
+                             : fused(to_float(sum), multiplier, bias);
         }
-        const Int excess = every(((int32_t)grid.zero - SHIFT) * weights);
-        for (int part = 0; part < DEPTH; part++)
-            found[row][part] = to_float(load(sums + row * TOKENS + part * LANES) - excess) * multiplier + bias;
     }
     if (!scales.any_broken) return;
     for (int row = 0; row < ROWS; row++)
