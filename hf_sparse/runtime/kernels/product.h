@@ -108,6 +108,30 @@ inline void add_columns(const Matrix& matrix, uint32_t from, uint32_t to, const 
         for (int part = 0; part < DEPTH; part++) store(sums + row * TOKENS + part * LANES, kept[row][part]);
 }
 
+// Entries of one row. Sums of every other entry are kept apart: a product has to wait for the last one of the same
+// sum, longer than the processor takes for an entry.
+template <int WIDE>
+inline void add_row(const Matrix& matrix, uint32_t from, uint32_t to, const int32_t* tile, const int32_t* initial,
+                    int32_t* sums) {
+    Int kept[DEPTH], other[DEPTH] = {};
+    for (int part = 0; part < DEPTH; part++) kept[part] = every(*initial);
+    const int32_t* weights = matrix.words + (int64_t)from * WIDE;
+    const auto add = [&](const uint32_t entry, Int(&to)[DEPTH]) {
+        const int32_t* group = tile + (int64_t)matrix.indices[entry] * TOKENS;
+#pragma GCC unroll 8
+        for (int step = 0; step < WIDE; step++, group += TOKENS) {
+            const Int weight = every(*weights++);
+#pragma GCC unroll 8
+            for (int part = 0; part < DEPTH; part++) to[part] = dot(to[part], load(group + part * LANES), weight);
+        }
+    };
+    uint32_t entry = from;
+    for (; entry + 1 < to; entry += 2) add(entry, kept), add(entry + 1, other);
+    if (entry < to) add(entry, kept);
+#pragma GCC unroll 8
+    for (int part = 0; part < DEPTH; part++) store(sums + part * LANES, kept[part] + other[part]);
+}
+
 // Vectors of tokens for which the sums of four rows are kept at a time: more do not fit the registers.
 constexpr int HELD = LANES == 8 && DEPTH == 4 ? 2 : DEPTH;
 
@@ -124,8 +148,7 @@ inline void stripe_of_blocks(const Matrix& matrix, int64_t stripe, const int32_t
     if (matrix.tall == 1) {
         const uint32_t* starts = matrix.starts + stripe * ROWS;
         for (int row = 0; row < ROWS; row++)
-            add_blocks<1, WIDE, DEPTH>(matrix, starts[row], starts[row + 1], tile, initial + row,
-                                       sums + row * TOKENS);
+            add_row<WIDE>(matrix, starts[row], starts[row + 1], tile, initial + row, sums + row * TOKENS);
     } else if (far_apart(matrix)) {
         const uint32_t* starts = matrix.starts + stripe;
         add_blocks<ROWS, WIDE, DEPTH, true>(matrix, starts[0], starts[1], tile, initial, sums);
