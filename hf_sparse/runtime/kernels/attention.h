@@ -34,8 +34,8 @@ inline Int within(int64_t length, int64_t vector) {
     return (Int)(load(numbers) < every((int32_t)(length - vector * LANES)));
 }
 
-// The step with which `width` features from `feature` on fit -bound to bound; NaN if a value is not finite.
-inline float step_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, int32_t bound) {
+// The largest absolute value among `width` features from `feature` on, as an integer.
+inline int32_t largest_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span) {
     Int sizes{};
     for (int64_t vector = 0; vector < vectors(span.length); vector++) {
         const Int real = within(span.length, vector);
@@ -44,6 +44,22 @@ inline float step_of(float* tiles, int64_t features, int64_t feature, int64_t wi
     }
     int32_t largest = 0;
     for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, sizes[lane]);
+    return largest;
+}
+
+// The same from the largest of each token and head, which were found as values were stored: [vector][head].
+inline int32_t largest_of(const int32_t* sizes, int64_t heads, int64_t head, Span span) {
+    Int found{};
+    for (int64_t vector = 0; vector < vectors(span.length); vector++)
+        found = larger(found, load(sizes + ((span.first / LANES + vector) * heads + head) * LANES) &
+                                  within(span.length, vector));
+    int32_t largest = 0;
+    for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, found[lane]);
+    return largest;
+}
+
+// The step with which values up to a largest one fit -bound to bound; NaN if a value is not finite.
+inline float step_of(int32_t largest, int32_t bound) {
     if (largest >= INFINITE) return std::numeric_limits<float>::quiet_NaN();
     const float most = number(every(largest))[0];
     // Of smaller numbers the inverse of the step could be infinite.
@@ -114,6 +130,7 @@ struct Head {
     float *queries, *keys, *values;  // tiles; outputs replace the queries
     int64_t features, feature, width;
     float scaling;
+    int32_t largest_query, largest_key, largest_value;  // of the sequence, as integers
 };
 
 inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROWS + 1) / 2 * 2; }
@@ -229,12 +246,9 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     // Rounding may add one half per key.
     const int32_t value_bound =
         (int32_t)std::min(32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)RUN));
-    const auto step = [&](float* tiles, int32_t bound) {
-        return step_of(tiles, head.features, head.feature, head.width, span, bound);
-    };
-    ready.query_step = step(head.queries, bound);
-    ready.key_step = step(head.keys, bound);
-    ready.value_step = step(head.values, value_bound);
+    ready.query_step = step_of(head.largest_query, bound);
+    ready.key_step = step_of(head.largest_key, bound);
+    ready.value_step = step_of(head.largest_value, value_bound);
     if (std::isnan(ready.query_step) || std::isnan(ready.key_step) || std::isnan(ready.value_step)) {
         // Every query weighs every key, and even a weight of 0 times NaN or infinity is NaN.
         for (int64_t vector = 0; vector < vectors(span.length); vector++)

@@ -8,30 +8,49 @@
 
 namespace {
 
-// LayerNorm of each token of a tile of floats, in place.
-inline void normalize(float* values, int64_t features, const float* weight, const float* bias, double epsilon) {
+// Mean and 1 / deviation of each token of a tile.
+struct Moments {
+    Float mean[DEPTH], inverse[DEPTH];
+};
+
+// `sums` are those of each token's values, added in the order of the features.
+inline Moments moments(const float* values, int64_t features, double epsilon, const Float sums[DEPTH]) {
     const Float count = every((float)features), little = every((float)epsilon);
-    Float mean[DEPTH] = {}, inverse[DEPTH] = {};
-    for (int64_t feature = 0; feature < features; feature++)
-        for (int part = 0; part < DEPTH; part++) mean[part] += load(values + feature * TOKENS + part * LANES);
-    for (int part = 0; part < DEPTH; part++) mean[part] = mean[part] / count;
+    Moments found = {};
+    for (int part = 0; part < DEPTH; part++) found.mean[part] = sums[part] / count;
     for (int64_t feature = 0; feature < features; feature++)
         for (int part = 0; part < DEPTH; part++) {
-            const Float apart = load(values + feature * TOKENS + part * LANES) - mean[part];
-            inverse[part] = fused(apart, apart, inverse[part]);
+            const Float apart = load(values + feature * TOKENS + part * LANES) - found.mean[part];
+            found.inverse[part] = fused(apart, apart, found.inverse[part]);
         }
     for (int part = 0; part < DEPTH; part++) {
-        const Float variance = inverse[part] / count + little;
+        const Float variance = found.inverse[part] / count + little;
         float deviation[LANES];
         for (int lane = 0; lane < LANES; lane++) deviation[lane] = std::sqrt(variance[lane]);
-        inverse[part] = every(1.0f) / load(deviation);
+        found.inverse[part] = every(1.0f) / load(deviation);
     }
-    for (int64_t feature = 0; feature < features; feature++)
-        for (int part = 0; part < DEPTH; part++) {
-            float* to = values + feature * TOKENS + part * LANES;
-            const Float scaled = (load(to) - mean[part]) * inverse[part];
-            store(to, fused(scaled, every(weight[feature]), every(bias[feature])));
-        }
+    return found;
+}
+
+// LayerNorm of each token of a tile; calls give(first, normalized) for the ROWS features from `first` on, with zeros
+// for those beyond the last.
+template <typename Give>
+inline void normalize(const float* values, int64_t features, const Float sums[DEPTH], const float* weight,
+                      const float* bias, double epsilon, const Give& give) {
+    const Moments found = moments(values, features, epsilon, sums);
+    for (int64_t first = 0; first < features; first += ROWS) {
+        Float normalized[ROWS][DEPTH];
+        for (int row = 0; row < ROWS; row++)
+            for (int part = 0; part < DEPTH; part++) {
+                normalized[row][part] = every(0.0f);
+                const int64_t feature = first + row;
+                if (feature >= features) continue;
+                const Float apart = load(values + feature * TOKENS + part * LANES) - found.mean[part];
+                normalized[row][part] =
+                    fused(apart * found.inverse[part], every(weight[feature]), every(bias[feature]));
+            }
+        give(first, normalized);
+    }
 }
 
 }  // namespace
