@@ -30,8 +30,13 @@ PATHS = (
         ("avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-DHF_SPARSE_AVX512_VNNI"),
     ),
-    ProcessorPath("avx_vnni", _X86, ("avx2", "avx_vnni"), ("-mavx2", "-mavxvnni", "-DHF_SPARSE_AVX_VNNI")),
-    ProcessorPath("avx2", _X86, ("avx2",), ("-mavx2", "-DHF_SPARSE_AVX2")),
+    ProcessorPath(
+        "avx_vnni",
+        _X86,
+        ("avx2", "fma", "avx_vnni"),
+        ("-mavx2", "-mfma", "-mavxvnni", "-DHF_SPARSE_AVX_VNNI"),
+    ),
+    ProcessorPath("avx2", _X86, ("avx2", "fma"), ("-mavx2", "-mfma", "-DHF_SPARSE_AVX2")),
     ProcessorPath("neon", "aarch64", ("asimddp",), ("-march=armv8.2-a+dotprod", "-DHF_SPARSE_NEON")),
     ProcessorPath("portable", None, (), ()),
 )

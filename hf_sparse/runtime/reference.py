@@ -14,6 +14,24 @@ from hf_sparse.runtime.integer_layer import FIXED, SYMMETRIC, IntegerLayer
 
 Norm = tuple[Tensor, Tensor]
 _SUM_OF_PROBABILITIES, _RUN = 131072, 512
+# 1.5 * 2^23: a float32 to which it is added is rounded to a whole number, ties to even.
+_MAGIC = 12582912.0
+
+
+def fused(values: Tensor, factors: Tensor, terms: Tensor) -> Tensor:
+    """Return values * factors + terms of float32, rounded once, as a fused multiply-add does.
+
+    Products are exact in float64. The last bit of a sum that is not exact is made odd there, so that rounding
+    it to float32 is as rounding once.
+    """
+    products, terms = values.double() * factors.double(), terms.double()
+    sums = products + terms
+    back = sums - products
+    errors = (products - (sums - back)) + (terms - back)
+    bits = sums.view(torch.int64)
+    outwards = torch.where((errors > 0) == (sums > 0), 1, -1)
+    odd = torch.where((errors.abs() > 0) & (bits % 2 == 0), bits + outwards, bits)
+    return odd.view(torch.float64).float()
 
 
 def quantize(layer: IntegerLayer, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,10 +50,8 @@ def quantize(layer: IntegerLayer, values: Tensor) -> tuple[Tensor, Tensor, Tenso
             steps = high / 255 - low / 255
             zeros = (-low / torch.where(steps > 0, steps, 1.0)).round()
         steps = torch.where(steps > 0, steps, 1.0)
-    lowest = 0 - zeros
-    scaled = values * (1 / steps)
-    codes = torch.where(scaled > lowest, scaled, lowest)
-    return torch.minimum(codes, lowest + 255).round() + zeros, steps, zeros
+    codes = fused(values, 1 / steps, zeros)
+    return torch.where(codes < 255, codes, 255.0).round().clamp(min=0.0), steps, zeros
 
 
 def linear(layer: IntegerLayer, values: Tensor) -> Tensor:
@@ -43,11 +59,11 @@ def linear(layer: IntegerLayer, values: Tensor) -> Tensor:
     codes, steps, zeros = quantize(layer, values)
     weights = layer.codes.double()
     sums = codes.double() @ weights.t() - zeros.double() * weights.sum(1)
-    outputs = sums.float() * layer.multipliers
-    if layer.dynamic != FIXED:
-        outputs = outputs * steps
-    if layer.bias is not None:
-        outputs = outputs + layer.bias.float()
+    bias = torch.zeros(()) if layer.bias is None else layer.bias.float()
+    if layer.dynamic == FIXED:
+        outputs = fused(sums.float(), layer.multipliers, bias)
+    else:
+        outputs = fused(sums.float() * layer.multipliers, steps, bias)
     # A fixed grid clips infinity as any large number; a dynamic grid cannot take its step from it.
     broken = values.isnan() if layer.dynamic == FIXED else ~values.isfinite()
     return outputs.masked_fill(broken.any(1, keepdim=True), math.nan)
@@ -56,10 +72,17 @@ def linear(layer: IntegerLayer, values: Tensor) -> Tensor:
 def exponential(values: Tensor) -> Tensor:
     """Return e^x of float32 values, which are first clipped to [-87, 88]."""
     values = values.clamp(-87.0, 88.0)
-    whole = (values * _f32(1.44269504)).round()
-    rest = values - whole * _f32(0.693359375) + whole * _f32(2.12194440e-4)
+    whole = _whole(values, _f32(1.44269504))
+    rest = fused(whole, _f32(2.12194440e-4), fused(whole, _f32(-0.693359375), values))
     series = _polynomial(rest, (1.3888889e-3, 8.3333333e-3, 4.1666667e-2, 1.6666667e-1, 0.5, 1.0, 1.0))
-    return series * ((whole.int() + 127) << 23).view(torch.float32)
+    return series * _powers_of_two(whole)
+
+
+def power_of_two(values: Tensor, factor: Tensor) -> Tensor:
+    """Return 2^(x * factor) for x * factor from -120 to 0, as precisely as probabilities need it."""
+    whole = _whole(values, factor)
+    rest = fused(values, factor, -whole)
+    return _polynomial(rest, (5.517101e-2, 2.426112e-1, 6.9326108e-1, 9.9992807e-1)) * _powers_of_two(whole)
 
 
 def sigmoid(values: Tensor) -> Tensor:
@@ -73,22 +96,23 @@ def relu(values: Tensor) -> Tensor:
 
 
 def gelu(values: Tensor) -> Tensor:
-    """Return x * P(a normal variable is below x), with P from an odd polynomial."""
-    bounded = values.clamp(-4.5, 4.5)
+    """Return x * P(a normal variable is below x), with P below 0 as the fourth power of a polynomial."""
+    negative = (-values.abs()).clamp(min=_f32(-4.28140127).item())
     series = _polynomial(
-        bounded * bounded,
+        negative,
         (
-            *(3.036428400e-11, -3.314668762e-09, 1.591000114e-07, -4.451735549e-06, 8.142523438e-05),
-            *(-1.037591719e-03, 9.585204534e-03, -6.598465890e-02, 3.987126052e-01),
+            *(4.92373280e-4, 2.84628732e-3, -8.48835919e-3),
+            *(-5.46109411e-2, 1.65762735e-1, 8.40630419e-1),
         ),
     )
-    return values * (0.5 + bounded * series).clamp(0.0, 1.0)
+    square = series * series
+    return fused(negative, square * square, relu(values))
 
 
 def gelu_tanh(values: Tensor) -> Tensor:
     """Return GELU approximated by tanh."""
     cube = values * values * values
-    return values * sigmoid(_f32(1.59576912) * (values + _f32(0.044715) * cube))
+    return values * sigmoid(_f32(1.59576912) * fused(_f32(0.044715), cube, values))
 
 
 def silu(values: Tensor) -> Tensor:
@@ -111,12 +135,13 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         _halves(keys, bound),
         _halves(values, value_bound),
     )
-    scale = q_step * k_step * _f32(1 / math.sqrt(width))
-    scores = (q @ k.t()).float() * scale
-    shares = exponential(scores - scores.amax(1, keepdim=True))
+    scale = (q_step * k_step * _f32(1 / math.sqrt(width)) * _f32(1.44269504)).clamp(max=3e38)
+    scores = (q @ k.t()).float()
+    distances = torch.maximum(scores - scores.amax(1, keepdim=True), -120 / scale)
+    shares = power_of_two(distances, scale)
     most = torch.cat([_in_order(run) for run in shares.split(_RUN, 1)], 1).amax(1, keepdim=True)
     factor = torch.minimum(_SUM_OF_PROBABILITIES / most, torch.tensor(32767.0))
-    codes = (shares * factor).round().double()
+    codes = _whole(shares, factor).double()
     sums = [(run @ part).float() for run, part in zip(codes.split(_RUN, 1), v.split(_RUN), strict=True)]
     return _in_order(torch.stack(sums, -1))[..., 0] * (v_step / codes.sum(1, keepdim=True).float())
 
@@ -125,9 +150,12 @@ def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> T
     """Return the LayerNorm of values (tokens, features)."""
     count = float(values.shape[1])
     apart = values - _in_order(values) / count
+    squares = torch.zeros_like(apart[:, 0])
+    for one in apart.unbind(-1):
+        squares = fused(one, one, squares)
     # Through float64, which rounds as processors do; float32 `sqrt` of torch may differ in the last bit.
-    deviation = (_in_order(apart * apart) / count + _f32(epsilon)).double().sqrt().float()
-    return apart * (1 / deviation) * weight + bias
+    deviation = (squares[:, None] / count + _f32(epsilon)).double().sqrt().float()
+    return fused(apart * (1 / deviation), weight, bias)
 
 
 def encoder_layer(
@@ -151,8 +179,8 @@ def encoder_layer(
 def _halves(values: Tensor, bound: int) -> tuple[Tensor, Tensor]:
     """Return 16-bit codes, as float64, and the step between them."""
     largest = values.abs().max()
-    step = torch.where(largest > 0, largest / bound, 1.0)
-    return (values * (1 / step)).clamp(-bound, bound).round().double(), step
+    step = torch.where(largest > 1e-30, largest / bound, 1.0)
+    return _whole(values, 1 / step).double(), step
 
 
 def _in_order(values: Tensor) -> Tensor:
@@ -166,8 +194,17 @@ def _in_order(values: Tensor) -> Tensor:
 def _polynomial(values: Tensor, coefficients: Sequence[float]) -> Tensor:
     series = torch.full_like(values, coefficients[0])
     for coefficient in coefficients[1:]:
-        series = series * values + _f32(coefficient)
+        series = fused(series, values, _f32(coefficient))
     return series
+
+
+def _powers_of_two(whole: Tensor) -> Tensor:
+    return ((whole.int() + 127) << 23).view(torch.float32)
+
+
+def _whole(values: Tensor, factor: Tensor) -> Tensor:
+    """Return the whole numbers nearest to products, which are below 2^22."""
+    return fused(values, factor, _f32(_MAGIC)) - _MAGIC
 
 
 def _f32(number: float) -> Tensor:

@@ -6,7 +6,7 @@ from hf_sparse.native import features
 from hf_sparse.runtime import cpu as processor
 from hf_sparse.runtime.bindings import load_kernels
 
-ZEN5 = "avx2 avx512f avx512bw avx512vl avx512_vnni avx_vnni"
+ZEN5 = "avx2 fma avx512f avx512bw avx512vl avx512_vnni avx_vnni"
 
 
 @pytest.fixture
@@ -26,8 +26,9 @@ def machine(monkeypatch, tmp_path):
     ("name", "line", "best"),
     [
         ("x86_64", f"flags : {ZEN5}", "avx512_vnni"),
-        ("x86_64", "flags : sse2 avx2 avx_vnni", "avx_vnni"),
-        ("x86_64", "flags : sse2 avx2 avx512f", "avx2"),
+        ("x86_64", "flags : sse2 avx2 fma avx_vnni", "avx_vnni"),
+        ("x86_64", "flags : sse2 avx2 fma avx512f", "avx2"),
+        ("x86_64", "flags : sse2 avx2 avx_vnni", "portable"),
         ("x86_64", "flags : sse2", "portable"),
         ("aarch64", "Features : fp asimd asimddp", "neon"),
         ("arm64", "Features : fp asimd asimddp", "neon"),

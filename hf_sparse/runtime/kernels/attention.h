@@ -34,8 +34,8 @@ inline Int within(int64_t length, int64_t vector) {
     return (Int)(load(numbers) < every((int32_t)(length - vector * LANES)));
 }
 
-// The step with which `width` features from `feature` on fit -bound to bound; NaN if a value is not finite.
-inline float step_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, int32_t bound) {
+// The largest absolute value among `width` features from `feature` on, as an integer.
+inline int32_t largest_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span) {
     Int sizes{};
     for (int64_t vector = 0; vector < vectors(span.length); vector++) {
         const Int real = within(span.length, vector);
@@ -44,27 +44,42 @@ inline float step_of(float* tiles, int64_t features, int64_t feature, int64_t wi
     }
     int32_t largest = 0;
     for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, sizes[lane]);
-    if (largest >= INFINITE) return std::numeric_limits<float>::quiet_NaN();
-    const float most = number(every(largest))[0];
-    return most > 0 ? most / (float)bound : 1.0f;
+    return largest;
 }
 
-inline Int half_of(Float value, Float inverse, Float bound) {
-    return to_int(nearest(at_most(at_least(value * inverse, -bound), bound)));
+// The same from the largest of each token and head, which were found as values were stored: [vector][head].
+inline int32_t largest_of(const int32_t* sizes, int64_t heads, int64_t head, Span span) {
+    Int found{};
+    for (int64_t vector = 0; vector < vectors(span.length); vector++)
+        found = larger(found, load(sizes + ((span.first / LANES + vector) * heads + head) * LANES) &
+                                  within(span.length, vector));
+    int32_t largest = 0;
+    for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, found[lane]);
+    return largest;
 }
+
+// The step with which values up to a largest one fit -bound to bound; NaN if a value is not finite.
+inline float step_of(int32_t largest, int32_t bound) {
+    if (largest >= INFINITE) return std::numeric_limits<float>::quiet_NaN();
+    const float most = number(every(largest))[0];
+    // Of smaller numbers the inverse of the step could be infinite.
+    return most > 1e-30f ? most / (float)bound : 1.0f;
+}
+
+// A number whose low 16 bits are the code of a value.
+inline Int half_of(Float value, Float inverse) { return bits(fused(value, inverse, every(MAGIC))); }
 
 // Words of two features each, [pair of features][token], of `count` vectors of tokens from `from` on.
 inline void pair_features(float* tiles, int64_t features, int64_t feature, int64_t width, Span span,
-                          int64_t from, int64_t count, float step, int32_t bound, int32_t* found,
-                          int64_t stride) {
-    const Float inverse = every(1.0f / step), most = every((float)bound);
+                          int64_t from, int64_t count, float step, int32_t* found, int64_t stride) {
+    const Float inverse = every(1.0f / step);
     for (int64_t vector = 0; vector < count; vector++) {
         const Int real = within(span.length, from + vector);
         const float* at = place(tiles, features, feature, span.first + (from + vector) * LANES);
         int32_t* to = found + vector * LANES;
         for (int64_t row = 0; row < width; row += 2, at += 2 * TOKENS, to += stride) {
-            const Int first = half_of(load(at), inverse, most);
-            const Int second = row + 1 < width ? half_of(load(at + TOKENS), inverse, most) : Int{};
+            const Int first = half_of(load(at), inverse);
+            const Int second = row + 1 < width ? half_of(load(at + TOKENS), inverse) : Int{};
             store(to, halves(first, second) & real);
         }
     }
@@ -72,15 +87,15 @@ inline void pair_features(float* tiles, int64_t features, int64_t feature, int64
 
 // 16-bit codes of all tokens, [feature][token].
 inline void list_features(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, float step,
-                          int32_t bound, int16_t* found, int64_t stride) {
-    const Float inverse = every(1.0f / step), most = every((float)bound);
+                          int16_t* found, int64_t stride) {
+    const Float inverse = every(1.0f / step);
     typedef int16_t Short __attribute__((vector_size(2 * LANES)));
     for (int64_t vector = 0; vector < vectors(span.length); vector++) {
         const Int real = within(span.length, vector);
         const float* at = place(tiles, features, feature, span.first + vector * LANES);
         int16_t* to = found + vector * LANES;
         for (int64_t row = 0; row < width; row++, at += TOKENS, to += stride) {
-            const Short narrow = __builtin_convertvector(half_of(load(at), inverse, most) & real, Short);
+            const Short narrow = __builtin_convertvector(half_of(load(at), inverse) & real, Short);
             std::memcpy(to, &narrow, sizeof(narrow));
         }
     }
@@ -115,6 +130,7 @@ struct Head {
     float *queries, *keys, *values;  // tiles; outputs replace the queries
     int64_t features, feature, width;
     float scaling;
+    int32_t largest_query, largest_key, largest_value;  // of the sequence, as integers
 };
 
 inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROWS + 1) / 2 * 2; }
@@ -122,7 +138,7 @@ inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROW
 // Scratch words that one head needs.
 inline int64_t attention_scratch(int64_t width, int64_t length) {
     const int64_t stride = stride_of(length), block = QUERIES * LANES, pairs = (width + 1) / 2;
-    return pairs * stride + (width + ROWS) * stride / 2 + (pairs + stride + stride / 2) * block;
+    return pairs * stride + (width + ROWS) * stride / 2 + (pairs + stride) * block;
 }
 
 // The largest bound of codes for which the sum of `terms` products fits 31 bits.
@@ -140,7 +156,6 @@ struct Prepared {
     const int16_t* values;  // [feature][key]
     int64_t key_stride, value_stride;
     float query_step, key_step, value_step;
-    int32_t bound, value_bound;
     int32_t* scratch;
 };
 
@@ -148,40 +163,45 @@ template <int PARTS>
 inline void attend(const Head& head, Span span, const Prepared& ready, int64_t from) {
     constexpr int64_t BLOCK = PARTS * LANES;
     const int64_t width_pairs = (head.width + 1) / 2, key_pairs = (span.length + 1) / 2;
-    const int64_t rows = stripes(span.length) * ROWS;
     int32_t* queries = ready.scratch;
-    float* scores = reinterpret_cast<float*>(queries + width_pairs * BLOCK);
-    int32_t* shares = reinterpret_cast<int32_t*>(scores + rows * BLOCK);
-    pair_features(head.queries, head.features, head.feature, head.width, span, from, PARTS, ready.query_step,
-                  ready.bound, queries, BLOCK);
-    const Float scale = every(ready.query_step * ready.key_step * head.scaling);
-    Float largest[PARTS];
-    for (int part = 0; part < PARTS; part++) largest[part] = every(-3e38f);
+    // Scores as sums of integers, then probabilities as floats, then as words, each in the place of the former.
+    int32_t* scores = queries + width_pairs * BLOCK;
+    float* shares = reinterpret_cast<float*>(scores);
+    pair_features(head.queries, head.features, head.feature, head.width, span, from, PARTS, ready.query_step, queries,
+                  BLOCK);
+    Int largest[PARTS];
+    for (int part = 0; part < PARTS; part++) largest[part] = every(INT32_MIN);
     for (int64_t key = 0; key < span.length; key += ROWS) {
         Int sums[ROWS][PARTS];
         multiply_halves<PARTS>(ready.keys + key, 1, ready.key_stride, queries, width_pairs, sums);
-        for (int row = 0; row < ROWS; row++)
+        for (int row = 0; row < ROWS; row++) {
+            const bool real = key + row < span.length;
             for (int part = 0; part < PARTS; part++) {
-                const Float score = to_float(sums[row][part]) * scale;
-                store(scores + (key + row) * BLOCK + part * LANES, score);
-                if (key + row < span.length) largest[part] = at_least(score, largest[part]);
+                store(scores + (key + row) * BLOCK + part * LANES, sums[row][part]);
+                if (real) largest[part] = larger(largest[part], sums[row][part]);
             }
+        }
     }
-    // With an odd number of keys, the second half of the last pair gets no probability.
-    for (int part = 0; part < PARTS; part++)
-        if (span.length % 2) store(scores + span.length * BLOCK + part * LANES, every(-3e38f));
-    Float most[PARTS] = {};
+    // The exponent of a probability, in powers of two, is the distance to the largest score times `scale`.
+    const float scale = std::min(ready.query_step * ready.key_step * head.scaling * 1.44269504f, 3e38f);
+    const Float factor_of_scores = every(scale), lowest = every(-120.0f) / every(scale);
+    Float most[PARTS] = {}, top[PARTS];
+    for (int part = 0; part < PARTS; part++) top[part] = to_float(largest[part]);
     for (int64_t first = 0; first < key_pairs; first += RUN / 2) {
         Float total[PARTS] = {};
         for (int64_t pair = first; pair < std::min(first + RUN / 2, key_pairs); pair++) {
-            float* at = scores + 2 * pair * BLOCK;
+            const int64_t at = 2 * pair * BLOCK;
             Float share[2 * PARTS];
+#pragma GCC unroll 8
             for (int part = 0; part < 2 * PARTS; part++)
-                share[part] = load(at + part * LANES) - largest[part % PARTS];
-            exponential(share);
+                share[part] = at_least(to_float(load(scores + at + part * LANES)) - top[part % PARTS], lowest);
+            power_of_two(share, factor_of_scores);
+            if (2 * pair + 1 == span.length)
+                for (int part = PARTS; part < 2 * PARTS; part++) share[part] = every(0.0f);
+#pragma GCC unroll 8
             for (int part = 0; part < 2 * PARTS; part++) {
                 total[part % PARTS] += share[part];
-                store(at + part * LANES, share[part]);
+                store(shares + at + part * LANES, share[part]);
             }
         }
         for (int part = 0; part < PARTS; part++) most[part] = at_least(total[part], most[part]);
@@ -191,12 +211,12 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     for (int part = 0; part < PARTS; part++)
         factor[part] = at_most(every(SUM_OF_PROBABILITIES) / most[part], every(32767.0f));
     for (int64_t pair = 0; pair < key_pairs; pair++)
+#pragma GCC unroll 8
         for (int part = 0; part < PARTS; part++) {
-            const float* at = scores + 2 * pair * BLOCK + part * LANES;
-            const Int first = to_int(nearest(load(at) * factor[part]));
-            const Int second = to_int(nearest(load(at + BLOCK) * factor[part]));
-            whole[part] += first + second;
-            store(shares + pair * BLOCK + part * LANES, halves(first, second));
+            const float* at = shares + 2 * pair * BLOCK + part * LANES;
+            const Int both = halves(half_of(load(at), factor[part]), half_of(load(at + BLOCK), factor[part]));
+            whole[part] = dot_halves(whole[part], both, every(0x10001));
+            store(scores + pair * BLOCK + part * LANES, both);
         }
     Float back[PARTS];
     for (int part = 0; part < PARTS; part++) back[part] = every(ready.value_step) / to_float(whole[part]);
@@ -205,7 +225,7 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
         const int32_t* values = reinterpret_cast<const int32_t*>(ready.values + row * ready.value_stride);
         for (int64_t first = 0; first < key_pairs; first += RUN / 2) {
             Int sums[ROWS][PARTS];
-            multiply_halves<PARTS>(values + first, ready.value_stride / 2, 1, shares + first * BLOCK,
+            multiply_halves<PARTS>(values + first, ready.value_stride / 2, 1, scores + first * BLOCK,
                                    std::min(RUN / 2, key_pairs - first), sums);
             for (int next = 0; next < ROWS; next++)
                 for (int part = 0; part < PARTS; part++) found[next][part] += to_float(sums[next][part]);
@@ -222,16 +242,13 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     if (span.length == 0) return;
     const int64_t even = stride_of(span.length), width_pairs = (head.width + 1) / 2;
     Prepared ready;
-    ready.bound = bound_of((double)head.width);
+    const int32_t bound = bound_of((double)head.width);
     // Rounding may add one half per key.
-    ready.value_bound = (int32_t)std::min(
-        32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)RUN));
-    const auto step = [&](float* tiles, int32_t bound) {
-        return step_of(tiles, head.features, head.feature, head.width, span, bound);
-    };
-    ready.query_step = step(head.queries, ready.bound);
-    ready.key_step = step(head.keys, ready.bound);
-    ready.value_step = step(head.values, ready.value_bound);
+    const int32_t value_bound =
+        (int32_t)std::min(32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)RUN));
+    ready.query_step = step_of(head.largest_query, bound);
+    ready.key_step = step_of(head.largest_key, bound);
+    ready.value_step = step_of(head.largest_value, value_bound);
     if (std::isnan(ready.query_step) || std::isnan(ready.key_step) || std::isnan(ready.value_step)) {
         // Every query weighs every key, and even a weight of 0 times NaN or infinity is NaN.
         for (int64_t vector = 0; vector < vectors(span.length); vector++)
@@ -248,9 +265,8 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     ready.scratch = keys + width_pairs * even + (head.width + ROWS) * even / 2;
     std::memset(keys, 0, (size_t)(ready.scratch - keys) * sizeof(int32_t));
     pair_features(head.keys, head.features, head.feature, head.width, span, 0, vectors(span.length),
-                  ready.key_step, ready.bound, keys, even);
-    list_features(head.values, head.features, head.feature, head.width, span, ready.value_step,
-                  ready.value_bound, values, even);
+                  ready.key_step, keys, even);
+    list_features(head.values, head.features, head.feature, head.width, span, ready.value_step, values, even);
     int64_t vector = 0;
     // Blocks of queries may begin in one tile and end in the next.
     for (; vector + QUERIES <= vectors(span.length); vector += QUERIES) attend<QUERIES>(head, span, ready, vector);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention.h"
+#include "norms.h"
 #include "threads.h"
 #include "transpose.h"
 
@@ -21,33 +22,38 @@ struct Encoder {
     double epsilon;
 };
 
-// LayerNorm of each token of a tile of floats, in place.
-inline void normalize(float* values, int64_t features, const float* weight, const float* bias, double epsilon) {
-    const Float count = every((float)features), little = every((float)epsilon);
-    Float mean[DEPTH] = {}, inverse[DEPTH] = {};
-    for (int64_t feature = 0; feature < features; feature++)
-        for (int part = 0; part < DEPTH; part++) mean[part] += load(values + feature * TOKENS + part * LANES);
-    for (int part = 0; part < DEPTH; part++) mean[part] = mean[part] / count;
-    for (int64_t feature = 0; feature < features; feature++)
+// Tiles in a chunk: the values between the two products of a layer should stay in the cache.
+constexpr int64_t CHUNK = 128 / TOKENS > 0 ? 128 / TOKENS : 1;
+
+// Stores the features of a stripe in a tile.
+inline void put(const Float found[ROWS][DEPTH], int64_t stripe, int64_t features, float* tile) {
+    for (int row = 0; row < ROWS && stripe * ROWS + row < features; row++)
+        for (int part = 0; part < DEPTH; part++)
+            store(tile + (stripe * ROWS + row) * TOKENS + part * LANES, found[row][part]);
+}
+
+// Adds them to those in the tile, and the sums to the sums of each token.
+inline void add(const Float found[ROWS][DEPTH], int64_t stripe, int64_t features, float* tile, Float sums[DEPTH]) {
+    for (int row = 0; row < ROWS && stripe * ROWS + row < features; row++)
         for (int part = 0; part < DEPTH; part++) {
-            const Float apart = load(values + feature * TOKENS + part * LANES) - mean[part];
-            inverse[part] += apart * apart;
-        }
-    for (int part = 0; part < DEPTH; part++) {
-        const Float variance = inverse[part] / count + little;
-        float deviation[LANES];
-        for (int lane = 0; lane < LANES; lane++) deviation[lane] = std::sqrt(variance[lane]);
-        inverse[part] = every(1.0f) / load(deviation);
-    }
-    for (int64_t feature = 0; feature < features; feature++)
-        for (int part = 0; part < DEPTH; part++) {
-            float* to = values + feature * TOKENS + part * LANES;
-            store(to, (load(to) - mean[part]) * inverse[part] * every(weight[feature]) + every(bias[feature]));
+            float* to = tile + (stripe * ROWS + row) * TOKENS + part * LANES;
+            const Float sum = load(to) + found[row][part];
+            store(to, sum);
+            sums[part] += sum;
         }
 }
 
-// Tiles in a chunk: the values between the two products of a layer should stay in the cache.
-constexpr int64_t CHUNK = 128 / TOKENS > 0 ? 128 / TOKENS : 1;
+// Notes the largest absolute value of each token, as an integer, among COUNT features of one head.
+template <int COUNT>
+inline void note_largest(const Float found[COUNT][DEPTH], int32_t* largest, int64_t heads) {
+#pragma GCC unroll 4
+    for (int part = 0; part < DEPTH; part++, largest += heads * LANES) {
+        Int most = load(largest);
+#pragma GCC unroll 4
+        for (int row = 0; row < COUNT; row++) most = larger(most, size_of(found[row][part]));
+        store(largest, most);
+    }
+}
 
 // The codes of the input of a layer, kept for the next layer if it has the same input and grid.
 struct Codes {
@@ -78,6 +84,33 @@ struct Codes {
             quantize(scales[tile], grid, from, features, lines, tiles + tile * tile_words(padded(features)));
         }
     }
+
+    // The same after the values of one tile were normalized, in place; `sums` as in normalize().
+    void make_normalized(const Grid& wanted, bool in_lines, float* values, int64_t features, int64_t tile,
+                         const Float sums[DEPTH], const float* weight, const float* bias, double epsilon) {
+        float* const to = values + tile * features * TOKENS;
+        int32_t* const into = tiles + tile * tile_words(padded(features));
+        source = values, grid = wanted, lines = in_lines;
+        Range range;
+        const auto keep = [&](int64_t first, const Float found[ROWS][DEPTH]) {
+            put(found, first / ROWS, features, to);
+            if (grid.dynamic)
+                for (int row = 0; row < ROWS; row++) range.take(found[row]);
+        };
+        if (grid.dynamic) {
+            normalize(to, features, sums, weight, bias, epsilon, keep);
+            scales[tile] = range.scales(grid);
+            quantize(scales[tile], grid, to, features, lines, into);
+            return;
+        }
+        scales[tile] = fixed_scales(grid);
+        Rounding rounding(scales[tile], grid, lines, into);
+        normalize(to, features, sums, weight, bias, epsilon, [&](int64_t first, const Float found[ROWS][DEPTH]) {
+            keep(first, found);
+            rounding.take(first, found);
+        });
+        rounding.finish();
+    }
 };
 
 // Calls take(stripe, tile, floats) with the product of a matrix and tiles of codes.
@@ -88,21 +121,14 @@ inline void product(const Matrix& matrix, const Codes& codes, int64_t count, con
         next = panel(matrix, first);
         for (int64_t tile = 0; tile < count; tile++)
             for (int64_t stripe = first; stripe < next; stripe++) {
-                alignas(64) int32_t sums[ROWS * TOKENS];
-                multiply(matrix, stripe, codes.tiles + tile * size, sums);
+                alignas(64) int32_t initial[ROWS], sums[ROWS * TOKENS];
+                initial_sums(matrix, stripe, codes.grid, initial);
+                multiply(matrix, stripe, codes.tiles + tile * size, initial, sums);
                 Float found[ROWS][DEPTH];
                 restore(matrix, stripe, codes.grid, codes.scales[tile], sums, found);
                 take(stripe, tile, found);
             }
     }
-}
-
-inline void put(const Float found[ROWS][DEPTH], int64_t stripe, int64_t features, float* tile, bool add) {
-    for (int64_t row = 0; row < ROWS && stripe * ROWS + row < features; row++)
-        for (int part = 0; part < DEPTH; part++) {
-            float* to = tile + (stripe * ROWS + row) * TOKENS + part * LANES;
-            store(to, add ? load(to) + found[row][part] : found[row][part]);
-        }
 }
 
 struct ForTokens;
@@ -114,6 +140,7 @@ struct Pass {
     const std::vector<Span>& spans;
     int64_t tiles;
     float *states, *queries, *keys, *values;  // tiles of `hidden` features
+    int32_t* sizes[3];                        // of these, [vector][head]: the largest of each token, as integers
     int32_t* memory;                          // of all members, one after the other
     int64_t longest;
 
@@ -130,15 +157,19 @@ struct Pass {
         int32_t* own = memory + member * member_words();
         Codes narrow{own}, wide{own + CHUNK * words};
         float* between = reinterpret_cast<float*>(own + 2 * CHUNK * words);
+        for (int64_t first = from; first < to; first += CHUNK)
+            project(encoder.layers[0], narrow, first, std::min(CHUNK, to - first));
         for (int64_t index = 0; index < encoder.count; index++) {
-            const Layer& layer = encoder.layers[index];
-            for (int64_t first = from; first < to; first += CHUNK)
-                project(layer, narrow, first, std::min(CHUNK, to - first));
             barrier.wait();
             attend_heads(member, members, own + lined(chunk_words()));
             barrier.wait();
-            for (int64_t first = from; first < to; first += CHUNK)
-                feed_forward(layer, narrow, wide, between, first, std::min(CHUNK, to - first));
+            const Layer* next = index + 1 < encoder.count ? encoder.layers + index + 1 : nullptr;
+            for (int64_t first = from; first < to; first += CHUNK) {
+                const int64_t count = std::min(CHUNK, to - first);
+                feed_forward(encoder.layers[index], next, narrow, wide, between, first, count);
+                // While the states are in the cache, and their codes made.
+                if (next != nullptr) project(*next, narrow, first, count);
+            }
         }
     }
 
@@ -146,12 +177,21 @@ struct Pass {
         const Matrix* matrices[] = {&layer.query, &layer.key, &layer.value};
         const Grid* grids[] = {&layer.query_grid, &layer.key_grid, &layer.value_grid};
         float* into[] = {queries, keys, values};
-        codes.source = nullptr;
+        const int64_t heads = encoder.heads, width = encoder.hidden / heads;
         for (int which = 0; which < 3; which++) {
             const Matrix& matrix = *matrices[which];
+            int32_t* const largest = sizes[which] + first * DEPTH * heads * LANES;
+            std::fill(largest, largest + count * DEPTH * heads * LANES, 0);
             codes.make(*grids[which], matrix.by_columns, at(states, first), encoder.hidden, count);
             product(matrix, codes, count, [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
-                put(found, stripe, encoder.hidden, at(into[which], first + tile), false);
+                put(found, stripe, encoder.hidden, at(into[which], first + tile));
+                int32_t* const of_tile = largest + tile * DEPTH * heads * LANES;
+                if (width % ROWS) {
+                    for (int row = 0; row < ROWS && stripe * ROWS + row < encoder.hidden; row++)
+                        note_largest<1>(found + row, of_tile + (stripe * ROWS + row) / width * LANES, heads);
+                } else {
+                    note_largest<ROWS>(found, of_tile + stripe * ROWS / width * LANES, heads);
+                }
             });
         }
     }
@@ -161,32 +201,35 @@ struct Pass {
         const int64_t units = (int64_t)spans.size() * encoder.heads;
         for (int64_t unit = units * member / members; unit < units * (member + 1) / members; unit++) {
             const Span span = spans[(size_t)(unit / encoder.heads)];
-            const Head head{queries, keys, values, encoder.hidden, unit % encoder.heads * width, width,
-                            (float)(1 / std::sqrt((double)width))};
+            const int64_t number = unit % encoder.heads;
+            const auto largest = [&](int which) { return largest_of(sizes[which], encoder.heads, number, span); };
+            const Head head{queries,    keys,       values, encoder.hidden, number * width, width,
+                            (float)(1 / std::sqrt((double)width)), largest(0), largest(1), largest(2)};
             attend(head, span, own);
         }
     }
 
-    void feed_forward(const Layer& layer, Codes& narrow, Codes& wide, float* between, int64_t first,
-                      int64_t count) const {
+    // Leaves the codes for the first product of the next layer in `narrow`.
+    void feed_forward(const Layer& layer, const Layer* next, Codes& narrow, Codes& wide, float* between,
+                      int64_t first, int64_t count) const {
         const int64_t hidden = encoder.hidden, inner = encoder.inner;
-        const auto add = [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
-            put(found, stripe, hidden, at(states, first + tile), true);
+        Float sums[CHUNK][DEPTH] = {};
+        const auto collect = [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
+            add(found, stripe, hidden, at(states, first + tile), sums[tile]);
         };
         narrow.source = nullptr;
         narrow.make(layer.output_grid, layer.output.by_columns, at(queries, first), hidden, count);
-        product(layer.output, narrow, count, add);
-        for (int64_t tile = first; tile < first + count; tile++)
-            normalize(at(states, tile), hidden, layer.first_weight, layer.first_bias, encoder.epsilon);
+        product(layer.output, narrow, count, collect);
+        for (int64_t tile = 0; tile < count; tile++)
+            narrow.make_normalized(layer.intermediate_grid, layer.intermediate.by_columns, at(states, first), hidden,
+                                   tile, sums[tile], layer.first_weight, layer.first_bias, encoder.epsilon);
 
-        narrow.source = nullptr;
-        narrow.make(layer.intermediate_grid, layer.intermediate.by_columns, at(states, first), hidden, count);
         wide.source = nullptr;
         if (layer.last_grid.dynamic) {
             product(layer.intermediate, narrow, count,
                     [&](int64_t stripe, int64_t tile, Float found[ROWS][DEPTH]) {
                         activate_all(found);
-                        put(found, stripe, inner, between + tile * inner * TOKENS, false);
+                        put(found, stripe, inner, between + tile * inner * TOKENS);
                     });
             wide.make(layer.last_grid, layer.last.by_columns, between, inner, count);
         } else {
@@ -206,9 +249,13 @@ struct Pass {
                     });
         }
         wide.inherit(narrow, count);
-        product(layer.last, wide, count, add);
-        for (int64_t tile = first; tile < first + count; tile++)
-            normalize(at(states, tile), hidden, layer.second_weight, layer.second_bias, encoder.epsilon);
+        std::fill(*sums, *sums + CHUNK * DEPTH, every(0.0f));
+        product(layer.last, wide, count, collect);
+        const Matrix& reader = (next == nullptr ? layer : *next).query;
+        const Grid& grid = (next == nullptr ? layer : *next).query_grid;
+        for (int64_t tile = 0; tile < count; tile++)
+            narrow.make_normalized(grid, reader.by_columns, at(states, first), hidden, tile, sums[tile],
+                                   layer.second_weight, layer.second_bias, encoder.epsilon);
     }
 
     void activate_all(Float found[ROWS][DEPTH]) const {
@@ -232,7 +279,8 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
     const int64_t tiles = ((int64_t)source.size() + TOKENS - 1) / TOKENS;
     source.resize((size_t)(tiles * TOKENS), -1);
     const int64_t size = tiles * TOKENS * hidden;
-    const Scratch<ForTokens> tokens(4 * size);
+    const int64_t each = tiles * DEPTH * encoder.heads * LANES;
+    const Scratch<ForTokens> tokens(4 * size + 3 * each);
     float* states = reinterpret_cast<float*>(tokens.words());
     for (int64_t tile = 0; tile < tiles; tile++) {
         const float* rows[TOKENS];
@@ -245,8 +293,9 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
     int64_t longest = 0;
     for (const Span& span : spans) longest = std::max(longest, span.length);
     const int members = (int)std::max<int64_t>(1, std::min<int64_t>(threads, tiles));
-    Pass pass{encoder,           spans,   tiles,  states, states + size, states + 2 * size,
-              states + 3 * size, nullptr, longest};
+    int32_t* sizes = tokens.words() + 4 * size;
+    Pass pass{encoder,           spans,                                     tiles,   states, states + size, states + 2 * size,
+              states + 3 * size, {sizes, sizes + each, sizes + 2 * each}, nullptr, longest};
     const Scratch<ForMembers> memory(members * pass.member_words());
     pass.memory = memory.words();
     if (tiles > 0) team().run(members, std::ref(pass));

@@ -1,8 +1,6 @@
-// Elementary functions and activations on vectors, without fused multiply-adds: all paths round alike.
+// Elementary functions and activations on vectors.
 
 #pragma once
-
-#include <initializer_list>
 
 #include "vectors.h"
 
@@ -10,25 +8,53 @@ namespace {
 
 // All functions take several vectors, so that the processor computes one while steps of another wait.
 
+// The polynomial with these coefficients, the highest first, of COUNT vectors at a time.
+template <int COUNT, int TERMS>
+inline void polynomial(const Float (&values)[COUNT], const float (&coefficients)[TERMS], Float (&found)[COUNT]) {
+#pragma GCC unroll 16
+    for (int at = 0; at < COUNT; at++) found[at] = every(coefficients[0]);
+#pragma GCC unroll 16
+    for (int term = 1; term < TERMS; term++)
+#pragma GCC unroll 16
+        for (int at = 0; at < COUNT; at++) found[at] = fused(found[at], values[at], every(coefficients[term]));
+}
+
+// value * 2^exponent, where the low bits of `exponent`, a sum with MAGIC, hold the exponent.
+inline Float scaled(Float value, Float exponent) { return number(bits(value) + (bits(exponent) << 23)); }
+
 // e^x with a relative error of at most 2e-7 from -87 to 88; outside that range, the value at its end.
 template <int COUNT>
 inline void exponential(Float (&values)[COUNT]) {
-    Float whole[COUNT], rest[COUNT], series[COUNT];
+    // The first seven terms of the series of e^rest; |rest| is below 0.35.
+    static constexpr float SERIES[] = {1.3888889e-3f, 8.3333333e-3f, 4.1666667e-2f, 1.6666667e-1f, 0.5f, 1.0f, 1.0f};
+    Float exponent[COUNT], rest[COUNT], series[COUNT];
 #pragma GCC unroll 16
     for (int at = 0; at < COUNT; at++) {
         const Float value = at_most(at_least(values[at], every(-87.0f)), every(88.0f));
         // value = whole * ln 2 + rest. ln 2 is in two parts, of which the first has few digits.
-        whole[at] = nearest(value * every(1.44269504f));
-        rest[at] = value - whole[at] * every(0.693359375f) + whole[at] * every(2.12194440e-4f);
-        // The first seven terms of the series of e^rest; |rest| is below 0.35.
-        series[at] = every(1.3888889e-3f);
+        exponent[at] = fused(value, every(1.44269504f), every(MAGIC));
+        const Float whole = exponent[at] - every(MAGIC);
+        rest[at] = fused(whole, every(2.12194440e-4f), fused(whole, every(-0.693359375f), value));
     }
+    polynomial(rest, SERIES, series);
 #pragma GCC unroll 16
-    for (float coefficient : {8.3333333e-3f, 4.1666667e-2f, 1.6666667e-1f, 0.5f, 1.0f, 1.0f})
+    for (int at = 0; at < COUNT; at++) values[at] = scaled(series[at], exponent[at]);
+}
+
+// 2^(x * factor) with a relative error of at most 8e-5, for x * factor from -120 to 0.
+template <int COUNT>
+inline void power_of_two(Float (&values)[COUNT], Float factor) {
+    // The smallest maximum relative error from -1/2 to 1/2.
+    static constexpr float SERIES[] = {5.517101e-2f, 2.426112e-1f, 6.9326108e-1f, 9.9992807e-1f};
+    Float exponent[COUNT], rest[COUNT], series[COUNT];
 #pragma GCC unroll 16
-        for (int at = 0; at < COUNT; at++) series[at] = series[at] * rest[at] + every(coefficient);
+    for (int at = 0; at < COUNT; at++) {
+        exponent[at] = fused(values[at], factor, every(MAGIC));
+        rest[at] = fused(values[at], factor, every(MAGIC) - exponent[at]);
+    }
+    polynomial(rest, SERIES, series);
 #pragma GCC unroll 16
-    for (int at = 0; at < COUNT; at++) values[at] = series[at] * number((to_int(whole[at]) + 127) << 23);
+    for (int at = 0; at < COUNT; at++) values[at] = scaled(series[at], exponent[at]);
 }
 
 template <int COUNT>
@@ -38,26 +64,22 @@ inline void sigmoid(Float (&values)[COUNT]) {
     for (Float& value : values) value = every(1.0f) / (every(1.0f) + value);
 }
 
-// x * P(a normal variable is below x), with an absolute error of at most 5e-5, largest near |x| = 4.5. The odd
-// polynomial approximates P - 1/2 from -4.5 to 4.5 with the smallest maximum error of the product.
+// x * P(a normal variable is below x), with an absolute error of at most 3e-5: the larger of x and 0, less
+// |x| * P(a normal variable is below -|x|). That P is the fourth power of a polynomial, which has the smallest maximum
+// error of the product, and a root where the product is taken as zero.
 template <int COUNT>
 inline void gelu(Float (&values)[COUNT]) {
-    Float bounded[COUNT], square[COUNT], series[COUNT];
+    static constexpr float SERIES[] = {4.92373280e-4f, 2.84628732e-3f, -8.48835919e-3f,
+                                       -5.46109411e-2f, 1.65762735e-1f, 8.40630419e-1f};
+    Float negative[COUNT], series[COUNT];
+#pragma GCC unroll 16
+    for (int at = 0; at < COUNT; at++)
+        negative[at] = at_least(number(bits(values[at]) | every(INT32_MIN)), every(-4.28140127f));
+    polynomial(negative, SERIES, series);
 #pragma GCC unroll 16
     for (int at = 0; at < COUNT; at++) {
-        bounded[at] = at_most(at_least(values[at], every(-4.5f)), every(4.5f));
-        square[at] = bounded[at] * bounded[at];
-        series[at] = every(3.036428400e-11f);
-    }
-#pragma GCC unroll 16
-    for (float coefficient : {-3.314668762e-09f, 1.591000114e-07f, -4.451735549e-06f, 8.142523438e-05f,
-                              -1.037591719e-03f, 9.585204534e-03f, -6.598465890e-02f, 3.987126052e-01f})
-#pragma GCC unroll 16
-        for (int at = 0; at < COUNT; at++) series[at] = series[at] * square[at] + every(coefficient);
-#pragma GCC unroll 16
-    for (int at = 0; at < COUNT; at++) {
-        const Float below = every(0.5f) + bounded[at] * series[at];
-        values[at] = values[at] * at_most(at_least(below, every(0.0f)), every(1.0f));
+        const Float square = series[at] * series[at];
+        values[at] = fused(negative[at], square * square, at_least(values[at], every(0.0f)));
     }
 }
 
@@ -67,7 +89,7 @@ inline void gelu_tanh(Float (&values)[COUNT]) {
     Float found[COUNT];
     for (int at = 0; at < COUNT; at++) {
         const Float value = values[at], cube = value * value * value;
-        found[at] = every(1.59576912f) * (value + every(0.044715f) * cube);
+        found[at] = every(1.59576912f) * fused(every(0.044715f), cube, value);
     }
     sigmoid(found);
     for (int at = 0; at < COUNT; at++) values[at] = values[at] * found[at];

@@ -40,9 +40,19 @@ constexpr int64_t tile_words(int64_t features) { return features / GROUP * TOKEN
 constexpr int AHEAD = 6;
 constexpr int64_t NEAR_BYTES = 32 * 1024;
 
+template <int TALL, int PARTS>
+inline void begin(const int32_t* initial, Int (&kept)[TALL][PARTS]) {
+#pragma GCC unroll 8
+    for (int row = 0; row < TALL; row++)
+#pragma GCC unroll 8
+        for (int part = 0; part < PARTS; part++) kept[row][part] = every(initial[row]);
+}
+
 template <int TALL, int WIDE, int PARTS, bool LOOKS_AHEAD = false>
-inline void add_blocks(const Matrix& matrix, uint32_t from, uint32_t to, const int32_t* tile, int32_t* sums) {
-    Int kept[TALL][PARTS] = {};
+inline void add_blocks(const Matrix& matrix, uint32_t from, uint32_t to, const int32_t* tile,
+                       const int32_t* initial, int32_t* sums) {
+    Int kept[TALL][PARTS];
+    begin(initial, kept);
     const int32_t* weights = matrix.words + (int64_t)from * TALL * WIDE;
     for (uint32_t entry = from; entry < to; entry++, weights += TALL * WIDE) {
         const int32_t* group = tile + (int64_t)matrix.indices[entry] * TOKENS;
@@ -72,9 +82,11 @@ inline void add_blocks(const Matrix& matrix, uint32_t from, uint32_t to, const i
 }
 
 template <int TALL>
-inline void add_columns(const Matrix& matrix, uint32_t from, uint32_t to, const int32_t* tile, int32_t* sums) {
+inline void add_columns(const Matrix& matrix, uint32_t from, uint32_t to, const int32_t* tile,
+                        const int32_t* initial, int32_t* sums) {
     const Line* lines = reinterpret_cast<const Line*>(tile);
-    Int kept[TALL][DEPTH] = {};
+    Int kept[TALL][DEPTH];
+    begin(initial, kept);
     const int32_t* weights = matrix.words + (int64_t)from * TALL;
     const uint16_t* indices = matrix.indices + (int64_t)from * GROUP;
     for (uint32_t entry = from; entry < to; entry++, weights += TALL, indices += GROUP) {
@@ -96,6 +108,30 @@ inline void add_columns(const Matrix& matrix, uint32_t from, uint32_t to, const 
         for (int part = 0; part < DEPTH; part++) store(sums + row * TOKENS + part * LANES, kept[row][part]);
 }
 
+// Entries of one row. Sums of every other entry are kept apart: a product has to wait for the last one of the same
+// sum, longer than the processor takes for an entry.
+template <int WIDE>
+inline void add_row(const Matrix& matrix, uint32_t from, uint32_t to, const int32_t* tile, const int32_t* initial,
+                    int32_t* sums) {
+    Int kept[DEPTH], other[DEPTH] = {};
+    for (int part = 0; part < DEPTH; part++) kept[part] = every(*initial);
+    const int32_t* weights = matrix.words + (int64_t)from * WIDE;
+    const auto add = [&](const uint32_t entry, Int(&to)[DEPTH]) {
+        const int32_t* group = tile + (int64_t)matrix.indices[entry] * TOKENS;
+#pragma GCC unroll 8
+        for (int step = 0; step < WIDE; step++, group += TOKENS) {
+            const Int weight = every(*weights++);
+#pragma GCC unroll 8
+            for (int part = 0; part < DEPTH; part++) to[part] = dot(to[part], load(group + part * LANES), weight);
+        }
+    };
+    uint32_t entry = from;
+    for (; entry + 1 < to; entry += 2) add(entry, kept), add(entry + 1, other);
+    if (entry < to) add(entry, kept);
+#pragma GCC unroll 8
+    for (int part = 0; part < DEPTH; part++) store(sums + part * LANES, kept[part] + other[part]);
+}
+
 // Vectors of tokens for which the sums of four rows are kept at a time: more do not fit the registers.
 constexpr int HELD = LANES == 8 && DEPTH == 4 ? 2 : DEPTH;
 
@@ -107,34 +143,38 @@ inline bool far_apart(const Matrix& matrix) {
 }
 
 template <int WIDE>
-inline void stripe_of_blocks(const Matrix& matrix, int64_t stripe, const int32_t* tile, int32_t* sums) {
+inline void stripe_of_blocks(const Matrix& matrix, int64_t stripe, const int32_t* tile, const int32_t* initial,
+                             int32_t* sums) {
     if (matrix.tall == 1) {
         const uint32_t* starts = matrix.starts + stripe * ROWS;
         for (int row = 0; row < ROWS; row++)
-            add_blocks<1, WIDE, DEPTH>(matrix, starts[row], starts[row + 1], tile, sums + row * TOKENS);
+            add_row<WIDE>(matrix, starts[row], starts[row + 1], tile, initial + row, sums + row * TOKENS);
     } else if (far_apart(matrix)) {
         const uint32_t* starts = matrix.starts + stripe;
-        add_blocks<ROWS, WIDE, DEPTH, true>(matrix, starts[0], starts[1], tile, sums);
+        add_blocks<ROWS, WIDE, DEPTH, true>(matrix, starts[0], starts[1], tile, initial, sums);
     } else {
         const uint32_t* starts = matrix.starts + stripe;
         for (int part = 0; part < DEPTH; part += HELD)
-            add_blocks<ROWS, WIDE, HELD>(matrix, starts[0], starts[1], tile + part * LANES, sums + part * LANES);
+            add_blocks<ROWS, WIDE, HELD>(matrix, starts[0], starts[1], tile + part * LANES, initial,
+                                         sums + part * LANES);
     }
 }
 
-// sums[ROWS][TOKENS] of one stripe over one tile. Not inlined, so that it is compiled once.
-__attribute__((noinline)) void multiply(const Matrix& matrix, int64_t stripe, const int32_t* tile, int32_t* sums) {
+// sums[ROWS][TOKENS] of one stripe over one tile, from `initial` on, one for each row. Not inlined, so that it is
+// compiled once.
+__attribute__((noinline)) void multiply(const Matrix& matrix, int64_t stripe, const int32_t* tile,
+                                        const int32_t* initial, int32_t* sums) {
     if (!matrix.by_columns) {
         if (matrix.wide == 1)
-            stripe_of_blocks<1>(matrix, stripe, tile, sums);
+            stripe_of_blocks<1>(matrix, stripe, tile, initial, sums);
         else
-            stripe_of_blocks<2>(matrix, stripe, tile, sums);
+            stripe_of_blocks<2>(matrix, stripe, tile, initial, sums);
     } else if (matrix.tall == 1) {
         const uint32_t* starts = matrix.starts + stripe * ROWS;
         for (int row = 0; row < ROWS; row++)
-            add_columns<1>(matrix, starts[row], starts[row + 1], tile, sums + row * TOKENS);
+            add_columns<1>(matrix, starts[row], starts[row + 1], tile, initial + row, sums + row * TOKENS);
     } else {
-        add_columns<ROWS>(matrix, matrix.starts[stripe], matrix.starts[stripe + 1], tile, sums);
+        add_columns<ROWS>(matrix, matrix.starts[stripe], matrix.starts[stripe + 1], tile, initial, sums);
     }
 }
 

@@ -5,7 +5,8 @@
 //   SHIFT                          if it multiplies signed bytes
 //   dot(), dot_halves()            its products
 //   words()                        if GROUP is 4; else the portable code will do
-//   at_least(), at_most(), store_line()    if its instructions do better than the portable code
+//   at_least(), at_most(), larger(), fused(), rounded(), store_line(), word(), halves()
+//                                  if its instructions do better than the portable code
 //
 // All arithmetic runs along tokens: a lane is a token. So nothing is ever summed across lanes, and every path
 // gives the same bits, however wide its vectors are.
@@ -104,16 +105,72 @@ inline Float at_most(Float value, Float bound) {
 #endif
 }
 
-inline Int larger(Int one, Int other) { return one > other ? one : other; }
+inline Int larger(Int one, Int other) {
+#if defined(HF_SPARSE_AVX512_VNNI)
+    return (Int)_mm512_max_epi32((__m512i)one, (__m512i)other);
+#elif defined(HF_SPARSE_AVX_VNNI) || defined(HF_SPARSE_AVX2)
+    return (Int)_mm256_max_epi32((__m256i)one, (__m256i)other);
+#elif defined(HF_SPARSE_NEON)
+    return (Int)vmaxq_s32((int32x4_t)one, (int32x4_t)other);
+#else
+    return one > other ? one : other;
+#endif
+}
 
 // Absolute values of floats as integers in the same order; infinity is above all numbers, NaN above infinity.
 constexpr int32_t INFINITE = 0x7f800000;
 inline Int size_of(Float value) { return bits(value) & every(0x7fffffff); }
 
+// value * factor + term, rounded once; by the instruction, or by float64, where the product is exact. Before the sum
+// there is rounded to float32 its last bit is made odd unless it is exact: then rounding twice does what rounding once
+// would. Not inlined, since it is long.
+__attribute__((noinline, unused)) Float fused_by_float64(Float value, Float factor, Float term) {
+    typedef double Double __attribute__((vector_size(8 * LANES)));
+    typedef int64_t Long __attribute__((vector_size(8 * LANES)));
+    const Double product = __builtin_convertvector(value, Double) * __builtin_convertvector(factor, Double);
+    const Double other = __builtin_convertvector(term, Double);
+    Double sum = product + other;
+    const Double back = sum - product;
+    const Double error = (product - (sum - back)) + (other - back);
+    const Long above = (error > 0) & (sum > 0), below = (error < 0) & (sum < 0);
+    const Long inwards = ((error > 0) & (sum < 0)) | ((error < 0) & (sum > 0));
+    const Long bits = reinterpret_cast<Long>(sum), even = (Long)((bits & 1) == 0);
+    sum = reinterpret_cast<Double>(bits - (even & (above | below)) + (even & inwards));
+    return __builtin_convertvector(sum, Float);
+}
+
+inline Float fused(Float value, Float factor, Float term) {
+#if defined(HF_SPARSE_EMULATED)
+    // The emulator rounds twice.
+    return fused_by_float64(value, factor, term);
+#elif defined(HF_SPARSE_AVX512_VNNI)
+    return (Float)_mm512_fmadd_ps((__m512)value, (__m512)factor, (__m512)term);
+#elif defined(HF_SPARSE_AVX_VNNI) || defined(HF_SPARSE_AVX2)
+    return (Float)_mm256_fmadd_ps((__m256)value, (__m256)factor, (__m256)term);
+#elif defined(HF_SPARSE_NEON)
+    return (Float)vfmaq_f32((float32x4_t)term, (float32x4_t)value, (float32x4_t)factor);
+#else
+    return fused_by_float64(value, factor, term);
+#endif
+}
+
+// 1.5 * 2^23: a float to which it is added is rounded to a whole number, ties to even, which the low bits then hold.
+constexpr float MAGIC = 12582912.0f;
+
 // The nearest whole number, ties to even, of values between -2^22 and 2^22.
-inline Float nearest(Float value) {
-    const Float magic = every(12582912.0f);
-    return value + magic - magic;
+inline Float nearest(Float value) { return value + every(MAGIC) - every(MAGIC); }
+
+// The same of values below 2^22, as an integer; some number below -2^21 for lesser values, any for NaN.
+inline Int rounded(Float value) {
+#if defined(HF_SPARSE_AVX512_VNNI)
+    return (Int)_mm512_cvtps_epi32((__m512)value);
+#elif defined(HF_SPARSE_AVX_VNNI) || defined(HF_SPARSE_AVX2)
+    return (Int)_mm256_cvtps_epi32((__m256)value);
+#elif defined(HF_SPARSE_NEON)
+    return (Int)vcvtnq_s32_f32((float32x4_t)value);
+#else
+    return bits(at_least(value, every(-4194304.0f)) + every(MAGIC)) - bits(every(MAGIC));
+#endif
 }
 
 // sum += the products of the codes in words with GROUP weights, which are the same for all tokens.
@@ -195,8 +252,11 @@ inline Int dot(Int sum, Int words, Int weights) { return dot_halves(sum, words, 
 
 #endif
 
-// Stores the codes of one feature, 0 to 255 in 32 bits each, as a line. The order of a line differs by path; words()
-// restores it.
+// Clips codes below 0; those above 255 were clipped as floats.
+inline Int stored(Int code) { return larger(code, every(0)) - SHIFT; }
+
+// Stores the codes of one feature, clipped to 0 at least and 255 at most, as a line. The order of a line differs by
+// path; words() restores it.
 inline void store_line(Code* line, const Int codes[DEPTH]) {
 #if defined(HF_SPARSE_AVX512_VNNI)
     const __m512i low = _mm512_packs_epi32((__m512i)codes[0], (__m512i)codes[1]);
@@ -207,10 +267,13 @@ inline void store_line(Code* line, const Int codes[DEPTH]) {
     const __m256i high = _mm256_packs_epi32((__m256i)codes[2], (__m256i)codes[3]);
     _mm256_storeu_si256((__m256i*)line, _mm256_packus_epi16(low, high));
 #elif defined(HF_SPARSE_AVX2)
-    _mm256_storeu_si256((__m256i*)line, _mm256_packs_epi32((__m256i)codes[0], (__m256i)codes[1]));
+    const __m256i both = _mm256_packs_epi32((__m256i)codes[0], (__m256i)codes[1]);
+    _mm256_storeu_si256((__m256i*)line, _mm256_max_epi16(both, _mm256_setzero_si256()));
 #else
-    for (int part = 0; part < DEPTH; part++)
-        for (int lane = 0; lane < LANES; lane++) line[part * LANES + lane] = (Code)codes[part][lane];
+    for (int part = 0; part < DEPTH; part++) {
+        const Int code = stored(codes[part]);
+        for (int lane = 0; lane < LANES; lane++) line[part * LANES + lane] = (Code)code[lane];
+    }
 #endif
 }
 
@@ -262,15 +325,42 @@ inline void words(const Code* const lines[GROUP], Int found[DEPTH]) {
 #endif
 }
 
-// The word of one token from the codes of GROUP features, in 32 bits each.
+// The word of one token from the codes of GROUP features, in 32 bits each, clipped as in store_line().
 inline Int word(const Int codes[GROUP]) {
+#if defined(HF_SPARSE_AVX512_VNNI)
+    // In each 128 bits four codes of one feature follow those of another; the last step orders them by token.
+    const __m512i low = _mm512_packs_epi32((__m512i)codes[0], (__m512i)codes[1]);
+    const __m512i high = _mm512_packs_epi32((__m512i)codes[2], (__m512i)codes[3]);
+    const __m512i order = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
+    return (Int)_mm512_shuffle_epi8(_mm512_packus_epi16(low, high), order);
+#elif defined(HF_SPARSE_AVX_VNNI)
+    const __m256i low = _mm256_packs_epi32((__m256i)codes[0], (__m256i)codes[1]);
+    const __m256i high = _mm256_packs_epi32((__m256i)codes[2], (__m256i)codes[3]);
+    const __m256i order = _mm256_set_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400, 0x0f0b0703, 0x0e0a0602,
+                                           0x0d090501, 0x0c080400);
+    return (Int)_mm256_shuffle_epi8(_mm256_packus_epi16(low, high), order);
+#elif defined(HF_SPARSE_AVX2)
+    const __m256i low = _mm256_max_epi16((__m256i)codes[0], _mm256_setzero_si256());
+    const __m256i high = _mm256_max_epi16((__m256i)codes[1], _mm256_setzero_si256());
+    return (Int)_mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+#else
     const Int mask = every(GROUP == 4 ? 0xff : 0xffff);
-    Int all = codes[0] & mask;
-    for (int feature = 1; feature < GROUP; feature++) all |= (codes[feature] & mask) << (feature * 32 / GROUP);
+    Int all = stored(codes[0]) & mask;
+    for (int feature = 1; feature < GROUP; feature++)
+        all |= (stored(codes[feature]) & mask) << (feature * 32 / GROUP);
     return all;
+#endif
 }
 
 // The word of two halves.
-inline Int halves(Int first, Int second) { return (first & every(0xffff)) | (second << 16); }
+inline Int halves(Int first, Int second) {
+#if defined(HF_SPARSE_AVX512_VNNI)
+    return (Int)_mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)first, (__m512i)(second << 16));
+#elif defined(HF_SPARSE_AVX_VNNI) || defined(HF_SPARSE_AVX2)
+    return (Int)_mm256_blend_epi16((__m256i)first, (__m256i)(second << 16), 0xaa);
+#else
+    return (first & every(0xffff)) | (second << 16);
+#endif
+}
 
 }  // namespace
