@@ -89,7 +89,7 @@ def held_bytes(model: nn.Module) -> int:
         if isinstance(module, FusedEncoder):
             held[id(module)] = module.nbytes
         elif isinstance(module, RuntimeLinear):
-            held[id(module)] = module.packed.nbytes
+            held[id(module)] = module.nbytes
         elif isinstance(module, torch.ao.nn.quantized.dynamic.Linear):
             bias = module.bias()
             held[id(module)] = module.weight().nbytes + (0 if bias is None else bias.nbytes)

@@ -9,6 +9,7 @@ from torch import Tensor
 from hf_sparse.native.build import once
 from hf_sparse.runtime.bindings import Grid, Kernels, pointer
 from hf_sparse.runtime.integer_layer import IntegerLayer
+from hf_sparse.runtime.row_weights import RowWeight, pack_rows
 from hf_sparse.runtime.weight_forms import (
     ROWS,
     Form,
@@ -28,19 +29,27 @@ _NOISE = 1.05
 
 @dataclass(frozen=True, eq=False)
 class PackedLayer:
-    """A packed weight, the grid of its input as `Grid` takes it, and the share of its zeros."""
+    """A packed weight, the grid of its input as `Grid` takes it, and the share of its zeros.
+
+    `few` is the same weight for a few tokens, None if it is never called with so few.
+    """
 
     weight: PackedWeight
     grid: tuple[float, float, int]
     sparsity: float
+    few: RowWeight | None = None
 
 
-def pack_layer(kernels: Kernels, layer: IntegerLayer) -> PackedLayer:
-    """Pack a layer in the form that is fastest here; raise `ValueError` for codes that cannot be packed."""
+def pack_layer(kernels: Kernels, layer: IntegerLayer, few: bool = False) -> PackedLayer:
+    """Pack a layer in the form that is fastest here; raise `ValueError` for codes that cannot be packed.
+
+    `few` packs it a second time, for calls with a few tokens.
+    """
     require_codes(layer.codes)
     form = best_form(kernels, layer.codes)
     weight = pack(kernels, layer.codes, layer.multipliers, layer.bias, form)
-    return PackedLayer(weight, (layer.input_step, float(layer.input_zero), layer.dynamic), layer.sparsity)
+    grid = layer.input_step, float(layer.input_zero), layer.dynamic
+    return PackedLayer(weight, grid, layer.sparsity, pack_rows(kernels, layer) if few else None)
 
 
 def best_form(kernels: Kernels, codes: Tensor) -> Form:

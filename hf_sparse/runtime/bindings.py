@@ -18,6 +18,15 @@ class Matrix(ctypes.Structure):
     ]
 
 
+class Rows(ctypes.Structure):
+    """A weight in the memory layout of the structure `Rows` in kernels/few_tokens.h."""
+
+    _fields_ = [
+        *((name, _SIZE) for name in ("rows", "columns")),
+        *((name, _POINTER) for name in ("kept", "codes", "starts", "multipliers", "biases", "row_sums")),
+    ]
+
+
 class Grid(ctypes.Structure):
     """The grid that an input is rounded to; the structure `Grid` in kernels/tiles.h."""
 
@@ -70,6 +79,7 @@ class Kernels:
         group: Number of features in a word.
         tokens: Number of tokens in a tile.
         lanes: Number of lanes in a vector.
+        few: Number of tokens up to which `hf_sparse_linear_few` computes a layer.
     """
 
     path: str
@@ -77,6 +87,7 @@ class Kernels:
     group: int
     tokens: int
     lanes: int
+    few: int
 
 
 @once
@@ -92,15 +103,16 @@ def load_kernels(name: str | None = None) -> Kernels | None:
         return None
     number, library = found
     path = paths[number]
-    for function in ("group", "tokens", "lanes"):
+    for function in ("group", "tokens", "lanes", "few", "spreads_bytes"):
         getattr(library, f"hf_sparse_{function}").restype = _SIZE
     library.hf_sparse_count_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER]
     library.hf_sparse_count_entries.restype = _SIZE
     library.hf_sparse_fill_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _POINTER]
     library.hf_sparse_fill_entries.restype = None
     library.hf_sparse_trim.restype = None
-    library.hf_sparse_linear.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE]
-    library.hf_sparse_linear.restype = _SIZE
+    for function in ("linear", "linear_few"):
+        linear = getattr(library, f"hf_sparse_{function}")
+        linear.argtypes, linear.restype = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE], _SIZE
     library.hf_sparse_encode.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE]
     library.hf_sparse_encode.restype = _SIZE
     return Kernels(
@@ -109,6 +121,7 @@ def load_kernels(name: str | None = None) -> Kernels | None:
         library.hf_sparse_group(),
         library.hf_sparse_tokens(),
         library.hf_sparse_lanes(),
+        library.hf_sparse_few(),
     )
 
 

@@ -51,15 +51,16 @@ class KernelModule(nn.Module):
 class RuntimeLinear(KernelModule):
     """Stands in for a Linear: (..., in) to (..., out), the input rounded to 8 bits.
 
-    It runs on the CPU, on `torch.get_num_threads()` threads. Around the sums of integers it computes in
+    It runs on the CPU, on `torch.get_num_threads()` threads. Calls with a few tokens, as in generation, read
+    a second copy of the weight if `layer` has one, and give the same outputs. Around the sums of integers it computes in
     float32; outputs have the dtype and the device of the inputs.
     """
 
-    _bound = ("_matrix", "_grid", "_kernels")
+    _bound = ("_matrix", "_rows", "_grid", "_kernels")
 
     def __init__(self, kernels: Kernels, layer: PackedLayer) -> None:
         super().__init__()
-        self.packed, self.grid, self.sparsity = layer.weight, layer.grid, layer.sparsity
+        self.packed, self.grid, self.sparsity, self.few = layer.weight, layer.grid, layer.sparsity, layer.few
         self.in_features, self.out_features = self.packed.columns, self.packed.rows
         # Some models look at its shape and dtype before they call the layer.
         self.weight = torch.empty(self.out_features, self.in_features, device="meta")
@@ -70,8 +71,14 @@ class RuntimeLinear(KernelModule):
     def path(self) -> str:
         return self.packed.path
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weight, of both copies if it has two."""
+        return self.packed.nbytes + (0 if self.few is None else self.few.nbytes)
+
     def _bind(self, kernels: Kernels) -> None:
         self._matrix, self._grid, self._kernels = self.packed.matrix(), Grid(*self.grid), kernels
+        self._rows = None if self.few is None else self.few.structure()
 
     @torch.compiler.disable
     def forward(self, inputs: Tensor) -> Tensor:
@@ -83,8 +90,10 @@ class RuntimeLinear(KernelModule):
             )
         rows = inputs.to("cpu", torch.float32).reshape(-1, self.in_features).contiguous()
         outputs = rows.new_empty(len(rows), self.out_features)
-        result = self._kernels.library.hf_sparse_linear(
-            pointer(self._matrix),
+        library, weight = self._kernels.library, self._rows
+        few = weight is not None and len(rows) <= self._kernels.few
+        result = (library.hf_sparse_linear_few if few else library.hf_sparse_linear)(
+            pointer(weight if few else self._matrix),
             pointer(self._grid),
             rows.data_ptr(),
             len(rows),

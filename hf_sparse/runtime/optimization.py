@@ -77,7 +77,7 @@ def _replace_linears(model: PreTrainedModel) -> None:
                 left.append((name, past[module]))
                 continue
             try:
-                packed = pack_layer(kernels, as_integers(name, module, layers))
+                packed = pack_layer(kernels, as_integers(name, module, layers), model.can_generate())
             except ValueError as error:
                 left.append((name, error))
                 continue

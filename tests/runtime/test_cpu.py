@@ -70,8 +70,8 @@ def test_words_and_tiles_fit_each_other(path: str) -> None:
 def test_structures_have_the_size_of_the_kernels_own() -> None:
     import ctypes
 
-    from hf_sparse.runtime.bindings import Encoder, Grid, Layer, Matrix
+    from hf_sparse.runtime.bindings import Encoder, Grid, Layer, Matrix, Rows
 
-    sizes = (ctypes.c_int64 * 4)()
+    sizes = (ctypes.c_int64 * 5)()
     load_kernels().library.hf_sparse_sizes(sizes)
-    assert list(sizes) == [ctypes.sizeof(each) for each in (Matrix, Grid, Layer, Encoder)]
+    assert list(sizes) == [ctypes.sizeof(each) for each in (Matrix, Grid, Layer, Encoder, Rows)]

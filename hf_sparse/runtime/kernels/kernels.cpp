@@ -6,6 +6,7 @@
 #include <malloc.h>
 #endif
 
+#include "few_tokens.h"
 #include "linear.h"
 #include "packing.h"
 
@@ -18,6 +19,7 @@ int64_t hf_sparse_lanes() { return LANES; }
 // The sizes of the structures that callers fill, which tests compare.
 void hf_sparse_sizes(int64_t* sizes) {
     sizes[0] = sizeof(Matrix), sizes[1] = sizeof(Grid), sizes[2] = sizeof(Layer), sizes[3] = sizeof(Encoder);
+    sizes[4] = sizeof(Rows);
 }
 
 int64_t hf_sparse_count_entries(const int8_t* codes, int64_t rows, int64_t columns, int64_t tall, int64_t wide,
@@ -37,11 +39,24 @@ void hf_sparse_trim() {
 #endif
 }
 
-// These two return 0, or 1 for too little memory.
+int64_t hf_sparse_few() { return FEW; }
+int64_t hf_sparse_spreads_bytes() { return spreads_bytes(); }
+
+// These return 0, or 1 for too little memory.
 int64_t hf_sparse_linear(const Matrix* matrix, const Grid* grid, const float* input, int64_t tokens, float* output,
                       int64_t threads) {
     try {
         apply(*matrix, *grid, input, tokens, output, (int)threads);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+
+int64_t hf_sparse_linear_few(const Rows* rows, const Grid* grid, const float* input, int64_t tokens, float* output,
+                             int64_t threads) {
+    try {
+        apply_few(*rows, *grid, input, tokens, output, (int)threads);
     } catch (const std::bad_alloc&) {
         return 1;
     }
