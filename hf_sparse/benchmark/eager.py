@@ -86,9 +86,7 @@ def held_bytes(model: nn.Module) -> int:
     """Return the bytes of a model's weights as its modules hold them (packed, int8 or plain), each once."""
     held = {id(value): value.nbytes for value in (*model.parameters(), *model.buffers())}
     for module in model.modules():
-        if isinstance(module, FusedEncoder):
-            held[id(module)] = module.nbytes
-        elif isinstance(module, RuntimeLinear):
+        if isinstance(module, FusedEncoder | RuntimeLinear):
             held[id(module)] = module.nbytes
         elif isinstance(module, torch.ao.nn.quantized.dynamic.Linear):
             bias = module.bias()

@@ -1,6 +1,7 @@
 """The base class of modules that the kernels compute, and the Linear among them."""
 
 import copy
+import math
 from typing import Any, NoReturn, Self
 
 import torch
@@ -51,12 +52,12 @@ class KernelModule(nn.Module):
 class RuntimeLinear(KernelModule):
     """Stands in for a Linear: (..., in) to (..., out), the input rounded to 8 bits.
 
-    It runs on the CPU, on `torch.get_num_threads()` threads. Calls with a few tokens, as in generation, read
-    a second copy of the weight if `layer` has one, and give the same outputs. Around the sums of integers it computes in
-    float32; outputs have the dtype and the device of the inputs.
+    It runs on the CPU, on `torch.get_num_threads()` threads. Around the sums of integers it computes in
+    float32; outputs have the dtype and the device of the inputs. Calls with a few tokens, as in generation,
+    read a second copy of the weight if `layer` has one, and give the same outputs.
     """
 
-    _bound = ("_matrix", "_rows", "_grid", "_kernels")
+    _bound = ("_matrix", "_rows", "_grid", "_few", "_linear", "_linear_few", "_structures")
 
     def __init__(self, kernels: Kernels, layer: PackedLayer) -> None:
         super().__init__()
@@ -77,31 +78,40 @@ class RuntimeLinear(KernelModule):
         return self.packed.nbytes + (0 if self.few is None else self.few.nbytes)
 
     def _bind(self, kernels: Kernels) -> None:
-        self._matrix, self._grid, self._kernels = self.packed.matrix(), Grid(*self.grid), kernels
-        self._rows = None if self.few is None else self.few.structure()
+        matrix, grid = self.packed.matrix(), Grid(*self.grid)
+        rows = None if self.few is None else self.few.structure()
+        self._structures = matrix, grid, rows
+        self._matrix, self._grid = pointer(matrix), pointer(grid)
+        self._rows = None if rows is None else pointer(rows)
+        self._few = -1 if rows is None else kernels.few
+        self._linear, self._linear_few = (
+            kernels.library.hf_sparse_linear,
+            kernels.library.hf_sparse_linear_few,
+        )
 
     @torch.compiler.disable
     def forward(self, inputs: Tensor) -> Tensor:
         refuse_gradient(inputs)
-        if inputs.shape[-1] != self.in_features or not inputs.is_floating_point():
+        *lead, features = inputs.shape
+        if features != self.in_features or not inputs.is_floating_point():
             raise ValueError(
                 f"this layer reads floats of {self.in_features} features, not {inputs.dtype} of shape "
                 f"{tuple(inputs.shape)}"
             )
-        rows = inputs.to("cpu", torch.float32).reshape(-1, self.in_features).contiguous()
-        outputs = rows.new_empty(len(rows), self.out_features)
-        library, weight = self._kernels.library, self._rows
-        few = weight is not None and len(rows) <= self._kernels.few
-        result = (library.hf_sparse_linear_few if few else library.hf_sparse_linear)(
-            pointer(weight if few else self._matrix),
-            pointer(self._grid),
-            rows.data_ptr(),
-            len(rows),
+        values = inputs.to("cpu", torch.float32).contiguous()
+        outputs = values.new_empty((*lead, self.out_features))
+        tokens = math.prod(lead)
+        few = tokens <= self._few
+        result = (self._linear_few if few else self._linear)(
+            self._rows if few else self._matrix,
+            self._grid,
+            values.data_ptr(),
+            tokens,
             outputs.data_ptr(),
             torch.get_num_threads(),
         )
         require_memory(result)
-        return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs)
+        return outputs.to(inputs)
 
     def extra_repr(self) -> str:
         return (

@@ -57,6 +57,33 @@ struct Weight {
     }
 };
 
+// The first tokens again, row by row; ends the program if that gives other bits.
+void compare_few(const Weight& weight, const std::vector<float>& input, int64_t tokens,
+                 const std::vector<float>& output, int64_t threads) {
+    const int64_t few = std::min(tokens, FEW), columns = weight.columns, words = blocks(columns);
+    std::vector<uint64_t> kept((size_t)(weight.rows * words));
+    std::vector<int64_t> starts((size_t)weight.rows);
+    std::vector<int8_t> codes;
+    for (int64_t row = 0; row < weight.rows; row++) {
+        starts[(size_t)row] = (int64_t)codes.size();
+        for (int64_t column = 0; column < columns; column++) {
+            const int8_t code = weight.codes[(size_t)(row * columns + column)];
+            if (!code) continue;
+            kept[(size_t)(row * words + column / BLOCK)] |= (uint64_t)1 << column % BLOCK;
+            codes.push_back(code);
+        }
+    }
+    codes.resize(codes.size() + BLOCK);
+    const size_t whole = (size_t)((weight.rows + TOGETHER - 1) / TOGETHER * TOGETHER);
+    std::vector<float> multipliers = weight.multipliers, biases = weight.biases, found((size_t)(few * weight.rows));
+    std::vector<int32_t> row_sums = weight.row_sums;
+    multipliers.resize(whole), biases.resize(whole), row_sums.resize(whole);
+    const Rows rows{weight.rows,        columns,       kept.data(),    codes.data(), starts.data(),
+                    multipliers.data(), biases.data(), row_sums.data()};
+    hf_sparse_linear_few(&rows, &weight.grid, input.data(), few, found.data(), threads);
+    if (std::memcmp(found.data(), output.data(), found.size() * sizeof(float))) std::exit(3);
+}
+
 std::vector<float> solve_linear() {
     const Weight weight;
     const int64_t tokens = read<int64_t>(), threads = read<int64_t>();
@@ -64,6 +91,7 @@ std::vector<float> solve_linear() {
     std::vector<float> output((size_t)(tokens * weight.rows));
     const Matrix matrix = weight.matrix();
     hf_sparse_linear(&matrix, &weight.grid, input.data(), tokens, output.data(), threads);
+    compare_few(weight, input, tokens, output, threads);
     return output;
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_sparse.native import build as building
 from hf_sparse.runtime.bindings import ACTIVATIONS, Grid, load_kernels, pointer
+from hf_sparse.runtime.cpu import PATHS
 from hf_sparse.runtime.fused_encoder import FusedEncoder, FusedLayer
 from hf_sparse.runtime.integer_layer import FIXED, RANGE, SYMMETRIC, IntegerLayer
 from hf_sparse.runtime.weight_forms import Form, PackedWeight, pack
@@ -139,6 +140,28 @@ def bits(values: Tensor) -> Tensor:
     return values.where(~values.isnan(), torch.tensor(float("nan"))).view(torch.int32)
 
 
+def solve(command: list[str], problems: Problems) -> Tensor:
+    done = subprocess.run(command, input=problems.written + NONE, stdout=subprocess.PIPE, check=True)
+    return torch.frombuffer(bytearray(done.stdout), dtype=torch.float32)
+
+
+def test_the_path_of_this_processor_stays_within_its_buffers(tmp_path: Path) -> None:
+    (flags,) = (path.flags for path in PATHS if path.name == KERNELS.path)
+    sanitized = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    try:
+        command = compiled(Emulation(building.COMPILERS, (*flags, *sanitized)), tmp_path)
+    except subprocess.CalledProcessError:
+        pytest.skip("needs a compiler with sanitizers")
+    problems = Problems(7)
+    for _ in range(60):
+        problems.add_linear()
+    problems.add_linear(largest=(300, 900))
+    for _ in range(6):
+        problems.add_encoder()
+    expected = torch.cat([values.reshape(-1) for values in problems.expected])
+    assert torch.equal(bits(solve(command, problems)), bits(expected))
+
+
 @pytest.mark.parametrize("name", EMULATIONS)
 def test_an_emulated_path_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     command = compiled(EMULATIONS[name], tmp_path)
@@ -149,7 +172,6 @@ def test_an_emulated_path_gives_the_same_bits(name: str, tmp_path: Path) -> None
         problems.add_linear(largest=(300, 900))
     for _ in range(40):
         problems.add_encoder()
-    done = subprocess.run(command, input=problems.written + NONE, stdout=subprocess.PIPE, check=True)
-    found = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32)
+    found = solve(command, problems)
     expected = torch.cat([values.reshape(-1) for values in problems.expected])
     assert expected.isfinite().sum() > 100_000 and torch.equal(bits(found), bits(expected))

@@ -44,6 +44,7 @@ struct Token {
 };
 
 inline Token round_token(const Grid& grid, const float* values, int64_t columns, uint8_t* codes) {
+    typedef uint8_t Bytes __attribute__((vector_size(LANES)));
     const auto part = [&](int64_t column) {
         if (column + LANES <= columns) return load(values + column);
         float some[LANES] = {};
@@ -70,9 +71,8 @@ inline Token round_token(const Grid& grid, const float* values, int64_t columns,
     for (int64_t column = 0; column < columns; column += LANES) {
         const Float value = part(column);
         largest = larger(largest, size_of(value));
-        const Int clipped = larger(code_of(value, inverse, zero), Int{});
-        for (int lane = 0; lane < LANES; lane++)
-            if (column + lane < columns) codes[column + lane] = (uint8_t)clipped[lane];
+        const Bytes narrow = __builtin_convertvector(larger(code_of(value, inverse, zero), Int{}), Bytes);
+        std::memcpy(codes + column, &narrow, (size_t)std::min<int64_t>(LANES, columns - column));
     }
     std::fill(codes + columns, codes + blocks(columns) * BLOCK, (uint8_t)0);
     int32_t most = 0;
@@ -109,16 +109,34 @@ inline void sum_rows(const Rows& weight, int64_t first, int64_t last, const uint
 // The first processors with VNNI cannot spread bytes to the places of a mask.
 inline bool spreads_bytes() { return __builtin_cpu_supports("avx512vbmi2"); }
 
+#define HF_SPARSE_SPREADS __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi2")))
+
+// The sums of the lanes of 16 vectors, in their order.
+HF_SPARSE_SPREADS inline __m512i sums_of_lanes(const __m512i (&each)[16]) {
+    __m512i four[4];
+    for (int some = 0; some < 4; some++) {
+        const __m512i *at = each + 4 * some;
+        const __m512i first = _mm512_add_epi32(_mm512_unpacklo_epi32(at[0], at[1]), _mm512_unpackhi_epi32(at[0], at[1]));
+        const __m512i second = _mm512_add_epi32(_mm512_unpacklo_epi32(at[2], at[3]), _mm512_unpackhi_epi32(at[2], at[3]));
+        four[some] = _mm512_add_epi32(_mm512_unpacklo_epi64(first, second), _mm512_unpackhi_epi64(first, second));
+    }
+    const __m512i low = _mm512_add_epi32(_mm512_shuffle_i32x4(four[0], four[1], 0x88), _mm512_shuffle_i32x4(four[0], four[1], 0xdd));
+    const __m512i high = _mm512_add_epi32(_mm512_shuffle_i32x4(four[2], four[3], 0x88), _mm512_shuffle_i32x4(four[2], four[3], 0xdd));
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xdd));
+}
+
 template <int COUNT>
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi2"))) void sum_rows_spread(
-    const Rows& weight, int64_t first, int64_t last, const uint8_t* codes, int64_t stride,
-    int32_t sums[COUNT][TOGETHER]) {
+HF_SPARSE_SPREADS void sum_rows_spread(const Rows& weight, int64_t first, int64_t last, const uint8_t* codes,
+                                       int64_t stride, int32_t sums[COUNT][TOGETHER]) {
     const int64_t count = blocks(weight.columns);
+    __m512i found[COUNT][TOGETHER];
+    for (int token = 0; token < COUNT; token++)
+        for (__m512i& sum : found[token]) sum = _mm512_setzero_si512();
     for (int64_t row = first; row < last; row++) {
         const int8_t* at = weight.codes + weight.starts[row];
         const uint64_t* kept = weight.kept == nullptr ? nullptr : weight.kept + row * count;
-        __m512i found[COUNT];
-        for (int token = 0; token < COUNT; token++) found[token] = _mm512_setzero_si512();
+        __m512i sum[COUNT];
+        for (int token = 0; token < COUNT; token++) sum[token] = _mm512_setzero_si512();
         for (int64_t block = 0; block < count; block++) {
             __m512i some = _mm512_loadu_si512((const void*)at);
             if (kept == nullptr) {
@@ -128,11 +146,12 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi2"))) void
                 at += __builtin_popcountll(kept[block]);
             }
             for (int token = 0; token < COUNT; token++)
-                found[token] = _mm512_dpbusd_epi32(
-                    found[token], _mm512_loadu_si512((const void*)(codes + token * stride + block * BLOCK)), some);
+                sum[token] = _mm512_dpbusd_epi32(
+                    sum[token], _mm512_loadu_si512((const void*)(codes + token * stride + block * BLOCK)), some);
         }
-        for (int token = 0; token < COUNT; token++) sums[token][row - first] = _mm512_reduce_add_epi32(found[token]);
+        for (int token = 0; token < COUNT; token++) found[token][row - first] = sum[token];
     }
+    for (int token = 0; token < COUNT; token++) _mm512_store_si512(sums[token], sums_of_lanes(found[token]));
 }
 
 #else
