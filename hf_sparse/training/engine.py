@@ -54,6 +54,22 @@ def require_sharded_by_rows(
     require_data_parallel(state, model, doing)
 
 
+def is_sharded_at_load(model: nn.Module) -> bool:
+    """Return whether transformers sharded a model as it loaded it, into which it loads no weights later."""
+    settings = getattr(getattr(model, "config", None), "distributed_config", None)
+    return settings is not None and is_sharded(model)
+
+
+def require_best_is_not_loaded(trainer: Host) -> None:
+    """Raise `ValueError` if Trainer would load weights into a model that was sharded as it was loaded."""
+    if trainer.args.load_best_model_at_end and is_sharded_at_load(trainer.model):
+        raise ValueError(
+            "load_best_model_at_end is set, and Trainer cannot load weights into a model that transformers "
+            "sharded as it loaded it; leave it out, and after training load the best checkpoint by "
+            "from_pretrained"
+        )
+
+
 def _offloads(plugin: Any) -> bool:
     if plugin is None:
         return False

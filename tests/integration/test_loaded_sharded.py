@@ -81,3 +81,12 @@ def test_a_sharded_model_cannot_be_copied_as_its_own_teacher(ranks: list[dict[st
         assert re.search(
             "PyTorch does not copy one that is sharded.*pass it as teacher=", rank["own teacher"]
         )
+
+
+def test_weights_that_trainer_cannot_load_are_refused_before(
+    ranks: list[dict[str, Any]], folder: Path
+) -> None:
+    for rank in ranks:
+        assert "load_best_model_at_end is set, and Trainer cannot load weights" in rank["best"]
+        assert "checkpoint-2 cannot be resumed" in rank["resumed"] and "--fsdp instead" in rank["resumed"]
+    assert not list((folder / "best").glob("checkpoint-*"))

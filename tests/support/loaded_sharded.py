@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from hf_sparse import SparseTrainer
+from hf_sparse import Recipe, SparseTrainer
 from tests.support.engines import load_sharded, refusal, whole_weights
 from tests.support.sharded_runs import FEATURES, ROUNDED, calm, files, outcome, run, step_by_step
 from tests.support.tiny import arguments
+
+PRUNED = Recipe.from_dict({"sparsity": {"pattern": "1x4", "schedule": {"final": 0.6, "ramp_end": 2}}})
 
 
 def together(rank: int, folder: Path, processes: int) -> dict[str, Any]:
@@ -47,6 +49,14 @@ def together(rank: int, folder: Path, processes: int) -> dict[str, Any]:
         trainer = run(SparseTrainer, folder, load(), args(f"rounded-{name}", **saving), recipe=recipe)
         trainer.save_model(str(folder / f"rounded-{name}" / "final"))
         results["rounded"][name] = outcome(trainer)
+    best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    results["best"] = refusal(
+        lambda: run(SparseTrainer, folder, load(), args("best", **saving, **best), recipe=PRUNED)
+    )
+    saved = folder / "rounded-min_max" / "checkpoint-2"
+    results["resumed"] = refusal(
+        lambda: run(SparseTrainer, folder, load(), args("resumed"), saved, recipe=ROUNDED["min_max"])
+    )
     own = FEATURES["logits"].override(["distillation.teacher=self"])
     results["own teacher"] = refusal(lambda: SparseTrainer(load(), args("own"), recipe=own))
     results["files"] = {name: files(folder / name) for name in ("Trainer", "SparseTrainer")}

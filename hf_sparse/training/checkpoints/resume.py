@@ -18,6 +18,7 @@ from hf_sparse.modules import adapter_owner
 from hf_sparse.recipe.recipe import Recipe
 from hf_sparse.recipe.saved import NORMALIZED
 from hf_sparse.recipe.sparsity import method_settings
+from hf_sparse.training.engine import is_sharded_at_load
 from hf_sparse.training.host import Host
 
 logger = logging.getLogger(__name__)
@@ -160,8 +161,15 @@ def loading(model: nn.Module, checkpoint: str) -> Iterator[None]:
     """Correct what `Trainer` does while it loads a checkpoint inside the block.
 
     Weights that were saved under other keys than the model's are converted (`read_converted`), and the
-    adapters that were active stay active (`same_adapters`, which may raise `ValueError`).
+    adapters that were active stay active (`same_adapters`, which may raise `ValueError`). Raises `ValueError`
+    for a model that transformers sharded as it loaded it, into which `Trainer` cannot load weights.
     """
+    if is_sharded_at_load(model):
+        raise ValueError(
+            f"{checkpoint} cannot be resumed, since Trainer loads no weights into a model that transformers "
+            "sharded as it loaded it, and saves no optimizer of one; train with --fsdp instead of "
+            "distributed_config, or start a new run from the checkpoint's weights by from_pretrained"
+        )
     reading = model.register_load_state_dict_pre_hook(read_converted)
     try:
         with same_adapters(model, checkpoint):

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from hf_sparse.checkpoint.run_record import RunRecord, write_record
 from hf_sparse.checkpoint.sidecar import SavedState, write_state
 from hf_sparse.recipe.recipe import Recipe
-from hf_sparse.training.engine import require_sharded_by_rows
+from hf_sparse.training.engine import require_best_is_not_loaded, require_sharded_by_rows
 from hf_sparse.training.host import Host
 
 # `Trainer.compute_loss`: model, inputs, return_outputs and more; returns the loss, or (loss, outputs).
@@ -175,6 +175,7 @@ def require_one_process_per_device(trainer: Host) -> None:
             "supported; start a process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one"
         )
     require_sharded_by_rows(trainer.accelerator.state, trainer.model)
+    require_best_is_not_loaded(trainer)
 
 
 AUTO_BATCH_SIZE = (
