@@ -9,7 +9,7 @@
 #include <cmath>
 #include <limits>
 
-#include "tiles.h"
+#include "places.h"
 
 namespace {
 
@@ -114,6 +114,8 @@ struct Head {
     float *queries, *keys, *values;  // tiles; outputs replace the queries
     int64_t features, feature, width;
     float scaling;
+    int64_t key_feature;  // of keys and values, which several heads may share
+    Distances distances;
 };
 
 inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROWS + 1) / 2 * 2; }
@@ -142,43 +144,88 @@ struct Prepared {
     int32_t* scratch;
 };
 
-template <int PARTS>
+// The keys that a block of queries sees: from a whole stripe on, up to a whole stripe or the end.
+inline Span seen(const Head& head, Span span, int64_t from, int64_t queries) {
+    const int64_t window = head.distances.window;
+    if (window < 0) return {0, span.length};
+    const int32_t* columns = head.distances.columns + span.first;
+    const int64_t last = std::min(from + queries, span.length) - 1;
+    const int32_t* first = std::lower_bound(columns, columns + span.length, columns[from] - window);
+    const int32_t* end = std::upper_bound(columns, columns + span.length, columns[last] + window);
+    const int64_t low = (first - columns) / ROWS * ROWS;
+    return {low, std::min(stripes(end - columns) * ROWS, span.length) - low};
+}
+
+// With PLACED, scores depend on places, and are floats, in powers of two, as soon as they are known.
+template <int PARTS, bool PLACED>
 inline void attend(const Head& head, Span span, const Prepared& ready, int64_t from) {
     constexpr int64_t BLOCK = PARTS * LANES;
-    const int64_t width_pairs = (head.width + 1) / 2, key_pairs = (span.length + 1) / 2;
+    const int64_t width_pairs = (head.width + 1) / 2;
+    const Span keys = PLACED ? seen(head, span, from * LANES, BLOCK) : Span{0, span.length};
+    const int64_t keys_end = keys.first + keys.length, key_pairs = (keys_end + 1) / 2;
+    // Runs begin at multiples of RUN, whatever is seen.
+    const int64_t first_pair = keys.first / 2, first_run = first_pair / (RUN / 2) * (RUN / 2);
     int32_t* queries = ready.scratch;
     // Scores as sums of integers, then probabilities as floats, then as words, each in the place of the former.
     int32_t* scores = queries + width_pairs * BLOCK;
     float* shares = reinterpret_cast<float*>(scores);
     pair_features(head.queries, head.features, head.feature, head.width, span, from, PARTS, ready.query_step, queries,
                   BLOCK);
-    Int largest[PARTS];
-    for (int part = 0; part < PARTS; part++) largest[part] = every(INT32_MIN);
-    for (int64_t key = 0; key < span.length; key += ROWS) {
+    // The exponent of a probability, in powers of two, is the distance to the largest score times `scale`.
+    const float step = ready.query_step * ready.key_step * head.scaling * 1.44269504f;
+    const float scale = PLACED ? std::min(step, 1e28f) : std::min(step, 3e38f);
+    Int largest[PARTS], columns[PARTS];
+    Float top[PARTS];
+    for (int part = 0; part < PARTS; part++) {
+        largest[part] = every(INT32_MIN), top[part] = every(UNSEEN);
+        if constexpr (PLACED) columns[part] = load(head.distances.columns + span.first + (from + part) * LANES);
+    }
+    const int32_t* key_columns = PLACED ? head.distances.columns + span.first : nullptr;
+    const bool contiguous = PLACED && key_columns[span.length - 1] - key_columns[0] == span.length - 1;
+    for (int64_t key = keys.first; key < keys_end; key += ROWS) {
         Int sums[ROWS][PARTS];
         multiply_halves<PARTS>(ready.keys + key, 1, ready.key_stride, queries, width_pairs, sums);
         for (int row = 0; row < ROWS; row++) {
             const bool real = key + row < span.length;
             for (int part = 0; part < PARTS; part++) {
-                store(scores + (key + row) * BLOCK + part * LANES, sums[row][part]);
-                if (real) largest[part] = larger(largest[part], sums[row][part]);
+                const int64_t at = (key + row) * BLOCK + part * LANES;
+                if constexpr (PLACED) {
+                    if (!real) continue;
+                    const Float found = score(sums[row][part], every(scale), head.distances, columns[part],
+                                              key_columns[key + row], contiguous);
+                    store(shares + at, found);
+                    top[part] = at_least(found, top[part]);
+                } else {
+                    store(scores + at, sums[row][part]);
+                    if (real) largest[part] = larger(largest[part], sums[row][part]);
+                }
             }
         }
     }
-    // The exponent of a probability, in powers of two, is the distance to the largest score times `scale`.
-    const float scale = std::min(ready.query_step * ready.key_step * head.scaling * 1.44269504f, 3e38f);
-    const Float factor_of_scores = every(scale), lowest = every(-120.0f) / every(scale);
-    Float most[PARTS] = {}, top[PARTS];
-    for (int part = 0; part < PARTS; part++) top[part] = to_float(largest[part]);
-    for (int64_t first = 0; first < key_pairs; first += RUN / 2) {
+    const Float factor_of_scores = every(PLACED ? 1.0f : scale), lowest = every(-120.0f) / factor_of_scores;
+    Float most[PARTS] = {};
+    for (int part = 0; part < PARTS; part++)
+        if constexpr (!PLACED) top[part] = to_float(largest[part]);
+    for (int64_t first = first_run; first < key_pairs; first += RUN / 2) {
         Float total[PARTS] = {};
-        for (int64_t pair = first; pair < std::min(first + RUN / 2, key_pairs); pair++) {
+        for (int64_t pair = std::max(first, first_pair); pair < std::min(first + RUN / 2, key_pairs); pair++) {
             const int64_t at = 2 * pair * BLOCK;
             Float share[2 * PARTS];
+            Int hidden[2 * PARTS];
 #pragma GCC unroll 8
-            for (int part = 0; part < 2 * PARTS; part++)
-                share[part] = at_least(to_float(load(scores + at + part * LANES)) - top[part % PARTS], lowest);
+            for (int part = 0; part < 2 * PARTS; part++) {
+                Float found;
+                if constexpr (PLACED) {
+                    found = load(shares + at + part * LANES);
+                    hidden[part] = (Int)(found < every(LOWEST_SCORE));
+                } else {
+                    found = to_float(load(scores + at + part * LANES));
+                }
+                share[part] = at_least(found - top[part % PARTS], lowest);
+            }
             power_of_two(share, factor_of_scores);
+            if constexpr (PLACED)
+                for (int part = 0; part < 2 * PARTS; part++) share[part] = number(bits(share[part]) & ~hidden[part]);
             if (2 * pair + 1 == span.length)
                 for (int part = PARTS; part < 2 * PARTS; part++) share[part] = every(0.0f);
 #pragma GCC unroll 8
@@ -193,7 +240,7 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     Int whole[PARTS] = {};
     for (int part = 0; part < PARTS; part++)
         factor[part] = at_most(every(SUM_OF_PROBABILITIES) / most[part], every(32767.0f));
-    for (int64_t pair = 0; pair < key_pairs; pair++)
+    for (int64_t pair = first_pair; pair < key_pairs; pair++)
 #pragma GCC unroll 8
         for (int part = 0; part < PARTS; part++) {
             const float* at = shares + 2 * pair * BLOCK + part * LANES;
@@ -206,10 +253,10 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     for (int64_t row = 0; row < head.width; row += ROWS) {
         Float found[ROWS][PARTS] = {};
         const int32_t* values = reinterpret_cast<const int32_t*>(ready.values + row * ready.value_stride);
-        for (int64_t first = 0; first < key_pairs; first += RUN / 2) {
+        for (int64_t first = first_run; first < key_pairs; first += RUN / 2) {
             Int sums[ROWS][PARTS];
-            multiply_halves<PARTS>(values + first, ready.value_stride / 2, 1, scores + first * BLOCK,
-                                   std::min(RUN / 2, key_pairs - first), sums);
+            const int64_t pair = std::max(first, first_pair), end = std::min(first + RUN / 2, key_pairs);
+            multiply_halves<PARTS>(values + pair, ready.value_stride / 2, 1, scores + pair * BLOCK, end - pair, sums);
             for (int next = 0; next < ROWS; next++)
                 for (int part = 0; part < PARTS; part++) found[next][part] += to_float(sums[next][part]);
         }
@@ -221,6 +268,15 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     }
 }
 
+template <bool PLACED>
+inline void attend_blocks(const Head& head, Span span, const Prepared& ready) {
+    int64_t vector = 0;
+    // Blocks of queries may begin in one tile and end in the next.
+    for (; vector + QUERIES <= vectors(span.length); vector += QUERIES)
+        attend<QUERIES, PLACED>(head, span, ready, vector);
+    for (; vector < vectors(span.length); vector++) attend<1, PLACED>(head, span, ready, vector);
+}
+
 inline void attend(const Head& head, Span span, int32_t* scratch) {
     if (span.length == 0) return;
     const int64_t even = stride_of(span.length), width_pairs = (head.width + 1) / 2;
@@ -229,12 +285,12 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     // Rounding may add one half per key.
     const int32_t value_bound =
         (int32_t)std::min(32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)RUN));
-    const auto step = [&](float* tiles, int32_t bound) {
-        return step_of(tiles, head.features, head.feature, head.width, span, bound);
+    const auto step = [&](float* tiles, int64_t feature, int32_t bound) {
+        return step_of(tiles, head.features, feature, head.width, span, bound);
     };
-    ready.query_step = step(head.queries, bound);
-    ready.key_step = step(head.keys, bound);
-    ready.value_step = step(head.values, value_bound);
+    ready.query_step = step(head.queries, head.feature, bound);
+    ready.key_step = step(head.keys, head.key_feature, bound);
+    ready.value_step = step(head.values, head.key_feature, value_bound);
     if (std::isnan(ready.query_step) || std::isnan(ready.key_step) || std::isnan(ready.value_step)) {
         // Every query weighs every key, and even a weight of 0 times NaN or infinity is NaN.
         for (int64_t vector = 0; vector < vectors(span.length); vector++)
@@ -250,13 +306,13 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     ready.values = values;
     ready.scratch = keys + width_pairs * even + (head.width + ROWS) * even / 2;
     std::memset(keys, 0, (size_t)(ready.scratch - keys) * sizeof(int32_t));
-    pair_features(head.keys, head.features, head.feature, head.width, span, 0, vectors(span.length),
+    pair_features(head.keys, head.features, head.key_feature, head.width, span, 0, vectors(span.length),
                   ready.key_step, keys, even);
-    list_features(head.values, head.features, head.feature, head.width, span, ready.value_step, values, even);
-    int64_t vector = 0;
-    // Blocks of queries may begin in one tile and end in the next.
-    for (; vector + QUERIES <= vectors(span.length); vector += QUERIES) attend<QUERIES>(head, span, ready, vector);
-    for (; vector < vectors(span.length); vector++) attend<1>(head, span, ready, vector);
+    list_features(head.values, head.features, head.key_feature, head.width, span, ready.value_step, values, even);
+    if (head.distances.any())
+        attend_blocks<true>(head, span, ready);
+    else
+        attend_blocks<false>(head, span, ready);
 }
 
 }  // namespace

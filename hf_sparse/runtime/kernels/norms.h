@@ -8,16 +8,17 @@
 
 namespace {
 
-// LayerNorm of each token of a tile of floats, in place.
-inline void normalize(float* values, int64_t features, const float* weight, const float* bias, double epsilon) {
+// LayerNorm of each token of a tile of floats, or RMSNorm, which subtracts no mean. `values` may be `from`.
+inline void normalize(const float* from, float* values, int64_t features, const float* weight, const float* bias,
+                      double epsilon, bool centered) {
     const Float count = every((float)features), little = every((float)epsilon);
     Float mean[DEPTH] = {}, inverse[DEPTH] = {};
-    for (int64_t feature = 0; feature < features; feature++)
-        for (int part = 0; part < DEPTH; part++) mean[part] += load(values + feature * TOKENS + part * LANES);
+    for (int64_t feature = 0; centered && feature < features; feature++)
+        for (int part = 0; part < DEPTH; part++) mean[part] += load(from + feature * TOKENS + part * LANES);
     for (int part = 0; part < DEPTH; part++) mean[part] = mean[part] / count;
     for (int64_t feature = 0; feature < features; feature++)
         for (int part = 0; part < DEPTH; part++) {
-            const Float apart = load(values + feature * TOKENS + part * LANES) - mean[part];
+            const Float apart = load(from + feature * TOKENS + part * LANES) - mean[part];
             inverse[part] = fused(apart, apart, inverse[part]);
         }
     for (int part = 0; part < DEPTH; part++) {
@@ -28,9 +29,9 @@ inline void normalize(float* values, int64_t features, const float* weight, cons
     }
     for (int64_t feature = 0; feature < features; feature++)
         for (int part = 0; part < DEPTH; part++) {
-            float* to = values + feature * TOKENS + part * LANES;
-            const Float scaled = (load(to) - mean[part]) * inverse[part];
-            store(to, fused(scaled, every(weight[feature]), every(bias[feature])));
+            const int64_t place = feature * TOKENS + part * LANES;
+            const Float scaled = (load(from + place) - mean[part]) * inverse[part];
+            store(values + place, fused(scaled, every(weight[feature]), every(bias[feature])));
         }
 }
 
