@@ -13,7 +13,7 @@ class EncoderNames:
 
     Attributes:
         encoder: The module of the base model that holds the layers, or the list of layers itself.
-        projections: The Linears of queries, keys and values in a layer, or one Linear that computes all three.
+        projections: The Linears of queries, keys and values in a layer, or one that computes all three.
         output: The Linear behind the attention.
         intermediate: The first Linear of the feed-forward layer.
         last: Its last Linear.
@@ -21,13 +21,16 @@ class EncoderNames:
         activation: The setting of the activation.
         layers: The list of layers in `encoder`; empty if `encoder` is the list.
         inner: The list of layers in each entry of that list, where an entry is a group of layers.
-        gate: The Linear whose outputs are multiplied with the activations. If it is `intermediate`, that Linear
+        gate: The Linear whose outputs are multiplied with the activations. If it is `intermediate`, that one
             computes both, the gate last.
-        norms_first: Whether the norms stand before the attention and the feed-forward layer, not behind the sum
-            of each with its input.
+        norms_first: Whether the norms stand before the attention and the feed-forward layer, not behind the
+            sum of each with its input.
         entrance: A Linear of `encoder` before its first layer.
         rotary: The module of the base model that computes rotary embeddings.
         relative: The table of biases of relative positions in `encoder`.
+        disentangled: Whether queries and keys are also multiplied with projections of relative positions.
+        positions: The Linears of these projections for queries ("c2p") and for keys ("p2c"), where they are not
+            those of keys and of queries.
     """
 
     encoder: str
@@ -44,12 +47,14 @@ class EncoderNames:
     entrance: str | None = None
     rotary: str | None = None
     relative: str | None = None
+    disentangled: bool = False
+    positions: tuple[str, ...] = ()
 
     @property
     def linears(self) -> tuple[str, ...]:
         """The Linears of a layer, in the order in which the runtime stores them."""
         gate = () if self.gate in (None, self.intermediate) else (self.gate,)
-        return (*self.projections, self.output, self.intermediate, *gate, self.last)
+        return (*self.projections, self.output, self.intermediate, *gate, self.last, *self.positions)
 
     @property
     def pieces(self) -> tuple[int, ...]:
@@ -136,6 +141,16 @@ MPNET = replace(
     norms=("attention.LayerNorm", "output.LayerNorm"),
     relative="relative_attention_bias",
 )
+DEBERTA = replace(
+    BERT,
+    projections=(
+        "attention.self.query_proj",
+        "attention.self.key_proj",
+        "attention.self.value_proj",
+    ),
+    disentangled=True,
+    positions=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+)
 # By the model_type of the configuration.
 ENCODERS = {
     "bert": BERT,
@@ -145,6 +160,7 @@ ENCODERS = {
     "roberta": BERT,
     "xlm-roberta": BERT,
     "albert": ALBERT,
+    "deberta-v2": DEBERTA,
     "deit": VIT,
     "eurobert": EUROBERT,
     "gte": NOMIC,

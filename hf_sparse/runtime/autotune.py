@@ -44,7 +44,7 @@ def pack_layer(kernels: Kernels, layer: IntegerLayer) -> PackedLayer:
 
 
 def pack_pieces(kernels: Kernels, layer: IntegerLayer, pieces: int) -> tuple[PackedLayer, ...]:
-    """Pack a layer as several of the same height, one for each part of its outputs; errors as `pack_layer`."""
+    """Pack a layer as several of the same height, each with a part of its outputs; see `pack_layer`."""
     if layer.codes.shape[0] % pieces:
         raise ValueError(f"{layer.codes.shape[0]} outputs cannot be divided into {pieces} equal parts")
     parts = zip(

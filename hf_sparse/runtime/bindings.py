@@ -28,6 +28,12 @@ LINEARS = ("query", "key", "value", "output", "intermediate", "gate", "last")
 NORMS = ("first_weight", "first_bias", "second_weight", "second_bias")
 
 
+class Relations(ctypes.Structure):
+    """The tables of a layer for relative positions; the structure `Relations` in kernels/places.h."""
+
+    _fields_ = [(name, _POINTER) for name in ("keys", "queries", "key_steps", "query_steps")]
+
+
 class Layer(ctypes.Structure):
     """The weights, grids and norms of a layer; the structure `Layer` in kernels/encoder.h."""
 
@@ -36,6 +42,7 @@ class Layer(ctypes.Structure):
         *((f"{name}_grid", Grid) for name in LINEARS),
         *((name, _POINTER) for name in NORMS),
         *((name, _SIZE) for name in ("rotation", "window")),
+        ("relations", Relations),
     ]
 
 
@@ -45,8 +52,8 @@ class Places(ctypes.Structure):
     _fields_ = [
         ("rotations", _POINTER),
         *((name, _SIZE) for name in ("pairs", "count")),
-        ("biases", _POINTER),
-        ("reach", _SIZE),
+        *((name, _POINTER) for name in ("biases", "rows_of")),
+        *((name, _SIZE) for name in ("rows", "reach")),
     ]
 
 

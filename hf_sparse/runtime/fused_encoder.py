@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from hf_sparse.runtime.bindings import LINEARS, NORMS, Encoder, Grid, Kernels, Layer, pointer, require_memory
 from hf_sparse.runtime.linear import KernelModule, refuse_gradient
-from hf_sparse.runtime.places import PlaceTables
+from hf_sparse.runtime.places import PlaceTables, RelationTables
 from hf_sparse.runtime.weight_forms import PackedWeight
 
 # A mask that adds this or less to a score leaves its token out.
@@ -27,6 +27,7 @@ class FusedLayer:
         norms: Weight and bias of the two norms; None for those of a norm that is left out.
         rotation: Which rotary embedding turns queries and keys, or -1.
         window: The largest distance that a token sees, or -1.
+        relations: What relative positions are multiplied with, or None.
     """
 
     packed: tuple[PackedWeight, ...]
@@ -34,10 +35,13 @@ class FusedLayer:
     norms: tuple[Tensor | None, ...]
     rotation: int = -1
     window: int = -1
+    relations: RelationTables | None = None
 
     def structure(self) -> Layer:
         """Return the structure that the kernels read; the tensors must outlive it."""
         layer = Layer(rotation=self.rotation, window=self.window)
+        if self.relations is not None:
+            layer.relations = self.relations.structure()
         names = LINEARS if len(self.packed) == len(LINEARS) else (*LINEARS[:-2], LINEARS[-1])
         for name, packed, grid in zip(names, self.packed, self.grids, strict=True):
             setattr(layer, name, packed.matrix())
@@ -58,7 +62,9 @@ class EncoderSettings:
         key_heads: The number of heads of keys and values; None stands for `heads`.
         norms_first: Whether norms stand before the attention and the feed-forward layer.
         centered: Whether norms subtract the mean, as LayerNorm does and RMSNorm does not.
+        scaling: What scores are multiplied with; None stands for one over the root of a head's width.
         bare: Whether the encoder returns a tensor, as a layer does, not an output with fields.
+        listed: Whether the model takes the last hidden states from the list of all.
     """
 
     heads: int
@@ -67,7 +73,9 @@ class EncoderSettings:
     key_heads: int | None = None
     norms_first: bool = False
     centered: bool = True
+    scaling: float | None = None
     bare: bool = False
+    listed: bool = False
 
 
 class FusedEncoder(KernelModule):
@@ -119,7 +127,7 @@ class FusedEncoder(KernelModule):
             len(self.layers),
             self._structures,
             settings.epsilon,
-            (self.hidden // settings.heads) ** -0.5,
+            settings.scaling or (self.hidden // settings.heads) ** -0.5,
             self.tables.structure(),
         )
 
@@ -129,6 +137,7 @@ class FusedEncoder(KernelModule):
         return self.tables.nbytes + sum(
             sum(packed.nbytes for packed in layer.packed)
             + sum(norm.nbytes for norm in layer.norms if norm is not None)
+            + (layer.relations.nbytes if layer.relations is not None else 0)
             for layer in dict.fromkeys(self.layers)
         )
 
@@ -166,7 +175,9 @@ class FusedEncoder(KernelModule):
         outputs = outputs.to(hidden_states)
         if self.settings.bare:
             return outputs
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=outputs)
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=outputs, hidden_states=(outputs,) if self.settings.listed else None
+        )
 
     def extra_repr(self) -> str:
         return (

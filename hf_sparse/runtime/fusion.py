@@ -1,8 +1,10 @@
 """Make an encoder of transformers ready to run, as one module of the kernels."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace as changed
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -12,13 +14,24 @@ from hf_sparse.runtime.autotune import PackedLayer, pack_pieces
 from hf_sparse.runtime.bindings import ACTIVATIONS, Kernels, load_kernels
 from hf_sparse.runtime.fused_encoder import EncoderSettings, FusedEncoder, FusedLayer, norm_vectors
 from hf_sparse.runtime.integer_layer import as_integers, quantized_linears
-from hf_sparse.runtime.linear import forbid_saving
+from hf_sparse.runtime.linear import RuntimeLinear, forbid_saving
 from hf_sparse.runtime.optimization import replace, require_cpu
-from hf_sparse.runtime.places import PlaceTables, PositionsAlone, bias_table, rotation_table
+from hf_sparse.runtime.places import (
+    PlaceTables,
+    PositionsAlone,
+    RelationTables,
+    bias_table,
+    padded_rows,
+    relation_tables,
+    rotation_table,
+    row_table,
+)
 from hf_sparse.savable import require_merged
 
 # The kind of a layer of local attention in `layer_types` of a configuration.
 _LOCAL = "sliding_attention"
+# Texts of models with relative positions alone may be longer than `max_position_embeddings`.
+_LONGEST = 4096
 
 
 def fuse(model: PreTrainedModel) -> PreTrainedModel:
@@ -74,11 +87,26 @@ def encoder_names(model: PreTrainedModel) -> EncoderNames:
         reason = f"its positions are {config.position_embedding_type}"
     elif getattr(config, names.activation) not in ACTIVATIONS:
         reason = f"its activation {getattr(config, names.activation)} is none of {', '.join(ACTIVATIONS)}"
+    elif getattr(config, "conv_kernel_size", 0) > 0:
+        reason = "it has a convolution beside its first layer"
+    elif _LOCAL in (kinds := getattr(config, "layer_types", None) or ()) and set(kinds) == {_LOCAL}:
+        reason = "no layer of it sees whole texts"
     else:
-        return names
+        return _configured(names, config)
     raise ValueError(
         f"the encoder of this {type(model).__name__} cannot be fused: {reason}; optimize(model) replaces "
         "its Linears one by one"
+    )
+
+
+def _configured(names: EncoderNames, config: Any) -> EncoderNames:
+    """Return the names without the projections of relative positions that a configuration leaves out."""
+    if not names.disentangled:
+        return names
+    kinds = (config.pos_att_type or ()) if getattr(config, "relative_attention", False) else ()
+    own = () if getattr(config, "share_att_key", False) else zip(names.positions, ("c2p", "p2c"), strict=True)
+    return changed(
+        names, disentangled=bool(kinds), positions=tuple(name for name, kind in own if kind in kinds)
     )
 
 
@@ -118,6 +146,8 @@ def install(
         both = [layer.get_submodule(part) for part in names.norms]
         norms += both
         kind = kinds[index] if kinds else None
+        relations = _relations(kernels, base, names, config, parts) if names.disentangled else None
+        parts = parts[: len(parts) - len(names.positions)]
         layers.append(
             FusedLayer(
                 tuple(one.weight for one in parts),
@@ -125,9 +155,11 @@ def install(
                 tuple(vector for norm in both for vector in norm_vectors(norm)),
                 rotation=-1 if names.rotary is None else sorted(set(kinds)).index(kind) if kinds else 0,
                 window=config.sliding_window if kind == _LOCAL else -1,
+                relations=relations,
             )
         )
     epsilon, centered = _require_norms(norms, names, found[0][0])
+    width = layers[0].packed[0].columns // config.num_attention_heads
     settings = EncoderSettings(
         config.num_attention_heads,
         ACTIVATIONS[getattr(config, names.activation)],
@@ -135,7 +167,9 @@ def install(
         getattr(config, "num_key_value_heads", None),
         names.norms_first,
         centered,
+        (width * (1 + len(set(config.pos_att_type)))) ** -0.5 if names.disentangled else None,
         bare=not names.layers,
+        listed=ENCODERS[config.model_type].disentangled,
     )
     _require_alike(layers, settings)
     if names.inner:
@@ -159,7 +193,27 @@ def _tables(base: nn.Module, names: EncoderNames, config: Any, kinds: Sequence[s
     if names.relative is not None:
         count = config.max_position_embeddings
         return PlaceTables(biases=bias_table(base.get_submodule(names.encoder), count), longest=count)
+    if names.disentangled:
+        rows_of, rows = row_table(base.get_submodule(names.encoder), _LONGEST)
+        return PlaceTables(rows_of=rows_of, rows=padded_rows(rows), longest=_LONGEST)
     return PlaceTables()
+
+
+def _relations(
+    kernels: Kernels, base: nn.Module, names: EncoderNames, config: Any, parts: Sequence[PackedLayer]
+) -> RelationTables:
+    """Return the projections of the relative positions of one layer, which its own Linears compute."""
+    encoder: Any = base.get_submodule(names.encoder)
+    _, rows = row_table(encoder, 1)
+    kinds = [kind for kind in ("c2p", "p2c") if kind in config.pos_att_type]
+    # Without Linears of their own, positions are projected as keys for queries, and as queries for keys.
+    own = parts[len(parts) - len(names.positions) :] or [parts["c2p" == kind] for kind in kinds]
+    with torch.no_grad():
+        embedded = encoder.get_rel_embedding()[:rows].float()
+        found = {
+            kind: RuntimeLinear(kernels, layer)(embedded) for kind, layer in zip(kinds, own, strict=True)
+        }
+    return relation_tables(found.get("c2p"), found.get("p2c"), config.num_attention_heads, kernels.lanes)
 
 
 def _repeated(layers: Sequence[FusedLayer], config: Any) -> list[FusedLayer]:

@@ -128,8 +128,8 @@ ACTIVATIONS = {1: relu, 2: gelu, 3: gelu_tanh, 4: silu}
 class Distances:
     """How scores depend on places; `columns` (tokens,) has the place of each token in its text.
 
-    `window` is the largest distance that a token sees, or -1. `bias` has what is added to a score times log2(e),
-    by `reach` and the place of the query less that of the key.
+    `window` is the largest distance that a token sees, or -1. `bias` has what is added to a score times
+    log2(e), by `reach` and the place of the query less that of the key.
     """
 
     columns: Tensor
@@ -205,9 +205,9 @@ def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float, cent
 class Variant:
     """How a layer differs from that of BERT.
 
-    `key_heads` heads of keys and values are shared by the heads of queries. `norms_first` puts the norms before
-    the attention and the feed-forward layer; without `centered` they are RMSNorms. `turns` rotate queries and
-    keys. `distances` has an entry for each head.
+    The heads of queries share `key_heads` heads of keys and values. `norms_first` puts norms before attention
+    and feed-forward layer; without `centered` they are RMSNorms. `turns` rotate queries and keys. `distances`
+    has an entry for each head.
     """
 
     key_heads: int | None = None

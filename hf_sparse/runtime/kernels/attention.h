@@ -120,10 +120,10 @@ struct Head {
 
 inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROWS + 1) / 2 * 2; }
 
-// Scratch words that one head needs.
-inline int64_t attention_scratch(int64_t width, int64_t length) {
+// Scratch words that one head needs; `rows` is the number of rows of distances.
+inline int64_t attention_scratch(int64_t width, int64_t length, int64_t rows) {
     const int64_t stride = stride_of(length), block = QUERIES * LANES, pairs = (width + 1) / 2;
-    return pairs * stride + (width + ROWS) * stride / 2 + (pairs + stride) * block;
+    return pairs * stride + (width + ROWS) * stride / 2 + (pairs + stride) * block + rows * (block + stride);
 }
 
 // The largest bound of codes for which the sum of `terms` products fits 31 bits.
@@ -142,7 +142,49 @@ struct Prepared {
     int64_t key_stride, value_stride;
     float query_step, key_step, value_step;
     int32_t* scratch;
+    float *query_rows, *key_rows;  // scores by row of distances, as in ByRow
 };
+
+// A step of scores in powers of two, so small that sums of products stay finite.
+inline float step_of_scores(const Head& head, float one, float other) {
+    return std::min(one * other * head.scaling * 1.44269504f, 1e28f);
+}
+
+// The first and the last row of distances of queries from keys.
+inline Span rows_between(const Head& head, int32_t query, int32_t last_query, int32_t key, int32_t last_key) {
+    const int32_t* rows = head.distances.rows_of;
+    return {rows[query - last_key], rows[last_query - key]};
+}
+
+// Scores of all keys by row of distances.
+inline void keys_by_row(const Head& head, Span span, const Prepared& ready) {
+    const int64_t pairs = (head.width + 1) / 2;
+    const int32_t *columns = head.distances.columns + span.first, *words = head.distances.relations.queries;
+    const Float step = every(step_of_scores(head, ready.key_step, *head.distances.relations.query_steps));
+    const int32_t first = columns[0], last = columns[span.length - 1];
+    const Span rows = rows_between(head, first, last, first, last);
+    for (int64_t row = rows.first / LANES * LANES; row <= rows.length; row += LANES)
+        for (int64_t key = 0; key < span.length; key += ROWS) {
+            Int sums[ROWS][1];
+            multiply_halves<1>(ready.keys + key, 1, ready.key_stride, words + row * pairs, pairs, sums);
+            for (int next = 0; next < ROWS; next++)
+                store(ready.key_rows + (key + next) * head.distances.rows + row, to_float(sums[next][0]) * step);
+        }
+}
+
+// Scores of a block of queries, given as words, by row of distances.
+template <int PARTS>
+inline void queries_by_row(const Head& head, Span rows, const Prepared& ready, const int32_t* queries) {
+    const Relations& relations = head.distances.relations;
+    const Float step = every(step_of_scores(head, ready.query_step, *relations.key_steps));
+    for (int64_t row = rows.first / ROWS * ROWS; row <= rows.length; row += ROWS) {
+        Int sums[ROWS][PARTS];
+        multiply_halves<PARTS>(relations.keys + row, 1, head.distances.rows, queries, (head.width + 1) / 2, sums);
+        for (int next = 0; next < ROWS; next++)
+            for (int part = 0; part < PARTS; part++)
+                store(ready.query_rows + ((row + next) * PARTS + part) * LANES, to_float(sums[next][part]) * step);
+    }
+}
 
 // The keys that a block of queries sees: from a whole stripe on, up to a whole stripe or the end.
 inline Span seen(const Head& head, Span span, int64_t from, int64_t queries) {
@@ -172,8 +214,8 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     pair_features(head.queries, head.features, head.feature, head.width, span, from, PARTS, ready.query_step, queries,
                   BLOCK);
     // The exponent of a probability, in powers of two, is the distance to the largest score times `scale`.
-    const float step = ready.query_step * ready.key_step * head.scaling * 1.44269504f;
-    const float scale = PLACED ? std::min(step, 1e28f) : std::min(step, 3e38f);
+    const float scale = PLACED ? step_of_scores(head, ready.query_step, ready.key_step)
+                               : std::min(ready.query_step * ready.key_step * head.scaling * 1.44269504f, 3e38f);
     Int largest[PARTS], columns[PARTS];
     Float top[PARTS];
     for (int part = 0; part < PARTS; part++) {
@@ -182,6 +224,15 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     }
     const int32_t* key_columns = PLACED ? head.distances.columns + span.first : nullptr;
     const bool contiguous = PLACED && key_columns[span.length - 1] - key_columns[0] == span.length - 1;
+    ByRow by_row = {nullptr, nullptr};
+    if (PLACED && head.distances.relations.any()) {
+        const int64_t last = std::min((from + PARTS) * LANES, span.length) - 1;
+        queries_by_row<PARTS>(head,
+                              rows_between(head, key_columns[from * LANES], key_columns[last],
+                                           key_columns[keys.first], key_columns[keys_end - 1]),
+                              ready, queries);
+        by_row.queries = ready.query_rows;
+    }
     for (int64_t key = keys.first; key < keys_end; key += ROWS) {
         Int sums[ROWS][PARTS];
         multiply_halves<PARTS>(ready.keys + key, 1, ready.key_stride, queries, width_pairs, sums);
@@ -191,8 +242,12 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
                 const int64_t at = (key + row) * BLOCK + part * LANES;
                 if constexpr (PLACED) {
                     if (!real) continue;
-                    const Float found = score(sums[row][part], every(scale), head.distances, columns[part],
-                                              key_columns[key + row], contiguous);
+                    if (by_row.queries != nullptr) {
+                        by_row.queries = ready.query_rows + part * LANES;
+                        by_row.keys = ready.key_rows + (key + row) * head.distances.rows;
+                    }
+                    const Float found = score<BLOCK>(sums[row][part], every(scale), head.distances, by_row,
+                                                     columns[part], key_columns[key + row], contiguous);
                     store(shares + at, found);
                     top[part] = at_least(found, top[part]);
                 } else {
@@ -309,6 +364,9 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     pair_features(head.keys, head.features, head.key_feature, head.width, span, 0, vectors(span.length),
                   ready.key_step, keys, even);
     list_features(head.values, head.features, head.key_feature, head.width, span, ready.value_step, values, even);
+    ready.key_rows = reinterpret_cast<float*>(ready.scratch + (width_pairs + even) * QUERIES * LANES);
+    ready.query_rows = ready.key_rows + even * head.distances.rows;
+    if (head.distances.relations.any()) keys_by_row(head, span, ready);
     if (head.distances.any())
         attend_blocks<true>(head, span, ready);
     else

@@ -18,6 +18,7 @@ struct Layer {
     // Of the two norms; null where a norm before the attention is left out.
     const float *first_weight, *first_bias, *second_weight, *second_bias;
     int64_t rotation, window;  // the kind of rotation and the largest distance that is seen, or -1
+    Relations relations;       // of all heads
 };
 
 struct Encoder {
@@ -109,7 +110,7 @@ struct Pass {
 
     int64_t code_words() const { return tile_words(padded(std::max(encoder.hidden, encoder.inner))); }
     int64_t chunk_words() const { return CHUNK * (2 * code_words() + std::max(encoder.hidden, encoder.inner) * TOKENS); }
-    int64_t head_words() const { return attention_scratch(encoder.hidden / encoder.heads, longest); }
+    int64_t head_words() const { return attention_scratch(encoder.hidden / encoder.heads, longest, encoder.places.rows); }
     int64_t member_words() const { return lined(chunk_words()) + lined(head_words()); }
 
     float* at(float* all, int64_t tile) const { return all + tile * encoder.hidden * TOKENS; }
@@ -177,10 +178,17 @@ struct Pass {
         for (int64_t unit = units * member / members; unit < units * (member + 1) / members; unit++) {
             const Span span = spans[(size_t)(unit / encoder.heads)];
             const int64_t number = unit % encoder.heads;
-            const float* biases = places.biases;
-            if (biases != nullptr) biases += number * (2 * places.reach + 1 + PADDING) + places.reach;
+            Distances distances{columns, layer.window, nullptr, nullptr, places.rows, layer.relations};
+            if (places.biases != nullptr)
+                distances.bias = places.biases + number * (2 * places.reach + 1 + PADDING) + places.reach;
+            if (layer.relations.any()) {
+                const int64_t words = number * ((width + 1) / 2) * places.rows;
+                Relations& one = distances.relations;
+                distances.rows_of = places.rows_of + places.reach;
+                one.keys += words, one.queries += words, one.key_steps += number, one.query_steps += number;
+            }
             const Head head{queries, keys, values, encoder.hidden, number * width, width, (float)encoder.scaling,
-                            number / sharing * width, {columns, layer.window, biases}};
+                            number / sharing * width, distances};
             attend(head, span, own);
         }
     }

@@ -7,12 +7,23 @@
 namespace {
 
 // What an encoder knows of places. Rotations are [kind][place][cosines, then sines, of each pair of features];
-// biases, for powers of two, are [head][reach + query - key], with a vector of padding.
+// biases, for powers of two, are [head][reach + query - key], with a vector of padding. Distances, [reach + query -
+// key] as well, share the row of a table of `rows`, which never falls as they grow.
 struct Places {
     const float* rotations;
     int64_t pairs, count;
     const float* biases;
-    int64_t reach;
+    const int32_t* rows_of;
+    int64_t rows, reach;
+};
+
+// 16-bit codes of what queries and keys of one layer are multiplied with for each row of distances, and the steps
+// between them, [head]. Words of two features are [head][pair][row] in `keys`, and [head][vector of rows][pair][row]
+// in `queries`, with `rows` padded to whole vectors. Both are null, or neither.
+struct Relations {
+    const int32_t *keys, *queries;
+    const float *key_steps, *query_steps;
+    bool any() const { return keys != nullptr; }
 };
 
 // How the scores of a head depend on places. `columns` has the place of each token in the tiles, and ascends within a
@@ -21,7 +32,15 @@ struct Distances {
     const int32_t* columns;
     int64_t window;
     const float* bias;
-    bool any() const { return window >= 0 || bias != nullptr; }
+    const int32_t* rows_of;  // the row of distance 0
+    int64_t rows;
+    Relations relations;  // of this head
+    bool any() const { return window >= 0 || bias != nullptr || relations.any(); }
+};
+
+// Scores by row of distances: of queries, [row][BLOCK of queries], and of keys, [key][row]; null without relations.
+struct ByRow {
+    const float *queries, *keys;
 };
 
 // Lower than any score; the score of a key that a query does not see.
@@ -41,8 +60,19 @@ inline void rotate(float* values, int64_t half, const float* turns) {
 }
 
 // Scores of one key for a vector of queries whose places are `queries`, in powers of two.
-inline Float score(Int sums, Float scale, const Distances& distances, Int queries, int32_t key, bool contiguous) {
+template <int BLOCK>
+inline Float score(Int sums, Float scale, const Distances& distances, ByRow by_row, Int queries, int32_t key,
+                   bool contiguous) {
     Float found = to_float(sums) * scale;
+    if (by_row.queries != nullptr) {
+        const int32_t* rows = distances.rows_of - key;
+        float ones[LANES], others[LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            const int32_t row = rows[queries[lane]];
+            ones[lane] = by_row.queries[row * BLOCK + lane], others[lane] = by_row.keys[row];
+        }
+        found = found + load(ones) + load(others);
+    }
     if (distances.bias != nullptr) {
         const float* bias = distances.bias - key;
         if (contiguous) {
