@@ -24,7 +24,7 @@ class Grid(ctypes.Structure):
     _fields_ = [("step", _FLOAT), ("zero", _FLOAT), ("dynamic", _SIZE)]
 
 
-LINEARS = ("query", "key", "value", "output", "intermediate", "last")
+LINEARS = ("query", "key", "value", "output", "intermediate", "gate", "last")
 NORMS = ("first_weight", "first_bias", "second_weight", "second_bias")
 
 
@@ -35,6 +35,18 @@ class Layer(ctypes.Structure):
         *((name, Matrix) for name in LINEARS),
         *((f"{name}_grid", Grid) for name in LINEARS),
         *((name, _POINTER) for name in NORMS),
+        *((name, _SIZE) for name in ("rotation", "window")),
+    ]
+
+
+class Places(ctypes.Structure):
+    """The tables of places; the structure `Places` in kernels/places.h."""
+
+    _fields_ = [
+        ("rotations", _POINTER),
+        *((name, _SIZE) for name in ("pairs", "count")),
+        ("biases", _POINTER),
+        ("reach", _SIZE),
     ]
 
 
@@ -42,9 +54,11 @@ class Encoder(ctypes.Structure):
     """The layers and sizes of an encoder; the structure `Encoder` in kernels/encoder.h."""
 
     _fields_ = [
-        *((name, _SIZE) for name in ("hidden", "inner", "heads", "activation", "count")),
+        *((name, _SIZE) for name in ("hidden", "inner", "heads", "key_heads", "activation")),
+        *((name, _SIZE) for name in ("norms_first", "centered", "count")),
         ("layers", ctypes.POINTER(Layer)),
-        ("epsilon", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("epsilon", "scaling")),
+        ("places", Places),
     ]
 
 
@@ -103,7 +117,7 @@ def load_kernels(name: str | None = None) -> Kernels | None:
     library.hf_sparse_trim.restype = None
     library.hf_sparse_linear.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE]
     library.hf_sparse_linear.restype = _SIZE
-    library.hf_sparse_encode.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE]
+    library.hf_sparse_encode.argtypes = [*[_POINTER] * 4, _SIZE, _SIZE, _POINTER, _SIZE]
     library.hf_sparse_encode.restype = _SIZE
     return Kernels(
         path.name,

@@ -6,6 +6,7 @@ time, since sums of floats depend on it; kernels/*.h give the reason of each ste
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -123,7 +124,35 @@ def silu(values: Tensor) -> Tensor:
 ACTIVATIONS = {1: relu, 2: gelu, 3: gelu_tanh, 4: silu}
 
 
-def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Distances:
+    """How scores depend on places; `columns` (tokens,) has the place of each token in its text.
+
+    `window` is the largest distance that a token sees, or -1. `bias` has what is added to a score times log2(e),
+    by `reach` and the place of the query less that of the key.
+    """
+
+    columns: Tensor
+    window: int = -1
+    bias: Tensor | None = None
+    reach: int = 0
+
+    def apply(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores (queries, keys), in powers of two, and which are not seen."""
+        apart = self.columns[:, None] - self.columns
+        if self.bias is not None:
+            scores = scores + self.bias[self.reach + apart]
+        unseen = apart.abs() > self.window if self.window >= 0 else torch.zeros_like(apart, dtype=torch.bool)
+        return scores.masked_fill(unseen, -3e38), unseen
+
+
+def attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scaling: float | None = None,
+    distances: Distances | None = None,
+) -> Tensor:
     """Return the outputs of one head for one sequence; all tensors are (tokens, width)."""
     if not all(part.isfinite().all() for part in (queries, keys, values)):
         return torch.full_like(queries, math.nan)
@@ -135,10 +164,16 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         _halves(keys, bound),
         _halves(values, value_bound),
     )
-    scale = (q_step * k_step * _f32(1 / math.sqrt(width)) * _f32(1.44269504)).clamp(max=3e38)
+    scale = q_step * k_step * _f32(width**-0.5 if scaling is None else scaling) * _f32(1.44269504)
     scores = (q @ k.t()).float()
-    distances = torch.maximum(scores - scores.amax(1, keepdim=True), -120 / scale)
-    shares = power_of_two(distances, scale)
+    if distances is None:
+        scale = scale.clamp(max=3e38)
+        apart = torch.maximum(scores - scores.amax(1, keepdim=True), -120 / scale)
+        shares = power_of_two(apart, scale)
+    else:
+        scores, unseen = distances.apply(scores * scale.clamp(max=1e28))
+        apart = (scores - scores.amax(1, keepdim=True)).clamp(min=-120.0)
+        shares = power_of_two(apart, _f32(1.0)).masked_fill(unseen, 0.0)
     most = torch.cat([_in_order(run) for run in shares.split(_RUN, 1)], 1).amax(1, keepdim=True)
     factor = torch.minimum(_SUM_OF_PROBABILITIES / most, torch.tensor(32767.0))
     codes = _whole(shares, factor).double()
@@ -146,10 +181,18 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return _in_order(torch.stack(sums, -1))[..., 0] * (v_step / codes.sum(1, keepdim=True).float())
 
 
-def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Return the LayerNorm of values (tokens, features)."""
+def rotate(values: Tensor, turns: Tensor) -> Tensor:
+    """Turn features (tokens, width) by `turns` (tokens, 2 * pairs), cosines and then sines of each pair."""
+    pairs = turns.shape[1] // 2
+    one, other, rest = values[:, :pairs], values[:, pairs : 2 * pairs], values[:, 2 * pairs :]
+    cosines, sines = turns[:, :pairs], turns[:, pairs:]
+    return torch.cat([fused(one, cosines, -(other * sines)), fused(other, cosines, one * sines), rest], 1)
+
+
+def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float, centered: bool = True) -> Tensor:
+    """Return the LayerNorm of values (tokens, features), or their RMSNorm, which subtracts no mean."""
     count = float(values.shape[1])
-    apart = values - _in_order(values) / count
+    apart = values - _in_order(values) / count if centered else values
     squares = torch.zeros_like(apart[:, 0])
     for one in apart.unbind(-1):
         squares = fused(one, one, squares)
@@ -158,22 +201,71 @@ def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> T
     return fused(apart * (1 / deviation), weight, bias)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """How a layer differs from that of BERT.
+
+    `key_heads` heads of keys and values are shared by the heads of queries. `norms_first` puts the norms before
+    the attention and the feed-forward layer; without `centered` they are RMSNorms. `turns` rotate queries and
+    keys. `distances` has an entry for each head.
+    """
+
+    key_heads: int | None = None
+    norms_first: bool = False
+    centered: bool = True
+    turns: Tensor | None = None
+    distances: Sequence[Distances | None] | None = None
+
+
+BERT = Variant()
+
+
 def encoder_layer(
     linears: Sequence[IntegerLayer],
-    norms: tuple[Norm, Norm],
+    norms: tuple[Norm | None, Norm],
     heads: int,
     activation: int,
     epsilon: float,
     states: Tensor,
+    variant: Variant = BERT,
 ) -> Tensor:
-    """Return the outputs of a layer for one sequence (tokens, hidden); `linears` are ordered as LINEARS."""
-    query, key, value, output, intermediate, last = linears
-    width = states.shape[1] // heads
-    parts = [linear(layer, states).split(width, 1) for layer in (query, key, value)]
-    looked = torch.cat([attention(*head) for head in zip(*parts, strict=True)], 1)
-    states = normalize(states + linear(output, looked), *norms[0], epsilon)
-    between = ACTIVATIONS[activation](linear(intermediate, states))
-    return normalize(states + linear(last, between), *norms[1], epsilon)
+    """Return the outputs of a layer for one sequence (tokens, hidden).
+
+    `linears` are ordered as LINEARS, six of them or seven with a gate.
+    """
+    query, key, value, output, intermediate, *gate, last = linears
+    first, turns, distances = variant.norms_first, variant.turns, variant.distances
+    sharing, width = heads // (variant.key_heads or heads), states.shape[1] // heads
+
+    def norm(values: Tensor, which: Norm | None) -> Tensor:
+        if which is None:
+            return values
+        return normalize(values, *which, epsilon, variant.centered)
+
+    inputs = norm(states, norms[0]) if first else states
+    queries, keys, looked_at = (linear(layer, inputs).split(width, 1) for layer in (query, key, value))
+    if turns is not None:
+        queries, keys = ([rotate(head, turns) for head in one] for one in (queries, keys))
+    looked = torch.cat(
+        [
+            attention(
+                queries[head],
+                keys[head // sharing],
+                looked_at[head // sharing],
+                distances=None if distances is None else distances[head],
+            )
+            for head in range(heads)
+        ],
+        1,
+    )
+    states = states + linear(output, looked)
+    states = states if first else norm(states, norms[0])
+    inputs = norm(states, norms[1]) if first else states
+    between = ACTIVATIONS[activation](linear(intermediate, inputs))
+    for layer in gate:
+        between = between * linear(layer, inputs)
+    states = states + linear(last, between)
+    return states if first else norm(states, norms[1])
 
 
 def _halves(values: Tensor, bound: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_sparse.native import build as building
 from hf_sparse.runtime.bindings import ACTIVATIONS, Grid, load_kernels, pointer
-from hf_sparse.runtime.fused_encoder import FusedEncoder, FusedLayer
+from hf_sparse.runtime.fused_encoder import EncoderSettings, FusedEncoder, FusedLayer
 from hf_sparse.runtime.integer_layer import FIXED, RANGE, SYMMETRIC, IntegerLayer
 from hf_sparse.runtime.weight_forms import Form, PackedWeight, pack
 from tests.runtime.emulations import EMULATIONS, Emulation
@@ -130,7 +130,7 @@ class Problems:
         mask = self.chance(self.among(0.5, 1.0), batch, length)
         states = self.values(self.among(0.0, 0.0, 0.0, 2e-4), batch, length, hidden)
         self.tensors(mask.to(torch.uint8), states)
-        encoder = FusedEncoder(KERNELS, layers, heads, activation, 1e-12)
+        encoder = FusedEncoder(KERNELS, layers, EncoderSettings(heads, activation, 1e-12))
         self.expected.append(encoder(states, mask).last_hidden_state)
 
 

@@ -52,10 +52,10 @@ int64_t hf_sparse_linear(const Matrix* matrix, const Grid* grid, const float* in
     return 0;
 }
 
-int64_t hf_sparse_encode(const Encoder* encoder, const float* input, const uint8_t* mask, int64_t batch,
-                      int64_t length, float* output, int64_t threads) {
+int64_t hf_sparse_encode(const Encoder* encoder, const float* input, const uint8_t* mask, const int32_t* positions,
+                      int64_t batch, int64_t length, float* output, int64_t threads) {
     try {
-        encode(*encoder, input, mask, batch, length, output, (int)threads);
+        encode(*encoder, input, mask, positions, batch, length, output, (int)threads);
     } catch (const std::bad_alloc&) {
         return 1;
     }
