@@ -34,16 +34,19 @@ inline Int within(int64_t length, int64_t vector) {
     return (Int)(load(numbers) < every((int32_t)(length - vector * LANES)));
 }
 
-// The step with which `width` features from `feature` on fit -bound to bound; NaN if a value is not finite.
-inline float step_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span, int32_t bound) {
-    Int sizes{};
-    for (int64_t vector = 0; vector < vectors(span.length); vector++) {
-        const Int real = within(span.length, vector);
-        const float* at = place(tiles, features, feature, span.first + vector * LANES);
-        for (int64_t row = 0; row < width; row++, at += TOKENS) sizes = larger(sizes, size_of(load(at)) & real);
-    }
+// The largest absolute value of a head in a sequence, as an integer, from those of each token, [vector][head].
+inline int32_t largest_of(const int32_t* sizes, int64_t heads, int64_t head, Span span) {
+    Int found{};
+    for (int64_t vector = 0; vector < vectors(span.length); vector++)
+        found = larger(found, load(sizes + ((span.first / LANES + vector) * heads + head) * LANES) &
+                                  within(span.length, vector));
     int32_t largest = 0;
-    for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, sizes[lane]);
+    for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, found[lane]);
+    return largest;
+}
+
+// The step with which values up to a largest one fit -bound to bound; NaN if a value is not finite.
+inline float step_of(int32_t largest, int32_t bound) {
     if (largest >= INFINITE) return std::numeric_limits<float>::quiet_NaN();
     const float most = number(every(largest))[0];
     // Of smaller numbers the inverse of the step could be infinite.
@@ -116,6 +119,7 @@ struct Head {
     float scaling;
     int64_t key_feature;  // of keys and values, which several heads may share
     Distances distances;
+    int32_t largest_query, largest_key, largest_value;  // of the sequence, as integers
 };
 
 inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROWS + 1) / 2 * 2; }
@@ -340,12 +344,9 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     // Rounding may add one half per key.
     const int32_t value_bound =
         (int32_t)std::min(32767.0, 2147483647.0 / ((double)SUM_OF_PROBABILITIES + (double)RUN));
-    const auto step = [&](float* tiles, int64_t feature, int32_t bound) {
-        return step_of(tiles, head.features, feature, head.width, span, bound);
-    };
-    ready.query_step = step(head.queries, head.feature, bound);
-    ready.key_step = step(head.keys, head.key_feature, bound);
-    ready.value_step = step(head.values, head.key_feature, value_bound);
+    ready.query_step = step_of(head.largest_query, bound);
+    ready.key_step = step_of(head.largest_key, bound);
+    ready.value_step = step_of(head.largest_value, value_bound);
     if (std::isnan(ready.query_step) || std::isnan(ready.key_step) || std::isnan(ready.value_step)) {
         // Every query weighs every key, and even a weight of 0 times NaN or infinity is NaN.
         for (int64_t vector = 0; vector < vectors(span.length); vector++)

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "attention.h"
+#include "layers.h"
 #include "norms.h"
 #include "threads.h"
 #include "transpose.h"
@@ -30,66 +31,6 @@ struct Encoder {
     Places places;
 };
 
-// Tiles in a chunk: the values between the two products of a layer should stay in the cache.
-constexpr int64_t CHUNK = 128 / TOKENS > 0 ? 128 / TOKENS : 1;
-
-// The codes of the input of a layer, kept for the next layer if it has the same input and grid.
-struct Codes {
-    int32_t* tiles;
-    Scales scales[CHUNK] = {};
-    const float* source = nullptr;
-    Grid grid = {};
-    bool lines = false;
-
-    // Marks tokens that were broken earlier: an activation may have turned NaN into a number.
-    void inherit(const Codes& earlier, int64_t count) {
-        for (int64_t tile = 0; tile < count; tile++) {
-            if (!earlier.scales[tile].any_broken) continue;
-            scales[tile].any_broken = true;
-            for (int part = 0; part < DEPTH; part++)
-                scales[tile].broken[part] |= earlier.scales[tile].broken[part];
-        }
-    }
-
-    void make(const Grid& wanted, bool in_lines, const float* values, int64_t features, int64_t count) {
-        if (values == source && in_lines == lines && wanted.step == grid.step && wanted.zero == grid.zero &&
-            wanted.dynamic == grid.dynamic)
-            return;
-        source = values, grid = wanted, lines = in_lines;
-        for (int64_t tile = 0; tile < count; tile++) {
-            const float* from = values + tile * features * TOKENS;
-            scales[tile] = grid.dynamic ? dynamic_scales(grid, from, features) : fixed_scales(grid);
-            quantize(scales[tile], grid, from, features, lines, tiles + tile * tile_words(padded(features)));
-        }
-    }
-};
-
-// Calls take(stripe, tile, floats) with the product of a matrix and tiles of codes.
-template <typename Take>
-inline void product(const Matrix& matrix, const Codes& codes, int64_t count, const Take& take) {
-    const int64_t size = tile_words(padded(matrix.columns));
-    for (int64_t first = 0, next; first < stripes(matrix.rows); first = next) {
-        next = panel(matrix, first);
-        for (int64_t tile = 0; tile < count; tile++)
-            for (int64_t stripe = first; stripe < next; stripe++) {
-                alignas(64) int32_t initial[ROWS], sums[ROWS * TOKENS];
-                initial_sums(matrix, stripe, codes.grid, initial);
-                multiply(matrix, stripe, codes.tiles + tile * size, initial, sums);
-                Float found[ROWS][DEPTH];
-                restore(matrix, stripe, codes.grid, codes.scales[tile], sums, found);
-                take(stripe, tile, found);
-            }
-    }
-}
-
-inline void put(const Float found[ROWS][DEPTH], int64_t stripe, int64_t features, float* tile, bool add) {
-    for (int64_t row = 0; row < ROWS && stripe * ROWS + row < features; row++)
-        for (int part = 0; part < DEPTH; part++) {
-            float* to = tile + (stripe * ROWS + row) * TOKENS + part * LANES;
-            store(to, add ? load(to) + found[row][part] : found[row][part]);
-        }
-}
-
 struct ForTokens;
 struct ForMembers;
 struct ForTurns;
@@ -103,6 +44,7 @@ struct Pass {
     const std::vector<Span>& spans;
     int64_t tiles;
     float *states, *queries, *keys, *values;  // tiles of `hidden` features
+    int32_t* sizes[3];                        // of these, [vector][head]: the largest of each token, as integers
     int32_t* memory;                          // of all members, one after the other
     int64_t longest;
     const int32_t* columns;  // the place in its sequence of each token of the tiles
@@ -121,54 +63,95 @@ struct Pass {
         int32_t* own = memory + member * member_words();
         Codes narrow{own}, wide{own + CHUNK * words};
         float* between = reinterpret_cast<float*>(own + 2 * CHUNK * words);
+        Float sums[CHUNK][DEPTH];  // of the states of each token
+        for (int64_t first = from; first < to; first += CHUNK) {
+            const int64_t count = std::min(CHUNK, to - first);
+            std::fill(*sums, *sums + CHUNK * DEPTH, every(0.0f));
+            for (int64_t tile = 0; encoder.norms_first && tile < count; tile++)
+                sum_features(at(states, first + tile), encoder.hidden, sums[tile]);
+            project(encoder.layers[0], narrow, between, sums, first, count);
+        }
         for (int64_t index = 0; index < encoder.count; index++) {
             const Layer& layer = encoder.layers[index];
-            for (int64_t first = from; first < to; first += CHUNK)
-                project(layer, narrow, between, first, std::min(CHUNK, to - first));
+            const Layer* next = index + 1 < encoder.count ? &layer + 1 : nullptr;
             barrier.wait();
             attend_heads(layer, member, members, own + lined(chunk_words()));
             barrier.wait();
-            for (int64_t first = from; first < to; first += CHUNK)
-                feed_forward(layer, narrow, wide, between, first, std::min(CHUNK, to - first));
+            for (int64_t first = from; first < to; first += CHUNK) {
+                const int64_t count = std::min(CHUNK, to - first);
+                feed_forward(layer, next, narrow, wide, between, sums, first, count);
+                // While the states are in the cache, and their codes made.
+                if (next != nullptr) project(*next, narrow, between, sums, first, count);
+            }
         }
     }
 
-    // What the next product reads: the states, or their norms, which are put in tiles from `into` on.
-    const float* input_of(const float* weight, const float* bias, float* into, int64_t first, int64_t count) const {
-        if (!encoder.norms_first || weight == nullptr) return at(states, first);
-        norms(at(states, first), into, weight, bias, count);
-        return into;
-    }
-
-    void norms(const float* from, float* into, const float* weight, const float* bias, int64_t count) const {
-        const int64_t size = encoder.hidden * TOKENS;
+    // Norms of states, in tiles from `into` on, and their codes for a matrix.
+    void norms(const Matrix& reader, const Grid& grid, Codes& codes, const Float sums[CHUNK][DEPTH], float* into,
+               const float* weight, const float* bias, int64_t first, int64_t count) const {
         for (int64_t tile = 0; tile < count; tile++)
-            normalize(from + tile * size, into + tile * size, encoder.hidden, weight, bias, encoder.epsilon,
-                      encoder.centered);
+            codes.make_normalized(grid, reader.by_columns, into, encoder.hidden, tile, [&](const auto& give) {
+                normalize(at(states, first + tile), encoder.hidden, sums[tile], weight, bias, encoder.epsilon,
+                          encoder.centered, give);
+            });
     }
 
-    void project(const Layer& layer, Codes& codes, float* between, int64_t first, int64_t count) const {
+    // The states, or their norms, which are put in tiles from `into` on, in front of an attention or feed-forward layer;
+    // and their codes.
+    const float* input_of(const Matrix& reader, const Grid& grid, Codes& codes, const Float sums[CHUNK][DEPTH],
+                          float* into, const float* weight, const float* bias, int64_t first, int64_t count) const {
+        if (encoder.norms_first && weight != nullptr) {
+            norms(reader, grid, codes, sums, into, weight, bias, first, count);
+            return into;
+        }
+        if (encoder.norms_first) codes.source = nullptr;
+        codes.make(grid, reader.by_columns, at(states, first), encoder.hidden, count);
+        return at(states, first);
+    }
+
+    void project(const Layer& layer, Codes& codes, float* between, const Float sums[CHUNK][DEPTH], int64_t first,
+                 int64_t count) const {
         const Matrix* matrices[] = {&layer.query, &layer.key, &layer.value};
         const Grid* grids[] = {&layer.query_grid, &layer.key_grid, &layer.value_grid};
         float* into[] = {queries, keys, values};
-        const float* input = input_of(layer.first_weight, layer.first_bias, between, first, count);
-        codes.source = nullptr;
+        const int64_t heads = encoder.heads, width = encoder.hidden / heads;
+        const float* input = input_of(layer.query, layer.query_grid, codes, sums, between, layer.first_weight,
+                                      layer.first_bias, first, count);
         for (int which = 0; which < 3; which++) {
             const Matrix& matrix = *matrices[which];
+            int32_t* const largest = sizes[which] + first * DEPTH * heads * LANES;
+            std::fill(largest, largest + count * DEPTH * heads * LANES, 0);
+            const bool turned = layer.rotation >= 0 && which < 2;
             codes.make(*grids[which], matrix.by_columns, input, encoder.hidden, count);
             product(matrix, codes, count, [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
-                put(found, stripe, matrix.rows, at(into[which], first + tile), false);
+                put(found, stripe, matrix.rows, at(into[which], first + tile));
+                if (turned) return;
+                int32_t* const of_tile = largest + tile * DEPTH * heads * LANES;
+                if (width % ROWS) {
+                    for (int row = 0; row < ROWS && stripe * ROWS + row < matrix.rows; row++)
+                        note_largest<1>(found + row, of_tile + (stripe * ROWS + row) / width * LANES, heads);
+                } else {
+                    note_largest<ROWS>(found, of_tile + stripe * ROWS / width * LANES, heads);
+                }
             });
+            if (turned) turn(layer.rotation, which == 0 ? heads : encoder.key_heads, into[which], largest, first, count);
         }
-        if (layer.rotation < 0) return;
+    }
+
+    // Rotates heads of queries or keys, and notes the largest.
+    void turn(int64_t rotation, int64_t heads, float* all, int32_t* largest, int64_t first, int64_t count) const {
         const int64_t half = encoder.places.pairs, width = encoder.hidden / encoder.heads;
-        for (int64_t tile = first; tile < first + count; tile++) {
-            const float* turn = turns + (layer.rotation * tiles + tile) * 2 * half * TOKENS;
-            for (int64_t head = 0; head < encoder.heads; head++) {
-                rotate(at(queries, tile) + head * width * TOKENS, half, turn);
-                if (head < encoder.key_heads) rotate(at(keys, tile) + head * width * TOKENS, half, turn);
+        for (int64_t tile = 0; tile < count; tile++)
+            for (int64_t head = 0; head < heads; head++) {
+                float* const features = at(all, first + tile) + head * width * TOKENS;
+                rotate(features, half, turns + (rotation * tiles + first + tile) * 2 * half * TOKENS);
+                for (int64_t row = 0; row < width; row++) {
+                    Float found[1][DEPTH];
+                    for (int part = 0; part < DEPTH; part++)
+                        found[0][part] = load(features + row * TOKENS + part * LANES);
+                    note_largest<1>(found, largest + (tile * DEPTH * encoder.heads + head) * LANES, encoder.heads);
+                }
             }
-        }
     }
 
     void attend_heads(const Layer& layer, int member, int members, int32_t* own) const {
@@ -187,33 +170,42 @@ struct Pass {
                 distances.rows_of = places.rows_of + places.reach;
                 one.keys += words, one.queries += words, one.key_steps += number, one.query_steps += number;
             }
-            const Head head{queries, keys, values, encoder.hidden, number * width, width, (float)encoder.scaling,
-                            number / sharing * width, distances};
+            const int64_t shared = number / sharing;
+            const auto largest = [&](int which, int64_t of) { return largest_of(sizes[which], encoder.heads, of, span); };
+            const Head head{queries,        keys,
+                            values,         encoder.hidden,
+                            number * width, width,
+                            (float)encoder.scaling,
+                            shared * width, distances,
+                            largest(0, number), largest(1, shared), largest(2, shared)};
             attend(head, span, own);
         }
     }
 
-    void feed_forward(const Layer& layer, Codes& narrow, Codes& wide, float* between, int64_t first,
-                      int64_t count) const {
+    // Leaves the codes for the first product of the next layer in `narrow` where norms come last.
+    void feed_forward(const Layer& layer, const Layer* next, Codes& narrow, Codes& wide, float* between,
+                      Float sums[CHUNK][DEPTH], int64_t first, int64_t count) const {
         const int64_t hidden = encoder.hidden, inner = encoder.inner;
-        const auto add = [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
-            put(found, stripe, hidden, at(states, first + tile), true);
+        const auto collect = [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
+            add(found, stripe, hidden, at(states, first + tile), sums[tile]);
         };
         narrow.source = nullptr;
         narrow.make(layer.output_grid, layer.output.by_columns, at(queries, first), hidden, count);
-        product(layer.output, narrow, count, add);
-        // The outputs of the attention are no longer needed.
-        const float* input = input_of(layer.second_weight, layer.second_bias, at(queries, first), first, count);
-        if (!encoder.norms_first) norms(input, at(states, first), layer.first_weight, layer.first_bias, count);
+        std::fill(*sums, *sums + CHUNK * DEPTH, every(0.0f));
+        product(layer.output, narrow, count, collect);
 
-        narrow.source = nullptr;
         const bool gated = layer.gate.rows > 0;
-        if (gated) {
-            narrow.make(layer.gate_grid, layer.gate.by_columns, input, hidden, count);
+        const Matrix& reader = gated ? layer.gate : layer.intermediate;
+        const Grid& grid = gated ? layer.gate_grid : layer.intermediate_grid;
+        if (!encoder.norms_first)
+            norms(reader, grid, narrow, sums, at(states, first), layer.first_weight, layer.first_bias, first, count);
+        // The outputs of the attention are no longer needed.
+        const float* input = input_of(reader, grid, narrow, sums, at(queries, first), layer.second_weight,
+                                      layer.second_bias, first, count);
+        if (gated)
             product(layer.gate, narrow, count, [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
-                put(found, stripe, inner, between + tile * inner * TOKENS, false);
+                put(found, stripe, inner, between + tile * inner * TOKENS);
             });
-        }
         narrow.make(layer.intermediate_grid, layer.intermediate.by_columns, input, hidden, count);
         wide.source = nullptr;
         if (layer.last_grid.dynamic) {
@@ -221,7 +213,7 @@ struct Pass {
                     [&](int64_t stripe, int64_t tile, Float found[ROWS][DEPTH]) {
                         activate_all(found);
                         if (gated) open(found, stripe, between + tile * inner * TOKENS);
-                        put(found, stripe, inner, between + tile * inner * TOKENS, false);
+                        put(found, stripe, inner, between + tile * inner * TOKENS);
                     });
             wide.make(layer.last_grid, layer.last.by_columns, between, inner, count);
         } else {
@@ -242,9 +234,12 @@ struct Pass {
                     });
         }
         wide.inherit(narrow, count);
-        product(layer.last, wide, count, add);
-        float* to = at(states, first);
-        if (!encoder.norms_first) norms(to, to, layer.second_weight, layer.second_bias, count);
+        std::fill(*sums, *sums + CHUNK * DEPTH, every(0.0f));
+        product(layer.last, wide, count, collect);
+        if (encoder.norms_first) return;
+        const Layer& after = next == nullptr ? layer : *next;
+        norms(after.query, after.query_grid, narrow, sums, at(states, first), layer.second_weight, layer.second_bias,
+              first, count);
     }
 
     // Multiplies activations with the gate, a tile; returns the sizes of the largest products.
@@ -301,7 +296,8 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
     for (const int64_t from : source)
         columns.push_back(from >= 0 ? (int32_t)(from % length) : columns.empty() ? 0 : columns.back());
     const int64_t size = tiles * TOKENS * hidden;
-    const Scratch<ForTokens> tokens(4 * size);
+    const int64_t each = tiles * DEPTH * encoder.heads * LANES;
+    const Scratch<ForTokens> tokens(4 * size + 3 * each);
     float* states = reinterpret_cast<float*>(tokens.words());
     for (int64_t tile = 0; tile < tiles; tile++) {
         const float* rows[TOKENS];
@@ -327,8 +323,13 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
     int64_t longest = 0;
     for (const Span& span : spans) longest = std::max(longest, span.length);
     const int members = (int)std::max<int64_t>(1, std::min<int64_t>(threads, tiles));
-    Pass pass{encoder,           spans,   tiles,  states, states + size, states + 2 * size,
-              states + 3 * size, nullptr, longest, columns.data(), turns};
+    int32_t* sizes = tokens.words() + 4 * size;
+    Pass pass{encoder,           spans,
+              tiles,             states,
+              states + size,     states + 2 * size,
+              states + 3 * size, {sizes, sizes + each, sizes + 2 * each},
+              nullptr,           longest,
+              columns.data(),    turns};
     const Scratch<ForMembers> memory(members * pass.member_words());
     pass.memory = memory.words();
     if (tiles > 0) team().run(members, std::ref(pass));

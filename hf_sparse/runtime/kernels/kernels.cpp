@@ -30,6 +30,10 @@ void hf_sparse_fill_entries(const int8_t* codes, int64_t rows, int64_t columns, 
     fill_entries(codes, rows, columns, {tall, wide, by_columns}, starts, indices, words);
 }
 
+void hf_sparse_sum_rows(const int8_t* codes, int64_t rows, int64_t columns, int32_t* sums) {
+    sum_rows(codes, rows, columns, sums);
+}
+
 // Returns freed memory to the system: unpacking frees as much as a whole model.
 void hf_sparse_trim() {
 #ifdef __GLIBC__

@@ -51,30 +51,45 @@ inline Scales fixed_scales(const Grid& grid) {
     return scales;
 }
 
-// Step and zero of each token of a tile from its values; any step for tokens with values that are not finite.
-inline Scales dynamic_scales(const Grid& grid, const float* values, int64_t features) {
-    Scales scales{};
-    for (int part = 0; part < DEPTH; part++) {
-        Float low = every(0.0f), high = every(0.0f);
-        for (int64_t feature = 0; feature < features; feature++) {
-            const Float value = load(values + feature * TOKENS + part * LANES);
-            low = value < low ? value : low;
-            high = value > high ? value : high;
+// The smallest and largest value of each token, and 0.
+struct Range {
+    Float low[DEPTH] = {}, high[DEPTH] = {};
+
+    void take(const Float values[DEPTH]) {
+        for (int part = 0; part < DEPTH; part++) {
+            low[part] = at_most(values[part], low[part]);
+            high[part] = at_least(values[part], high[part]);
         }
-        low = at_least(low, every(-3e38f));
-        high = at_most(high, every(3e38f));
-        Float step, zero;
-        if (grid.dynamic == 1) {
-            step = (high > -low ? high : -low) / every(127.0f);
-            zero = every(128.0f);
-        } else {
-            step = high / every(255.0f) - low / every(255.0f);
-            zero = nearest(-low / (step > every(0.0f) ? step : every(1.0f)));
-        }
-        scales.step[part] = step > every(0.0f) ? step : every(1.0f);
-        scales.zero[part] = to_int(zero);
     }
-    return scales;
+
+    // Step and zero of each token; any step for tokens with values that are not finite.
+    Scales scales(const Grid& grid) const {
+        Scales found{};
+        for (int part = 0; part < DEPTH; part++) {
+            const Float least = at_least(low[part], every(-3e38f)), most = at_most(high[part], every(3e38f));
+            Float step, zero;
+            if (grid.dynamic == 1) {
+                step = (most > -least ? most : -least) / every(127.0f);
+                zero = every(128.0f);
+            } else {
+                step = most / every(255.0f) - least / every(255.0f);
+                zero = nearest(-least / (step > every(0.0f) ? step : every(1.0f)));
+            }
+            found.step[part] = step > every(0.0f) ? step : every(1.0f);
+            found.zero[part] = to_int(zero);
+        }
+        return found;
+    }
+};
+
+inline Scales dynamic_scales(const Grid& grid, const float* values, int64_t features) {
+    Range range;
+    for (int64_t feature = 0; feature < features; feature++, values += TOKENS) {
+        Float line[DEPTH];
+        for (int part = 0; part < DEPTH; part++) line[part] = load(values + part * LANES);
+        range.take(line);
+    }
+    return range.scales(grid);
 }
 
 // Marks the tokens whose largest absolute value is NaN, or infinity on a dynamic grid, whose step depends on it. On a
@@ -88,30 +103,49 @@ inline void mark_broken(Scales& scales, const Grid& grid, const Int largest[DEPT
     for (int lane = 0; lane < LANES; lane++) scales.any_broken |= all[lane] != 0;
 }
 
-// Rounds a tile of floats to codes; padding features get the code of zero.
-inline void quantize(Scales& scales, const Grid& grid, const float* values, int64_t features, bool lines,
-                     int32_t* tile) {
-    Int largest[DEPTH] = {};
-    Float inverse[DEPTH], zero[DEPTH];
-    for (int part = 0; part < DEPTH; part++) {
-        inverse[part] = every(1.0f) / scales.step[part];
-        zero[part] = to_float(scales.zero[part]);
+// Rounds the values of a tile to codes, ROWS features at a time.
+struct Rounding {
+    Rounding(Scales& scales, const Grid& grid, bool lines, int32_t* tile)
+        : scales_(scales), grid_(grid), lines_(lines), tile_(tile) {
+        for (int part = 0; part < DEPTH; part++) {
+            inverse_[part] = every(1.0f) / scales.step[part];
+            zero_[part] = to_float(scales.zero[part]);
+        }
     }
-    for (int64_t first = 0; first < features; first += ROWS) {
+
+    // Padding features have values of 0, so they get the code of zero.
+    void take(int64_t first, const Float values[ROWS][DEPTH]) {
         Int codes[ROWS][DEPTH];
         for (int row = 0; row < ROWS; row++)
             for (int part = 0; part < DEPTH; part++) {
-                if (first + row >= features) {
-                    codes[row][part] = scales.zero[part];
-                    continue;
-                }
-                const Float value = load(values + (first + row) * TOKENS + part * LANES);
-                largest[part] = larger(largest[part], size_of(value));
-                codes[row][part] = code_of(value, inverse[part], zero[part]);
+                largest_[part] = larger(largest_[part], size_of(values[row][part]));
+                codes[row][part] = code_of(values[row][part], inverse_[part], zero_[part]);
             }
-        store_codes(codes, first, lines, tile);
+        store_codes(codes, first, lines_, tile_);
     }
-    mark_broken(scales, grid, largest);
+
+    void finish() { mark_broken(scales_, grid_, largest_); }
+
+private:
+    Scales& scales_;
+    const Grid& grid_;
+    const bool lines_;
+    int32_t* const tile_;
+    Float inverse_[DEPTH], zero_[DEPTH];
+    Int largest_[DEPTH] = {};
+};
+
+inline void quantize(Scales& scales, const Grid& grid, const float* values, int64_t features, bool lines,
+                     int32_t* tile) {
+    Rounding rounding(scales, grid, lines, tile);
+    for (int64_t first = 0; first < features; first += ROWS) {
+        Float some[ROWS][DEPTH] = {};
+        for (int row = 0; row < ROWS && first + row < features; row++)
+            for (int part = 0; part < DEPTH; part++)
+                some[row][part] = load(values + (first + row) * TOKENS + part * LANES);
+        rounding.take(first, some);
+    }
+    rounding.finish();
 }
 
 // What the sums of a row begin with: on a fixed grid the part of its zero point, the same for all tokens.
