@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class EncoderNames:
-    """Where models keep the parts of an encoder that the runtime fuses, and how its layers differ from BERT's.
+    """Where models keep the parts of an encoder that can be fused, and how its layers differ from BERT's.
 
     Attributes:
         encoder: The module of the base model that holds the layers, or the list of layers itself.
@@ -29,8 +29,8 @@ class EncoderNames:
         rotary: The module of the base model that computes rotary embeddings.
         relative: The table of biases of relative positions in `encoder`.
         disentangled: Whether queries and keys are also multiplied with projections of relative positions.
-        positions: The Linears of these projections for queries ("c2p") and for keys ("p2c"), where they are not
-            those of keys and of queries.
+        positions: The Linears of these projections for queries ("c2p") and for keys ("p2c"), where they are
+            not those of keys and of queries.
     """
 
     encoder: str

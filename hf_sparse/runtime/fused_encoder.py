@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from hf_sparse.runtime.bindings import LINEARS, NORMS, Encoder, Grid, Kernels, Layer, pointer, require_memory
+from hf_sparse.runtime.encoders.places import PlaceTables, RelationTables
 from hf_sparse.runtime.linear import KernelModule, refuse_gradient
-from hf_sparse.runtime.places import PlaceTables, RelationTables
 from hf_sparse.runtime.weight_forms import PackedWeight
 
 # A mask that adds this or less to a score leaves its token out.

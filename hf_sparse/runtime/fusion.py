@@ -1,7 +1,6 @@
 """Make an encoder of transformers ready to run, as one module of the kernels."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace as changed
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,11 +11,14 @@ from hf_sparse.architectures import ENCODERS, EncoderNames
 from hf_sparse.quantization.quantized_layers import require_finite_tensors
 from hf_sparse.runtime.autotune import PackedLayer, pack_pieces
 from hf_sparse.runtime.bindings import ACTIVATIONS, Kernels, load_kernels
-from hf_sparse.runtime.fused_encoder import EncoderSettings, FusedEncoder, FusedLayer, norm_vectors
-from hf_sparse.runtime.integer_layer import as_integers, quantized_linears
-from hf_sparse.runtime.linear import RuntimeLinear, forbid_saving
-from hf_sparse.runtime.optimization import replace, require_cpu
-from hf_sparse.runtime.places import (
+from hf_sparse.runtime.encoders.parts import (
+    LOCAL,
+    called_layers,
+    encoder_layers,
+    encoder_names,
+    require_norms,
+)
+from hf_sparse.runtime.encoders.places import (
     PlaceTables,
     PositionsAlone,
     RelationTables,
@@ -26,12 +28,16 @@ from hf_sparse.runtime.places import (
     rotation_table,
     row_table,
 )
+from hf_sparse.runtime.fused_encoder import EncoderSettings, FusedEncoder, FusedLayer, norm_vectors
+from hf_sparse.runtime.integer_layer import as_integers, quantized_linears
+from hf_sparse.runtime.linear import RuntimeLinear, forbid_saving
+from hf_sparse.runtime.optimization import replace, require_cpu
 from hf_sparse.savable import require_merged
 
-# The kind of a layer of local attention in `layer_types` of a configuration.
-_LOCAL = "sliding_attention"
 # Texts of models with relative positions alone may be longer than `max_position_embeddings`.
 _LONGEST = 4096
+# Which of the projections of a layer projects positions for queries and for keys.
+_PROJECTORS = {"c2p": 1, "p2c": 0}
 
 
 def fuse(model: PreTrainedModel) -> PreTrainedModel:
@@ -75,59 +81,6 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def encoder_names(model: PreTrainedModel) -> EncoderNames:
-    """Return the names of an encoder's parts; raise `ValueError` with the reason if it cannot be fused."""
-    config = model.config
-    names = ENCODERS.get(config.model_type)
-    if names is None:
-        reason = f"models of type {config.model_type} are not among {', '.join(ENCODERS)}"
-    elif getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
-        reason = "its attention looks back, or at another model"
-    elif getattr(config, "position_embedding_type", None) not in (None, "absolute"):
-        reason = f"its positions are {config.position_embedding_type}"
-    elif getattr(config, names.activation) not in ACTIVATIONS:
-        reason = f"its activation {getattr(config, names.activation)} is none of {', '.join(ACTIVATIONS)}"
-    elif getattr(config, "conv_kernel_size", 0) > 0:
-        reason = "it has a convolution beside its first layer"
-    elif _LOCAL in (kinds := getattr(config, "layer_types", None) or ()) and set(kinds) == {_LOCAL}:
-        reason = "no layer of it sees whole texts"
-    else:
-        return _configured(names, config)
-    raise ValueError(
-        f"the encoder of this {type(model).__name__} cannot be fused: {reason}; optimize(model) replaces "
-        "its Linears one by one"
-    )
-
-
-def _configured(names: EncoderNames, config: Any) -> EncoderNames:
-    """Return the names without the projections of relative positions that a configuration leaves out."""
-    if not names.disentangled:
-        return names
-    kinds = (config.pos_att_type or ()) if getattr(config, "relative_attention", False) else ()
-    own = () if getattr(config, "share_att_key", False) else zip(names.positions, ("c2p", "p2c"), strict=True)
-    return changed(
-        names, disentangled=bool(kinds), positions=tuple(name for name, kind in own if kind in kinds)
-    )
-
-
-def encoder_layers(
-    base: nn.Module, names: EncoderNames
-) -> Iterator[tuple[str, nn.Module, tuple[nn.Module, ...]]]:
-    """Yield the name of each layer, the layer, and its Linears in the order of `names.linears`."""
-    path = f"{names.encoder}.{names.layers}" if names.layers else names.encoder
-    for name, layer in _entries(base, path):
-        for inner, one in _entries(base, f"{name}.{names.inner}") if names.inner else [(name, layer)]:
-            yield inner, one, tuple(one.get_submodule(part) for part in names.linears)
-
-
-def _entries(base: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    layers = base.get_submodule(path)
-    if not isinstance(layers, nn.ModuleList):
-        raise ValueError(f"{path} is a {type(layers).__name__}, not a list of layers; call optimize(model)")
-    for index, layer in enumerate(layers):
-        yield f"{path}.{index}", layer
-
-
 def install(
     kernels: Kernels, model: PreTrainedModel, names: EncoderNames, packed: Sequence[Sequence[PackedLayer]]
 ) -> None:
@@ -154,11 +107,11 @@ def install(
                 tuple(one.grid for one in parts),
                 tuple(vector for norm in both for vector in norm_vectors(norm)),
                 rotation=-1 if names.rotary is None else sorted(set(kinds)).index(kind) if kinds else 0,
-                window=config.sliding_window if kind == _LOCAL else -1,
+                window=config.sliding_window if kind == LOCAL else -1,
                 relations=relations,
             )
         )
-    epsilon, centered = _require_norms(norms, names, found[0][0])
+    epsilon, centered = require_norms(norms, names, found[0][0])
     width = layers[0].packed[0].columns // config.num_attention_heads
     settings = EncoderSettings(
         config.num_attention_heads,
@@ -173,7 +126,7 @@ def install(
     )
     _require_alike(layers, settings)
     if names.inner:
-        layers = _repeated(layers, config)
+        layers = called_layers(layers, config)
     own = base.get_submodule(names.encoder)
     entrance = None if names.entrance is None else (names.entrance, own.get_submodule(names.entrance))
     tables = _tables(base, names, config, sorted(set(kinds)) if kinds else [None])
@@ -207,47 +160,13 @@ def _relations(
     _, rows = row_table(encoder, 1)
     kinds = [kind for kind in ("c2p", "p2c") if kind in config.pos_att_type]
     # Without Linears of their own, positions are projected as keys for queries, and as queries for keys.
-    own = parts[len(parts) - len(names.positions) :] or [parts["c2p" == kind] for kind in kinds]
+    own = parts[len(parts) - len(names.positions) :] or [parts[_PROJECTORS[kind]] for kind in kinds]
     with torch.no_grad():
         embedded = encoder.get_rel_embedding()[:rows].float()
         found = {
             kind: RuntimeLinear(kernels, layer)(embedded) for kind, layer in zip(kinds, own, strict=True)
         }
     return relation_tables(found.get("c2p"), found.get("p2c"), config.num_attention_heads, kernels.lanes)
-
-
-def _repeated(layers: Sequence[FusedLayer], config: Any) -> list[FusedLayer]:
-    """Return the layers of groups in the order in which the encoder calls them, several times each."""
-    each, calls = len(layers) // config.num_hidden_groups, config.num_hidden_layers
-    groups = [int(call / (calls / config.num_hidden_groups)) for call in range(calls)]
-    return [layer for group in groups for layer in layers[group * each : (group + 1) * each]]
-
-
-def _require_norms(norms: Sequence[nn.Module], names: EncoderNames, first: str) -> tuple[float, bool]:
-    """Return the epsilon of all norms, and whether they are LayerNorms, not RMSNorms; refuse others."""
-    kept = norms[1:] if names.norms_first and type(norms[0]) is nn.Identity else norms
-    kinds = {
-        "LayerNorm"
-        if type(norm) is nn.LayerNorm
-        else "RMSNorm"
-        if _is_rms_norm(norm)
-        else type(norm).__name__
-        for norm in kept
-    }
-    found = (getattr(norm, "eps", getattr(norm, "variance_epsilon", None)) for norm in kept)
-    epsilons = sorted({float(epsilon) for epsilon in found if epsilon is not None})
-    if kinds not in ({"LayerNorm"}, {"RMSNorm"}) or len(epsilons) != 1:
-        raise ValueError(
-            f"the norms of {first} and the layers behind it are {', '.join(sorted(kinds))} with epsilons "
-            f"{epsilons}, and the kernels compute LayerNorm or RMSNorm, with one epsilon; call "
-            "optimize(model) instead"
-        )
-    return epsilons[0], kinds == {"LayerNorm"}
-
-
-def _is_rms_norm(norm: nn.Module) -> bool:
-    # transformers has a class for each model, all with these names.
-    return type(norm).__name__.endswith("RMSNorm") and hasattr(norm, "variance_epsilon")
 
 
 def refuse_hooks(encoder: nn.Module) -> None:

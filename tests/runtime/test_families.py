@@ -244,3 +244,24 @@ def test_what_cannot_be_fused_is_refused_with_the_reason(name: str, more: dict, 
     with pytest.raises(ValueError, match=reason):
         fuse(model)
     assert [type(module) for module in model.modules()] == kinds
+
+
+@pytest.mark.parametrize("kinds", [["c2p", "p2c"], ["c2p"], ["p2c"]])
+@pytest.mark.parametrize("shared", [True, False])
+def test_all_kinds_of_relative_positions_of_deberta(path: str, shared: bool, kinds: list[str]) -> None:
+    more = {"share_att_key": shared, "pos_att_type": kinds, "num_hidden_layers": 1, "position_buckets": -1}
+    model = build("deberta-v2", "base", **more, max_relative_positions=11)
+    calibrate(model, [inputs_of("deberta-v2")])
+    states, mask = torch.randn(1, 37, 32), torch.ones(1, 37)
+    mask[0, 7:9] = 0
+    with torch.no_grad():
+        expected = encoded(model, states, mask, quantized_linears(model))
+        near = model.encoder(states, mask).last_hidden_state
+    found = call(encoder_of(fuse(model)), states, mask)
+    assert torch.equal(found, expected)
+    assert (found - near)[mask.bool()].norm() < 0.05 * near[mask.bool()].norm()
+
+
+def test_deberta_with_a_convolution_is_refused() -> None:
+    with pytest.raises(ValueError, match="convolution beside its first layer"):
+        fuse(build("deberta-v2", "base", conv_kernel_size=3))

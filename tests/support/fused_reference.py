@@ -1,19 +1,20 @@
 """The outputs that the reference gives for the encoder of a model, before it is fused."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
-from hf_sparse.architectures import ENCODERS
 from hf_sparse.quantization.quantized_layers import QuantizedLayer
-from hf_sparse.runtime import reference
 from hf_sparse.runtime.bindings import ACTIVATIONS
-from hf_sparse.runtime.fusion import encoder_layers
+from hf_sparse.runtime.encoders import layer_reference
+from hf_sparse.runtime.encoders.layer_reference import Coded, Distances, Variant
+from hf_sparse.runtime.encoders.parts import encoder_layers, encoder_names
+from hf_sparse.runtime.encoders.places import LOG2_E, half_codes, row_table
 from hf_sparse.runtime.integer_layer import IntegerLayer, integer_layer
-from hf_sparse.runtime.places import LOG2_E
-from hf_sparse.runtime.reference import Distances, Variant
+from hf_sparse.runtime.reference import linear
 
 
 def pieces_of(layer: IntegerLayer, count: int) -> list[IntegerLayer]:
@@ -43,6 +44,22 @@ def biases_of(encoder: nn.Module, length: int) -> Tensor:
     return encoder.relative_attention_bias.weight.detach()[buckets].t() * torch.tensor(LOG2_E)
 
 
+def relations_of(
+    encoder: nn.Module, config: PreTrainedConfig, own: Sequence[str], parts: Sequence[IntegerLayer]
+) -> list[tuple[Coded, Coded]]:
+    """Return, for each head, what queries and what keys are multiplied with for each row of distances."""
+    buckets = encoder.position_buckets if encoder.position_buckets > 0 else encoder.max_relative_positions
+    embedded = encoder.get_rel_embedding()[: 2 * buckets].detach()
+    kinds = [kind for kind in ("c2p", "p2c") if kind in config.pos_att_type]
+    layers = dict(zip(kinds, parts[-len(own) :], strict=True)) if own else {"c2p": parts[1], "p2c": parts[0]}
+    both = []
+    for kind in ("c2p", "p2c"):
+        projected = linear(layers[kind], embedded) if kind in kinds else torch.zeros_like(embedded)
+        heads = projected.chunk(config.num_attention_heads, 1)
+        both.append([(codes.double(), step) for codes, step in map(half_codes, heads)])
+    return list(zip(*both, strict=True))
+
+
 def encoded(
     base: nn.Module,
     states: Tensor,
@@ -51,7 +68,8 @@ def encoded(
     positions: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states (batch, length, hidden) for the inputs of the first layer."""
-    config, names = base.config, ENCODERS[base.config.model_type]
+    config, names = base.config, encoder_names(base)
+    encoder, heads = base.get_submodule(names.encoder), base.config.num_attention_heads
     positions = torch.arange(states.shape[1])[None].expand(mask.shape) if positions is None else positions
     kinds = getattr(config, "layer_types", None) if names.rotary else None
     layers = list(encoder_layers(base, names))
@@ -68,28 +86,37 @@ def encoded(
         for index, (_, layer, linears) in enumerate(layers):
             kind = kinds[index] if kinds else None
             window = config.sliding_window if kind == "sliding_attention" else -1
-            biases = biases_of(base.get_submodule(names.encoder), states.shape[1]) if names.relative else None
+            parts = [
+                part
+                for one, pieces in zip(linears, names.pieces, strict=True)
+                for part in pieces_of(integer_layer("", one, quantized.get(one)), pieces)
+            ]
+            biases = biases_of(encoder, states.shape[1]) if names.relative else [None] * heads
+            relations, scaling, rows_of = [None] * heads, None, None
+            if names.disentangled:
+                relations = relations_of(encoder, config, names.positions, parts)
+                scaling = (config.hidden_size // heads * (1 + len(config.pos_att_type))) ** -0.5
+                rows_of = row_table(encoder, states.shape[1])[0]
             distances = None
-            if window >= 0 or biases is not None:
+            if window >= 0 or names.relative or names.disentangled:
                 reach = states.shape[1] - 1
-                rows = [None] * config.num_attention_heads if biases is None else biases
-                distances = [Distances(columns, window, bias, reach) for bias in rows]
+                distances = [
+                    Distances(columns, window, bias, reach, rows_of, relation)
+                    for bias, relation in zip(biases, relations, strict=True)
+                ]
             variant = Variant(
                 getattr(config, "num_key_value_heads", None),
                 names.norms_first,
                 type(layer.get_submodule(names.norms[1])) is nn.LayerNorm,
+                scaling,
                 turns_of(base, kind, positions[row, kept]) if names.rotary else None,
                 distances,
             )
             norms = [layer.get_submodule(name) for name in names.norms]
-            tokens = reference.encoder_layer(
-                [
-                    part
-                    for linear, pieces in zip(linears, names.pieces, strict=True)
-                    for part in pieces_of(integer_layer("", linear, quantized.get(linear)), pieces)
-                ],
-                tuple(norm_of(norm) for norm in norms),
-                config.num_attention_heads,
+            tokens = layer_reference.encoder_layer(
+                parts[: len(parts) - len(names.positions)],
+                tuple(map(norm_of, norms)),
+                heads,
                 ACTIVATIONS[getattr(config, names.activation)],
                 getattr(norms[1], "eps", None) or norms[1].variance_epsilon,
                 tokens,

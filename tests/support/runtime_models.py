@@ -45,6 +45,14 @@ SPECIAL = {
 # Other families than BERT's, with what is special about them. Texts have up to 600 tokens.
 FAMILIES = {
     "albert": {"embedding_size": 20, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+    },
     "deit": {"image_size": 24, "patch_size": 4},
     "eurobert": {"num_key_value_heads": 2},
     "gte": {},
@@ -58,6 +66,7 @@ IMAGES = ("deit", "vit")
 ALL_HEADS = ("sequence", "token", "answer")
 HEADS_OF = {
     "albert": ALL_HEADS,
+    "deberta-v2": ALL_HEADS,
     "deit": ("image",),
     "eurobert": ALL_HEADS[:2],
     "gte": ALL_HEADS[:2],
