@@ -1,15 +1,66 @@
-"""Write the results of a benchmark, with the machine and the command behind them."""
+"""Time calls in turns; write the results of a benchmark, with the machine and the command behind them."""
 
+import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import torch
 
 from hf_sparse.environment import hardware
 from hf_sparse.runs import results
 
 RESULTS = Path(__file__).parent / "results"
+# Busy: calls had a processor for less of the time, or more programs than this wanted one, too.
+_SHARE, _COMPANY = 0.97, 0.5
+
+
+@dataclass
+class Timed:
+    """Milliseconds of one call after the other: of the clock, and of the processors that this process had."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def time_in_turns(
+    calls: Mapping[str, Callable[[], object]], rounds: Iterable[int], warm_up: int = 2
+) -> dict[str, Timed]:
+    """Time each call once in every round.
+
+    An untimed call precedes every timed one, so that the caches hold its weights and threads of the call
+    before have come to rest.
+    """
+    found = {name: Timed() for name in calls}
+    with torch.inference_mode():
+        for call in calls.values():
+            for _ in range(warm_up):
+                call()
+        for _ in rounds:
+            for name, call in calls.items():
+                call()
+                begin, busy = time.perf_counter(), time.process_time()
+                call()
+                found[name].cpu.append(1e3 * (time.process_time() - busy))
+                found[name].wall.append(1e3 * (time.perf_counter() - begin))
+    return found
+
+
+def company(timed: Mapping[str, Timed], threads: int) -> str:
+    """Return "quiet", or how busy other programs kept the machine while calls were timed."""
+    others = max(os.getloadavg()[0] - threads, 0.0)
+    had = 1.0
+    if threads == 1:
+        had = median(c / w for one in timed.values() for c, w in zip(one.cpu, one.wall, strict=True))
+    if had >= _SHARE and others < _COMPANY:
+        return "quiet"
+    wanted = f"other programs wanted {others:.1f} of {os.cpu_count()} processors"
+    return f"busy: {wanted}, calls had theirs {had:.0%} of the time"
 
 
 def instructions() -> str:

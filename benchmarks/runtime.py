@@ -1,14 +1,19 @@
 """Latency of the CPU runtime: BERT-base in several patterns beside OpenVINO, ONNX Runtime and PyTorch.
 
 Weights and masks are random, since the time does not depend on their values. Models take turns in one
-process, with two calls in a row, of which the second counts. Ratios are medians over the rounds. The other
-runtimes compute zeros like other weights, so they are measured with one pattern. The result file is named
-after the processor's fastest instructions for 8 bits, because ratios differ between them.
+process, with two calls in a row, of which the second counts. Ratios are medians over the rounds: of the time
+that the process had a processor on one thread, of the clock on several. The other runtimes compute zeros like
+other weights, so they are measured with one pattern. The result file is named after the processor's fastest
+instructions for 8 bits, because ratios differ between them.
+
+On processors with AMX the others use it. `--isa AVX512_CORE_VNNI` keeps OpenVINO and PyTorch to the
+instructions that processors without it have (the variable ONEDNN_MAX_CPU_ISA of oneDNN).
 """
 
 import argparse
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -22,11 +27,10 @@ from hf_sparse import find_targets
 from hf_sparse.benchmark.backends import OnnxRuntime, OpenVino
 from hf_sparse.benchmark.eager import Fuse, Optimize, PyTorch, PyTorchInt8
 from hf_sparse.benchmark.inputs import Job, random_inputs
-from hf_sparse.benchmark.latency import Prepared, limited, measure
+from hf_sparse.benchmark.latency import Prepared, limited
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.runs.latency import LatencyRow
 from hf_sparse.runtime.bindings import load_kernels
-from measuring import instructions, write_results
+from measuring import Timed, company, instructions, time_in_turns, write_results
 
 # Rows and columns of a block, share of zeros, the name in the table.
 PATTERNS = {
@@ -53,7 +57,7 @@ BARS = {
     (FIRST, 128, 8): "3.5 OpenVINO",
     (f"{FIRST}, optimize", 128, 1): "2.5 OpenVINO",
 }
-COLUMNS = ("model", "batch x tokens", "ms", *(f"x {name}" for name in OTHERS), "bar, x")
+COLUMNS = ("model", "batch x tokens", "ms", "CPU ms", *(f"x {name}" for name in OTHERS), "bar, x")
 
 
 def build(name: str, inputs: dict[str, Tensor], embeddings: str | None = None) -> PreTrainedModel:
@@ -92,21 +96,25 @@ def models(patterns: tuple[str, ...], batch: int, length: int, threads: int, scr
     return found + [replace(model, name=name) for name, model in zip(OTHERS, others, strict=True)]
 
 
-def rows_of(measured: Sequence[LatencyRow], batch: int, length: int) -> list[dict[str, object]]:
+def rows_of(
+    models: Sequence[Prepared], timed: Mapping[str, Timed], batch: int, length: int, threads: int
+) -> list[dict[str, object]]:
     """Return a row of the table for each model in this runtime."""
-    others = {one.name: one for one in measured if not one.own}
     rows = []
-    for one in measured:
-        if not one.own:
+    for model in models:
+        if not model.own:
             continue
-        row = {"model": one.name, "batch x tokens": f"{batch} x {length}", "ms": one.median_ms}
-        for name, other in others.items():
-            ratios = [slow / fast for slow, fast in zip(other.ms, one.ms, strict=True)]
-            row[f"x {name}"] = round(median(ratios), 2)
-            row[f"{name} ms"] = round(other.median_ms, 1)
-        row["bar, x"] = BARS.get((one.name, length, batch))
-        row["ms"] = round(row["ms"], 1)
-        row["weights MB"] = round(one.weight_bytes / 1e6, 1)
+        one = timed[model.name]
+        row: dict[str, object] = {"model": model.name, "batch x tokens": f"{batch} x {length}"}
+        row["ms"], row["CPU ms"] = round(median(one.wall), 1), round(median(one.cpu), 1)
+        for name in OTHERS:
+            other = timed[name]
+            times = (other.cpu, one.cpu) if threads == 1 else (other.wall, one.wall)
+            row[f"x {name}"] = round(median(slow / fast for slow, fast in zip(*times, strict=True)), 2)
+            row[f"{name} ms"] = round(median(other.wall), 1)
+            row[f"{name} CPU ms"] = round(median(other.cpu), 1)
+        row["bar, x"] = BARS.get((model.name, length, batch))
+        row["weights MB"] = round(model.weight_bytes / 1e6, 1)
         rows.append(row)
         print({key: value for key, value in row.items() if key in COLUMNS}, flush=True)
     return rows
@@ -115,20 +123,30 @@ def rows_of(measured: Sequence[LatencyRow], batch: int, length: int) -> list[dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--isa", help="Instructions that oneDNN may use at most, such as AVX512_CORE_VNNI.")
     options = parser.parse_args()
+    if options.isa:
+        # oneDNN reads it at its first use.
+        os.environ["ONEDNN_MAX_CPU_ISA"] = options.isa
     kernels = load_kernels()
     if kernels is None:
         raise RuntimeError("the kernels need a C++ compiler; install one")
-    rows = []
+    rows, busy = [], {}
     for (batch, length), (patterns, rounds) in SHAPES.items():
         with tempfile.TemporaryDirectory() as scratch, limited(options.threads):
-            timed = models(patterns, batch, length, options.threads, Path(scratch))
+            ready = models(patterns, batch, length, options.threads, Path(scratch))
             turns = track(range(rounds), f"{batch} x {length}")
-            rows += rows_of(measure(timed, timed[0].call(), turns), batch, length)
+            timed = time_in_turns({model.name: model.call for model in ready}, turns)
+            rows += rows_of(ready, timed, batch, length, options.threads)
+            busy[f"{batch} x {length}"] = company(timed, options.threads)
+            print(busy, flush=True)
     settings = {
         "model": "BERT-base for classification, random weights and masks, embeddings and head included",
         "path": kernels.path,
         "threads": options.threads,
+        "ratios of": "CPU time" if options.threads == 1 else "wall time",
+        "oneDNN": options.isa or "all instructions",
+        "machine": busy,
         "rounds": {f"{batch} x {length}": rounds for (batch, length), (_, rounds) in SHAPES.items()},
     }
     fastest = instructions()

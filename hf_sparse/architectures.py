@@ -4,31 +4,65 @@ Only names that differ between architectures are here. `hidden_size`, `num_atten
 `num_hidden_layers` can be read from every configuration, since its `attribute_map` translates them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class EncoderNames:
-    """Where models with the encoder of BERT keep its parts.
+    """Where models keep the parts of an encoder that can be fused, and how its layers differ from BERT's.
 
-    `encoder` is a module of the base model, `layers` the list of layers in it; projections, Linears and norms
-    are modules of a layer; `activation` is a setting of the configuration. The first norm follows the
-    attention, the second the feed-forward layer.
+    Attributes:
+        encoder: The module of the base model that holds the layers, or the list of layers itself.
+        projections: The Linears of queries, keys and values in a layer, or one that computes all three.
+        output: The Linear behind the attention.
+        intermediate: The first Linear of the feed-forward layer.
+        last: Its last Linear.
+        norms: The norm of the attention, and that of the feed-forward layer.
+        activation: The setting of the activation.
+        layers: The list of layers in `encoder`; empty if `encoder` is the list.
+        inner: The list of layers in each entry of that list, where an entry is a group of layers.
+        gate: The Linear whose outputs are multiplied with the activations. If it is `intermediate`, that one
+            computes both, the gate last.
+        norms_first: Whether the norms stand before the attention and the feed-forward layer, not behind the
+            sum of each with its input.
+        entrance: A Linear of `encoder` before its first layer.
+        rotary: The module of the base model that computes rotary embeddings.
+        relative: The table of biases of relative positions in `encoder`.
+        disentangled: Whether queries and keys are also multiplied with projections of relative positions.
+        positions: The Linears of these projections for queries ("c2p") and for keys ("p2c"), where they are
+            not those of keys and of queries.
     """
 
     encoder: str
-    projections: tuple[str, str, str]
+    projections: tuple[str, ...]
     output: str
     intermediate: str
     last: str
     norms: tuple[str, str]
     activation: str
     layers: str = "layer"
+    inner: str | None = None
+    gate: str | None = None
+    norms_first: bool = False
+    entrance: str | None = None
+    rotary: str | None = None
+    relative: str | None = None
+    disentangled: bool = False
+    positions: tuple[str, ...] = ()
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """The six Linears of a layer, in the order in which they compute."""
-        return (*self.projections, self.output, self.intermediate, self.last)
+        """The Linears of a layer, in the order in which the runtime stores them."""
+        gate = () if self.gate in (None, self.intermediate) else (self.gate,)
+        return (*self.projections, self.output, self.intermediate, *gate, self.last, *self.positions)
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """The number of matrices, one below the other, that each of `linears` is."""
+        several = {self.projections[0]: 4 - len(self.projections)}
+        if self.gate == self.intermediate:
+            several[self.intermediate] = 2
+        return tuple(several.get(name, 1) for name in self.linears)
 
 
 BERT = EncoderNames(
@@ -49,6 +83,74 @@ DISTILBERT = EncoderNames(
     ("sa_layer_norm", "output_layer_norm"),
     "activation",
 )
+MODERNBERT = EncoderNames(
+    "layers",
+    ("attn.Wqkv",),
+    "attn.Wo",
+    "mlp.Wi",
+    "mlp.Wo",
+    ("attn_norm", "mlp_norm"),
+    "hidden_activation",
+    layers="",
+    gate="mlp.Wi",
+    norms_first=True,
+    rotary="rotary_emb",
+)
+_SELF_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+NOMIC = EncoderNames(
+    "layers",
+    _SELF_ATTENTION,
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.down_proj",
+    ("post_attention_layernorm", "post_mlp_layernorm"),
+    "hidden_act",
+    layers="",
+    gate="mlp.up_proj",
+    rotary="rotary_emb",
+)
+JINA = replace(NOMIC, intermediate="mlp.fc1", last="mlp.fc2", gate=None)
+EUROBERT = replace(NOMIC, norms=("input_layernorm", "post_attention_layernorm"), norms_first=True)
+VIT = EncoderNames(
+    "layers",
+    ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    "attention.o_proj",
+    "mlp.fc1",
+    "mlp.fc2",
+    ("layernorm_before", "layernorm_after"),
+    "hidden_act",
+    layers="",
+    norms_first=True,
+)
+ALBERT = EncoderNames(
+    "encoder",
+    ("attention.query", "attention.key", "attention.value"),
+    "attention.dense",
+    "ffn",
+    "ffn_output",
+    ("attention.LayerNorm", "full_layer_layer_norm"),
+    "hidden_act",
+    layers="albert_layer_groups",
+    inner="albert_layers",
+    entrance="embedding_hidden_mapping_in",
+)
+MPNET = replace(
+    BERT,
+    projections=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+    output="attention.attn.o",
+    norms=("attention.LayerNorm", "output.LayerNorm"),
+    relative="relative_attention_bias",
+)
+DEBERTA = replace(
+    BERT,
+    projections=(
+        "attention.self.query_proj",
+        "attention.self.key_proj",
+        "attention.self.value_proj",
+    ),
+    disentangled=True,
+    positions=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+)
 # By the model_type of the configuration.
 ENCODERS = {
     "bert": BERT,
@@ -57,6 +159,16 @@ ENCODERS = {
     "electra": BERT,
     "roberta": BERT,
     "xlm-roberta": BERT,
+    "albert": ALBERT,
+    "deberta-v2": DEBERTA,
+    "deit": VIT,
+    "eurobert": EUROBERT,
+    "gte": NOMIC,
+    "jina_embeddings_v3": JINA,
+    "modernbert": MODERNBERT,
+    "mpnet": MPNET,
+    "nomic_bert": NOMIC,
+    "vit": VIT,
 }
 
 # The projections of queries, keys and values in an attention module.

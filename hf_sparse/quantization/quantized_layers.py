@@ -57,13 +57,18 @@ def require_finite_tensors(named: Iterable[tuple[str, Tensor]]) -> None:
     broken = [
         name
         for name, value in named
-        if value.is_floating_point() and not value.is_meta and not torch.isfinite(value).all()
+        if value.is_floating_point() and not value.is_meta and not _is_finite(value)
     ]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise ValueError(
             f"{broken[0]}{more} is not finite: training has diverged; take an earlier checkpoint"
         )
+
+
+def _is_finite(value: Tensor) -> bool:
+    # A sum takes neither memory nor a second pass; that of large finite numbers may be infinite.
+    return bool(torch.isfinite(value.detach().sum()) or torch.isfinite(value).all())
 
 
 def _layer(name: str, module: FakeQuantLayer) -> QuantizedLayer:

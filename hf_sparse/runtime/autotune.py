@@ -1,7 +1,7 @@
 """Choose the form in which a weight computes fastest on this machine, from measured times."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,22 @@ def pack_layer(kernels: Kernels, layer: IntegerLayer, few: bool = False) -> Pack
     weight = pack(kernels, layer.codes, layer.multipliers, layer.bias, form)
     grid = layer.input_step, float(layer.input_zero), layer.dynamic
     return PackedLayer(weight, grid, layer.sparsity, pack_rows(kernels, layer) if few else None)
+
+
+def pack_pieces(kernels: Kernels, layer: IntegerLayer, pieces: int) -> tuple[PackedLayer, ...]:
+    """Pack a layer as several of the same height, each with a part of its outputs; see `pack_layer`."""
+    if layer.codes.shape[0] % pieces:
+        raise ValueError(f"{layer.codes.shape[0]} outputs cannot be divided into {pieces} equal parts")
+    parts = zip(
+        layer.codes.chunk(pieces),
+        layer.steps.chunk(pieces),
+        [None] * pieces if layer.bias is None else layer.bias.chunk(pieces),
+        strict=True,
+    )
+    return tuple(
+        pack_layer(kernels, replace(layer, codes=codes.contiguous(), steps=steps, bias=bias))
+        for codes, steps, bias in parts
+    )
 
 
 def best_form(kernels: Kernels, codes: Tensor) -> Form:

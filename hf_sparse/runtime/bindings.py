@@ -33,8 +33,14 @@ class Grid(ctypes.Structure):
     _fields_ = [("step", _FLOAT), ("zero", _FLOAT), ("dynamic", _SIZE)]
 
 
-LINEARS = ("query", "key", "value", "output", "intermediate", "last")
+LINEARS = ("query", "key", "value", "output", "intermediate", "gate", "last")
 NORMS = ("first_weight", "first_bias", "second_weight", "second_bias")
+
+
+class Relations(ctypes.Structure):
+    """The tables of a layer for relative positions; the structure `Relations` in kernels/places.h."""
+
+    _fields_ = [(name, _POINTER) for name in ("keys", "queries", "key_steps", "query_steps")]
 
 
 class Layer(ctypes.Structure):
@@ -44,6 +50,19 @@ class Layer(ctypes.Structure):
         *((name, Matrix) for name in LINEARS),
         *((f"{name}_grid", Grid) for name in LINEARS),
         *((name, _POINTER) for name in NORMS),
+        *((name, _SIZE) for name in ("rotation", "window")),
+        ("relations", Relations),
+    ]
+
+
+class Places(ctypes.Structure):
+    """The tables of places; the structure `Places` in kernels/places.h."""
+
+    _fields_ = [
+        ("rotations", _POINTER),
+        *((name, _SIZE) for name in ("pairs", "count")),
+        *((name, _POINTER) for name in ("biases", "rows_of")),
+        *((name, _SIZE) for name in ("rows", "reach")),
     ]
 
 
@@ -51,9 +70,11 @@ class Encoder(ctypes.Structure):
     """The layers and sizes of an encoder; the structure `Encoder` in kernels/encoder.h."""
 
     _fields_ = [
-        *((name, _SIZE) for name in ("hidden", "inner", "heads", "activation", "count")),
+        *((name, _SIZE) for name in ("hidden", "inner", "heads", "key_heads", "activation")),
+        *((name, _SIZE) for name in ("norms_first", "centered", "count")),
         ("layers", ctypes.POINTER(Layer)),
-        ("epsilon", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("epsilon", "scaling")),
+        ("places", Places),
     ]
 
 
@@ -109,11 +130,13 @@ def load_kernels(name: str | None = None) -> Kernels | None:
     library.hf_sparse_count_entries.restype = _SIZE
     library.hf_sparse_fill_entries.argtypes = [_POINTER, *[_SIZE] * 5, _POINTER, _POINTER, _POINTER]
     library.hf_sparse_fill_entries.restype = None
+    library.hf_sparse_sum_rows.argtypes = [_POINTER, _SIZE, _SIZE, _POINTER]
+    library.hf_sparse_sum_rows.restype = None
     library.hf_sparse_trim.restype = None
     for function in ("linear", "linear_few"):
         linear = getattr(library, f"hf_sparse_{function}")
         linear.argtypes, linear.restype = [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE], _SIZE
-    library.hf_sparse_encode.argtypes = [_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE]
+    library.hf_sparse_encode.argtypes = [*[_POINTER] * 4, _SIZE, _SIZE, _POINTER, _SIZE]
     library.hf_sparse_encode.restype = _SIZE
     return Kernels(
         path.name,

@@ -22,9 +22,10 @@ from hf_sparse.checkpoint.saved_files import packed_file
 from hf_sparse.quantization.activations import parameters
 from hf_sparse.quantization.quantized_layers import QuantizedLayer, require_finite_tensors
 from hf_sparse.quantization.weights import WeightScheme
-from hf_sparse.runtime.autotune import PackedLayer, measured_rates, pack_layer
+from hf_sparse.runtime.autotune import PackedLayer, measured_rates, pack_pieces
 from hf_sparse.runtime.bindings import Kernels, load_kernels
-from hf_sparse.runtime.fusion import encoder_layers, encoder_names, fuse, install
+from hf_sparse.runtime.encoders.parts import encoder_layers, encoder_names
+from hf_sparse.runtime.fusion import fuse, install
 from hf_sparse.runtime.integer_layer import IntegerLayer, from_codes, integer_layer
 from hf_sparse.runtime.optimization import optimize
 from hf_sparse.sparsity.numpy_ops import parallel_map
@@ -99,8 +100,12 @@ def _from_codes(
 ) -> PreTrainedModel:
     """Fill a model without weights from a file; the codes of its encoder go straight to the kernels."""
     names = {module: name for name, module in model.named_modules()}
-    linears = [linear for _, _, six in encoder_layers(model.base_model, parts) for linear in six]
-    fused = {f"{names[linear]}{_WEIGHT}" for linear in linears}
+    linears = [
+        pair
+        for _, _, linears in encoder_layers(model.base_model, parts)
+        for pair in zip(linears, parts.pieces, strict=True)
+    ]
+    fused = {f"{names[linear]}{_WEIGHT}" for linear, _ in linears}
     quantized = {
         name: (entry, entry.quantization, content)
         for name, (entry, content) in opened.pairs.items()
@@ -114,17 +119,18 @@ def _from_codes(
     require_finite_tensors(tensors.items())
     model.load_state_dict(tensors, strict=False, assign=True)
 
-    def packed(linear: nn.Module) -> PackedLayer:
+    def packed(pair: tuple[nn.Module, int]) -> tuple[PackedLayer, ...]:
+        linear, pieces = pair
         name = names[linear]
         if f"{name}{_WEIGHT}" not in quantized:
-            return pack_layer(kernels, integer_layer(name, linear, None))
+            return pack_pieces(kernels, integer_layer(name, linear, None), pieces)
         entry, quantization, content = quantized[f"{name}{_WEIGHT}"]
         try:
             codes = unpack_codes(entry, content)
         except ValueError as error:
             raise damaged(opened.path, f"{name}: {error}") from error
         bias = getattr(linear, "bias", None)
-        return pack_layer(kernels, _integers(name, quantization, *codes, bias))
+        return pack_pieces(kernels, _integers(name, quantization, *codes, bias), pieces)
 
     # Measured once, before several threads would disturb each other's times.
     measured_rates(kernels)

@@ -1,24 +1,47 @@
-"""Make a model of the BERT family ready to run, its whole encoder as one module of the kernels."""
+"""Make an encoder of transformers ready to run, as one module of the kernels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from hf_sparse.architectures import ENCODERS, EncoderNames
 from hf_sparse.quantization.quantized_layers import require_finite_tensors
-from hf_sparse.runtime.autotune import PackedLayer, pack_layer
+from hf_sparse.runtime.autotune import PackedLayer, pack_pieces
 from hf_sparse.runtime.bindings import ACTIVATIONS, Kernels, load_kernels
-from hf_sparse.runtime.fused_encoder import FusedEncoder, FusedLayer, norm_vectors
+from hf_sparse.runtime.encoders.parts import (
+    LOCAL,
+    called_layers,
+    encoder_layers,
+    encoder_names,
+    require_norms,
+)
+from hf_sparse.runtime.encoders.places import (
+    PlaceTables,
+    PositionsAlone,
+    RelationTables,
+    bias_table,
+    padded_rows,
+    relation_tables,
+    rotation_table,
+    row_table,
+)
+from hf_sparse.runtime.fused_encoder import EncoderSettings, FusedEncoder, FusedLayer, norm_vectors
 from hf_sparse.runtime.integer_layer import as_integers, quantized_linears
-from hf_sparse.runtime.linear import forbid_saving
+from hf_sparse.runtime.linear import RuntimeLinear, forbid_saving
 from hf_sparse.runtime.optimization import Model, replace, require_cpu, transformers_model
 from hf_sparse.savable import require_merged
 
+# Texts of models with relative positions alone may be longer than `max_position_embeddings`.
+_LONGEST = 4096
+# Which of the projections of a layer projects positions for queries and for keys.
+_PROJECTORS = {"c2p": 1, "p2c": 0}
+
 
 def fuse(model: Model) -> Model:
-    """Replace the encoder of a model of the BERT family, in place, by one of the kernels; return the model.
+    """Replace the encoder of a model, in place, by one of the kernels; return the model.
 
     Quantized layers compute with the codes and the ranges that training gave them. Plain layers are rounded
     now: weights to int8 per output, inputs to 8 bits per token. Embeddings and heads stay in PyTorch, and
@@ -28,9 +51,9 @@ def fuse(model: Model) -> Model:
     Without a C++ compiler the model stays as it is, after one warning.
 
     Args:
-        model: A model on the CPU whose `model_type` is bert, camembert, distilbert, electra, roberta or
-            xlm-roberta, or a `SentenceTransformer` or `CrossEncoder` with one inside, whose pooling and
-            normalization stay. Save it before: the fused model cannot be saved or trained.
+        model: A model on the CPU whose `model_type` is a key of `hf_sparse.architectures.ENCODERS`, such as
+            bert, modernbert or vit, or a `SentenceTransformer` or `CrossEncoder` with one inside, whose
+            pooling and normalization stay. Save it before: the fused model cannot be saved or trained.
 
     Returns:
         The same model, in evaluation mode and without gradients.
@@ -56,72 +79,99 @@ def _fuse_encoder(model: PreTrainedModel) -> None:
     layers = quantized_linears(base)
     if kernels is not None:
         packed = [
-            pack_layer(kernels, as_integers(f"{name}.{part}", linear, layers))
+            pack_pieces(kernels, as_integers(f"{name}.{part}", linear, layers), pieces)
             for name, _, linears in encoder_layers(base, names)
-            for part, linear in zip(names.linears, linears, strict=True)
+            for part, linear, pieces in zip(names.linears, linears, names.pieces, strict=True)
         ]
         install(kernels, model, names, packed)
 
 
-def encoder_names(model: PreTrainedModel) -> EncoderNames:
-    """Return the names of an encoder's parts; raise `ValueError` with the reason if it cannot be fused."""
-    config = model.config
-    names = ENCODERS.get(config.model_type)
-    if names is None:
-        reason = f"models of type {config.model_type} are not among {', '.join(ENCODERS)}"
-    elif getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
-        reason = "its attention looks back, or at another model"
-    elif getattr(config, "position_embedding_type", None) not in (None, "absolute"):
-        reason = f"its positions are {config.position_embedding_type}"
-    elif getattr(config, names.activation) not in ACTIVATIONS:
-        reason = f"its activation {getattr(config, names.activation)} is none of {', '.join(ACTIVATIONS)}"
-    else:
-        return names
-    raise ValueError(
-        f"the encoder of this {type(model).__name__} cannot be fused: {reason}; optimize(model) replaces "
-        "its Linears one by one"
-    )
-
-
-def encoder_layers(
-    base: nn.Module, names: EncoderNames
-) -> Iterator[tuple[str, nn.Module, tuple[nn.Module, ...]]]:
-    """Yield the name of each layer, the layer, and its six Linears in the order of LINEARS."""
-    path = f"{names.encoder}.{names.layers}"
-    layers = base.get_submodule(path)
-    if not isinstance(layers, nn.ModuleList):
-        raise ValueError(f"{path} is a {type(layers).__name__}, not a list of layers; call optimize(model)")
-    for index, layer in enumerate(layers):
-        yield f"{path}.{index}", layer, tuple(layer.get_submodule(name) for name in names.linears)
-
-
 def install(
-    kernels: Kernels, model: PreTrainedModel, names: EncoderNames, packed: Sequence[PackedLayer]
+    kernels: Kernels, model: PreTrainedModel, names: EncoderNames, packed: Sequence[Sequence[PackedLayer]]
 ) -> None:
     """Put a fused encoder, made of all Linears in the order of their layers, in place of a model's own.
 
     Raises `ValueError` for layers that differ from each other.
     """
     base, config = model.base_model, model.config
-    layers, epsilons = [], set()
-    for index, (name, layer, linears) in enumerate(encoder_layers(base, names)):
-        six = packed[index * len(linears) : (index + 1) * len(linears)]
-        norms = []
-        for part in names.norms:
-            norm = layer.get_submodule(part)
-            if not isinstance(norm, nn.LayerNorm) or type(norm) is not nn.LayerNorm:
-                raise ValueError(f"{name} has norms other than LayerNorm; call optimize(model) instead")
-            norms.append(norm)
-            epsilons.add(norm.eps)
+    kinds = getattr(config, "layer_types", None) if names.rotary else None
+    found = list(encoder_layers(base, names))
+    layers, norms = [], []
+    for index, (_, layer, linears) in enumerate(found):
+        parts = [
+            part for linear in packed[index * len(linears) : (index + 1) * len(linears)] for part in linear
+        ]
+        both = [layer.get_submodule(part) for part in names.norms]
+        norms += both
+        kind = kinds[index] if kinds else None
+        relations = _relations(kernels, base, names, config, parts) if names.disentangled else None
+        parts = parts[: len(parts) - len(names.positions)]
         layers.append(
-            FusedLayer(tuple(one.weight for one in six), tuple(one.grid for one in six), norm_vectors(*norms))
+            FusedLayer(
+                tuple(one.weight for one in parts),
+                tuple(one.grid for one in parts),
+                tuple(vector for norm in both for vector in norm_vectors(norm)),
+                rotation=-1 if names.rotary is None else sorted(set(kinds)).index(kind) if kinds else 0,
+                window=config.sliding_window if kind == LOCAL else -1,
+                relations=relations,
+            )
         )
-    _require_alike(layers, epsilons, config.num_attention_heads)
-    activation = ACTIVATIONS[getattr(config, names.activation)]
-    encoder = FusedEncoder(kernels, layers, config.num_attention_heads, activation, *epsilons)
-    replace(base, names.encoder, encoder)
+    epsilon, centered = require_norms(norms, names, found[0][0])
+    width = layers[0].packed[0].columns // config.num_attention_heads
+    settings = EncoderSettings(
+        config.num_attention_heads,
+        ACTIVATIONS[getattr(config, names.activation)],
+        epsilon,
+        getattr(config, "num_key_value_heads", None),
+        names.norms_first,
+        centered,
+        (width * (1 + len(set(config.pos_att_type)))) ** -0.5 if names.disentangled else None,
+        bare=not names.layers,
+        listed=ENCODERS[config.model_type].disentangled,
+    )
+    _require_alike(layers, settings)
+    if names.inner:
+        layers = called_layers(layers, config)
+    own = base.get_submodule(names.encoder)
+    entrance = None if names.entrance is None else (names.entrance, own.get_submodule(names.entrance))
+    tables = _tables(base, names, config, sorted(set(kinds)) if kinds else [None])
+    encoder = FusedEncoder(kernels, layers, settings, tables, entrance)
+    replace(base, names.encoder, encoder if names.layers else nn.ModuleList([encoder]))
+    if names.rotary is not None:
+        replace(base, names.rotary, PositionsAlone())
     base.register_forward_pre_hook(_refuse_inner_states, with_kwargs=True)
     forbid_saving(model)
+
+
+def _tables(base: nn.Module, names: EncoderNames, config: Any, kinds: Sequence[str | None]) -> PlaceTables:
+    """Return the tables of places of an encoder; raise `ValueError` if the kernels cannot use them."""
+    if names.rotary is not None:
+        count = config.max_position_embeddings
+        return PlaceTables(rotations=rotation_table(base.get_submodule(names.rotary), kinds, count))
+    if names.relative is not None:
+        count = config.max_position_embeddings
+        return PlaceTables(biases=bias_table(base.get_submodule(names.encoder), count), longest=count)
+    if names.disentangled:
+        rows_of, rows = row_table(base.get_submodule(names.encoder), _LONGEST)
+        return PlaceTables(rows_of=rows_of, rows=padded_rows(rows), longest=_LONGEST)
+    return PlaceTables()
+
+
+def _relations(
+    kernels: Kernels, base: nn.Module, names: EncoderNames, config: Any, parts: Sequence[PackedLayer]
+) -> RelationTables:
+    """Return the projections of the relative positions of one layer, which its own Linears compute."""
+    encoder: Any = base.get_submodule(names.encoder)
+    _, rows = row_table(encoder, 1)
+    kinds = [kind for kind in ("c2p", "p2c") if kind in config.pos_att_type]
+    # Without Linears of their own, positions are projected as keys for queries, and as queries for keys.
+    own = parts[len(parts) - len(names.positions) :] or [parts[_PROJECTORS[kind]] for kind in kinds]
+    with torch.no_grad():
+        embedded = encoder.get_rel_embedding()[:rows].float()
+        found = {
+            kind: RuntimeLinear(kernels, layer)(embedded) for kind, layer in zip(kinds, own, strict=True)
+        }
+    return relation_tables(found.get("c2p"), found.get("p2c"), config.num_attention_heads, kernels.lanes)
 
 
 def refuse_hooks(encoder: nn.Module) -> None:
@@ -137,14 +187,19 @@ def refuse_hooks(encoder: nn.Module) -> None:
                 )
 
 
-def _require_alike(layers: Sequence[FusedLayer], epsilons: set[float], heads: int) -> None:
+def _require_alike(layers: Sequence[FusedLayer], settings: EncoderSettings) -> None:
     shapes = {tuple((weight.rows, weight.columns) for weight in layer.packed) for layer in layers}
-    hidden, inner = layers[0].packed[0].columns, layers[0].packed[4].rows
-    expected = (*[(hidden, hidden)] * 4, (inner, hidden), (hidden, inner))
-    if shapes != {expected} or hidden % heads or len(epsilons) != 1:
+    hidden, inner, heads = layers[0].packed[0].columns, layers[0].packed[4].rows, settings.heads
+    narrow = hidden // heads * (settings.key_heads or heads)
+    gate = [(inner, hidden)] * (len(layers[0].packed) - 6)
+    expected = (
+        *((hidden, hidden), (narrow, hidden), (narrow, hidden), (hidden, hidden), (inner, hidden)),
+        *(*gate, (hidden, inner)),
+    )
+    if shapes != {expected} or hidden % heads or heads % (settings.key_heads or heads):
         raise ValueError(
             f"the layers of this encoder differ, or heads or neurons were removed from some: weights of "
-            f"{sorted(shapes)}, {heads} heads, epsilons {sorted(epsilons)}; call optimize(model) instead"
+            f"{sorted(shapes)}, {heads} heads; call optimize(model) instead"
         )
 
 

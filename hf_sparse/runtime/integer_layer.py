@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -46,7 +47,7 @@ class IntegerLayer:
     @property
     def sparsity(self) -> float:
         """The share of codes that are zero."""
-        return 1 - self.codes.count_nonzero().item() / self.codes.numel()
+        return 1 - int(np.count_nonzero(self.codes.numpy())) / self.codes.numel()
 
 
 def quantized_linears(model: nn.Module) -> dict[nn.Module, QuantizedLayer]:

@@ -1,7 +1,8 @@
 """The specification of the kernels: slow functions of PyTorch that give the same bits.
 
 Integers are summed exactly, as float64. Operations in float32 have the same order as in the kernels, one at a
-time, since sums of floats depend on it; kernels/*.h give the reason of each step.
+time, since sums of floats depend on it; kernels/*.h give the reason of each step. encoders/layer_reference.py
+specifies attention and whole layers.
 """
 
 import math
@@ -12,8 +13,6 @@ from torch import Tensor
 
 from hf_sparse.runtime.integer_layer import FIXED, SYMMETRIC, IntegerLayer
 
-Norm = tuple[Tensor, Tensor]
-_SUM_OF_PROBABILITIES, _RUN = 131072, 512
 # 1.5 * 2^23: a float32 to which it is added is rounded to a whole number, ties to even.
 _MAGIC = 12582912.0
 
@@ -72,15 +71,15 @@ def linear(layer: IntegerLayer, values: Tensor) -> Tensor:
 def exponential(values: Tensor) -> Tensor:
     """Return e^x of float32 values, which are first clipped to [-87, 88]."""
     values = values.clamp(-87.0, 88.0)
-    whole = _whole(values, _f32(1.44269504))
-    rest = fused(whole, _f32(2.12194440e-4), fused(whole, _f32(-0.693359375), values))
+    whole = whole_products(values, f32(1.44269504))
+    rest = fused(whole, f32(2.12194440e-4), fused(whole, f32(-0.693359375), values))
     series = _polynomial(rest, (1.3888889e-3, 8.3333333e-3, 4.1666667e-2, 1.6666667e-1, 0.5, 1.0, 1.0))
     return series * _powers_of_two(whole)
 
 
 def power_of_two(values: Tensor, factor: Tensor) -> Tensor:
     """Return 2^(x * factor) for x * factor from -120 to 0, as precisely as probabilities need it."""
-    whole = _whole(values, factor)
+    whole = whole_products(values, factor)
     rest = fused(values, factor, -whole)
     return _polynomial(rest, (5.517101e-2, 2.426112e-1, 6.9326108e-1, 9.9992807e-1)) * _powers_of_two(whole)
 
@@ -97,7 +96,7 @@ def relu(values: Tensor) -> Tensor:
 
 def gelu(values: Tensor) -> Tensor:
     """Return x * P(a normal variable is below x), with P below 0 as the fourth power of a polynomial."""
-    negative = (-values.abs()).clamp(min=_f32(-4.28140127).item())
+    negative = (-values.abs()).clamp(min=f32(-4.28140127).item())
     series = _polynomial(
         negative,
         (
@@ -112,7 +111,7 @@ def gelu(values: Tensor) -> Tensor:
 def gelu_tanh(values: Tensor) -> Tensor:
     """Return GELU approximated by tanh."""
     cube = values * values * values
-    return values * sigmoid(_f32(1.59576912) * fused(_f32(0.044715), cube, values))
+    return values * sigmoid(f32(1.59576912) * fused(f32(0.044715), cube, values))
 
 
 def silu(values: Tensor) -> Tensor:
@@ -123,67 +122,14 @@ def silu(values: Tensor) -> Tensor:
 ACTIVATIONS = {1: relu, 2: gelu, 3: gelu_tanh, 4: silu}
 
 
-def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return the outputs of one head for one sequence; all tensors are (tokens, width)."""
-    if not all(part.isfinite().all() for part in (queries, keys, values)):
-        return torch.full_like(queries, math.nan)
-    width = queries.shape[1]
-    bound = int(min(32767.0, math.floor(math.sqrt(2147483647.0 / width))))
-    value_bound = int(min(32767.0, 2147483647.0 / (_SUM_OF_PROBABILITIES + _RUN)))
-    (q, q_step), (k, k_step), (v, v_step) = (
-        _halves(queries, bound),
-        _halves(keys, bound),
-        _halves(values, value_bound),
-    )
-    scale = (q_step * k_step * _f32(1 / math.sqrt(width)) * _f32(1.44269504)).clamp(max=3e38)
-    scores = (q @ k.t()).float()
-    distances = torch.maximum(scores - scores.amax(1, keepdim=True), -120 / scale)
-    shares = power_of_two(distances, scale)
-    most = torch.cat([_in_order(run) for run in shares.split(_RUN, 1)], 1).amax(1, keepdim=True)
-    factor = torch.minimum(_SUM_OF_PROBABILITIES / most, torch.tensor(32767.0))
-    codes = _whole(shares, factor).double()
-    sums = [(run @ part).float() for run, part in zip(codes.split(_RUN, 1), v.split(_RUN), strict=True)]
-    return _in_order(torch.stack(sums, -1))[..., 0] * (v_step / codes.sum(1, keepdim=True).float())
-
-
-def normalize(values: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Return the LayerNorm of values (tokens, features)."""
-    count = float(values.shape[1])
-    apart = values - _in_order(values) / count
-    squares = torch.zeros_like(apart[:, 0])
-    for one in apart.unbind(-1):
-        squares = fused(one, one, squares)
-    # Through float64, which rounds as processors do; float32 `sqrt` of torch may differ in the last bit.
-    deviation = (squares[:, None] / count + _f32(epsilon)).double().sqrt().float()
-    return fused(apart * (1 / deviation), weight, bias)
-
-
-def encoder_layer(
-    linears: Sequence[IntegerLayer],
-    norms: tuple[Norm, Norm],
-    heads: int,
-    activation: int,
-    epsilon: float,
-    states: Tensor,
-) -> Tensor:
-    """Return the outputs of a layer for one sequence (tokens, hidden); `linears` are ordered as LINEARS."""
-    query, key, value, output, intermediate, last = linears
-    width = states.shape[1] // heads
-    parts = [linear(layer, states).split(width, 1) for layer in (query, key, value)]
-    looked = torch.cat([attention(*head) for head in zip(*parts, strict=True)], 1)
-    states = normalize(states + linear(output, looked), *norms[0], epsilon)
-    between = ACTIVATIONS[activation](linear(intermediate, states))
-    return normalize(states + linear(last, between), *norms[1], epsilon)
-
-
-def _halves(values: Tensor, bound: int) -> tuple[Tensor, Tensor]:
+def halves(values: Tensor, bound: int) -> tuple[Tensor, Tensor]:
     """Return 16-bit codes, as float64, and the step between them."""
     largest = values.abs().max()
     step = torch.where(largest > 1e-30, largest / bound, 1.0)
-    return _whole(values, 1 / step).double(), step
+    return whole_products(values, 1 / step).double(), step
 
 
-def _in_order(values: Tensor) -> Tensor:
+def in_order(values: Tensor) -> Tensor:
     """Return the sum along the last dimension, added in order, (..., 1)."""
     total = torch.zeros_like(values[..., 0])
     for value in values.unbind(-1):
@@ -194,7 +140,7 @@ def _in_order(values: Tensor) -> Tensor:
 def _polynomial(values: Tensor, coefficients: Sequence[float]) -> Tensor:
     series = torch.full_like(values, coefficients[0])
     for coefficient in coefficients[1:]:
-        series = fused(series, values, _f32(coefficient))
+        series = fused(series, values, f32(coefficient))
     return series
 
 
@@ -202,10 +148,10 @@ def _powers_of_two(whole: Tensor) -> Tensor:
     return ((whole.int() + 127) << 23).view(torch.float32)
 
 
-def _whole(values: Tensor, factor: Tensor) -> Tensor:
+def whole_products(values: Tensor, factor: Tensor) -> Tensor:
     """Return the whole numbers nearest to products, which are below 2^22."""
-    return fused(values, factor, _f32(_MAGIC)) - _MAGIC
+    return fused(values, factor, f32(_MAGIC)) - _MAGIC
 
 
-def _f32(number: float) -> Tensor:
+def f32(number: float) -> Tensor:
     return torch.tensor(number, dtype=torch.float32)

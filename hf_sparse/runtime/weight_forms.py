@@ -82,7 +82,7 @@ class PackedWeight:
 def count_entries(kernels: Kernels, codes: Tensor, form: Form) -> tuple[int, Tensor]:
     """Return the number of entries of int8 codes (out, in) in a form, and where those of each row begin."""
     rows, columns = codes.shape
-    starts = torch.zeros(-(-rows // ROWS) * ROWS // form.tall + 1, dtype=torch.int32, device="cpu")
+    starts = torch.zeros(_rounded_up(rows) // form.tall + 1, dtype=torch.int32, device="cpu")
     total = kernels.library.hf_sparse_count_entries(
         codes.data_ptr(), rows, columns, *_sizes(form, kernels.group), starts.data_ptr()
     )
@@ -117,6 +117,8 @@ def pack(
         indices.data_ptr(),
         words.data_ptr(),
     )
+    row_sums = torch.zeros(_rounded_up(rows), dtype=torch.int32, device="cpu")
+    kernels.library.hf_sparse_sum_rows(codes.data_ptr(), rows, columns, row_sums.data_ptr())
     return PackedWeight(
         kernels.path,
         rows,
@@ -128,7 +130,7 @@ def pack(
         words,
         _padded(multipliers.reshape(-1).expand(rows), torch.float32),
         _padded(torch.zeros(rows, device="cpu") if bias is None else bias.detach(), torch.float32),
-        _padded(codes.sum(1, dtype=torch.int32), torch.int32),
+        row_sums,
     )
 
 
@@ -151,8 +153,11 @@ def _sizes(form: Form, group: int) -> tuple[int, int, int]:
     return form.tall, _steps(form, group), int(not form.wide)
 
 
+def _rounded_up(rows: int) -> int:
+    return -(-rows // ROWS) * ROWS
+
+
 def _padded(values: Tensor, dtype: torch.dtype) -> Tensor:
-    rows = -(-len(values) // ROWS) * ROWS
-    padded = torch.zeros(rows, dtype=dtype, device="cpu")
+    padded = torch.zeros(_rounded_up(len(values)), dtype=dtype, device="cpu")
     padded[: len(values)] = values
     return padded

@@ -10,10 +10,11 @@ from transformers import BertConfig, BertModel
 
 from hf_sparse.architectures import BERT
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.runtime import fuse, reference
+from hf_sparse.runtime import fuse
 from hf_sparse.runtime.bindings import ACTIVATIONS, load_kernels
+from hf_sparse.runtime.encoders import layer_reference
+from hf_sparse.runtime.encoders.parts import encoder_layers
 from hf_sparse.runtime.fused_encoder import FusedEncoder, kept_tokens
-from hf_sparse.runtime.fusion import encoder_layers
 from hf_sparse.runtime.integer_layer import integer_layer, quantized_linears
 from tests.support.runtime_models import batch, build, outputs, prune, quantized
 
@@ -58,7 +59,7 @@ def test_the_encoder_equals_the_reference_bit_for_bit(path: str, activations: st
                 for part, linear in zip(BERT.linears, linears, strict=True)
             ]
             norms = [layer.attention.output.LayerNorm, layer.output.LayerNorm]
-            tokens = reference.encoder_layer(
+            tokens = layer_reference.encoder_layer(
                 six,
                 tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms),
                 4,
@@ -202,7 +203,7 @@ def test_attention_of_long_sequences_keeps_its_precision(path: str) -> None:
     layers = quantized_linears(model)
     ((_, layer, linears),) = encoder_layers(model, BERT)
     norms = [layer.attention.output.LayerNorm, layer.output.LayerNorm]
-    expected = reference.encoder_layer(
+    expected = layer_reference.encoder_layer(
         [integer_layer("", linear, layers[linear]) for linear in linears],
         tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms),
         2,

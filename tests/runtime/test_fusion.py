@@ -12,8 +12,8 @@ from hf_sparse.quantization.convert import detach
 from hf_sparse.runtime import fuse, optimize
 from hf_sparse.runtime.autotune import measured_rates
 from hf_sparse.runtime.bindings import load_kernels
+from hf_sparse.runtime.encoders.parts import encoder_names
 from hf_sparse.runtime.fused_encoder import kept_tokens
-from hf_sparse.runtime.fusion import encoder_names
 from tests.support.runtime_models import batch, build, outputs, quantized
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")

@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import reference
+from hf_sparse.runtime.encoders import layer_reference
 from hf_sparse.runtime.integer_layer import integer_layer, quantized_linears
 
 VALUES = torch.linspace(-30, 30, 20001)
@@ -41,14 +42,18 @@ def test_attention_is_near_that_of_pytorch(tokens: int, width: int) -> None:
     generator = torch.Generator().manual_seed(tokens * width)
     q, k, v = (torch.randn(tokens, width, generator=generator) * 3 for _ in range(3))
     exact = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
-    torch.testing.assert_close(reference.attention(q, k, v), exact, rtol=0, atol=5e-3 * math.sqrt(width))
+    torch.testing.assert_close(
+        layer_reference.attention(q, k, v), exact, rtol=0, atol=5e-3 * math.sqrt(width)
+    )
 
 
 def test_normalize_is_layer_norm() -> None:
     values = torch.randn(5, 37, generator=torch.Generator().manual_seed(0)) * 4 + 2
     weight, bias = torch.rand(37) + 0.5, torch.randn(37)
     exact = functional.layer_norm(values, (37,), weight, bias, 1e-5)
-    torch.testing.assert_close(reference.normalize(values, weight, bias, 1e-5), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        layer_reference.normalize(values, weight, bias, 1e-5), exact, rtol=1e-5, atol=1e-5
+    )
 
 
 class _One(nn.Module):
@@ -89,7 +94,7 @@ def test_the_error_of_attention_is_that_of_docs_runtime(tokens: int, most: float
     generator = torch.Generator().manual_seed(tokens)
     q, k, v = (torch.randn(tokens, 64, generator=generator) for _ in range(3))
     exact = functional.scaled_dot_product_attention(q.double()[None], k.double()[None], v.double()[None])[0]
-    assert (reference.attention(q, k, v) - exact).norm() / exact.norm() < most
+    assert (layer_reference.attention(q, k, v) - exact).norm() / exact.norm() < most
     # What rounding to 8 bits over their range costs the same numbers.
     step = (exact.max() - exact.min()) / 255
     assert ((exact / step).round() * step - exact).norm() / exact.norm() > 4e-3

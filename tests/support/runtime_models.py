@@ -1,13 +1,17 @@
-"""Tiny models of the BERT family, pruned and quantized, and batches for them."""
+"""Tiny models of every family that can be fused, pruned and quantized, and batches for them."""
 
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
 )
@@ -30,16 +34,77 @@ CONFIGS = {
         **SIZES, dim=32, n_layers=2, n_heads=4, hidden_dim=52, **more
     ),
 }
+SPECIAL = {
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+    "mask_token_id": 3,
+}
+# Other families than BERT's, with what is special about them. Texts have up to 600 tokens.
+FAMILIES = {
+    "albert": {"embedding_size": 20, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+    },
+    "deit": {"image_size": 24, "patch_size": 4},
+    "eurobert": {"num_key_value_heads": 2},
+    "gte": {},
+    "jina_embeddings_v3": {},
+    "modernbert": {"local_attention": 10, "num_hidden_layers": 4},
+    "mpnet": {},
+    "nomic_bert": {},
+    "vit": {"image_size": 24, "patch_size": 4},
+}
+IMAGES = ("deit", "vit")
+ALL_HEADS = ("sequence", "token", "answer")
+HEADS_OF = {
+    "albert": ALL_HEADS,
+    "deberta-v2": ALL_HEADS,
+    "deit": ("image",),
+    "eurobert": ALL_HEADS[:2],
+    "gte": ALL_HEADS[:2],
+    "jina_embeddings_v3": ALL_HEADS,
+    "modernbert": ALL_HEADS,
+    "mpnet": ALL_HEADS,
+    "nomic_bert": ALL_HEADS[:2],
+    "vit": ("image",),
+}
 HEADS = {
+    "base": AutoModel,
+    "image": AutoModelForImageClassification,
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "answer": AutoModelForQuestionAnswering,
 }
 
 
+def config_of(name: str, **more: object) -> PreTrainedConfig:
+    if name in CONFIGS:
+        return CONFIGS[name](**more)
+    sizes = {**SIZES, "max_position_embeddings": 600, **LAYERS, **SPECIAL}
+    return AutoConfig.for_model(name, **{**sizes, **FAMILIES[name], **more})
+
+
+def inputs_of(name: str, rows: int = 3, length: int = 20, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return a batch for a model of a family; in a text of a batch, tokens in its middle are masked, too."""
+    if name in IMAGES:
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixel_values": torch.randn(rows, 3, 24, 24, generator=generator)}
+    inputs = batch(rows, length, seed)
+    inputs["attention_mask"][-1, length // 3 : length // 2] = 0
+    return inputs
+
+
 def build(name: str = "bert", head: str = "sequence", **more: object) -> PreTrainedModel:
     torch.manual_seed(7)
-    model = HEADS[head].from_config(CONFIGS[name](**more)).eval()
+    model = HEADS[head].from_config(config_of(name, **more)).eval()
     for target in find_targets(model):
         with torch.no_grad():
             # Livelier than fresh weights, so that mistakes show in the outputs.
@@ -72,7 +137,7 @@ def quantized(
 ) -> PreTrainedModel:
     model = build(name, head)
     prune(model, sparsity)
-    calibrate(model, [batch(seed=seed) for seed in range(3)], **more)
+    calibrate(model, [inputs_of(name, seed=seed) for seed in range(3)], **more)
     return model
 
 

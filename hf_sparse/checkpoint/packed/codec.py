@@ -17,6 +17,8 @@ Positions = Literal["all", "gaps", "bitmap"]
 Method = Literal["stored", "deflate"]
 
 # A gap of 255 or more is written as this byte, repeated as often as it fits, and the remainder.
+# Entries that are decoded together, a multiple of 8.
+_AT_ONCE = 1 << 17
 _ESCAPE = 255
 # Raw DEFLATE, without header and checksum of zlib, with the largest window and memory.
 _RAW, _LEVEL, _MEMORY = -15, 6, 9
@@ -93,24 +95,32 @@ def check_words(coding: Coding, entries: int, itemsize: int) -> None:
 def unpack_codes(coding: Coding, content: memoryview, entries: int, highest: int) -> np.ndarray:
     """Return the int8 numbers, (entries,), that `pack_codes` coded; raise `ValueError` if damaged."""
     check_codes(coding, entries, highest)
-    positions, (plane,) = _decoded(coding, content, entries)
+    places, (plane,) = _decoded(coding, content)
     dense = coding.positions == "all"
-    base = _base(highest, dense)
-    symbols = _split(plane, base, coding.count).astype(np.int16) - highest
-    if not dense:
-        symbols += symbols >= 0
-    return _placed(symbols.astype(np.int8), positions, entries)
+    symbols = _split(plane, _base(highest, dense), coding.count)
+
+    def values(part: slice) -> np.ndarray:
+        found = symbols[part].astype(np.int16) - highest
+        if not dense:
+            found += found >= 0
+        return found.astype(np.int8)
+
+    return _placed(coding, places, entries, np.int8, values)
 
 
 def unpack_words(coding: Coding, content: memoryview, entries: int, itemsize: int) -> np.ndarray:
     """Return the integers, (entries,), that `pack_words` coded; raise `ValueError` if damaged."""
     check_words(coding, entries, itemsize)
-    positions, planes = _decoded(coding, content, entries)
-    values = np.empty((coding.count, itemsize), np.uint8)
-    for byte, plane in enumerate(planes):
-        values[:, byte] = plane
-    words = values.reshape(-1).view(f"<i{itemsize}")
-    return _placed(words, positions, entries)
+    places, planes = _decoded(coding, content)
+    dtype = np.dtype(f"<i{itemsize}")
+
+    def values(part: slice) -> np.ndarray:
+        found = np.empty((len(planes[0][part]), itemsize), np.uint8)
+        for byte, plane in enumerate(planes):
+            found[:, byte] = plane[part]
+        return found.reshape(-1).view(dtype)
+
+    return _placed(coding, places, entries, dtype, values)
 
 
 def _pack(
@@ -222,17 +232,15 @@ def _check(coding: Coding, entries: int, planes: list[int]) -> None:
             raise ValueError(f"{stream.length} bytes are said to hold {stream.size} uncompressed")
 
 
-def _decoded(coding: Coding, content: memoryview, entries: int) -> tuple[np.ndarray | None, list[np.ndarray]]:
+def _decoded(coding: Coding, content: memoryview) -> tuple[np.ndarray | None, list[np.ndarray]]:
+    """Return the places of values as they were coded, if they were, and the planes of values."""
     if len(content) != coding.length:
         raise ValueError(f"there are {len(content)} bytes, {coding.length} were expected")
     planes, first = [], 0
     for stream in coding.streams:
         planes.append(np.frombuffer(_expanded(stream, content[first : first + stream.length]), np.uint8))
         first += stream.length
-    if coding.positions == "all":
-        return None, planes
-    read = _from_gaps if coding.positions == "gaps" else _from_bitmap
-    return read(planes[0], coding.count, entries), planes[1:]
+    return (None, planes) if coding.positions == "all" else (planes[0], planes[1:])
 
 
 def _expanded(stream: Stream, content: memoryview) -> memoryview | bytes:
@@ -259,16 +267,32 @@ def _from_gaps(gaps: np.ndarray, count: int, entries: int) -> np.ndarray:
     return positions
 
 
-def _from_bitmap(bitmap: np.ndarray, count: int, entries: int) -> np.ndarray:
-    positions = np.flatnonzero(np.unpackbits(bitmap).view(bool))
-    if len(positions) != count or (count and positions[-1] >= entries):
-        raise ValueError(f"{len(positions)} positions, {count} were expected")
-    return positions
-
-
-def _placed(values: np.ndarray, positions: np.ndarray | None, entries: int) -> np.ndarray:
-    if positions is None:
-        return values
-    flat = np.zeros(entries, values.dtype)
-    flat[positions] = values
+def _placed(
+    coding: Coding,
+    places: np.ndarray | None,
+    entries: int,
+    dtype: np.dtype | type,
+    values: Callable[[slice], np.ndarray],
+) -> np.ndarray:
+    """Return numbers, (entries,), whose values stand at their places; a part at a time, to save memory."""
+    flat, first, count = np.zeros(entries, dtype), 0, coding.count
+    if places is not None and coding.positions == "gaps":
+        flat[_from_gaps(places, count, entries)] = values(slice(count))
+        return flat
+    for start in range(0, entries, _AT_ONCE):
+        part = flat[start : start + _AT_ONCE]
+        if places is None:
+            part[:] = values(slice(start, start + len(part)))
+            continue
+        kept = np.unpackbits(places[start // 8 :][: -(-len(part) // 8)], count=len(part)).view(bool)
+        last = first + int(np.count_nonzero(kept))
+        if last <= count:
+            # A copy by flags goes from run to run; where runs are short one by positions is faster.
+            long = 2 * np.count_nonzero(kept[1:] != kept[:-1]) < last - first
+            part[kept if long else np.flatnonzero(kept)] = values(slice(first, last))
+        first = last
+    if places is not None:
+        beyond = int(np.unpackbits(places[entries // 8 :])[entries % 8 :].sum())
+        if beyond or first != count:
+            raise ValueError(f"{first + beyond} positions, {count} were expected")
     return flat

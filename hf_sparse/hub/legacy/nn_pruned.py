@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from hf_sparse.architectures import BERT, DISTILBERT, ENCODERS, EncoderNames, feed_forward_width
 from hf_sparse.hub.legacy.old_checkpoint import Conversion, State, some
 
+# Types of models whose parts those tools removed.
+_TYPES = tuple(name for name, names in ENCODERS.items() if names in (BERT, DISTILBERT))
 # Tensors of unfinished runs of nn_pruning, and of the movement pruning that it grew out of.
 _UNFINISHED = (".mask_scores", ".ampere_pattern", ".LayerNorm.accumulator")
 
@@ -33,12 +35,12 @@ def refill_removed(state: State) -> Conversion | None:
     """Fill all layers up to the sizes of the configuration with zeros; see the module."""
     _require_finished(state.tensors)
     removed = _removed_heads(state.config)
-    layers = list(_layers(state.tensors)) if state.config.get("model_type") in ENCODERS else []
+    layers = list(_layers(state.tensors)) if state.config.get("model_type") in _TYPES else []
     if not layers:
         if removed:
             raise ValueError(
                 f"pruned_heads of a {state.config.get('model_type')} cannot be put back, only those of "
-                f"{', '.join(ENCODERS)}; load it with transformers 4"
+                f"{', '.join(_TYPES)}; load it with transformers 4"
             )
         return None
     refill = _Refill(state, removed)

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <limits>
 
-#include "tiles.h"
+#include "places.h"
 
 namespace {
 
@@ -34,20 +34,7 @@ inline Int within(int64_t length, int64_t vector) {
     return (Int)(load(numbers) < every((int32_t)(length - vector * LANES)));
 }
 
-// The largest absolute value among `width` features from `feature` on, as an integer.
-inline int32_t largest_of(float* tiles, int64_t features, int64_t feature, int64_t width, Span span) {
-    Int sizes{};
-    for (int64_t vector = 0; vector < vectors(span.length); vector++) {
-        const Int real = within(span.length, vector);
-        const float* at = place(tiles, features, feature, span.first + vector * LANES);
-        for (int64_t row = 0; row < width; row++, at += TOKENS) sizes = larger(sizes, size_of(load(at)) & real);
-    }
-    int32_t largest = 0;
-    for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, sizes[lane]);
-    return largest;
-}
-
-// The same from the largest of each token and head, which were found as values were stored: [vector][head].
+// The largest absolute value of a head in a sequence, as an integer, from those of each token, [vector][head].
 inline int32_t largest_of(const int32_t* sizes, int64_t heads, int64_t head, Span span) {
     Int found{};
     for (int64_t vector = 0; vector < vectors(span.length); vector++)
@@ -130,15 +117,17 @@ struct Head {
     float *queries, *keys, *values;  // tiles; outputs replace the queries
     int64_t features, feature, width;
     float scaling;
+    int64_t key_feature;  // of keys and values, which several heads may share
+    Distances distances;
     int32_t largest_query, largest_key, largest_value;  // of the sequence, as integers
 };
 
 inline int64_t stride_of(int64_t length) { return (vectors(length) * LANES + ROWS + 1) / 2 * 2; }
 
-// Scratch words that one head needs.
-inline int64_t attention_scratch(int64_t width, int64_t length) {
+// Scratch words that one head needs; `rows` is the number of rows of distances.
+inline int64_t attention_scratch(int64_t width, int64_t length, int64_t rows) {
     const int64_t stride = stride_of(length), block = QUERIES * LANES, pairs = (width + 1) / 2;
-    return pairs * stride + (width + ROWS) * stride / 2 + (pairs + stride) * block;
+    return pairs * stride + (width + ROWS) * stride / 2 + (pairs + stride) * block + rows * (block + stride);
 }
 
 // The largest bound of codes for which the sum of `terms` products fits 31 bits.
@@ -157,45 +146,145 @@ struct Prepared {
     int64_t key_stride, value_stride;
     float query_step, key_step, value_step;
     int32_t* scratch;
+    float *query_rows, *key_rows;  // scores by row of distances, as in ByRow
 };
 
+// A step of scores in powers of two, so small that sums of products stay finite.
+inline float step_of_scores(const Head& head, float one, float other) {
+    return std::min(one * other * head.scaling * 1.44269504f, 1e28f);
+}
+
+// The first and the last row of distances of queries from keys.
+inline Span rows_between(const Head& head, int32_t query, int32_t last_query, int32_t key, int32_t last_key) {
+    const int32_t* rows = head.distances.rows_of;
+    return {rows[query - last_key], rows[last_query - key]};
+}
+
+// Scores of all keys by row of distances.
+inline void keys_by_row(const Head& head, Span span, const Prepared& ready) {
+    const int64_t pairs = (head.width + 1) / 2;
+    const int32_t *columns = head.distances.columns + span.first, *words = head.distances.relations.queries;
+    const Float step = every(step_of_scores(head, ready.key_step, *head.distances.relations.query_steps));
+    const int32_t first = columns[0], last = columns[span.length - 1];
+    const Span rows = rows_between(head, first, last, first, last);
+    for (int64_t row = rows.first / LANES * LANES; row <= rows.length; row += LANES)
+        for (int64_t key = 0; key < span.length; key += ROWS) {
+            Int sums[ROWS][1];
+            multiply_halves<1>(ready.keys + key, 1, ready.key_stride, words + row * pairs, pairs, sums);
+            for (int next = 0; next < ROWS; next++)
+                store(ready.key_rows + (key + next) * head.distances.rows + row, to_float(sums[next][0]) * step);
+        }
+}
+
+// Scores of a block of queries, given as words, by row of distances.
 template <int PARTS>
+inline void queries_by_row(const Head& head, Span rows, const Prepared& ready, const int32_t* queries) {
+    const Relations& relations = head.distances.relations;
+    const Float step = every(step_of_scores(head, ready.query_step, *relations.key_steps));
+    for (int64_t row = rows.first / ROWS * ROWS; row <= rows.length; row += ROWS) {
+        Int sums[ROWS][PARTS];
+        multiply_halves<PARTS>(relations.keys + row, 1, head.distances.rows, queries, (head.width + 1) / 2, sums);
+        for (int next = 0; next < ROWS; next++)
+            for (int part = 0; part < PARTS; part++)
+                store(ready.query_rows + ((row + next) * PARTS + part) * LANES, to_float(sums[next][part]) * step);
+    }
+}
+
+// The keys that a block of queries sees: from a whole stripe on, up to a whole stripe or the end.
+inline Span seen(const Head& head, Span span, int64_t from, int64_t queries) {
+    const int64_t window = head.distances.window;
+    if (window < 0) return {0, span.length};
+    const int32_t* columns = head.distances.columns + span.first;
+    const int64_t last = std::min(from + queries, span.length) - 1;
+    const int32_t* first = std::lower_bound(columns, columns + span.length, columns[from] - window);
+    const int32_t* end = std::upper_bound(columns, columns + span.length, columns[last] + window);
+    const int64_t low = (first - columns) / ROWS * ROWS;
+    return {low, std::min(stripes(end - columns) * ROWS, span.length) - low};
+}
+
+// With PLACED, scores depend on places, and are floats, in powers of two, as soon as they are known.
+template <int PARTS, bool PLACED>
 inline void attend(const Head& head, Span span, const Prepared& ready, int64_t from) {
     constexpr int64_t BLOCK = PARTS * LANES;
-    const int64_t width_pairs = (head.width + 1) / 2, key_pairs = (span.length + 1) / 2;
+    const int64_t width_pairs = (head.width + 1) / 2;
+    const Span keys = PLACED ? seen(head, span, from * LANES, BLOCK) : Span{0, span.length};
+    const int64_t keys_end = keys.first + keys.length, key_pairs = (keys_end + 1) / 2;
+    // Runs begin at multiples of RUN, whatever is seen.
+    const int64_t first_pair = keys.first / 2, first_run = first_pair / (RUN / 2) * (RUN / 2);
     int32_t* queries = ready.scratch;
     // Scores as sums of integers, then probabilities as floats, then as words, each in the place of the former.
     int32_t* scores = queries + width_pairs * BLOCK;
     float* shares = reinterpret_cast<float*>(scores);
     pair_features(head.queries, head.features, head.feature, head.width, span, from, PARTS, ready.query_step, queries,
                   BLOCK);
-    Int largest[PARTS];
-    for (int part = 0; part < PARTS; part++) largest[part] = every(INT32_MIN);
-    for (int64_t key = 0; key < span.length; key += ROWS) {
+    // The exponent of a probability, in powers of two, is the distance to the largest score times `scale`.
+    const float scale = PLACED ? step_of_scores(head, ready.query_step, ready.key_step)
+                               : std::min(ready.query_step * ready.key_step * head.scaling * 1.44269504f, 3e38f);
+    Int largest[PARTS], columns[PARTS];
+    Float top[PARTS];
+    for (int part = 0; part < PARTS; part++) {
+        largest[part] = every(INT32_MIN), top[part] = every(UNSEEN);
+        if constexpr (PLACED) columns[part] = load(head.distances.columns + span.first + (from + part) * LANES);
+    }
+    const int32_t* key_columns = PLACED ? head.distances.columns + span.first : nullptr;
+    const bool contiguous = PLACED && key_columns[span.length - 1] - key_columns[0] == span.length - 1;
+    ByRow by_row = {nullptr, nullptr};
+    if (PLACED && head.distances.relations.any()) {
+        const int64_t last = std::min((from + PARTS) * LANES, span.length) - 1;
+        queries_by_row<PARTS>(head,
+                              rows_between(head, key_columns[from * LANES], key_columns[last],
+                                           key_columns[keys.first], key_columns[keys_end - 1]),
+                              ready, queries);
+        by_row.queries = ready.query_rows;
+    }
+    for (int64_t key = keys.first; key < keys_end; key += ROWS) {
         Int sums[ROWS][PARTS];
         multiply_halves<PARTS>(ready.keys + key, 1, ready.key_stride, queries, width_pairs, sums);
         for (int row = 0; row < ROWS; row++) {
             const bool real = key + row < span.length;
             for (int part = 0; part < PARTS; part++) {
-                store(scores + (key + row) * BLOCK + part * LANES, sums[row][part]);
-                if (real) largest[part] = larger(largest[part], sums[row][part]);
+                const int64_t at = (key + row) * BLOCK + part * LANES;
+                if constexpr (PLACED) {
+                    if (!real) continue;
+                    if (by_row.queries != nullptr) {
+                        by_row.queries = ready.query_rows + part * LANES;
+                        by_row.keys = ready.key_rows + (key + row) * head.distances.rows;
+                    }
+                    const Float found = score<BLOCK>(sums[row][part], every(scale), head.distances, by_row,
+                                                     columns[part], key_columns[key + row], contiguous);
+                    store(shares + at, found);
+                    top[part] = at_least(found, top[part]);
+                } else {
+                    store(scores + at, sums[row][part]);
+                    if (real) largest[part] = larger(largest[part], sums[row][part]);
+                }
             }
         }
     }
-    // The exponent of a probability, in powers of two, is the distance to the largest score times `scale`.
-    const float scale = std::min(ready.query_step * ready.key_step * head.scaling * 1.44269504f, 3e38f);
-    const Float factor_of_scores = every(scale), lowest = every(-120.0f) / every(scale);
-    Float most[PARTS] = {}, top[PARTS];
-    for (int part = 0; part < PARTS; part++) top[part] = to_float(largest[part]);
-    for (int64_t first = 0; first < key_pairs; first += RUN / 2) {
+    const Float factor_of_scores = every(PLACED ? 1.0f : scale), lowest = every(-120.0f) / factor_of_scores;
+    Float most[PARTS] = {};
+    for (int part = 0; part < PARTS; part++)
+        if constexpr (!PLACED) top[part] = to_float(largest[part]);
+    for (int64_t first = first_run; first < key_pairs; first += RUN / 2) {
         Float total[PARTS] = {};
-        for (int64_t pair = first; pair < std::min(first + RUN / 2, key_pairs); pair++) {
+        for (int64_t pair = std::max(first, first_pair); pair < std::min(first + RUN / 2, key_pairs); pair++) {
             const int64_t at = 2 * pair * BLOCK;
             Float share[2 * PARTS];
+            Int hidden[2 * PARTS];
 #pragma GCC unroll 8
-            for (int part = 0; part < 2 * PARTS; part++)
-                share[part] = at_least(to_float(load(scores + at + part * LANES)) - top[part % PARTS], lowest);
+            for (int part = 0; part < 2 * PARTS; part++) {
+                Float found;
+                if constexpr (PLACED) {
+                    found = load(shares + at + part * LANES);
+                    hidden[part] = (Int)(found < every(LOWEST_SCORE));
+                } else {
+                    found = to_float(load(scores + at + part * LANES));
+                }
+                share[part] = at_least(found - top[part % PARTS], lowest);
+            }
             power_of_two(share, factor_of_scores);
+            if constexpr (PLACED)
+                for (int part = 0; part < 2 * PARTS; part++) share[part] = number(bits(share[part]) & ~hidden[part]);
             if (2 * pair + 1 == span.length)
                 for (int part = PARTS; part < 2 * PARTS; part++) share[part] = every(0.0f);
 #pragma GCC unroll 8
@@ -210,7 +299,7 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     Int whole[PARTS] = {};
     for (int part = 0; part < PARTS; part++)
         factor[part] = at_most(every(SUM_OF_PROBABILITIES) / most[part], every(32767.0f));
-    for (int64_t pair = 0; pair < key_pairs; pair++)
+    for (int64_t pair = first_pair; pair < key_pairs; pair++)
 #pragma GCC unroll 8
         for (int part = 0; part < PARTS; part++) {
             const float* at = shares + 2 * pair * BLOCK + part * LANES;
@@ -223,10 +312,10 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
     for (int64_t row = 0; row < head.width; row += ROWS) {
         Float found[ROWS][PARTS] = {};
         const int32_t* values = reinterpret_cast<const int32_t*>(ready.values + row * ready.value_stride);
-        for (int64_t first = 0; first < key_pairs; first += RUN / 2) {
+        for (int64_t first = first_run; first < key_pairs; first += RUN / 2) {
             Int sums[ROWS][PARTS];
-            multiply_halves<PARTS>(values + first, ready.value_stride / 2, 1, scores + first * BLOCK,
-                                   std::min(RUN / 2, key_pairs - first), sums);
+            const int64_t pair = std::max(first, first_pair), end = std::min(first + RUN / 2, key_pairs);
+            multiply_halves<PARTS>(values + pair, ready.value_stride / 2, 1, scores + pair * BLOCK, end - pair, sums);
             for (int next = 0; next < ROWS; next++)
                 for (int part = 0; part < PARTS; part++) found[next][part] += to_float(sums[next][part]);
         }
@@ -236,6 +325,15 @@ inline void attend(const Head& head, Span span, const Prepared& ready, int64_t f
                             span.first + (from + part) * LANES),
                       found[next - row][part] * back[part]);
     }
+}
+
+template <bool PLACED>
+inline void attend_blocks(const Head& head, Span span, const Prepared& ready) {
+    int64_t vector = 0;
+    // Blocks of queries may begin in one tile and end in the next.
+    for (; vector + QUERIES <= vectors(span.length); vector += QUERIES)
+        attend<QUERIES, PLACED>(head, span, ready, vector);
+    for (; vector < vectors(span.length); vector++) attend<1, PLACED>(head, span, ready, vector);
 }
 
 inline void attend(const Head& head, Span span, int32_t* scratch) {
@@ -264,13 +362,16 @@ inline void attend(const Head& head, Span span, int32_t* scratch) {
     ready.values = values;
     ready.scratch = keys + width_pairs * even + (head.width + ROWS) * even / 2;
     std::memset(keys, 0, (size_t)(ready.scratch - keys) * sizeof(int32_t));
-    pair_features(head.keys, head.features, head.feature, head.width, span, 0, vectors(span.length),
+    pair_features(head.keys, head.features, head.key_feature, head.width, span, 0, vectors(span.length),
                   ready.key_step, keys, even);
-    list_features(head.values, head.features, head.feature, head.width, span, ready.value_step, values, even);
-    int64_t vector = 0;
-    // Blocks of queries may begin in one tile and end in the next.
-    for (; vector + QUERIES <= vectors(span.length); vector += QUERIES) attend<QUERIES>(head, span, ready, vector);
-    for (; vector < vectors(span.length); vector++) attend<1>(head, span, ready, vector);
+    list_features(head.values, head.features, head.key_feature, head.width, span, ready.value_step, values, even);
+    ready.key_rows = reinterpret_cast<float*>(ready.scratch + (width_pairs + even) * QUERIES * LANES);
+    ready.query_rows = ready.key_rows + even * head.distances.rows;
+    if (head.distances.relations.any()) keys_by_row(head, span, ready);
+    if (head.distances.any())
+        attend_blocks<true>(head, span, ready);
+    else
+        attend_blocks<false>(head, span, ready);
 }
 
 }  // namespace

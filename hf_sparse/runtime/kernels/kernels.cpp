@@ -32,6 +32,10 @@ void hf_sparse_fill_entries(const int8_t* codes, int64_t rows, int64_t columns, 
     fill_entries(codes, rows, columns, {tall, wide, by_columns}, starts, indices, words);
 }
 
+void hf_sparse_sum_rows(const int8_t* codes, int64_t rows, int64_t columns, int32_t* sums) {
+    sum_rows(codes, rows, columns, sums);
+}
+
 // Returns freed memory to the system: unpacking frees as much as a whole model.
 void hf_sparse_trim() {
 #ifdef __GLIBC__
@@ -63,10 +67,10 @@ int64_t hf_sparse_linear_few(const Rows* rows, const Grid* grid, const float* in
     return 0;
 }
 
-int64_t hf_sparse_encode(const Encoder* encoder, const float* input, const uint8_t* mask, int64_t batch,
-                      int64_t length, float* output, int64_t threads) {
+int64_t hf_sparse_encode(const Encoder* encoder, const float* input, const uint8_t* mask, const int32_t* positions,
+                      int64_t batch, int64_t length, float* output, int64_t threads) {
     try {
-        encode(*encoder, input, mask, batch, length, output, (int)threads);
+        encode(*encoder, input, mask, positions, batch, length, output, (int)threads);
     } catch (const std::bad_alloc&) {
         return 1;
     }

@@ -13,11 +13,17 @@ struct Moments {
     Float mean[DEPTH], inverse[DEPTH];
 };
 
+inline void sum_features(const float* values, int64_t features, Float sums[DEPTH]) {
+    for (int64_t feature = 0; feature < features; feature++)
+        for (int part = 0; part < DEPTH; part++) sums[part] += load(values + feature * TOKENS + part * LANES);
+}
+
 // `sums` are those of each token's values, added in the order of the features.
-inline Moments moments(const float* values, int64_t features, double epsilon, const Float sums[DEPTH]) {
+inline Moments moments(const float* values, int64_t features, double epsilon, bool centered,
+                       const Float sums[DEPTH]) {
     const Float count = every((float)features), little = every((float)epsilon);
     Moments found = {};
-    for (int part = 0; part < DEPTH; part++) found.mean[part] = sums[part] / count;
+    for (int part = 0; centered && part < DEPTH; part++) found.mean[part] = sums[part] / count;
     for (int64_t feature = 0; feature < features; feature++)
         for (int part = 0; part < DEPTH; part++) {
             const Float apart = load(values + feature * TOKENS + part * LANES) - found.mean[part];
@@ -32,12 +38,12 @@ inline Moments moments(const float* values, int64_t features, double epsilon, co
     return found;
 }
 
-// LayerNorm of each token of a tile; calls give(first, normalized) for the ROWS features from `first` on, with zeros
-// for those beyond the last.
+// LayerNorm of each token of a tile, or RMSNorm, which subtracts no mean; calls give(first, normalized) for the
+// ROWS features from `first` on, with zeros for those beyond the last.
 template <typename Give>
 inline void normalize(const float* values, int64_t features, const Float sums[DEPTH], const float* weight,
-                      const float* bias, double epsilon, const Give& give) {
-    const Moments found = moments(values, features, epsilon, sums);
+                      const float* bias, double epsilon, bool centered, const Give& give) {
+    const Moments found = moments(values, features, epsilon, centered, sums);
     for (int64_t first = 0; first < features; first += ROWS) {
         Float normalized[ROWS][DEPTH];
         for (int row = 0; row < ROWS; row++)

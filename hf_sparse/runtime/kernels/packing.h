@@ -78,6 +78,15 @@ inline int64_t entries(const uint8_t* united, int64_t columns, Form form, const 
     return count;
 }
 
+// The sums of the codes of each row.
+inline void sum_rows(const int8_t* codes, int64_t rows, int64_t columns, int32_t* sums) {
+    for (int64_t row = 0; row < rows; row++, codes += columns) {
+        int32_t sum = 0;
+        for (int64_t column = 0; column < columns; column++) sum += codes[column];
+        sums[row] = sum;
+    }
+}
+
 inline int64_t starts_of(int64_t rows, Form form) { return stripes(rows) * ROWS / form.tall + 1; }
 
 inline int64_t count_entries(const int8_t* codes, int64_t rows, int64_t columns, Form form, uint32_t* starts) {
