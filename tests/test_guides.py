@@ -65,6 +65,7 @@ def test_there_is_a_guide_for_every_errand() -> None:
         "prune",
         "publish",
         "quantize",
+        "serve",
         "teacher_cache",
         "transfer",
     ]

@@ -2,15 +2,14 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
@@ -34,6 +33,7 @@ from hf_sparse.checkpoint.packed.packed_file import (
     read_packed,
     write_packed,
 )
+from hf_sparse.checkpoint.packed.undrawn import Undrawn
 from hf_sparse.checkpoint.packed.validation import (
     compare,
     compare_layers,
@@ -50,8 +50,6 @@ from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.targets import find_targets
 
 _WEIGHT = ".weight"
-# Methods of tensors that draw random values.
-_DRAW = {"normal_", "uniform_"}
 # The file is absent while its configuration is replaced, which readers wait for.
 _FILES = FileGroup("packed-", marker=PACKED, order=lambda name: (name == PACKED, name))
 
@@ -278,23 +276,3 @@ def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, device: str) -
     # transformers does this where it draws weights.
     model.tie_weights()
     return model
-
-
-class Undrawn(TorchFunctionMode):
-    """Leaves parameters uninitialized, whatever modules draw for them, since their values come from a file.
-
-    In this thread only: `no_init_weights` of transformers puts empty functions in place of those of torch for
-    the whole process, and when two threads do so at once, for good.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        named = kwargs or {}
-        if func.__name__ in _DRAW or getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else named["tensor"]
-        return func(*args, **named)

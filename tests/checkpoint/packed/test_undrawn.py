@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
-from hf_sparse.checkpoint.packed.model import Undrawn
+from hf_sparse.checkpoint.packed.undrawn import Undrawn
 from tests.support.tiny import SIZES
 
 KINDS = {
@@ -49,3 +49,18 @@ def test_other_threads_draw_meanwhile_and_all_do_afterwards() -> None:
     left.set()
     other.join()
     assert found == [True] and drawn()
+
+
+def test_drawing_until_all_values_fit_ends() -> None:
+    # ModernBERT draws so, and values that are not drawn would be left as they are found in memory.
+    values = [torch.full((8, 8), 1e30) for _ in range(2)]
+
+    def draw() -> None:
+        with Undrawn():
+            nn.init.trunc_normal_(values[0], std=0.02, a=-0.06, b=0.06)
+            nn.init.trunc_normal_(values[1], std=1.0, a=0.01, b=0.02)
+
+    drawing = threading.Thread(target=draw, daemon=True)
+    drawing.start()
+    drawing.join(20)
+    assert not drawing.is_alive()
