@@ -78,8 +78,10 @@ def test_a_plain_sparse_model_is_rounded_and_near(name: str) -> None:
     assert (found - exact)[mask].norm() < 0.06 * exact[mask].norm()
 
 
-@pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("activations", ["uint8_per_tensor", "none"])
+@pytest.mark.parametrize(
+    ("name", "activations"),
+    [*((name, "uint8_per_tensor") for name in HERE), ("modernbert", "none"), ("mpnet", "int8_per_token")],
+)
 def test_the_encoder_equals_the_reference_bit_for_bit(path: str, name: str, activations: str) -> None:
     model = build(name, "base")
     prune(model, 0.6)
@@ -174,7 +176,7 @@ def test_a_packed_directory_gives_what_the_model_gave(name: str, tmp_path) -> No
     model, inputs = quantized(name, head), inputs_of(name)
     save_packed(model, tmp_path)
     found = load(tmp_path)
-    assert len(encoder_of(found).layers) == model.config.num_hidden_layers * (2 if name == "albert" else 1)
+    assert len(encoder_of(found).layers) == model.config.num_hidden_layers
     assert torch.equal(outputs(found, inputs)["logits"], outputs(fuse(model), inputs)["logits"])
 
 
@@ -201,8 +203,15 @@ def test_either_attention_of_transformers_gives_the_mask(name: str, attention: s
 
 
 def test_layers_of_albert_are_packed_once() -> None:
-    encoder = encoder_of(fuse(quantized("albert", "base")))
-    assert len(encoder.layers) == 8 and len({id(layer) for layer in encoder.layers}) == 4
+    model, inputs = build("albert", "base", inner_group_num=2), inputs_of("albert")
+    exact = outputs(model, inputs)
+    fused = fuse(model)
+    compare(outputs(fused, inputs), exact, inputs["attention_mask"])
+    encoder = encoder_of(fused)
+    # Three calls of groups of two layers: the first group twice.
+    first, second, *_ = encoder.layers
+    assert [layer in (first, second) for layer in encoder.layers] == [True] * 4 + [False] * 2
+    assert encoder.layers[:2] == encoder.layers[2:4]
     # The Linear before the layers computes in PyTorch.
     assert encoder.embedding_hidden_mapping_in.in_features == 20
 

@@ -296,5 +296,7 @@ class Undrawn(TorchFunctionMode):
     ) -> Any:
         named = kwargs or {}
         if func.__name__ in _DRAW or getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else named["tensor"]
+            tensor = args[0] if args else named["tensor"]
+            # `trunc_normal_` draws again until all numbers are within bounds, so these have to be.
+            return tensor.zero_() if func is Tensor.normal_ else tensor
         return func(*args, **named)
