@@ -67,30 +67,72 @@ std::vector<float> solve_linear() {
     return output;
 }
 
+// One side of the relations of a layer: 16-bit codes [head][feature][row] in words of pairs of features.
+struct Side {
+    std::vector<int32_t> words;
+    std::vector<float> steps;
+
+    Side(int64_t heads, int64_t width, int64_t rows, bool by_vector) {
+        const std::vector<int32_t> codes = read<int32_t>(heads * width * rows);
+        steps = read<float>(heads);
+        const int64_t pairs = (width + 1) / 2;
+        words.resize((size_t)(heads * pairs * rows));
+        for (int64_t at = 0; at < (int64_t)words.size(); at++) {
+            const int64_t head = at / (pairs * rows), pair = at / rows % pairs, row = at % rows;
+            const int32_t* from = codes.data() + (head * width + 2 * pair) * rows + row;
+            const uint32_t second = 2 * pair + 1 < width ? (uint32_t)from[rows] : 0;
+            const int64_t place = by_vector ? (row / LANES * pairs + pair) * LANES + row % LANES : pair * rows + row;
+            words[(size_t)(head * pairs * rows + place)] = (int32_t)(((uint32_t)*from & 0xffff) | second << 16);
+        }
+    }
+};
+
 std::vector<float> solve_encoder() {
-    const std::vector<int64_t> sizes = read<int64_t>(8);
-    const int64_t hidden = sizes[0], count = sizes[4], batch = sizes[5], length = sizes[6], threads = sizes[7];
-    const double epsilon = read<double>();
+    const std::vector<int64_t> sizes = read<int64_t>(17);
+    const int64_t hidden = sizes[0], inner = sizes[1], heads = sizes[2], key_heads = sizes[3];
+    const int64_t linears = sizes[7], count = sizes[8], batch = sizes[9], length = sizes[10], threads = sizes[11];
+    const int64_t kinds = sizes[12], pairs = sizes[13], places = sizes[14], biased = sizes[15], rows = sizes[16];
+    const double epsilon = read<double>(), scaling = read<double>();
     std::vector<std::vector<Weight>> weights((size_t)count);
     std::vector<std::vector<float>> norms;
-    for (auto& linears : weights) {
-        for (int linear = 0; linear < 6; linear++) linears.emplace_back();
-        for (int vector = 0; vector < 4; vector++) norms.push_back(read<float>(hidden));
-    }
+    std::vector<Side> sides;
     std::vector<Layer> layers;
-    for (size_t at = 0; at < weights.size(); at++) {
-        const auto& all = weights[at];
-        const auto* vectors = &norms[4 * at];
+    sides.reserve((size_t)(2 * count)), norms.reserve((size_t)(4 * count));
+    for (auto& all : weights) {
+        for (int64_t linear = 0; linear < linears; linear++) all.emplace_back();
+        const int64_t first_norm = read<int64_t>(), rotation = read<int64_t>(), window = read<int64_t>();
+        const float* vectors[4] = {};
+        for (int vector = first_norm ? 0 : 2; vector < 4; vector++) {
+            norms.push_back(read<float>(hidden));
+            vectors[vector] = norms.back().data();
+        }
+        Relations relations{};
+        if (rows) {
+            for (const bool by_vector : {false, true}) sides.emplace_back(heads, hidden / heads, rows, by_vector);
+            const Side &keys = sides[sides.size() - 2], &queries = sides.back();
+            relations = {keys.words.data(), queries.words.data(), keys.steps.data(), queries.steps.data()};
+        }
+        const bool gated = linears == 7;
+        const Weight& last = all.back();
         layers.push_back({all[0].matrix(), all[1].matrix(), all[2].matrix(), all[3].matrix(), all[4].matrix(),
-                          all[5].matrix(), all[0].grid, all[1].grid, all[2].grid, all[3].grid, all[4].grid,
-                          all[5].grid, vectors[0].data(), vectors[1].data(), vectors[2].data(),
-                          vectors[3].data()});
+                          gated ? all[5].matrix() : Matrix{}, last.matrix(), all[0].grid, all[1].grid, all[2].grid,
+                          all[3].grid, all[4].grid, gated ? all[5].grid : Grid{}, last.grid, vectors[0], vectors[1],
+                          vectors[2], vectors[3], rotation, window, relations});
     }
-    const Encoder encoder{hidden, sizes[1], sizes[2], sizes[3], count, layers.data(), epsilon};
+    const int64_t distances = 2 * length - 1 + PADDING;
+    const std::vector<float> rotations = read<float>(kinds * places * 2 * pairs);
+    const std::vector<float> biases = read<float>(biased * heads * distances);
+    const std::vector<int32_t> rows_of = read<int32_t>(rows ? distances : 0);
+    const Encoder encoder{hidden,   inner,   heads,         key_heads, sizes[4],
+                          sizes[5], sizes[6], count,        layers.data(), epsilon, scaling,
+                          {kinds ? rotations.data() : nullptr, pairs, places, biased ? biases.data() : nullptr,
+                           rows ? rows_of.data() : nullptr, rows, length - 1}};
     const std::vector<uint8_t> mask = read<uint8_t>(batch * length);
+    const std::vector<int32_t> positions = read<int32_t>(kinds ? batch * length : 0);
     const std::vector<float> input = read<float>(batch * length * hidden);
     std::vector<float> output(input.size());
-    hf_sparse_encode(&encoder, input.data(), mask.data(), batch, length, output.data(), threads);
+    hf_sparse_encode(&encoder, input.data(), mask.data(), kinds ? positions.data() : nullptr, batch, length,
+                     output.data(), threads);
     return output;
 }
 

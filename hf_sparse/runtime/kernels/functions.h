@@ -20,7 +20,11 @@ inline void polynomial(const Float (&values)[COUNT], const float (&coefficients)
 }
 
 // value * 2^exponent, where the low bits of `exponent`, a sum with MAGIC, hold the exponent.
-inline Float scaled(Float value, Float exponent) { return number(bits(value) + (bits(exponent) << 23)); }
+inline Float scaled(Float value, Float exponent) {
+    // Sums of unsigned numbers may pass the end.
+    typedef uint32_t Whole __attribute__((vector_size(4 * LANES)));
+    return number((Int)((Whole)bits(value) + ((Whole)bits(exponent) << 23)));
+}
 
 // e^x with a relative error of at most 2e-7 from -87 to 88; outside that range, the value at its end.
 template <int COUNT>
