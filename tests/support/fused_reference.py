@@ -10,8 +10,8 @@ from transformers import PreTrainedConfig
 from hf_sparse.quantization.quantized_layers import QuantizedLayer
 from hf_sparse.runtime.bindings import ACTIVATIONS
 from hf_sparse.runtime.encoders import layer_reference
+from hf_sparse.runtime.encoders.encoder_parts import encoder_layers, encoder_names
 from hf_sparse.runtime.encoders.layer_reference import Coded, Distances, Variant
-from hf_sparse.runtime.encoders.parts import encoder_layers, encoder_names
 from hf_sparse.runtime.encoders.places import LOG2_E, half_codes, row_table
 from hf_sparse.runtime.integer_layer import IntegerLayer, integer_layer
 from hf_sparse.runtime.reference import linear

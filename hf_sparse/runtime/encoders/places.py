@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_sparse.runtime.bindings import Places, Relations
+from hf_sparse.runtime.reference import halves
 
 # Unused biases behind each row, as in kernels/encoder.h.
 _PADDING = 16
@@ -153,10 +154,8 @@ def row_table(encoder: Any, count: int) -> tuple[Tensor, int]:
 
 def half_codes(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return 16-bit codes of the values of a head (rows, width), as int32, and the step between them."""
-    bound = min(32767, int((2147483647 / values.shape[1]) ** 0.5))
-    most = values.abs().max()
-    step = torch.where(most > 1e-30, most / bound, 1.0)
-    return (values / step).round().clamp(-bound, bound).to(torch.int32), step
+    codes, step = halves(values, min(32767, int((2147483647 / values.shape[1]) ** 0.5)))
+    return codes.to(torch.int32), step
 
 
 def relation_tables(keys: Tensor | None, queries: Tensor | None, heads: int, lanes: int) -> RelationTables:
