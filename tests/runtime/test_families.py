@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 from hf_sparse.architectures import ENCODERS
 from hf_sparse.checkpoint.packed.model import save_packed
 from hf_sparse.quantization.calibrate import calibrate
-from hf_sparse.runtime import fuse, load
+from hf_sparse.runtime import fuse, load, optimize
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.fused_encoder import FusedEncoder
 from hf_sparse.runtime.integer_layer import quantized_linears
@@ -200,6 +200,21 @@ def test_either_attention_of_transformers_gives_the_mask(name: str, attention: s
     expected = outputs(fuse(copy.deepcopy(model)), inputs)["last_hidden_state"]
     model.set_attn_implementation(attention)
     assert torch.equal(outputs(fuse(model), inputs)["last_hidden_state"], expected)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_inner_states_are_refused(name: str) -> None:
+    model, inputs = fuse(build(name, "base")), inputs_of(name)
+    with pytest.raises(ValueError, match="output_hidden_states is set"):
+        model(**inputs, output_hidden_states=True)
+
+
+def test_a_packed_model_that_cannot_be_fused_is_optimized(tmp_path) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    model, inputs = build("nomic_bert", "sequence", rope_parameters=rope), inputs_of("nomic_bert")
+    calibrate(model, [inputs])
+    save_packed(model, tmp_path)
+    assert torch.equal(outputs(load(tmp_path), inputs)["logits"], outputs(optimize(model), inputs)["logits"])
 
 
 def test_layers_of_albert_are_packed_once() -> None:

@@ -14,8 +14,6 @@ from hf_sparse.runtime.reference import halves
 _PADDING = 16
 # The kernels add biases to exponents of two.
 LOG2_E = 1.44269504
-# Rotary embeddings whose tables depend on the length of a text.
-_VARIABLE = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +107,9 @@ class PositionsAlone(nn.Module):
 def rotation_table(rotary: nn.Module, kinds: Sequence[str | None], count: int) -> Tensor:
     """Return the cosines and sines of positions up to `count`, (kinds, count, 2 * pairs).
 
-    Raises `ValueError` for rotary embeddings that depend on the length of a text, or turn other features than
-    one of the first half with one of the second.
+    Raises `ValueError` for rotary embeddings that turn other features than one of the first half with one of
+    the second.
     """
-    of_kinds = getattr(rotary, "rope_type", None)
-    for name in of_kinds.values() if isinstance(of_kinds, dict) else [of_kinds]:
-        if name in _VARIABLE:
-            raise ValueError(f"its rotary embeddings are {name}, which depend on the length of a text")
     states, positions = torch.zeros(1, device="cpu"), torch.arange(count, device="cpu")[None]
     tables = []
     for kind in kinds:
