@@ -1,6 +1,7 @@
 """The reference against PyTorch's own functions and the fake-quantized layers."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ VALUES = torch.linspace(-30, 30, 20001)
 @pytest.mark.parametrize(
     ("mine", "torchs", "tolerance"),
     [
-        (reference.gelu, functional.gelu, 6e-5),
+        (reference.gelu, functional.gelu, 3e-5),
         (reference.gelu_tanh, lambda x: functional.gelu(x, approximate="tanh"), 1e-5),
         (reference.silu, functional.silu, 1e-5),
         (reference.relu, functional.relu, 0.0),
@@ -27,6 +28,39 @@ VALUES = torch.linspace(-30, 30, 20001)
 )
 def test_activations_are_those_of_pytorch(mine, torchs, tolerance) -> None:
     torch.testing.assert_close(mine(VALUES), torchs(VALUES), rtol=0, atol=tolerance)
+
+
+def rounded(exact: Fraction) -> float:
+    """Return the float32 that is nearest to a number, ties to even, found among its neighbors."""
+    near = torch.tensor(float(exact)).view(torch.int32)
+    around = (near + torch.arange(-1, 2, dtype=torch.int32)).view(torch.float32).tolist()
+    # Neighbors have last bits of 0 and 1 in turns.
+    odd = dict(zip(around, ((near + torch.arange(-1, 2)) % 2).tolist(), strict=True))
+    return min(around, key=lambda value: (abs(Fraction(value) - exact), odd[value]))
+
+
+def test_products_and_sums_are_rounded_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other, term = torch.randn(3, 2000, generator=generator)
+    # Sums of numbers of different sizes, and where they cancel.
+    term[500:] *= 2.0 ** torch.randint(-30, 30, (1500,), generator=generator)
+    term[1500:] = -(one * other)[1500:]
+    # A little below the middle between two floats: float64 rounds it to the middle, and then to the even one.
+    little = 2.0**-23
+    one[:2] = 1 + little
+    other[:2] = torch.tensor([1, -1]) * (1 - little) * 2.0**-24
+    term[:2] = torch.tensor([1, -1]) * (1 + little)
+    found = reference.fused(one, other, term).tolist()
+    parts = zip(one.tolist(), other.tolist(), term.tolist(), strict=True)
+    exact = [Fraction(a) * Fraction(b) + Fraction(c) for a, b, c in parts]
+    assert found == [rounded(value) for value in exact]
+
+
+def test_powers_of_two_are_as_precise_as_probabilities_need() -> None:
+    values = torch.linspace(-120, 0, 100001)
+    exact = (values.double() * 0.5).exp2()
+    found = reference.power_of_two(values, torch.tensor(0.5)).double()
+    assert ((found - exact).abs() / exact).max() < 8e-5 and found.max() < 1
 
 
 def test_the_exponential_is_exact_to_a_few_units_in_the_last_place() -> None:

@@ -44,7 +44,7 @@ SPECIAL = {
 }
 # Other families than BERT's, with what is special about them. Texts have up to 600 tokens.
 FAMILIES = {
-    "albert": {"embedding_size": 20, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+    "albert": {"embedding_size": 20, "num_hidden_layers": 3, "num_hidden_groups": 2},
     "deberta-v2": {
         "relative_attention": True,
         "position_buckets": 8,
@@ -53,7 +53,8 @@ FAMILIES = {
         "pos_att_type": ["p2c", "c2p"],
         "position_biased_input": False,
     },
-    "deit": {"image_size": 24, "patch_size": 4},
+    # Several classes of it classify images.
+    "deit": {"image_size": 24, "patch_size": 4, "architectures": ["DeiTForImageClassification"]},
     "eurobert": {"num_key_value_heads": 2},
     "gte": {},
     "jina_embeddings_v3": {},

@@ -89,9 +89,10 @@ inline void list_features(float* tiles, int64_t features, int64_t feature, int64
 }
 
 // sums[ROWS][PARTS] of products over pairs. Weights are words, with strides `across` between rows and `along`
-// between pairs; words of the other side are [pair][PARTS vectors].
+// between pairs; words of the other side are [pair][PARTS vectors]. Not inlined: inside of a long function compilers do
+// not keep the sums in registers.
 template <int PARTS>
-inline void multiply_halves(const int32_t* weights, int64_t across, int64_t along, const int32_t* words,
+__attribute__((noinline)) void multiply_halves(const int32_t* weights, int64_t across, int64_t along, const int32_t* words,
                             int64_t pairs, Int sums[ROWS][PARTS]) {
     typedef int32_t Loose __attribute__((aligned(2), may_alias));
     Int kept[ROWS][PARTS] = {};

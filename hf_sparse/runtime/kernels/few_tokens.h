@@ -109,10 +109,10 @@ inline void sum_rows(const Rows& weight, int64_t first, int64_t last, const uint
 // The first processors with VNNI cannot spread bytes to the places of a mask.
 inline bool spreads_bytes() { return __builtin_cpu_supports("avx512vbmi2"); }
 
-#define HF_SPARSE_SPREADS __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi2")))
+#define SPREADING __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi2")))
 
 // The sums of the lanes of 16 vectors, in their order.
-HF_SPARSE_SPREADS inline __m512i sums_of_lanes(const __m512i (&each)[16]) {
+SPREADING inline __m512i sums_of_lanes(const __m512i (&each)[16]) {
     __m512i four[4];
     for (int some = 0; some < 4; some++) {
         const __m512i *at = each + 4 * some;
@@ -126,7 +126,7 @@ HF_SPARSE_SPREADS inline __m512i sums_of_lanes(const __m512i (&each)[16]) {
 }
 
 template <int COUNT>
-HF_SPARSE_SPREADS void sum_rows_spread(const Rows& weight, int64_t first, int64_t last, const uint8_t* codes,
+SPREADING void sum_rows_spread(const Rows& weight, int64_t first, int64_t last, const uint8_t* codes,
                                        int64_t stride, int32_t sums[COUNT][TOGETHER]) {
     const int64_t count = blocks(weight.columns);
     __m512i found[COUNT][TOGETHER];
