@@ -9,14 +9,15 @@ from torch import Tensor
 from hf_sparse.native.build import once
 from hf_sparse.runtime.bindings import Grid, Kernels, pointer
 from hf_sparse.runtime.integer_layer import IntegerLayer
-from hf_sparse.runtime.row_weights import RowWeight, pack_rows
 from hf_sparse.runtime.weight_forms import (
     ROWS,
     Form,
     PackedWeight,
+    RowWeight,
     count_entries,
     forms,
     pack,
+    pack_rows,
     require_codes,
 )
 
