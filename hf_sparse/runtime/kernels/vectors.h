@@ -8,8 +8,8 @@
 //   at_least(), at_most(), larger(), fused(), rounded(), store_line(), word(), halves()
 //                                  if its instructions do better than the portable code
 //
-// All arithmetic runs along tokens: a lane is a token. So nothing is ever summed across lanes, and every path
-// gives the same bits, however wide its vectors are.
+// All arithmetic runs along tokens: a lane is a token. So nothing is summed across lanes, and every path gives the
+// same bits, however wide its vectors are. few_tokens.h alone has columns in its lanes, and sums integers across them.
 //
 // A word holds the codes of GROUP consecutive features of one token: four bytes if the processor multiplies bytes
 // without overflow, else two halves of 16 bits.
