@@ -7,7 +7,6 @@ medians over the rounds. `all Linears` are the layers that the runtime replaces,
 
 import argparse
 import copy
-import time
 from collections.abc import Callable
 from statistics import median
 
@@ -22,7 +21,7 @@ from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import optimize
 from hf_sparse.runtime.bindings import load_kernels
 from hf_sparse.runtime.linear import RuntimeLinear
-from measuring import instructions, write_results
+from measuring import company, instructions, time_in_turns, write_results
 
 CONFIG = {
     "vocab_size": 8192,
@@ -97,14 +96,6 @@ def linears(model: LlamaForCausalLM) -> Callable[[], None]:
     return call
 
 
-def milliseconds(call: Callable[[], None]) -> float:
-    """Return the time of this process for the second of two calls."""
-    call()
-    begin = time.process_time()
-    call()
-    return 1e3 * (time.process_time() - begin)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=25)
@@ -121,21 +112,19 @@ def main() -> None:
             own[name] = optimize(model)
         others = {name: copy.deepcopy(dense).to(dtype) for name, dtype in OTHERS.items()}
         timed = {
-            (name, what): make(model)
+            f"{name}, {what}": make(model)
             for name, model in (own | others).items()
             for what, make in ((STEP, steps), (ALONE, linears))
         }
-        taken: dict[tuple[str, str], list[float]] = {key: [] for key in timed}
-        for _ in track(range(options.rounds), "Generating"):
-            for key, call in timed.items():
-                taken[key].append(milliseconds(call))
+        taken = time_in_turns(timed, track(range(options.rounds), "Generating"))
+        busy = company(taken, 1)
     rows = []
     for name, model in (own | others).items():
         row: dict[str, object] = {"model": name, "bar, x": BARS.get(name)}
         for part, what in (("step", STEP), ("Linears", ALONE)):
-            row[what] = round(median(taken[name, what]), 2)
+            row[what] = round(median(taken[f"{name}, {what}"].cpu), 2)
             for other in OTHERS if name in own else ():
-                pairs = zip(taken[other, what], taken[name, what], strict=True)
+                pairs = zip(taken[f"{other}, {what}"].cpu, taken[f"{name}, {what}"].cpu, strict=True)
                 row[f"{part}, x {other}"] = round(median(slow / fast for slow, fast in pairs), 2)
         row["weights MB"] = round(held_bytes(model) / 1e6, 1)
         rows.append(row)
@@ -147,6 +136,7 @@ def main() -> None:
         "spreads bytes": bool(kernels.library.hf_sparse_spreads_bytes()),
         "threads": 1,
         "rounds": options.rounds,
+        "machine": busy,
     }
     name = f"runtime_generation_{instructions()}"
     print(write_results(name, "A decoder's step in the CPU runtime", rows, settings, COLUMNS))
