@@ -58,11 +58,20 @@ class SavedState:
 
 
 def write_state(directory: str | Path, state: SavedState) -> None:
-    """Write the sidecar into a checkpoint or model directory, with the hashes of the weights there."""
+    """Write the sidecar into a checkpoint or model directory, with the hashes of the weights there.
+
+    Raises `ValueError` for numbers of a type that the file does not hold.
+    """
     sections = {_MASKS: state.masks, **state.extras}
     tensors = {
         f"{section}/{name}": value for section, held in sections.items() for name, value in held.items()
     }
+    for name, value in tensors.items():
+        if value.dtype not in _DTYPES:
+            raise ValueError(
+                f"{name} is a tensor of {value.dtype}, and {SIDECAR} holds {', '.join(map(str, _DTYPES))}; "
+                "convert it before it is saved"
+            )
     metadata = {
         "format_version": str(FORMAT_VERSION),
         "recipe": json.dumps(state.recipe.to_dict()),

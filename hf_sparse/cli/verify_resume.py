@@ -1,6 +1,9 @@
 """`hf-sparse verify-resume`."""
 
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,9 +69,11 @@ def verify_resume(
     with plain_errors(context.obj):
         with working("Loading"):
             from hf_sparse.crash_test.job import Job
+            from hf_sparse.crash_test.moments import check_kills
             from hf_sparse.crash_test.verify import verify_resume as verify
             from hf_sparse.training.arguments import SparseArguments
 
+            check_kills(kills, max_steps)
             chosen = SparseArguments(recipe=recipe, recipe_override=recipe_override or []).build_recipe()
             job = Job(
                 chosen.to_dict(),
@@ -89,7 +94,7 @@ def verify_resume(
             if shown is not None:
                 shown.print(_line(death, processes), soft_wrap=True, markup=False)
 
-        with working("Training"), TemporaryDirectory(prefix="hf_sparse_") as home:
+        with working("Training"), _cleaned_up(), TemporaryDirectory(prefix="hf_sparse_") as home:
             found = verify(job, Path(home), kills, seed, heard=heard)
         if as_json:
             typer.echo(json.dumps(_as_dict(found)))
@@ -98,6 +103,20 @@ def verify_resume(
                 console.print(sentence, soft_wrap=True, markup=False)
     if not found.passed:
         raise typer.Exit(WANTING)
+
+
+@contextmanager
+def _cleaned_up() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that processes are stopped and files are removed."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _line(death: "Death", processes: int) -> str:

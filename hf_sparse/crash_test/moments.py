@@ -58,6 +58,12 @@ class Kill:
         return cls(Moment(**values["moment"]), values["rank"], values["everybody"])
 
 
+def check_kills(count: int, steps: int) -> None:
+    """Raise `ValueError` unless a run of so many steps can be killed `count` times, each in another step."""
+    if not 1 <= count <= steps:
+        raise ValueError(f"a run of {steps} steps is killed between 1 and {steps} times, got {count}")
+
+
 def draw_kills(
     count: int, seed: int, steps: int, places: Mapping[str, Collection[int]], processes: int
 ) -> list[Kill]:
@@ -66,8 +72,7 @@ def draw_kills(
     `places` gives the steps that have a place of each kind, STEP all of them. With several processes, all
     die in about every fourth kill, else one of them.
     """
-    if not 1 <= count <= steps:
-        raise ValueError(f"a run of {steps} steps is killed between 1 and {steps} times, got {count}")
+    check_kills(count, steps)
     draw = random.Random(seed)
     free = {where: set(found) for where, found in places.items()}
     moments: list[Moment] = []

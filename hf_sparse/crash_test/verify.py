@@ -189,6 +189,7 @@ class _Runs:
             process.join()
         finally:
             process.kill()
+            process.join()
         return f"exit code {process.exitcode}"
 
     def _torchrun(self, task: Path) -> str:

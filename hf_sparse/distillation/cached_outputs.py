@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Any, Literal, get_args
 
 import torch
@@ -148,13 +148,28 @@ def from_values(values: Any) -> Layout:
 def _check(output: Output) -> None:
     """Raise `ValueError` for an output that `to_entries` never describes."""
     counts = (*output.shape, output.largest)
+    if not isinstance(output.dtype, str):
+        raise ValueError(f"not a layout of outputs: numbers of type {output.dtype}")
     _float(output.dtype)
     if output.rows not in get_args(Rows) or not output.place:
         raise ValueError(f"not a layout of outputs: rows of {output.rows} at {output.place}")
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
+    if not all(isinstance(step, str | int) for step in output.place):
+        raise ValueError(f"not a layout of outputs: a place {output.place}")
+    if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"not a layout of outputs: a shape of {counts}")
     if output.largest and (output.rows != "tokens" or not output.shape):
         raise ValueError(f"not a layout of outputs: the largest logits of {output.rows}")
+    if output.largest and output.largest >= output.shape[-1]:
+        raise ValueError(
+            f"not a layout of outputs: the {output.largest} largest of {output.shape[-1]} logits"
+        )
+    if type(output.temperature) not in (int, float) or not isfinite(output.temperature):
+        raise ValueError(f"not a layout of outputs: a temperature of {output.temperature}")
+    if (output.temperature > 0) != (output.largest > 0):
+        raise ValueError(
+            f"not a layout of outputs: a temperature of {output.temperature} for the "
+            f"{output.largest} largest logits"
+        )
 
 
 def _stored(

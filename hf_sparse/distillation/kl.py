@@ -108,8 +108,9 @@ def _chosen_rows(keep: Tensor) -> Tensor | None:
     return None if len(chosen) == keep.numel() else chosen
 
 
-# From rows of the student's logits, T, and what is known of the teacher's: the sum of KL, and T times the
-# difference of the student's and the teacher's probabilities, the slope.
+# From rows of the student's logits, T, memory for the slope or None, and what is known of the teacher's
+# logits: the sum of KL, and T times the difference of the student's and the teacher's probabilities, which
+# is the slope.
 _Divergence = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -135,9 +136,13 @@ class _Categorical(torch.autograd.Function):
         gradient = _empty_gradient(student, chosen) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=_precision(student), device=student.device)
         for rows in _blocks(student, chosen):
-            divergence, slope = divide(student[rows], temperature, *(values[rows] for values in teacher))
+            # A slice is a view, so the slope can be computed in the memory of the gradient, without a copy.
+            in_place = gradient is not None and isinstance(rows, slice) and gradient.dtype == total.dtype
+            space = gradient[rows] if gradient is not None and in_place else None
+            known = (values[rows] for values in teacher)
+            divergence, slope = divide(student[rows], temperature, space, *known)
             total += divergence
-            if gradient is not None:
+            if gradient is not None and space is None:
                 gradient[rows] = slope.to(gradient.dtype)
         ctx.gradient = gradient
         return total * temperature**2
@@ -184,14 +189,16 @@ def _shifted(logits: Tensor, temperature: float) -> Tensor:
     return torch.add(logits.amax(-1, keepdim=True) / -temperature, logits, alpha=1 / temperature)
 
 
-def _divergence(student: Tensor, temperature: float, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def _divergence(
+    student: Tensor, temperature: float, space: Tensor | None, teacher: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the sum of KL over rows of logits, and T (softmax(student / T) - softmax(teacher / T)).
 
     With Z the sum of a row's exponentials, KL = sum(exp(t) (t - s)) / Z_t + log Z_s - log Z_t, which takes
     one exponential per element.
     """
     student, teacher = (_shifted(logits, temperature) for logits in (student, teacher))
-    weight, student_weight = teacher.exp(), student.exp()
+    weight, student_weight = teacher.exp(), torch.exp(student, out=space)
     normalizer, student_normalizer = weight.sum(-1, keepdim=True), student_weight.sum(-1, keepdim=True)
     # For a teacher's logit of -inf the product is NaN; its limit is 0.
     gap = teacher.sub_(student).mul_(weight).nansum(-1, keepdim=True)
@@ -201,13 +208,18 @@ def _divergence(student: Tensor, temperature: float, teacher: Tensor) -> tuple[T
 
 
 def _divergence_of_largest(
-    student: Tensor, temperature: float, values: Tensor, classes: Tensor, rest: Tensor
+    student: Tensor,
+    temperature: float,
+    space: Tensor | None,
+    values: Tensor,
+    classes: Tensor,
+    rest: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return the same over the largest classes and the others as one.
 
     The slope of the others is shared out by the student's own probabilities among them.
     """
-    scaled = torch.mul(student.to(_precision(student)), 1 / temperature)
+    scaled = torch.mul(student.to(_precision(student)), 1 / temperature, out=space)
     known = scaled.gather(-1, classes)
     scaled.scatter_(-1, classes, -torch.inf)
     # Relative to their own largest, since the exponentials of all others may underflow.

@@ -63,11 +63,16 @@ class Masks:
             keep: Booleans of the weight's shape, (out, in), True where kept.
 
         Raises:
-            ValueError: `keep` has another shape.
+            ValueError: `keep` has another shape, or holds other values than booleans.
         """
         if keep.shape != self._keep[name].shape:
             raise ValueError(
                 f"the mask of {name} has shape {tuple(keep.shape)}, its weight {self._keep[name].shape}"
+            )
+        if keep.dtype != torch.bool:
+            raise ValueError(
+                f"the mask of {name} holds {keep.dtype}, and a mask holds torch.bool, True where a weight is "
+                "kept; compare with 0 first (keep != 0)"
             )
         self._removed[name] = self._keep[name].set(keep, self._target[name].weight)
 

@@ -35,14 +35,6 @@ def nonzero(values: Tensor) -> Tensor:
     return values != 0
 
 
-def negate(values: Tensor, out: Tensor) -> None:
-    """Write the negatives of numbers into a tensor of the same shape and type."""
-    if values.device.type == "cpu":
-        np.negative(values.numpy(), out=out.numpy())
-    else:
-        torch.neg(values, out=out)
-
-
 def any_greater(one: Tensor, other: Tensor) -> bool:
     """Return whether any number exceeds the one at its place in the other tensor."""
     if one.device.type == "cpu":

@@ -39,14 +39,13 @@ class Kept:
     """Which scores of one tensor are kept, computed from the scores whenever it is asked.
 
     Scores above `threshold` are kept, and those equal to it but for the first `ties`; all without a
-    threshold. `removed` is how many are not kept. `flags` holds the answer where it is known already.
+    threshold. `removed` is how many are not kept.
     """
 
     scores: RankedScores
     removed: int = 0
     threshold: float | None = None
     ties: int = 0
-    flags: Tensor | None = None
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Return booleans in the order of the scores, a chunk at a time, True where kept."""
@@ -66,8 +65,6 @@ class Kept:
 
     def all(self) -> Tensor:
         """Return flat booleans in the order of the scores, True where kept."""
-        if self.flags is not None:
-            return self.flags
         keep = np.empty(self.scores.size, dtype=bool)
         start = 0
         for part in self.chunks():
@@ -93,14 +90,7 @@ def keep_largest(rankings: Sequence[Ranking], score: Score) -> list[list[Tensor]
 
 
 def rank(scores: Sequence[RankedScores], removed: int) -> list[Kept]:
-    """Return which scores are kept if the `removed` smallest of all go; otherwise like `keep_largest`."""
-    if any(own.device.type != "cpu" for own in scores):
-        flags = _keep_all(torch.cat([own.all() for own in scores]), removed)
-        parts = flags.split([own.size for own in scores])
-        return [
-            Kept(own, own.size - int(torch.count_nonzero(part)), flags=part)
-            for own, part in zip(scores, parts, strict=True)
-        ]
+    """Return which scores on the CPU are kept if the `removed` smallest go; otherwise like `keep_largest`."""
     needed = sum(own.size for own in scores) - removed
     if removed == 0:
         return [Kept(own) for own in scores]

@@ -159,6 +159,14 @@ def test_extras_come_back_beside_the_masks(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64], ids=str)
+def test_numbers_of_other_types_are_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = SavedState(Recipe(), 1, 2, {}, {"remembered": {"a.weight": torch.zeros(2).to(dtype)}})
+    with pytest.raises(ValueError, match=rf"remembered/a.weight is a tensor of {dtype}, and .*; convert it"):
+        write_state(tmp_path, state)
+    assert not (tmp_path / SIDECAR).exists()
+
+
 def write_version_1(folder: Path, state: SavedState) -> None:
     """Write a sidecar as the first release did: masks under the bare names of their weights, nothing else."""
     masks = dict(state.masks)

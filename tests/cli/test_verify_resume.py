@@ -1,6 +1,8 @@
 """`hf-sparse verify-resume`."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from hf_sparse.cli.errors import WANTING
 from hf_sparse.crash_test import verify
+from hf_sparse.crash_test.job import Job
 from tests.cli.commands import lines, refused, run
 from tests.crash_test.faults import without_remembered_values
 from tests.data.tiny_tokenizers import bert as tokenizer
@@ -74,6 +77,25 @@ def test_a_model_and_texts_of_ones_own(tmp_path: Path) -> None:
 def test_what_cannot_be_run_is_refused(words: list[object], message: str) -> None:
     result = run("verify-resume", *words)
     assert result.exit_code == 1 and message in result.stderr
+    assert not result.stdout
+
+
+def test_a_command_that_is_terminated_removes_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    homes = []
+
+    def terminated(job: Job, home: Path, *others: object, **settings: object) -> None:
+        homes.append(home)
+        (home / "straight").mkdir()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(verify, "verify_resume", terminated)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        assert run("verify-resume", "gmp_finetune", *QUICK).exit_code == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM).__name__ == "<lambda>"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not homes[0].exists()
 
 
 def test_the_error_of_a_run_is_told_in_one_sentence(tmp_path: Path) -> None:

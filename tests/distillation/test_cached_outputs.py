@@ -1,6 +1,7 @@
 """Outputs of a teacher survive the way into entries and back, without padding, within the stated bounds."""
 
 import json
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -169,6 +170,17 @@ OUTPUT = {"place": ["logits"], "rows": "tokens", "dtype": "float32", "shape": [3
         [OUTPUT | {"shape": [-1]}],
         [OUTPUT | {"shape": ["3"]}],
         [OUTPUT | {"shape": [], "largest": 1}],
+        [OUTPUT | {"shape": [True]}],
+        [OUTPUT | {"shape": [math.nan]}],
+        [OUTPUT | {"dtype": ["float32"]}],
+        [OUTPUT | {"dtype": None}],
+        [OUTPUT | {"place": [["logits"]]}],
+        [OUTPUT | {"largest": 3, "temperature": 1.0}],
+        [OUTPUT | {"largest": 1}],
+        [OUTPUT | {"largest": 1, "temperature": math.nan}],
+        [OUTPUT | {"largest": 1, "temperature": -1.0}],
+        [OUTPUT | {"largest": 1, "temperature": "2"}],
+        [OUTPUT | {"temperature": 2.0}],
         [OUTPUT | {"other": 1}],
     ],
     ids=str,
@@ -180,5 +192,6 @@ def test_a_layout_that_was_not_written_here_is_refused(values: object) -> None:
 
 def test_numbers_of_other_types_are_not_read() -> None:
     assert len(from_values([OUTPUT])) == 1
+    assert len(from_values([OUTPUT | {"largest": 1, "temperature": 2}])) == 1
     with pytest.raises(ValueError, match="outputs are not stored as int8"):
         from_values([OUTPUT | {"dtype": "int8"}])

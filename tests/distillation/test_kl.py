@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_sparse.distillation import kl as divergence
-from hf_sparse.distillation.kl import bernoulli, categorical
+from hf_sparse.distillation.kl import Largest, bernoulli, categorical
 
 
 def logits(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -195,6 +196,26 @@ def test_the_teacher_receives_no_gradient() -> None:
 def test_without_gradients_no_memory_is_spent_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(divergence, "_empty_gradient")
     assert not categorical(logits(3, 5), logits(3, 5, seed=1), 2.0).requires_grad
+
+
+class Copies(TorchDispatchMode):
+    """Counts the numbers that are copied between tensors."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.copy_.default, torch.ops.aten.index_put_.default):
+            self.numbers += args[0].numel()
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("k", [None, 2])
+def test_the_gradient_is_computed_where_it_stays(k: int | None) -> None:
+    student, teacher = logits(30, 5).requires_grad_(), logits(30, 5, seed=1)
+    known = teacher if k is None else Largest.of(teacher, k, 2.0)
+    with Copies() as copies:
+        categorical(student, known, 2.0)
+    assert copies.numbers == 0
 
 
 def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:

@@ -80,6 +80,11 @@ def test_a_mask_of_another_shape_is_refused() -> None:
         masks_of(stack((2, 3))).set(FIRST, torch.ones(3, 2, dtype=torch.bool))
 
 
+def test_a_mask_of_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"mask of layers.0.weight holds torch.float32, .*keep != 0"):
+        masks_of(stack((2, 3))).set(FIRST, torch.ones(2, 3))
+
+
 def test_a_mask_takes_one_bit_a_weight() -> None:
     masks = masks_of(stack((64, 32), (5, 3), dtype=torch.float64))
     assert masks.nbytes == 64 * 32 // 8 + 2

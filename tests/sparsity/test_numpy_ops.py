@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero, negate, nonzero, parallel_map
+from hf_sparse.sparsity.numpy_ops import any_greater, count_nonzero, nonzero, parallel_map
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.bool]
 
@@ -50,13 +50,6 @@ def test_parameters_are_counted() -> None:
 )
 def test_one_number_that_exceeds_its_neighbor_is_enough(one: list, other: list, exceeds: bool) -> None:
     assert any_greater(torch.tensor(one).to(torch.uint8), torch.tensor(other).to(torch.uint8)) is exceeds
-
-
-def test_negatives_are_written_where_asked() -> None:
-    values, out = torch.tensor([1, 0], dtype=torch.int8), torch.tensor([7, 7], dtype=torch.int8)
-    negate(values, out)
-    assert out.tolist() == [-1, 0]
-    assert values.tolist() == [1, 0]
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -26,12 +26,11 @@ class Score(Protocol):
 class RankedScores(Protocol):
     """The scores of one weight in row-major order, computed anew whenever they are read.
 
-    `size` is how many there are. On the CPU they are read in chunks, which last until the next one is read.
+    `size` is how many there are. They are read on the CPU in chunks, which last until the next one is read.
     """
 
     size: int
     dtype: np.dtype
-    device: torch.device
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Return all scores in order, a chunk at a time, on the CPU."""
@@ -41,17 +40,13 @@ class RankedScores(Protocol):
         """Return a sample of the scores, on the CPU: about every one in `step.step`."""
         ...
 
-    def all(self) -> Tensor:
-        """Return all scores, flat, on the device of the weight."""
-        ...
-
 
 class SingleScores:
     """The scores of single weights; those that a mask has removed have minus infinity."""
 
     def __init__(self, values: Tensor, score: Score, mask: BitMask | None = None) -> None:
         self._values, self._score, self._mask = values.detach(), score, mask
-        self.size, self.device = values.numel(), values.device
+        self.size = values.numel()
         self.dtype = np.dtype(np.float64 if values.dtype == torch.float64 else np.float32)
 
     def chunks(self) -> Iterator[np.ndarray]:
@@ -76,12 +71,6 @@ class SingleScores:
             sampled = values[index // values.shape[1], index % values.shape[1]]
         sampled = sampled if sampled.dtype in _EXACT else sampled.float()
         return self._score(sampled.contiguous().numpy())
-
-    def all(self) -> Tensor:
-        scores = self._score(self._values.flatten())
-        return (
-            scores if self._mask is None else scores.masked_fill(~self._mask.unpack().flatten(), -torch.inf)
-        )
 
     def _floats(self) -> Iterator[np.ndarray]:
         """Return the values in row-major order as flat arrays of floats that numpy computes with."""
@@ -108,7 +97,7 @@ class BlockScores:
 
     def __init__(self, weight: Tensor, score: Score, block: Block, mask: BitMask | None = None) -> None:
         self._weight, self._score, self._block, self._mask = weight.detach(), score, block, mask
-        self.size, self.device = weight.numel() // block.size, weight.device
+        self.size = weight.numel() // block.size
         self.dtype = np.dtype(np.float64 if weight.dtype == torch.float64 else np.float32)
 
     def chunks(self) -> Iterator[np.ndarray]:
@@ -133,6 +122,7 @@ class BlockScores:
         return scores[:: max(scores.size // wanted, 1)]
 
     def all(self) -> Tensor:
+        """Return all scores, flat, on the device of the weight."""
         # Squares of half-precision numbers may underflow.
         weight = self._weight
         scores = self._score(weight.to(torch.promote_types(weight.dtype, torch.float32)))
