@@ -17,7 +17,7 @@ import hf_sparse
 from hf_sparse import architectures
 from hf_sparse.architectures import ENCODERS
 from hf_sparse.runtime.bindings import ACTIVATIONS
-from hf_sparse.runtime.encoders.parts import encoder_layers, encoder_names
+from hf_sparse.runtime.encoders.encoder_parts import encoder_layers, encoder_names
 from hf_sparse.sparsity.structured.heads_and_neurons import find_heads
 
 PACKAGE = Path(hf_sparse.__file__).parent

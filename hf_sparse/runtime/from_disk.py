@@ -24,7 +24,7 @@ from hf_sparse.quantization.quantized_layers import QuantizedLayer, require_fini
 from hf_sparse.quantization.weights import WeightScheme
 from hf_sparse.runtime.autotune import PackedLayer, measured_rates, pack_pieces
 from hf_sparse.runtime.bindings import Kernels, load_kernels
-from hf_sparse.runtime.encoders.parts import encoder_layers, encoder_names
+from hf_sparse.runtime.encoders.encoder_parts import encoder_layers, encoder_names
 from hf_sparse.runtime.fusion import fuse, install
 from hf_sparse.runtime.integer_layer import IntegerLayer, from_codes, integer_layer
 from hf_sparse.runtime.optimization import optimize

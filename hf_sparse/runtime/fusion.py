@@ -11,7 +11,7 @@ from hf_sparse.architectures import ENCODERS, EncoderNames
 from hf_sparse.quantization.quantized_layers import require_finite_tensors
 from hf_sparse.runtime.autotune import PackedLayer, pack_pieces
 from hf_sparse.runtime.bindings import ACTIVATIONS, Kernels, load_kernels
-from hf_sparse.runtime.encoders.parts import (
+from hf_sparse.runtime.encoders.encoder_parts import (
     LOCAL,
     called_layers,
     encoder_layers,

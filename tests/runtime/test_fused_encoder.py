@@ -13,7 +13,7 @@ from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.runtime import fuse
 from hf_sparse.runtime.bindings import ACTIVATIONS, load_kernels
 from hf_sparse.runtime.encoders import layer_reference
-from hf_sparse.runtime.encoders.parts import encoder_layers
+from hf_sparse.runtime.encoders.encoder_parts import encoder_layers
 from hf_sparse.runtime.fused_encoder import FusedEncoder, kept_tokens
 from hf_sparse.runtime.integer_layer import integer_layer, quantized_linears
 from tests.support.runtime_models import batch, build, outputs, prune, quantized

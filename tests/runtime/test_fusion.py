@@ -12,7 +12,7 @@ from hf_sparse.quantization.convert import detach
 from hf_sparse.runtime import fuse, optimize
 from hf_sparse.runtime.autotune import measured_rates
 from hf_sparse.runtime.bindings import load_kernels
-from hf_sparse.runtime.encoders.parts import encoder_names
+from hf_sparse.runtime.encoders.encoder_parts import encoder_names
 from hf_sparse.runtime.fused_encoder import kept_tokens
 from tests.support.runtime_models import batch, build, outputs, quantized
 

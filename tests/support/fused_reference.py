@@ -1,18 +1,19 @@
-"""The outputs that the reference gives for the encoder of a model, before it is fused."""
+"""The outputs that the reference gives for the encoder of a model, and those of the fused one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_sparse.quantization.quantized_layers import QuantizedLayer
 from hf_sparse.runtime.bindings import ACTIVATIONS
 from hf_sparse.runtime.encoders import layer_reference
+from hf_sparse.runtime.encoders.encoder_parts import encoder_layers, encoder_names
 from hf_sparse.runtime.encoders.layer_reference import Coded, Distances, Variant
-from hf_sparse.runtime.encoders.parts import encoder_layers, encoder_names
 from hf_sparse.runtime.encoders.places import LOG2_E, half_codes, row_table
+from hf_sparse.runtime.fused_encoder import FusedEncoder
 from hf_sparse.runtime.integer_layer import IntegerLayer, integer_layer
 from hf_sparse.runtime.reference import linear
 
@@ -124,3 +125,26 @@ def encoded(
             )
         found[row, kept] = tokens
     return found
+
+
+def encoder_of(model: PreTrainedModel) -> FusedEncoder:
+    (found,) = (module for module in model.modules() if isinstance(module, FusedEncoder))
+    return found
+
+
+def call(encoder: FusedEncoder, states: Tensor, mask: Tensor | None = None) -> Tensor:
+    positions = torch.arange(states.shape[1])[None] if encoder.tables.rotations is not None else None
+    with torch.no_grad():
+        found = encoder(states, mask, position_embeddings=positions)
+    return found if isinstance(found, Tensor) else found.last_hidden_state
+
+
+def compare(found: dict[str, Tensor], exact: dict[str, Tensor], mask: Tensor | None) -> None:
+    assert found.keys() == exact.keys()
+    for key, value in exact.items():
+        one, other = found[key], value
+        if mask is not None and value.shape[:2] == mask.shape:
+            # Of tokens that are left out nothing is promised.
+            one, other = one[mask.bool()], other[mask.bool()]
+        assert (one - other).abs().mean() < 0.02 * other.abs().mean() + 1e-3
+        torch.testing.assert_close(one, other, rtol=0, atol=0.1 * float(other.abs().max()))

@@ -50,8 +50,6 @@ from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.targets import find_targets
 
 _WEIGHT = ".weight"
-# Methods of tensors that draw random values.
-_DRAW = {"normal_", "uniform_"}
 # The file is absent while its configuration is replaced, which readers wait for.
 _FILES = FileGroup("packed-", marker=PACKED, order=lambda name: (name == PACKED, name))
 
@@ -294,9 +292,8 @@ class Undrawn(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        named = kwargs or {}
-        if func.__name__ in _DRAW or getattr(func, "__module__", None) == nn.init.__name__:
-            tensor = args[0] if args else named["tensor"]
-            # `trunc_normal_` draws again until all numbers are within bounds, so these have to be.
-            return tensor.zero_() if func is Tensor.normal_ else tensor
-        return func(*args, **named)
+        if func.__name__ in ("normal_", "uniform_") or getattr(func, "__module__", None) == nn.init.__name__:
+            drawn = args[0] if args else (kwargs or {})["tensor"]
+            # `trunc_normal_` draws again until all numbers are within bounds.
+            return drawn.zero_() if func is Tensor.normal_ else drawn
+        return func(*args, **(kwargs or {}))

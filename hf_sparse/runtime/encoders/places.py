@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hf_sparse.runtime.bindings import Places, Relations
+from hf_sparse.runtime.reference import halves
 
 # Unused biases behind each row, as in kernels/encoder.h.
 _PADDING = 16
 # The kernels add biases to exponents of two.
 LOG2_E = 1.44269504
-# Rotary embeddings whose tables depend on the length of a text.
-_VARIABLE = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +107,9 @@ class PositionsAlone(nn.Module):
 def rotation_table(rotary: nn.Module, kinds: Sequence[str | None], count: int) -> Tensor:
     """Return the cosines and sines of positions up to `count`, (kinds, count, 2 * pairs).
 
-    Raises `ValueError` for rotary embeddings that depend on the length of a text, or turn other features than
-    one of the first half with one of the second.
+    Raises `ValueError` for rotary embeddings that turn other features than one of the first half with one of
+    the second.
     """
-    of_kinds = getattr(rotary, "rope_type", None)
-    for name in of_kinds.values() if isinstance(of_kinds, dict) else [of_kinds]:
-        if name in _VARIABLE:
-            raise ValueError(f"its rotary embeddings are {name}, which depend on the length of a text")
     states, positions = torch.zeros(1, device="cpu"), torch.arange(count, device="cpu")[None]
     tables = []
     for kind in kinds:
@@ -153,10 +148,8 @@ def row_table(encoder: Any, count: int) -> tuple[Tensor, int]:
 
 def half_codes(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return 16-bit codes of the values of a head (rows, width), as int32, and the step between them."""
-    bound = min(32767, int((2147483647 / values.shape[1]) ** 0.5))
-    most = values.abs().max()
-    step = torch.where(most > 1e-30, most / bound, 1.0)
-    return (values / step).round().clamp(-bound, bound).to(torch.int32), step
+    codes, step = halves(values, min(32767, int((2147483647 / values.shape[1]) ** 0.5)))
+    return codes.to(torch.int32), step
 
 
 def relation_tables(keys: Tensor | None, queries: Tensor | None, heads: int, lanes: int) -> RelationTables:

@@ -12,6 +12,8 @@ from hf_sparse.runtime.bindings import ACTIVATIONS
 
 # The kind of a layer of local attention in `layer_types` of a configuration.
 LOCAL = "sliding_attention"
+# Types of rotary embeddings whose angles depend on the length of a text.
+_VARYING = {"dynamic", "longrope"}
 
 Layer = TypeVar("Layer")
 
@@ -28,6 +30,8 @@ def encoder_names(model: PreTrainedModel) -> EncoderNames:
         reason = f"its positions are {config.position_embedding_type}"
     elif getattr(config, names.activation) not in ACTIVATIONS:
         reason = f"its activation {getattr(config, names.activation)} is none of {', '.join(ACTIVATIONS)}"
+    elif varying := _rotations(config) & _VARYING:
+        reason = f"its rotary embeddings are {varying.pop()}, which depend on the length of a text"
     elif getattr(config, "conv_kernel_size", 0) > 0:
         reason = "it has a convolution beside its first layer"
     elif LOCAL in (kinds := getattr(config, "layer_types", None) or ()) and set(kinds) == {LOCAL}:
@@ -38,6 +42,13 @@ def encoder_names(model: PreTrainedModel) -> EncoderNames:
         f"the encoder of this {type(model).__name__} cannot be fused: {reason}; optimize(model) replaces "
         "its Linears one by one"
     )
+
+
+def _rotations(config: Any) -> set[str]:
+    """Return the types of rotary embeddings in a configuration, which may have one for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    nested = [one for one in found.values() if isinstance(one, dict)] or [found]
+    return {str(one.get("rope_type", "default")) for one in nested}
 
 
 def _configured(names: EncoderNames, config: Any) -> EncoderNames:
