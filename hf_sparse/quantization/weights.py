@@ -10,6 +10,8 @@ from torch.autograd.function import FunctionCtx
 
 Granularity = Literal["tensor", "channel", "group"]
 # Smaller steps would be denormal: with fewer digits, codes might not fit.
+# Rows that are read at a time.
+_ROWS_AT_ONCE = 1 << 11
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
@@ -51,7 +53,12 @@ class WeightScheme:
         The step of weights that are all zero is 1, since they are divided by it. The largest weight becomes
         `highest` steps when it is rounded, so that a rounded weight has the same steps.
         """
-        scales = self._steps(self._rows(weight.detach()).abs(), weight.dtype)
+        # In parts: absolute values of a whole table of embeddings would take as much memory as the table.
+        rows = self._rows(weight.detach())
+        sizes = torch.empty(len(rows), 1, dtype=rows.dtype, device=rows.device)
+        for part, into in zip(_in_parts(rows), _in_parts(sizes), strict=True):
+            torch.amax(part.abs(), -1, keepdim=True, out=into)
+        scales = self._steps(sizes, weight.dtype)
         return scales.view(len(weight), -1) if self.group else scales
 
     def suiting(self, weight: Tensor) -> "WeightScheme":
@@ -66,7 +73,12 @@ class WeightScheme:
 
     def restore(self, codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weight (out, in), codes times scales."""
-        return (self._rows(codes) * scales.view(-1, 1)).view(codes.shape).to(dtype)
+        rows = self._rows(codes)
+        weight = torch.empty(rows.shape, dtype=dtype, device=rows.device)
+        steps = scales.view(-1, 1).expand(len(rows), 1)
+        for part, step, into in zip(*map(_in_parts, (rows, steps, weight)), strict=True):
+            into.copy_(part * step)
+        return weight.view(codes.shape)
 
     def simulate(self, weight: Tensor, steps: Tensor | None = None) -> Tensor:
         """Return a weight (out, in) rounded; the gradient passes straight through.
@@ -89,6 +101,11 @@ class WeightScheme:
         if not (self.exact or is_short(dtype)):
             steps = steps.bfloat16().float()
         return steps.masked_fill_(steps < _SMALLEST, 1.0)
+
+
+def _in_parts(rows: Tensor) -> tuple[Tensor, ...]:
+    """Return rows in parts, so that what is computed for one takes little memory."""
+    return rows.split(_ROWS_AT_ONCE)
 
 
 def is_short(dtype: torch.dtype) -> bool:
