@@ -139,12 +139,16 @@ def _threshold(
     """
     total, dtype = removed + needed, np.result_type(*(own.dtype for own in scores))
     low, high = _bracket(scores, total, removed, identity)
+    largest = np.finfo(dtype).max
     while True:
-        tally = ScoreTally(dtype, low, high, total)
+        # Patterns protect weights by infinite scores, half of all for 2:4: counted, not tallied.
+        tally = ScoreTally(dtype, min(low, largest), min(high, largest), total)
         over = parallel_map(partial(_sift, tally=tally), enumerate(scores))
         above = sum(over)
+        if tally.high == largest and above >= needed:
+            return np.inf, needed, [(0, infinite) for infinite in over]
         if not above < needed <= above + tally.count:
-            if (tally.low, tally.high) == (-np.inf, np.inf):
+            if tally.low == -np.inf and tally.high >= largest:
                 raise FloatingPointError(NOT_NUMBERS)
             # The sample missed the threshold, as in a few runs in a hundred thousand: tally every score.
             low, high = -np.inf, np.inf
