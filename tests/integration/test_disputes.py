@@ -16,6 +16,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     ("scenario", "said"),
     [
         ("other_recipe", "recipe.sparsity.schedule.final is 0.9 on rank 0 and 0.8 on rank 1"),
+        (
+            "other_recipe_of_callback",
+            "recipe.sparsity.schedule.final is 0.9 on rank 0 and 0.8 on rank 1",
+        ),
         ("other_seed", "data_seed is '0' on rank 0 and '1' on rank 1"),
         ("other_order", "content of rows is "),
         ("other_length", "rows of training data is 16 on rank 0 and 14 on rank 1"),

@@ -11,8 +11,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from transformers import Trainer
 
-from hf_sparse import Recipe, SparseTrainer
+from hf_sparse import Recipe, SparseTrainer, SparsityCallback
 from hf_sparse.atomic.directory_lock import locked
 from tests.support.doomed import cheap_processes
 from tests.support.tiny import arguments, bert, pruning, sentences
@@ -48,6 +49,12 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
 
     def other_recipe() -> None:
         train(folder, pruning("sparsity.schedule.ramp_end=2", f"sparsity.schedule.final=0.{9 - rank}"), rows)
+
+    def other_recipe_of_callback() -> None:
+        final = f"sparsity.schedule.final=0.{9 - rank}"
+        own = pruning("sparsity.lr_rewind=false", "sparsity.schedule.ramp_end=2", final)
+        args = arguments(folder, per_device_train_batch_size=2, max_steps=3)
+        Trainer(bert(), args, train_dataset=rows, callbacks=[SparsityCallback(own)]).train()
 
     def other_seed() -> None:
         train(folder, recipe, rows, data_seed=rank)
@@ -99,6 +106,7 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
 
     scenarios = (
         other_recipe,
+        other_recipe_of_callback,
         other_seed,
         other_order,
         other_length,
