@@ -59,6 +59,13 @@ def test_nan_on_one_process_ends_both(ranks: list) -> None:
     assert ranks[0]["nan"]["left"] == []
 
 
+def test_a_step_that_fails_on_one_process_ends_the_other_without_a_launcher(ranks: list) -> None:
+    assert ranks[1]["failed"]["error"] == "OSError: [Errno 28] No space left on device"
+    # The connection closes with the process, so nobody waits for the timeout.
+    assert "by peer" in ranks[0]["failed"]["error"] and "gloo" in ranks[0]["failed"]["error"]
+    assert ranks[0]["failed"]["left"] == []
+
+
 def test_processes_that_agree_train(ranks: list) -> None:
     for rank in ranks:
         assert rank["agreed"]["error"] is None and rank["agreed"]["left"] == ["checkpoint-2", "checkpoint-3"]

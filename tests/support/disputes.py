@@ -104,6 +104,10 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
     def agreed() -> None:
         train(folder, recipe, rows)
 
+    def failed() -> None:
+        with on(rank, 1, lambda: patch("torch.nn.functional.cross_entropy", full_disk)):
+            train(folder, recipe, rows)
+
     scenarios = (
         other_recipe,
         other_recipe_of_callback,
@@ -118,6 +122,8 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
         claimed,
         nan,
         agreed,
+        # The last one: a process that fails alone leaves the group.
+        failed,
     )
     return {scenario.__name__: scenario for scenario in scenarios}
 
@@ -137,7 +143,8 @@ def work(rank: int, port: int, folder: Path) -> None:
             error = f"{type(failed).__name__}: {failed}"
         left = sorted(path.name for path in home.glob("checkpoint-*"))
         seen[name] = {"error": error, "left": left, "seconds": time.monotonic() - began}
-        torch.distributed.barrier()
+        if name != "failed":
+            torch.distributed.barrier()
     torch.save(seen, folder / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
 
