@@ -56,7 +56,7 @@ def options(tmp_path: Path, **changes: Any) -> Namespace:
     return Namespace(**(given | changes))
 
 
-def published(folder: Path, name: str, group: str, start: str, data: str, **row: Any) -> None:
+def published(folder: Path, name: str, group: str, start: str, data: str, bits: int = 32, **row: Any) -> None:
     """Publish results of a stage."""
     folder.mkdir(exist_ok=True)
     given = {"recipe": row.pop("recipe", "transfer"), "learning_rate": row.pop("rate", 1e-4)}
@@ -64,7 +64,15 @@ def published(folder: Path, name: str, group: str, start: str, data: str, **row:
     values = {"stage": name, "group": group, "cpu_seconds": 90.0, "sparsity": 0.9, "tokens": 1000} | row
     content = {
         "command": f"python scripts/run.py {words}",
-        "settings": {"start": start, "data": data},
+        "settings": {
+            "start": start,
+            "data": data,
+            "recipe": {"quantization": {"begin": 0}} if bits == 8 else {},
+            "encoder": "a name",
+        },
         "rows": [values],
+        "date": "2026-01-01T00:00:00+00:00",
+        "hardware": {"processor": "a processor"},
+        "versions": {"torch": "2"},
     }
     (folder / f"{name}.json").write_text(json.dumps(content))
