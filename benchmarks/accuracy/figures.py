@@ -120,7 +120,9 @@ def percent(share: float) -> str:
 
 def looks_of(results: Results) -> dict[str, dict[str, str]]:
     """Give each sparsity a color and a marker of its own, the same in all figures."""
-    shares = {row["sparsity"] for _, row in rows(results) if row["group"].startswith(("upstream", "short"))}
+    # A teacher or another recipe upstream has no distances, and no curve.
+    shown = [row for _, row in rows(results) if row["group"].startswith("short") or "distances" in row]
+    shares = {row["sparsity"] for row in shown}
     looks = ({"color": color, "marker": marker} for color, marker in _LOOKS)
     return dict(zip(dict.fromkeys(percent(share) for share in sorted(shares)), looks, strict=False))
 

@@ -59,6 +59,7 @@ def options(tmp_path: Path, **changes: Any) -> Namespace:
 def published(folder: Path, name: str, group: str, start: str, data: str, bits: int = 32, **row: Any) -> None:
     """Publish results of a stage."""
     folder.mkdir(exist_ok=True)
+    seed = row.pop("seed", 42)
     given = {"recipe": row.pop("recipe", "transfer"), "learning_rate": row.pop("rate", 1e-4)}
     words = " ".join(f"--{name} {value}" for name, value in given.items())
     values = {"stage": name, "group": group, "cpu_seconds": 90.0, "sparsity": 0.9, "tokens": 1000} | row
@@ -67,7 +68,8 @@ def published(folder: Path, name: str, group: str, start: str, data: str, bits: 
         "settings": {
             "start": start,
             "data": data,
-            "recipe": {"quantization": {"begin": 0}} if bits == 8 else {},
+            "recipe": {} if bits == 32 else {"quantization": {"weights": f"int{bits}"}},
+            "seed": seed,
             "encoder": "a name",
         },
         "rows": [values],

@@ -161,3 +161,9 @@ def test_the_published_table_is_that_of_the_published_results() -> None:
     results = read_finished(figures.RESULTS)
     assert text == figures.page(results, list(plan), pictures)
     assert json.loads(figures.TABLE.read_text(encoding="utf-8")) == arms.study(results)
+
+
+def test_a_teacher_upstream_leaves_colors_as_they_are(folder: Path) -> None:
+    looks = figures.looks_of(read_finished(folder))
+    published(folder, "words", "upstream teacher", "ENCODER", "text", sparsity=0.0)
+    assert figures.looks_of(read_finished(folder)) == looks
