@@ -4,8 +4,8 @@
     python benchmarks/model_cards.py --run WORK/sst2_int8_90 --repo_id NAME --base_model OWNER/BASE
     python benchmarks/model_cards.py
 
-The first measures the last model of a demo, the second that of any run. The third writes the text of all committed cards again, from the
-facts beside them: after a change of the text of cards.
+The first measures the last model of a demo, the second that of any run. The third writes the text of all
+committed cards again, from the facts beside them: after a change of the text of cards.
 """
 
 import argparse

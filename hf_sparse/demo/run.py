@@ -98,10 +98,16 @@ def run_pipeline(settings: DemoSettings, sources: Sources, progress: Progress) -
     )
     dense = line.run("task-dense", "3 Fine-tune dense", task, plan.task, Recipe(), teacher)
     transfer = line.run(
-        "task-transfer", "4 Transfer", task, plan.task, settings.transfer_recipe, student, dense
+        "task-transfer", "4 Transfer", task, plan.transfer, settings.transfer_recipe, student, dense
     )
     finetune = line.run(
-        "task-gmp", "5 Prune by fine-tuning", task, plan.task, settings.finetune_recipe, teacher, dense
+        "task-gmp",
+        "5 Prune by fine-tuning",
+        task,
+        plan.finetune,
+        settings.finetune_recipe,
+        teacher,
+        dense,
     )
     quantized = line.run(
         "task-int8", "6 Quantize", task, plan.quantize, settings.quantize_recipe, transfer, dense

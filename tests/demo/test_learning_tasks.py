@@ -9,7 +9,7 @@ from hf_sparse.demo.settings import Plan, Training
 from hf_sparse.demo.sources import Examples, Sources
 
 STEPS = Training(1, 1e-3, 1)
-PLAN = Plan(STEPS, STEPS, STEPS, STEPS, length=4, hidden=32, layers=1)
+PLAN = Plan(STEPS, STEPS, STEPS, STEPS, STEPS, STEPS, length=4, hidden=32, layers=1)
 SOURCES = Sources(
     ["a b", "c"], ["b b b b"], ("x", "y"), Examples((["a b c a b c"],), [1]), Examples((["c"],), [0])
 )

@@ -55,7 +55,7 @@ def test_what_is_no_masked_language_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_new_model_has_the_shape_of_the_plan() -> None:
     steps = Training(1, 1e-3, 1)
-    plan = Plan(steps, steps, steps, steps, length=4, hidden=32, layers=1)
+    plan = Plan(steps, steps, steps, steps, steps, steps, length=4, hidden=32, layers=1)
     config = new_model(learn_vocabulary(TEXTS, size=60, length=4), plan).config
     assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (32, 1, 60)
 
