@@ -23,9 +23,9 @@ class Training:
 class Plan:
     """Sizes of the demo: training of every stage, tokens of a text, shape of a new model.
 
-    Three models learn the task in equal steps: `task` the dense one, `transfer` the one pruned before, `finetune`
-    the one that is pruned meanwhile. In a new model each has the learning rate of 5e-4, 1e-3 and 2e-3 that is best
-    over two seeds.
+    Three models learn the task in equal steps: `task` the dense one, `transfer` the one pruned before,
+    `finetune` the one that is pruned meanwhile. In a new model each has the learning rate of 5e-4, 1e-3 and
+    2e-3 that is best over two seeds.
     """
 
     prepare: Training
