@@ -1,9 +1,14 @@
 """Time and memory of recomputing the masks of BERT-base's 85 million encoder weights."""
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,24 +31,71 @@ CASES = [
     ("unstructured", "global", 300),
     *((pattern, "uniform", 150) for pattern in ("1x4", "4x1", "4x4", "16x1")),
 ]
-STEPS = [(0.0, 0.05), (0.85, 0.9), (0.9, 0.9)]
+CHANGES = [(0.0, 0.05), (0.85, 0.9)]
+STEPS = [*CHANGES, (0.9, 0.9)]
 
 
 def grow_to(masks: Masks, sparsity: float, layout: Layout) -> bool:
     return grow(masks, layout.budgets(lambda final: sparsity), METHODS["magnitude"].score, layout.blocks)
 
 
-def update_seconds(targets: Targets, pattern: str, allocation: str, before: float, after: float) -> float:
+def update_seconds(
+    targets: Targets,
+    pattern: str,
+    allocation: str,
+    before: float,
+    after: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Time one update, from masks at one sparsity to masks at another, applied to the weights."""
     for target in targets:
         torch.nn.init.normal_(target.weight, std=0.02)
     masks, layout = Masks(targets), Layout(targets, parse_pattern(pattern), allocation, least=0.01)
     grow_to(masks, before, layout)
     masks.apply_to_weights()
-    started = time.perf_counter()
+    started = clock()
     if grow_to(masks, after, layout):
         masks.apply_to_weights()
-    return time.perf_counter() - started
+    return clock() - started
+
+
+def processor_milliseconds(targets: Targets) -> list[float]:
+    """Return the time that one thread needs for the update of each case that changes masks."""
+    torch.set_num_threads(1)
+    cases = [(*case, *step) for case in CASES for step in CHANGES]
+    # The first update also loads or compiles the kernels.
+    update_seconds(targets, "unstructured", "uniform", *CHANGES[0])
+    return [
+        1000 * update_seconds(targets, pattern, allocation, before, after, time.process_time)
+        for pattern, allocation, _bar, before, after in cases
+    ]
+
+
+def beside(before: Path, repeats: int) -> dict[tuple[object, ...], dict[str, object]]:
+    """Run `processor_milliseconds` with an earlier release and with this one, in turns; return columns.
+
+    They are by case; the ratio is the median of those of the turns.
+    """
+    here, found = Path(__file__).resolve().parents[1], []
+    for _ in track(range(repeats), description="Comparing releases"):
+        found.append([_ask(tree) for tree in (before.resolve(), here)])
+    columns = {}
+    for index, case in enumerate((*case, *step) for case in CASES for step in CHANGES):
+        pairs = [(old[index], new[index]) for old, new in found]
+        old, new = (statistics.median(side) for side in zip(*pairs, strict=True))
+        columns[case] = {
+            "cpu ms before": round(old, 1),
+            "cpu ms now": round(new, 1),
+            "now / before": round(statistics.median(now / then for then, now in pairs), 2),
+        }
+    return columns
+
+
+def _ask(tree: Path) -> list[float]:
+    command = [sys.executable, str(Path(__file__).resolve()), "--only-processor"]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def copy_seconds(targets: Targets) -> float:
@@ -79,8 +131,13 @@ def bytes_a_weight(targets: Targets) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
-    targets = find_targets(BertModel(BertConfig()))
+    parser.add_argument("--before", type=Path, help="directory of an earlier release, to compare with")
+    parser.add_argument("--only-processor", action="store_true", help="print processor times, and end")
+    options = parser.parse_args()
+    repeats, targets = options.repeats, find_targets(BertModel(BertConfig()))
+    if options.only_processor:
+        print(json.dumps(processor_milliseconds(targets)))
+        return
     # Cases take turns, so that a busy moment of the machine does not fall on one of them alone.
     seconds = {(*case, *step): [] for case in CASES for step in STEPS}
     references = {"numpy.partition, one thread": [], "a copy of the weights": []}
@@ -89,6 +146,7 @@ def main() -> None:
         references["a copy of the weights"].append(copy_seconds(targets))
         for (pattern, allocation, _bar, before, after), times in seconds.items():
             times.append(update_seconds(targets, pattern, allocation, before, after))
+    compared = {} if options.before is None else beside(options.before, repeats)
     rows = [
         {
             "pattern": pattern,
@@ -97,6 +155,7 @@ def main() -> None:
             "median ms": round(1000 * statistics.median(times), 1),
             "best ms": round(1000 * min(times), 1),
             "bar ms": bar,
+            **compared.get((pattern, allocation, bar, before, after), {}),
         }
         for (pattern, allocation, bar, before, after), times in seconds.items()
     ]
@@ -117,7 +176,10 @@ def main() -> None:
     }
     for row in rows:
         print(row)
-    print(settings, write_results("mask_update", "Time of a mask update", rows, settings, list(rows[0])))
+    command = f"python benchmarks/mask_update.py --repeats {repeats}"
+    command += " --before EARLIER" if options.before else ""
+    title = "Time of a mask update"
+    print(settings, write_results("mask_update", title, rows, settings, list(rows[0]), command))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
     python benchmarks/accuracy/figures.py
 
 Reads benchmarks/results/accuracy/*.json; writes distance.png, short_transfer.png and README.md beside
-them. What has not been measured is left out, and a line says so.
+them, and the table of finished models into benchmarks/results/accuracy_study.json. What has not been
+measured is left out, and a line says so.
 """
 
 import argparse
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import arms
 from stages import read_finished, read_plan
 
 from hf_sparse.atomic.files import write_atomically
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "accuracy"
+TABLE = RESULTS.parent / "accuracy_study.json"
 _TASKS = {"sst2": "SST-2", "qnli": "QNLI"}
 # Color and marker of an arm, in the order of sparsity.
 _LOOKS = ((RATE, "s"), (ZEROS, "o"), (GRAY, "^"), (DENSE, "D"))
@@ -116,7 +120,9 @@ def percent(share: float) -> str:
 
 def looks_of(results: Results) -> dict[str, dict[str, str]]:
     """Give each sparsity a color and a marker of its own, the same in all figures."""
-    shares = {row["sparsity"] for _, row in rows(results) if row["group"].startswith(("upstream", "short"))}
+    # A teacher or another recipe upstream has no distances, and no curve.
+    shown = [row for _, row in rows(results) if row["group"].startswith("short") or "distances" in row]
+    shares = {row["sparsity"] for row in shown}
     looks = ({"color": color, "marker": marker} for color, marker in _LOOKS)
     return dict(zip(dict.fromkeys(percent(share) for share in sorted(shares)), looks, strict=False))
 
@@ -250,6 +256,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--plan", type=Path, default=HERE / "plan.yaml")
     options = parser.parse_args()
     results = read_finished(options.results)
@@ -266,6 +273,8 @@ def main() -> None:
     drawn = [name for name, figure in pictures.items() if figure is not None]
     text = page(results, list(read_plan(options.plan)), drawn)
     write_atomically(options.results / "README.md", text.encode())
+    content = json.dumps(arms.study(results), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(options.table, content.encode())
 
 
 _HEAD = """# Accuracy study

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hf_sparse.runs.results import write_results
 
 _SCORES = ("eval_accuracy", "eval_f1", "eval_exact_match", "eval_loss", "perplexity")
 _CURVES = ("loss", "sparsity")
+_COMMAND = ("-c", "from hf_sparse.cli.main import main; main()")
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
@@ -126,8 +128,8 @@ def name_of(encoder: str) -> str:
 def measure_distances(stage: Stage, places: Places, run: Run) -> dict[str, float]:
     """Return the distance of each layer from the encoder's, by `hf-sparse evaluate-distance`."""
     given = stage.distance
-    command = ["-c", "from hf_sparse.cli.main import main; main()", "evaluate-distance"]
-    command += [str(places.output(stage.name)), places.model(ENCODER), places.data(given["data"]), "--json"]
+    command = [*_COMMAND, "evaluate-distance", str(places.output(stage.name)), places.model(ENCODER)]
+    command += [places.data(given["data"]), "--json"]
     command += ["--samples", str(given["samples"]), "--max-seq-length", str(given["max_seq_length"])]
     for column in given["columns"]:
         command += ["--text-column", column]
@@ -135,3 +137,30 @@ def measure_distances(stage: Stage, places: Places, run: Run) -> dict[str, float
     if done.returncode:
         raise RuntimeError(f"evaluate-distance ended with exit code {done.returncode}: {done.stderr[-2000:]}")
     return {layer: round(value, 4) for layer, value in json.loads(done.stdout)["distances"].items()}
+
+
+def add_sizes(stage: Stage, places: Places, results: Path, run: Run) -> bool:
+    """Add the bytes of the encoder, packed and dense in float32, to the published results of a task.
+
+    Returns whether they were added: the model lies here, and they were missing.
+    """
+    published = results / f"{stage.name}.json"
+    if not published.is_file() or not places.stands(stage.name):
+        return False
+    content = json.loads(published.read_text(encoding="utf-8"))
+    (row,) = content["rows"]
+    if "encoder_bytes" in row or not {"accuracy_error", "f1_error"} & row.keys():
+        return False
+    with tempfile.TemporaryDirectory() as home:
+        packed = str(Path(home) / "packed")
+        done = run(
+            [*_COMMAND, "pack", str(places.output(stage.name)), packed, "--format", "packed", "--json"]
+        )
+    if done.returncode:
+        raise RuntimeError(f"pack ended with exit code {done.returncode}: {done.stderr[-2000:]}")
+    sizes = json.loads(done.stdout)["sizes"]
+    row["encoder_bytes"] = sizes["encoder_bytes"] + sizes["scale_bytes"]
+    row["encoder_dense_bytes"] = sizes["encoder_dense_bytes"]
+    content["columns"] = [name for name in row if name != "distances"]
+    write_atomically(published, json.dumps(content, indent=2).encode() + b"\n")
+    return True

@@ -5,7 +5,8 @@
 Checkpoints and models lie in WORK, by default runs/accuracy, which git ignores; results, one file a stage, in
 benchmarks/results/accuracy, to be committed as they come. It may be killed at any time and started again: a
 stage goes on from its last checkpoint. Where WORK is new, models that later stages need are made again, and
-results that are there stay. `--list` shows the plan.
+results that are there stay. `--list` shows the plan. `--sizes` packs the models that lie in WORK and adds the
+bytes of their encoders to the results; it may run beside another runner.
 
 A stage may be run on another machine that has this repository, the encoder and the stage's folder of DATA.
 `--needs STAGE` prints which files in WORK it starts from, for `rsync --files-from`; there, `--only STAGE`
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attempts import ROOT, Attempts, Process, launch
-from outcome import finish, is_trained
+from outcome import Run, add_sizes, finish, is_trained
 from rich.console import Console
 from rich.table import Table
 from stages import Places, Stage, read_finished, read_plan, to_make
@@ -57,6 +58,11 @@ def main() -> None:
                 print(file)
         except ValueError as error:
             raise SystemExit(str(error)) from error
+        return
+    if options.sizes:
+        for name in options.only or stages:
+            if add_sizes(stages[name], places, options.results, starter(places, options)):
+                say(f"{name} has its size now")
         return
     places.work.mkdir(parents=True, exist_ok=True)
     with (places.work / "lock").open("w") as lock:
@@ -101,6 +107,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--needs", metavar="STAGE", help="print the files in WORK that a stage starts from")
     parser.add_argument("--made", metavar="STAGE", help="print the files in WORK that a stage has made")
     parser.add_argument("--list", action="store_true", help="show the plan and what is measured; run nothing")
+    parser.add_argument("--sizes", action="store_true", help="add the bytes of encoders; run nothing")
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs counts stages from 1, got {options.jobs}")
@@ -168,6 +175,18 @@ def set_aside(output: Path) -> Path | None:
 
 def settle(stage: Stage, places: Places, options: argparse.Namespace) -> bool:
     """Write the results of a trained stage; say whether that went well, since others can go on anyhow."""
+    attempts = Attempts(places.attempts(stage.name))
+    try:
+        row = finish(stage, places, options.results, attempts, starter(places, options))
+    except Exception:
+        say(f"{stage.name} is trained, but its results could not be written:\n{traceback.format_exc()}")
+        return False
+    say(f"{stage.name} is done: {summary(row)}")
+    return True
+
+
+def starter(places: Places, options: argparse.Namespace) -> Run:
+    """Return what starts Python with arguments and waits for its output."""
 
     def python(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -175,14 +194,7 @@ def settle(stage: Stage, places: Places, options: argparse.Namespace) -> bool:
         output, errors = process.communicate()
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
-    attempts = Attempts(places.attempts(stage.name))
-    try:
-        row = finish(stage, places, options.results, attempts, python)
-    except Exception:
-        say(f"{stage.name} is trained, but its results could not be written:\n{traceback.format_exc()}")
-        return False
-    say(f"{stage.name} is done: {summary(row)}")
-    return True
+    return python
 
 
 def overview(stages: dict[str, Stage], places: Places, results: Path) -> Table:

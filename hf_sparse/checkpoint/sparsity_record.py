@@ -17,7 +17,7 @@ from hf_sparse.targets import LeftOut, Targets, every_weight, module_of
 
 KEY = "hf_sparse"
 FORMAT_VERSION = 1
-Part = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class WeightRecord:
     """The record of one weight: its pattern, the target sparsity (None if free), share and number removed."""
 
     pattern: str
-    target: Part | None
-    achieved: Part
+    target: Fraction | None
+    achieved: Fraction
     removed: NonNegativeInt
 
 
@@ -39,8 +39,8 @@ class SparsityRecord:
     """
 
     pattern: str
-    target: Part | None
-    achieved: Part
+    target: Fraction | None
+    achieved: Fraction
     digest: str
     layers: Mapping[str, WeightRecord]
 
@@ -203,7 +203,7 @@ def _record(model: nn.Module) -> object:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _RecordedModel:
     """A model of transformers with a configuration, alone or inside another model.
 
     In the whole model the names of its weights begin with `prefix`, those of its base model with `base`.
@@ -221,17 +221,17 @@ class _Part:
         return name.removeprefix(self.base if name.startswith(self.base) else self.prefix)
 
 
-def _parts(model: nn.Module) -> list[_Part]:
+def _parts(model: nn.Module) -> list[_RecordedModel]:
     names = {id(entry.module): f"{entry.name}.".lstrip(".") for entry in named_modules(model)}
     parts, found = [], list[nn.Module](pretrained_parts(model))
     for part in found or [model]:
         prefix = names.get(id(part), "")
         base = names.get(id(getattr(part, "base_model", part)), prefix)
-        parts.append(_Part(part, prefix, base))
+        parts.append(_RecordedModel(part, prefix, base))
     return parts
 
 
-def _own_modules(part: _Part, every: Targets) -> set[str]:
+def _own_modules(part: _RecordedModel, every: Targets) -> set[str]:
     """Return the modules of a part that a record could name, with values that can be read or not."""
     names = (*every.names, *(entry.name for entry in every.left_out))
     return {module_of(part.own(name)) for name in names}

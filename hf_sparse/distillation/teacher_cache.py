@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hf_sparse.atomic.files import create_file
+from hf_sparse.distillation.cache_files import CacheFile, cache_files_in, write_cache_file
 from hf_sparse.distillation.cached_outputs import (
     Layout,
     Place,
@@ -21,7 +22,6 @@ from hf_sparse.distillation.cached_outputs import (
     to_entries,
 )
 from hf_sparse.distillation.example_keys import Examples, select
-from hf_sparse.distillation.shards import Shard, shards_in, write_shard
 from hf_sparse.distillation.teacher_identity import check_same
 from hf_sparse.distillation.unwrap import unwrapped
 from hf_sparse.readers import read_json
@@ -110,8 +110,8 @@ class TeacherOutputs:
         self.directory = Path(cache.directory)
         self.storage = Storage(cache.top_k, cache.half, temperature)
         self.read = self.computed = 0
-        self._shards: list[Shard] = []
-        # The number of a shard, then that of the entry in it: a dictionary of whole numbers is small.
+        self._files: list[CacheFile] = []
+        # The number of a file, then that of the entry in it: a dictionary of whole numbers is small.
         self._places: dict[bytes, int] = {}
         self._waiting: dict[bytes, bytearray] = {}
         self._bytes = 0
@@ -119,9 +119,9 @@ class TeacherOutputs:
         self._writes = True
         self._identity = self._claim({"top_k": cache.top_k, "half": cache.half, **identity})
         self.refresh()
-        if sum(shard.size for shard in self._shards) <= _CHECKED:
-            for shard in self._shards:
-                shard.check()
+        if sum(file.size for file in self._files) <= _CHECKED:
+            for file in self._files:
+                file.check()
 
     def __len__(self) -> int:
         """The number of examples whose outputs are known."""
@@ -129,7 +129,7 @@ class TeacherOutputs:
 
     def describe(self) -> str:
         """Return a line for the log: where the cache is, and what it holds."""
-        held = size(sum(shard.size for shard in self._shards))
+        held = size(sum(file.size for file in self._files))
         most = self.storage.top_k
         logits = (
             "all logits" if most is None else f"of more than {2 * most} classes the {most} largest logits"
@@ -139,10 +139,10 @@ class TeacherOutputs:
 
     def refresh(self) -> None:
         """Take up what other processes have written since; raise as `__init__` does."""
-        known = {shard.path for shard in self._shards}
-        for path in shards_in(self.directory):
+        known = {file.path for file in self._files}
+        for path in cache_files_in(self.directory):
             if path not in known:
-                self._take_up(Shard(path))
+                self._take_up(CacheFile(path))
 
     def outputs(self, given: Mapping[str, Any], compute: Compute, device: torch.device) -> Mapping[str, Any]:
         """Return the outputs of a batch, of which only examples that are new are computed.
@@ -189,7 +189,7 @@ class TeacherOutputs:
         if not waiting or not self._writes:
             return
         try:
-            self._take_up(write_shard(self.directory, waiting, self._layout, self._identity))
+            self._take_up(write_cache_file(self.directory, waiting, self._layout, self._identity))
         except OSError as error:
             self._writes = False
             logger.warning(
@@ -215,37 +215,37 @@ class TeacherOutputs:
     def _entry(self, key: bytes) -> tuple[bytearray, Layout]:
         if key in self._waiting:
             return self._waiting[key], self._layout
-        shard, number = divmod(self._places[key], _ENTRIES)
-        return self._shards[shard].read(number), self._shards[shard].layout
+        file, number = divmod(self._places[key], _ENTRIES)
+        return self._files[file].read(number), self._files[file].layout
 
     def _sum(self, key: bytes) -> int:
-        shard, number = divmod(self._places[key], _ENTRIES)
-        return self._shards[shard].sums[number]
+        file, number = divmod(self._places[key], _ENTRIES)
+        return self._files[file].sums[number]
 
-    def _take_up(self, shard: Shard) -> None:
-        if shard.identity != self._identity:
-            raise ValueError(f"{shard.path} belongs to another teacher or other settings; {_WAY_OUT}")
+    def _take_up(self, file: CacheFile) -> None:
+        if file.identity != self._identity:
+            raise ValueError(f"{file.path} belongs to another teacher or other settings; {_WAY_OUT}")
         own = self.storage.temperature
-        for output in shard.layout:
+        for output in file.layout:
             if output.largest and output.temperature != own:
                 raise ValueError(
-                    f"{shard.path} holds the mass of small logits at temperature {output.temperature:g}, and "
+                    f"{file.path} holds the mass of small logits at temperature {output.temperature:g}, and "
                     f"the recipe has distillation.temperature {own:g}; take the same, or {_WAY_OUT}"
                 )
-        first = len(self._shards) * _ENTRIES
-        self._shards.append(shard)
-        for number, key in enumerate(shard.keys):
+        first = len(self._files) * _ENTRIES
+        self._files.append(file)
+        for number, key in enumerate(file.keys):
             # Of an example that two processes computed, whose bits may differ, all take the same entry.
-            if key not in self._places or shard.sums[number] < self._sum(key):
+            if key not in self._places or file.sums[number] < self._sum(key):
                 self._places[key] = first + number
         # Only their places are needed from here on.
-        shard.keys = []
+        file.keys = []
 
     def _claim(self, own: dict[str, Any]) -> str:
         """Write down whose outputs the directory holds, or check it; return that in short."""
         path = self.directory / IDENTITY
         if not path.is_file():
-            if self.directory.is_dir() and any(shards_in(self.directory)):
+            if self.directory.is_dir() and any(cache_files_in(self.directory)):
                 raise ValueError(f"{self.directory} holds outputs of an unknown teacher; {_WAY_OUT}")
             create_file(path, json.dumps(own, indent=2).encode())
         held = read_json(path, "description of a teacher cache", _WAY_OUT, own=True)

@@ -51,12 +51,15 @@ class RememberedWeights:
     def pack(self) -> dict[str, Tensor]:
         """Return the values of removed weights by name, flat, in row-major order.
 
-        If processes share the weights, all of them must call this, as well as `unpack`.
+        If processes share the weights, all of them must call this, as well as `unpack`. Only the first of
+        them returns values, since they take as much memory as the model.
         """
-        return {
-            target.name: _chosen(self._whole(target), ~self.masks.whole(target.name)).cpu()
-            for target in self.masks.targets
-        }
+        found = {}
+        for target in self.masks.targets:
+            values, keep = self._whole(target), self.masks.whole(target.name)
+            if target.part is None or target.part.group.rank == 0:
+                found[target.name] = _chosen(values, ~keep).cpu()
+        return found
 
     def unpack(self, packed: Mapping[str, Tensor]) -> None:
         """Take over what `pack` returned, for masks like those it was made with."""

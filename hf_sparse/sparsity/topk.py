@@ -96,11 +96,10 @@ def rank(scores: Sequence[RankedScores], removed: int) -> list[Kept]:
         return [Kept(own) for own in scores]
     if needed == 0:
         return [Kept(own, own.size, np.inf, own.size) for own in scores]
-    threshold, kept_ties, ties = _threshold(scores, removed, needed)
-    if len(scores) == 1:
-        return [Kept(scores[0], removed, threshold, ties - kept_ties)]
-    cuts, left = [], ties - kept_ties
-    counts = parallel_map(partial(_count, threshold=threshold), scores)
+    threshold, kept_ties, counts = _threshold(scores, removed, needed)
+    # Not earlier: what found the threshold has left the memory by now.
+    counts = counts or parallel_map(partial(_count, threshold=threshold), scores)
+    cuts, left = [], sum(equal for _, equal in counts) - kept_ties
     for own, (above, equal) in zip(scores, counts, strict=True):
         cuts.append(Kept(own, own.size - above - equal + min(left, equal), threshold, min(left, equal)))
         left -= min(left, equal)
@@ -130,27 +129,43 @@ def _keep_on_cpu(ranking: Ranking, score: Score) -> list[Tensor]:
     return [kept.all() for kept in rank(scores, ranking.removed)]
 
 
-def _threshold(scores: Sequence[RankedScores], removed: int, needed: int) -> tuple[float, int, int]:
-    """Return the lowest score that is kept, how many scores equal to it are kept, and how many there are."""
+def _threshold(
+    scores: Sequence[RankedScores], removed: int, needed: int
+) -> tuple[float, int, list[tuple[int, int]] | None]:
+    """Return the lowest score that is kept and how many scores equal to it are kept.
+
+    The last is, for each tensor, how many of its scores are above that score and how many are equal to it;
+    None if that is not known yet.
+    """
     total, dtype = removed + needed, np.result_type(*(own.dtype for own in scores))
     low, high = _bracket(scores, total, removed, identity)
+    largest = np.finfo(dtype).max
     while True:
-        tally = ScoreTally(dtype, low, high, total)
-        above = sum(parallel_map(partial(_sift, tally=tally), scores))
+        # Patterns protect weights by infinite scores, half of all for 2:4: counted, not tallied.
+        tally = ScoreTally(dtype, min(low, largest), min(high, largest), total)
+        over = parallel_map(partial(_sift, tally=tally), enumerate(scores))
+        above = sum(over)
+        if tally.high == largest and above >= needed:
+            return np.inf, needed, [(0, infinite) for infinite in over]
         if not above < needed <= above + tally.count:
-            if (tally.low, tally.high) == (-np.inf, np.inf):
+            if tally.low == -np.inf and tally.high >= largest:
                 raise FloatingPointError(NOT_NUMBERS)
             # The sample missed the threshold, as in a few runs in a hundred thousand: tally every score.
             low, high = -np.inf, np.inf
             continue
         found = tally.find(needed - above)
         if found.equal is not None:
-            return found.high, needed - above - found.above, found.equal
+            counts = None
+            if found.shares is not None:
+                shares = (found.shares.get(index, (0, 0)) for index in range(len(scores)))
+                counts = [(most + more, equal) for most, (more, equal) in zip(over, shares, strict=True)]
+            return found.high, needed - above - found.above, counts
         low, high = found.low, found.high
 
 
-def _sift(scores: RankedScores, tally: ScoreTally) -> int:
+def _sift(numbered: tuple[int, RankedScores], tally: ScoreTally) -> int:
     """Add the scores in the bracket to a tally; return how many are above it."""
+    source, scores = numbered
     count, masks = 0, np.empty((2, 0), dtype=bool)
     for chunk in scores.chunks():
         if chunk.size > masks.shape[1]:
@@ -158,7 +173,7 @@ def _sift(scores: RankedScores, tally: ScoreTally) -> int:
         above = np.greater(chunk, tally.high, out=masks[0, : chunk.size])
         near = np.greater(chunk, tally.low, out=masks[1, : chunk.size])
         count += int(np.count_nonzero(above))
-        tally.add(chunk[np.flatnonzero(np.logical_xor(near, above, out=near))])
+        tally.add(chunk[np.flatnonzero(np.logical_xor(near, above, out=near))], source)
     return count
 
 

@@ -16,6 +16,7 @@ from hf_sparse.shards import reshard
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.revival import has_modes
 from hf_sparse.training.announcement import announce
+from hf_sparse.training.checkpoints.agreement import require_same_recipe
 from hf_sparse.training.checkpoints.resume import check_moment, read_resumable
 from hf_sparse.training.engine import is_sharded, require_sharded_by_rows
 from hf_sparse.training.finite import require_finite_weights
@@ -40,7 +41,8 @@ class SparsityCallback(TrainerCallback):
 
     Raises:
         ValueError: The recipe is empty, or needs more than a callback can do. When training begins: model or
-            training arguments do not fit the recipe, or the checkpoint belongs to another run.
+            training arguments do not fit the recipe, the checkpoint belongs to another run, or other
+            processes of the run have another recipe.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class SparsityCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        require_same_recipe(args, self.recipe)
         model, sparsity = kwargs["model"], self._sparsity.recipe
         _check_arguments(args, sparsity, kwargs["optimizer"])
         require_sharded_by_rows(AcceleratorState(), model)

@@ -226,7 +226,7 @@ def test_training_goes_on_when_the_disk_is_full(
         raise OSError(28, "No space left on device")
 
     cache, teacher = opened(tmp_path), Teacher()
-    monkeypatch.setattr(teacher_cache, "write_shard", full)
+    monkeypatch.setattr(teacher_cache, "write_cache_file", full)
     for _ in range(2):
         cache.outputs(BATCH, teacher, CPU)
         cache.flush()

@@ -1,4 +1,4 @@
-"""Every cell of the table in docs/deepspeed.md: a run equals that of DDP, or is refused at once."""
+"""The cells of the table of engines for DeepSpeed ZeRO: a run equals that of DDP, or is refused at once."""
 
 from pathlib import Path
 from typing import Any
@@ -6,54 +6,45 @@ from typing import Any
 import pytest
 import torch
 
-from tests.guides.reading import ROOT
-from tests.support.zero import STAGES, Case, run, run_together
+from tests.support.engine_table import CASES, ENGINES
+from tests.support.zero import run, run_together
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not among the pinned packages: make test-deepspeed")
 
 # A tenth of the longest step of Adam, which is as long for gradients of rounding errors as for others.
 CLOSE = 1e-4
+STEPS = 6
+# What the error says, by how the reason in the table begins.
 REASONS = {
-    "group_lasso": "method group_lasso changes gradients or weights at every step",
-    "movement": "method movement changes gradients or weights at every step",
-    "magnitude with revive": "take stage 1 or 2, or set sparsity.revive=false",
-    "hidden, wider teacher": "projections to the teacher's width join the optimizer",
+    "the method": "changes gradients or weights at every step",
+    "revival": "take stage 1 or 2, or set sparsity.revive=false",
+    "projections": "projections to the teacher's width join the optimizer",
 }
+ZERO = [engine for engine in ENGINES.values() if engine.stage is not None]
+WORKS = [(name, engine.stage) for name in CASES for engine in ZERO if name not in engine.refused]
+REFUSED = [(name, engine.stage) for name in CASES for engine in ZERO if name in engine.refused]
+Found = dict[tuple[str, int | None], Any]
 
 
-def table() -> dict[tuple[Case, int], str]:
-    """Return what the page says of each recipe and stage."""
-    lines = (ROOT / "docs" / "deepspeed.md").read_text(encoding="utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return {
-        (Case(*row[:3]), stage): said
-        for row in rows
-        if len(row) == 3 + len(STAGES) and row[-1] in ("works", "refused")
-        for stage, said in zip(STAGES, row[3:], strict=True)
-    }
-
-
-CELLS = table()
-WORKS = [cell for cell, said in CELLS.items() if said == "works"]
-REFUSED = [cell for cell, said in CELLS.items() if said == "refused"]
-
-
-def job(rank: int, folder: Path) -> dict[tuple[Case, int | None], Any]:
+def job(rank: int, folder: Path) -> Found:
     # DDP first: a process that has used DeepSpeed uses it from then on.
-    cells = [*dict.fromkeys((case, None) for case, _ in WORKS), *CELLS]
+    cells = [*dict.fromkeys((name, None) for name, _ in WORKS), *WORKS, *REFUSED]
+    settings = {"max_steps": STEPS, "save_steps": STEPS}
     return {
-        (case, stage): run(folder / f"{number}", stage, case, max_steps=6, save_steps=6)
-        for number, (case, stage) in enumerate(cells)
+        (name, stage): run(
+            folder / f"{number}", stage, CASES[name].recipe, width=CASES[name].width, **settings
+        )
+        for number, (name, stage) in enumerate(cells)
     }
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[Case, int | None], Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     return run_together(job, 2, tmp_path_factory.mktemp("together"))
 
 
 @pytest.mark.parametrize(("case", "stage"), WORKS)
-def test_what_works_equals_ddp(case: Case, stage: int, ranks: list[Any]) -> None:
+def test_what_works_equals_ddp(case: str, stage: int, ranks: list[Found]) -> None:
     expected = ranks[0][case, None]
     for rank in ranks:
         ours = rank[case, stage]
@@ -67,14 +58,15 @@ def test_what_works_equals_ddp(case: Case, stage: int, ranks: list[Any]) -> None
         for key, value in ranks[0][case, stage]["ranges"].items():
             assert torch.equal(ours["ranges"][key], value)
             torch.testing.assert_close(value, expected["ranges"][key], rtol=1e-3, atol=0)
-        assert len(ours["log"]) == len(expected["log"]) == 6
+        assert len(ours["log"]) == len(expected["log"]) == STEPS
         for line, other in zip(ours["log"], expected["log"], strict=True):
             assert line == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize(("case", "stage"), REFUSED)
-def test_what_is_refused_never_begins(case: Case, stage: int, ranks: list[Any]) -> None:
-    reason = REASONS[case.method if case.method in REASONS else case.distillation]
+def test_what_is_refused_never_begins(case: str, stage: int, ranks: list[Found]) -> None:
+    said = ENGINES[f"ZeRO-{stage}"].refused[case]
+    (reason,) = (text for begin, text in REASONS.items() if said.startswith(begin))
     for rank in ranks:
         assert reason in rank[case, stage]["refused"]
         assert rank[case, stage]["steps"] == 0

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
-from hf_sparse import find_targets
+from hf_sparse import Recipe, find_targets
 from hf_sparse.checkpoint.run_record import read_record
 from hf_sparse.checkpoint.sidecar import SIDECAR, read_state
 from hf_sparse.checkpoint.sparsity_record import read_sparsity_record
@@ -16,11 +16,11 @@ from hf_sparse.training.checkpoints.manifest import check_manifest
 from tests.support.tiny import VOCABULARY, bert
 from tests.support.zero import (
     EMPTY,
+    LOGITS,
     MAGNITUDE,
     REVIVE,
     STAGES,
     WHOLE,
-    Case,
     config,
     held_by_deepspeed,
     result,
@@ -90,7 +90,7 @@ def divided(folder: Path) -> dict[str, Any]:
         "magnitude": run(folder / "divided", 3, MAGNITUDE, model=model),
     }
     other = AutoModelForSequenceClassification.from_pretrained(base)
-    found["teacher"] = run(folder / "divided-teacher", 3, Case(distillation="logits"), teacher=other)
+    found["teacher"] = run(folder / "divided-teacher", 3, LOGITS, teacher=other)
     del ready
     return found
 
@@ -216,9 +216,11 @@ def test_weights_that_processes_cannot_share_evenly_are_masked_alike(tmp_path: P
 
 
 def settings(rank: int, folder: Path) -> dict[str, Any]:
-    def attempt(name: str, case: Case, stage: int, zero: dict[str, Any] | None = None, **more: Any) -> Any:
+    def attempt(
+        name: str, recipe: Recipe, stage: int, zero: dict[str, Any] | None = None, **more: Any
+    ) -> Any:
         given = config(stage, zero, **more.pop("engine", {}))
-        return run(folder / name, stage, case, deepspeed=given, **more)
+        return run(folder / name, stage, recipe, deepspeed=given, **more)
 
     unsaved = {"stage3_gather_16bit_weights_on_model_save": False}
     warmup = {"scheduler": {"type": "WarmupLR", "params": {}}}

@@ -16,6 +16,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     ("scenario", "said"),
     [
         ("other_recipe", "recipe.sparsity.schedule.final is 0.9 on rank 0 and 0.8 on rank 1"),
+        (
+            "other_recipe_of_callback",
+            "recipe.sparsity.schedule.final is 0.9 on rank 0 and 0.8 on rank 1",
+        ),
         ("other_seed", "data_seed is '0' on rank 0 and '1' on rank 1"),
         ("other_order", "content of rows is "),
         ("other_length", "rows of training data is 16 on rank 0 and 14 on rank 1"),
@@ -53,6 +57,13 @@ def test_nan_on_one_process_ends_both(ranks: list) -> None:
     errors = [rank["nan"]["error"] for rank in ranks]
     assert errors[0] == errors[1] and "training has diverged" in errors[0]
     assert ranks[0]["nan"]["left"] == []
+
+
+def test_a_step_that_fails_on_one_process_ends_the_other_without_a_launcher(ranks: list) -> None:
+    assert ranks[1]["failed"]["error"] == "OSError: [Errno 28] No space left on device"
+    # The connection closes with the process, so nobody waits for the timeout.
+    assert "by peer" in ranks[0]["failed"]["error"] and "gloo" in ranks[0]["failed"]["error"]
+    assert ranks[0]["failed"]["left"] == []
 
 
 def test_processes_that_agree_train(ranks: list) -> None:

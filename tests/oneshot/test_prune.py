@@ -2,12 +2,20 @@
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import hf_sparse
 from hf_sparse import find_targets, measure_sparsity
 from hf_sparse.checkpoint.sparsity_record import lost_zeros, read_sparsity_record
 from hf_sparse.sparsity.masks import Masks
 from tests.support.tiny import SIZES, bert, sentences
+
+
+def gpt2() -> GPT2LMHeadModel:
+    """Return a tiny GPT-2, whose weights are stored as (in, out)."""
+    torch.manual_seed(0)
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 32, "n_positions": 16}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
 
 
 def counts(masks: Masks) -> set[float]:
@@ -66,6 +74,23 @@ def test_a_model_that_is_sparser_already_is_refused() -> None:
     hf_sparse.prune(model, 0.9)
     with pytest.raises(ValueError, match="are zero already, more than the"):
         hf_sparse.prune(model, 0.5)
+
+
+def test_the_way_out_does_not_raise_a_sparsity_that_the_pattern_fixes() -> None:
+    model = gpt2()
+    hf_sparse.prune(model, 0.6)
+    with pytest.raises(
+        ValueError, match=r"since pattern 2:4 fixes the sparsity, or use method lock"
+    ) as caught:
+        hf_sparse.prune(model, 0.5, pattern="2:4")
+    assert "raise sparsity.schedule.final" not in str(caught.value)
+
+
+def test_two_of_four_inputs_of_a_transposed_weight_stay() -> None:
+    model = gpt2()
+    hf_sparse.prune(model, 0.5, pattern="2:4")
+    for target in find_targets(model):
+        assert ((target.weight != 0).reshape(-1, 4).sum(1) == 2).all()
 
 
 @pytest.mark.parametrize(

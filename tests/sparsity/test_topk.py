@@ -98,8 +98,9 @@ def test_values_are_left_alone(keep: Keep) -> None:
     assert values.tolist() == [3.0, -1.0, 2.0]
 
 
-# Few distinct values make ties; wide ones make subnormals, overflow in half precision, and long mantissas.
-_few = st.integers(-3, 3).map(float)
+# Few distinct values make ties, as do infinite ones; wide ones make subnormals, overflow in half precision,
+# and long mantissas.
+_few = st.one_of(st.integers(-3, 3).map(float), st.sampled_from([np.inf, -np.inf]))
 _wide = st.floats(-7e4, 7e4, width=32)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from transformers import Trainer
 
-from hf_sparse import Recipe, SparseTrainer
+from hf_sparse import Recipe, SparseTrainer, SparsityCallback
 from hf_sparse.atomic.directory_lock import locked
 from tests.support.doomed import cheap_processes
 from tests.support.tiny import arguments, bert, pruning, sentences
@@ -48,6 +49,12 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
 
     def other_recipe() -> None:
         train(folder, pruning("sparsity.schedule.ramp_end=2", f"sparsity.schedule.final=0.{9 - rank}"), rows)
+
+    def other_recipe_of_callback() -> None:
+        final = f"sparsity.schedule.final=0.{9 - rank}"
+        own = pruning("sparsity.lr_rewind=false", "sparsity.schedule.ramp_end=2", final)
+        args = arguments(folder, per_device_train_batch_size=2, max_steps=3)
+        Trainer(bert(), args, train_dataset=rows, callbacks=[SparsityCallback(own)]).train()
 
     def other_seed() -> None:
         train(folder, recipe, rows, data_seed=rank)
@@ -97,8 +104,13 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
     def agreed() -> None:
         train(folder, recipe, rows)
 
+    def failed() -> None:
+        with on(rank, 1, lambda: patch("torch.nn.functional.cross_entropy", full_disk)):
+            train(folder, recipe, rows)
+
     scenarios = (
         other_recipe,
+        other_recipe_of_callback,
         other_seed,
         other_order,
         other_length,
@@ -110,6 +122,8 @@ def disputes(rank: int, folder: Path) -> dict[str, Callable[[], None]]:
         claimed,
         nan,
         agreed,
+        # The last one: a process that fails alone leaves the group.
+        failed,
     )
     return {scenario.__name__: scenario for scenario in scenarios}
 
@@ -129,7 +143,8 @@ def work(rank: int, port: int, folder: Path) -> None:
             error = f"{type(failed).__name__}: {failed}"
         left = sorted(path.name for path in home.glob("checkpoint-*"))
         seen[name] = {"error": error, "left": left, "seconds": time.monotonic() - began}
-        torch.distributed.barrier()
+        if name != "failed":
+            torch.distributed.barrier()
     torch.save(seen, folder / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
 

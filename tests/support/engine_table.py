@@ -87,17 +87,33 @@ CASES: Mapping[str, Case] = MappingProxyType({str(case): case for case in _cases
 
 @dataclass(frozen=True)
 class Engine:
-    """A way to train: how it is chosen, the number of processes, and which cases it refuses, and why."""
+    """A way to train.
+
+    Attributes:
+        name: Its column in the table.
+        chosen: How it is chosen.
+        processes: How many of them the tests start.
+        refused: The reason by the names of the cases that it refuses.
+        stage: Stage of DeepSpeed ZeRO; None without DeepSpeed.
+    """
 
     name: str
     chosen: str
     processes: int
     refused: Mapping[str, str] = field(default_factory=dict)
+    stage: int | None = None
 
 
 _SCORES = "scores join the optimizer, and accelerate saves its state for the model's own parameters alone"
 _LEARNED = dict.fromkeys(("movement, unstructured", "soft_movement, unstructured"), _SCORES)
 _PROJECTED = {"hidden of another width": "projections to that width join the optimizer, as scores do"}
+_STEPS = "the method changes gradients or weights at every step, and DeepSpeed holds both in parts"
+_REMEMBERED = "revival needs the values of removed weights at every step, which ZeRO-3 holds in parts"
+_OPTIMIZER = "projections to that width would have to join the optimizer of DeepSpeed"
+_ZERO = dict.fromkeys((name for name, case in CASES.items() if case.trained), _STEPS) | {
+    "hidden of another width": _OPTIMIZER
+}
+_ZERO_3 = _ZERO | dict.fromkeys((name for name in CASES if "revival" in name), _REMEMBERED)
 ENGINES = {
     engine.name: engine
     for engine in (
@@ -105,6 +121,9 @@ ENGINES = {
         Engine("DDP", "`torchrun train.py`", 2),
         Engine("FSDP2", "`torchrun train.py --fsdp`, version 2", 2, _LEARNED | _PROJECTED),
         Engine("FSDP2 at load time", "`from_pretrained(distributed_config=...)`", 2, _LEARNED),
+        Engine("ZeRO-1", "`deepspeed=`, stage 1", 2, _ZERO, 1),
+        Engine("ZeRO-2", "`deepspeed=`, stage 2", 2, _ZERO, 2),
+        Engine("ZeRO-3", "`deepspeed=`, stage 3", 2, _ZERO_3, 3),
     )
 }
 

@@ -1,6 +1,7 @@
 """Checks that several processes run together, with models whose weights FSDP2 divides among them."""
 
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from math import prod
@@ -88,6 +89,7 @@ def _work(checks: dict[str, Check], rank: int, shape: tuple[int, ...], folder: P
             check(mesh)
         except Exception:
             errors[name] = f"rank {rank}: {traceback.format_exc()}"
+            print(errors[name], file=sys.stderr)  # one process out of step ends the others in another check
     torch.save(errors, folder / f"errors-{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

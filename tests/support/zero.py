@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,49 +20,15 @@ STAGES = (1, 2, 3)
 STATES = ("exp_avg", "exp_avg_sq")
 LIMIT_S = 1200
 _HALF_WAY, _END = 4, 8
+# What distillation of attention needs: its probabilities, as they are before dropout.
+_ATTENTION: dict[str, Any] = {"attn_implementation": "eager", "attention_probs_dropout_prob": 0.0}
 
-NONE = "none"
-SPARSITY: dict[str, Recipe] = {
-    NONE: Recipe(),
-    "magnitude": pruning(),
-    "magnitude, global": pruning("sparsity.allocation=global"),
-    "magnitude, 2x4 blocks": pruning("sparsity.pattern=2x4"),
-    "magnitude with revive": pruning("sparsity.revive=true"),
-    "lock": Recipe.from_dict({"sparsity": {"method": "lock"}}),
-    "group_lasso": Recipe.preset("group_lasso_block"),
-    "movement": Recipe.from_dict(
-        {"sparsity": {"method": "movement", "schedule": {"final": 0.5, "begin": 1}, "allocation": "global"}}
-    ),
-}
-DISTILLATION: dict[str, dict[str, Any] | None] = {
-    NONE: None,
-    "logits": {"logits": 0.7, "task": 0.3},
-    "hidden, relations": {"hidden": 1.0, "relations": 0.5},
-    "hidden, wider teacher": {"hidden": 1.0},
-}
-QUANTIZATION: dict[str, dict[str, Any] | None] = {NONE: None, "int8": {"begin": 2, "freeze": 4}}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A recipe by its parts."""
-
-    method: str = NONE
-    distillation: str = NONE
-    quantization: str = NONE
-
-    @property
-    def recipe(self) -> Recipe:
-        parts = {
-            "distillation": DISTILLATION[self.distillation],
-            "quantization": QUANTIZATION[self.quantization],
-        }
-        given = Recipe.from_dict({name: settings for name, settings in parts.items() if settings is not None})
-        return given.model_copy(update={"sparsity": SPARSITY[self.method].sparsity})
-
-
-EMPTY, MAGNITUDE, REVIVE = Case(), Case("magnitude"), Case("magnitude with revive")
-WHOLE = Case("magnitude", "logits", "int8")
+EMPTY = Recipe()
+MAGNITUDE, REVIVE = pruning(), pruning("sparsity.revive=true")
+LOGITS = Recipe.from_dict({"distillation": {"logits": 0.7, "task": 0.3}})
+WHOLE = Recipe.from_dict({"quantization": {"begin": 2, "freeze": 4}}).model_copy(
+    update={"sparsity": MAGNITUDE.sparsity, "distillation": LOGITS.distillation}
+)
 
 
 def config(stage: int, zero: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -86,13 +51,17 @@ def config(stage: int, zero: Mapping[str, Any] | None = None, **changes: Any) ->
 def trainer(
     folder: Path,
     stage: int | None,
-    case: Case,
+    recipe: Recipe,
     model: nn.Module | None = None,
     deepspeed: dict[str, Any] | None = None,
     changed: Sequence[str] = (),
+    width: int = 32,
     **changes: Any,
 ) -> SparseTrainer:
-    """Return a trainer for eight steps with accumulation, dropout and shuffling; stage None is DDP."""
+    """Return a trainer for eight steps with accumulation, dropout and shuffling; stage None is DDP.
+
+    `width` is the hidden size of the teacher, if the recipe has one and none is given.
+    """
     kwargs = {key: changes.pop(key) for key in ("teacher", "allow_schedule_change") if key in changes}
     engine = {"use_cpu": True} if stage is None else {"use_cpu": False, "deepspeed": config(stage)}
     if deepspeed is not None:
@@ -105,12 +74,12 @@ def trainer(
         "save_steps": _HALF_WAY,
     }
     args = arguments(folder, **(settings | engine | changes))
-    model = bert() if model is None else model
-    if case.method == "lock":
+    model = bert(**_ATTENTION) if model is None else model
+    recipe = recipe.override(changed)
+    if recipe.sparsity is not None and recipe.sparsity.method == "lock":
         prune(model, 0.6)
-    recipe = case.recipe.override(changed)
     if recipe.distillation is not None:
-        kwargs.setdefault("teacher", bert(seed=1, hidden_size=48 if "wider" in case.distillation else 32))
+        kwargs.setdefault("teacher", bert(seed=1, hidden_size=width, **_ATTENTION))
     data = {"train_dataset": sentences(20), "eval_dataset": sentences(8)}
     return SparseTrainer(model, args, recipe=recipe, **data, **kwargs)
 
@@ -131,11 +100,11 @@ def masked(made: SparseTrainer) -> list[str]:
     return [] if made.sparsifier is None else made.sparsifier.masks.targets.names
 
 
-def run(folder: Path, stage: int | None, case: Case, resume: Path | None = None, **changes: Any) -> Any:
+def run(folder: Path, stage: int | None, recipe: Recipe, resume: Path | None = None, **changes: Any) -> Any:
     """Train; return the outcome, or why it was refused, with the number of steps until then."""
     made = None
     try:
-        made = trainer(folder, stage, case, **changes)
+        made = trainer(folder, stage, recipe, **changes)
         made.train(resume_from_checkpoint=None if resume is None else str(resume))
     except ValueError as error:
         return {"refused": str(error), "steps": 0 if made is None else made.state.global_step}

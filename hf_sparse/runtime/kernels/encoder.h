@@ -305,7 +305,7 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
             const int64_t from = source[(size_t)(tile * TOKENS + token)];
             rows[token] = from < 0 ? nullptr : input + from * hidden;
         }
-        into_tile(rows, hidden, states + tile * hidden * TOKENS);
+        into_tile(rows, 0, hidden, states + tile * hidden * TOKENS);
     }
     const Places& places = encoder.places;
     const int64_t kinds = rotations_of(encoder), turn = 2 * places.pairs;
@@ -318,7 +318,7 @@ inline void encode(const Encoder& encoder, const float* input, const uint8_t* ma
             const int64_t place = from < 0 ? 0 : positions == nullptr ? from % length : positions[from];
             rows[token] = from < 0 ? nullptr : places.rotations + (at / tiles * places.count + place) * turn;
         }
-        into_tile(rows, turn, turns + at * turn * TOKENS);
+        into_tile(rows, 0, turn, turns + at * turn * TOKENS);
     }
     int64_t longest = 0;
     for (const Span& span : spans) longest = std::max(longest, span.length);

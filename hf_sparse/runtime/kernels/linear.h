@@ -11,11 +11,28 @@ struct ForLinear;
 // Outputs are written in whole vectors of so many features.
 constexpr int64_t COLLECTED = LANES > ROWS ? LANES : ROWS;
 
+// Features of a tile that are transposed at a time: they stay in the first cache level until they are rounded.
+constexpr int64_t SLAB = 64;
+
+// Rounds rows to codes of a fixed grid, without a tile of floats in between.
+inline void round_rows(Scales& scales, const Grid& grid, const float* const rows[TOKENS], int64_t features, bool lines,
+                       int32_t* tile) {
+    alignas(64) float slab[SLAB * TOKENS];
+    scales = fixed_scales(grid);
+    Rounding rounding(scales, grid, lines, tile);
+    for (int64_t first = 0; first < features; first += SLAB) {
+        const int64_t some = std::min(SLAB, features - first);
+        into_tile(rows, first, some, slab);
+        round_some(rounding, slab, first, some);
+    }
+    rounding.finish();
+}
+
 inline void apply(const Matrix& matrix, const Grid& grid, const float* input, int64_t tokens, float* output,
                   int threads) {
     const int64_t tiles = (tokens + TOKENS - 1) / TOKENS, rows = matrix.rows, columns = matrix.columns;
     const int64_t words = tile_words(padded(columns)), chunk = std::min(CHUNK, tiles);
-    const int64_t each = lined(chunk * (words + columns * TOKENS));
+    const int64_t each = lined(chunk * (words + (grid.dynamic ? columns * TOKENS : 0)));
     const int wanted = (int)std::min<int64_t>(threads, tiles);
     const Scratch<ForLinear> memory(std::max(wanted, 1) * each);
     int32_t* const all = memory.words();
@@ -33,10 +50,14 @@ inline void apply(const Matrix& matrix, const Grid& grid, const float* input, in
                     const int64_t place = (first + tile) * TOKENS + token;
                     from[token] = place < tokens ? input + place * columns : nullptr;
                 }
-                into_tile(from, columns, floats + tile * columns * TOKENS);
+                if (grid.dynamic)
+                    into_tile(from, 0, columns, floats + tile * columns * TOKENS);
+                else
+                    round_rows(codes.scales[tile], grid, from, columns, matrix.by_columns, codes.tiles + tile * words);
             }
             codes.source = nullptr;
-            codes.make(grid, matrix.by_columns, floats, columns, count);
+            codes.grid = grid, codes.lines = matrix.by_columns;
+            if (grid.dynamic) codes.make(grid, matrix.by_columns, floats, columns, count);
             product(matrix, codes, count, [&](int64_t stripe, int64_t tile, const Float found[ROWS][DEPTH]) {
                 const int64_t row = stripe * ROWS, within = row % COLLECTED;
                 for (int next = 0; next < ROWS; next++)

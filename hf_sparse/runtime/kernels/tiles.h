@@ -135,16 +135,21 @@ private:
     Int largest_[DEPTH] = {};
 };
 
+// Rounds `features` of a tile, the first of which is `first`, a multiple of ROWS.
+inline void round_some(Rounding& rounding, const float* values, int64_t first, int64_t features) {
+    for (int64_t next = 0; next < features; next += ROWS) {
+        Float some[ROWS][DEPTH] = {};
+        for (int row = 0; row < ROWS && next + row < features; row++)
+            for (int part = 0; part < DEPTH; part++)
+                some[row][part] = load(values + (next + row) * TOKENS + part * LANES);
+        rounding.take(first + next, some);
+    }
+}
+
 inline void quantize(Scales& scales, const Grid& grid, const float* values, int64_t features, bool lines,
                      int32_t* tile) {
     Rounding rounding(scales, grid, lines, tile);
-    for (int64_t first = 0; first < features; first += ROWS) {
-        Float some[ROWS][DEPTH] = {};
-        for (int row = 0; row < ROWS && first + row < features; row++)
-            for (int part = 0; part < DEPTH; part++)
-                some[row][part] = load(values + (first + row) * TOKENS + part * LANES);
-        rounding.take(first, some);
-    }
+    round_some(rounding, values, 0, features);
     rounding.finish();
 }
 

@@ -39,22 +39,22 @@ inline void transpose(Float (&rows)[LANES]) {
     exchange<1>(rows, lanes);
 }
 
-// Fills a tile from rows of features, with zeros for null rows.
-inline void into_tile(const float* const rows[TOKENS], int64_t features, float* tile) {
+// Fills a tile with features of rows, from their feature `first` on, with zeros for null rows.
+inline void into_tile(const float* const rows[TOKENS], int64_t first, int64_t features, float* tile) {
     const int64_t whole = features / LANES * LANES;
     for (int64_t token = 0; token < TOKENS; token += LANES)
         for (int64_t feature = 0; feature < whole; feature += LANES) {
             Float block[LANES];
             for (int lane = 0; lane < LANES; lane++) {
                 const float* row = rows[token + lane];
-                block[lane] = row == nullptr ? Float{} : load(row + feature);
+                block[lane] = row == nullptr ? Float{} : load(row + first + feature);
             }
             transpose(block);
             for (int lane = 0; lane < LANES; lane++) store(tile + (feature + lane) * TOKENS + token, block[lane]);
         }
     for (int64_t feature = whole; feature < features; feature++)
         for (int64_t token = 0; token < TOKENS; token++)
-            tile[feature * TOKENS + token] = rows[token] == nullptr ? 0.0f : rows[token][feature];
+            tile[feature * TOKENS + token] = rows[token] == nullptr ? 0.0f : rows[token][first + feature];
 }
 
 // Copies features of a tile into rows, from their feature `first` on; null rows are skipped.

@@ -104,9 +104,11 @@ class BlockScores:
         keep = None if self._mask is None else self._mask.unpack()
         rows, columns = self._weight.shape
         band = max(CHUNK // columns // self._block.rows, 1) * self._block.rows
+        # Allocated once: at this size fresh pages cost more than the arithmetic.
+        buffer = np.empty((min(band, rows), columns), self.dtype)
         for start in range(0, rows, band):
             stop = start + band
-            yield self._pool(self._weight[start:stop], None if keep is None else keep[start:stop])
+            yield self._pool(self._weight[start:stop], None if keep is None else keep[start:stop], buffer)
 
     def __getitem__(self, step: slice) -> np.ndarray:
         rows, columns = (
@@ -138,8 +140,9 @@ class BlockScores:
             start += chunk.size
         return SingleScores(torch.from_numpy(scores), identity)
 
-    def _pool(self, weight: Tensor, keep: Tensor | None) -> np.ndarray:
-        scores = self._score((weight if weight.dtype in _EXACT else weight.float()).numpy())
+    def _pool(self, weight: Tensor, keep: Tensor | None, buffer: np.ndarray | None = None) -> np.ndarray:
+        values = (weight if weight.dtype in _EXACT else weight.float()).numpy()
+        scores = self._score(values, out=None if buffer is None else buffer[: len(values)])
         if keep is not None:
             scores = np.where(keep.numpy(), scores, -np.inf)
         return self._block.pool(scores).reshape(-1)

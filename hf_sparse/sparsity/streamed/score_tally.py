@@ -16,13 +16,15 @@ _PART = 1 << 17
 class Found:
     """A narrower bracket, (low, high], with `above` scores of the tally above it.
 
-    `equal` is how many scores are equal to `high` if all in the bracket are; None if they differ.
+    `equal` is how many scores are equal to `high` if all in the bracket are; None if they differ. `shares`
+    says for each source how many of its scores are above and how many are equal, where the tally knows.
     """
 
     low: float
     high: float
     above: int
     equal: int | None
+    shares: dict[int, tuple[int, int]] | None = None
 
 
 class ScoreTally:
@@ -41,6 +43,8 @@ class ScoreTally:
         self._dtype = np.dtype(dtype)
         self._list = np.empty(min(max(_LIST, total // _SHARE), total), self._dtype)
         self._listed = 0
+        # Which source each part of the list came from, and where the part ends.
+        self._parts: list[tuple[int, int]] = []
         self._lock = Lock()
         first, last = (int(key) for key in _keys(np.array([self.low, self.high], self._dtype)))
         self._first, self._last = first, last
@@ -49,27 +53,29 @@ class ScoreTally:
         # The bits of all keys that a bin does not tell apart; 0 if its scores are all equal.
         self._loose = 0
 
-    def add(self, scores: np.ndarray) -> None:
-        """Add scores in the bracket."""
+    def add(self, scores: np.ndarray, source: int = 0) -> None:
+        """Add scores in the bracket; `source` is the number of the tensor they come from."""
         with self._lock:
             self.count += scores.size
             if self._listed + scores.size > self._list.size:
                 self._sort_into_bins(self._list[: self._listed])
-                self._listed = 0
+                self._listed, self._parts = 0, []
                 if scores.size > self._list.size:
                     self._sort_into_bins(scores)
                     return
             self._list[self._listed : self._listed + scores.size] = scores
             self._listed += scores.size
+            self._parts.append((source, self._listed))
 
     def find(self, rank: int) -> Found:
         """Return a narrower bracket around the score of a rank, 1 for the largest; call it once."""
         if self._bins is None:
             scores = self._list[: self._listed]
-            scores.partition(scores.size - rank)
-            found = scores[scores.size - rank]
-            above = int(np.count_nonzero(scores > found))
-            return Found(found, found, above, int(np.count_nonzero(scores == found)))
+            # A copy, since the places in the list tell the sources.
+            found = np.partition(scores, scores.size - rank)[scores.size - rank]
+            shares = self._shares(found)
+            above, equal = map(sum, zip(*shares.values(), strict=True))
+            return Found(found, found, above, equal, shares)
         self._sort_into_bins(self._list[: self._listed])
         reached = np.cumsum(self._bins[::-1])
         place = int(np.searchsorted(reached, rank))
@@ -91,6 +97,17 @@ class ScoreTally:
                 self._loose |= int(np.bitwise_or.reduce(keys))
             places = (keys >> keys.dtype.type(self._shift)) - keys.dtype.type(self._first >> self._shift)
             self._bins += np.bincount(places.astype(np.int64), minlength=self._bins.size)
+
+    def _shares(self, value: float) -> dict[int, tuple[int, int]]:
+        """Return by source how many of the listed scores are above a value, and how many are equal to it."""
+        shares: dict[int, tuple[int, int]] = {}
+        start = 0
+        for source, stop in self._parts:
+            part, (above, equal) = self._list[start:stop], shares.get(source, (0, 0))
+            more, same = int(np.count_nonzero(part > value)), int(np.count_nonzero(part == value))
+            shares[source] = (above + more, equal + same)
+            start = stop
+        return shares
 
     def _value(self, key: int) -> float:
         """Return the score with a key; -0 has one below that of 0 and would exclude it from a bracket."""

@@ -6,6 +6,7 @@ known.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.numpy_ops import parallel_map
 from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.streamed.ranked_scores import (
-    CHUNK,
     BlockScores,
     RankedScores,
     Score,
@@ -83,15 +83,35 @@ class StreamedUpdate:
             return covered
         pairs = list(zip(budget.names, chosen, strict=True))
         at_risk = [pair for pair in pairs if self.masks.removed(pair[0])]
+        # Computed twice if they do not fit into memory: all are checked before the first one is set.
+        held: dict[str, np.ndarray | Tensor] | None = (
+            {} if sum(self._bytes(name) for name, _ in at_risk) <= _HELD * self._allowed else None
+        )
         threads = self._threads(budget.names)
-        if not all(parallel_map(lambda pair: self._covers(pair[0], self._flags(*pair)), at_risk, threads)):
+
+        def check(pair: tuple[str, Kept]) -> bool:
+            flags = self._flags(*pair)
+            if held is not None:
+                held[pair[0]] = flags
+            return self._covers(pair[0], flags)
+
+        def take_over(pair: tuple[str, Kept]) -> None:
+            flags = None if held is None else held.pop(pair[0], None)
+            self._set(pair[0], self._flags(*pair) if flags is None else flags, pair[1])
+
+        if not all(parallel_map(check, at_risk, threads)):
             return False
-        parallel_map(lambda pair: self._set(pair[0], self._flags(*pair), pair[1]), pairs, threads)
+        parallel_map(take_over, pairs, threads)
         return True
 
     def _flags(self, name: str, kept: Kept) -> np.ndarray | Tensor:
-        """Return the bits of the new mask if its blocks are single weights, else booleans for the blocks."""
-        return kept.bits() if self.blocks[name].size == 1 and self._is_plain(name) else kept.all()
+        """Return the new mask as bits if its rows are whole bytes in memory, else as booleans for blocks."""
+        (rows, columns), block = self.masks.shape(name), self.blocks[name]
+        if not self._is_plain(name) or (block.size > 1 and columns % 8):
+            return kept.all()
+        if block.size == 1:
+            return kept.bits()
+        return _bits_of_blocks(kept.all().view(rows // block.rows, columns // block.columns).numpy(), block)
 
     def _covers(self, name: str, flags: np.ndarray | Tensor) -> bool:
         if isinstance(flags, Tensor):
@@ -102,12 +122,9 @@ class StreamedUpdate:
         rows, columns = self.masks.shape(name)
         block = self.blocks[name]
         if isinstance(flags, Tensor):
-            keep = flags.view(rows // block.rows, columns // block.columns)
-            if columns % 8 or not self._is_plain(name):
-                self.masks.set(name, block.expand(keep))
-                return
-            flags = _bits_of_blocks(keep, block)
-        self.masks.set_bits(name, flags, kept.removed * block.size)
+            self.masks.set(name, block.expand(flags.view(rows // block.rows, columns // block.columns)))
+        else:
+            self.masks.set_bits(name, flags, kept.removed * block.size)
 
     def _is_plain(self, name: str) -> bool:
         """Return whether a weight lies in memory row by row."""
@@ -164,13 +181,20 @@ class StreamedUpdate:
         return bits + (2 * size // block.size if block.size > 1 else 0)
 
 
-def _bits_of_blocks(keep: Tensor, block: Block) -> np.ndarray:
+def _bits_of_blocks(keep: np.ndarray, block: Block) -> np.ndarray:
     """Return the bits of a mask whose rows are whole bytes, from booleans for its blocks."""
-    height, width = keep.shape[0], keep.shape[1] * block.columns // 8
-    bits = np.empty((height, block.rows, width), dtype=np.uint8)
-    band = max(CHUNK // width // 8, 1)
-    for start in range(0, height, band):
-        wide = Block(1, block.columns).expand(keep[start : start + band])
-        # All rows of a block are alike.
-        bits[start : start + band] = np.packbits(wide.numpy(), axis=1)[:, None]
-    return bits.reshape(-1)
+    width = keep.shape[1] * block.columns // 8
+    if block.columns % 8:
+        # A byte of flags for eight blocks becomes as many bytes as a block has columns.
+        wide = _widened(block.columns)[np.packbits(keep, axis=1)].view(np.uint8)[:, :width]
+    else:
+        wide = np.repeat(np.negative(keep.view(np.int8)).view(np.uint8), block.columns // 8, axis=1)
+    # All rows of a block are alike.
+    return np.repeat(wide, block.rows, axis=0).reshape(-1)
+
+
+@lru_cache
+def _widened(columns: int) -> np.ndarray:
+    """Return for every byte of flags the bytes in which each flag stands `columns` times, as one item."""
+    flags = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    return np.packbits(np.repeat(flags, columns, axis=1), axis=1).view(f"V{columns}")[:, 0]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from hf_sparse.checkpoint.run_record import record_of
 from hf_sparse.environment import versions
@@ -32,12 +33,22 @@ def require_agreement(trainer: Host, recipe: Recipe) -> None:
     Of the data the number of rows is compared, and some rows where reading them has no other effect. With an
     empty recipe everywhere a difference is a warning, since Trainer would go on.
     """
-    if not _together(trainer):
+    if not _together(trainer.args):
         return
-    own: dict[str, Any] = dict(_flat(recipe.model_dump(mode="json")))
     record = record_of(trainer, recipe)
-    own |= {name: f"{value}" for name, value in record.arguments.items()}
+    own: dict[str, Any] = {name: f"{value}" for name, value in record.arguments.items()}
     own |= {"rows of training data": record.train_samples, "content of rows": _digest(trainer.train_dataset)}
+    _compare(own, recipe)
+
+
+def require_same_recipe(args: TrainingArguments, recipe: Recipe) -> None:
+    """Raise `ValueError` on every process if recipe or versions differ among those of a run."""
+    if _together(args):
+        _compare({}, recipe)
+
+
+def _compare(settings: Mapping[str, Any], recipe: Recipe) -> None:
+    own = {**dict(_flat(recipe.model_dump(mode="json"))), **settings}
     own |= {f"version of {name}": version for name, version in versions().items()}
     found: list[dict[str, Any]] = gather_object([own])
     disputed = [
@@ -97,7 +108,7 @@ def failing_together(trainer: Host, what: str) -> Iterator[None]:
         yield
     except Exception as error:
         failed = error
-    if _together(trainer):
+    if _together(trainer.args):
         said = None if failed is None else f"{type(failed).__name__}: {failed}"
         found = {rank: each for rank, each in enumerate(gather_object([said])) if each is not None}
         if found and failed is None:
@@ -107,12 +118,8 @@ def failing_together(trainer: Host, what: str) -> Iterator[None]:
         raise failed
 
 
-def _together(trainer: Host) -> bool:
-    return (
-        trainer.args.world_size > 1
-        and torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-    )
+def _together(args: TrainingArguments) -> bool:
+    return args.world_size > 1 and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _flat(values: Mapping[str, Any], path: str = "recipe") -> Iterator[tuple[str, Any]]:

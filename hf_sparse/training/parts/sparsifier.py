@@ -16,6 +16,7 @@ from hf_sparse.sparsity.measure import measure_sparsity
 from hf_sparse.sparsity.methods import METHODS
 from hf_sparse.sparsity.methods.method import LearnedScores, MethodRun, PruningRun
 from hf_sparse.sparsity.patterns.block import UNSTRUCTURED
+from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.revival import RememberedWeights
 from hf_sparse.training.parts.resolve import check_start, chosen_targets, lay_out, lock_standing, standing
 
@@ -207,10 +208,13 @@ class Sparsifier:
             return
         for names, removed, asked in self._final_counts():
             if removed > asked:
+                pattern, final = self.recipe.pattern, self.schedule.final
+                fixed = parse_pattern(pattern).share is not None
+                way_out = f"start from the dense model, since pattern {pattern} fixes the sparsity"
                 raise ValueError(
                     f"{removed} weights of {names} are zero already, more than the {asked} that final "
-                    "sparsity "
-                    f"{self.schedule.final} removes; raise sparsity.schedule.final, or use method lock"
+                    f"sparsity {final} removes; {way_out if fixed else 'raise sparsity.schedule.final'}, "
+                    "or use method lock"
                 )
 
     def _final_counts(self) -> list[tuple[str, int, int]]:

@@ -56,15 +56,25 @@ def options(tmp_path: Path, **changes: Any) -> Namespace:
     return Namespace(**(given | changes))
 
 
-def published(folder: Path, name: str, group: str, start: str, data: str, **row: Any) -> None:
+def published(folder: Path, name: str, group: str, start: str, data: str, bits: int = 32, **row: Any) -> None:
     """Publish results of a stage."""
     folder.mkdir(exist_ok=True)
+    seed = row.pop("seed", 42)
     given = {"recipe": row.pop("recipe", "transfer"), "learning_rate": row.pop("rate", 1e-4)}
     words = " ".join(f"--{name} {value}" for name, value in given.items())
     values = {"stage": name, "group": group, "cpu_seconds": 90.0, "sparsity": 0.9, "tokens": 1000} | row
     content = {
         "command": f"python scripts/run.py {words}",
-        "settings": {"start": start, "data": data},
+        "settings": {
+            "start": start,
+            "data": data,
+            "recipe": {} if bits == 32 else {"quantization": {"weights": f"int{bits}"}},
+            "seed": seed,
+            "encoder": "a name",
+        },
         "rows": [values],
+        "date": "2026-01-01T00:00:00+00:00",
+        "hardware": {"processor": "a processor"},
+        "versions": {"torch": "2"},
     }
     (folder / f"{name}.json").write_text(json.dumps(content))

@@ -1,7 +1,9 @@
 """The figures and the table of the accuracy study show what was measured."""
 
+import json
 from pathlib import Path
 
+import arms
 import figures
 import pytest
 from stages import read_finished, read_plan
@@ -132,13 +134,16 @@ def test_the_table_has_every_stage_in_the_order_of_the_plan(folder: Path) -> Non
 def test_all_is_written_beside_the_results(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["figures.py", "--results", str(folder)])
+    monkeypatch.setattr(
+        "sys.argv", ["figures.py", "--results", str(folder), "--table", str(folder / "table")]
+    )
     figures.main()
     assert capsys.readouterr().out.startswith("not measured yet: sst2_dense, qnli_dense, ")
     assert all(
         (folder / name).read_bytes().startswith(PNG) for name in ("distance.png", "short_transfer.png")
     )
     assert (folder / "README.md").read_text().count("| [") == 11
+    assert json.loads((folder / "table").read_text()) == arms.study(read_finished(folder))
 
 
 def test_without_results_there_is_nothing_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,4 +158,12 @@ def test_the_published_table_is_that_of_the_published_results() -> None:
     plan = read_plan(figures.HERE / "plan.yaml")
     pictures = [name for name in ("distance.png", "short_transfer.png") if (figures.RESULTS / name).is_file()]
     text = (figures.RESULTS / "README.md").read_text(encoding="utf-8")
-    assert text == figures.page(read_finished(figures.RESULTS), list(plan), pictures)
+    results = read_finished(figures.RESULTS)
+    assert text == figures.page(results, list(plan), pictures)
+    assert json.loads(figures.TABLE.read_text(encoding="utf-8")) == arms.study(results)
+
+
+def test_a_teacher_upstream_leaves_colors_as_they_are(folder: Path) -> None:
+    looks = figures.looks_of(read_finished(folder))
+    published(folder, "words", "upstream teacher", "ENCODER", "text", sparsity=0.0)
+    assert figures.looks_of(read_finished(folder)) == looks

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from attempts import Attempt, Attempts
-from outcome import finish, is_trained, name_of, standard_errors
+from outcome import add_sizes, finish, is_trained, name_of, standard_errors
 from stages import Places, Stage
 
 from benchmarks.readme import KEYS
-from tests.benchmarks.accuracy.fakes import leave_trained
+from tests.benchmarks.accuracy.fakes import leave_trained, published
 
 DISTANCE = {"data": "qnli/validation.parquet", "columns": ["a", "b"], "samples": 8, "max_seq_length": 16}
 STAGE = Stage(
@@ -176,3 +176,31 @@ def test_an_encoder_is_named_for_readers_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "encoder" / "model.safetensors").write_bytes(b"abc")
     sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert name_of(str(tmp_path / "encoder")) == f"model.safetensors with sha256 {sha}"
+
+
+def test_sizes_are_added_once_to_what_a_task_came_to(places: Places, tmp_path: Path) -> None:
+    published(tmp_path, "task", "transfer 90 %", "up", "sst2", accuracy=0.8, accuracy_error=0.01)
+    published(tmp_path, "up", "upstream 90 %", "ENCODER", "text")
+    sizes = {"encoder_bytes": 90, "scale_bytes": 10, "encoder_dense_bytes": 1000, "file_bytes": 5}
+    commands = []
+
+    def packing(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, json.dumps({"sizes": sizes}), "")
+
+    task, upstream = (Stage(name, "run_glue", "ENCODER", "sst2") for name in ("task", "up"))
+    assert not add_sizes(task, places, tmp_path, packing), "its model does not lie here"
+    for name in ("task", "up"):
+        places.output(name).mkdir(parents=True)
+        places.ending(name).write_text("{}")
+    assert [add_sizes(stage, places, tmp_path, packing) for stage in (task, upstream, task)] == [
+        True,
+        False,
+        False,
+    ]
+    content = json.loads((tmp_path / "task.json").read_text())
+    (row,) = content["rows"]
+    assert (row["encoder_bytes"], row["encoder_dense_bytes"], row["accuracy"]) == (100, 1000, 0.8)
+    assert content["columns"] == list(row)
+    ((_, _, name, model, _, *options),) = commands
+    assert (name, model, options) == ("pack", str(places.output("task")), ["--format", "packed", "--json"])

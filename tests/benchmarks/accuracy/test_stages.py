@@ -44,7 +44,7 @@ def test_a_stage_of_the_plan_is_what_its_script_takes(name: str) -> None:
     assert Path(script).is_file()
     kinds = (*KINDS[stage.script], TrainingArguments, SparseArguments)
     given = given_arguments(HfArgumentParser(kinds), words)
-    assert given["seed"] == 42 and given["do_train"] and given["do_eval"]
+    assert given["seed"] == stage.seed and given["do_train"] and given["do_eval"]
     assert stage.recipe is None or stage.recipe in preset_names()
     recipe = SparseArguments(recipe=stage.recipe, recipe_override=list(stage.override)).build_recipe()
     assert (recipe.distillation is None) == (stage.recipe is None)

@@ -13,8 +13,10 @@ from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods.group_lasso import squared
 from hf_sparse.sparsity.methods.magnitude import absolute
 from hf_sparse.sparsity.patterns.parse import parse_pattern
+from hf_sparse.sparsity.revival import RememberedWeights
 from hf_sparse.sparsity.topk import Score
 from hf_sparse.targets import find_targets
+from tests.support.runs import differences
 from tests.support.shared import Check, divide, layered, run_together, wholes
 
 # Rows that neither processes nor blocks divide, processes without a row, one expert more than processes.
@@ -143,9 +145,45 @@ def parts_are_views(mesh: DeviceMesh) -> None:
     assert not any(values.any() for values in wholes(model).values())
 
 
+def remembered(mesh: DeviceMesh) -> None:
+    packed = []
+    for shared in (False, True):
+        model = layered(*SHAPES["linear"], *SHAPES["conv1d"], *SHAPES["experts"])
+        model = divide(model, mesh) if shared else model
+        masks = Masks(find_targets(model))
+        layout = Layout(masks.targets, parse_pattern("unstructured"), "global", 0.1)
+        grow(masks, layout.budgets(lambda final: 0.5), absolute, layout.blocks)
+        before = [target.weight.detach().clone() for target in masks.targets]
+        values = RememberedWeights(masks)
+        values.withdraw()
+        packed.append(values.pack())
+        other = RememberedWeights(masks)
+        other.unpack(packed[0])
+        other.restore()
+        assert all(
+            torch.equal(target.weight, weight) for target, weight in zip(masks.targets, before, strict=True)
+        )
+    assert packed[0].keys() == {target.name for target in masks.targets}
+    # The process that writes the file is the only one that keeps them.
+    expected = packed[0] if mesh.get_rank() == 0 else {}
+    assert list(differences(packed[1], expected)) == []
+
+
 CHECKS: dict[str, Check] = {
     check.__name__: check
-    for check in (linear, conv1d, experts, tall, ties, chunks, half, double, not_a_number, parts_are_views)
+    for check in (
+        linear,
+        conv1d,
+        experts,
+        tall,
+        ties,
+        chunks,
+        half,
+        double,
+        not_a_number,
+        parts_are_views,
+        remembered,
+    )
 }
 
 

@@ -100,7 +100,8 @@ def remembered(mesh: DeviceMesh) -> None:
             memory.withdraw()
         found.append((masks, memory, memory.pack()))
     (_, _, packed), (masks, memory, own) = found
-    assert equal(packed, own) and any(values.any() for values in own.values())
+    assert equal(packed, own) if mesh.get_rank() == 0 else own == {}
+    assert any(values.any() for values in packed.values())
     again = RememberedWeights(masks)
     again.unpack(packed)
     assert all(torch.equal(again.whole(target), memory.whole(target)) for target in masks.targets)

@@ -21,11 +21,18 @@ def search(
     for _ in range(10):
         tally = ScoreTally(scores.dtype, low, high, scores.size)
         inside = scores[(scores > low) & (scores <= high)]
-        for part in np.array_split(inside, 3):
-            tally.add(part)
+        parts = np.array_split(inside, 3)
+        for source in (2, 0, 1):
+            tally.add(parts[source], source)
         assert tally.count == inside.size
         found = tally.find(rank - above)
         above += found.above
+        if found.shares is not None:
+            counts = dict.fromkeys(range(3), (0, 0)) | found.shares
+            assert counts == {
+                source: (np.count_nonzero(part > found.high), np.count_nonzero(part == found.high))
+                for source, part in enumerate(parts)
+            }
         if found.equal is not None:
             return found.high, above, found.equal
         assert found.low >= low and found.high <= high

@@ -1,5 +1,8 @@
 """Mask updates take little memory beside the weights, and choose what a plain sort would."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +15,7 @@ from hf_sparse.sparsity.layout import Layout
 from hf_sparse.sparsity.mask_update import choose, grow
 from hf_sparse.sparsity.masks import Masks
 from hf_sparse.sparsity.methods.magnitude import absolute
+from hf_sparse.sparsity.patterns.block import Block
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.patterns.pattern import Pattern
 from hf_sparse.sparsity.streamed import ranked_scores, score_tally, streamed_update
@@ -24,7 +28,7 @@ PATTERNS = ["unstructured", "4x4", "1x4", "2:4"]
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make all fixed sizes small, as they are beside the weights of a large model."""
-    for module in (ranked_scores, streamed_update, topk):
+    for module in (ranked_scores, topk):
         monkeypatch.setattr(module, "CHUNK", 1 << 12)
     monkeypatch.setattr(score_tally, "_LIST", 1 << 12)
     monkeypatch.setattr(score_tally, "_BINS_LOG2", 10)
@@ -95,6 +99,17 @@ def test_fewer_threads_work_where_each_needs_much_memory(monkeypatch: pytest.Mon
     monkeypatch.setattr(streamed_update.StreamedUpdate, "_bytes", lambda *_: 0)
     monkeypatch.setattr(streamed_update, "_SCRATCH", 8 * streamed_update._CHUNKS)
     assert update._threads(update.masks.targets.names) == 4
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 6, 8, 12, 16, 24])
+def test_bits_of_blocks_are_those_of_their_weights(rows: int, columns: int) -> None:
+    block = Block(rows, columns)
+    # As few blocks a row as make whole bytes, and more than fit into a byte of flags.
+    for count in (8 // math.gcd(columns, 8), 24):
+        keep = torch.rand(5, count, generator=torch.Generator().manual_seed(columns)) < 0.5
+        expected = np.packbits(block.expand(keep).numpy())
+        assert np.array_equal(streamed_update._bits_of_blocks(keep.numpy(), block), expected)
 
 
 def naive(weights: list[Tensor], gone: list[Tensor], pattern: Pattern, removed: int) -> list[Tensor]:

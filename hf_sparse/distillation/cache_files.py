@@ -27,7 +27,7 @@ _WAY_OUT = "delete that file, and its outputs are computed again"
 _LEFT_SECONDS = 24 * 3600
 
 
-class Shard:
+class CacheFile:
     """A file of entries; `keys` and checksums, `sums`, are in their order. Entries are read when needed.
 
     Raises `ValueError` if the file is damaged or holds something else.
@@ -87,7 +87,9 @@ class Shard:
         return True
 
 
-def write_shard(directory: Path, entries: Mapping[bytes, bytearray], layout: Layout, identity: str) -> Shard:
+def write_cache_file(
+    directory: Path, entries: Mapping[bytes, bytearray], layout: Layout, identity: str
+) -> CacheFile:
     """Write entries into a new file of a directory, and open it.
 
     Any number of processes may write to a directory, since no file is ever changed. Raises `OSError`.
@@ -102,10 +104,10 @@ def write_shard(directory: Path, entries: Mapping[bytes, bytearray], layout: Lay
     tensors = dict(zip(_INDEX, (keys, starts, sums), strict=True)) | {"data": data}
     path = directory / f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}"
     write_atomically(path, save(tensors, metadata))
-    return Shard(path)
+    return CacheFile(path)
 
 
-def shards_in(directory: Path) -> Iterator[Path]:
+def cache_files_in(directory: Path) -> Iterator[Path]:
     """Yield the files of entries in a directory; delete unfinished ones of processes that died long ago."""
     for path in sorted(directory.iterdir()):
         if path.name.startswith(_PREFIX) and path.suffix == _SUFFIX:
