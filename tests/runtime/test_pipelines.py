@@ -78,7 +78,7 @@ def test_tokens_are_classified(way: str) -> None:
     own, fast = both("token-classification", "token", way, ignore_labels=[])
     expected, found = sum(own(TEXTS), []), sum(fast(TEXTS), [])
     places = [(row["word"], row["start"], row["end"]) for row in expected]
-    assert [(row["word"], row["start"], row["end"]) for row in found] == places and len(places) == 22
+    assert [(row["word"], row["start"], row["end"]) for row in found] == places and len(places) == 24
     shares = [
         [row["score"] if row["entity"] == "LABEL_0" else 1 - row["score"] for row in rows]
         for rows in (found, expected)
