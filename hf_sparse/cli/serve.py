@@ -44,14 +44,17 @@ def serve(
             import torch
             import uvicorn
 
-            from hf_sparse.runtime.server.app import load_served, make_app
+            from hf_sparse.runtime.server.app import make_app
+            from hf_sparse.runtime.server.batches import Batches
+            from hf_sparse.runtime.server.served_model import load_served
 
             # Before the model is loaded, since the port may be taken.
             listening = socket.create_server((host, port))
             if threads is not None:
                 torch.set_num_threads(threads)
             served = load_served(model)
-            config = uvicorn.Config(make_app(served, batch_size, max_waiting), log_level="warning")
+            batches = Batches(served.answer, batch_size, max_waiting)
+            config = uvicorn.Config(make_app(served, batches), log_level="warning")
         url = f"http://{host}:{listening.getsockname()[1]}"
         if as_json:
             typer.echo(json.dumps({"url": url, "model": served.name, "task": served.task}))

@@ -52,6 +52,6 @@ def test_it_says_where_it_listens_and_answers_there(tmp_path: Path, monkeypatch:
         "model": str(tmp_path / "int8"),
         "task": "predict",
     }
-    assert health == {"status": "ok", "task": "predict"}
+    assert health == {"status": "ok", "task": "predict", "waiting": 0}
     assert {row["label"] for row in labels} == {"LABEL_0", "LABEL_1"}
     assert sum(row["score"] for row in labels) == pytest.approx(1)

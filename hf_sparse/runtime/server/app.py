@@ -2,24 +2,21 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, Field
-from transformers import pipeline
 
-from hf_sparse.checkpoint.load import load_tokenizer, named_class
-from hf_sparse.checkpoint.saved_files import saved_file
-from hf_sparse.data.positions import most_tokens
-from hf_sparse.runtime.from_disk import load, ready
-from hf_sparse.runtime.optimization import transformers_model
 from hf_sparse.runtime.server.batches import Batches, Overloaded, TooLarge
+from hf_sparse.runtime.server.served_model import Served
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# The largest body of a request.
+MOST_BYTES = 4 * 2**20
 
 Texts = str | list[str]
 
@@ -38,50 +35,8 @@ class PredictRequest(BaseModel):
     inputs: Texts = Field(min_length=1)
 
 
-@dataclass(frozen=True)
-class Served:
-    """A model by its name, what it answers (`embeddings` or `predict`), and how it answers some texts."""
-
-    name: str
-    task: str
-    answer: Callable[[list[str]], Sequence[Any]]
-
-
-def load_served(name_or_path: str) -> Served:
-    """Load a model ready to run: a classifier of texts, else an embedder of sentence-transformers.
-
-    Raises:
-        ValueError: A classifier has no tokenizer; and as `load` raises it.
-        OSError: The model does not exist.
-    """
-    kind = named_class(name_or_path) or ""
-    if not kind.endswith("ForSequenceClassification") or saved_file(name_or_path, "modules.json"):
-        return _embedder(name_or_path)
-    tokenizer, model = load_tokenizer(name_or_path), load(name_or_path)
-    if tokenizer is None:
-        raise ValueError(f"{name_or_path} has no tokenizer; save it there with tokenizer.save_pretrained")
-    longest = min(tokenizer.model_max_length, most_tokens(model) or tokenizer.model_max_length)
-    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)
-    given = {"truncation": True, "max_length": longest}
-    return Served(name_or_path, "predict", lambda texts: classify(texts, batch_size=len(texts), **given))
-
-
-def _embedder(name_or_path: str) -> Served:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(name_or_path, device="cpu")
-    ready(transformers_model(model))
-
-    def answer(texts: list[str]) -> list[tuple[np.ndarray, int]]:
-        vectors = model.encode(texts, batch_size=len(texts), show_progress_bar=False)
-        tokens = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]
-        return list(zip(vectors, map(len, tokens), strict=True))
-
-    return Served(name_or_path, "embeddings", answer)
-
-
 async def answers(batches: Batches[Any], texts: Texts) -> list[Any]:
-    """Return the answers to one text or several."""
+    """Return the answers to one text or several; if this is canceled, texts that wait are left out."""
     futures = batches.submit([texts] if isinstance(texts, str) else texts)
     return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
@@ -109,47 +64,99 @@ async def predict(batches: Batches[Any], request: PredictRequest) -> list[Any]:
     return found[0] if isinstance(request.inputs, str) else found
 
 
-def make_app(served: Served, most: int, waiting: int) -> "FastAPI":
+async def while_there(receive: "Receive", work: Coroutine[Any, Any, Any]) -> Any:
+    """Return what `work` returns, or cancel it and return None when the client goes away.
+
+    `receive` gives the events of a request whose body has been read.
+    """
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def limited(app: "ASGIApp") -> "ASGIApp":
+    """Return an application that refuses bodies of more than MOST_BYTES."""
+    from fastapi import HTTPException
+
+    async def asked(scope: "Scope", receive: "Receive", send: "Send") -> None:
+        read = 0
+
+        async def counted() -> "Message":
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MOST_BYTES:
+                raise HTTPException(
+                    413, f"the request has more than {MOST_BYTES:,} bytes; send fewer or shorter texts"
+                )
+            return message
+
+        await app(scope, counted, send)
+
+    return asked
+
+
+def make_app(served: Served, batches: Batches[Any]) -> "FastAPI":
     """Return the application: /v1/embeddings or /predict, /v1/models and /health.
 
     Args:
         served: The model.
-        most: The largest number of texts in a batch.
-        waiting: How many texts may wait at once; more are refused with the status 503.
+        batches: Answers its texts; closed when the application ends.
     """
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
 
-    batches = Batches(served.answer, most, waiting)
+    key = "input" if served.task == "embeddings" else "inputs"
 
     @asynccontextmanager
-    async def running(_: "FastAPI") -> AsyncIterator[None]:
+    async def running(_: FastAPI) -> AsyncIterator[None]:
         yield
         batches.close()
 
-    async def asked(request: EmbeddingRequest) -> Any:
-        return JSONResponse(await embeddings(served, batches, request))
+    async def asked_vectors(body: EmbeddingRequest, request: Request) -> JSONResponse:
+        return JSONResponse(await while_there(request.receive, embeddings(served, batches, body)))
 
-    async def asked_labels(request: PredictRequest) -> Any:
-        return JSONResponse(await predict(batches, request))
+    async def asked_labels(body: PredictRequest, request: Request) -> JSONResponse:
+        return JSONResponse(await while_there(request.receive, predict(batches, body)))
 
-    async def models() -> Any:
+    async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": served.name, "object": "model", "owned_by": "hf_sparse"}]}
 
-    async def health() -> Any:
-        return {"status": "ok", "task": served.task}
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "task": served.task, "waiting": batches.waiting()}
 
-    async def refused(_: Any, error: Exception) -> Any:
-        status = 503 if isinstance(error, Overloaded) else 413
-        return JSONResponse({"detail": str(error)}, status)
+    async def too_large(_: Request, error: TooLarge) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 413)
 
-    app = FastAPI(title="hf-sparse serve", lifespan=running)
+    async def overloaded(_: Request, error: Overloaded) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
+
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        reasons = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        hint = f'send {{"{key}": "a text"}}, or a list of texts there'
+        return JSONResponse({"detail": f"{', '.join(reasons)}; {hint}"}, 422)
+
+    handlers: dict[Any, Any] = {
+        TooLarge: too_large,
+        Overloaded: overloaded,
+        RequestValidationError: invalid,
+    }
+    app = FastAPI(title="hf-sparse serve", lifespan=running, exception_handlers=handlers)
+    app.add_middleware(limited)
     if served.task == "embeddings":
-        app.add_api_route("/v1/embeddings", asked, methods=["POST"])
+        app.add_api_route("/v1/embeddings", asked_vectors, methods=["POST"], response_model=None)
     else:
-        app.add_api_route("/predict", asked_labels, methods=["POST"])
+        app.add_api_route("/predict", asked_labels, methods=["POST"], response_model=None)
     app.add_api_route("/v1/models", models)
     app.add_api_route("/health", health)
-    for kind in (Overloaded, TooLarge):
-        app.add_exception_handler(kind, refused)
     return app

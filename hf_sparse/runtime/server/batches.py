@@ -27,7 +27,7 @@ class Batches(Generic[Answer]):
     """
 
     def __init__(self, answer: Callable[[list[str]], Sequence[Answer]], most: int, waiting: int) -> None:
-        self._answer, self.most, self.waiting = answer, most, waiting
+        self._answer, self._most, self._limit = answer, most, waiting
         self._queue: SimpleQueue[tuple[str, Future[Answer]] | None] = SimpleQueue()
         self._lock, self._closed = Lock(), False
         self._thread = Thread(target=self._work, name="batches", daemon=True)
@@ -40,19 +40,23 @@ class Batches(Generic[Answer]):
             TooLarge: These are more texts than may wait at all.
             Overloaded: Too many texts wait already, or the thread was ended.
         """
-        if len(texts) > self.waiting:
+        if len(texts) > self._limit:
             raise TooLarge(
-                f"{len(texts)} texts are more than the {self.waiting} of the largest request; send fewer"
+                f"{len(texts)} texts are more than the {self._limit} of the largest request; send fewer"
             )
         futures: list[Future[Answer]] = [Future() for _ in texts]
         with self._lock:
-            if self._closed or self._queue.qsize() + len(texts) > self.waiting:
-                raise Overloaded(
-                    f"{self._queue.qsize()} of at most {self.waiting} texts wait; try again later"
-                )
+            if self._closed:
+                raise Overloaded("the server is about to end; try again later")
+            if self.waiting() + len(texts) > self._limit:
+                raise Overloaded(f"{self.waiting()} of at most {self._limit} texts wait; try again later")
             for pair in zip(texts, futures, strict=True):
                 self._queue.put(pair)
         return futures
+
+    def waiting(self) -> int:
+        """Return how many texts wait; those of the batch that is computed do not count."""
+        return self._queue.qsize()
 
     def close(self) -> None:
         """Answer what waits, and end the thread."""
@@ -65,7 +69,7 @@ class Batches(Generic[Answer]):
         while (first := self._queue.get()) is not None:
             batch = [first]
             # This thread alone takes texts away.
-            while len(batch) < self.most and not self._queue.empty():
+            while len(batch) < self._most and not self._queue.empty():
                 if (following := self._queue.get()) is None:
                     self._queue.put(None)
                     break
@@ -76,7 +80,7 @@ class Batches(Generic[Answer]):
         """Set the answers; texts of a batch that fails are answered one by one, so that one fails alone."""
         try:
             answers = self._answer([text for text, _ in batch]) if batch else ()
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (_, future), answer in list(zip(batch, answers, strict=True)):
                 future.set_result(answer)
         # A model may raise any error, and the thread must outlive it.
         except Exception as error:  # noqa: BLE001

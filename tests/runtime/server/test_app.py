@@ -1,4 +1,4 @@
-"""What the server answers: without its package by its functions, with it over HTTP."""
+"""The answers of served models are those of the pipeline and of sentence-transformers."""
 
 import asyncio
 import base64
@@ -10,22 +10,23 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import BertConfig, BertForSequenceClassification, BertModel, pipeline
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    pipeline,
+)
 
 from hf_sparse.runtime.bindings import load_kernels
-from hf_sparse.runtime.server.app import (
-    EmbeddingRequest,
-    PredictRequest,
-    Served,
-    embeddings,
-    load_served,
-    make_app,
-    predict,
-)
+from hf_sparse.runtime.server.app import EmbeddingRequest, PredictRequest, embeddings, predict
 from hf_sparse.runtime.server.batches import Batches
+from hf_sparse.runtime.server.served_model import Served, load_served
 from tests.data.tiny_tokenizers import bert as tokenizer
+
+pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")
 
 CONFIG = BertConfig(
     vocab_size=30,
@@ -98,40 +99,20 @@ def test_texts_are_embedded_as_by_the_model(embedder: str) -> None:
 
 def test_a_classifier_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     BertForSequenceClassification(CONFIG).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no tokenizer; save it there"):
+    with pytest.raises(ValueError, match="comes without a tokenizer; save it there"):
         load_served(str(tmp_path))
+
+
+def test_models_that_answer_neither_labels_nor_vectors_are_refused(tmp_path: Path, classifier: str) -> None:
+    CrossEncoder(classifier, device="cpu").save_pretrained(str(tmp_path / "pairs"))
+    with pytest.raises(ValueError, match="a BertForSequenceClassification of sentence-transformers; only"):
+        load_served(str(tmp_path / "pairs"))
+    BertForTokenClassification(CONFIG).save_pretrained(tmp_path / "tokens")
+    with pytest.raises(ValueError, match="a BertForTokenClassification; only classifiers of single texts"):
+        load_served(str(tmp_path / "tokens"))
 
 
 @pytest.mark.parametrize("given", [{"input": []}, {"input": [1]}, {}, {"input": "a", "dimensions": 8}])
 def test_requests_that_are_not_understood_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         EmbeddingRequest(**given)
-
-
-@pytest.mark.parametrize("task", ["embeddings", "predict"])
-def test_over_http(task: str) -> None:
-    pytest.importorskip("fastapi")
-    from fastapi.testclient import TestClient
-
-    def answer(texts: list[str]) -> list[Any]:
-        if task == "predict":
-            return [[{"label": text, "score": 1.0}] for text in texts]
-        return [(np.full(2, len(text), np.float32), 1) for text in texts]
-
-    with TestClient(make_app(Served("m", task, answer), most=2, waiting=3)) as client:
-        assert client.get("/health").json() == {"status": "ok", "task": task}
-        assert client.get("/v1/models").json()["data"][0]["id"] == "m"
-        path, key = {"embeddings": ("/v1/embeddings", "input"), "predict": ("/predict", "inputs")}[task]
-        found = client.post(path, json={key: ["a", "bb"]})
-        assert found.status_code == 200
-        if task == "predict":
-            assert found.json() == [[{"label": "a", "score": 1.0}], [{"label": "bb", "score": 1.0}]]
-        else:
-            assert [row["embedding"] for row in found.json()["data"]] == [[1, 1], [2, 2]]
-        refused = client.post(path, json={key: ["a"] * 4})
-        assert refused.status_code == 413 and "send fewer" in refused.json()["detail"]
-        assert client.post(path, json={key: []}).status_code == 422
-        assert client.post("/none", json={}).status_code == 404
-
-
-pytestmark = pytest.mark.skipif(load_kernels() is None, reason="there is no C++ compiler")

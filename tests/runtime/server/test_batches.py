@@ -89,9 +89,21 @@ def test_a_text_that_fails_fails_alone(batches: Batches[str], model: Model) -> N
     assert batches.submit(["d"])[0].result(30) == "D"
 
 
-def test_an_answer_too_few_is_an_error() -> None:
-    made = Batches(lambda texts: [], most=3, waiting=5)
-    assert isinstance(made.submit(["a"])[0].exception(30), ValueError)
+def test_an_answer_too_few_is_an_error_and_moves_none_to_another_text() -> None:
+    begun, may = threading.Event(), threading.Event()
+
+    def answer(texts: list[str]) -> list[str]:
+        begun.set()
+        assert may.wait(30)
+        return [text.upper() for text in texts if text != "lost"]
+
+    made = Batches(answer, most=3, waiting=5)
+    futures = made.submit(["a"])
+    assert begun.wait(30)
+    futures += made.submit(["lost", "b", "c"])
+    may.set()
+    assert isinstance(futures.pop(1).exception(30), ValueError)
+    assert [future.result(30) for future in futures] == ["A", "B", "C"]
     made.close()
 
 
@@ -109,5 +121,5 @@ def test_what_waits_at_the_end_is_still_answered(batches: Batches[str], model: M
     model.may.set()
     batches.close()
     assert [future.result(0) for future in waiting] == ["B", "C"]
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match="about to end"):
         batches.submit(["d"])
