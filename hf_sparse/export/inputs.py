@@ -36,7 +36,7 @@ def text_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return a batch of two rows to export a model with; of models that read more than texts, by optimum.
+    """Return two rows to export a model in evaluation mode with; made by optimum, unless they are texts.
 
     Raises `ValueError` for a model whose inputs optimum does not know, or without optimum.
     """
@@ -98,4 +98,5 @@ def _made(model: PreTrainedModel, name: str) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made: Tensor = generator.generate(name, framework="pt")
-    return made.to(model.device)
+    # How many tokens its masks leave out is up to chance, and not to PyTorch's.
+    return (torch.ones_like(made) if name == "attention_mask" else made).to(model.device)

@@ -69,9 +69,9 @@ def export_onnx(
         raise ValueError(
             f"the model is {model.dtype}, and only float32 is exported; call model.float() first"
         )
-    inputs = example_inputs(model) if inputs is None else dict(inputs)
     layers = quantized_layers(model)
     exported = _for_export(model, layers)
+    inputs = example_inputs(exported) if inputs is None else dict(inputs)
     outputs = _output_names(exported, inputs)
     program = _traced(exported, inputs, outputs)
     narrow(program.model.graph, layers)
