@@ -2,8 +2,9 @@
 
 Each caller is a thread of a pool that takes the next text of 128 tokens when it has the answer to the last
 one. PyTorch and the kernels are set to one thread, so each caller computes on its own. All numbers of callers
-answer as many texts, and take turns in one process. `x one caller` is the median over the rounds of the
-quotient of wall times; CPU time is that of the process, divided by the texts.
+answer as many texts, and take turns in one process. `processors` is how many the process had on average; with
+fewer than callers, other programs had the rest. `texts/CPU s` is the throughput of one processor, whatever
+else runs: callers that disturb each other lower it. `x PyTorch` is a ratio of these.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from runtime import FIRST, build
 
 CALLERS, TEXTS, TOKENS = (1, 2, 4), 8, 128
 OWN, OTHER = "fused", "PyTorch"
-PARTS = ("texts/s", "x one caller", "CPU ms a text")
+PARTS = ("texts/s", "processors", "texts/CPU s")
 COLUMNS = ("callers", *(f"{name}, {part}" for name in (OWN, OTHER) for part in PARTS), f"x {OTHER}")
 
 
@@ -48,12 +49,12 @@ def row_of(callers: int, timed: Mapping[str, Mapping[int, Timed]]) -> dict[str, 
     """Return the row of one number of callers."""
     row: dict[str, object] = {"callers": callers}
     for name, of in timed.items():
-        one, alone = of[callers], of[CALLERS[0]]
-        ratios = (slow / fast for slow, fast in zip(alone.wall, one.wall, strict=True))
+        one = of[callers]
+        had = (cpu / wall for cpu, wall in zip(one.cpu, one.wall, strict=True))
         row[f"{name}, texts/s"] = round(1e3 * TEXTS / median(one.wall), 1)
-        row[f"{name}, x one caller"] = round(median(ratios), 2)
-        row[f"{name}, CPU ms a text"] = round(median(one.cpu) / TEXTS, 1)
-    pairs = zip(timed[OTHER][callers].wall, timed[OWN][callers].wall, strict=True)
+        row[f"{name}, processors"] = round(median(had), 2)
+        row[f"{name}, texts/CPU s"] = round(1e3 * TEXTS / median(one.cpu), 1)
+    pairs = zip(timed[OTHER][callers].cpu, timed[OWN][callers].cpu, strict=True)
     row[f"x {OTHER}"] = round(median(slow / fast for slow, fast in pairs), 2)
     print(row, flush=True)
     return row
