@@ -1,9 +1,10 @@
 """Write the cards of the models that the project trains, as they are published: `model_cards/NAME/`.
 
     python benchmarks/model_cards.py --demo hf_sparse_demo
+    python benchmarks/model_cards.py --run WORK/sst2_int8_90 --repo_id NAME --base_model OWNER/BASE
     python benchmarks/model_cards.py
 
-The first measures the last model of a demo. The second writes the text of all committed cards again, from the
+The first measures the last model of a demo, the second that of any run. The third writes the text of all committed cards again, from the
 facts beside them: after a change of the text of cards.
 """
 
@@ -27,10 +28,9 @@ DEMO = "bert-tiny-python-docs-sparse90-int8"
 OLD_OPTIONS = {"--repo": "--repo_id", "--licence": "--license"}
 
 
-def write(directory: Path, repo_id: str, license: str | None, language: str | None) -> Path:
+def write(directory: Path, repo_id: str, card: CardOptions) -> Path:
     """Write card, facts and pictures of a run's model; what was there of an earlier one is replaced."""
     home = CARDS / repo_id.rpartition("/")[2]
-    card = CardOptions(license=license, language=language)
     with (
         staged(directory, repo_id, packed=True, card=card) as made,
         replacing_directory(home, lambda _: True) as place,
@@ -54,14 +54,18 @@ def write_again() -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--demo", type=Path, help="Output directory of hf-sparse demo.")
+    parser.add_argument("--run", type=Path, help="Output directory of a training script.")
     parser.add_argument("--repo_id", default=DEMO, help="Name on the Hub: OWNER/NAME, or NAME.")
     parser.add_argument("--license", help="License identifier as the Hub writes it, such as apache-2.0.")
+    parser.add_argument("--base_model", help="Name on the Hub of the model that it was made from.")
     parser.add_argument("--language", default="en", help="Language code of the texts.")
     given = parser.parse_args(list(with_new_options(sys.argv[1:], OLD_OPTIONS)))
-    if given.demo is None:
+    run = given.run if given.demo is None else given.demo / "task-int8"
+    if run is None:
         folders = list(write_again())
     else:
-        folders = [write(given.demo / "task-int8", given.repo_id, given.license, given.language)]
+        card = CardOptions(license=given.license, language=given.language, base_model=given.base_model)
+        folders = [write(run, given.repo_id, card)]
     print(*folders, sep="\n")
 
 

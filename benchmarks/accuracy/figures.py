@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import arms
-from stages import read_finished, read_plan
+from stages import STARTER, read_finished, read_plan
 
 from hf_sparse.atomic.files import write_atomically
 from hf_sparse.report.pictures import DENSE, GRAY, RATE, ZEROS, hide_frame, new_figure, write_png
@@ -66,6 +66,8 @@ def transfer_points(results: Results, task: str) -> list[Point]:
     for name, row in rows(results):
         settings = results[name]["settings"]
         if not row["group"].startswith("short transfer") or settings["data"] != task or "accuracy" not in row:
+            continue
+        if settings["start"] == STARTER:
             continue
         if settings["start"] not in results:
             print(f"{name} is left out: results of {settings['start']}, which it starts from, are missing")

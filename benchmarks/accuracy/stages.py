@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 ENCODER = "ENCODER"
+# The sparse model of this repository, relative to its root, where stages are started.
+STARTER, _STARTER = "STARTER", "models/minilm-wiki-sparse90"
 _KEYS = {"script", "start", "teacher", "data", "recipe", "override", "seed", "arguments", "group", "distance"}
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 # Other contents of the work directory.
-_TAKEN = {ENCODER, "datasets", "lock"}
+_TAKEN = {ENCODER, STARTER, "datasets", "lock"}
 # The same for every stage; checkpoints are so frequent that a kill costs a few minutes.
 _COMMON = {
     "do_train": True,
@@ -31,9 +33,10 @@ _COMMON = {
 class Stage:
     """One training run of the study.
 
-    `start` and `teacher` are names of other stages, or ENCODER, the dense encoder that all comes from. `data`
-    names a folder of the data directory. `distance`: measure afterwards how far the states of each layer are
-    from those of the encoder, on pairs of these. `group` is what a figure calls the arm.
+    `start` and `teacher` are names of other stages, ENCODER, the dense encoder that all comes from, or
+    STARTER, the sparse one that this repository holds. `data` names a folder of the data directory.
+    `distance`: measure afterwards how far the states of each layer are from those of the encoder, on pairs of
+    these. `group` is what a figure calls the arm.
     """
 
     name: str
@@ -52,7 +55,7 @@ class Stage:
     def needs(self) -> tuple[str, ...]:
         """The stages whose models it reads, in the order of use."""
         return tuple(
-            name for name in dict.fromkeys((self.start, self.teacher)) if name not in (None, ENCODER)
+            name for name in dict.fromkeys((self.start, self.teacher)) if name not in (None, ENCODER, STARTER)
         )
 
     def command(self, places: "Places", scripts: Path) -> list[str]:
@@ -79,7 +82,7 @@ class Places:
     work: Path
 
     def model(self, name: str) -> str:
-        return self.encoder if name == ENCODER else str(self.output(name))
+        return {ENCODER: self.encoder, STARTER: _STARTER}.get(name) or str(self.output(name))
 
     def data(self, name: str) -> str:
         return str(self.data_directory / name)
@@ -96,7 +99,7 @@ class Places:
 
     def stands(self, name: str) -> bool:
         """Return whether a stage has left a finished model here."""
-        return name == ENCODER or self.ending(name).is_file()
+        return name in (ENCODER, STARTER) or self.ending(name).is_file()
 
     def files(self, name: str) -> list[str]:
         """Return the files of a finished stage, relative to the work directory: the model, no checkpoint.

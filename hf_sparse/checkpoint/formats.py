@@ -23,9 +23,11 @@ def write_format(
     form: str = "compressed-tensors",
     tokenizer: PreTrainedTokenizerBase | None = None,
     carried: Mapping[str, Path] = MappingProxyType({}),
+    dequantize: bool = False,
 ) -> Sizes:
     """Write a model into a directory in one of `FORMATS`; return its sizes.
 
+    `dequantize` is for `save_packed`.
     `carried` are other files to copy, as `checkpoint.carry_over.carried` returns them. A directory of the
     same format is replaced. Raises `ValueError` for a directory that holds something else, and as
     `save_compressed` and `save_packed` do.
@@ -33,7 +35,7 @@ def write_format(
     require_own(directory, form, carried)
     if form == "packed":
         with replacing_directory(Path(directory), lambda held: _is_packed(held, carried)) as staged:
-            sizes = save_packed(model, staged)
+            sizes = save_packed(model, staged, dequantize=dequantize)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
             carry(carried, staged)

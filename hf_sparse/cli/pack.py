@@ -26,6 +26,14 @@ def pack(
             "smallest, which hf_sparse loads.",
         ),
     ] = "compressed-tensors",
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize",
+            help="With --format packed: let it be loaded as a plain model with the rounded weights, to train "
+            "it further.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a quantized model as a small directory.
@@ -41,6 +49,11 @@ def pack(
             from hf_sparse.checkpoint.load import load_model, load_tokenizer
             from hf_sparse.report.sizes import size_table, sizes_as_dict
 
+            if dequantize and form != "packed":
+                raise ValueError(
+                    f"--dequantize is for --format packed, got {form}; stock transformers has "
+                    "CompressedTensorsConfig(dequantize=True) for the other"
+                )
             others = carried(model)
             require_own(output_dir, form, others)
             sizes = write_format(
@@ -49,6 +62,7 @@ def pack(
                 form,
                 load_tokenizer(model),
                 others,
+                dequantize,
             )
         if as_json:
             typer.echo(

@@ -70,7 +70,7 @@ def load(name_or_path: str | Path, *, subfolder: str = "", revision: str | None 
     # `fuse` and `optimize` decide about layers with scales for groups; they need the whole model.
     grouped = any(entry.quantization and scheme_of(entry).group for entry in opened.entries.values())
     if kernels is None or names is None or grouped:
-        return ready(load_packed(path.parent))
+        return ready(load_packed(path.parent, dequantize=False))
     loaded = _from_codes(kernels, opened, model, names)
     # Frees the contents of the file.
     del opened

@@ -149,7 +149,11 @@ def _threshold(
             return np.inf, needed, [(0, infinite) for infinite in over]
         if not above < needed <= above + tally.count:
             if tally.low == -np.inf and tally.high >= largest:
-                raise FloatingPointError(NOT_NUMBERS)
+                # Scores of minus infinity are in no bracket. Only NaN is not above or equal to them.
+                every = parallel_map(partial(_count, threshold=-np.inf), scores)
+                if needed > sum(more + equal for more, equal in every):
+                    raise FloatingPointError(NOT_NUMBERS)
+                return -np.inf, needed - above - tally.count, every
             # The sample missed the threshold, as in a few runs in a hundred thousand: tally every score.
             low, high = -np.inf, np.inf
             continue

@@ -11,6 +11,7 @@ from hf_sparse.checkpoint.load import load_tokenizer
 from hf_sparse.checkpoint.packed.model import load_packed
 from hf_sparse.checkpoint.packed.packed_file import PACKED
 from hf_sparse.oneshot.quantize_trained import calibration_recipe, quantize_trained, save_quantized
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from tests.cli.commands import lines, quantized, refused
 from tests.support.tiny import bert
 
@@ -34,6 +35,14 @@ def test_what_is_written_computes_alike_and_is_measured(
     with torch.no_grad():
         torch.testing.assert_close(loaded(**WORDS).logits, model(**WORDS).logits, rtol=0, atol=1e-4)
     assert load_tokenizer(str(out)) is not None
+
+
+def test_a_model_to_be_trained_further_is_packed_to_be_loaded_in_floats(tmp_path: Path) -> None:
+    quantized(tmp_path / "int8")
+    lines("pack", tmp_path / "int8", tmp_path / "out", "--format", "packed", "--dequantize")
+    assert quantized_layers(load_packed(tmp_path / "out")) == {}
+    message = refused("pack", tmp_path / "int8", tmp_path / "other", "--dequantize")
+    assert "--format packed" in message and not (tmp_path / "other").exists()
 
 
 def test_as_json_sizes_are_all_that_is_printed(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ ROOT = Path(__file__).parents[2]
 def launch(folder: Path, fault: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["--max-restarts", str(restarts), "--monitor-interval", "0.2"]
+    # Without this, processes that start again may read the addresses of those that ended.
+    fresh = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
         [*command, launched.__file__, str(folder), fault],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **fresh, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,

@@ -76,6 +76,14 @@ def test_infinite_values_are_kept_longest(keep: Keep) -> None:
 
 
 @both_paths
+@pytest.mark.parametrize("removed", [1, 3])
+def test_some_scores_of_minus_infinity_are_kept(keep: Keep, removed: int) -> None:
+    scores = torch.tensor([-torch.inf, 5.0, -torch.inf, torch.inf, -torch.inf, -torch.inf])
+    (mask,) = keep(Ranking([scores], removed), identity)
+    assert mask.tolist() == [False, True, removed < 2, True, removed < 3, True]
+
+
+@both_paths
 def test_scores_of_minus_infinity_go_before_all_others(keep: Keep) -> None:
     scores = torch.tensor([0.0, -torch.inf, 0.0, -torch.inf, 5.0, 0.0])
     for removed, expected in ((2, [1, 0, 1, 0, 1, 1]), (3, [0, 0, 1, 0, 1, 1]), (5, [0, 0, 0, 0, 1, 0])):

@@ -33,10 +33,14 @@ SUPPORTED = all(hasattr(HfQuantizer, hook) for hook in HOOKS)
 
 
 class PackedConfig(QuantizationConfigMixin):
-    """The `quantization_config` of a packed directory; the file itself says how layers are quantized."""
+    """The `quantization_config` of a packed directory; the file itself says how layers are quantized.
 
-    def __init__(self, **_: Any) -> None:
+    With `dequantize` the model is a plain one with the rounded weights.
+    """
+
+    def __init__(self, dequantize: bool = False, **_: Any) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]  # an enumeration of the formats of others
+        self.dequantize = dequantize
 
 
 class PackedQuantizer(HfQuantizer):
@@ -67,7 +71,8 @@ class PackedQuantizer(HfQuantizer):
 
         model._weight_conversions = None  # type: ignore[assignment]  # declared nowhere
         del model.config.transformers_weights
-        quantize_again(model, self.layers)
+        if not self.quantization_config.dequantize:
+            quantize_again(model, self.layers)
         self.tensors = {}
         self.remove_quantization_config(model)
 

@@ -54,7 +54,13 @@ _WEIGHT = ".weight"
 _FILES = FileGroup("packed-", marker=PACKED, order=lambda name: (name == PACKED, name))
 
 
-def save_packed(model: PreTrainedModel, directory: str | Path, tokenizer: Tokenizer | None = None) -> Sizes:
+def save_packed(
+    model: PreTrainedModel,
+    directory: str | Path,
+    tokenizer: Tokenizer | None = None,
+    *,
+    dequantize: bool = False,
+) -> Sizes:
     """Write a model, quantized or not, with its configuration into a directory.
 
     Quantized weights are stored as codes and scales, all other tensors bit for bit, tied tensors once. The
@@ -64,6 +70,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path, tokenizer: Tokeni
         model: A model of a class of transformers.
         directory: Where to write; other files there stay.
         tokenizer: A tokenizer to write beside the model.
+        dequantize: Let the model be loaded as a plain one with the rounded weights, to train it further.
 
     Returns:
         The sizes of the model and its file, in bytes.
@@ -109,7 +116,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path, tokenizer: Tokeni
     packed = parallel_map(pack, ties)
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [kind.__name__], model.dtype
-    config.quantization_config = {"quant_method": METHOD}
+    config.quantization_config = {"quant_method": METHOD} | ({"dequantize": True} if dequantize else {})
     with staged_files(directory, _FILES) as beside:
         config.save_pretrained(beside)
         if model.can_generate():
@@ -124,7 +131,7 @@ def save_packed(model: PreTrainedModel, directory: str | Path, tokenizer: Tokeni
 
 def load_packed(
     name_or_path: str | Path,
-    dequantize: bool = False,
+    dequantize: bool | None = None,
     *,
     subfolder: str = "",
     revision: str | None = None,
@@ -134,8 +141,8 @@ def load_packed(
 
     Args:
         name_or_path: A directory or a Hub name.
-        dequantize: Return a plain model with the rounded weights. By default quantized layers round weights
-            and inputs as before, with fixed ranges.
+        dequantize: Whether to return a plain model with the rounded weights; otherwise quantized layers round
+            weights and inputs as before, with fixed ranges. By default as `save_packed` was told.
         subfolder: The folder of the file within the directory or the repository.
         revision: Branch, tag or commit on the Hub.
         config_changes: Attributes of the configuration, such as `attn_implementation`.
@@ -155,7 +162,7 @@ def load_packed(
     everything = {name: tensors[first] for first, tied in opened.ties.items() for name in tied}
     model.load_state_dict(everything, assign=True)
     finish(model, directory)
-    if not dequantize:
+    if not (opened.dequantize if dequantize is None else dequantize):
         quantize_again(model, quantized_entries(opened.entries))
     return model
 
@@ -175,7 +182,8 @@ def _directory(name_or_path: str, subfolder: str, revision: str | None) -> Path:
 class OpenedPacked:
     """A packed file whose index matches the configuration beside it; its tensors are not decoded yet.
 
-    `pairs` holds entries and their bytes by the names of tensors, `ties` all names of each tensor.
+    `pairs` holds entries and their bytes by the names of tensors, `ties` all names of each tensor;
+    `dequantize` is what `save_packed` was told.
     """
 
     path: Path
@@ -183,6 +191,7 @@ class OpenedPacked:
     config: PreTrainedConfig
     pairs: Mapping[str, tuple[Entry, memoryview]]
     ties: Mapping[str, list[str]]
+    dequantize: bool
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -225,7 +234,7 @@ def open_packed(directory: str | Path, **config_changes: Any) -> OpenedPacked:
     with described_by(described):
         skeleton = _build(kind, config, "meta")
     planned, ties = tensors_of(skeleton)
-    opened = OpenedPacked(path, kind, config, pairs, ties)
+    opened = OpenedPacked(path, kind, config, pairs, ties, bool(held.get("dequantize")))
     compare(opened.entries, planned, ties, path)
     compare_layers(opened.entries, skeleton, path)
     return opened

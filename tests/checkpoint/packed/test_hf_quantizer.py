@@ -28,6 +28,7 @@ from hf_sparse import load_packed, save_packed
 from hf_sparse.checkpoint.packed.hf_quantizer import HOOKS, SUPPORTED, PackedQuantizer
 from hf_sparse.checkpoint.packed.packed_file import METHOD, PACKED, read_packed, write_packed
 from hf_sparse.quantization.calibrate import calibrate
+from hf_sparse.quantization.quantized_layers import quantized_layers
 from tests.support.tiny import bert, sentences
 
 needs_hooks = pytest.mark.skipif(not SUPPORTED, reason="transformers before 5.23 lacks the hooks")
@@ -84,6 +85,21 @@ def test_nothing_of_the_file_is_left_in_the_model(packed, tmp_path: Path) -> Non
     expected = load_packed(folder, dequantize=True).state_dict()
     assert plain.keys() == model.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in plain.items())
+
+
+@needs_hooks
+def test_a_model_packed_to_be_trained_further_is_plain(packed, tmp_path: Path) -> None:
+    model, folder = packed
+    save_packed(model, tmp_path / "start", dequantize=True)
+    expected = load_packed(folder, dequantize=True).state_dict()
+    for loaded in (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "start"),
+        load_packed(tmp_path / "start"),
+    ):
+        assert quantized_layers(loaded) == {}
+        assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+    rounded = load_packed(tmp_path / "start", dequantize=False)
+    assert torch.equal(logits(rounded), logits(model))
 
 
 @needs_hooks

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import model_cards
 from hf_sparse.hub.card.card_data import Facts, facts_from_json
+from hf_sparse.hub.card.options import CardOptions
 from hf_sparse.hub.card.render import render
 
 CARDS = Path(__file__).parents[3] / "model_cards"
@@ -71,8 +72,8 @@ def test_committed_cards_are_written_again_from_their_facts(
 def test_old_options_are_read_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {}
 
-    def written(directory: Path, repo_id: str, license: str | None, language: str | None) -> Path:
-        given.update(directory=directory, repo_id=repo_id, license=license)
+    def written(directory: Path, repo_id: str, card: CardOptions) -> Path:
+        given.update(directory=directory, repo_id=repo_id, license=card.license)
         return directory
 
     monkeypatch.setattr(model_cards, "write", written)

@@ -14,7 +14,7 @@ from hf_sparse.sparsity.methods.group_lasso import squared
 from hf_sparse.sparsity.methods.magnitude import absolute
 from hf_sparse.sparsity.patterns.parse import parse_pattern
 from hf_sparse.sparsity.revival import RememberedWeights
-from hf_sparse.sparsity.topk import Score
+from hf_sparse.sparsity.streamed.ranked_scores import Score, identity
 from hf_sparse.targets import find_targets
 from tests.support.runs import differences
 from tests.support.shared import Check, divide, layered, run_together, wholes
@@ -134,6 +134,18 @@ def not_a_number(mesh: DeviceMesh) -> None:
             history(divide(model, mesh), pattern, "uniform", absolute, False)
 
 
+def infinite(mesh: DeviceMesh) -> None:
+    for number, pattern in enumerate(("unstructured", "4x4", "column", "2:4")):
+        results = []
+        for shared in (False, True):
+            model = layered((16, 16), (24, 8), (16, 16, -1))
+            for target in find_targets(model):
+                target.weight.detach()[::2, ::3] = -torch.inf
+            model = divide(model, mesh) if shared else model
+            results.append(history(model, pattern, ALLOCATIONS[number % 3], identity, number % 2 == 1))
+        assert results[0] == results[1], pattern
+
+
 def parts_are_views(mesh: DeviceMesh) -> None:
     model = divide(layered(*SHAPES["linear"], *SHAPES["conv1d"], *SHAPES["experts"]), mesh)
     plain = layered(*SHAPES["linear"], *SHAPES["conv1d"], *SHAPES["experts"])
@@ -181,6 +193,7 @@ CHECKS: dict[str, Check] = {
         half,
         double,
         not_a_number,
+        infinite,
         parts_are_views,
         remembered,
     )
