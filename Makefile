@@ -6,6 +6,7 @@ ARGS ?=
 VENV := .venv
 OLDEST := .venv-oldest
 DEEPSPEED := .venv-deepspeed
+OPTIMUM := .venv-optimum
 PINS := requirements/torch.txt requirements/pinned.txt setup.cfg setup.py
 RUFF := $(VENV)/bin/ruff
 # Those that need no data; prune_once_for_all.py is told on its command line where to find some.
@@ -14,7 +15,7 @@ BENCHMARKS ?= benchmarks/mask_update.py benchmarks/training_overhead.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-deepspeed test-transformers lint format bench soak readme clean
+.PHONY: help demo test test-oldest test-deepspeed test-optimum test-transformers lint format bench soak readme clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -31,6 +32,11 @@ test-oldest: $(OLDEST)/installed  ## run the tests on the oldest supported trans
 
 test-deepspeed: $(DEEPSPEED)/with-deepspeed  ## run the tests under DeepSpeed, which compiles C++ when it is first used
 	DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -p no:cacheprovider tests/integration/test_deepspeed.py tests/integration/test_deepspeed_runs.py $(ARGS)
+
+test-optimum: $(VENV)/installed $(OPTIMUM)/ready  ## load exported directories by optimum, with the older transformers that it needs
+	rm -rf $(OPTIMUM)/exported
+	$(VENV)/bin/python -m tests.integration.optimum_reads write $(OPTIMUM)/exported
+	$(OPTIMUM)/bin/python tests/integration/optimum_reads.py read $(OPTIMUM)/exported
 
 test-transformers: $(VENV)/installed  ## run transformers' own tests of Trainer with ours in its place: CHECKOUT=../transformers
 	$(VENV)/bin/python tests/integration/transformers_tests.py $(CHECKOUT) $(ARGS)
@@ -57,7 +63,7 @@ readme: $(VENV)/installed  ## write the measured tables and that of architecture
 	$(VENV)/bin/python -m tests.support.zoo_table
 
 clean:  ## remove what the other targets have made
-	rm -rf $(VENV) $(OLDEST) $(DEEPSPEED) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis hf_sparse_demo
+	rm -rf $(VENV) $(OLDEST) $(DEEPSPEED) $(OPTIMUM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis hf_sparse_demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each step may be interrupted: the stamp `installed` comes last, and pip continues with what is missing.
@@ -76,6 +82,13 @@ $(OLDEST)/installed: requirements/oldest.txt
 
 $(DEEPSPEED)/with-deepspeed: requirements/deepspeed.txt $(DEEPSPEED)/installed
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pip install -q --no-deps --no-build-isolation -r requirements/deepspeed.txt
+	@touch $@
+
+# Without hf_sparse: only optimum reads there.
+$(OPTIMUM)/ready: requirements/optimum.txt requirements/torch.txt
+	@$(OPTIMUM)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(OPTIMUM)
+	$(OPTIMUM)/bin/python -m pip install -q -c requirements/optimum.txt -r requirements/torch.txt
+	$(OPTIMUM)/bin/python -m pip install -q --no-deps -r requirements/optimum.txt
 	@touch $@
 
 $(VENV)/benchable: requirements/bench.txt $(VENV)/installed

@@ -51,16 +51,19 @@ def time_in_turns(
     return found
 
 
-def company(timed: Mapping[str, Timed], threads: int) -> str:
-    """Return "quiet", or how busy other programs kept the machine while calls were timed."""
-    others = max(os.getloadavg()[0] - threads, 0.0)
+def company(timed: Mapping[str, Timed], threads: int, wanted: float | None = None) -> str:
+    """Return "quiet", or how busy other programs kept the machine while calls were timed.
+
+    `wanted` is the number of processors that this process wanted on average, if it was not `threads`.
+    """
+    others = max(os.getloadavg()[0] - (threads if wanted is None else wanted), 0.0)
     had = 1.0
     if threads == 1:
         had = median(c / w for one in timed.values() for c, w in zip(one.cpu, one.wall, strict=True))
     if had >= _SHARE and others < _COMPANY:
         return "quiet"
-    wanted = f"other programs wanted {others:.1f} of {os.cpu_count()} processors"
-    return f"busy: {wanted}, calls had theirs {had:.0%} of the time"
+    theirs = f"other programs wanted {others:.1f} of {os.cpu_count()} processors"
+    return f"busy: {theirs}, calls had theirs {had:.0%} of the time"
 
 
 def instructions() -> str:

@@ -59,12 +59,17 @@ VNNI = "avx512_core_vnni"
 COLUMNS = ("model", "batch x tokens", "ms", "CPU ms", *(f"x {name}" for name in OTHERS), "bar, x OpenVINO")
 
 
-def build(name: str, inputs: dict[str, Tensor], embeddings: str | None = None) -> PreTrainedModel:
-    """Return BERT-base with a random mask of a pattern, quantized to 8 bits."""
+def build(
+    name: str,
+    inputs: dict[str, Tensor],
+    embeddings: str | None = None,
+    config: BertConfig | None = None,
+) -> PreTrainedModel:
+    """Return BERT-base, or one of another shape, with a random mask of a pattern, quantized to 8 bits."""
     tall, wide, sparsity = PATTERNS[name]
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(num_labels=2)).eval()
+    model = BertForSequenceClassification(config or BertConfig(num_labels=2)).eval()
     for target in find_targets(model):
         rows, columns = target.weight.shape
         kept = torch.rand(rows // tall, columns // wide, generator=generator) >= sparsity

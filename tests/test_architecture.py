@@ -30,12 +30,14 @@ FILLED_INITS = {
 }
 EXTRAS = {
     "compressed_tensors",
+    "fastapi",
     "matplotlib",
     "onnx",
     "onnx_ir",
     "onnxruntime",
     "onnxscript",
     "openvino",
+    "optimum",
     "optuna",
     "peft",
     "schedulefree",
@@ -43,6 +45,7 @@ EXTRAS = {
     "sentence_transformers",
     "sklearn",
     "trl",
+    "uvicorn",
 }
 # Subclasses of what is in an extra; nothing imports these where it is not installed.
 MADE_OF_EXTRAS = {PACKAGE / "adapters" / "lora.py", PACKAGE / "adapters" / "register.py"}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_sparse.data.positions import most_tokens
-from hf_sparse.export.onnx import ExportedOnnx, example_inputs, export_onnx
+from hf_sparse.export.inputs import text_inputs
+from hf_sparse.export.onnx import ExportedOnnx, export_onnx
 from hf_sparse.quantization.calibrate import calibrate
 from hf_sparse.quantization.convert import detach
 from hf_sparse.quantization.quantized_layers import quantized_layers
@@ -86,7 +87,7 @@ def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, 
     texts, and for lengths beyond a model's positions.
     """
     try:
-        names = tuple(example_inputs(model))
+        names = tuple(text_inputs(model))
     except ValueError:
         raise ValueError(
             f"{type(model).__name__} does not read texts alone, as models that are timed must; name an "

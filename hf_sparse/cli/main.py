@@ -27,6 +27,7 @@ COMMANDS = (
     "pack",
     "export",
     "benchmark",
+    "serve",
     "report",
     "compare",
     "verify_resume",
@@ -81,6 +82,8 @@ def _with_dashes(name: str) -> str:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
+    # With the name of the program it fits into a line, of which a screen lacks some.
+    subcommand_metavar="COMMAND ...",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"token_normalize_func": _with_dashes},
@@ -116,6 +119,6 @@ def main() -> None:
         with plain_errors("--debug" in sys.argv):
             if sys.stdout is None:
                 raise OSError("standard output is closed; send it to a file, or to /dev/null")
-            app()
+            app(prog_name="hf-sparse")
     except typer.Exit as done:
         sys.exit(done.exit_code)

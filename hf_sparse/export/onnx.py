@@ -1,7 +1,6 @@
 """Write models as ONNX files, quantized layers as integers."""
 
 import copy
-import inspect
 import logging
 import warnings
 from collections import Counter
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_sparse.atomic.file_group import FileGroup, staged_files
+from hf_sparse.export.inputs import example_inputs
 from hf_sparse.export.layers import OPSET, forget_origin, narrow, onnx_layer, unsign
 from hf_sparse.quantization.quantized_layers import QuantizedLayer, quantized_layers
 
@@ -54,7 +54,8 @@ def export_onnx(
         model: A float32 model.
         path: The file to write. Weights of more than about 1.5 GB go to a second file, PATH.data.
         inputs: An example batch of at least two rows; by default, for models of text, the outputs of their
-            tokenizer. Its names become those of the file's inputs. Dimension 0 is dynamic, and so is
+            tokenizer, and for models of images, sounds and pairs of sequences what optimum makes, if it is
+            installed. Its names become those of the file's inputs. Dimension 0 is dynamic, and so is
             dimension 1 of matrices.
 
     Returns:
@@ -68,9 +69,9 @@ def export_onnx(
         raise ValueError(
             f"the model is {model.dtype}, and only float32 is exported; call model.float() first"
         )
-    inputs = example_inputs(model) if inputs is None else dict(inputs)
     layers = quantized_layers(model)
     exported = _for_export(model, layers)
+    inputs = example_inputs(exported) if inputs is None else dict(inputs)
     outputs = _output_names(exported, inputs)
     program = _traced(exported, inputs, outputs)
     narrow(program.model.graph, layers)
@@ -80,23 +81,6 @@ def export_onnx(
     _write(program, path)
     nodes = Counter(node.op_type for node in program.model.graph)
     return ExportedOnnx(path, OPSET, tuple(inputs), outputs, len(layers), nodes)
-
-
-def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return a batch (2, 8) of the inputs that the tokenizer of a text model makes.
-
-    Raises `ValueError` for models that need other inputs.
-    """
-    if model.main_input_name != "input_ids" or model.config.is_encoder_decoder:
-        raise ValueError(
-            f"{type(model).__name__} reads more than a tokenizer makes; call export_onnx in "
-            "Python with inputs, an example batch of at least two rows with all the model needs"
-        )
-    accepted = inspect.signature(model.forward).parameters
-    names = [name for name in ("input_ids", "attention_mask") if name in accepted]
-    if getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in accepted:
-        names.append("token_type_ids")
-    return {name: torch.ones(2, 8, dtype=torch.long, device=model.device) for name in names}
 
 
 def _for_export(model: PreTrainedModel, layers: Mapping[str, QuantizedLayer]) -> PreTrainedModel:

@@ -27,7 +27,8 @@ from transformers import (
     pipeline,
 )
 
-from hf_sparse.export.onnx import ExportedOnnx, example_inputs, export_onnx
+from hf_sparse.export.inputs import example_inputs
+from hf_sparse.export.onnx import ExportedOnnx, export_onnx
 from hf_sparse.quantization.calibrate import calibrate
 
 VOCABULARY = 100

@@ -25,7 +25,7 @@ from hf_sparse.data.qa_answers import AnswerFinder
 from hf_sparse.data.qa_examples import numbered, question_columns
 from hf_sparse.data.qa_features import Cutting, QuestionSet, evaluation_encoder
 from hf_sparse.export.directory import export_directory
-from hf_sparse.export.onnx import example_inputs
+from hf_sparse.export.inputs import example_inputs
 from hf_sparse.export.session import OnnxModel, load_onnx
 from hf_sparse.quantization.calibrate import calibrate
 from tests.data.tiny_tokenizers import bert
