@@ -50,6 +50,8 @@ class PackedQuantizer(HfQuantizer):
     and it can be trained, saved and resumed.
     """
 
+    quantization_config: PackedConfig
+
     def update_attn_implementation(self, config: "PreTrainedConfig") -> "PreTrainedConfig":
         """Set the name of the weight file; this hook is the first that gets the configuration."""
         config.transformers_weights = PACKED
