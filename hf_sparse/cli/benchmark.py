@@ -29,7 +29,7 @@ def benchmark(
             "the model takes if that is less.",
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Number of CPU threads that each runtime may use.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Number of CPU threads, for each runtime.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Number of timed calls of each runtime.")] = 20,
     warm_up: Annotated[
         int, typer.Option(min=0, help="Number of calls of each runtime before the timed ones.")

@@ -25,7 +25,7 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of CPU threads; by default those of PyTorch.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Largest number of texts in a batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of texts in a batch, at most.")] = 32,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="How many texts may wait; requests beyond get the status 503.")
     ] = 1024,
